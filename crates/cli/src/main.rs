@@ -1,0 +1,2 @@
+//! The `skipstone` command.
+fn main() {}

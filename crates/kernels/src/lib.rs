@@ -1,0 +1,1 @@
+//! CPU kernels of a diffusion U-Net on plain slices, forward and backward.

@@ -1,0 +1,1 @@
+//! The model that the `skipstone` binary carries.

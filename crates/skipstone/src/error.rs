@@ -1,0 +1,125 @@
+//! One error type: what went wrong, in which file and which field.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The library's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What sort of failure an [`Error`] is; the command line derives its exit code from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The caller asked for something that has no meaning: 0 steps, η < 0, increasing times.
+    InvalidArgument,
+    /// A file or value contradicts its format: truncated, mis-shaped, an unknown key.
+    InvalidData,
+    /// Well-formed, but outside what is implemented.
+    Unsupported,
+    /// A file, data set or tensor that should be there is missing.
+    NotFound,
+    /// NaN or infinity where a finite number is needed.
+    NonFinite,
+    /// The operating system refused: no space, no permission.
+    Io,
+}
+
+/// An error with its context: the file it concerns, what was wrong, what would help.
+///
+/// ```
+/// use skipstone::{Error, Kind};
+/// let e = Error::new(Kind::InvalidData, "conv_in.weight: expected [128, 3, 3, 3], found [128, 1, 3, 3]")
+///     .in_file("unet/model.safetensors");
+/// assert_eq!(e.kind(), Kind::InvalidData);
+/// assert!(e.to_string().starts_with("unet/model.safetensors: conv_in.weight"));
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    message: String,
+    path: Option<PathBuf>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` that says `message` (lower case, no full stop, quoting the offending value).
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), path: None, source: None }))
+    }
+
+    /// An error of kind [`Kind::InvalidArgument`].
+    pub fn argument(message: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidArgument, message)
+    }
+
+    /// An error of kind [`Kind::InvalidData`].
+    pub fn data(message: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidData, message)
+    }
+
+    /// An error of kind [`Kind::Unsupported`].
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unsupported, message)
+    }
+
+    /// The operating system's refusal to do something with `path`.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        let kind = if source.kind() == std::io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Io };
+        Self::new(kind, source.to_string()).in_file(path).caused_by(source)
+    }
+
+    /// The same error, naming the file it concerns, unless it names one already.
+    #[must_use]
+    pub fn in_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.path.get_or_insert_with(|| path.as_ref().to_path_buf());
+        self
+    }
+
+    /// The same error with its cause attached.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The file concerned, if any.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// The message without the file's name.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.path {
+            Some(path) => write!(f, "{}: {}", path.display(), self.0.message),
+            None => f.write_str(&self.0.message),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // The message of an i/o error already carries its source's text: showing it twice helps nobody.
+        if matches!(self.0.kind, Kind::Io | Kind::NotFound) {
+            return None;
+        }
+        self.0.source.as_deref().map(|e| e as _)
+    }
+}

@@ -1,0 +1,21 @@
+//! Denoising diffusion implicit models: the paper's whole family, exact and fast.
+#![forbid(unsafe_code)]
+
+pub mod checkpoint;
+pub mod data;
+pub mod denoiser;
+pub mod error;
+pub mod files;
+pub mod image;
+pub mod noise;
+pub mod objective;
+pub mod oracle;
+pub mod process;
+pub mod sampler;
+pub mod schedule;
+pub mod sigma;
+pub mod train;
+pub mod trajectory;
+pub mod unet;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,250 @@
+//! The architecture of a network: what `UNet2DModel`'s config.json says, in types.
+
+use crate::error::{Error, Result};
+
+/// A block of the way down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DownBlock {
+    /// `DownBlock2D`: residual blocks.
+    Plain,
+    /// `AttnDownBlock2D`: an attention layer after each residual block.
+    Attention,
+    /// `ResnetDownsampleBlock2D`: residual blocks; the last halves the image itself.
+    ResnetDownsample,
+}
+
+/// A block of the way up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpBlock {
+    /// `UpBlock2D`: residual blocks.
+    Plain,
+    /// `AttnUpBlock2D`: an attention layer after each residual block.
+    Attention,
+    /// `ResnetUpsampleBlock2D`: residual blocks; the last doubles the image itself.
+    ResnetUpsample,
+}
+
+/// How a time index becomes a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeEmbedding {
+    /// Sines and cosines of `block_out_channels[0] / 2` frequencies.
+    Positional,
+    /// A learned table with a row for each of `num_train_timesteps` times.
+    Learned {
+        /// Rows of the table.
+        num_train_timesteps: usize,
+    },
+}
+
+/// How the time embedding enters a residual block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeScaleShift {
+    /// Added between the two convolutions.
+    Default,
+    /// Scales and shifts the output of the second normalisation.
+    ScaleShift,
+}
+
+/// Upper bound on the values a config may hold, so that a hostile file cannot ask for the impossible.
+const MAX_CHANNELS: usize = 1 << 16;
+const MAX_LEVELS: usize = 16;
+const MAX_LAYERS: usize = 64;
+const MAX_SIZE: usize = 1 << 14;
+
+/// The architecture. Field names are those of diffusers' `UNet2DModel`, so that a config file reads the same.
+///
+/// ```
+/// let config = skipstone::unet::Config { block_out_channels: vec![32, 64], ..Default::default() };
+/// config.validate().unwrap();
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Height and width of an image.
+    pub sample_size: [usize; 2],
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Whether the input is mapped x → 2x − 1 first.
+    pub center_input_sample: bool,
+    /// How the time enters.
+    pub time_embedding: TimeEmbedding,
+    /// Shift in the denominator of the positional embedding's frequencies.
+    pub freq_shift: f64,
+    /// Cosines before sines.
+    pub flip_sin_to_cos: bool,
+    /// The blocks on the way down, finest first.
+    pub down_blocks: Vec<DownBlock>,
+    /// The blocks on the way up, coarsest first.
+    pub up_blocks: Vec<UpBlock>,
+    /// Width of each level, finest first.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks of each level (one more on the way up).
+    pub layers_per_block: usize,
+    /// Divides the residual sums of the middle block.
+    pub mid_block_scale_factor: f64,
+    /// Padding of the strided convolution: 0 means (0,1,0,1), 1 is symmetric.
+    pub downsample_padding: usize,
+    /// Attention blocks halve the image by a residual block instead of a strided convolution.
+    pub downsample_resnet: bool,
+    /// Attention blocks double the image by a residual block instead of nearest + convolution.
+    pub upsample_resnet: bool,
+    /// Dropout probability of the residual blocks, in training.
+    pub dropout: f64,
+    /// Channels per attention head; `None` is one head.
+    pub attention_head_dim: Option<usize>,
+    /// Groups of the normalisations.
+    pub norm_num_groups: usize,
+    /// Groups of the middle attention's normalisation; see [`Config::mid_attention_groups`].
+    pub attn_norm_num_groups: Option<usize>,
+    /// ε of the normalisations.
+    pub norm_eps: f64,
+    /// How the time embedding enters a residual block.
+    pub resnet_time_scale_shift: TimeScaleShift,
+    /// Whether the middle block has an attention layer.
+    pub add_attention: bool,
+    /// Classes of a conditional network; `None` is unconditional.
+    pub num_class_embeds: Option<usize>,
+}
+
+impl Default for Config {
+    /// The small network the recipes start from: 28×28 gray images.
+    fn default() -> Self {
+        Self {
+            sample_size: [28, 28],
+            in_channels: 1,
+            out_channels: 1,
+            center_input_sample: false,
+            time_embedding: TimeEmbedding::Positional,
+            freq_shift: 1.0,
+            flip_sin_to_cos: false,
+            down_blocks: vec![DownBlock::Plain, DownBlock::Attention],
+            up_blocks: vec![UpBlock::Attention, UpBlock::Plain],
+            block_out_channels: vec![32, 64],
+            layers_per_block: 2,
+            mid_block_scale_factor: 1.0,
+            downsample_padding: 0,
+            downsample_resnet: false,
+            upsample_resnet: false,
+            dropout: 0.0,
+            attention_head_dim: None,
+            norm_num_groups: 32,
+            attn_norm_num_groups: None,
+            norm_eps: 1e-6,
+            resnet_time_scale_shift: TimeScaleShift::Default,
+            add_attention: true,
+            num_class_embeds: None,
+        }
+    }
+}
+
+impl Config {
+    /// Width of the time embedding, four times the first level's.
+    pub fn time_embed_dim(&self) -> usize {
+        4 * self.block_out_channels[0]
+    }
+
+    /// Groups of the middle attention's normalisation. With scale-shift and no explicit number it has none at all,
+    /// which is what diffusers does.
+    pub fn mid_attention_groups(&self) -> Option<usize> {
+        match (self.attn_norm_num_groups, self.resnet_time_scale_shift) {
+            (Some(groups), _) => Some(groups),
+            (None, TimeScaleShift::Default) => Some(self.norm_num_groups),
+            (None, TimeScaleShift::ScaleShift) => None,
+        }
+    }
+
+    /// Checks that the network can exist.
+    ///
+    /// # Errors
+    /// The first field that makes no sense, by its name in config.json.
+    pub fn validate(&self) -> Result<()> {
+        let fail = |message: String| Err(Error::data(message));
+        let levels = self.block_out_channels.len();
+        if levels == 0 || levels > MAX_LEVELS {
+            return fail(format!("block_out_channels: {levels} levels; expected 1 to {MAX_LEVELS}"));
+        }
+        if self.down_blocks.len() != levels {
+            return fail(format!("down_block_types: {} blocks for {levels} levels", self.down_blocks.len()));
+        }
+        if self.up_blocks.len() != levels {
+            return fail(format!("up_block_types: {} blocks for {levels} levels", self.up_blocks.len()));
+        }
+        for (name, value, max) in [
+            ("in_channels", self.in_channels, MAX_CHANNELS),
+            ("out_channels", self.out_channels, MAX_CHANNELS),
+            ("layers_per_block", self.layers_per_block, MAX_LAYERS),
+            ("norm_num_groups", self.norm_num_groups, MAX_CHANNELS),
+            ("sample_size", self.sample_size[0], MAX_SIZE),
+            ("sample_size", self.sample_size[1], MAX_SIZE),
+        ] {
+            if value == 0 || value > max {
+                return fail(format!("{name}: {value}; expected 1 to {max}"));
+            }
+        }
+        for &channels in &self.block_out_channels {
+            if channels == 0 || channels > MAX_CHANNELS {
+                return fail(format!("block_out_channels: {channels}; expected 1 to {MAX_CHANNELS}"));
+            }
+            if channels % self.norm_num_groups != 0 {
+                return fail(format!(
+                    "norm_num_groups: {} does not divide the {channels} channels of a level",
+                    self.norm_num_groups
+                ));
+            }
+        }
+        if !self.block_out_channels[0].is_multiple_of(2) && self.time_embedding == TimeEmbedding::Positional {
+            return fail(format!(
+                "block_out_channels: {} must be even for the positional time embedding",
+                self.block_out_channels[0]
+            ));
+        }
+        let factor = 1usize << (levels - 1);
+        for size in self.sample_size {
+            if size % factor != 0 {
+                return Err(Error::unsupported(format!(
+                    "sample_size: {size} is not divisible by {factor} (2^(levels − 1)), which {levels} levels need"
+                )));
+            }
+        }
+        if self.downsample_padding > 1 {
+            return Err(Error::unsupported(format!(
+                "downsample_padding: {}; 0 and 1 are supported",
+                self.downsample_padding
+            )));
+        }
+        if let Some(dim) = self.attention_head_dim {
+            for &channels in &self.block_out_channels {
+                if dim == 0 || (channels % dim != 0 && channels > dim) {
+                    return fail(format!("attention_head_dim: {dim} does not divide {channels} channels"));
+                }
+            }
+        }
+        if let Some(groups) = self.mid_attention_groups() {
+            let channels = self.block_out_channels[levels - 1];
+            if groups == 0 || channels % groups != 0 {
+                return fail(format!("attn_norm_num_groups: {groups} does not divide {channels} channels"));
+            }
+        }
+        if let TimeEmbedding::Learned { num_train_timesteps } = self.time_embedding
+            && !(1..=1_000_000).contains(&num_train_timesteps)
+        {
+            return fail(format!("num_train_timesteps: {num_train_timesteps}; expected 1 to 1000000"));
+        }
+        if let Some(classes) = self.num_class_embeds
+            && !(1..=1_000_000).contains(&classes)
+        {
+            return fail(format!("num_class_embeds: {classes}; expected 1 to 1000000"));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return fail(format!("dropout: {}; expected 0 ≤ p < 1", self.dropout));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
+            return fail(format!("norm_eps: {}; expected a positive number", self.norm_eps));
+        }
+        if !(self.mid_block_scale_factor.is_finite() && self.mid_block_scale_factor != 0.0) {
+            return fail(format!("mid_block_scale_factor: {}; expected a finite number ≠ 0", self.mid_block_scale_factor));
+        }
+        Ok(())
+    }
+}
