@@ -213,13 +213,6 @@ impl Config {
                 self.downsample_padding
             )));
         }
-        if let Some(dim) = self.attention_head_dim {
-            for &channels in &self.block_out_channels {
-                if dim == 0 || (channels % dim != 0 && channels > dim) {
-                    return fail(format!("attention_head_dim: {dim} does not divide {channels} channels"));
-                }
-            }
-        }
         if let Some(groups) = self.mid_attention_groups() {
             let channels = self.block_out_channels[levels - 1];
             if groups == 0 || channels % groups != 0 {
@@ -243,7 +236,10 @@ impl Config {
             return fail(format!("norm_eps: {}; expected a positive number", self.norm_eps));
         }
         if !(self.mid_block_scale_factor.is_finite() && self.mid_block_scale_factor != 0.0) {
-            return fail(format!("mid_block_scale_factor: {}; expected a finite number ≠ 0", self.mid_block_scale_factor));
+            return fail(format!(
+                "mid_block_scale_factor: {}; expected a finite number ≠ 0",
+                self.mid_block_scale_factor
+            ));
         }
         Ok(())
     }

@@ -1,0 +1,107 @@
+//! One pass over a flat parameter buffer: Adam, the moving average, norms.
+
+use crate::simd;
+
+/// The numbers of one Adam step (Kingma & Ba, arXiv 1412.6980; decoupled decay: Loshchilov & Hutter, 1711.05101).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Weight decay: of the weights themselves if `decoupled` (AdamW), else added to the gradient.
+    pub weight_decay: f64,
+    /// AdamW rather than Adam.
+    pub decoupled: bool,
+}
+
+impl Adam {
+    /// Makes step `step` (from 1) of parameters `p` with gradient `g` and moments `m`, `v`.
+    ///
+    /// # Panics
+    /// The lengths differ.
+    pub fn step(&self, step: u64, g: &[f32], p: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+        assert_eq!((g.len(), m.len(), v.len()), (p.len(), p.len(), p.len()));
+        let exponent = step.min(i32::MAX as u64) as i32;
+        let correction1 = 1.0 - self.beta1.powi(exponent);
+        let correction2 = 1.0 - self.beta2.powi(exponent);
+        let (b1, b2) = (self.beta1 as f32, self.beta2 as f32);
+        let (c1, c2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
+        let rate = (self.lr / correction1) as f32;
+        let root = (1.0 / correction2.sqrt()) as f32;
+        let eps = self.eps as f32;
+        let (shrink, decay) = if self.decoupled {
+            ((1.0 - self.lr * self.weight_decay) as f32, 0.0)
+        } else {
+            (1.0, self.weight_decay as f32)
+        };
+        simd::dispatch(|| {
+            for (((p, g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
+                let g = g + decay * *p;
+                *m = b1 * *m + c1 * g;
+                *v = b2 * *v + c2 * g * g;
+                *p = *p * shrink - rate * *m / (v.sqrt() * root + eps);
+            }
+        });
+    }
+}
+
+/// ema = decay·ema + (1 − decay)·p.
+///
+/// # Panics
+/// The lengths differ.
+pub fn moving_average(decay: f64, p: &[f32], ema: &mut [f32]) {
+    assert_eq!(p.len(), ema.len());
+    let rest = (1.0 - decay) as f32;
+    simd::dispatch(|| {
+        for (ema, p) in ema.iter_mut().zip(p) {
+            // Not decay·ema + …: this form leaves the average exactly still when p equals it.
+            *ema += rest * (p - *ema);
+        }
+    });
+}
+
+/// x *= a.
+pub fn scale(a: f32, x: &mut [f32]) {
+    simd::dispatch(|| x.iter_mut().for_each(|x| *x *= a));
+}
+
+/// Σ x², in f64. Not finite if any element is not.
+pub fn squared_norm(x: &[f32]) -> f64 {
+    simd::dispatch(|| simd::dot(x, x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_adam_step_moves_by_the_learning_rate() {
+        // m/(1−β₁) = g and √(v/(1−β₂)) = |g|, so the step is lr·sign(g).
+        let adam = Adam { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-12, weight_decay: 0.0, decoupled: false };
+        let (mut p, mut m, mut v) = (vec![1.0f32, -2.0], vec![0.0; 2], vec![0.0; 2]);
+        adam.step(1, &[0.3, -5.0], &mut p, &mut m, &mut v);
+        assert!((p[0] - 0.9).abs() < 1e-5 && (p[1] + 1.9).abs() < 1e-5, "{p:?}");
+    }
+
+    #[test]
+    fn decoupled_decay_shrinks_weights_without_gradient() {
+        let adam = Adam { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.5, decoupled: true };
+        let (mut p, mut m, mut v) = (vec![2.0f32], vec![0.0], vec![0.0]);
+        adam.step(1, &[0.0], &mut p, &mut m, &mut v);
+        assert!((p[0] - 2.0 * 0.95).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_average_of_a_constant_is_that_constant() {
+        let mut ema = vec![0.0f32];
+        for _ in 0..2000 {
+            moving_average(0.99, &[3.0], &mut ema);
+        }
+        assert!((ema[0] - 3.0).abs() < 1e-4);
+    }
+}
