@@ -1,0 +1,89 @@
+"""Makes every file under golden/values with programs other than skipstone: PyTorch, diffusers and NumPy.
+
+    python golden/make.py            all families
+    python golden/make.py steps ...  only these
+
+golden/README.md describes what comes out and how to read it.
+"""
+
+import argparse
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from families import blocks, official, samples, schedules, steps, timesteps, unets  # noqa: E402
+from families.common import VALUES, write_json  # noqa: E402
+
+# Order matters: `samples` runs the networks that `unets` has written.
+FAMILIES = {
+    "schedules": schedules.make,
+    "timesteps": timesteps.make,
+    "steps": steps.make,
+    "unets": unets.make,
+    "blocks": blocks.make,
+    "samples": samples.make,
+    "official": official.make,
+}
+# Fails when a change makes a file too heavy for a repository.
+FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_400_000
+
+
+def versions():
+    """What made the values; a difference in them should be explainable by a difference here."""
+    pins = {name: metadata.version(name) for name in ("torch", "diffusers", "numpy", "safetensors")}
+    write_json("versions.json", {"python": platform.python_version(), "machine": platform.machine(), **pins})
+
+
+def check_pins():
+    """Refuses to make values with other versions than the pinned ones."""
+    for line in (Path(__file__).parent / "requirements.txt").read_text().split():
+        name, wanted = line.split("==")
+        found = metadata.version(name).split("+")[0]
+        if found != wanted:
+            sys.exit(f"{name}: expected {wanted}, found {found}; pip install -r golden/requirements.txt")
+
+
+def check_sizes():
+    """Every file below the limit, and all of them together."""
+    total = 0
+    for path in sorted(VALUES.rglob("*")):
+        if path.is_file():
+            size = path.stat().st_size
+            total += size
+            print(f"{size:>9}  {path.relative_to(VALUES)}")
+            if size > FILE_LIMIT:
+                sys.exit(f"{path}: {size} bytes, over {FILE_LIMIT}")
+    print(f"{total:>9}  in total")
+    if total > TOTAL_LIMIT:
+        sys.exit(f"{total} bytes in total, over {TOTAL_LIMIT}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("family", nargs="*", help=f"one of {', '.join(FAMILIES)}; all when none is named")
+    chosen = parser.parse_args().family or list(FAMILIES)
+    unknown = [name for name in chosen if name not in FAMILIES]
+    if unknown:
+        parser.error(f"no family {unknown[0]!r}; expected {', '.join(FAMILIES)}")
+    check_pins()
+    # One thread and deterministic algorithms: the same bits on every run.
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    if set(chosen) == set(FAMILIES):
+        shutil.rmtree(VALUES, ignore_errors=True)
+    VALUES.mkdir(parents=True, exist_ok=True)
+    for name in FAMILIES:
+        if name in chosen:
+            FAMILIES[name]()
+    versions()
+    check_sizes()
+
+
+if __name__ == "__main__":
+    main()
