@@ -1,0 +1,101 @@
+//! What a training must remember, in one file that is replaced atomically.
+//!
+//! Everything else (the order of the data, flips, times, noise, dropout) is a function of the recipe's seed and the
+//! step, so this is all that resuming needs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::checkpoint::{Precision, read_tensors, write_tensors};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::unet::{Layout, Parameters};
+
+/// Weights, moving average and moments after `step` steps.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub step: u64,
+    pub weights: Parameters,
+    pub ema: Parameters,
+    /// Adam's first and second moments.
+    pub moments: [Parameters; 2],
+}
+
+/// What a state belongs to: resuming under another recipe or data set would not continue the same run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub recipe: String,
+    pub data: String,
+    pub init: String,
+}
+
+const GROUPS: [&str; 4] = ["weights", "ema", "adam.m", "adam.v"];
+
+impl State {
+    pub fn new(weights: Parameters) -> Self {
+        let zeros = || Parameters::zeros(weights.layout().clone());
+        Self { step: 0, ema: weights.clone(), moments: [zeros(), zeros()], weights }
+    }
+
+    fn groups(&self) -> [&Parameters; 4] {
+        [&self.weights, &self.ema, &self.moments[0], &self.moments[1]]
+    }
+
+    pub fn write(&self, path: &Path, identity: &Identity) -> Result<()> {
+        let names: Vec<String> = GROUPS
+            .iter()
+            .flat_map(|group| self.weights.layout().specs().iter().map(move |spec| format!("{group}/{}", spec.name)))
+            .collect();
+        let tensors = self
+            .groups()
+            .into_iter()
+            .flat_map(|group| group.iter())
+            .zip(&names)
+            .map(|((spec, values), name)| (name.as_str(), &spec.shape[..], values));
+        let metadata = BTreeMap::from([
+            ("step".to_string(), self.step.to_string()),
+            ("recipe".to_string(), identity.recipe.clone()),
+            ("data".to_string(), identity.data.clone()),
+            ("init".to_string(), identity.init.clone()),
+        ]);
+        files::write_atomically(path, |out| write_tensors(tensors, &metadata, Precision::F32, out))
+    }
+
+    /// Reads a state whose parameters have the given layout.
+    pub fn read(path: &Path, layout: &Arc<Layout>) -> Result<(Self, Identity)> {
+        // Four groups of parameters and a header.
+        let limit = 16 * layout.len() as u64 + (64 << 20);
+        let bytes = files::read(path, limit)?;
+        Self::parse(&bytes, layout).map_err(|e| e.in_file(path))
+    }
+
+    fn parse(bytes: &[u8], layout: &Arc<Layout>) -> Result<(Self, Identity)> {
+        let set = read_tensors(bytes)?;
+        let text = |key: &str| {
+            set.metadata.get(key).cloned().ok_or_else(|| Error::data(format!("no \"{key}\" in the training state")))
+        };
+        let step = text("step")?.parse().map_err(|_| Error::data("\"step\" in the training state is no number"))?;
+        let by_name: BTreeMap<&str, _> = set.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+        let group = |name: &str| -> Result<Parameters> {
+            let mut parameters = Parameters::zeros(layout.clone());
+            for spec in layout.specs() {
+                let key = format!("{name}/{}", spec.name);
+                let tensor = by_name.get(key.as_str()).ok_or_else(|| Error::data(format!("{key} is missing")))?;
+                if tensor.shape != spec.shape {
+                    return Err(Error::data(format!("{key}: expected {:?}, found {:?}", spec.shape, tensor.shape)));
+                }
+                parameters.data_mut()[spec.range()].copy_from_slice(&tensor.values);
+            }
+            Ok(parameters)
+        };
+        let identity = Identity { recipe: text("recipe")?, data: text("data")?, init: text("init")? };
+        let state = Self {
+            step,
+            weights: group(GROUPS[0])?,
+            ema: group(GROUPS[1])?,
+            moments: [group(GROUPS[2])?, group(GROUPS[3])?],
+        };
+        Ok((state, identity))
+    }
+}
