@@ -52,6 +52,15 @@ fn small_cases_match_hand_computation() {
 }
 
 #[test]
+fn halves_round_as_numpy_rounds_them_after_its_own_float_error() {
+    // numpy 2: np.round(np.arange(1000, 0, -1000/S))[i] and np.linspace(0, 999, 27).round()[13]. Exact arithmetic
+    // would give 938, 812 and 500.
+    assert_eq!(named(Spacing::Trailing, 48).times()[3], Time::new(937));
+    assert_eq!(named(Spacing::Trailing, 96).times()[18], Time::new(813));
+    assert_eq!(named(Spacing::Linspace, 27).times()[13], Time::from_index(499));
+}
+
+#[test]
 fn a_step_lands_on_the_next_time_of_the_trajectory_not_on_t_minus_a_stride() {
     let tau = named(Spacing::Quadratic, 3);
     let t = Time::new;
