@@ -42,7 +42,7 @@ fn with_the_ddpm_sigma_the_exact_weight_is_ddpms() {
 #[test]
 fn the_two_weightings_differ_and_the_last_step_has_its_own_sigma() {
     let (t, s) = (NoiseLevel::from_alpha_bar(0.36), NoiseLevel::from_alpha_bar(0.64));
-    // σ² = 0.36 − 0.2304·… chosen so that 1 − a_s − σ² = 0.16: [0.8 − 0.4·0.75]²·0.64/(2·0.36·0.2).
+    // σ² = 0.2 leaves 1 − a_s − σ² = 0.16: [0.8 − 0.4·0.75]²·0.64/(2·0.36·0.2).
     let sigma = 0.2f64.sqrt();
     assert!((exact_weight(t, s, sigma) - 0.25 * 0.64 / 0.144).abs() < 1e-12);
     assert!((paper_weight(t, sigma, 5) - 1.0 / (2.0 * 5.0 * 0.2 * 0.36)).abs() < 1e-12);
@@ -131,22 +131,20 @@ fn terms_of_the_bound_on_a_gaussian_match_their_closed_forms() {
 }
 
 #[test]
-fn the_bound_is_above_the_true_likelihood_and_near_it_with_many_steps() {
+fn the_bound_in_bits_is_the_expected_one_and_above_the_true_likelihood() {
     let schedule = linear();
     let x0 = Array4::from_elem((1, 1, 40, 50), X0 as f32);
-    let bits = |calls| {
-        let tau = Trajectory::named(Spacing::Linear, calls, 1000, 0).unwrap();
-        let options = options(NoiseScale::Eta(1.0));
-        elbo(&gaussian(&schedule), &schedule, &tau, &options, &x0, &mut seeded(), None, &mut unobserved)
-            .unwrap()
-            .bits_per_dim()
-    };
+    let tau = Trajectory::named(Spacing::Linear, 1000, 1000, 0).unwrap();
+    let options = options(NoiseScale::Eta(1.0));
+    let bits = elbo(&gaussian(&schedule), &schedule, &tau, &options, &x0, &mut seeded(), None, &mut unobserved)
+        .unwrap()
+        .bits_per_dim();
+    // A script apart (plain sums over t for the KLs, quadrature over ε with math.erfc for the decoder) expects
+    // 0.0000 + 6.0944 + 2.5130 bits: the DDPM posterior's sigma_1 is narrower than this decoder would like.
+    assert!((bits - 8.6074).abs() < 0.1, "{bits}");
     // −log₂ of N(x₀; μ, v) times the bin's width.
     let density = (-(X0 - MEAN).powi(2) / (2.0 * VARIANCE)).exp() / (2.0 * std::f64::consts::PI * VARIANCE).sqrt();
-    let exact = -(density * 2.0 / 255.0).log2();
-    let (few, many) = (bits(20), bits(1000));
-    assert!(few > many && many > exact - 0.02, "{few} {many} {exact}");
-    assert!(many < exact + 0.15, "{many} {exact}");
+    assert!(bits > -(density * 2.0 / 255.0).log2());
 }
 
 #[test]
