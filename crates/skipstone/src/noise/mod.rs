@@ -39,9 +39,10 @@ pub fn fill_gaussian(seed: u64, purpose: Purpose, first_image: u64, step: u32, o
 /// The initial latents x_T of images `first_image`.. as `[n, c, h, w]`.
 ///
 /// ```
+/// use ndarray::Axis;
 /// use skipstone::noise::initial_latent;
-/// let four = initial_latent(7, 0, 4, [3, 8, 8]);
-/// assert_eq!(initial_latent(7, 2, 1, [3, 8, 8]).index_axis(ndarray::Axis(0), 0), four.index_axis(ndarray::Axis(0), 2));
+/// let (four, one) = (initial_latent(7, 0, 4, [3, 8, 8]), initial_latent(7, 2, 1, [3, 8, 8]));
+/// assert_eq!(one.index_axis(Axis(0), 0), four.index_axis(Axis(0), 2));
 /// ```
 pub fn initial_latent(seed: u64, first_image: u64, n: usize, [c, h, w]: [usize; 3]) -> Array4<f32> {
     let mut x = Array4::zeros((n, c, h, w));

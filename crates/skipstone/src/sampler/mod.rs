@@ -79,7 +79,8 @@ pub fn step(denoised: &Denoised, c: Coefficients, z: Option<&Array4<f32>>) -> Ar
 /// Runs `plan` from the latents `x_t` (x_T, `[n, c, h, w]`) to images.
 ///
 /// Fresh noise is drawn from `noise` only at steps whose coefficient of z is not 0, by the step's index in the run.
-/// Image i depends on row i of its inputs alone. `observer` sees every step and may stop the run.
+/// Image i depends on row i of its inputs alone. `observer` sees every step and may stop the run
+/// (a stop at the last step finds it finished).
 ///
 /// ```
 /// use ndarray::Array3;

@@ -8,7 +8,7 @@ mod spacing;
 pub use spacing::Spacing;
 
 use crate::error::{Error, Result};
-use crate::schedule::Time;
+use crate::schedule::{MAX_TRAIN_STEPS, Time};
 
 /// τ: strictly decreasing times in 1..=T, one network call each, landing on [`Time::CLEAN`] after the last.
 ///
@@ -31,9 +31,14 @@ impl Trajectory {
     /// [`calls`](Self::calls), not S, is the number of network calls.
     ///
     /// # Errors
-    /// S = 0, S > T, or a leading offset that pushes the first index beyond T − 1. (diffusers lets that pass and
-    /// reads past its table later.)
+    /// S = 0, S > T, T above [`MAX_TRAIN_STEPS`], or a leading offset that pushes the first index beyond T − 1.
+    /// (diffusers lets that pass and reads past its table later.)
     pub fn named(spacing: Spacing, steps: usize, train_steps: u32, steps_offset: u32) -> Result<Self> {
+        if train_steps > MAX_TRAIN_STEPS {
+            return Err(Error::argument(format!(
+                "num_train_timesteps: expected at most {MAX_TRAIN_STEPS}, found {train_steps}"
+            )));
+        }
         if steps == 0 {
             return Err(Error::argument("steps: expected at least 1, found 0"));
         }

@@ -75,6 +75,7 @@ fn meaningless_trajectories_are_refused() {
     assert!(message(Trajectory::named(Spacing::Linear, 1001, 1000, 0)).contains("1000"));
     assert!(message(Trajectory::named(Spacing::Leading, 1000, 1000, 1)).contains("steps_offset"));
     assert!(message(Trajectory::named(Spacing::Leading, 10, 1000, u32::MAX)).contains("steps_offset"));
+    assert!(message(Trajectory::named(Spacing::Quadratic, 1000, u32::MAX, 0)).contains("num_train_timesteps"));
     assert!(message(Trajectory::explicit(&[], 1000)).contains("none"));
     assert!(message(Trajectory::explicit(&[1000], 1000)).contains("1000"));
     assert!(message(Trajectory::explicit(&[u32::MAX], 1000)).contains("out of range"));
