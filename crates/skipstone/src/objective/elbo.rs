@@ -1,0 +1,159 @@
+use std::f64::consts::LN_2;
+use std::ops::ControlFlow;
+
+use ndarray::Array4;
+
+use super::decoder::log_likelihood;
+use super::weights::check_sigma;
+use crate::denoiser::{Clip, Denoised, Denoiser, check_finite, check_shape, denoise};
+use crate::error::{Error, Result};
+use crate::noise::NoiseSource;
+use crate::process::diffuse;
+use crate::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
+use crate::sigma::{NoiseScale, Step, sigma, table};
+use crate::trajectory::Trajectory;
+
+/// Under which member of the family the bound is taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ElboOptions {
+    /// σ of every step but the last; each must be above 0.
+    pub scale: NoiseScale,
+    /// The decoder's σ₁; [`default_sigma_1`] unless given.
+    pub sigma_1: Option<f64>,
+    /// What is done to x̂₀.
+    pub clip: Clip,
+}
+
+/// One step's part of the bound.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ElboTerm {
+    /// The time at which the network was called.
+    pub t: Time,
+    /// The time on which the step lands; [`Time::CLEAN`] for the decoder.
+    pub s: Time,
+    /// E‖ε − ε̂‖², the mean over images.
+    pub squared_error: f64,
+    /// KL(q_σ(x_s|x_t,x₀) ‖ p_θ(x_s|x_t)), or −log p_θ(x₀|x_t) for the decoder; nats per image.
+    pub nats: f64,
+}
+
+/// −log p(x₀) ≤ prior + Σ terms, in nats per image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Elbo {
+    /// KL(q(x_T|x₀) ‖ N(0, I)) at the trajectory's first time.
+    pub prior_nats: f64,
+    /// The steps in order; the last is the decoder.
+    pub terms: Vec<ElboTerm>,
+    /// d, the elements of an image.
+    pub dims: usize,
+}
+
+impl Elbo {
+    /// The whole bound, nats per image.
+    pub fn total_nats(&self) -> f64 {
+        self.prior_nats + self.terms.iter().map(|term| term.nats).sum::<f64>()
+    }
+
+    /// The bound in bits per dimension.
+    pub fn bits_per_dim(&self) -> f64 {
+        self.total_nats() / (self.dims as f64 * LN_2)
+    }
+}
+
+/// The decoder's σ₁ unless another is asked for: the DDPM posterior's at t = 2.
+///
+/// # Errors
+/// T = 1: there is no t = 2.
+pub fn default_sigma_1(schedule: &Schedule) -> Result<f64> {
+    if schedule.train_steps() < 2 {
+        return Err(Error::argument("sigma_1 must be given for a schedule of one step"));
+    }
+    Ok(sigma(1.0, schedule.level(Time::new(2))?, schedule.level(Time::new(1))?))
+}
+
+/// The evidence lower bound of `denoiser` on the images `x0` (`[n, c, h, w]` on the 256 levels of −1..1), one
+/// network call per step of `trajectory`.
+///
+/// The decoder p_θ(x₀|x_t) is a discretised Gaussian over 256 levels, bins of 2/255 open at both ends, with its own
+/// σ₁. ε of call i comes from `noise`. `observer` sees each term as it is found; when it breaks, the run ends with
+/// an error.
+///
+/// # Errors
+/// A step with σ = 0 (the bound is infinite), ε-prediction at zero SNR, images or outputs that are not finite, an
+/// observer that stops, and whatever [`table`], the network or the noise refuse.
+#[allow(clippy::too_many_arguments)] // orthogonal inputs, as for `sample`
+pub fn elbo<D: Denoiser + ?Sized>(
+    denoiser: &D,
+    schedule: &Schedule,
+    trajectory: &Trajectory,
+    options: &ElboOptions,
+    x0: &Array4<f32>,
+    noise: &mut dyn NoiseSource,
+    classes: Option<&[usize]>,
+    observer: &mut dyn FnMut(&ElboTerm) -> ControlFlow<()>,
+) -> Result<Elbo> {
+    schedule.check_prediction(denoiser.prediction())?;
+    options.clip.check()?;
+    check_shape("x0", x0, denoiser.shape())?;
+    check_finite("x0", x0)?;
+    let steps = table(schedule, trajectory, &options.scale, FinalLevel::Clean)?;
+    let sigma_1 = match options.sigma_1 {
+        Some(sigma_1) => sigma_1,
+        None => default_sigma_1(schedule)?,
+    };
+    // Everything that can be refused is refused before the first network call.
+    for step in &steps {
+        check_sigma(if step.s == Time::CLEAN { sigma_1 } else { step.sigma }, step)?;
+    }
+
+    let n = x0.dim().0;
+    let mut eps = Array4::zeros(x0.dim());
+    let mut terms = Vec::with_capacity(steps.len());
+    for (call, step) in steps.iter().enumerate() {
+        noise.fill(call, &mut eps)?;
+        let x_t = diffuse(x0, &eps, &vec![step.from; n])?;
+        let found = denoise(denoiser, &x_t, step.t, step.from, classes, options.clip)?;
+        let squared_error = super::squared_errors(&eps, &found.eps)?.iter().sum::<f64>() / n as f64;
+        let nats = match step.s {
+            Time::CLEAN => decoder_nats(x0, &found.x0, sigma_1),
+            _ => kl_nats(step, x0, &eps, &found),
+        } / n as f64;
+        let term = ElboTerm { t: step.t, s: step.s, squared_error, nats };
+        terms.push(term);
+        if observer(&term).is_break() && call + 1 < steps.len() {
+            return Err(Error::argument("the likelihood was stopped by its observer"));
+        }
+    }
+    let prior_nats = prior_nats(steps[0].from, x0) / n as f64;
+    Ok(Elbo { prior_nats, terms, dims: x0.len() / n })
+}
+
+/// KL(N(μ_q, σ²I) ‖ N(μ_θ, z²I)) summed over the batch, μ_q with the true x₀ and ε, μ_θ with x̂₀ and ε̂. Only σ̂
+/// has z ≠ σ.
+fn kl_nats(step: &Step, x0: &Array4<f32>, eps: &Array4<f32>, found: &Denoised) -> f64 {
+    let c = step.coefficients;
+    let distance: f64 = x0
+        .iter()
+        .zip(eps)
+        .zip(found.x0.iter().zip(&found.eps))
+        .map(|((&x0, &eps), (&x0_hat, &eps_hat))| {
+            let of_x0 = c.x0 * (f64::from(x0) - f64::from(x0_hat));
+            let of_eps = c.eps * (f64::from(eps) - f64::from(eps_hat));
+            (of_x0 + of_eps).powi(2)
+        })
+        .sum();
+    let ratio = step.sigma / c.z;
+    distance / (2.0 * c.z * c.z) + x0.len() as f64 * (0.5 * (ratio * ratio - 1.0) - ratio.ln())
+}
+
+/// −log p_θ(x₀|x_t) summed over the batch.
+fn decoder_nats(x0: &Array4<f32>, x0_hat: &Array4<f32>, sigma_1: f64) -> f64 {
+    x0.iter().zip(x0_hat).map(|(&x0, &mean)| -log_likelihood(f64::from(x0), f64::from(mean), sigma_1)).sum()
+}
+
+/// KL(N(√a·x₀, (1−a)I) ‖ N(0, I)) summed over the batch.
+fn prior_nats(level: NoiseLevel, x0: &Array4<f32>) -> f64 {
+    // (1−a) − 1 = −a.
+    let constant = -level.alpha_bar - level.one_minus.ln();
+    x0.iter().map(|&x0| 0.5 * (level.alpha_bar * f64::from(x0).powi(2) + constant)).sum()
+}

@@ -1,0 +1,75 @@
+//! L_simple, L_γ, the weights of J_σ, and the evidence lower bound of a trained model under any σ (DDIM §3, App. B).
+
+mod decoder;
+mod elbo;
+mod weights;
+
+pub use decoder::log_likelihood;
+pub use elbo::{Elbo, ElboOptions, ElboTerm, default_sigma_1, elbo};
+pub use weights::{Weighting, exact_weight, j_sigma_weights, last_exact_weight, paper_weight};
+
+use ndarray::Array4;
+
+use crate::error::{Error, Result};
+use crate::noise::KeyedRng;
+use crate::schedule::Time;
+
+/// ‖ε − ε̂‖² of each image, the sum over its elements.
+///
+/// # Errors
+/// Shapes that differ.
+pub fn squared_errors(eps: &Array4<f32>, predicted: &Array4<f32>) -> Result<Vec<f64>> {
+    if eps.dim() != predicted.dim() {
+        return Err(Error::argument(format!(
+            "expected two arrays of one shape, found {:?} and {:?}",
+            eps.shape(),
+            predicted.shape()
+        )));
+    }
+    let error = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).powi(2);
+    Ok(eps.outer_iter().zip(predicted.outer_iter()).map(|(a, b)| a.iter().zip(b).map(error).sum()).collect())
+}
+
+/// L_simple = E‖ε − ε̂‖²/d, the mean over images and elements (DDPM Eq. 14, per dimension).
+///
+/// # Errors
+/// Shapes that differ, or no elements.
+pub fn l_simple(eps: &Array4<f32>, predicted: &Array4<f32>) -> Result<f64> {
+    let errors = squared_errors(eps, predicted)?;
+    if eps.is_empty() {
+        return Err(Error::argument("the loss of an empty batch is not defined"));
+    }
+    Ok(errors.iter().sum::<f64>() / eps.len() as f64)
+}
+
+/// L_γ = Σ_t γ_t·E‖ε − ε̂_t‖² (DDIM Eq. 5) from the mean squared errors ‖·‖² of each step and its weight.
+///
+/// # Errors
+/// Another number of weights than errors.
+pub fn l_gamma(errors: &[f64], weights: &[f64]) -> Result<f64> {
+    if errors.len() != weights.len() {
+        return Err(Error::argument(format!("weights: expected {}, found {}", errors.len(), weights.len())));
+    }
+    Ok(errors.iter().zip(weights).map(|(error, weight)| weight * error).sum())
+}
+
+/// Training times for a batch of `n`, antithetic: ⌊n/2⌋ + 1 uniform indices, then their mirror images T − 1 − index,
+/// cut to n. The pairing lowers the variance of the loss.
+///
+/// ```
+/// use skipstone::noise::{KeyedRng, Purpose};
+/// let times = skipstone::objective::antithetic_times(&mut KeyedRng::new(0, Purpose::TrainTime, 0, 0), 3, 1000);
+/// // Indices i, j, and T − 1 − i: as times of the paper they add to T + 1.
+/// assert_eq!(times[0].get() + times[2].get(), 1001);
+/// ```
+pub fn antithetic_times(rng: &mut KeyedRng, n: usize, train_steps: u32) -> Vec<Time> {
+    if train_steps == 0 {
+        return Vec::new();
+    }
+    let drawn: Vec<u32> = (0..n / 2 + 1).map(|_| rng.below(u64::from(train_steps)) as u32).collect();
+    let mirrored = drawn.iter().map(|index| train_steps - 1 - index);
+    drawn.iter().copied().chain(mirrored).take(n).map(Time::from_index).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Closed-form optimal denoisers: for data that are a Gaussian, a mixture of Gaussians or a finite set of points,
+//! E[ε | x_t] is exact. They test every sampler without a trained network.
+
+use ndarray::{Array3, Array4, Zip};
+
+use crate::denoiser::{Denoiser, Prediction, check_shape};
+use crate::error::{Error, Result};
+use crate::schedule::{NoiseLevel, Schedule, Time};
+
+/// One Gaussian of the data's distribution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Component {
+    /// Its probability, up to a common factor.
+    pub weight: f64,
+    /// Its mean, `[c, h, w]`.
+    pub mean: Array3<f64>,
+    /// The variance of each element, `[c, h, w]`; 0 makes the component a point.
+    pub variance: Array3<f64>,
+}
+
+/// The optimal denoiser of data distributed as a mixture of diagonal Gaussians.
+///
+/// ```
+/// use ndarray::{Array3, Array4};
+/// use skipstone::denoiser::Denoiser;
+/// use skipstone::{oracle::Oracle, schedule::{Schedule, Time}};
+/// let schedule = Schedule::from_betas(&[0.5])?;
+/// // White data: x_t is white as well, and ε̂ = √(1−a)·x_t.
+/// let oracle = Oracle::gaussian(&schedule, Array3::zeros((1, 2, 2)), Array3::ones((1, 2, 2)))?;
+/// let eps = oracle.predict(&Array4::ones((1, 1, 2, 2)), Time::new(1), None)?;
+/// assert!((eps[[0, 0, 0, 0]] - 0.5f32.sqrt()).abs() < 1e-6);
+/// # Ok::<(), skipstone::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    schedule: Schedule,
+    components: Vec<Component>,
+    prediction: Prediction,
+}
+
+impl Oracle {
+    /// Data N(mean, diag(variance)).
+    ///
+    /// # Errors
+    /// As [`mixture`](Self::mixture).
+    pub fn gaussian(schedule: &Schedule, mean: Array3<f64>, variance: Array3<f64>) -> Result<Self> {
+        Self::mixture(schedule, vec![Component { weight: 1.0, mean, variance }])
+    }
+
+    /// Data drawn evenly from a finite set.
+    ///
+    /// # Errors
+    /// As [`mixture`](Self::mixture).
+    pub fn points(schedule: &Schedule, points: Vec<Array3<f64>>) -> Result<Self> {
+        let component = |mean: Array3<f64>| Component { weight: 1.0, variance: Array3::zeros(mean.dim()), mean };
+        Self::mixture(schedule, points.into_iter().map(component).collect())
+    }
+
+    /// Data from a mixture of Gaussians.
+    ///
+    /// # Errors
+    /// No component, components of different shapes, weights that are not positive, or variances below 0.
+    pub fn mixture(schedule: &Schedule, components: Vec<Component>) -> Result<Self> {
+        let Some(first) = components.first() else {
+            return Err(Error::argument("oracle: expected at least one component, found none"));
+        };
+        let shape = first.mean.dim();
+        for (k, component) in components.iter().enumerate() {
+            let fits = component.mean.dim() == shape && component.variance.dim() == shape && !component.mean.is_empty();
+            let weight_fits = component.weight.is_finite() && component.weight > 0.0;
+            let values_fit = component.mean.iter().all(|mean| mean.is_finite())
+                && component.variance.iter().all(|variance| variance.is_finite() && *variance >= 0.0);
+            if !(fits && weight_fits && values_fit) {
+                return Err(Error::argument(format!(
+                    "oracle: component {k}: expected a positive weight, and finite means and variances of at least 0 \
+                     shaped {shape:?}"
+                )));
+            }
+        }
+        Ok(Self { schedule: schedule.clone(), components, prediction: Prediction::Epsilon })
+    }
+
+    /// The same oracle answering in another parameterization (ε unless said otherwise).
+    #[must_use]
+    pub fn predicting(mut self, prediction: Prediction) -> Self {
+        self.prediction = prediction;
+        self
+    }
+
+    /// p(component | x_t) for each component, from log-densities so that nothing underflows.
+    fn responsibilities(&self, x: ndarray::ArrayView3<'_, f32>, level: NoiseLevel) -> Vec<f64> {
+        let logs: Vec<f64> = self
+            .components
+            .iter()
+            .map(|k| {
+                let mut log = k.weight.ln();
+                Zip::from(x).and(&k.mean).and(&k.variance).for_each(|&x, mean, variance| {
+                    let total = level.alpha_bar * variance + level.one_minus;
+                    let deviation = f64::from(x) - level.signal() * mean;
+                    log -= 0.5 * (deviation * deviation / total + total.ln());
+                });
+                log
+            })
+            .collect();
+        let max = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = logs.iter().map(|log| (log - max).exp()).sum();
+        logs.iter().map(|log| (log - max).exp() / sum).collect()
+    }
+}
+
+impl Denoiser for Oracle {
+    fn shape(&self) -> [usize; 3] {
+        let (c, h, w) = self.components[0].mean.dim();
+        [c, h, w]
+    }
+
+    fn prediction(&self) -> Prediction {
+        self.prediction
+    }
+
+    fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
+        check_shape("x_t", x_t, self.shape())?;
+        if classes.is_some() {
+            return Err(Error::argument("classes: the oracle is unconditional"));
+        }
+        let level = self.schedule.level(t)?;
+        if t == Time::CLEAN {
+            return Err(Error::argument("a denoiser is never asked about clean data (t = 0)"));
+        }
+        let mut out = Array4::zeros(x_t.dim());
+        for (mut out, x) in out.outer_iter_mut().zip(x_t.outer_iter()) {
+            let mut sum = Array3::<f64>::zeros(x.raw_dim());
+            for (k, r) in self.components.iter().zip(self.responsibilities(x, level)) {
+                Zip::from(&mut sum).and(x).and(&k.mean).and(&k.variance).for_each(|sum, &x, &mean, &variance| {
+                    // The posterior of one Gaussian: x_t = √a·mean + deviation, whose variance is a·v + (1−a).
+                    let per_total =
+                        (f64::from(x) - level.signal() * mean) / (level.alpha_bar * variance + level.one_minus);
+                    let x0 = mean + level.signal() * variance * per_total;
+                    let eps = level.noise() * per_total;
+                    *sum += r * self.prediction.target(level, x0, eps);
+                });
+            }
+            Zip::from(&mut out).and(&sum).for_each(|out, &sum| *out = sum as f32);
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule() -> Schedule {
+        Schedule::from_betas(&[0.19, 0.6]).unwrap()
+    }
+
+    fn value(v: f64) -> Array3<f64> {
+        Array3::from_elem((1, 1, 1), v)
+    }
+
+    fn x(v: f32) -> Array4<f32> {
+        Array4::from_elem((1, 1, 1, 1), v)
+    }
+
+    #[test]
+    fn one_point_tells_exactly_the_noise_that_was_added() {
+        // a = 0.81: x = 0.9·2 + √0.19·ε.
+        let oracle = Oracle::points(&schedule(), vec![value(2.0)]).unwrap();
+        let eps = oracle.predict(&x(1.8 + 0.19f32.sqrt() * 1.5), Time::new(1), None).unwrap();
+        assert!((eps[[0, 0, 0, 0]] - 1.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn two_points_give_the_hyperbolic_tangent() {
+        // E[x₀|x] for ±1 is tanh(√a·x/(1−a)), ε̂ = (x − √a·E[x₀|x])/√(1−a).
+        let oracle = Oracle::points(&schedule(), vec![value(1.0), value(-1.0)]).unwrap();
+        for v in [0.05f32, -0.3, 2.0] {
+            let x0 = (0.9 * f64::from(v) / 0.19).tanh();
+            let expected = (f64::from(v) - 0.9 * x0) / 0.19f64.sqrt();
+            let found = oracle.predict(&x(v), Time::new(1), None).unwrap()[[0, 0, 0, 0]];
+            assert!((f64::from(found) - expected).abs() < 1e-6);
+            let v_out = oracle.clone().predicting(Prediction::Sample).predict(&x(v), Time::new(1), None).unwrap();
+            assert!((f64::from(v_out[[0, 0, 0, 0]]) - x0).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn distant_components_neither_underflow_nor_blend() {
+        let component = |mean| Component { weight: 1.0, mean: value(mean), variance: value(0.5) };
+        let oracle = Oracle::mixture(&schedule(), vec![component(1e4), component(-1e4)]).unwrap();
+        let eps = oracle.predict(&x(9_001.0), Time::new(1), None).unwrap()[[0, 0, 0, 0]];
+        // √(1−a)·(x − √a·μ)/(a·v + 1 − a) with x − √a·μ = 1.
+        assert!((f64::from(eps) - 0.19f64.sqrt() / (0.405 + 0.19)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn meaningless_distributions_and_questions_are_refused() {
+        assert!(Oracle::points(&schedule(), vec![]).is_err());
+        assert!(Oracle::points(&schedule(), vec![value(0.0), Array3::zeros((1, 1, 2))]).is_err());
+        assert!(Oracle::gaussian(&schedule(), value(0.0), value(-1.0)).is_err());
+        let oracle = Oracle::points(&schedule(), vec![value(0.0)]).unwrap();
+        assert!(oracle.predict(&x(0.0), Time::CLEAN, None).is_err());
+        assert!(oracle.predict(&x(0.0), Time::new(3), None).is_err());
+        assert!(oracle.predict(&x(0.0), Time::new(1), Some(&[0])).is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! The generative process p_θ(x_s | x_t): from x_T to an image in one network call per step (DDIM Eq. 12).
+
+mod plan;
+
+pub use plan::Plan;
+
+use std::ops::ControlFlow;
+
+use ndarray::{Array4, Zip};
+
+use crate::denoiser::{Denoised, Denoiser, check_finite, check_shape, denoise};
+use crate::error::{Error, Result};
+use crate::noise::NoiseSource;
+use crate::schedule::Time;
+use crate::sigma::Coefficients;
+
+/// What an observer is shown after each step.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Steps done, from 1.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub calls: usize,
+    /// The time at which the network was called.
+    pub t: Time,
+    /// The time the step landed on.
+    pub s: Time,
+    /// x̂₀ as the network sees it at t, `[n, c, h, w]`.
+    pub x0: &'a Array4<f32>,
+    /// x_s, `[n, c, h, w]`.
+    pub x: &'a Array4<f32>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The generated images, raw: never clamped.
+    Finished(Array4<f32>),
+    /// The observer stopped the run; the latents where it stood.
+    Stopped(Array4<f32>),
+}
+
+impl Outcome {
+    /// The images of a run that was not stopped.
+    ///
+    /// # Errors
+    /// The run was stopped.
+    pub fn finished(self) -> Result<Array4<f32>> {
+        match self {
+            Self::Finished(x0) => Ok(x0),
+            Self::Stopped(_) => Err(Error::argument("sampling was stopped by its observer")),
+        }
+    }
+}
+
+/// An observer that only lets the run go on.
+pub fn unobserved(_: &Progress<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// x_s = x0·x̂₀ + eps·ε̂ + z·z, one pass over the data with f64 arithmetic; no `z` where its coefficient is 0.
+pub fn step(denoised: &Denoised, c: Coefficients, z: Option<&Array4<f32>>) -> Array4<f32> {
+    let mut x_s = Array4::zeros(denoised.x0.dim());
+    let mean = |x0: f32, eps: f32| c.x0 * f64::from(x0) + c.eps * f64::from(eps);
+    match z {
+        None => Zip::from(&mut x_s)
+            .and(&denoised.x0)
+            .and(&denoised.eps)
+            .for_each(|x_s, &x0, &eps| *x_s = mean(x0, eps) as f32),
+        Some(z) => Zip::from(&mut x_s)
+            .and(&denoised.x0)
+            .and(&denoised.eps)
+            .and(z)
+            .for_each(|x_s, &x0, &eps, &z| *x_s = (mean(x0, eps) + c.z * f64::from(z)) as f32),
+    }
+    x_s
+}
+
+/// Runs `plan` from the latents `x_t` (x_T, `[n, c, h, w]`) to images.
+///
+/// Fresh noise is drawn from `noise` only at steps whose coefficient of z is not 0, by the step's index in the run.
+/// Image i depends on row i of its inputs alone. `observer` sees every step and may stop the run
+/// (a stop at the last step finds it finished).
+///
+/// ```
+/// use ndarray::Array3;
+/// use skipstone::noise::{Forbidden, initial_latent};
+/// use skipstone::sampler::{Plan, sample, unobserved};
+/// use skipstone::schedule::{BetaSchedule, Schedule};
+/// use skipstone::{oracle::Oracle, trajectory::{Spacing, Trajectory}};
+/// let schedule = Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000)?;
+/// let point = Array3::from_elem((1, 4, 4), 0.5);
+/// let denoiser = Oracle::points(&schedule, vec![point])?;
+/// let plan = Plan::ddim(&schedule, &Trajectory::named(Spacing::Linear, 10, 1000, 0)?)?;
+/// let x = sample(&denoiser, &plan, initial_latent(0, 0, 2, [1, 4, 4]), &mut Forbidden, None, &mut unobserved)?;
+/// assert!(x.finished()?.iter().all(|value| (value - 0.5).abs() < 1e-4));
+/// # Ok::<(), skipstone::Error>(())
+/// ```
+///
+/// # Errors
+/// Latents of another shape than the network's, a class list of another length than the batch, ε-prediction at zero
+/// SNR, latents or network outputs that are not finite (the step is named), whatever the network or the noise
+/// source refuses.
+pub fn sample<D: Denoiser + ?Sized>(
+    denoiser: &D,
+    plan: &Plan,
+    x_t: Array4<f32>,
+    noise: &mut dyn NoiseSource,
+    classes: Option<&[usize]>,
+    observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Result<Outcome> {
+    plan.check(denoiser.prediction())?;
+    check_shape("initial latents", &x_t, denoiser.shape())?;
+    check_finite("initial latents", &x_t)?;
+
+    let calls = plan.calls();
+    let mut x = x_t;
+    let mut z = None;
+    for (i, at) in plan.steps().iter().enumerate() {
+        let denoised = denoise(denoiser, &x, at.t, at.from, classes, plan.clip())
+            .map_err(|error| Error::new(error.kind(), format!("step {} of {calls}: {}", i + 1, error.message())))?;
+        let c = at.coefficients;
+        let z = if c.z == 0.0 {
+            None
+        } else {
+            let z = z.get_or_insert_with(|| Array4::zeros(x.dim()));
+            noise.fill(i, z)?;
+            Some(&*z)
+        };
+        x = step(&denoised, c, z);
+        check_finite(&format!("step {} of {calls}: x at t = {}", i + 1, at.s.get()), &x)?;
+
+        tracing::debug!(step = i + 1, calls, t = at.t.get(), s = at.s.get(), sigma = at.sigma, "step");
+        let progress = Progress { step: i + 1, calls, t: at.t, s: at.s, x0: &denoised.x0, x: &x };
+        if observer(&progress).is_break() && i + 1 < calls {
+            return Ok(Outcome::Stopped(x));
+        }
+    }
+    Ok(Outcome::Finished(x))
+}
+
+#[cfg(test)]
+mod tests;

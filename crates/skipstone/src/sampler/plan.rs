@@ -1,0 +1,75 @@
+use crate::denoiser::{Clip, Prediction};
+use crate::error::Result;
+use crate::schedule::{FinalLevel, Schedule};
+use crate::sigma::{NoiseScale, Step, table};
+use crate::trajectory::Trajectory;
+
+/// Everything about a run but the network and the noise: the scalars of every step, and the clipping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    schedule: Schedule,
+    steps: Vec<Step>,
+    clip: Clip,
+}
+
+impl Plan {
+    /// The run over `trajectory` with noise by `scale`.
+    ///
+    /// # Errors
+    /// A trajectory beyond the schedule, a σ outside its range (the step is named), a meaningless clip.
+    pub fn new(
+        schedule: &Schedule,
+        trajectory: &Trajectory,
+        scale: &NoiseScale,
+        final_level: FinalLevel,
+        clip: Clip,
+    ) -> Result<Self> {
+        clip.check()?;
+        if final_level == FinalLevel::FirstTrained {
+            tracing::info!("the last step lands on a of index 0 instead of 1, as the model's config asks");
+        }
+        let steps = table(schedule, trajectory, scale, final_level)?;
+        Ok(Self { schedule: schedule.clone(), steps, clip })
+    }
+
+    /// Plain DDIM: η = 0, no clipping, landing on clean data.
+    ///
+    /// # Errors
+    /// A trajectory beyond the schedule.
+    pub fn ddim(schedule: &Schedule, trajectory: &Trajectory) -> Result<Self> {
+        Self::new(schedule, trajectory, &NoiseScale::Eta(0.0), FinalLevel::Clean, Clip::Off)
+    }
+
+    /// The steps in order, with their coefficients.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The number of network calls.
+    pub fn calls(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// What is done to x̂₀.
+    pub fn clip(&self) -> Clip {
+        self.clip
+    }
+
+    /// The schedule the run goes through.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// Whether any step draws noise.
+    pub fn is_deterministic(&self) -> bool {
+        self.steps.iter().all(|step| step.coefficients.z == 0.0)
+    }
+
+    /// Refuses a parameterization without meaning under the schedule.
+    ///
+    /// # Errors
+    /// ε-prediction at zero terminal SNR.
+    pub fn check(&self, prediction: Prediction) -> Result<()> {
+        self.schedule.check_prediction(prediction)
+    }
+}
