@@ -1,0 +1,316 @@
+//! A training in a folder: checkpoints, logs, previews, resumption.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use super::curve::loss_curve;
+use super::events::EventWriter;
+use super::recipe::Recipe;
+use super::state::{Identity, State};
+use super::trainer::{StepReport, Trainer};
+use crate::checkpoint::{self, ModelFiles, Precision, Weights};
+use crate::data::Dataset;
+use crate::error::{Error, Kind, Result};
+use crate::files;
+use crate::image::{Layout, encode_png, grid, near_square, write_png};
+use crate::unet::Parameters;
+
+/// What an observer of a run is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A step was made; `images_per_s` is since the last log line.
+    Step {
+        /// What the step did.
+        report: StepReport,
+        /// Speed since the run (re)started.
+        images_per_s: f64,
+    },
+    /// A log line was written: the mean loss of the steps since the one before.
+    Logged {
+        /// Steps done.
+        step: u64,
+        /// Their mean loss.
+        loss: f64,
+        /// Speed since the line before.
+        images_per_s: f64,
+    },
+    /// A preview grid was written.
+    Preview {
+        /// Steps done.
+        step: u64,
+        /// The picture.
+        path: &'a Path,
+    },
+    /// A checkpoint was written.
+    Checkpoint {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Finished,
+    /// The observer stopped it after so many steps; a checkpoint was written.
+    Stopped(u64),
+}
+
+/// A training and the folder it lives in.
+#[derive(Debug)]
+pub struct Run {
+    folder: PathBuf,
+    trainer: Trainer,
+    identity: Identity,
+}
+
+impl Run {
+    /// Starts a training in `folder`, or with `resume` continues the one that is there.
+    ///
+    /// `init` is the model to start from and its hash.
+    ///
+    /// # Errors
+    /// The folder holds a training and `resume` is false; it holds one of another recipe, other data or another initial
+    /// model; whatever [`Trainer::new`] refuses.
+    pub fn open(
+        folder: &Path,
+        recipe: Recipe,
+        data: Dataset,
+        init: Option<(Parameters, String)>,
+        threads: usize,
+        resume: bool,
+    ) -> Result<Self> {
+        let state = folder.join("state").join("training.safetensors");
+        let exists = state.exists();
+        if exists && !resume {
+            return Err(Error::argument("the folder holds a training; --resume continues it, another --out starts anew")
+                .in_file(folder));
+        }
+        let mut hash = Sha256::new();
+        hash.update(data.images().as_slice().unwrap_or_default());
+        hash.update(data.labels().unwrap_or_default().iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<_>>());
+        let hash: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let identity = Identity {
+            recipe: recipe.to_toml(),
+            data: format!("{} ({} images, sha256 {hash})", data.name(), data.len()),
+            init: init.as_ref().map(|(_, hash)| hash.clone()).unwrap_or_default(),
+        };
+        let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), threads)?;
+        for sub in ["", "state", "previews", "events"] {
+            files::create_dir(&folder.join(sub))?;
+        }
+        files::remove_stale_temporaries(folder)?;
+        files::remove_stale_temporaries(&folder.join("state"))?;
+        if exists {
+            let (found, was) = State::read(&state, trainer.weights().layout())?;
+            same_run(&was, &identity).map_err(|e| e.in_file(&state))?;
+            trainer.state = found;
+        }
+        let run = Self { folder: folder.to_path_buf(), trainer, identity };
+        run.trim_log()?;
+        // The model folder follows from the state: a run killed between the two catches up here.
+        run.checkpoint()?;
+        let recipe = run.identity.recipe.clone();
+        files::write_bytes(&folder.join("recipe.toml"), recipe.as_bytes())?;
+        Ok(run)
+    }
+
+    /// The training.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// The model folder.
+    pub fn model(&self) -> PathBuf {
+        self.folder.join("model")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.join("log.jsonl")
+    }
+
+    /// Writes the state, then the model folder that follows from it.
+    fn checkpoint(&self) -> Result<()> {
+        let state = &self.trainer.state;
+        state.write(&self.folder.join("state").join("training.safetensors"), &self.identity)?;
+        let provenance = BTreeMap::from([
+            ("data".to_string(), self.identity.data.clone()),
+            ("recipe".to_string(), self.identity.recipe.clone()),
+            ("steps".to_string(), state.step.to_string()),
+            ("trained_by".to_string(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
+        ]);
+        checkpoint::save(
+            &self.model(),
+            &ModelFiles {
+                config: self.trainer.config(),
+                weights: &state.ema,
+                kind: Weights::Ema,
+                raw: Some(&state.weights),
+                scheduler: self.trainer.scheduler(),
+                null_class: self.trainer.null_class(),
+                provenance: &provenance,
+                precision: Precision::F32,
+            },
+        )
+    }
+
+    /// Drops log lines of steps that were made after the last checkpoint and will be made again.
+    fn trim_log(&self) -> Result<()> {
+        let path = self.log_path();
+        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+        let done = self.trainer.step_count();
+        let kept: String = text
+            .lines()
+            .filter(|line| step_and_loss(line).is_some_and(|(step, _)| step <= done))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        files::write_bytes(&path, kept.as_bytes())
+    }
+
+    /// Trains to the recipe's last step. The observer sees every step and may stop the run, which then writes a
+    /// checkpoint first.
+    ///
+    /// # Errors
+    /// The loss or gradient is no longer finite (the last checkpoint is good, and named); a failed write.
+    pub fn train(&mut self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<Ended> {
+        let t = self.trainer.recipe().train.clone();
+        if self.trainer.is_finished() {
+            self.write_curve()?;
+            return Ok(Ended::Finished);
+        }
+        let mut log = append(&self.log_path())?;
+        let mut events = EventWriter::create(&self.folder.join("events"))?;
+        let images = (t.batch * t.accumulate) as f64;
+        let (begun, first) = (Instant::now(), self.trainer.step_count());
+        let (mut since, mut sum, mut count) = (Instant::now(), 0.0, 0u64);
+        let mut saved = self.trainer.step_count();
+        while !self.trainer.is_finished() {
+            let report = self.trainer.step().map_err(|e| match e.kind() {
+                Kind::NonFinite => {
+                    let model = self.model();
+                    let good = format!("{}; the checkpoint of step {saved} in {} is good", e.message(), model.display());
+                    Error::new(Kind::NonFinite, good)
+                }
+                _ => e,
+            })?;
+            let step = report.step;
+            sum += report.loss;
+            count += 1;
+            let images_per_s = (step - first) as f64 * images / begun.elapsed().as_secs_f64();
+            let mut stop = observer(Event::Step { report, images_per_s }).is_break();
+            let last = self.trainer.is_finished();
+            if step.is_multiple_of(t.log_every) || last {
+                let (loss, speed) = (sum / count as f64, count as f64 * images / since.elapsed().as_secs_f64());
+                let line = serde_json::json!({
+                    "step": step, "loss": loss, "learning_rate": report.learning_rate,
+                    "gradient_norm": report.gradient_norm, "images_per_s": speed,
+                });
+                writeln!(log, "{line}").map_err(|e| Error::io(self.log_path(), e))?;
+                for (tag, value) in [
+                    ("loss", loss),
+                    ("learning_rate", report.learning_rate),
+                    ("gradient_norm", report.gradient_norm),
+                    ("images_per_s", speed),
+                ] {
+                    events.scalar(tag, value, step)?;
+                }
+                events.flush()?;
+                stop |= observer(Event::Logged { step, loss, images_per_s: speed }).is_break();
+                (since, sum, count) = (Instant::now(), 0.0, 0);
+            }
+            if t.preview_every > 0 && (step.is_multiple_of(t.preview_every) || last) {
+                let path = self.write_preview(&mut events)?;
+                stop |= observer(Event::Preview { step, path: &path }).is_break();
+            }
+            if step.is_multiple_of(t.checkpoint_every) || last || stop {
+                self.checkpoint()?;
+                saved = step;
+                stop |= observer(Event::Checkpoint { step }).is_break();
+            }
+            if stop && !last {
+                // The observer may have asked only just now, after a step that was no checkpoint.
+                if saved != step {
+                    self.checkpoint()?;
+                }
+                return Ok(Ended::Stopped(step));
+            }
+        }
+        self.write_curve()?;
+        Ok(Ended::Finished)
+    }
+
+    fn write_preview(&self, events: &mut EventWriter) -> Result<PathBuf> {
+        let step = self.trainer.step_count();
+        let images = self.trainer.preview()?;
+        let [_, height, width] = self.trainer.data().shape();
+        if !matches!(images.dim().1, 1 | 3) {
+            return Err(Error::unsupported(format!("a preview of {} channels; set train.preview_every = 0", images.dim().1)));
+        }
+        let picture = grid(&images, near_square(images.dim().0), &Layout::magnified(height, width))?;
+        let path = self.folder.join("previews").join(format!("step-{step:07}.png"));
+        let text = step.to_string();
+        write_png(&path, &picture, &[("Software", "skipstone"), ("step", &text)])?;
+        let png = encode_png(&picture, &[])?;
+        events.image("preview", &png, picture.width() as u32, picture.height() as u32, step)?;
+        events.flush()?;
+        Ok(path)
+    }
+
+    fn write_curve(&self) -> Result<()> {
+        let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        let losses: Vec<(u64, f64)> = text.lines().filter_map(step_and_loss).collect();
+        if losses.is_empty() {
+            return Ok(());
+        }
+        let picture = loss_curve(&format!("training loss, {}", self.trainer.data().name()), &losses)?;
+        write_png(&self.folder.join("loss.png"), &picture, &[("Software", "skipstone")])
+    }
+}
+
+fn append(path: &Path) -> Result<File> {
+    OpenOptions::new().create(true).append(true).open(path).map_err(|e| Error::io(path, e))
+}
+
+fn step_and_loss(line: &str) -> Option<(u64, f64)> {
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    Some((value.get("step")?.as_u64()?, value.get("loss")?.as_f64()?))
+}
+
+/// Keys that may change between the parts of a run: they say how long and how talkative it is, not what a step does.
+const FREE: [&str; 6] = ["steps", "checkpoint_every", "log_every", "preview_every", "preview_images", "preview_steps"];
+
+/// Checks that a state continues the run asked for.
+fn same_run(was: &Identity, now: &Identity) -> Result<()> {
+    let differs = |what: &str, was: &str, now: &str| {
+        Err(Error::argument(format!(
+            "the training was started with {what} {was}, now it is {now}; \
+             give the same to --resume, or start another run with --init"
+        )))
+    };
+    if was.data != now.data {
+        return differs("data", &was.data, &now.data);
+    }
+    // A resumed run need not name the initial model again; a different one is a mistake.
+    if !now.init.is_empty() && was.init != now.init {
+        return differs("the initial model", &was.init, &now.init);
+    }
+    let table = |text: &str| text.parse::<toml::Table>().map_err(|e| Error::data(format!("recipe: {e}")));
+    let (old, new) = (table(&was.recipe)?, table(&now.recipe)?);
+    for (section, entries) in &new {
+        for (key, value) in entries.as_table().into_iter().flatten() {
+            let before = old.get(section).and_then(|s| s.get(key));
+            if before != Some(value) && !(section == "train" && FREE.contains(&key.as_str())) {
+                let before = before.map_or("unset".to_string(), ToString::to_string);
+                return differs(&format!("{section}.{key} ="), &before, &value.to_string());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,327 @@
+//! One optimiser step after the other.
+
+use std::sync::{Arc, Mutex};
+
+use ndarray::Array4;
+use skipstone_kernels::optimizer::{self, Adam};
+
+use super::recipe::{Recipe, Weighting};
+use super::state::State;
+use crate::checkpoint::SchedulerConfig;
+use crate::data::{Dataset, Epochs, Stream};
+use crate::denoiser::{Clip, Prediction};
+use crate::error::{Error, Kind, Result};
+use crate::noise::{Forbidden, KeyedRng, Purpose, fill_gaussian, initial_latent};
+use crate::objective::antithetic_times;
+use crate::process;
+use crate::sampler::{Plan, sample, unobserved};
+use crate::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
+use crate::sigma::NoiseScale;
+use crate::trajectory::{Spacing, Trajectory};
+use crate::unet::{self, Backprop, Batch, Config, Parameters, UNet};
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Steps done, from 1.
+    pub step: u64,
+    /// Mean loss of the step's images, before the step.
+    pub loss: f64,
+    /// Norm of the gradient, before clipping.
+    pub gradient_norm: f64,
+    /// The learning rate used.
+    pub learning_rate: f64,
+}
+
+/// Random words of a data set's epochs.
+type Words = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
+
+/// A training under way: network, optimiser, moving average, data.
+///
+/// What step k does is a function of the recipe, the data and the state after step k − 1 alone; threads change nothing.
+pub struct Trainer {
+    recipe: Recipe,
+    config: Config,
+    scheduler: SchedulerConfig,
+    schedule: Schedule,
+    data: Dataset,
+    epochs: Epochs<Words>,
+    null_class: Option<usize>,
+    pub(super) state: State,
+    backprop: Backprop,
+    gradient: Vec<f32>,
+}
+
+impl std::fmt::Debug for Trainer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trainer").field("step", &self.state.step).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Trainer {
+    /// A training from the first step, from freshly drawn weights or from those given.
+    ///
+    /// # Errors
+    /// Data of another shape than the recipe's, classes missing, initial weights of another architecture.
+    pub fn new(recipe: Recipe, data: Dataset, init: Option<Parameters>, threads: usize) -> Result<Self> {
+        let m = &recipe.model;
+        let [height, width] = m.sample_size;
+        if data.shape() != [m.channels, height, width] {
+            return Err(Error::argument(format!(
+                "{}: its images are {:?}; model.channels and model.sample_size say {:?}",
+                data.name(),
+                data.shape(),
+                [m.channels, height, width]
+            )));
+        }
+        if data.is_empty() {
+            return Err(Error::argument(format!("{}: no images", data.name())));
+        }
+        let classes = match (recipe.data.classes, data.num_classes()) {
+            (false, _) => None,
+            (true, Some(k)) => Some(k),
+            (true, None) => {
+                return Err(Error::argument(format!("data.classes: {} has no classes", data.name())));
+            }
+        };
+        let config = recipe.config(classes)?;
+        let null_class = classes.filter(|_| recipe.data.class_dropout > 0.0);
+        let scheduler = recipe.scheduler()?;
+        let schedule = scheduler.schedule()?;
+        let layout = Arc::new(unet::layout(&config)?);
+        let weights = match init {
+            Some(parameters) if **parameters.layout() == *layout => parameters,
+            Some(_) => return Err(Error::argument("the initial model has another architecture than the recipe")),
+            None => {
+                let mut uniform = KeyedRng::new(recipe.train.seed, Purpose::Weights, 0, 0);
+                let mut gaussian = KeyedRng::new(recipe.train.seed, Purpose::Weights, 1, 0);
+                unet::initialise(&config, || uniform.next_f64(), || gaussian.next_gaussians()[0])?
+            }
+        };
+        let backprop = Backprop::new(config.clone(), threads, recipe.train.shard)?;
+        let gradient = vec![0.0; layout.len()];
+        let seed = recipe.train.seed;
+        let words: Words = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
+        let epochs = Epochs::new(data.len(), words)?;
+        Ok(Self { state: State::new(weights), epochs, recipe, config, scheduler, schedule, data, null_class, backprop, gradient })
+    }
+
+    /// Steps done.
+    pub fn step_count(&self) -> u64 {
+        self.state.step
+    }
+
+    /// Whether all steps of the recipe are done.
+    pub fn is_finished(&self) -> bool {
+        self.state.step >= self.recipe.train.steps
+    }
+
+    /// The recipe.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The schedule, as the model folder states it.
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// The class that stands for "none", where classes are dropped.
+    pub fn null_class(&self) -> Option<usize> {
+        self.null_class
+    }
+
+    /// The optimiser's weights.
+    pub fn weights(&self) -> &Parameters {
+        &self.state.weights
+    }
+
+    /// Their moving average.
+    pub fn ema(&self) -> &Parameters {
+        &self.state.ema
+    }
+
+    /// The data.
+    pub fn data(&self) -> &Dataset {
+        &self.data
+    }
+
+    /// Bytes the training holds at its peak, beside the data: parameters, moments, activations, gradients.
+    pub fn bytes(&self) -> usize {
+        5 * 4 * self.gradient.len() + self.backprop.bytes(self.recipe.train.batch)
+    }
+
+    /// Makes one step.
+    ///
+    /// # Errors
+    /// The loss or the gradient is not finite ([`Kind::NonFinite`]); the state is then still that before the step.
+    pub fn step(&mut self) -> Result<StepReport> {
+        let (loss, gradient_norm) = self.compute_gradient()?;
+        let step = self.state.step + 1;
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            let what = if loss.is_finite() { "gradient" } else { "loss" };
+            return Err(Error::new(
+                Kind::NonFinite,
+                format!(
+                    "step {step}: the {what} is not finite; \
+                     lower optimizer.lr, lengthen optimizer.warmup or set optimizer.clip = 1.0"
+                ),
+            ));
+        }
+        let o = &self.recipe.optimizer;
+        if o.clip > 0.0 && gradient_norm > o.clip {
+            optimizer::scale((o.clip / gradient_norm) as f32, &mut self.gradient);
+        }
+        let learning_rate = self.recipe.learning_rate(step)?;
+        let adam = Adam {
+            lr: learning_rate,
+            beta1: o.beta1,
+            beta2: o.beta2,
+            eps: o.eps,
+            weight_decay: o.weight_decay,
+            decoupled: self.recipe.decoupled()?,
+        };
+        let State { weights, ema, moments: [m, v], .. } = &mut self.state;
+        adam.step(step, &self.gradient, weights.data_mut(), m.data_mut(), v.data_mut());
+        optimizer::moving_average(self.recipe.ema_decay(step), weights.data(), ema.data_mut());
+        self.state.step = step;
+        Ok(StepReport { step, loss, gradient_norm, learning_rate })
+    }
+
+    /// Loss and gradient norm of the next step's batches; the gradient itself is left in `self.gradient`.
+    pub(super) fn compute_gradient(&mut self) -> Result<(f64, f64)> {
+        self.gradient.fill(0.0);
+        let (batch, accumulate) = (self.recipe.train.batch, self.recipe.train.accumulate);
+        let mut loss = 0.0;
+        for micro in 0..accumulate as u64 {
+            let batch_index = self.state.step * accumulate as u64 + micro;
+            loss += self.add_batch(batch_index, 1.0 / (batch * accumulate) as f64)?;
+        }
+        Ok((loss, optimizer::squared_norm(&self.gradient).sqrt()))
+    }
+
+    /// Adds the gradient of `scale`·Σ loss over batch number `batch_index`; returns that sum.
+    fn add_batch(&mut self, batch_index: u64, scale: f64) -> Result<f64> {
+        let n = self.recipe.train.batch;
+        let seed = self.recipe.train.seed;
+        // Every draw is keyed by the image's place in the run, so that it is the same after a resumption.
+        let first = batch_index * n as u64;
+        let picks: Vec<_> = (first..first + n as u64)
+            .map(|position| {
+                let mut pick = self.epochs.pick_at(position);
+                pick.flip &= self.recipe.data.flip;
+                pick
+            })
+            .collect();
+        let [c, h, w] = self.data.shape();
+        let mut x0 = Array4::zeros((n, c, h, w));
+        self.data.fill_batch(&picks, &mut x0)?;
+        let mut eps = Array4::zeros((n, c, h, w));
+        fill_gaussian(seed, Purpose::TrainNoise, first, 0, &mut eps);
+        let times = self.draw_times(batch_index)?;
+        let levels = times.iter().map(|t| self.schedule.level(*t)).collect::<Result<Vec<_>>>()?;
+        let prediction = Prediction::from(self.scheduler.prediction_type);
+        let x_t = process::diffuse(&x0, &eps, &levels)?;
+        let target = process::target(prediction, &x0, &eps, &levels)?;
+        let classes = self.draw_classes(&picks, first);
+        let dropout: Vec<u64> =
+            (0..n as u64).map(|i| KeyedRng::new(seed, Purpose::Dropout, first + i, 0).next_u64()).collect();
+
+        let weighting = self.recipe.weighting()?;
+        let weights: Vec<f64> = levels.iter().map(|level| loss_weight(weighting, prediction, *level)).collect();
+        let target = target.as_slice().expect("made in standard layout");
+        let len = c * h * w;
+        let losses = Mutex::new(vec![0.0; n]);
+        let cotangent = |images: std::ops::Range<usize>, y: &[f32], dy: &mut [f32]| {
+            for ((i, y), dy) in images.zip(y.chunks_exact(len)).zip(dy.chunks_exact_mut(len)) {
+                let target = &target[i * len..(i + 1) * len];
+                let factor = (2.0 * weights[i] * scale / len as f64) as f32;
+                let mut sum = 0.0;
+                for ((dy, y), target) in dy.iter_mut().zip(y).zip(target) {
+                    let difference = y - target;
+                    sum += f64::from(difference) * f64::from(difference);
+                    *dy = factor * difference;
+                }
+                losses.lock().unwrap_or_else(|e| e.into_inner())[i] = weights[i] * sum / len as f64;
+            }
+        };
+        let batch = Batch {
+            x_t: &x_t,
+            times: &times,
+            classes: classes.as_deref(),
+            dropout: (self.config.dropout > 0.0).then_some(&dropout[..]),
+        };
+        self.backprop.add_gradient(self.state.weights.data(), batch, cotangent, &mut self.gradient, None)?;
+        let losses = losses.into_inner().unwrap_or_else(|e| e.into_inner());
+        Ok(losses.iter().sum::<f64>() * scale)
+    }
+
+    fn draw_times(&self, batch_index: u64) -> Result<Vec<Time>> {
+        let (n, steps) = (self.recipe.train.batch, self.schedule.train_steps());
+        let mut rng = KeyedRng::new(self.recipe.train.seed, Purpose::TrainTime, batch_index, 0);
+        if self.recipe.train.antithetic {
+            return Ok(antithetic_times(&mut rng, n, steps));
+        }
+        Ok((0..n).map(|_| Time::from_index(rng.below(u64::from(steps)) as u32)).collect())
+    }
+
+    fn draw_classes(&self, picks: &[crate::data::Pick], first: u64) -> Option<Vec<usize>> {
+        let labels = self.data.labels().filter(|_| self.recipe.data.classes)?;
+        let (seed, p) = (self.recipe.train.seed, self.recipe.data.class_dropout);
+        let class = |(i, pick): (usize, &crate::data::Pick)| {
+            let dropped = KeyedRng::new(seed, Purpose::ClassDrop, first + i as u64, 0).next_f64() < p;
+            self.null_class.filter(|_| dropped).unwrap_or(labels[pick.index] as usize)
+        };
+        Some(picks.iter().enumerate().map(class).collect())
+    }
+
+    /// DDIM samples of the moving average from latents that are the same at every call.
+    ///
+    /// # Errors
+    /// The samples are not finite.
+    pub fn preview(&self) -> Result<Array4<f32>> {
+        let prediction = self.scheduler.prediction_type.into();
+        let network = UNet::new(self.config.clone(), self.state.ema.clone(), prediction)?;
+        let t = &self.recipe.train;
+        let times = self.schedule.train_steps();
+        let steps = t.preview_steps.min(times as usize);
+        let trajectory = Trajectory::named(Spacing::Linear, steps, times, 0)?;
+        let scale = NoiseScale::Eta(0.0);
+        let plan = Plan::new(&self.schedule, &trajectory, &scale, FinalLevel::Clean, Clip::Off)?;
+        let latents = initial_latent(t.seed, 0, t.preview_images, self.data.shape());
+        let classes: Option<Vec<usize>> =
+            self.config.num_class_embeds.map(|k| (0..t.preview_images).map(|i| i % k).collect());
+        sample(&network, &plan, latents, &mut Forbidden, classes.as_deref(), &mut unobserved)?.finished()
+    }
+}
+
+/// Random words for the order of the data and the flips, keyed by (seed, epoch).
+fn epoch_word(seed: u64, stream: Stream, epoch: u64, counter: u64) -> u64 {
+    let purpose = match stream {
+        Stream::Order => Purpose::DataOrder,
+        Stream::Flip => Purpose::Augment,
+    };
+    // A data set has fewer than 2³² images, so the counter fits.
+    KeyedRng::new(seed, purpose, epoch, counter as u32).next_u64()
+}
+
+/// The loss's weight at a noise level, for what the network predicts.
+fn loss_weight(weighting: Weighting, prediction: Prediction, level: NoiseLevel) -> f64 {
+    match weighting {
+        Weighting::None => 1.0,
+        // min(SNR, γ)·‖x₀ − x̂₀‖², by what ‖x₀ − x̂₀‖² is in terms of the prediction's own error.
+        Weighting::MinSnr(gamma) => {
+            let snr = level.snr();
+            match prediction {
+                Prediction::Sample => snr.min(gamma),
+                Prediction::Epsilon => (gamma / snr).min(1.0),
+                Prediction::Velocity => snr.min(gamma) / (snr + 1.0),
+            }
+        }
+    }
+}
