@@ -84,17 +84,15 @@ impl Pixels {
             return Ok(self);
         }
         let [left, top, crop_width, crop_height] = centre_crop(self.width, self.height, width, height);
+        // Cut out, not passed as the resizer's crop box: across that, the filter still sees the pixels outside.
+        let rows = self.data.chunks_exact(self.width * self.channels).skip(top).take(crop_height);
+        let columns = left * self.channels..(left + crop_width) * self.channels;
+        let cropped = rows.flat_map(|row| &row[columns.clone()]).copied().collect();
         let kind = if self.channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
         let fail = |e: &dyn std::fmt::Display| Error::data(format!("cannot be resized: {e}"));
-        let source =
-            Image::from_vec_u8(self.width as u32, self.height as u32, self.data, kind).map_err(|e| fail(&e))?;
+        let source = Image::from_vec_u8(crop_width as u32, crop_height as u32, cropped, kind).map_err(|e| fail(&e))?;
         let mut target = Image::new(width as u32, height as u32, kind);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).crop(
-            left as f64,
-            top as f64,
-            crop_width as f64,
-            crop_height as f64,
-        );
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
         Resizer::new().resize(&source, &mut target, &options).map_err(|e| fail(&e))?;
         Ok(Self { width, height, channels: self.channels, data: target.into_vec() })
     }

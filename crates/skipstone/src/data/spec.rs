@@ -324,7 +324,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             ::image::GrayImage::new(4, 4).save(path).unwrap();
         };
-        ["train/a/1.png", "train/b/2.png", "test/a/3.png"].map(save);
+        ["train/a/1.png", "train/b/2.png", "test/a/3.png"].iter().for_each(|name| save(name));
         let options = LoadOptions { size: Some([4, 4]), ..LoadOptions::default() };
         let spec = DataSpec::Folder(folder.path().to_path_buf());
         let load = |split| spec.load(split, &options).unwrap();
