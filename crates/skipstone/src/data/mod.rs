@@ -1,1 +1,18 @@
-//! TODO
+//! Training and evaluation images: data sets in memory, their readers, and the order of an epoch.
+//!
+//! Pixels are bytes until a batch is filled; a network sees x = byte/127.5 − 1, in −1..1.
+
+mod cifar;
+mod dataset;
+mod fit;
+mod folder;
+mod idx;
+mod order;
+mod spec;
+
+pub use dataset::{Dataset, Pick};
+pub use fit::{Fit, WHITE};
+pub use folder::{list_images, read_folder, read_image};
+pub use idx::{read_images as read_idx_images, read_labels as read_idx_labels};
+pub use order::{Epochs, Stream, flip, order};
+pub use spec::{DataSpec, LoadOptions, Split};

@@ -1,1 +1,4 @@
 //! TODO
+
+pub mod curve;
+pub mod events;

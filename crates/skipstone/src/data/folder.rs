@@ -1,0 +1,239 @@
+//! Folders of PNG, JPEG and WebP images.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use ::image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use ndarray::{Array3, Array4};
+use rayon::prelude::*;
+
+use super::Dataset;
+use super::fit::{Fit, Pixels};
+use crate::error::{Error, Kind, Result};
+use crate::files;
+
+/// Longest side of a file's picture, memory its decoding may take, and length of the file itself.
+const MAX_SIDE: u32 = 1 << 15;
+const MAX_MEMORY: u64 = 1 << 29;
+const MAX_FILE: u64 = 1 << 29;
+/// Folders in folders; more is a link that leads back.
+const MAX_DEPTH: usize = 32;
+
+/// Every PNG, JPEG and WebP file below `folder`, in the order of its path's bytes; hidden files are passed over.
+///
+/// # Errors
+/// A folder that cannot be read, or is nested more than 32 deep.
+pub fn list_images(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    walk(folder, 0, &mut found)?;
+    found.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+    Ok(found)
+}
+
+fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(Error::data(format!("nested more than {MAX_DEPTH} deep; does a link lead back?")).in_file(folder));
+    }
+    for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+        let path = entry.map_err(|e| Error::io(folder, e))?.path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+            continue;
+        }
+        // Follows links: data sets are often assembled from them.
+        let metadata = fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
+        if metadata.is_dir() {
+            walk(&path, depth + 1, found)?;
+        } else if is_image(&path) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    ["png", "jpg", "jpeg", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// The images below `folder`, each cropped and resized to `fit`, in the order of [`list_images`].
+///
+/// Where every image lies in a sub-folder, the first folder of its path is its class; otherwise there are no classes.
+///
+/// # Errors
+/// No image at all, more than memory can address, or a broken file, by its name.
+pub fn read_folder(folder: &Path, fit: &Fit) -> Result<Dataset> {
+    fit.validate()?;
+    let paths = list_images(folder)?;
+    if paths.is_empty() {
+        let message = "holds no .png, .jpg, .jpeg or .webp file";
+        return Err(Error::new(Kind::NotFound, message).in_file(folder));
+    }
+    let [h, w] = fit.size;
+    let size = fit.channels * h * w; // at most 3·2^28
+    let total = paths.len().checked_mul(size).filter(|&total| total <= isize::MAX as usize);
+    let total =
+        total.ok_or_else(|| Error::argument(format!("{} images of {size} bytes", paths.len())).in_file(folder))?;
+    let mut pixels = vec![0; total];
+    let broken = pixels.par_chunks_exact_mut(size).zip(&paths).find_map_first(|(planes, path)| {
+        decode(path, fit.background).and_then(|p| p.fit_into(fit, planes)).err().map(|e| e.in_file(path))
+    });
+    if let Some(error) = broken {
+        return Err(error);
+    }
+    let images = Array4::from_shape_vec((paths.len(), fit.channels, h, w), pixels)
+        .map_err(|e| Error::data(e.to_string()).in_file(folder))?;
+    let (labels, class_names) = classes(folder, &paths);
+    let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy();
+    Dataset::new(name, images, labels, class_names)
+}
+
+/// One picture, cropped and resized to `fit`: `[channels, height, width]`.
+///
+/// # Errors
+/// The file is missing, broken, too large or of another format; the error names it.
+pub fn read_image(path: &Path, fit: &Fit) -> Result<Array3<u8>> {
+    fit.validate()?;
+    let [h, w] = fit.size;
+    let mut planes = vec![0; fit.channels * h * w];
+    decode(path, fit.background)?.fit_into(fit, &mut planes).map_err(|e| e.in_file(path))?;
+    Array3::from_shape_vec((fit.channels, h, w), planes).map_err(|e| Error::data(e.to_string()).in_file(path))
+}
+
+/// Class of each path and the sorted class names, if every path has one.
+fn classes(folder: &Path, paths: &[PathBuf]) -> (Option<Vec<u32>>, Vec<String>) {
+    let class = |path: &PathBuf| {
+        let inside = path.strip_prefix(folder).ok()?;
+        let mut parts = inside.components();
+        let first = parts.next()?.as_os_str().to_owned();
+        parts.next().map(|_| first)
+    };
+    let Some(of_image) = paths.iter().map(class).collect::<Option<Vec<_>>>() else {
+        return (None, Vec::new());
+    };
+    let mut names = of_image.clone();
+    names.sort_by(|a, b| a.as_encoded_bytes().cmp(b.as_encoded_bytes()));
+    names.dedup();
+    let place = |name: &std::ffi::OsString| names.iter().position(|n| n == name).unwrap_or(0) as u32;
+    (Some(of_image.iter().map(place).collect()), names.iter().map(|n| n.to_string_lossy().into_owned()).collect())
+}
+
+/// Decodes a file by its content, turns it as its camera says, and puts transparent parts on `background`.
+fn decode(path: &Path, background: [u8; 3]) -> Result<Pixels> {
+    let bytes = files::read(path, MAX_FILE)?;
+    let fail = |e: ::image::ImageError| Error::data(format!("unreadable image: {e}")).in_file(path);
+    let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_MEMORY);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(fail)?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 || decoder.total_bytes() > MAX_MEMORY {
+        return Err(
+            Error::data(format!("{width}×{height} pixels do not fit the {MAX_MEMORY} bytes allowed")).in_file(path)
+        );
+    }
+    let orientation = decoder.orientation().map_err(fail)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(fail)?;
+    picture.apply_orientation(orientation);
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let color = picture.color();
+    Ok(if color.has_alpha() {
+        Pixels::composite(width, height, picture.to_rgba8().as_raw(), background)
+    } else if color.has_color() {
+        Pixels { width, height, channels: 3, data: picture.into_rgb8().into_raw() }
+    } else {
+        Pixels { width, height, channels: 1, data: picture.into_luma8().into_raw() }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ::image::{GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
+
+    use super::super::WHITE;
+    use super::*;
+
+    const GRAY: Fit = Fit { size: [4, 4], channels: 1, background: WHITE };
+
+    fn save(folder: &Path, name: &str, value: u8) {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        GrayImage::from_pixel(9, 5, Luma([value])).save(path).unwrap();
+    }
+
+    fn values(data: &Dataset) -> Vec<u8> {
+        (0..data.len()).map(|i| data.image(i)[[0, 1, 1]]).collect()
+    }
+
+    #[test]
+    fn images_come_in_the_order_of_their_paths_with_the_sub_folder_as_class() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, value) in [("cat/2.png", 20), ("ant/x.PNG", 10), ("cat/10.png", 30), ("cat/deep/1.webp", 40)] {
+            save(folder.path(), name, value);
+        }
+        fs::write(folder.path().join("notes.txt"), "not an image").unwrap();
+        fs::write(folder.path().join("cat/._2.png"), "resource fork").unwrap();
+        let data = read_folder(folder.path(), &GRAY).unwrap();
+        assert_eq!(values(&data), [10, 30, 20, 40]);
+        assert_eq!(data.labels().unwrap(), [0, 1, 1, 1]);
+        assert_eq!(data.class_names(), ["ant", "cat"]);
+        assert_eq!(data.shape(), [1, 4, 4]);
+        // An image outside the classes: there are none then.
+        save(folder.path(), "root.png", 50);
+        assert_eq!(read_folder(folder.path(), &GRAY).unwrap().labels(), None);
+    }
+
+    #[test]
+    fn a_broken_file_is_named_and_so_is_an_empty_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read_folder(folder.path(), &GRAY).unwrap_err().kind(), Kind::NotFound);
+        save(folder.path(), "a.png", 1);
+        let whole = fs::read(folder.path().join("a.png")).unwrap();
+        let broken = folder.path().join("b.png");
+        for bytes in [&whole[..whole.len() / 2], &whole[..0], b"GIF89a"] {
+            fs::write(&broken, bytes).unwrap();
+            let error = read_folder(folder.path(), &GRAY).unwrap_err();
+            assert_eq!(error.path(), Some(broken.as_path()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_huge_picture_is_refused_by_its_header() {
+        let folder = tempfile::tempdir().unwrap();
+        save(folder.path(), "a.png", 1);
+        let path = folder.path().join("a.png");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[16..24].copy_from_slice(&[0, 0, 0x7f, 0xff, 0, 0, 0x7f, 0xff]);
+        let mut crc = flate2::Crc::new();
+        crc.update(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+        fs::write(&path, bytes).unwrap();
+        let error = read_image(&path, &GRAY).unwrap_err();
+        assert_eq!(error.path(), Some(path.as_path()));
+    }
+
+    #[test]
+    fn transparency_and_colour_are_brought_to_the_wanted_channels() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("clear.png");
+        RgbaImage::from_pixel(4, 4, Rgba([0, 0, 0, 0])).save(&path).unwrap();
+        assert!(read_image(&path, &GRAY).unwrap().iter().all(|&v| v == 255));
+        let blue = Fit { channels: 3, background: [1, 2, 3], ..GRAY };
+        assert_eq!(read_image(&path, &blue).unwrap()[[2, 0, 0]], 3);
+        RgbImage::from_pixel(4, 4, Rgb([255, 0, 0])).save(&path).unwrap();
+        assert!(read_image(&path, &GRAY).unwrap().iter().all(|&v| v == 76));
+        assert_eq!(read_image(&path, &Fit { channels: 2, ..GRAY }).unwrap_err().kind(), Kind::InvalidArgument);
+    }
+
+    #[test]
+    fn jpeg_is_read_by_content_whatever_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photo.png");
+        GrayImage::from_pixel(16, 8, Luma([100])).save_with_format(&path, ::image::ImageFormat::Jpeg).unwrap();
+        let image = read_image(&path, &GRAY).unwrap();
+        assert!(image.iter().all(|v| v.abs_diff(100) <= 2));
+    }
+}
