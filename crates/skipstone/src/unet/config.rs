@@ -243,7 +243,10 @@ impl Config {
             return fail(format!("norm_eps: {}; expected a positive number", self.norm_eps));
         }
         if !(self.mid_block_scale_factor.is_finite() && self.mid_block_scale_factor != 0.0) {
-            return fail(format!("mid_block_scale_factor: {}; expected a finite number ≠ 0", self.mid_block_scale_factor));
+            return fail(format!(
+                "mid_block_scale_factor: {}; expected a finite number ≠ 0",
+                self.mid_block_scale_factor
+            ));
         }
         Ok(())
     }
