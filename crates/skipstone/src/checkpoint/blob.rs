@@ -1,0 +1,124 @@
+//! Where a model's bytes come from: files on disk, or slices carried inside the program.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::error::{Error, Kind, Result};
+
+/// Bytes of known length that are read piece by piece. A read beyond the end is refused before anything is allocated,
+/// so a length that a file claims can never cost more memory than the file has bytes.
+pub(crate) trait Blob {
+    /// Bytes in all.
+    fn len(&self) -> u64;
+
+    /// Reads into `out`, which [`read`](Blob::read) has checked to lie inside.
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+
+    /// The `len` bytes from `offset`.
+    fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
+        let end = offset.checked_add(len).filter(|&end| end <= self.len());
+        let (Some(_), Ok(size)) = (end, usize::try_from(len)) else {
+            return Err(Error::data(format!(
+                "truncated: {len} bytes expected at offset {offset}, the file has {}",
+                self.len()
+            )));
+        };
+        let mut bytes = vec![0; size];
+        self.fill(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// Bytes already in memory.
+impl Blob for &[u8] {
+    fn len(&self) -> u64 {
+        <[u8]>::len(self) as u64
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let start = offset as usize;
+        out.copy_from_slice(&self[start..start + out.len()]);
+        Ok(())
+    }
+}
+
+/// A file on disk; only what is asked for is read.
+struct FileBlob {
+    path: PathBuf,
+    file: Mutex<File>,
+    len: u64,
+}
+
+impl Blob for FileBlob {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(&self.path, e))?;
+        file.read_exact(out).map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+/// Opens a file on disk.
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Blob>> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let meta = file.metadata().map_err(|e| Error::io(path, e))?;
+    if !meta.is_file() {
+        return Err(Error::data("not a regular file").in_file(path));
+    }
+    Ok(Box::new(FileBlob { path: path.to_path_buf(), len: meta.len(), file: Mutex::new(file) }))
+}
+
+/// A set of files with relative names, `/` between folders.
+pub(crate) trait Files {
+    /// The file called `name`; `None` where there is none.
+    fn open<'s>(&'s self, name: &str) -> Result<Option<Box<dyn Blob + 's>>>;
+
+    /// What an error calls the file.
+    fn label(&self, name: &str) -> PathBuf;
+
+    /// The whole text of a small file, `None` where there is none.
+    fn text(&self, name: &str, max: u64) -> Result<Option<String>> {
+        let Some(blob) = self.open(name)? else { return Ok(None) };
+        let fail = |e: Error| e.in_file(self.label(name));
+        if blob.len() > max {
+            return Err(fail(Error::data(format!("{} bytes; at most {max} are expected", blob.len()))));
+        }
+        let bytes = blob.read(0, blob.len()).map_err(fail)?;
+        String::from_utf8(bytes).map(Some).map_err(|_| fail(Error::data("not UTF-8 text")))
+    }
+}
+
+/// A folder on disk.
+pub(crate) struct Folder(pub PathBuf);
+
+impl Files for Folder {
+    fn open<'s>(&'s self, name: &str) -> Result<Option<Box<dyn Blob + 's>>> {
+        match open(&self.0.join(name)) {
+            Ok(blob) => Ok(Some(blob)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn label(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+/// Files carried inside the program.
+pub(crate) struct Embedded<'a>(pub &'a [(&'a str, &'a [u8])]);
+
+impl Files for Embedded<'_> {
+    fn open<'s>(&'s self, name: &str) -> Result<Option<Box<dyn Blob + 's>>> {
+        Ok(self.0.iter().find(|(n, _)| *n == name).map(|&(_, bytes)| Box::new(bytes) as Box<dyn Blob + 's>))
+    }
+
+    fn label(&self, name: &str) -> PathBuf {
+        Path::new("<embedded>").join(name)
+    }
+}

@@ -1,0 +1,246 @@
+//! Reading a diffusers folder: `model_index.json`, `unet/`, `scheduler/`, or the flat form with all at the root.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::blob::{Blob, Files, Folder};
+use super::fields::Fields;
+use super::scheduler::SchedulerConfig;
+use super::tensors::{Entry, TensorFile};
+use super::{Extra, Format, LoadOptions, Model, Weights, WeightsChoice, assemble, config_from_json, single};
+use super::{safetensors, torch};
+use crate::error::{Error, Kind, Result};
+
+/// Our own file beside diffusers': null class and provenance.
+pub(super) const EXTRA: &str = "skipstone.json";
+/// Largest JSON file read; an index of a hundred thousand tensors needs less.
+const MAX_JSON: u64 = 32 << 20;
+
+/// Weight files in the order of preference: full precision before half, safetensors before pickles.
+const MAIN: [&str; 8] = [
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.safetensors.index.fp16.json",
+    "diffusion_pytorch_model.fp16.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.bin",
+];
+/// The optimiser's own weights: our name, and the one in use for Stable Diffusion's.
+const RAW: [&str; 4] = [
+    "diffusion_pytorch_model.raw.safetensors",
+    "diffusion_pytorch_model.raw.bin",
+    "diffusion_pytorch_model.non_ema.safetensors",
+    "diffusion_pytorch_model.non_ema.bin",
+];
+
+/// Whether a file's name says that it holds raw weights.
+pub(super) fn is_raw_name(path: &Path) -> bool {
+    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| RAW.contains(&n))
+}
+
+/// Whether the tensors have diffusers' names.
+pub(super) fn has_names(tensors: &TensorFile<'_>) -> bool {
+    tensors.entries().contains_key("time_embedding.linear_1.weight")
+}
+
+/// Loads a folder whose errors call it `root`.
+pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Result<Model> {
+    if let Some(json) = files.text("model_index.json", MAX_JSON)? {
+        let index = Fields::parse(&json).map_err(|e| e.in_file(files.label("model_index.json")))?;
+        for part in ["vae", "vqvae", "text_encoder"] {
+            if index.get(part).is_some() {
+                return Err(Error::unsupported(format!("{part}: latent and text-conditional pipelines are not read"))
+                    .in_file(files.label("model_index.json")));
+            }
+        }
+    }
+    let (folder, json) = match files.text("unet/config.json", MAX_JSON)? {
+        Some(json) => ("unet/", json),
+        None => match files.text("config.json", MAX_JSON)? {
+            Some(json) => ("", json),
+            None => {
+                let what = "no unet/config.json and no config.json: not a diffusers folder";
+                return Err(Error::new(Kind::NotFound, what).in_file(root));
+            }
+        },
+    };
+    let config_name = format!("{folder}config.json");
+    let config = config_from_json(&json, options.size).map_err(|e| e.in_file(files.label(&config_name)))?;
+    let scheduler = scheduler(files, &["scheduler/scheduler_config.json", "scheduler_config.json"], options)?;
+    let (marked, extra) = extra(files, EXTRA)?;
+
+    let open_first = |names: &[&str]| -> Result<Option<TensorFile<'_>>> {
+        for name in names {
+            if let Some(tensors) = open(files, folder, name)? {
+                return Ok(Some(tensors));
+            }
+        }
+        Ok(None)
+    };
+    let main_missing = || {
+        let what = format!("no weights; looked for {folder}{}, .bin, .fp16 and sharded ones", MAIN[0]);
+        Error::new(Kind::NotFound, what).in_file(root)
+    };
+    let (weights, tensors) = match (options.weights, marked) {
+        (WeightsChoice::Ema, Some(Weights::Raw)) => {
+            return Err(Error::new(Kind::NotFound, "holds raw weights only, no moving average").in_file(root));
+        }
+        (WeightsChoice::Raw, Some(Weights::Raw)) => (Weights::Raw, open_first(&MAIN)?.ok_or_else(main_missing)?),
+        (WeightsChoice::Raw, _) => {
+            let tensors = open_first(&RAW)?.ok_or_else(|| {
+                let what = format!("no raw weights; looked for {folder}{}", RAW[0]);
+                Error::new(Kind::NotFound, what).in_file(root)
+            })?;
+            (Weights::Raw, tensors)
+        }
+        (WeightsChoice::Auto | WeightsChoice::Ema, marked) => {
+            let weights = match marked {
+                Some(weights) => weights,
+                // Who keeps raw weights apart keeps the averaged ones in the main file.
+                None if raw_exists(files, folder)? => Weights::Ema,
+                None => Weights::Unspecified,
+            };
+            (weights, open_first(&MAIN)?.ok_or_else(main_missing)?)
+        }
+    };
+    assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::Folder, extra)
+}
+
+fn raw_exists(files: &dyn Files, folder: &str) -> Result<bool> {
+    for name in RAW {
+        if files.open(&format!("{folder}{name}"))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Completes a weight file by the config.json beside it.
+pub(super) fn load_file(
+    path: &Path,
+    weights: Weights,
+    tensors: TensorFile<'_>,
+    options: &LoadOptions,
+) -> Result<Model> {
+    let files = Folder(path.parent().unwrap_or(Path::new("")).to_path_buf());
+    let label = files.label("config.json");
+    let json = files.text("config.json", MAX_JSON)?.ok_or_else(|| {
+        let what = format!("missing; the architecture of {} cannot be known without it", path.display());
+        Error::new(Kind::NotFound, what).in_file(&label)
+    })?;
+    let config = config_from_json(&json, options.size).map_err(|e| e.in_file(label))?;
+    let scheduler = scheduler(&files, &["scheduler_config.json", "../scheduler/scheduler_config.json"], options)?;
+    let (_, extra) = extra(&files, "../skipstone.json")?;
+    let raw = is_raw_name(path);
+    if raw && options.weights == WeightsChoice::Ema {
+        return Err(single(path));
+    }
+    let weights = if raw { Weights::Raw } else { weights };
+    assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::File, extra)
+}
+
+fn scheduler(files: &dyn Files, names: &[&str], options: &LoadOptions) -> Result<SchedulerConfig> {
+    if let Some(scheduler) = &options.scheduler {
+        return Ok(scheduler.clone());
+    }
+    for name in names {
+        if let Some(json) = files.text(name, MAX_JSON)? {
+            return SchedulerConfig::from_json(&json).map_err(|e| e.in_file(files.label(name)));
+        }
+    }
+    tracing::warn!(missing = %files.label(names[0]).display(), "no scheduler config: the official linear schedule");
+    Ok(SchedulerConfig::default())
+}
+
+/// Which weights the main file holds, and the rest of skipstone.json.
+fn extra(files: &dyn Files, name: &str) -> Result<(Option<Weights>, Extra)> {
+    let Some(json) = files.text(name, MAX_JSON)? else { return Ok((None, Extra::default())) };
+    let parse = || {
+        let fields = Fields::parse(&json)?;
+        let format = fields.usize("format", 1)?;
+        if format != 1 {
+            return Err(Error::unsupported(format!("format: {format}, written by a newer version; 1 is read")));
+        }
+        let known =
+            [("ema", Some(Weights::Ema)), ("raw", Some(Weights::Raw)), ("unspecified", Some(Weights::Unspecified))];
+        let weights = fields.choice("weights", &known, None)?;
+        let mut provenance = BTreeMap::new();
+        match fields.get("provenance") {
+            None => {}
+            Some(Value::Object(map)) => {
+                for (key, value) in map {
+                    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    provenance.insert(key.clone(), text);
+                }
+            }
+            Some(other) => return Err(Error::data(format!("provenance: {other}; expected an object of texts"))),
+        }
+        Ok((weights, Extra { null_class: fields.optional_usize("null_class", None)?, provenance }))
+    };
+    parse().map_err(|e| e.in_file(files.label(name)))
+}
+
+/// Opens one weight file, or the shards that an index names.
+fn open<'s>(files: &'s dyn Files, folder: &str, name: &str) -> Result<Option<TensorFile<'s>>> {
+    let path = format!("{folder}{name}");
+    let label = files.label(&path);
+    if name.ends_with(".json") {
+        let Some(json) = files.text(&path, MAX_JSON)? else { return Ok(None) };
+        return shards(files, folder, &json).map(Some).map_err(|e| e.in_file(label));
+    }
+    let Some(blob) = files.open(&path)? else { return Ok(None) };
+    open_one(blob, &label).map(Some)
+}
+
+fn open_one<'s>(blob: Box<dyn Blob + 's>, label: &Path) -> Result<TensorFile<'s>> {
+    if torch::is_torch(&*blob) {
+        let (_, tensors) = super::original::select(torch::TorchFile::open(blob, label)?, label, WeightsChoice::Auto)?;
+        return Ok(tensors);
+    }
+    safetensors::open(blob, label)
+}
+
+/// The tensors of every shard; errors are about the index unless they name a shard.
+fn shards<'s>(files: &'s dyn Files, folder: &str, json: &str) -> Result<TensorFile<'s>> {
+    let fields = Fields::parse(json)?;
+    let Some(Value::Object(map)) = fields.get("weight_map") else {
+        return Err(Error::data("weight_map: missing; expected an object of tensor names and files"));
+    };
+    let mut names = BTreeSet::new();
+    for (tensor, file) in map {
+        // An index must not reach outside its folder.
+        let name =
+            file.as_str().filter(|n| !n.is_empty() && !n.contains(['/', '\\', ':', '\0']) && *n != ".." && *n != ".");
+        names.insert(name.ok_or_else(|| Error::data(format!("weight_map: {tensor}: {file} is no plain file name")))?);
+    }
+    let mut all: Option<TensorFile<'s>> = None;
+    for name in names {
+        let path = format!("{folder}{name}");
+        let blob = files.open(&path)?.ok_or_else(|| {
+            Error::new(Kind::NotFound, "missing; the index names it as a shard").in_file(files.label(&path))
+        })?;
+        let shard = open_one(blob, &files.label(&path))?;
+        match &mut all {
+            Some(all) => all.merge(shard)?,
+            None => all = Some(shard),
+        }
+    }
+    all.ok_or_else(|| Error::data("weight_map: empty"))
+}
+
+/// Older files call the projections of an attention layer otherwise.
+fn modern(name: &str, entry: Entry) -> Result<(String, Entry)> {
+    const OLD: [(&str, &str); 4] = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
+    if name.contains("attentions.")
+        && let Some((path, leaf)) = name.rsplit_once('.')
+        && let Some((layer, part)) = path.rsplit_once('.')
+        && let Some((_, new)) = OLD.iter().find(|(old, _)| *old == part)
+    {
+        return Ok((format!("{layer}.{new}.{leaf}"), entry));
+    }
+    Ok((name.to_owned(), entry))
+}

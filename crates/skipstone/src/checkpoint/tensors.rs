@@ -1,0 +1,404 @@
+//! Tensors of a checkpoint by name, whatever the file format: each is a strided view into a run of bytes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use super::blob::Blob;
+use crate::error::{Error, Result};
+use crate::unet::{Layout, Parameters};
+
+/// How a checkpoint stores a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// IEEE double precision; rounded to f32 when read.
+    F64,
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// Anything that is no weight: integers, booleans, 8-bit floats. Listed, never read.
+    Other(String),
+}
+
+impl Dtype {
+    /// Bytes of an element; `None` for what is not read.
+    pub(crate) fn size(&self) -> Option<usize> {
+        match self {
+            Self::F64 => Some(8),
+            Self::F32 => Some(4),
+            Self::F16 | Self::Bf16 => Some(2),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// Little-endian bytes as f32.
+    pub(crate) fn decode(&self, bytes: &[u8]) -> Vec<f32> {
+        fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+            bytes.as_chunks::<N>().0.iter().map(|&c| f(c)).collect()
+        }
+        match self {
+            Self::F64 => each(bytes, |c| f64::from_le_bytes(c) as f32),
+            Self::F32 => each(bytes, f32::from_le_bytes),
+            Self::F16 => each(bytes, |c| f16::from_le_bytes(c).to_f32()),
+            Self::Bf16 => each(bytes, |c| bf16::from_le_bytes(c).to_f32()),
+            Self::Other(_) => Vec::new(),
+        }
+    }
+}
+
+/// A run of bytes with the checksum its container states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Checksum {
+    pub start: u64,
+    pub len: u64,
+    pub crc32: u32,
+}
+
+/// Shape, type and place of one tensor. Built through [`Entry::new`], which checks that it lies inside its storage.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// In elements; `None` is contiguous, row-major.
+    strides: Option<Vec<usize>>,
+    blob: usize,
+    start: u64,
+    /// Bytes from the first element to the end of the last.
+    span: u64,
+    checksum: Option<Checksum>,
+}
+
+/// The storage a tensor lies in: `len` bytes from `start` of blob number `blob`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Region {
+    pub blob: usize,
+    pub start: u64,
+    pub len: u64,
+    pub crc32: Option<u32>,
+}
+
+impl Entry {
+    /// The view of `region` that begins `offset` elements in; `strides` in elements, `None` for contiguous.
+    pub fn new(
+        dtype: Dtype,
+        shape: Vec<usize>,
+        strides: Option<Vec<usize>>,
+        offset: u64,
+        region: Region,
+    ) -> Result<Self> {
+        let too_large = || Error::data(format!("shape {shape:?} is too large for its storage of {} bytes", region.len));
+        let numel = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).ok_or_else(too_large)?;
+        let contiguous = row_major(&shape);
+        let strides = strides.filter(|s| {
+            // A stride along a dimension of one element is never used; torch writes anything there.
+            s.iter().zip(&contiguous).zip(&shape).any(|((a, b), &d)| d > 1 && a != b)
+        });
+        let elements = match &strides {
+            _ if numel == 0 => 0,
+            None => numel,
+            Some(strides) => shape
+                .iter()
+                .zip(strides)
+                .try_fold(1u64, |n, (&d, &s)| n.checked_add((d as u64 - 1).checked_mul(s as u64)?))
+                .ok_or_else(too_large)?,
+        };
+        // What is never read needs no place.
+        let size = dtype.size().unwrap_or(0) as u64;
+        let first = offset.checked_mul(size).ok_or_else(too_large)?;
+        let span = elements.checked_mul(size).ok_or_else(too_large)?;
+        if first.checked_add(span).is_none_or(|end| end > region.len) {
+            return Err(too_large());
+        }
+        // An expanded view (stride 0) repeats elements: its size has nothing to do with the file's.
+        if size > 0 && numel.checked_mul(size).is_none_or(|bytes| bytes > region.len) {
+            return Err(too_large());
+        }
+        let checksum = region.crc32.map(|crc32| Checksum { start: region.start, len: region.len, crc32 });
+        Ok(Self { dtype, shape, strides, blob: region.blob, start: region.start + first, span, checksum })
+    }
+
+    /// The same elements under another shape of as many; only contiguous tensors can be renamed so.
+    pub fn reshaped(mut self, shape: Vec<usize>) -> Result<Self> {
+        if self.strides.is_some() {
+            // Dropping trailing dimensions of 1 keeps the strides of the others.
+            let strides = self.strides.as_mut().map_or(0, |s| {
+                s.truncate(shape.len());
+                s.len()
+            });
+            if strides != shape.len() || self.shape[..shape.len()] != shape[..] {
+                return Err(Error::data(format!("shape {:?} cannot be read as {shape:?}", self.shape)));
+            }
+        }
+        self.shape = shape;
+        Ok(self)
+    }
+}
+
+/// Row-major strides; saturating, for a shape with a zero may hold any other number.
+fn row_major(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = usize::saturating_mul(strides[i], shape[i].max(1));
+    }
+    strides
+}
+
+/// The named tensors of one checkpoint file, or of the shards of one.
+pub(crate) struct TensorFile<'a> {
+    /// What errors call the file.
+    pub label: PathBuf,
+    blobs: Vec<Box<dyn Blob + 'a>>,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl<'a> TensorFile<'a> {
+    pub fn new(label: &Path, blobs: Vec<Box<dyn Blob + 'a>>, entries: BTreeMap<String, Entry>) -> Self {
+        Self { label: label.to_path_buf(), blobs, entries }
+    }
+
+    /// Every tensor by name.
+    pub fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    /// The same tensors under the names (and shapes) that `rename` gives them.
+    pub fn renamed(mut self, rename: impl Fn(&str, Entry) -> Result<(String, Entry)>) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            let (to, entry) =
+                rename(&name, entry).map_err(|e| Error::data(format!("{name}: {e}")).in_file(&self.label))?;
+            if entries.insert(to.clone(), entry).is_some() {
+                return Err(Error::data(format!("{name}: a second tensor for {to}")).in_file(&self.label));
+            }
+        }
+        self.entries = entries;
+        Ok(self)
+    }
+
+    /// Takes the shards of one checkpoint together.
+    pub fn merge(&mut self, other: TensorFile<'a>) -> Result<()> {
+        let shift = self.blobs.len();
+        self.blobs.extend(other.blobs);
+        for (name, mut entry) in other.entries {
+            entry.blob += shift;
+            if self.entries.insert(name.clone(), entry).is_some() {
+                return Err(Error::data(format!("{name}: in two shards")).in_file(other.label));
+            }
+        }
+        Ok(())
+    }
+
+    /// The values of `entry`, row-major.
+    pub fn values(&self, name: &str, entry: &Entry) -> Result<Vec<f32>> {
+        let fail = |e: Error| Error::new(e.kind(), format!("{name}: {}", e.message())).in_file(&self.label);
+        let Some(size) = entry.dtype.size() else {
+            let Dtype::Other(dtype) = &entry.dtype else { unreachable!("only other types have no size") };
+            return Err(fail(Error::unsupported(format!("dtype {dtype}; f64, f32, f16 and bf16 are read"))));
+        };
+        let bytes = self.blobs[entry.blob].read(entry.start, entry.span).map_err(fail)?;
+        if let Some(sum) = entry.checksum
+            && (sum.start, sum.len) == (entry.start, entry.span)
+        {
+            let mut crc = flate2::Crc::new();
+            crc.update(&bytes);
+            if crc.sum() != sum.crc32 {
+                return Err(fail(Error::data("its checksum does not match: the file is damaged")));
+            }
+        }
+        let Some(strides) = &entry.strides else { return Ok(entry.dtype.decode(&bytes)) };
+        let numel: usize = entry.shape.iter().product();
+        let mut gathered = Vec::with_capacity(numel * size);
+        let mut index = vec![0usize; entry.shape.len()];
+        for _ in 0..numel {
+            let at = size * index.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>();
+            gathered.extend_from_slice(&bytes[at..at + size]);
+            for axis in (0..index.len()).rev() {
+                index[axis] += 1;
+                if index[axis] < entry.shape[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+        Ok(entry.dtype.decode(&gathered))
+    }
+
+    /// The parameters that `layout` asks for, each exactly once and nothing beside them.
+    ///
+    /// # Errors
+    /// Every missing, mis-shaped and unexpected tensor at once; a weight that is not finite, by name.
+    pub fn parameters(&self, layout: &Arc<Layout>) -> Result<Parameters> {
+        let mut problems = Vec::new();
+        for spec in layout.specs() {
+            match self.entries.get(&spec.name) {
+                None => problems.push(format!("{}: missing, expected {:?}", spec.name, spec.shape)),
+                Some(entry) if entry.shape != spec.shape => {
+                    problems.push(format!("{}: expected {:?}, found {:?}", spec.name, spec.shape, entry.shape));
+                }
+                Some(Entry { dtype: Dtype::Other(dtype), .. }) => {
+                    problems.push(format!("{}: expected floating-point numbers, found {dtype}", spec.name));
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, entry) in &self.entries {
+            if layout.get(name).is_none() {
+                problems.push(format!("{name}: unexpected, {:?}", entry.shape));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Error::data(list(&problems, "tensors do not fit the architecture")).in_file(&self.label));
+        }
+        // Tensors may share a storage, so shapes that agree do not yet bound what reading them all would take.
+        let stored: u64 = self.blobs.iter().map(|b| b.len()).sum();
+        if (layout.len() as u64).saturating_mul(2) > stored {
+            return Err(
+                Error::data(format!("{stored} bytes cannot hold {} parameters", layout.len())).in_file(&self.label)
+            );
+        }
+        let mut data = Vec::with_capacity(layout.len());
+        for spec in layout.specs() {
+            let Some(entry) = self.entries.get(&spec.name) else { unreachable!("{} was found above", spec.name) };
+            let values = self.values(&spec.name, entry)?;
+            if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+                return Err(Error::new(
+                    crate::Kind::NonFinite,
+                    format!("{}: element {i} is {}; weights must be finite", spec.name, values[i]),
+                )
+                .in_file(&self.label));
+            }
+            data.extend_from_slice(&values);
+        }
+        Parameters::new(layout.clone(), data).map_err(|e| e.in_file(&self.label))
+    }
+}
+
+/// One problem alone, or all of them below a line that counts them; a long list is cut.
+pub(crate) fn list(problems: &[String], what: &str) -> String {
+    const SHOWN: usize = 20;
+    if let [only] = problems {
+        return only.clone();
+    }
+    let mut text = format!("{} {what}:", problems.len());
+    for problem in problems.iter().take(SHOWN) {
+        text.push_str("\n  ");
+        text.push_str(problem);
+    }
+    if problems.len() > SHOWN {
+        text.push_str(&format!("\n  and {} more", problems.len() - SHOWN));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(len: u64) -> Region {
+        Region { blob: 0, start: 0, len, crc32: None }
+    }
+
+    fn file(bytes: &[u8], entries: Vec<(&str, Entry)>) -> TensorFile<'static> {
+        let bytes: &'static [u8] = Vec::leak(bytes.to_vec());
+        let entries = entries.into_iter().map(|(n, e)| (n.to_owned(), e)).collect();
+        TensorFile::new(Path::new("weights"), vec![Box::new(bytes)], entries)
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn every_accepted_type_becomes_f32() {
+        // 1.5 is 3FF8… (f64), 3FC00000 (f32), 3E00 (f16), 3FC0 (bf16).
+        assert_eq!(Dtype::F64.decode(&0x3FF8_0000_0000_0000u64.to_le_bytes()), [1.5]);
+        assert_eq!(Dtype::F32.decode(&0x3FC0_0000u32.to_le_bytes()), [1.5]);
+        assert_eq!(Dtype::F16.decode(&0x3E00u16.to_le_bytes()), [1.5]);
+        assert_eq!(Dtype::Bf16.decode(&0x3FC0u16.to_le_bytes()), [1.5]);
+    }
+
+    #[test]
+    fn a_transposed_view_is_gathered_in_row_order() {
+        let bytes = floats(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        let entry = Entry::new(Dtype::F32, vec![3, 2], Some(vec![1, 3]), 0, region(24)).unwrap();
+        let file = file(&bytes, vec![("w", entry.clone())]);
+        assert_eq!(file.values("w", &entry).unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    }
+
+    #[test]
+    fn a_view_beyond_its_storage_or_larger_than_it_is_refused() {
+        let new = |shape: &[usize], strides: Option<Vec<usize>>, offset| {
+            Entry::new(Dtype::F32, shape.to_vec(), strides, offset, region(24)).map(|_| ())
+        };
+        new(&[6], None, 0).unwrap();
+        new(&[6], None, 1).unwrap_err();
+        new(&[7], None, 0).unwrap_err();
+        new(&[2, 2], Some(vec![5, 1]), 0).unwrap_err();
+        new(&[1 << 40], Some(vec![0]), 0).unwrap_err();
+        new(&[usize::MAX, usize::MAX], None, 0).unwrap_err();
+        new(&[2], Some(vec![usize::MAX]), 0).unwrap_err();
+        new(&[1], None, u64::MAX).unwrap_err();
+    }
+
+    #[test]
+    fn all_misfits_are_named_at_once() {
+        let mut layout = Layout::default();
+        layout.push("conv_in.weight".into(), vec![1, 2]).unwrap();
+        layout.push("conv_in.bias".into(), vec![2]).unwrap();
+        layout.push("count".into(), vec![1]).unwrap();
+        let entry = |dtype, shape: &[usize]| Entry::new(dtype, shape.to_vec(), None, 0, region(24)).unwrap();
+        let file = file(
+            &[0; 24],
+            vec![
+                ("conv_in.weight", entry(Dtype::F32, &[2, 1])),
+                ("count", entry(Dtype::Other("I64".into()), &[1])),
+                ("extra", entry(Dtype::F32, &[3])),
+            ],
+        );
+        let message = file.parameters(&Arc::new(layout)).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "weights: 4 tensors do not fit the architecture:\n  conv_in.weight: expected [1, 2], found [2, 1]\n  \
+             conv_in.bias: missing, expected [2]\n  count: expected floating-point numbers, found I64\n  \
+             extra: unexpected, [3]"
+        );
+    }
+
+    #[test]
+    fn a_long_list_of_misfits_is_cut() {
+        let problems: Vec<String> = (0..33).map(|i| format!("t{i}")).collect();
+        let text = list(&problems, "tensors");
+        assert!(text.starts_with("33 tensors:\n  t0\n"));
+        assert!(text.ends_with("t19\n  and 13 more"));
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_is_refused_by_name() {
+        let mut layout = Layout::default();
+        layout.push("a".into(), vec![2]).unwrap();
+        let bytes = floats(&[1.0, f32::NAN]);
+        let entry = Entry::new(Dtype::F32, vec![2], None, 0, region(8)).unwrap();
+        let e = file(&bytes, vec![("a", entry)]).parameters(&Arc::new(layout)).unwrap_err();
+        assert_eq!(e.kind(), crate::Kind::NonFinite);
+        assert_eq!(e.to_string(), "weights: a: element 1 is NaN; weights must be finite");
+    }
+
+    #[test]
+    fn tensors_that_share_a_small_storage_cannot_ask_for_a_large_network() {
+        let mut layout = Layout::default();
+        let mut entries = Vec::new();
+        for i in 0..100 {
+            layout.push(format!("w{i}"), vec![6]).unwrap();
+            entries.push((format!("w{i}"), Entry::new(Dtype::F32, vec![6], None, 0, region(24)).unwrap()));
+        }
+        let blob: Box<dyn Blob> = Box::new(&[0u8; 24] as &[u8]);
+        let file = TensorFile::new(Path::new("w"), vec![blob], entries.into_iter().collect());
+        let e = file.parameters(&Arc::new(layout)).unwrap_err();
+        assert_eq!(e.to_string(), "w: 24 bytes cannot hold 600 parameters");
+    }
+}

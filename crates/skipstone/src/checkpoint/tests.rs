@@ -1,0 +1,351 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::unet::layout;
+
+/// Element k of an original tensor in the fixtures, as golden/make_checkpoint_fixtures.py states it.
+fn formula(name: &str, k: usize, base: f32) -> f32 {
+    let sum: u32 = name.bytes().map(u32::from).sum();
+    base + (sum % 64) as f32 / 16.0 + (k % 32) as f32 / 128.0
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn groups_of_two() -> LoadOptions {
+    LoadOptions { norm_num_groups: Some(2), ..LoadOptions::default() }
+}
+
+fn small() -> Config {
+    Config { sample_size: [8, 8], block_out_channels: vec![4, 8], norm_num_groups: 2, ..Config::default() }
+}
+
+fn ramp(config: &Config, step: f32) -> Parameters {
+    let layout = Arc::new(layout(config).unwrap());
+    let data = (0..layout.len()).map(|i| (i % 1000) as f32 * step).collect();
+    Parameters::new(layout, data).unwrap()
+}
+
+struct Saved {
+    dir: tempfile::TempDir,
+    config: Config,
+    scheduler: SchedulerConfig,
+    provenance: BTreeMap<String, String>,
+}
+
+impl Saved {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            config: small(),
+            scheduler: SchedulerConfig { beta_end: 0.01, ..SchedulerConfig::default() },
+            provenance: BTreeMap::from([("data".to_owned(), "ramp".to_owned())]),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("model")
+    }
+
+    fn save(&self, weights: &Parameters, raw: Option<&Parameters>, precision: Precision) -> Result<()> {
+        let (config, scheduler, provenance) = (&self.config, &self.scheduler, &self.provenance);
+        let kind = Weights::Ema;
+        let files = ModelFiles { config, weights, kind, raw, scheduler, null_class: None, provenance, precision };
+        save(&self.path(), &files)
+    }
+
+    fn bytes(&self) -> BTreeMap<String, Vec<u8>> {
+        let names = [
+            "model_index.json",
+            "skipstone.json",
+            "scheduler/scheduler_config.json",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.safetensors",
+        ];
+        names.iter().map(|n| ((*n).to_owned(), fs::read(self.path().join(n)).unwrap())).collect()
+    }
+}
+
+fn choose(weights: WeightsChoice) -> LoadOptions {
+    LoadOptions { weights, ..LoadOptions::default() }
+}
+
+#[test]
+fn a_saved_folder_loads_as_it_was_from_disk_and_from_memory() {
+    let saved = Saved::new();
+    let (ema, raw) = (ramp(&saved.config, 0.25), ramp(&saved.config, -0.5));
+    saved.save(&ema, Some(&raw), Precision::F32).unwrap();
+    let model = load(&saved.path(), &LoadOptions::default()).unwrap();
+    assert_eq!(model.parameters.data(), ema.data());
+    assert_eq!((&model.config, &model.scheduler), (&saved.config, &saved.scheduler));
+    assert_eq!((model.weights, model.format, model.null_class), (Weights::Ema, Format::Folder, None));
+    assert_eq!(model.provenance["data"], "ramp");
+    let other = load(&saved.path(), &choose(WeightsChoice::Raw)).unwrap();
+    assert_eq!((other.weights, other.parameters.data()), (Weights::Raw, raw.data()));
+    assert_ne!(model.hash, other.hash);
+
+    let files = saved.bytes();
+    let slices: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
+    let embedded = load_embedded(&slices, &LoadOptions::default()).unwrap();
+    assert_eq!((embedded.parameters.data(), &embedded.hash), (ema.data(), &model.hash));
+    // Nothing temporary is left.
+    assert_eq!(fs::read_dir(saved.dir.path()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(saved.path().join("unet")).unwrap().count(), 3);
+}
+
+#[test]
+fn the_same_model_gives_the_same_bytes_and_a_second_save_replaces_the_first() {
+    let (a, b) = (Saved::new(), Saved::new());
+    let (one, two) = (ramp(&a.config, 0.25), ramp(&a.config, 0.125));
+    a.save(&one, Some(&one), Precision::F32).unwrap();
+    b.save(&two, None, Precision::F32).unwrap();
+    assert_ne!(a.bytes(), b.bytes());
+    a.save(&two, None, Precision::F32).unwrap();
+    assert_eq!(a.bytes(), b.bytes());
+    let e = load(&a.path(), &choose(WeightsChoice::Raw)).unwrap_err();
+    assert_eq!(e.kind(), Kind::NotFound);
+    assert!(e.message().contains("no raw weights"), "{e}");
+}
+
+#[test]
+fn weights_can_be_stored_in_half_precision() {
+    let saved = Saved::new();
+    // Multiples of 1/4 below 250 are exact in half precision.
+    let weights = ramp(&saved.config, 0.25);
+    saved.save(&weights, None, Precision::F16).unwrap();
+    assert_eq!(load(&saved.path(), &LoadOptions::default()).unwrap().parameters.data(), weights.data());
+    let bytes = &saved.bytes()["unet/diffusion_pytorch_model.safetensors"];
+    let file = ::safetensors::SafeTensors::deserialize(bytes).unwrap();
+    assert_eq!(file.tensor("conv_in.weight").unwrap().dtype(), ::safetensors::Dtype::F16);
+}
+
+#[test]
+fn another_model_or_other_files_are_never_overwritten() {
+    let mut saved = Saved::new();
+    saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap();
+    saved.config.block_out_channels = vec![8, 8];
+    let e = saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap_err();
+    assert!(e.message().contains("another architecture"), "{e}");
+    let other = Saved::new();
+    fs::create_dir(other.path()).unwrap();
+    fs::write(other.path().join("thesis.txt"), "x").unwrap();
+    let e = other.save(&ramp(&other.config, 0.25), None, Precision::F32).unwrap_err();
+    assert!(e.message().contains("no model folder"), "{e}");
+    assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_network_that_is_not_finite_is_not_saved() {
+    let saved = Saved::new();
+    let mut weights = ramp(&saved.config, 0.25);
+    weights.data_mut()[5] = f32::INFINITY;
+    let e = saved.save(&weights, None, Precision::F32).unwrap_err();
+    assert_eq!(e.kind(), Kind::NonFinite);
+    assert!(!saved.path().exists());
+}
+
+#[test]
+fn each_missing_file_is_named() {
+    for (gone, what) in [
+        ("unet/config.json", "no unet/config.json"),
+        ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+    ] {
+        let saved = Saved::new();
+        saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap();
+        fs::remove_file(saved.path().join(gone)).unwrap();
+        let e = load(&saved.path(), &LoadOptions::default()).unwrap_err();
+        assert_eq!(e.kind(), Kind::NotFound);
+        assert!(e.to_string().contains(what) && e.path() == Some(&saved.path()), "{e}");
+    }
+    // What has defaults may be missing.
+    let saved = Saved::new();
+    saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap();
+    for gone in ["model_index.json", "skipstone.json", "scheduler/scheduler_config.json"] {
+        fs::remove_file(saved.path().join(gone)).unwrap();
+    }
+    let model = load(&saved.path(), &LoadOptions::default()).unwrap();
+    assert_eq!((model.weights, model.scheduler.beta_end), (Weights::Unspecified, 0.02));
+}
+
+#[test]
+fn each_damaged_file_is_named_with_its_field() {
+    for (file, text, what) in [
+        ("model_index.json", "{", "not JSON"),
+        ("model_index.json", "{\"vqvae\": [\"diffusers\", \"VQModel\"]}", "vqvae"),
+        ("unet/config.json", "{\"sample_size\": 8, \"act_fn\": \"mish\"}", "act_fn"),
+        ("scheduler/scheduler_config.json", "{\"beta_schedule\": \"exp\"}", "beta_schedule"),
+        ("skipstone.json", "{\"format\": 2}", "format"),
+        ("skipstone.json", "{\"weights\": \"best\"}", "weights"),
+        ("unet/diffusion_pytorch_model.safetensors", "no tensors", "not a safetensors file"),
+    ] {
+        let saved = Saved::new();
+        saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap();
+        fs::write(saved.path().join(file), text).unwrap();
+        let e = load(&saved.path(), &LoadOptions::default()).unwrap_err();
+        assert_eq!(e.path(), Some(&*saved.path().join(file)), "{e}");
+        assert!(e.message().contains(what), "{e}");
+    }
+}
+
+#[test]
+fn shards_are_joined_and_an_index_cannot_leave_its_folder() {
+    let saved = Saved::new();
+    let weights = ramp(&saved.config, 0.25);
+    saved.save(&weights, None, Precision::F32).unwrap();
+    let unet = saved.path().join("unet");
+    fs::remove_file(unet.join("diffusion_pytorch_model.safetensors")).unwrap();
+    let tensors: Vec<_> = weights.iter().map(|(s, v)| (s.name.as_str(), s.shape.as_slice(), v)).collect();
+    let mut map = serde_json::Map::new();
+    for (i, part) in tensors.chunks(tensors.len() / 2 + 1).enumerate() {
+        let name = format!("diffusion_pytorch_model-0000{i}-of-00002.safetensors");
+        let mut bytes = Vec::new();
+        write_tensors(part.iter().copied(), &BTreeMap::new(), Precision::F32, &mut bytes).unwrap();
+        fs::write(unet.join(&name), bytes).unwrap();
+        map.extend(part.iter().map(|t| (t.0.to_owned(), name.clone().into())));
+    }
+    let index = unet.join("diffusion_pytorch_model.safetensors.index.json");
+    fs::write(&index, serde_json::json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
+    let model = load(&saved.path(), &LoadOptions::default()).unwrap();
+    assert_eq!(model.parameters.data(), weights.data());
+    for hostile in ["../config.json", "/etc/passwd", "..", ".", "", "a\\b", "C:x", "a/b"] {
+        fs::write(&index, serde_json::json!({"weight_map": {"w": hostile}}).to_string()).unwrap();
+        let e = load(&saved.path(), &LoadOptions::default()).unwrap_err();
+        assert!(e.message().contains("no plain file name") && e.path() == Some(&*index), "{hostile}: {e}");
+    }
+    fs::write(&index, "{\"weight_map\": {\"w\": \"gone.safetensors\"}}").unwrap();
+    let e = load(&saved.path(), &LoadOptions::default()).unwrap_err();
+    assert_eq!(e.path(), Some(&*unet.join("gone.safetensors")));
+}
+
+#[test]
+fn older_names_of_attention_layers_are_understood() {
+    let saved = Saved::new();
+    let weights = ramp(&saved.config, 0.25);
+    saved.save(&weights, None, Precision::F32).unwrap();
+    let old = |name: &str| {
+        let name = name.replace("to_q", "query").replace("to_k", "key").replace("to_v", "value");
+        name.replace("to_out.0", "proj_attn")
+    };
+    let names: Vec<String> = weights.iter().map(|(s, _)| old(&s.name)).collect();
+    assert!(names.iter().any(|n| n.ends_with("attentions.0.proj_attn.bias")));
+    let tensors: Vec<_> = weights.iter().zip(&names).map(|((s, v), n)| (n.as_str(), s.shape.as_slice(), v)).collect();
+    let mut bytes = Vec::new();
+    write_tensors(tensors.into_iter(), &BTreeMap::new(), Precision::F32, &mut bytes).unwrap();
+    fs::write(saved.path().join("unet/diffusion_pytorch_model.safetensors"), bytes).unwrap();
+    assert_eq!(load(&saved.path(), &LoadOptions::default()).unwrap().parameters.data(), weights.data());
+}
+
+#[test]
+fn a_flat_folder_and_a_loose_file_beside_its_config_are_read() {
+    let saved = Saved::new();
+    let weights = ramp(&saved.config, 0.25);
+    saved.save(&weights, Some(&weights), Precision::F32).unwrap();
+    let flat = saved.path().join("unet");
+    let model = load(&flat, &LoadOptions::default()).unwrap();
+    assert_eq!((model.parameters.data(), model.weights), (weights.data(), Weights::Ema));
+    let file = flat.join("diffusion_pytorch_model.safetensors");
+    let model = load(&file, &LoadOptions::default()).unwrap();
+    assert_eq!((model.format, model.scheduler.beta_end), (Format::File, 0.01));
+    load(&file, &choose(WeightsChoice::Ema)).unwrap_err();
+    let raw = flat.join("diffusion_pytorch_model.raw.safetensors");
+    assert_eq!(load(&raw, &choose(WeightsChoice::Raw)).unwrap().weights, Weights::Raw);
+    load(&raw, &choose(WeightsChoice::Ema)).unwrap_err();
+    fs::remove_file(flat.join("config.json")).unwrap();
+    let e = load(&file, &LoadOptions::default()).unwrap_err();
+    assert_eq!(e.path(), Some(&*flat.join("config.json")));
+}
+
+/// Original names, the diffusers names that must hold their values, and whether a 1×1 convolution became linear.
+const NAMES: [(&str, &str); 14] = [
+    ("temb.dense.0.weight", "time_embedding.linear_1.weight"),
+    ("temb.dense.1.bias", "time_embedding.linear_2.bias"),
+    ("conv_in.weight", "conv_in.weight"),
+    ("down.0.block.0.temb_proj.weight", "down_blocks.0.resnets.0.time_emb_proj.weight"),
+    ("down.0.downsample.conv.weight", "down_blocks.0.downsamplers.0.conv.weight"),
+    ("down.1.block.0.nin_shortcut.weight", "down_blocks.1.resnets.0.conv_shortcut.weight"),
+    ("down.1.attn.0.q.weight", "down_blocks.1.attentions.0.to_q.weight"),
+    ("mid.block_2.conv2.weight", "mid_block.resnets.1.conv2.weight"),
+    ("mid.attn_1.norm.weight", "mid_block.attentions.0.group_norm.weight"),
+    ("mid.attn_1.v.bias", "mid_block.attentions.0.to_v.bias"),
+    ("up.0.block.1.conv1.weight", "up_blocks.1.resnets.1.conv1.weight"),
+    ("up.1.attn.1.proj_out.weight", "up_blocks.0.attentions.1.to_out.0.weight"),
+    ("up.1.upsample.conv.weight", "up_blocks.0.upsamplers.0.conv.weight"),
+    ("norm_out.bias", "conv_norm_out.bias"),
+];
+
+fn assert_formula(model: &Model, base: f32) {
+    for (original, name) in NAMES {
+        let values = model.parameters.get(name).unwrap();
+        let expected: Vec<f32> = (0..values.len()).map(|k| formula(original, k, base)).collect();
+        assert_eq!(values, expected, "{name}");
+    }
+}
+
+#[test]
+fn an_original_state_dict_gives_its_architecture_and_weights() {
+    let model = load(&fixture("original.ckpt"), &groups_of_two()).unwrap();
+    use crate::unet::{DownBlock, UpBlock};
+    assert_eq!(model.config.block_out_channels, [2, 4]);
+    assert_eq!(model.config.down_blocks, [DownBlock::Plain, DownBlock::Attention]);
+    assert_eq!(model.config.up_blocks, [UpBlock::Attention, UpBlock::Plain]);
+    // One level of attention, the second: 16·2.
+    assert_eq!((model.config.sample_size, model.config.layers_per_block), ([32, 32], 1));
+    assert_eq!((model.config.in_channels, model.config.downsample_padding, model.config.norm_eps), (1, 0, 1e-6));
+    assert_eq!((model.scheduler.num_train_timesteps, model.scheduler.clip_sample), (1000, false));
+    assert_eq!((model.weights, model.format), (Weights::Unspecified, Format::Original));
+    assert_formula(&model, 0.0);
+    for weights in [WeightsChoice::Ema, WeightsChoice::Raw] {
+        let e = load(&fixture("original.ckpt"), &LoadOptions { weights, ..groups_of_two() }).unwrap_err();
+        assert!(e.message().contains("does not say"), "{e}");
+    }
+    let e = load(&fixture("original.ckpt"), &LoadOptions::default()).unwrap_err();
+    assert!(e.message().contains("norm_num_groups"), "{e}");
+}
+
+#[test]
+fn of_a_training_checkpoint_the_moving_average_is_preferred() {
+    for (weights, taken, base) in [
+        (WeightsChoice::Auto, Weights::Ema, 8.0),
+        (WeightsChoice::Ema, Weights::Ema, 8.0),
+        (WeightsChoice::Raw, Weights::Raw, 0.0),
+    ] {
+        let model = load(&fixture("original_list.pth"), &LoadOptions { weights, ..groups_of_two() }).unwrap();
+        assert_eq!(model.weights, taken);
+        assert_formula(&model, base);
+    }
+}
+
+#[test]
+fn the_same_network_has_the_same_hash_in_every_format() {
+    let original = load(&fixture("original.ckpt"), &groups_of_two()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let files = ModelFiles {
+        config: &original.config,
+        weights: &original.parameters,
+        kind: original.weights,
+        raw: None,
+        scheduler: &original.scheduler,
+        null_class: None,
+        provenance: &BTreeMap::new(),
+        precision: Precision::F32,
+    };
+    save(&dir.path().join("m"), &files).unwrap();
+    let folder = load(&dir.path().join("m"), &LoadOptions::default()).unwrap();
+    assert_eq!((folder.hash, folder.weights), (original.hash, Weights::Unspecified));
+}
+
+#[test]
+fn an_original_file_cut_at_many_places_is_an_error() {
+    let bytes = fs::read(fixture("original_list.pth")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cut.pth");
+    for end in (0..bytes.len()).step_by(997) {
+        fs::write(&path, &bytes[..end]).unwrap();
+        let e = load(&path, &groups_of_two()).unwrap_err();
+        assert_eq!(e.path(), Some(&*path), "cut at {end}: {e}");
+    }
+}

@@ -1,0 +1,179 @@
+//! Files of `torch.save`: a zip archive since torch 1.6, a run of pickles before.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use super::blob::Blob;
+use super::pickle::{Node, Pickle, Value};
+use super::tensors::{Dtype, Entry, Region, TensorFile};
+use super::zip;
+use crate::error::{Error, Result};
+
+/// A legacy file begins with a pickle of protocol 2 that holds this number, 0x1950a86a20f9469cfc6c.
+const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+/// Longest description of a checkpoint's tensors: theirs are some hundred kilobytes.
+const MAX_PICKLE: u64 = 64 << 20;
+
+/// An opened file: what was saved, and where the storages lie.
+pub(crate) struct TorchFile<'a> {
+    blob: Box<dyn Blob + 'a>,
+    pickle: Pickle,
+    storages: HashMap<String, Region>,
+}
+
+/// Whether the file begins like one that [`TorchFile::open`] reads.
+pub(crate) fn is_torch(blob: &dyn Blob) -> bool {
+    blob.read(0, 4).is_ok_and(|start| start == *b"PK\x03\x04" || start[0] == 0x80)
+}
+
+impl<'a> TorchFile<'a> {
+    /// Opens a file; errors name `label`.
+    pub fn open(blob: Box<dyn Blob + 'a>, label: &Path) -> Result<Self> {
+        let opened = if blob.read(0, 4).is_ok_and(|start| start == b"PK\x03\x04") {
+            open_zip(&*blob)
+        } else if blob.read(0, LEGACY_MAGIC.len() as u64).is_ok_and(|start| start == LEGACY_MAGIC) {
+            open_legacy(&*blob)
+        } else {
+            Err(Error::data("not a file of torch.save: neither a zip archive nor a legacy checkpoint"))
+        };
+        let (pickle, storages) = opened.map_err(|e| e.in_file(label))?;
+        Ok(Self { blob, pickle, storages })
+    }
+
+    /// What was saved.
+    pub fn pickle(&self) -> &Pickle {
+        &self.pickle
+    }
+
+    /// The tensors of a dictionary by name; `None` where `value` is no dictionary or has no tensor.
+    pub fn state_dict(&self, value: Value) -> Result<Option<BTreeMap<String, Entry>>> {
+        let Some(items) = self.pickle.dict(value) else { return Ok(None) };
+        let mut entries = BTreeMap::new();
+        for &(key, value) in items {
+            if let (Some(name), Some(Node::Tensor(tensor))) = (self.pickle.str(key), self.pickle.node(value)) {
+                if name.len() > 1024 {
+                    return Err(Error::data(format!("a tensor's name of {} bytes", name.len())));
+                }
+                let entry = self.entry(tensor).map_err(|e| Error::new(e.kind(), format!("{name}: {}", e.message())))?;
+                entries.insert(name.to_owned(), entry);
+            }
+        }
+        Ok(Some(entries).filter(|e| !e.is_empty()))
+    }
+
+    fn entry(&self, tensor: &super::pickle::Tensor) -> Result<Entry> {
+        let storage = self.pickle.storage(tensor.storage).ok_or_else(|| Error::data("no storage"))?;
+        let region = *self
+            .storages
+            .get(&storage.key)
+            .ok_or_else(|| Error::data(format!("truncated: storage {:?} is missing", storage.key)))?;
+        if let Some(size) = storage.dtype.size()
+            && storage.numel.checked_mul(size as u64).is_none_or(|bytes| bytes > region.len)
+        {
+            return Err(Error::data(format!(
+                "storage {:?} has {} bytes for {} elements of {size}",
+                storage.key, region.len, storage.numel
+            )));
+        }
+        let offset = tensor.offset.checked_add(storage.offset).ok_or_else(|| Error::data("its offset is absurd"))?;
+        Entry::new(storage.dtype.clone(), tensor.shape.clone(), Some(tensor.strides.clone()), offset, region)
+    }
+
+    /// The file as the source of `entries`' values.
+    pub fn into_tensors(self, label: &Path, entries: BTreeMap<String, Entry>) -> TensorFile<'a> {
+        TensorFile::new(label, vec![self.blob], entries)
+    }
+}
+
+type Opened = (Pickle, HashMap<String, Region>);
+
+fn open_zip(blob: &dyn Blob) -> Result<Opened> {
+    let entries = zip::entries(blob)?;
+    let (root, data) = entries
+        .iter()
+        .filter_map(|(name, &stored)| name.strip_suffix("data.pkl").map(|root| (root.to_owned(), stored)))
+        .find(|(root, _)| root.is_empty() || root.ends_with('/'))
+        .ok_or_else(|| Error::data("a zip archive without data.pkl: not a file of torch.save"))?;
+    if let Some(order) = entries.get(&format!("{root}byteorder"))
+        && blob.read(order.start, order.len.min(16))? != b"little"
+    {
+        return Err(Error::unsupported("byteorder: only little-endian files are read"));
+    }
+    if data.len > MAX_PICKLE {
+        return Err(Error::unsupported(format!("data.pkl has {} bytes; at most {MAX_PICKLE} are read", data.len)));
+    }
+    let bytes = blob.read(data.start, data.len)?;
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes);
+    if crc.sum() != data.crc32 {
+        return Err(Error::data("data.pkl: its checksum does not match: the file is damaged"));
+    }
+    let (pickle, _) = Pickle::parse(&bytes)?;
+    let prefix = format!("{root}data/");
+    let storages = entries
+        .iter()
+        .filter_map(|(name, s)| {
+            let region = Region { blob: 0, start: s.start, len: s.len, crc32: Some(s.crc32) };
+            Some((name.strip_prefix(&prefix)?.to_owned(), region))
+        })
+        .collect();
+    Ok((pickle, storages))
+}
+
+/// Magic number, protocol version, system info, the object, the storages' keys; then each storage in that order, its
+/// number of elements first.
+fn open_legacy(blob: &dyn Blob) -> Result<Opened> {
+    let bytes = blob.read(0, blob.len().min(MAX_PICKLE))?;
+    let mut at = LEGACY_MAGIC.len();
+    let mut next = || -> Result<Pickle> {
+        let (pickle, used) = Pickle::parse(&bytes[at..])?;
+        at += used;
+        Ok(pickle)
+    };
+    let version = next()?;
+    if version.root != Value::Int(1001) {
+        return Err(Error::unsupported("a legacy checkpoint of an unknown protocol version; 1001 is read"));
+    }
+    next()?;
+    let object = next()?;
+    let keys = next()?;
+    let order = keys.sequence(keys.root).ok_or_else(|| Error::data("truncated: no list of storages"))?;
+    let types: HashMap<&str, &Dtype> = object.storages().map(|s| (s.key.as_str(), &s.dtype)).collect();
+    let mut storages = HashMap::new();
+    let mut start = at as u64;
+    for &key in order {
+        let key = match key {
+            Value::Int(n) => n.to_string(),
+            other => keys.str(other).ok_or_else(|| Error::data("a storage's key is no text"))?.to_owned(),
+        };
+        let dtype = *types.get(key.as_str()).ok_or_else(|| Error::data(format!("storage {key:?} is never used")))?;
+        let count = blob.read(start, 8)?;
+        let count = i64::from_le_bytes(count.try_into().expect("eight bytes were read"));
+        start += 8;
+        let size = match dtype {
+            Dtype::Other(name) => other_size(name)?,
+            known => known.size().unwrap_or(0) as u64,
+        };
+        let len = u64::try_from(count).ok().and_then(|n| n.checked_mul(size));
+        let len = len.filter(|&n| start.checked_add(n).is_some_and(|end| end <= blob.len())).ok_or_else(|| {
+            Error::data(format!("truncated: storage {key:?} of {count} elements, the file has {} bytes", blob.len()))
+        })?;
+        storages.insert(key, Region { blob: 0, start, len, crc32: None });
+        start += len;
+    }
+    Ok((object, storages))
+}
+
+/// Bytes per element of storages that hold no weights but must be stepped over.
+fn other_size(class: &str) -> Result<u64> {
+    Ok(match class {
+        "LongStorage" => 8,
+        "IntStorage" => 4,
+        "ShortStorage" => 2,
+        "CharStorage" | "ByteStorage" | "BoolStorage" | "UntypedStorage" => 1,
+        other => return Err(Error::unsupported(format!("a storage of type {other:?}"))),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+"""Makes crates/skipstone/tests/fixtures/*: checkpoints as torch itself writes them.
+
+Pinned: Python 3.11, torch 2.15, diffusers 0.42.1. Run from the repository root.
+
+Every value follows a formula that the tests state again: element k (row-major) of the tensor called NAME is
+    base + (sum of the bytes of NAME mod 64) / 16 + (k mod 32) / 128
+with base 0 for raw and 8 for averaged weights; all are below 16, so exact in half precision.
+"""
+
+import collections
+import io
+import pickle
+import struct
+import sys
+
+import torch
+
+OUT = "crates/skipstone/tests/fixtures/"
+
+
+def tensor(name, shape, base=0.0):
+    n = 1
+    for d in shape:
+        n *= d
+    k = torch.arange(n, dtype=torch.float64) % 32
+    start = base + (sum(name.encode()) % 64) / 16
+    return (start + k / 128).to(torch.float32).reshape(shape)
+
+
+def original(base=0.0):
+    """The original code's network: 1 channel, levels of 2 and 4, one block each, attention at the second."""
+    names = collections.OrderedDict()
+
+    def wb(name, *shape):
+        names[name + ".weight"] = shape
+        names[name + ".bias"] = shape[:1]
+
+    def block(name, i, o):
+        wb(name + ".norm1", i)
+        wb(name + ".conv1", o, i, 3, 3)
+        wb(name + ".temb_proj", o, 8)
+        wb(name + ".norm2", o)
+        wb(name + ".conv2", o, o, 3, 3)
+        if i != o:
+            wb(name + ".nin_shortcut", o, i, 1, 1)
+
+    def attn(name, c):
+        wb(name + ".norm", c)
+        for part in ("q", "k", "v", "proj_out"):
+            wb(name + "." + part, c, c, 1, 1)
+
+    wb("temb.dense.0", 8, 2)
+    wb("temb.dense.1", 8, 8)
+    wb("conv_in", 2, 1, 3, 3)
+    block("down.0.block.0", 2, 2)
+    wb("down.0.downsample.conv", 2, 2, 3, 3)
+    block("down.1.block.0", 2, 4)
+    attn("down.1.attn.0", 4)
+    block("mid.block_1", 4, 4)
+    attn("mid.attn_1", 4)
+    block("mid.block_2", 4, 4)
+    block("up.0.block.0", 4 + 2, 2)
+    block("up.0.block.1", 2 + 2, 2)
+    block("up.1.block.0", 4 + 4, 4)
+    block("up.1.block.1", 4 + 2, 4)
+    attn("up.1.attn.0", 4)
+    attn("up.1.attn.1", 4)
+    wb("up.1.upsample.conv", 4, 4, 3, 3)
+    wb("norm_out", 2)
+    wb("conv_out", 1, 2, 3, 3)
+    return collections.OrderedDict((n, tensor(n, s, base)) for n, s in names.items())
+
+
+def small():
+    flat = tensor("shared", (12,))
+    return collections.OrderedDict(
+        [
+            ("plain", tensor("plain", (2, 3))),
+            ("transposed", tensor("transposed", (4, 3)).t()),
+            ("first", flat[:6].view(2, 3)),
+            ("last", flat[6:]),
+            ("half", tensor("half", (5,)).half()),
+            ("bf16", torch.tensor([1.5, -2.0, 0.25], dtype=torch.bfloat16)),
+            ("double", tensor("double", (2, 2)).double()),
+            ("scalar", torch.tensor(2.5)),
+            ("steps", torch.tensor([1, 2, 3])),
+            ("parameter", torch.nn.Parameter(tensor("parameter", (3,)))),
+        ]
+    )
+
+
+def very_old(path, tensors):
+    """The legacy container with `_rebuild_tensor`, without v2: what torch wrote before 0.4."""
+    storages = {}
+
+    class Pickler(pickle._Pickler):
+        def persistent_id(self, obj):
+            if isinstance(obj, tuple) and obj and obj[0] == "STORAGE":
+                return ("storage", torch.FloatStorage, obj[1], "cpu", len(storages[obj[1]]), None)
+            return None
+
+        def save_tensor(self, t):
+            key = str(94000000 + len(storages))
+            storages[key] = t.flatten().tolist()
+            args = (("STORAGE", key), 0, tuple(t.shape), tuple(t.stride()))
+            self.save_reduce(torch._utils._rebuild_tensor, args, obj=t)
+
+        dispatch = pickle._Pickler.dispatch.copy()
+        dispatch[torch.Tensor] = save_tensor
+
+    body = io.BytesIO()
+    Pickler(body, 2).dump(tensors)
+    with open(path, "wb") as f:
+        pickle.dump(0x1950A86A20F9469CFC6C, f, 2)
+        pickle.dump(1001, f, 2)
+        pickle.dump({"protocol_version": 1001, "little_endian": True,
+                     "type_sizes": {"short": 2, "int": 4, "long": 4}}, f, 2)
+        f.write(body.getvalue())
+        pickle.dump(sorted(storages), f, 2)
+        for key in sorted(storages):
+            f.write(struct.pack("<q", len(storages[key])))
+            f.write(struct.pack(f"<{len(storages[key])}f", *storages[key]))
+
+
+def main():
+    print("python", sys.version.split()[0], "torch", torch.__version__)
+    torch.save(small(), OUT + "small_zip.pth")
+    torch.save(small(), OUT + "small_legacy.pth", _use_new_zipfile_serialization=False)
+    very_old(OUT + "small_very_old.pth", collections.OrderedDict(
+        [("plain", tensor("plain", (2, 3))), ("other", tensor("other", (4,)))]))
+    net = original()
+    torch.save(net, OUT + "original.ckpt", _use_new_zipfile_serialization=False)
+    # The official training script's list; its optimiser's state is reduced to what keeps its form.
+    model = collections.OrderedDict(("module." + n, t.half()) for n, t in net.items())
+    first = next(iter(net.values()))
+    optimizer = {"state": {0: {"step": 7, "exp_avg": torch.zeros_like(first), "amsgrad": False}},
+                 "param_groups": [{"lr": 2e-4, "betas": (0.9, 0.999), "params": [0]}]}
+    ema = {n: t.half() for n, t in original(8.0).items()}
+    torch.save([model, optimizer, 3, 70, ema], OUT + "original_list.pth", _use_new_zipfile_serialization=False)
+
+
+main()
