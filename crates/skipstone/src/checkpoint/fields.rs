@@ -91,10 +91,10 @@ impl Fields {
     }
 
     /// One of the texts that `choices` lists, as what stands beside it; `default` where absent.
-    pub fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)], default: T) -> Result<T> {
+    pub fn choice<T: Clone>(&self, name: &str, choices: &[(&str, T)], default: T) -> Result<T> {
         let Some(text) = self.str(name)? else { return Ok(default) };
-        choices.iter().find(|(known, _)| *known == text).map(|&(_, value)| value).ok_or_else(|| {
-            let known: Vec<&str> = choices.iter().map(|&(known, _)| known).collect();
+        choices.iter().find(|(known, _)| *known == text).map(|(_, value)| value.clone()).ok_or_else(|| {
+            let known: Vec<&str> = choices.iter().map(|(known, _)| *known).collect();
             Error::unsupported(format!("{name}: {text:?}; supported are {}", known.join(", ")))
         })
     }

@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 pub use config::{config_from_json, config_to_json};
 pub use safetensors::{NamedTensor, Precision, TensorSet, read_tensors, write_tensors};
 pub use save::{ModelFiles, save};
-pub use scheduler::{BetaScheduleName, PredictionName, SchedulerConfig, SpacingName, VarianceName};
+pub use scheduler::{SchedulerConfig, VarianceName};
 
 use crate::error::{Error, Kind, Result};
 use crate::unet::{Config, Parameters};

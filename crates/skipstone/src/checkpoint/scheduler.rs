@@ -4,66 +4,13 @@ use serde_json::json;
 
 use super::config::DIFFUSERS_VERSION;
 use super::fields::Fields;
-use crate::denoiser::Prediction;
+use crate::denoiser::{Bound, Clip, DynamicThreshold, Prediction};
 use crate::error::{Error, Result};
+use crate::schedule::{BetaSchedule, FinalLevel, MAX_TRAIN_STEPS, Schedule};
+use crate::trajectory::Spacing;
 
 /// Most training times a file may ask for.
-const MAX_TIMES: usize = 1_000_000;
-
-/// `beta_schedule`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BetaScheduleName {
-    /// `linear`: β from beta_start to beta_end.
-    Linear,
-    /// `scaled_linear`: √β from √beta_start to √beta_end.
-    ScaledLinear,
-    /// `squaredcos_cap_v2`: the cosine schedule (Nichol & Dhariwal, arXiv 2102.09672).
-    SquaredCos,
-    /// `sigmoid`: β along a sigmoid from −6 to 6.
-    Sigmoid,
-}
-
-/// `prediction_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PredictionName {
-    /// `epsilon`.
-    Epsilon,
-    /// `sample`.
-    Sample,
-    /// `v_prediction`.
-    Velocity,
-}
-
-impl From<PredictionName> for Prediction {
-    fn from(name: PredictionName) -> Self {
-        match name {
-            PredictionName::Epsilon => Self::Epsilon,
-            PredictionName::Sample => Self::Sample,
-            PredictionName::Velocity => Self::Velocity,
-        }
-    }
-}
-
-impl From<Prediction> for PredictionName {
-    fn from(prediction: Prediction) -> Self {
-        match prediction {
-            Prediction::Epsilon => Self::Epsilon,
-            Prediction::Sample => Self::Sample,
-            Prediction::Velocity => Self::Velocity,
-        }
-    }
-}
-
-/// `timestep_spacing`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SpacingName {
-    /// `leading`.
-    Leading,
-    /// `trailing`.
-    Trailing,
-    /// `linspace`.
-    Linspace,
-}
+const MAX_TIMES: usize = MAX_TRAIN_STEPS as usize;
 
 /// `variance_type` of a DDPM scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,19 +29,19 @@ pub enum VarianceName {
     LearnedRange,
 }
 
-const BETAS: &[(&str, BetaScheduleName)] = &[
-    ("linear", BetaScheduleName::Linear),
-    ("scaled_linear", BetaScheduleName::ScaledLinear),
-    ("squaredcos_cap_v2", BetaScheduleName::SquaredCos),
-    ("sigmoid", BetaScheduleName::Sigmoid),
+const BETAS: &[(&str, BetaSchedule)] = &[
+    ("linear", BetaSchedule::Linear),
+    ("scaled_linear", BetaSchedule::ScaledLinear),
+    ("squaredcos_cap_v2", BetaSchedule::SquaredCosCapV2),
+    ("sigmoid", BetaSchedule::Sigmoid),
 ];
-const PREDICTIONS: &[(&str, PredictionName)] = &[
-    ("epsilon", PredictionName::Epsilon),
-    ("sample", PredictionName::Sample),
-    ("v_prediction", PredictionName::Velocity),
+const PREDICTIONS: &[(&str, Prediction)] = &[
+    ("epsilon", Prediction::Epsilon),
+    ("sample", Prediction::Sample),
+    ("v_prediction", Prediction::Velocity),
 ];
-const SPACINGS: &[(&str, SpacingName)] =
-    &[("leading", SpacingName::Leading), ("trailing", SpacingName::Trailing), ("linspace", SpacingName::Linspace)];
+const SPACINGS: &[(&str, Spacing)] =
+    &[("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
 const VARIANCES: &[(&str, VarianceName)] = &[
     ("fixed_small", VarianceName::FixedSmall),
     ("fixed_small_log", VarianceName::FixedSmallLog),
@@ -104,8 +51,8 @@ const VARIANCES: &[(&str, VarianceName)] = &[
     ("learned_range", VarianceName::LearnedRange),
 ];
 
-fn name_of<T: PartialEq>(value: T, known: &[(&'static str, T)]) -> &'static str {
-    known.iter().find(|(_, v)| *v == value).map_or("", |(name, _)| name)
+fn name_of<T: PartialEq>(value: &T, known: &[(&'static str, T)]) -> &'static str {
+    known.iter().find(|(_, v)| v == value).map_or("", |(name, _)| name)
 }
 
 /// A scheduler's settings, under diffusers' own names.
@@ -118,11 +65,11 @@ pub struct SchedulerConfig {
     /// Last β.
     pub beta_end: f64,
     /// How β goes from the first to the last.
-    pub beta_schedule: BetaScheduleName,
+    pub beta_schedule: BetaSchedule,
     /// All T values of β; where given, the three fields above are not used.
     pub trained_betas: Option<Vec<f64>>,
-    /// Whether x̂₀ is clipped while sampling.
-    pub clip_sample: bool,
+    /// Whether x̂₀ is clipped while sampling; `None` where the file does not say.
+    pub clip_sample: Option<bool>,
     /// To ± how much.
     pub clip_sample_range: f64,
     /// Whether the last step lands on a = 1 instead of a₁.
@@ -130,15 +77,15 @@ pub struct SchedulerConfig {
     /// Added to the times of the `leading` spacing.
     pub steps_offset: usize,
     /// What the network's output means.
-    pub prediction_type: PredictionName,
+    pub prediction_type: Prediction,
     /// Whether x̂₀ is clipped at a quantile of its own.
     pub thresholding: bool,
     /// That quantile.
     pub dynamic_thresholding_ratio: f64,
     /// Largest threshold.
     pub sample_max_value: f64,
-    /// How S times are taken out of T.
-    pub timestep_spacing: SpacingName,
+    /// How S times are taken out of T; `None` where the file does not say.
+    pub timestep_spacing: Option<Spacing>,
     /// Whether β is rescaled to a_T = 0.
     pub rescale_betas_zero_snr: bool,
     /// Which variance a DDPM sampler takes.
@@ -152,17 +99,17 @@ impl Default for SchedulerConfig {
             num_train_timesteps: 1000,
             beta_start: 1e-4,
             beta_end: 0.02,
-            beta_schedule: BetaScheduleName::Linear,
+            beta_schedule: BetaSchedule::Linear,
             trained_betas: None,
-            clip_sample: true,
+            clip_sample: None,
             clip_sample_range: 1.0,
             set_alpha_to_one: true,
             steps_offset: 0,
-            prediction_type: PredictionName::Epsilon,
+            prediction_type: Prediction::Epsilon,
             thresholding: false,
             dynamic_thresholding_ratio: 0.995,
             sample_max_value: 1.0,
-            timestep_spacing: SpacingName::Leading,
+            timestep_spacing: None,
             rescale_betas_zero_snr: false,
             variance_type: VarianceName::FixedSmall,
         }
@@ -196,7 +143,10 @@ impl SchedulerConfig {
                 None => fields.choice("beta_schedule", BETAS, d.beta_schedule)?,
             },
             trained_betas,
-            clip_sample: fields.bool("clip_sample", d.clip_sample)?,
+            clip_sample: match fields.get("clip_sample") {
+                Some(_) => Some(fields.bool("clip_sample", true)?),
+                None => None,
+            },
             clip_sample_range: fields.f64("clip_sample_range", d.clip_sample_range)?,
             set_alpha_to_one: fields.bool("set_alpha_to_one", d.set_alpha_to_one)?,
             steps_offset: fields.usize("steps_offset", d.steps_offset)?,
@@ -204,12 +154,44 @@ impl SchedulerConfig {
             thresholding: fields.bool("thresholding", d.thresholding)?,
             dynamic_thresholding_ratio: fields.f64("dynamic_thresholding_ratio", d.dynamic_thresholding_ratio)?,
             sample_max_value: fields.f64("sample_max_value", d.sample_max_value)?,
-            timestep_spacing: fields.choice("timestep_spacing", SPACINGS, d.timestep_spacing)?,
+            timestep_spacing: match fields.get("timestep_spacing") {
+                Some(_) => Some(fields.choice("timestep_spacing", SPACINGS, Spacing::Leading)?),
+                None => None,
+            },
             rescale_betas_zero_snr: fields.bool("rescale_betas_zero_snr", d.rescale_betas_zero_snr)?,
             variance_type: fields.choice("variance_type", VARIANCES, d.variance_type)?,
         };
         config.validate()?;
         Ok(config)
+    }
+
+    /// The noise levels these settings describe.
+    ///
+    /// # Errors
+    /// Values of β outside (0, 1).
+    pub fn schedule(&self) -> Result<Schedule> {
+        let steps = u32::try_from(self.num_train_timesteps).unwrap_or(u32::MAX);
+        let family = match &self.trained_betas {
+            Some(betas) => BetaSchedule::Trained(betas.clone()),
+            None => self.beta_schedule.clone(),
+        };
+        let schedule = Schedule::new(&family, self.beta_start, self.beta_end, steps)?;
+        if self.rescale_betas_zero_snr { schedule.with_zero_terminal_snr() } else { Ok(schedule) }
+    }
+
+    /// Where the last step lands.
+    pub fn final_level(&self) -> FinalLevel {
+        if self.set_alpha_to_one { FinalLevel::Clean } else { FinalLevel::FirstTrained }
+    }
+
+    /// What sampling does to x̂₀ as diffusers reads these settings, which keeps the network's ε̂; `None` where the
+    /// file does not say.
+    pub fn clip(&self) -> Option<Clip> {
+        if self.thresholding {
+            let (ratio, max) = (self.dynamic_thresholding_ratio, self.sample_max_value);
+            return Some(Clip::KeepEps(Bound::Dynamic(DynamicThreshold { ratio, max })));
+        }
+        self.clip_sample.map(|clip| if clip { Clip::KeepEps(Bound::Range(self.clip_sample_range)) } else { Clip::Off })
     }
 
     /// Checks ranges; the values of β are the schedule's business.
@@ -249,24 +231,36 @@ impl SchedulerConfig {
             "_class_name": "DDIMScheduler",
             "_diffusers_version": DIFFUSERS_VERSION,
             "beta_end": self.beta_end,
-            "beta_schedule": name_of(self.beta_schedule, BETAS),
+            "beta_schedule": name_of(&self.beta_schedule, BETAS),
             "beta_start": self.beta_start,
-            "clip_sample": self.clip_sample,
             "clip_sample_range": self.clip_sample_range,
             "dynamic_thresholding_ratio": self.dynamic_thresholding_ratio,
             "num_train_timesteps": self.num_train_timesteps,
-            "prediction_type": name_of(self.prediction_type, PREDICTIONS),
+            "prediction_type": name_of(&self.prediction_type, PREDICTIONS),
             "rescale_betas_zero_snr": self.rescale_betas_zero_snr,
             "sample_max_value": self.sample_max_value,
             "set_alpha_to_one": self.set_alpha_to_one,
             "steps_offset": self.steps_offset,
             "thresholding": self.thresholding,
-            "timestep_spacing": name_of(self.timestep_spacing, SPACINGS),
             "trained_betas": self.trained_betas,
         });
+        // What is left unsaid keeps the default of whoever reads the file.
+        if let Some(clip) = self.clip_sample {
+            value["clip_sample"] = json!(clip);
+        }
+        if let Some(spacing) = self.timestep_spacing {
+            value["timestep_spacing"] = json!(name_of(&spacing, SPACINGS));
+        }
+        if let (None, BetaSchedule::Const | BetaSchedule::Jsd, Ok(schedule)) =
+            (&self.trained_betas, &self.beta_schedule, self.schedule())
+        {
+            // Names that diffusers does not know: the list says the same.
+            value["beta_schedule"] = json!("linear");
+            value["trained_betas"] = json!(schedule.betas());
+        }
         if self.variance_type != VarianceName::FixedSmall {
             // No field of DDIMScheduler, which passes over it: stated only where it says something.
-            value["variance_type"] = json!(name_of(self.variance_type, VARIANCES));
+            value["variance_type"] = json!(name_of(&self.variance_type, VARIANCES));
         }
         format!("{value:#}\n")
     }
@@ -280,9 +274,9 @@ mod tests {
     fn an_empty_file_gives_the_defaults_of_diffusers() {
         let config = SchedulerConfig::from_json("{}").unwrap();
         assert_eq!((config.num_train_timesteps, config.beta_start, config.beta_end), (1000, 1e-4, 0.02));
-        assert_eq!((config.clip_sample, config.set_alpha_to_one, config.steps_offset), (true, true, 0));
+        assert_eq!((config.clip_sample, config.set_alpha_to_one, config.steps_offset), (None, true, 0));
         assert_eq!((config.dynamic_thresholding_ratio, config.sample_max_value), (0.995, 1.0));
-        assert_eq!(config.timestep_spacing, SpacingName::Leading);
+        assert_eq!(config.timestep_spacing, None);
         assert_eq!(config.trained_betas, None);
     }
 
@@ -292,17 +286,17 @@ mod tests {
             num_train_timesteps: 3,
             beta_start: 0.00085,
             beta_end: 0.012,
-            beta_schedule: BetaScheduleName::ScaledLinear,
+            beta_schedule: BetaSchedule::ScaledLinear,
             trained_betas: None,
             clip_sample: false,
             clip_sample_range: 1.25,
             set_alpha_to_one: false,
             steps_offset: 1,
-            prediction_type: PredictionName::Velocity,
+            prediction_type: Prediction::Velocity,
             thresholding: true,
             dynamic_thresholding_ratio: 0.9,
             sample_max_value: 1.5,
-            timestep_spacing: SpacingName::Trailing,
+            timestep_spacing: Spacing::Trailing,
             rescale_betas_zero_snr: true,
             variance_type: VarianceName::FixedLarge,
         };

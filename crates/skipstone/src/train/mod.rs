@@ -1,4 +1,13 @@
-//! TODO
+//! Training: a recipe, a trainer that makes steps, and a run that keeps them in a folder.
+
+mod recipe;
+mod run;
+mod state;
+mod trainer;
 
 pub mod curve;
 pub mod events;
+
+pub use recipe::{DataRecipe, DiffusionRecipe, EmaRecipe, ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe, Weighting};
+pub use run::{Ended, Event, Run};
+pub use trainer::{StepReport, Trainer};

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{BetaScheduleName, PredictionName, SchedulerConfig};
+use crate::checkpoint::SchedulerConfig;
+use crate::denoiser::Prediction;
 use crate::error::{Error, Result};
+use crate::trajectory::Spacing;
 use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 
 /// Everything a training depends on besides its data. Every key has a default; an unknown key is an error.
@@ -81,7 +83,7 @@ impl Default for ModelRecipe {
 pub struct DiffusionRecipe {
     /// T.
     pub timesteps: usize,
-    /// linear | scaled_linear | squaredcos_cap_v2 | sigmoid.
+    /// linear | scaled_linear | squaredcos_cap_v2 | sigmoid | const | jsd.
     pub schedule: String,
     /// First β.
     pub beta_start: f64,
@@ -325,7 +327,7 @@ impl Recipe {
         self.cosine()?;
         self.weighting()?;
         let scheduler = self.scheduler()?;
-        scheduler.schedule()?.check_prediction(scheduler.prediction_type.into())?;
+        scheduler.schedule()?.check_prediction(scheduler.prediction_type)?;
         self.config(self.data.classes.then_some(1))?;
         Ok(())
     }
@@ -377,26 +379,22 @@ impl Recipe {
             num_train_timesteps: d.timesteps,
             beta_start: d.beta_start,
             beta_end: d.beta_end,
-            beta_schedule: choose(
-                "diffusion.schedule",
-                &d.schedule,
-                &[
-                    ("linear", BetaScheduleName::Linear),
-                    ("scaled_linear", BetaScheduleName::ScaledLinear),
-                    ("squaredcos_cap_v2", BetaScheduleName::SquaredCos),
-                    ("sigmoid", BetaScheduleName::Sigmoid),
-                ],
-            )?,
+            beta_schedule: d.schedule.parse().map_err(|e: Error| {
+                Error::argument(format!("diffusion.schedule: {}", e.message()))
+            })?,
             prediction_type: choose(
                 "diffusion.prediction",
                 &d.prediction,
                 &[
-                    ("epsilon", PredictionName::Epsilon),
-                    ("sample", PredictionName::Sample),
-                    ("v_prediction", PredictionName::Velocity),
+                    ("epsilon", Prediction::Epsilon),
+                    ("sample", Prediction::Sample),
+                    ("v_prediction", Prediction::Velocity),
                 ],
             )?,
             rescale_betas_zero_snr: d.zero_snr,
+            // diffusers would clip and start below T by default; these make it sample as we do.
+            clip_sample: Some(false),
+            timestep_spacing: Some(Spacing::Trailing),
             ..SchedulerConfig::default()
         })
     }

@@ -225,7 +225,7 @@ impl Trainer {
         fill_gaussian(seed, Purpose::TrainNoise, first, 0, &mut eps);
         let times = self.draw_times(batch_index)?;
         let levels = times.iter().map(|t| self.schedule.level(*t)).collect::<Result<Vec<_>>>()?;
-        let prediction = Prediction::from(self.scheduler.prediction_type);
+        let prediction = self.scheduler.prediction_type;
         let x_t = process::diffuse(&x0, &eps, &levels)?;
         let target = process::target(prediction, &x0, &eps, &levels)?;
         let classes = self.draw_classes(&picks, first);
@@ -285,7 +285,7 @@ impl Trainer {
     /// # Errors
     /// The samples are not finite.
     pub fn preview(&self) -> Result<Array4<f32>> {
-        let prediction = self.scheduler.prediction_type.into();
+        let prediction = self.scheduler.prediction_type;
         let network = UNet::new(self.config.clone(), self.state.ema.clone(), prediction)?;
         let t = &self.recipe.train;
         let times = self.schedule.train_steps();
