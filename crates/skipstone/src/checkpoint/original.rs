@@ -88,7 +88,7 @@ pub(super) fn has_names(tensors: &TensorFile<'_>) -> bool {
 
 /// The official schedule: linear, T = 1000, and no clipping.
 pub(super) fn scheduler() -> SchedulerConfig {
-    SchedulerConfig { clip_sample: false, ..SchedulerConfig::default() }
+    SchedulerConfig { clip_sample: Some(false), ..SchedulerConfig::default() }
 }
 
 /// The architecture that the tensors' shapes imply, and the tensors under diffusers' names.

@@ -47,19 +47,20 @@ impl State {
             .iter()
             .flat_map(|group| self.weights.layout().specs().iter().map(move |spec| format!("{group}/{}", spec.name)))
             .collect();
-        let tensors = self
+        let tensors: Vec<(&str, &[usize], &[f32])> = self
             .groups()
             .into_iter()
-            .flat_map(|group| group.iter())
+            .flat_map(Parameters::iter)
             .zip(&names)
-            .map(|((spec, values), name)| (name.as_str(), &spec.shape[..], values));
+            .map(|((spec, values), name)| (name.as_str(), &spec.shape[..], values))
+            .collect();
         let metadata = BTreeMap::from([
             ("step".to_string(), self.step.to_string()),
             ("recipe".to_string(), identity.recipe.clone()),
             ("data".to_string(), identity.data.clone()),
             ("init".to_string(), identity.init.clone()),
         ]);
-        files::write_atomically(path, |out| write_tensors(tensors, &metadata, Precision::F32, out))
+        files::write_atomically(path, |out| write_tensors(tensors.iter().copied(), &metadata, Precision::F32, out))
     }
 
     /// Reads a state whose parameters have the given layout.
