@@ -35,11 +35,8 @@ const BETAS: &[(&str, BetaSchedule)] = &[
     ("squaredcos_cap_v2", BetaSchedule::SquaredCosCapV2),
     ("sigmoid", BetaSchedule::Sigmoid),
 ];
-const PREDICTIONS: &[(&str, Prediction)] = &[
-    ("epsilon", Prediction::Epsilon),
-    ("sample", Prediction::Sample),
-    ("v_prediction", Prediction::Velocity),
-];
+const PREDICTIONS: &[(&str, Prediction)] =
+    &[("epsilon", Prediction::Epsilon), ("sample", Prediction::Sample), ("v_prediction", Prediction::Velocity)];
 const SPACINGS: &[(&str, Spacing)] =
     &[("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
 const VARIANCES: &[(&str, VarianceName)] = &[

@@ -379,9 +379,10 @@ impl Recipe {
             num_train_timesteps: d.timesteps,
             beta_start: d.beta_start,
             beta_end: d.beta_end,
-            beta_schedule: d.schedule.parse().map_err(|e: Error| {
-                Error::argument(format!("diffusion.schedule: {}", e.message()))
-            })?,
+            beta_schedule: d
+                .schedule
+                .parse()
+                .map_err(|e: Error| Error::argument(format!("diffusion.schedule: {}", e.message())))?,
             prediction_type: choose(
                 "diffusion.prediction",
                 &d.prediction,
@@ -439,11 +440,7 @@ impl Recipe {
 
     /// The decay of the moving average at step `step` (from 1).
     pub fn ema_decay(&self, step: u64) -> f64 {
-        if self.ema.warmup {
-            self.ema.decay.min((1.0 + step as f64) / (10.0 + step as f64))
-        } else {
-            self.ema.decay
-        }
+        if self.ema.warmup { self.ema.decay.min((1.0 + step as f64) / (10.0 + step as f64)) } else { self.ema.decay }
     }
 }
 

@@ -90,8 +90,10 @@ impl Run {
         let state = folder.join("state").join("training.safetensors");
         let exists = state.exists();
         if exists && !resume {
-            return Err(Error::argument("the folder holds a training; --resume continues it, another --out starts anew")
-                .in_file(folder));
+            return Err(Error::argument(
+                "the folder holds a training; --resume continues it, another --out starts anew",
+            )
+            .in_file(folder));
         }
         let mut hash = Sha256::new();
         hash.update(data.images().as_slice().unwrap_or_default());
@@ -195,7 +197,8 @@ impl Run {
             let report = self.trainer.step().map_err(|e| match e.kind() {
                 Kind::NonFinite => {
                     let model = self.model();
-                    let good = format!("{}; the checkpoint of step {saved} in {} is good", e.message(), model.display());
+                    let good =
+                        format!("{}; the checkpoint of step {saved} in {} is good", e.message(), model.display());
                     Error::new(Kind::NonFinite, good)
                 }
                 _ => e,
@@ -251,7 +254,10 @@ impl Run {
         let images = self.trainer.preview()?;
         let [_, height, width] = self.trainer.data().shape();
         if !matches!(images.dim().1, 1 | 3) {
-            return Err(Error::unsupported(format!("a preview of {} channels; set train.preview_every = 0", images.dim().1)));
+            return Err(Error::unsupported(format!(
+                "a preview of {} channels; set train.preview_every = 0",
+                images.dim().1
+            )));
         }
         let picture = grid(&images, near_square(images.dim().0), &Layout::magnified(height, width))?;
         let path = self.folder.join("previews").join(format!("step-{step:07}.png"));

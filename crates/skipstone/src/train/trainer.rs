@@ -103,7 +103,18 @@ impl Trainer {
         let seed = recipe.train.seed;
         let words: Words = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
         let epochs = Epochs::new(data.len(), words)?;
-        Ok(Self { state: State::new(weights), epochs, recipe, config, scheduler, schedule, data, null_class, backprop, gradient })
+        Ok(Self {
+            state: State::new(weights),
+            epochs,
+            recipe,
+            config,
+            scheduler,
+            schedule,
+            data,
+            null_class,
+            backprop,
+            gradient,
+        })
     }
 
     /// Steps done.
