@@ -11,7 +11,7 @@ use super::config::Config;
 use super::execute::{Inputs, Plan, Workspace};
 use super::graph::Graph;
 use super::network::{check, time_indices};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::schedule::Time;
 
 /// One batch to take the gradient over.
@@ -38,6 +38,8 @@ pub struct Backprop {
     plan: Plan,
     shard: usize,
     workers: Vec<Worker>,
+    /// Threads of our own, which keep their scratch memory from step to step.
+    pool: rayon::ThreadPool,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +82,11 @@ impl Backprop {
         let graph = Graph::new(&config)?;
         let plan = Plan::training(&graph);
         let workers = (0..threads).map(|_| Worker::default()).collect();
-        Ok(Self { config, graph, plan, shard, workers })
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .map_err(|e| Error::new(Kind::Io, format!("{threads} threads: {e}")))?;
+        Ok(Self { config, graph, plan, shard, workers, pool })
     }
 
     /// Bytes that activations and gradients take for a batch of `n` images.
@@ -157,17 +163,15 @@ impl Backprop {
                 turned.notify_all();
             }
         };
+        // A worker that starts late finds fewer shards left; none ever waits for one that has not started, because
+        // shards are handed out in order to workers that are running.
         let threads = self.workers.len().min(shards);
-        if threads <= 1 {
-            work(&mut self.workers[0]);
-        } else {
-            let work = &work;
-            std::thread::scope(|scope| {
-                for worker in &mut self.workers[..threads] {
-                    scope.spawn(move || work(worker));
-                }
-            });
-        }
+        let work = &work;
+        self.pool.scope(|scope| {
+            for worker in &mut self.workers[..threads] {
+                scope.spawn(move |_| work(worker));
+            }
+        });
         Ok(())
     }
 }
