@@ -295,6 +295,35 @@ fn a_training_that_diverges_names_its_step_and_keeps_the_state_before_it() {
 }
 
 #[test]
+fn a_run_that_diverges_keeps_its_last_good_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let wild = [
+        "optimizer.kind=adamw",
+        "optimizer.lr=10",
+        "optimizer.weight_decay=100",
+        "optimizer.warmup=0",
+        "train.steps=100",
+        "train.checkpoint_every=1",
+    ];
+    let mut run = open(dir.path(), &wild, 1, false).unwrap();
+    let mut saved = 0;
+    let mut observer = |event: Event<'_>| {
+        if let Event::Checkpoint { step } = event {
+            saved = step;
+        }
+        ControlFlow::Continue(())
+    };
+    let error = run.train(&mut observer).unwrap_err();
+    assert_eq!(error.kind(), Kind::NonFinite);
+    assert!(saved > 0 && error.message().contains(&format!("checkpoint of step {saved}")), "{error}");
+    drop(run);
+    let run = open(dir.path(), &wild, 1, true).unwrap();
+    assert_eq!(run.trainer().step_count(), saved);
+    assert!(run.trainer().weights().data().iter().all(|v| v.is_finite()));
+    load(&run.model(), &LoadOptions::default()).unwrap();
+}
+
+#[test]
 fn initial_weights_are_used_and_those_of_another_architecture_refused() {
     let given = trainer(&["train.seed=9"], 1).weights().clone();
     let started = Trainer::new(recipe(&[]), pictures(), Some(given.clone()), 1).unwrap();
