@@ -34,7 +34,9 @@ impl Shape {
 
     /// Floating-point operations for one image, a multiplication and an addition counted as two.
     pub fn flops(&self) -> u64 {
-        4 * (self.channels * self.pixels * self.pixels) as u64
+        let (channels, pixels) = (self.channels as u64, self.pixels as u64);
+        // A config may ask for more than can be counted.
+        pixels.saturating_mul(pixels).saturating_mul(4 * channels)
     }
 
     fn check(&self, n: usize, slices: &[&[f32]]) {

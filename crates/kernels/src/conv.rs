@@ -55,7 +55,7 @@ impl Shape {
 
     /// Floating-point operations for one image, a multiplication and an addition counted as two.
     pub fn flops(&self) -> u64 {
-        2 * (self.patch() * self.output_len()) as u64
+        (2 * self.patch() as u64).saturating_mul(self.output_len() as u64)
     }
 
     fn is_pointwise(&self) -> bool {

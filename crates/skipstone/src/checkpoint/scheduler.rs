@@ -285,7 +285,7 @@ mod tests {
             beta_end: 0.012,
             beta_schedule: BetaSchedule::ScaledLinear,
             trained_betas: None,
-            clip_sample: false,
+            clip_sample: Some(false),
             clip_sample_range: 1.25,
             set_alpha_to_one: false,
             steps_offset: 1,
@@ -293,7 +293,7 @@ mod tests {
             thresholding: true,
             dynamic_thresholding_ratio: 0.9,
             sample_max_value: 1.5,
-            timestep_spacing: Spacing::Trailing,
+            timestep_spacing: Some(Spacing::Trailing),
             rescale_betas_zero_snr: true,
             variance_type: VarianceName::FixedLarge,
         };

@@ -295,7 +295,7 @@ fn an_original_state_dict_gives_its_architecture_and_weights() {
     // One level of attention, the second: 16·2.
     assert_eq!((model.config.sample_size, model.config.layers_per_block), ([32, 32], 1));
     assert_eq!((model.config.in_channels, model.config.downsample_padding, model.config.norm_eps), (1, 0, 1e-6));
-    assert_eq!((model.scheduler.num_train_timesteps, model.scheduler.clip_sample), (1000, false));
+    assert_eq!((model.scheduler.num_train_timesteps, model.scheduler.clip_sample), (1000, Some(false)));
     assert_eq!((model.weights, model.format), (Weights::Unspecified, Format::Original));
     assert_formula(&model, 0.0);
     for weights in [WeightsChoice::Ema, WeightsChoice::Raw] {

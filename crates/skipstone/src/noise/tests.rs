@@ -91,7 +91,7 @@ fn given_noise_is_taken_in_step_order_and_its_shape_is_checked() {
     let mut given = Given::new(Array5::from_shape_fn((2, 1, 1, 1, 2), |(call, ..)| call as f32));
     let mut out = Array4::zeros((1, 1, 1, 2));
     given.fill(1, &mut out).unwrap();
-    assert_eq!(out, Array4::ones((1, 1, 1, 2)));
+    assert_eq!(out, Array4::<f32>::ones((1, 1, 1, 2)));
     assert!(given.fill(2, &mut out).is_err());
     assert!(given.fill(0, &mut Array4::zeros((2, 1, 1, 2))).is_err());
     assert!(Given::new(Array5::from_elem((1, 1, 1, 1, 2), f32::NAN)).fill(0, &mut out).is_err());

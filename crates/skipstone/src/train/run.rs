@@ -141,6 +141,8 @@ impl Run {
     /// Writes the state, then the model folder that follows from it.
     fn checkpoint(&self) -> Result<()> {
         let state = &self.trainer.state;
+        // The step that makes the weights overflow succeeds: it must not replace the last good state.
+        state.check_finite()?;
         state.write(&self.folder.join("state").join("training.safetensors"), &self.identity)?;
         let provenance = BTreeMap::from([
             ("data".to_string(), self.identity.data.clone()),
@@ -193,16 +195,9 @@ impl Run {
         let (begun, first) = (Instant::now(), self.trainer.step_count());
         let (mut since, mut sum, mut count) = (Instant::now(), 0.0, 0u64);
         let mut saved = self.trainer.step_count();
+        let model = self.model();
         while !self.trainer.is_finished() {
-            let report = self.trainer.step().map_err(|e| match e.kind() {
-                Kind::NonFinite => {
-                    let model = self.model();
-                    let good =
-                        format!("{}; the checkpoint of step {saved} in {} is good", e.message(), model.display());
-                    Error::new(Kind::NonFinite, good)
-                }
-                _ => e,
-            })?;
+            let report = self.trainer.step().map_err(|e| name_good_checkpoint(e, saved, &model))?;
             let step = report.step;
             sum += report.loss;
             count += 1;
@@ -233,14 +228,14 @@ impl Run {
                 stop |= observer(Event::Preview { step, path: &path }).is_break();
             }
             if step.is_multiple_of(t.checkpoint_every) || last || stop {
-                self.checkpoint()?;
+                self.checkpoint().map_err(|e| name_good_checkpoint(e, saved, &model))?;
                 saved = step;
                 stop |= observer(Event::Checkpoint { step }).is_break();
             }
             if stop && !last {
                 // The observer may have asked only just now, after a step that was no checkpoint.
                 if saved != step {
-                    self.checkpoint()?;
+                    self.checkpoint().map_err(|e| name_good_checkpoint(e, saved, &model))?;
                 }
                 return Ok(Ended::Stopped(step));
             }
@@ -278,6 +273,15 @@ impl Run {
         let picture = loss_curve(&format!("training loss, {}", self.trainer.data().name()), &losses)?;
         write_png(&self.folder.join("loss.png"), &picture, &[("Software", "skipstone")])
     }
+}
+
+/// Adds to the error of a training that diverged which checkpoint can still be used.
+fn name_good_checkpoint(error: Error, saved: u64, model: &Path) -> Error {
+    if error.kind() != Kind::NonFinite {
+        return error;
+    }
+    let message = format!("{}; the checkpoint of step {saved} in {} is good", error.message(), model.display());
+    Error::new(Kind::NonFinite, message)
 }
 
 fn append(path: &Path) -> Result<File> {

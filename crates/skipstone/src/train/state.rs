@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{Precision, read_tensors, write_tensors};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::unet::{Layout, Parameters};
 
@@ -40,6 +40,19 @@ impl State {
 
     fn groups(&self) -> [&Parameters; 4] {
         [&self.weights, &self.ema, &self.moments[0], &self.moments[1]]
+    }
+
+    /// Refuses a state with a number that is not finite: no step leads back from it.
+    pub fn check_finite(&self) -> Result<()> {
+        for (group, parameters) in GROUPS.iter().zip(self.groups()) {
+            if let Some((spec, _)) = parameters.iter().find(|(_, values)| values.iter().any(|v| !v.is_finite())) {
+                return Err(Error::new(
+                    Kind::NonFinite,
+                    format!("step {}: {group}/{} is not finite; lower optimizer.lr", self.step, spec.name),
+                ));
+            }
+        }
+        Ok(())
     }
 
     pub fn write(&self, path: &Path, identity: &Identity) -> Result<()> {

@@ -219,6 +219,17 @@ impl Config {
                 return fail(format!("attn_norm_num_groups: {groups} does not divide {channels} channels"));
             }
         }
+        if let Some(dim) = self.attention_head_dim {
+            let attends = |level: &usize| {
+                self.down_blocks[*level] == DownBlock::Attention
+                    || self.up_blocks[levels - 1 - level] == UpBlock::Attention
+                    || (self.add_attention && level + 1 == levels)
+            };
+            let mut widths = (0..levels).filter(attends).map(|level| self.block_out_channels[level]);
+            if let Some(channels) = widths.find(|channels| dim == 0 || channels % dim != 0) {
+                return fail(format!("attention_head_dim: {dim} does not divide the {channels} channels of a level"));
+            }
+        }
         if let TimeEmbedding::Learned { num_train_timesteps } = self.time_embedding
             && !(1..=1_000_000).contains(&num_train_timesteps)
         {

@@ -208,7 +208,7 @@ impl Graph {
                 Op::Linear { x, y, .. } => 2 * (self.value(*x).len() * self.value(*y).len()) as u64,
                 _ => 0,
             })
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 }
 

@@ -15,3 +15,6 @@ pub use backprop::{Backprop, Batch};
 pub use config::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 pub use network::{UNet, flops, initialise, layout};
 pub use params::{Layout, ParameterSpec, Parameters};
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,8 @@
 // Each test binary uses a part of this module.
 #![allow(dead_code)]
 
+pub mod unets;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 

@@ -1,0 +1,220 @@
+use std::sync::Arc;
+
+use ndarray::Array4;
+use proptest::prelude::*;
+use skipstone_kernels::Threads;
+
+use super::execute::{Inputs, Plan, Workspace};
+use super::graph::Graph;
+use super::*;
+use crate::denoiser::Prediction;
+use crate::schedule::Time;
+
+/// google/ddpm-cifar10-32.
+fn cifar() -> Config {
+    use {DownBlock as D, UpBlock as U};
+    Config {
+        sample_size: [32, 32],
+        in_channels: 3,
+        out_channels: 3,
+        down_blocks: vec![D::Plain, D::Attention, D::Plain, D::Plain],
+        up_blocks: vec![U::Plain, U::Plain, U::Attention, U::Plain],
+        block_out_channels: vec![128, 256, 256, 256],
+        ..Config::default()
+    }
+}
+
+#[test]
+fn the_cifar_network_has_the_published_number_of_parameters() {
+    let layout = layout(&cifar()).unwrap();
+    assert_eq!(layout.len(), 35_746_307);
+    // Parameters lie one after the other, without gaps.
+    let mut end = 0;
+    for spec in layout.specs() {
+        assert_eq!(spec.offset, end, "{}", spec.name);
+        end += spec.len();
+    }
+    assert_eq!(end, layout.len());
+    for (name, shape) in [
+        ("time_embedding.linear_1.weight", &[512, 128][..]),
+        ("down_blocks.1.attentions.1.to_out.0.weight", &[256, 256]),
+        ("up_blocks.2.resnets.2.conv_shortcut.weight", &[256, 384, 1, 1]),
+        ("up_blocks.3.resnets.0.conv1.weight", &[128, 384, 3, 3]),
+    ] {
+        assert_eq!(layout.get(name).unwrap_or_else(|| panic!("no {name}")).shape, shape, "{name}");
+    }
+}
+
+#[test]
+fn the_cifar_network_takes_the_operations_that_profilers_of_pytorch_count() {
+    let giga = flops(&cifar()).unwrap() as f64 / 1e9;
+    assert!((giga / 12.44 - 1.0).abs() < 0.01, "{giga} GFLOP");
+}
+
+#[test]
+fn the_operations_of_one_layer_are_those_counted_by_hand() {
+    // What one more level of attention at 4×4 adds per block: q, k, v and the output, 2·c² per pixel each, and
+    // two products of 2·c·pixels² — on the way down once, on the way up twice (one block more).
+    let of = |down, up| {
+        let config = Config {
+            sample_size: [4, 4],
+            block_out_channels: vec![8],
+            down_blocks: vec![down],
+            up_blocks: vec![up],
+            layers_per_block: 1,
+            norm_num_groups: 4,
+            ..Config::default()
+        };
+        flops(&config).unwrap()
+    };
+    let (c, pixels) = (8, 16);
+    let layer = 4 * 2 * c * c * pixels + 2 * 2 * c * pixels * pixels;
+    let plain = of(DownBlock::Plain, UpBlock::Plain);
+    assert_eq!(of(DownBlock::Attention, UpBlock::Plain) - plain, layer);
+    assert_eq!(of(DownBlock::Attention, UpBlock::Attention) - plain, 3 * layer);
+}
+
+#[test]
+fn inference_takes_far_less_memory_than_training() {
+    let graph = Graph::new(&cifar()).unwrap();
+    let (inference, training) = (Plan::inference(&graph).len(), Plan::training(&graph).len());
+    assert!(4 * inference < training, "{inference} of {training} elements");
+}
+
+/// Small networks with every combination of the features that change the graph.
+fn configs() -> impl Strategy<Value = Config> {
+    use {DownBlock as D, UpBlock as U};
+    let down = prop_oneof![Just(D::Plain), Just(D::Attention), Just(D::ResnetDownsample)];
+    let up = prop_oneof![Just(U::Plain), Just(U::Attention), Just(U::ResnetUpsample)];
+    let level = (down, up, prop_oneof![Just(4usize), Just(8)]);
+    let switches = prop::collection::vec(any::<bool>(), 8);
+    (prop::collection::vec(level, 1..4), 1usize..3, switches).prop_map(|(levels, layers_per_block, on)| Config {
+        sample_size: [4, 8],
+        in_channels: 2,
+        out_channels: 3,
+        center_input_sample: on[0],
+        time_embedding: if on[1] {
+            TimeEmbedding::Learned { num_train_timesteps: 10 }
+        } else {
+            TimeEmbedding::Positional
+        },
+        down_blocks: levels.iter().map(|l| l.0).collect(),
+        up_blocks: levels.iter().map(|l| l.1).collect(),
+        block_out_channels: levels.iter().map(|l| l.2).collect(),
+        layers_per_block,
+        norm_num_groups: 2,
+        downsample_padding: usize::from(on[2]),
+        downsample_resnet: on[3],
+        upsample_resnet: on[4],
+        resnet_time_scale_shift: if on[5] { TimeScaleShift::ScaleShift } else { TimeScaleShift::Default },
+        add_attention: on[6],
+        num_class_embeds: on[7].then_some(3),
+        ..Config::default()
+    })
+}
+
+/// Numbers in ±1 without any pattern.
+fn numbers(len: usize, seed: u64) -> Vec<f32> {
+    let mut rng = crate::noise::KeyedRng::new(seed, crate::noise::Purpose::Weights, 0, 0);
+    (0..len).map(|_| (2.0 * rng.next_f64() - 1.0) as f32).collect()
+}
+
+/// Weights that are random throughout: blocks that begin as the identity would hide a mistake.
+fn random_parameters(config: &Config, seed: u64) -> Parameters {
+    let layout = Arc::new(layout(config).unwrap());
+    let data = numbers(layout.len(), seed);
+    Parameters::new(layout, data).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sharing_buffers_changes_no_byte(config in configs(), seed: u64, n in 1usize..4) {
+        let graph = Graph::new(&config).unwrap();
+        let parameters = random_parameters(&config, seed);
+        let x = numbers(n * 2 * 4 * 8, seed ^ 1);
+        let (times, classes) = ([3, 0, 9], [2, 0, 1]);
+        let inputs = Inputs {
+            x: &x,
+            times: &times[..n],
+            classes: config.num_class_embeds.map(|_| &classes[..n]),
+            dropout: None,
+        };
+        let forward = |plan: &Plan, workspace: &mut Workspace| -> Vec<u32> {
+            let y = graph.forward(&config, plan, workspace, parameters.data(), inputs, Threads::One);
+            y.iter().map(|v| v.to_bits()).collect()
+        };
+        let (shared, own) = (Plan::inference(&graph), Plan::training(&graph));
+        let expected = forward(&own, &mut Workspace::default());
+        prop_assert_eq!(expected.len(), n * 3 * 4 * 8);
+        let mut workspace = Workspace::default();
+        prop_assert_eq!(&forward(&shared, &mut workspace), &expected);
+        // Whatever the first call left in the buffers, the second overwrites.
+        prop_assert_eq!(&forward(&shared, &mut workspace), &expected);
+        prop_assert!(shared.len() <= own.len());
+    }
+}
+
+#[test]
+fn wrong_inputs_are_refused_saying_what_was_expected() {
+    let config = Config {
+        sample_size: [4, 4],
+        block_out_channels: vec![4],
+        down_blocks: vec![DownBlock::Plain],
+        up_blocks: vec![UpBlock::Plain],
+        norm_num_groups: 2,
+        time_embedding: TimeEmbedding::Learned { num_train_timesteps: 10 },
+        num_class_embeds: Some(3),
+        ..Config::default()
+    };
+    let unet = UNet::new(config.clone(), random_parameters(&config, 0), Prediction::Epsilon).unwrap();
+    let x = Array4::zeros((2, 1, 4, 4));
+    let (t, classes) = ([Time::from_index(9); 2], Some(&[0, 2][..]));
+    assert!(unet.forward(&x, &t, classes).is_ok());
+    let message = |x: &Array4<f32>, times: &[Time], classes| unet.forward(x, times, classes).unwrap_err().to_string();
+    for (found, hint) in [
+        (message(&Array4::zeros((2, 1, 4, 5)), &t, classes), "4"),
+        (message(&x, &t[..1], classes), "1"),
+        (message(&x, &[Time::from_index(10); 2], classes), "0 to 9"),
+        (message(&x, &[Time::CLEAN; 2], classes), "clean"),
+        (message(&x, &t, Some(&[0, 3][..])), "0 to 2"),
+        (message(&x, &t, Some(&[0][..])), "1 classes"),
+        (message(&x, &t, None), "class"),
+    ] {
+        assert!(found.contains(hint), "no {hint:?} in {found:?}");
+    }
+    assert_eq!(unet.forward(&Array4::zeros((0, 1, 4, 4)), &[], Some(&[])).unwrap().dim().0, 0);
+    assert!(Backprop::new(config.clone(), 0, 1).is_err() && Backprop::new(config, 1, 0).is_err());
+}
+
+#[test]
+fn fresh_weights_make_blocks_identities_and_the_output_zero() {
+    let config = Config { sample_size: [8, 8], ..Config::default() };
+    let mut state = 0u32;
+    let uniform = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f64::from(state) / 4_294_967_296.0
+    };
+    let parameters = initialise(&config, uniform, || 0.5).unwrap();
+    for (spec, values) in parameters.iter() {
+        let expected = match spec.name.as_str() {
+            name if name.contains("norm") => Some(if name.ends_with("weight") { 1.0 } else { 0.0 }),
+            name if ["conv2.", "to_out.0.", "conv_out."].iter().any(|part| name.contains(part)) => Some(0.0),
+            _ => None,
+        };
+        match expected {
+            Some(expected) => assert!(values.iter().all(|v| *v == expected), "{}", spec.name),
+            None => {
+                // Uniform in ±b has variance b²/3; b = 1/√(fan in), that of the weight for the bias too.
+                let weight = parameters.layout().get(&spec.name.replace(".bias", ".weight")).unwrap();
+                let bound = 1.0 / (weight.shape[1..].iter().product::<usize>() as f64).sqrt();
+                assert!(values.iter().all(|v| f64::from(v.abs()) <= bound * 1.000_001), "{}", spec.name);
+                assert!(values.iter().any(|v| f64::from(v.abs()) > 0.5 * bound), "{}", spec.name);
+            }
+        }
+    }
+    let unet = UNet::new(config, parameters, Prediction::Epsilon).unwrap();
+    let y = unet.forward(&Array4::from_elem((1, 1, 8, 8), 0.7), &[Time::new(1)], None).unwrap();
+    assert!(y.iter().all(|v| *v == 0.0));
+}

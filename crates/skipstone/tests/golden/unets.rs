@@ -1,0 +1,79 @@
+//! The networks `golden/values/unet_*`, as the library's own types.
+
+#![allow(dead_code)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ndarray::Array4;
+use skipstone::checkpoint::config_from_json;
+use skipstone::denoiser::Prediction;
+use skipstone::schedule::Time;
+use skipstone::unet::{Config, Layout, Parameters, UNet, layout};
+
+use super::Tensor;
+
+/// Every network; `golden/README.md` says what each is for.
+pub const NAMES: [&str; 12] = [
+    "cifar",
+    "rectangular",
+    "heads",
+    "scale_shift",
+    "attn_groups",
+    "no_attention",
+    "mid_scale",
+    "classes",
+    "resnet_sampling",
+    "resnet_scale_shift",
+    "learned_time",
+    "gray28",
+];
+
+/// A network with its inputs and what PyTorch made of them.
+pub struct Network {
+    pub name: &'static str,
+    pub config: Config,
+    pub layout: Arc<Layout>,
+    pub parameters: Parameters,
+    pub tensors: HashMap<String, Tensor>,
+}
+
+impl Network {
+    /// Reads `unet_<name>`; panics unless its weights are exactly those of the layout.
+    pub fn read(name: &'static str) -> Self {
+        let json = String::from_utf8(super::bytes(&format!("unet_{name}/config.json"))).expect("UTF-8");
+        let config = config_from_json(&json, None).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let layout = Arc::new(layout(&config).unwrap_or_else(|error| panic!("{name}: {error}")));
+        let mut tensors = super::tensors(&format!("unet_{name}/tensors.safetensors"));
+        let mut data = Vec::with_capacity(layout.len());
+        for spec in layout.specs() {
+            let tensor = tensors
+                .remove(&format!("weight/{}", spec.name))
+                .unwrap_or_else(|| panic!("{name}: PyTorch's network has no {}", spec.name));
+            assert_eq!(tensor.shape, spec.shape, "{name}: {}", spec.name);
+            data.extend(tensor.f32());
+        }
+        let left: Vec<&String> = tensors.keys().filter(|key| key.starts_with("weight/")).collect();
+        assert!(left.is_empty(), "{name}: our network lacks {left:?}");
+        let parameters = Parameters::new(layout.clone(), data).expect("as long as the layout");
+        Self { name, config, layout, parameters, tensors }
+    }
+
+    pub fn unet(&self, prediction: Prediction) -> UNet {
+        UNet::new(self.config.clone(), self.parameters.clone(), prediction).expect("its own parameters")
+    }
+
+    pub fn images(&self, key: &str) -> Array4<f32> {
+        self.tensors[key].images()
+    }
+
+    /// The time of each image.
+    pub fn times(&self) -> Vec<Time> {
+        self.tensors["t"].values.iter().map(|&t| Time::from_index(t as u32)).collect()
+    }
+
+    /// The class of each image, of a conditional network.
+    pub fn classes(&self) -> Option<Vec<usize>> {
+        self.tensors.get("labels").map(|labels| labels.values.iter().map(|&label| label as usize).collect())
+    }
+}

@@ -1,0 +1,514 @@
+//! Training on data sets of a few tiny images: the same bytes on any number of threads and through any interruption,
+//! a loss that falls, and errors that leave the state alone.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use ndarray::{Array4, Axis};
+use skipstone::Kind;
+use skipstone::checkpoint::{LoadOptions, Weights, WeightsChoice, load};
+use skipstone::data::Dataset;
+use skipstone::denoiser::{Denoiser, Guided, Prediction};
+use skipstone::noise::initial_latent;
+use skipstone::schedule::Time;
+use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
+use skipstone::unet::{Parameters, UNet};
+
+const TINY: &str = r#"
+[model]
+sample_size = [8, 8]
+channels = 1
+block_out_channels = [8, 8]
+attention = [false, true]
+layers_per_block = 1
+norm_num_groups = 4
+[train]
+steps = 7
+batch = 4
+shard = 2
+checkpoint_every = 2
+log_every = 1
+preview_every = 0
+[optimizer]
+lr = 2e-3
+warmup = 2
+"#;
+
+fn recipe(overrides: &[&str]) -> Recipe {
+    let overrides: Vec<String> = overrides.iter().map(|&o| o.to_owned()).collect();
+    Recipe::parse(TINY, &overrides).unwrap()
+}
+
+/// Ten images with a gradient each, of two classes; ten is no multiple of a batch.
+fn pictures() -> Dataset {
+    let images = Array4::from_shape_fn((10, 1, 8, 8), |(n, _, y, x)| (20 * n + 3 * x + 5 * y) as u8);
+    let labels = (0..10).map(|i| i % 2).collect();
+    Dataset::new("pictures", images, Some(labels), vec!["even".into(), "odd".into()]).unwrap()
+}
+
+fn trainer(overrides: &[&str], threads: usize) -> Trainer {
+    Trainer::new(recipe(overrides), pictures(), None, threads).unwrap()
+}
+
+fn bits(parameters: &Parameters) -> Vec<u32> {
+    parameters.data().iter().map(|v| v.to_bits()).collect()
+}
+
+/// Every file below the run's `state` and `model`, by its path.
+fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn walk(root: &Path, dir: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(root, &path, found);
+            } else {
+                let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                found.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    for part in ["state", "model"] {
+        walk(run, &run.join(part), &mut found);
+    }
+    assert!(found.len() >= 6, "{:?}", found.keys());
+    found
+}
+
+#[track_caller]
+fn assert_same_files(a: &Path, b: &Path) {
+    let (a, b) = (files(a), files(b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, bytes) in &a {
+        assert!(*bytes == b[name], "{name} differs");
+    }
+}
+
+fn go_on(_: Event<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn open(folder: &Path, overrides: &[&str], threads: usize, resume: bool) -> skipstone::Result<Run> {
+    Run::open(folder, recipe(overrides), pictures(), None, threads, resume)
+}
+
+/// Trains until step `stop`, as an interruption would.
+fn train_until(folder: &Path, overrides: &[&str], stop: u64, resume: bool) {
+    let mut run = open(folder, overrides, 1, resume).unwrap();
+    let mut observer = |event: Event<'_>| match event {
+        Event::Step { report, .. } if report.step == stop => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    assert_eq!(run.train(&mut observer).unwrap(), Ended::Stopped(stop));
+}
+
+fn train_to_the_end(folder: &Path, overrides: &[&str], threads: usize, resume: bool) {
+    assert_eq!(open(folder, overrides, threads, resume).unwrap().train(&mut go_on).unwrap(), Ended::Finished);
+}
+
+/// What makes a step draw every kind of random number there is.
+const EVERYTHING: [&str; 6] = [
+    "model.dropout=0.2",
+    "data.flip=true",
+    "data.classes=true",
+    "data.class_dropout=0.3",
+    "train.accumulate=2",
+    "optimizer.decay=cosine",
+];
+
+#[test]
+fn two_runs_write_the_same_bytes_on_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let folders = [1, 1, 2, 3].iter().enumerate().map(|(i, &threads)| {
+        let folder = dir.path().join(i.to_string());
+        train_to_the_end(&folder, &EVERYTHING, threads, false);
+        folder
+    });
+    let folders: Vec<_> = folders.collect();
+    for other in &folders[1..] {
+        assert_same_files(&folders[0], other);
+    }
+}
+
+#[test]
+fn another_seed_is_another_training() {
+    let mut trainers = [trainer(&["train.seed=1"], 1), trainer(&["train.seed=2"], 1)];
+    let losses = trainers.each_mut().map(|t| t.step().unwrap().loss);
+    assert_ne!(losses[0], losses[1]);
+    assert_ne!(bits(trainers[0].weights()), bits(trainers[1].weights()));
+}
+
+#[test]
+fn a_run_interrupted_at_any_step_ends_with_the_bytes_of_an_uninterrupted_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    train_to_the_end(&whole, &EVERYTHING, 1, false);
+    // Step 2 is a checkpoint, 3 is none; 5 interrupts a resumed run.
+    for stops in [&[2][..], &[3, 5]] {
+        let parts = dir.path().join(format!("{stops:?}"));
+        for (i, &stop) in stops.iter().enumerate() {
+            train_until(&parts, &EVERYTHING, stop, i > 0);
+        }
+        train_to_the_end(&parts, &EVERYTHING, 2, true);
+        assert_same_files(&whole, &parts);
+        let steps = |folder: &Path| -> Vec<u64> {
+            let log = std::fs::read_to_string(folder.join("log.jsonl")).unwrap();
+            let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap();
+            log.lines().map(step).collect()
+        };
+        assert_eq!(steps(&parts), [1, 2, 3, 4, 5, 6, 7], "{stops:?}");
+        assert_eq!(steps(&whole), steps(&parts));
+    }
+}
+
+#[test]
+fn a_run_killed_between_checkpoints_repeats_the_lost_steps_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    train_to_the_end(&whole, &[], 1, false);
+    train_until(&killed, &[], 4, false);
+    let (state, log) = (killed.join("state/training.safetensors"), killed.join("log.jsonl"));
+    let (old_state, old_model) = (std::fs::read(&state).unwrap(), files(&killed));
+    train_until(&killed, &[], 5, true);
+    // As if the last checkpoint had reached the model folder only: the state of step 4 decides.
+    std::fs::write(&state, old_state).unwrap();
+    assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 5);
+    let run = open(&killed, &[], 1, true).unwrap();
+    assert_eq!(run.trainer().step_count(), 4);
+    assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 4);
+    assert!(files(&killed) == old_model, "the model folder does not follow from the state");
+    drop(run);
+    train_to_the_end(&killed, &[], 1, true);
+    assert_same_files(&whole, &killed);
+}
+
+#[test]
+fn a_finished_run_can_be_made_longer_but_not_into_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (short, long) = (dir.path().join("short"), dir.path().join("long"));
+    train_to_the_end(&short, &["train.steps=3"], 1, false);
+    train_to_the_end(&short, &["train.steps=5"], 1, true);
+    train_to_the_end(&long, &["train.steps=5"], 1, false);
+    assert_same_files(&short, &long);
+
+    let refused = |overrides: &[&str], resume: bool| open(&long, overrides, 1, resume).unwrap_err();
+    let error = refused(&["train.steps=5"], false);
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    assert!(error.to_string().contains("resume"), "{error}");
+    for (set, key) in
+        [("optimizer.lr=1e-3", "optimizer.lr"), ("train.seed=3", "train.seed"), ("train.shard=1", "train.shard")]
+    {
+        let error = refused(&["train.steps=5", set], true);
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        assert!(error.to_string().contains(key), "{error}");
+    }
+    let fewer = Run::open(&long, recipe(&["train.steps=5"]), pictures().take(9), None, 1, true).unwrap_err();
+    assert!(fewer.to_string().contains("data") && fewer.to_string().contains("9 images"), "{fewer}");
+}
+
+#[test]
+fn the_model_of_a_run_loads_with_the_average_unless_raw_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = open(dir.path(), &["ema.decay=0.5", "ema.warmup=false"], 1, false).unwrap();
+    run.train(&mut go_on).unwrap();
+    let by = |weights| load(&run.model(), &LoadOptions { weights, ..LoadOptions::default() }).unwrap();
+    let (auto, raw) = (by(WeightsChoice::Auto), by(WeightsChoice::Raw));
+    assert_eq!((auto.weights, raw.weights), (Weights::Ema, Weights::Raw));
+    assert_eq!(bits(&auto.parameters), bits(run.trainer().ema()));
+    assert_eq!(bits(&raw.parameters), bits(run.trainer().weights()));
+    assert_ne!(auto.hash, raw.hash);
+    assert_eq!(auto.provenance["steps"], "7");
+}
+
+#[test]
+fn a_preview_is_written_where_asked_and_does_not_change_the_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let (with, without) = (dir.path().join("with"), dir.path().join("without"));
+    let previews = ["train.preview_every=3", "train.preview_images=2", "train.preview_steps=2"];
+    train_to_the_end(&with, &previews, 1, false);
+    train_to_the_end(&without, &[], 1, false);
+    for step in [3, 6, 7] {
+        assert!(with.join(format!("previews/step-{step:07}.png")).is_file(), "step {step}");
+    }
+    let weights = "model/unet/diffusion_pytorch_model.safetensors";
+    assert!(files(&with)[weights] == files(&without)[weights]);
+    assert!(without.join("loss.png").is_file());
+}
+
+#[test]
+fn the_loss_falls_far_on_images_that_are_all_alike() {
+    let gray = Dataset::new("gray", Array4::from_elem((4, 1, 8, 8), 200), None, vec![]).unwrap();
+    let recipe = recipe(&["train.batch=8", "train.shard=8", "optimizer.lr=5e-3", "optimizer.warmup=0"]);
+    let mut trainer = Trainer::new(recipe, gray, None, 1).unwrap();
+    let losses: Vec<f64> = (0..60).map(|_| trainer.step().unwrap().loss).collect();
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&losses[..5]), mean(&losses[50..]));
+    println!("first {first:.3}, last {last:.3}");
+    // The network begins as 0, so that the first loss is the mean of ε².
+    assert!((losses[0] - 1.0).abs() < 0.2, "first loss {}", losses[0]);
+    assert!(last < 0.4 * first, "from {first} to {last}");
+}
+
+#[test]
+fn the_first_loss_is_the_mean_square_of_the_target() {
+    // The network begins as 0. x₀ = −1 everywhere (byte 0), so for `sample` that is 1 exactly.
+    let black = Dataset::new("black", Array4::zeros((4, 1, 8, 8)), None, vec![]).unwrap();
+    let mut trainer = Trainer::new(recipe(&["diffusion.prediction=sample"]), black, None, 1).unwrap();
+    assert!((trainer.step().unwrap().loss - 1.0).abs() < 1e-12);
+}
+
+#[test]
+fn weights_that_are_not_finite_end_a_training_at_its_first_step_and_stay_as_they_were() {
+    let mut weights = trainer(&[], 1).weights().clone();
+    let at = weights.layout().get("conv_in.weight").unwrap().offset;
+    weights.data_mut()[at] = f32::NAN;
+    let before = bits(&weights);
+    let mut trainer = Trainer::new(recipe(&[]), pictures(), Some(weights), 1).unwrap();
+    let error = trainer.step().unwrap_err();
+    assert_eq!(error.kind(), Kind::NonFinite);
+    assert!(error.message().starts_with("step 1:"), "{error}");
+    assert_eq!(trainer.step_count(), 0);
+    assert_eq!(bits(trainer.weights()), before);
+}
+
+#[test]
+fn a_training_that_diverges_names_its_step_and_keeps_the_state_before_it() {
+    // Weight decay of lr·λ = 1000 multiplies the weights by −999 at each step.
+    let wild = ["optimizer.kind=adamw", "optimizer.lr=10", "optimizer.weight_decay=100", "optimizer.warmup=0"];
+    let mut trainer = trainer(&wild, 1);
+    let (error, before) = loop {
+        let before = [bits(trainer.weights()), bits(trainer.ema())];
+        match trainer.step() {
+            Ok(report) => assert!(report.step < 100, "it should have diverged by now"),
+            Err(error) => break (error, before),
+        }
+    };
+    let done = trainer.step_count();
+    assert!(done > 0, "the first step of a fresh network is finite");
+    assert_eq!(error.kind(), Kind::NonFinite);
+    assert!(error.message().starts_with(&format!("step {}:", done + 1)), "{error}");
+    assert!(error.message().contains("optimizer.lr"), "{error}");
+    assert_eq!([bits(trainer.weights()), bits(trainer.ema())], before);
+    // Nothing moved on: the same step fails in the same way.
+    assert_eq!(trainer.step().unwrap_err().to_string(), error.to_string());
+}
+
+#[test]
+fn a_run_that_diverges_keeps_its_last_good_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let wild = [
+        "optimizer.kind=adamw",
+        "optimizer.lr=10",
+        "optimizer.weight_decay=100",
+        "optimizer.warmup=0",
+        "train.steps=100",
+        "train.checkpoint_every=1",
+    ];
+    let mut run = open(dir.path(), &wild, 1, false).unwrap();
+    let mut saved = 0;
+    let mut observer = |event: Event<'_>| {
+        if let Event::Checkpoint { step } = event {
+            saved = step;
+        }
+        ControlFlow::Continue(())
+    };
+    let error = run.train(&mut observer).unwrap_err();
+    assert_eq!(error.kind(), Kind::NonFinite);
+    assert!(saved > 0 && error.message().contains(&format!("checkpoint of step {saved}")), "{error}");
+    drop(run);
+    let run = open(dir.path(), &wild, 1, true).unwrap();
+    assert_eq!(run.trainer().step_count(), saved);
+    assert!(run.trainer().weights().data().iter().all(|v| v.is_finite()));
+    load(&run.model(), &LoadOptions::default()).unwrap();
+}
+
+#[test]
+fn initial_weights_are_used_and_those_of_another_architecture_refused() {
+    let given = trainer(&["train.seed=9"], 1).weights().clone();
+    let started = Trainer::new(recipe(&[]), pictures(), Some(given.clone()), 1).unwrap();
+    assert_eq!(bits(started.weights()), bits(&given));
+    assert_eq!(bits(started.ema()), bits(&given));
+    let other = trainer(&["model.block_out_channels=[8, 16]"], 1).weights().clone();
+    let error = Trainer::new(recipe(&[]), pictures(), Some(other), 1).unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    assert!(error.to_string().contains("architecture"), "{error}");
+}
+
+#[test]
+fn data_that_does_not_fit_the_recipe_is_refused() {
+    let colour = Dataset::new("colour", Array4::zeros((2, 3, 8, 8)), None, vec![]).unwrap();
+    let error = Trainer::new(recipe(&[]), colour, None, 1).unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    assert!(error.to_string().contains("[3, 8, 8]") && error.to_string().contains("model.channels"), "{error}");
+    let bare = Dataset::new("bare", Array4::zeros((2, 1, 8, 8)), None, vec![]).unwrap();
+    let error = Trainer::new(recipe(&["data.classes=true"]), bare, None, 1).unwrap_err();
+    assert!(error.to_string().contains("data.classes"), "{error}");
+    assert!(Trainer::new(recipe(&[]), pictures(), None, 0).is_err(), "0 threads");
+}
+
+#[test]
+fn the_moving_average_follows_its_decay() {
+    let mut still = trainer(&["ema.decay=1", "ema.warmup=false"], 1);
+    let initial = bits(still.weights());
+    still.step().unwrap();
+    assert_eq!(bits(still.ema()), initial);
+    assert_ne!(bits(still.weights()), initial);
+
+    let mut none = trainer(&["ema.decay=0", "ema.warmup=false"], 1);
+    none.step().unwrap();
+    assert_eq!(bits(none.ema()), bits(none.weights()));
+
+    // Step 1 of the warm-up decays by (1 + 1)/(10 + 1).
+    for (overrides, decay) in [(&["ema.decay=0.75", "ema.warmup=false"][..], 0.75), (&[], 2.0 / 11.0)] {
+        let mut trainer = trainer(overrides, 1);
+        let before = trainer.weights().data().to_vec();
+        trainer.step().unwrap();
+        for ((ema, before), after) in trainer.ema().data().iter().zip(before).zip(trainer.weights().data()) {
+            let expected = decay * f64::from(before) + (1.0 - decay) * f64::from(*after);
+            assert!((f64::from(*ema) - expected).abs() < 1e-6, "{ema} for {expected}, decay {decay}");
+        }
+    }
+}
+
+#[test]
+fn adams_first_step_is_as_long_as_the_rate_of_its_warm_up() {
+    let mut trainer = trainer(&["optimizer.lr=0.008", "optimizer.warmup=4"], 1);
+    let before = trainer.weights().get("conv_out.bias").unwrap().to_vec();
+    let rates: Vec<f64> = (0..5).map(|_| trainer.step().unwrap().learning_rate).collect();
+    for (found, expected) in rates.iter().zip([0.002, 0.004, 0.006, 0.008, 0.008]) {
+        assert!((found - expected).abs() < 1e-15, "{rates:?}");
+    }
+    // m̂/√v̂ = ±1 at the first step, whatever the gradient, as long as ε is small beside it.
+    let mut first = self::trainer(&["optimizer.lr=0.008", "optimizer.warmup=4"], 1);
+    first.step().unwrap();
+    let moved = f64::from(first.weights().get("conv_out.bias").unwrap()[0] - before[0]).abs();
+    assert!((moved - 0.002).abs() < 1e-6, "moved by {moved}");
+}
+
+#[test]
+fn a_rate_of_zero_changes_nothing() {
+    let mut trainer = trainer(&["optimizer.lr=0"], 1);
+    let before = bits(trainer.weights());
+    trainer.step().unwrap();
+    assert_eq!(bits(trainer.weights()), before);
+}
+
+/// One time only, so that no two draws of it differ: a is 1 − β.
+fn single_time(beta: &str) -> [String; 4] {
+    [
+        "diffusion.timesteps=1".into(),
+        format!("diffusion.beta_start={beta}"),
+        format!("diffusion.beta_end={beta}"),
+        "optimizer.warmup=0".into(),
+    ]
+}
+
+fn trainer_with(overrides: &[String]) -> Trainer {
+    let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+    trainer(&overrides, 1)
+}
+
+#[test]
+fn two_batches_of_four_accumulate_to_the_gradient_of_eight() {
+    // Images, noise and flips are keyed by the image's place in the run, times by the batch: with one time they agree.
+    // A large ε keeps Adam from turning the sign of a gradient that is all rounding into a step.
+    let with = |batch: &str, accumulate: &str| {
+        let mut overrides = single_time("0.5").to_vec();
+        overrides.push("optimizer.eps=1e-2".into());
+        overrides.push(format!("train.batch={batch}"));
+        overrides.push(format!("train.accumulate={accumulate}"));
+        trainer_with(&overrides)
+    };
+    let (mut whole, mut halves) = (with("8", "1"), with("4", "2"));
+    for _ in 0..4 {
+        let (a, b) = (whole.step().unwrap(), halves.step().unwrap());
+        assert!((a.loss / b.loss - 1.0).abs() < 1e-5, "{a:?} {b:?}");
+        assert!((a.gradient_norm / b.gradient_norm - 1.0).abs() < 1e-4, "{a:?} {b:?}");
+    }
+    for (a, b) in whole.weights().data().iter().zip(halves.weights().data()) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+}
+
+#[test]
+fn min_snr_weighs_by_the_smaller_of_snr_and_gamma() {
+    // γ = 5. β = 0.1: SNR = 9. β = 0.8: SNR = 1/4. For x₀ the weight is min(SNR, γ); an error of ε counts 1/SNR of one
+    // of x₀, an error of v 1/(SNR + 1) of it.
+    for (beta, prediction, expected) in [
+        ("0.1", "epsilon", 5.0 / 9.0),
+        ("0.1", "sample", 5.0),
+        ("0.1", "v_prediction", 5.0 / 10.0),
+        ("0.8", "epsilon", 1.0),
+        ("0.8", "sample", 0.25),
+        ("0.8", "v_prediction", 0.25 / 1.25),
+    ] {
+        let loss = |weighting: &str| {
+            let mut overrides = single_time(beta).to_vec();
+            overrides.push(format!("diffusion.prediction={prediction}"));
+            overrides.push(format!("diffusion.weighting={weighting}"));
+            trainer_with(&overrides).step().unwrap()
+        };
+        let (plain, weighted) = (loss("none"), loss("min_snr"));
+        let found = weighted.loss / plain.loss;
+        assert!((found - expected).abs() < 1e-9, "β {beta}, {prediction}: weight {found}, expected {expected}");
+        let found = weighted.gradient_norm / plain.gradient_norm;
+        assert!((found - expected).abs() < 1e-5, "β {beta}, {prediction}: gradient × {found}, expected {expected}");
+    }
+}
+
+#[test]
+fn dropout_changes_the_training_and_is_the_same_each_time() {
+    let run = |dropout: &str| {
+        let mut trainer = trainer(&[dropout], 1);
+        (0..3).map(|_| trainer.step().unwrap().loss.to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(run("model.dropout=0.5"), run("model.dropout=0.5"));
+    // Blocks begin as the identity: dropout shows once they are not.
+    assert_ne!(run("model.dropout=0.5"), run("model.dropout=0"));
+}
+
+#[test]
+fn a_class_conditional_training_learns_its_classes_and_can_be_guided() {
+    // Class 0 is black, class 1 white; "none" is half of each. x₀ is what the network is asked for.
+    let images = Array4::from_shape_fn((8, 1, 8, 8), |(n, ..)| if n % 2 == 0 { 0 } else { 255 });
+    let labels = (0..8).map(|n| n % 2).collect();
+    let data = Dataset::new("two", images, Some(labels), vec!["black".into(), "white".into()]).unwrap();
+    let recipe = recipe(&[
+        "data.classes=true",
+        "data.class_dropout=0.25",
+        "diffusion.prediction=sample",
+        "train.batch=8",
+        "train.shard=8",
+        "optimizer.lr=5e-3",
+    ]);
+    let mut trainer = Trainer::new(recipe, data, None, 1).unwrap();
+    assert_eq!((trainer.config().num_class_embeds, trainer.null_class()), (Some(3), Some(2)));
+    for _ in 0..80 {
+        trainer.step().unwrap();
+    }
+    let unet = UNet::new(trainer.config().clone(), trainer.weights().clone(), Prediction::Sample).unwrap();
+    // At t = T the noisy image says nothing: the class has to.
+    let (t, x) = (Time::new(1000), initial_latent(3, 0, 1, [1, 8, 8]));
+    let mean = |y: Array4<f32>| f64::from(y.mean().unwrap());
+    let [black, white, none] = [0, 1, 2].map(|class| mean(unet.predict(&x, t, Some(&[class])).unwrap()));
+    println!("black {black:.2}, none {none:.2}, white {white:.2}");
+    assert!(black < -0.5 && white > 0.5, "black {black}, white {white}");
+    assert!(black < none && none < white, "black {black}, none {none}, white {white}");
+
+    let guided = |weight| mean(Guided::new(&unet, weight, 2).unwrap().predict(&x, t, Some(&[1])).unwrap());
+    for (weight, expected) in [(0.0, none), (1.0, white), (3.0, none + 3.0 * (white - none))] {
+        assert!((guided(weight) - expected).abs() < 1e-5, "weight {weight}: {} for {expected}", guided(weight));
+    }
+    assert!(unet.predict(&x, t, None).is_err(), "a conditional network needs a class");
+    assert!(unet.predict(&x, t, Some(&[3])).is_err(), "class 3 of 3");
+}
+
+#[test]
+fn a_preview_is_of_the_average_and_always_from_the_same_latents() {
+    let mut trainer = trainer(&["train.preview_images=3", "train.preview_steps=2"], 1);
+    trainer.step().unwrap();
+    let (once, twice) = (trainer.preview().unwrap(), trainer.preview().unwrap());
+    assert_eq!(once.len_of(Axis(0)), 3);
+    assert_eq!(once, twice);
+}
