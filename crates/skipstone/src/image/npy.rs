@@ -113,7 +113,7 @@ pub fn decode<D: Dimension>(mut stream: impl Read, length: u64) -> Result<Array<
     let values = read_values(&mut stream, &kind, count)?;
     let dynamic = IxDyn(&shape).set_f(fortran);
     Array::from_shape_vec(dynamic, values)
-        .and_then(|a| if fortran { Ok(a.as_standard_layout().into_owned()) } else { Ok(a) })
+        .map(|a| if fortran { a.as_standard_layout().into_owned() } else { a })
         .and_then(Array::into_dimensionality::<D>)
         .map_err(|e| Error::data(format!("shape {shape:?}: {e}")))
 }
