@@ -4,14 +4,20 @@
 
 mod bars;
 mod common;
+mod convert;
 mod failure;
+mod inspect;
 mod interrupt;
 mod logs;
+mod options;
+mod output;
+mod sample;
 mod train;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use failure::Done;
 
@@ -28,7 +34,20 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Train(train::TrainArguments),
+    Sample(Box<sample::SampleArguments>),
+    Train(Box<train::TrainArguments>),
+    Convert(convert::ConvertArguments),
+    Inspect(inspect::InspectArguments),
+    /// Print completions for a shell
+    #[command(after_help = "\
+Examples:
+  bash   skipstone completions bash > ~/.local/share/bash-completion/completions/skipstone
+  zsh    skipstone completions zsh > \"${fpath[1]}/_skipstone\"
+  fish   skipstone completions fish > ~/.config/fish/completions/skipstone.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 fn main() -> ExitCode {
@@ -36,11 +55,32 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     logs::start();
     let result = interrupt::listen().and_then(|()| match &arguments.command {
+        Command::Sample(arguments) => sample::run(arguments),
         Command::Train(arguments) => train::run(arguments),
+        Command::Convert(arguments) => convert::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Completions { shell } => completions(*shell),
     });
     match result {
         Ok(Done::Finished) => ExitCode::SUCCESS,
         Ok(Done::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) => failure::report(&error),
+    }
+}
+
+fn completions(shell: Shell) -> anyhow::Result<Done> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "skipstone", &mut script);
+    failure::emit(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(Done::Finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
     }
 }
