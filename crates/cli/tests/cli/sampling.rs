@@ -180,8 +180,10 @@ fn failures_are_exit_code_1_name_the_file_and_leave_nothing() {
     let before = names(at);
     let (_, error) = expect(at, "--steps 2 -o absent/x.png", 1);
     assert!(error.contains("absent"), "{error}");
-    let (_, error) = expect(at, "--steps 2 -o s.txt/", 1);
-    assert!(error.contains("s.txt") || names(at) == before, "{error}");
+    assert_eq!(names(at), before);
+    std::fs::write(at.join("in-the-way"), "a file").unwrap();
+    let (_, error) = expect(at, "--steps 2 -o in-the-way/", 1);
+    assert!(error.contains("a file is in the way"), "{error}");
     let weights = at.join("model/unet/diffusion_pytorch_model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();

@@ -48,12 +48,17 @@ pub fn tiny() -> Config {
 
 /// Writes `folder/model`, a tiny network whose output layer is not zero.
 pub fn write_model(folder: &Path, config: &Config, null_class: Option<usize>) {
+    write_scaled_model(folder, config, null_class, 0.1);
+}
+
+/// The same with an output layer of this size.
+pub fn write_scaled_model(folder: &Path, config: &Config, null_class: Option<usize>, scale: f32) {
     let mut rng = KeyedRng::new(1, Purpose::Weights, 0, 0);
     let mut gaussian = KeyedRng::new(1, Purpose::Weights, 1, 0);
     let mut weights: Parameters = initialise(config, || rng.next_f64(), || gaussian.next_gaussians()[0]).unwrap();
     let range = weights.layout().get("conv_out.weight").unwrap().range();
     for value in &mut weights.data_mut()[range] {
-        *value = 0.1 * (rng.next_f64() as f32 - 0.5);
+        *value = scale * (rng.next_f64() as f32 - 0.5);
     }
     let files = ModelFiles {
         config,

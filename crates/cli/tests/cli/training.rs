@@ -2,7 +2,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{names, read, run, signal, skipstone};
+use crate::support::{names, read, run, signal, skipstone, tiny, write_scaled_model};
 
 const RECIPE: &str = "\
 [model]
@@ -124,16 +124,9 @@ fn ctrl_c_saves_says_how_to_continue_and_exits_130() {
 #[test]
 fn a_diverging_training_stops_with_advice() {
     let folder = bench();
-    let more = [
-        "--set",
-        "optimizer.lr=10",
-        "--set",
-        "optimizer.clip=0",
-        "--set",
-        "train.steps=3000",
-        "--set",
-        "optimizer.warmup=0",
-    ];
+    // Finite weights whose first output is infinite.
+    write_scaled_model(folder.path(), &tiny(), None, 3e38);
+    let more = ["--init", "model"];
     let (_, error) = run(folder.path(), &arguments("run", &more), 1);
     assert!(error.contains("not finite") && error.contains("lower optimizer.lr"), "{error}");
     run(folder.path(), &["inspect", "--model", "run/model"], 0);
