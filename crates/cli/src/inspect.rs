@@ -122,8 +122,8 @@ fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
     emit(format_args!("parameters  {}", model.parameters.data().len()))?;
     emit(format_args!("work        {:.3} GFLOP per image and network call", unet::flops(config)? as f64 / 1e9))?;
     for (i, (block, channels)) in config.down_blocks.iter().zip(&config.block_out_channels).enumerate() {
-        // Each level halves the image, rounding up.
-        let side = |size: usize| (0..i).fold(size, |size, _| size.div_ceil(2));
+        // Sizes are divisible by it, as the config was checked.
+        let side = |size: usize| size >> i;
         let attention = if *block == DownBlock::Attention { ", attention" } else { "" };
         emit(format_args!(
             "level {i}     {} × {}, {channels} channels, {} residual block(s) down and {} up{attention}",

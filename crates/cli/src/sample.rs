@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn batches_are_runs_of_neighbours() {
         assert_eq!(batches(&[0, 1, 2, 5, 6, 9], 2), [0..2, 2..3, 5..7, 9..10]);
-        assert_eq!(batches(&[7, 8, 9], 8), [7..10]);
+        assert_eq!(batches(&[7, 8, 9, 12], 8), [7..10, 12..13]);
         assert_eq!(batches(&[], 8), []);
     }
 }

@@ -9,7 +9,7 @@ mod settings;
 
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;
-pub use settings::{ClipMode, Request, Settings};
+pub use settings::{ClassRule, ClipMode, Request, Settings};
 
 use std::ops::{ControlFlow, Range};
 
