@@ -1,2 +1,86 @@
-//! The `skipstone` command.
-fn main() {}
+//! The `skipstone` command: its arguments, its exit codes, its log.
+
+#![forbid(unsafe_code)]
+
+mod bars;
+mod common;
+mod convert;
+mod failure;
+mod inspect;
+mod interrupt;
+mod logs;
+mod options;
+mod output;
+mod sample;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use failure::Done;
+
+/// Denoising diffusion implicit models: train them, sample from them in few steps, read others' checkpoints.
+#[derive(Debug, Parser)]
+#[command(name = "skipstone", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (what was finished is kept).
+The environment variable RUST_LOG sets how much is logged to stderr: error, warn (the default), info, debug.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Sample(Box<sample::SampleArguments>),
+    Train(Box<train::TrainArguments>),
+    Convert(convert::ConvertArguments),
+    Inspect(inspect::InspectArguments),
+    /// Print completions for a shell
+    #[command(after_help = "\
+Examples:
+  bash   skipstone completions bash > ~/.local/share/bash-completion/completions/skipstone
+  zsh    skipstone completions zsh > \"${fpath[1]}/_skipstone\"
+  fish   skipstone completions fish > ~/.config/fish/completions/skipstone.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    // clap prints usage errors itself and exits with 2; help and version go to stdout with 0.
+    let arguments = Arguments::parse();
+    logs::start();
+    let result = interrupt::listen().and_then(|()| match &arguments.command {
+        Command::Sample(arguments) => sample::run(arguments),
+        Command::Train(arguments) => train::run(arguments),
+        Command::Convert(arguments) => convert::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Completions { shell } => completions(*shell),
+    });
+    match result {
+        Ok(Done::Finished) => ExitCode::SUCCESS,
+        Ok(Done::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn completions(shell: Shell) -> anyhow::Result<Done> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "skipstone", &mut script);
+    failure::emit(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(Done::Finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

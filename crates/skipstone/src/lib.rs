@@ -6,6 +6,7 @@ pub mod data;
 pub mod denoiser;
 pub mod error;
 pub mod files;
+pub mod generate;
 pub mod image;
 pub mod noise;
 pub mod objective;

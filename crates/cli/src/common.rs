@@ -1,0 +1,118 @@
+//! Options that several commands share, and which model is meant.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use skipstone::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
+
+/// Which of a model's two sets of weights.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum WeightsName {
+    /// The moving average: what samples best.
+    Ema,
+    /// The optimiser's own.
+    Raw,
+}
+
+/// The choice the library understands; without a flag, the moving average where there is one.
+pub fn weights_choice(name: Option<WeightsName>) -> WeightsChoice {
+    match name {
+        None => WeightsChoice::Auto,
+        Some(WeightsName::Ema) => WeightsChoice::Ema,
+        Some(WeightsName::Raw) => WeightsChoice::Raw,
+    }
+}
+
+/// Where the work is done.
+#[derive(Args, Debug)]
+pub struct Machine {
+    /// Device to compute on: cpu
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
+    pub device: String,
+    /// Threads to compute with [default: all cores]; results do not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+fn device(name: &str) -> Result<String, String> {
+    if name == "cpu" { Ok(name.to_owned()) } else { Err("this build computes on cpu only".to_owned()) }
+}
+
+impl Machine {
+    /// Sets up the thread pool; returns its size.
+    pub fn start(&self) -> anyhow::Result<usize> {
+        let mut builder = rayon::ThreadPoolBuilder::new();
+        if let Some(threads) = self.threads {
+            builder = builder.num_threads(threads.into());
+        }
+        builder.build_global().context("cannot start the threads")?;
+        Ok(rayon::current_num_threads())
+    }
+}
+
+/// The model in `path`, or the one carried inside the program.
+pub fn load_model(path: Option<&Path>, options: &LoadOptions) -> anyhow::Result<Model> {
+    match path {
+        Some(path) => Ok(load(path, options)?),
+        None if skipstone_model::FILES.is_empty() => {
+            Err(crate::failure::Usage("this build carries no model: name one with --model DIR".into()).into())
+        }
+        None => load_embedded(skipstone_model::FILES, options).context("the model carried inside the program"),
+    }
+}
+
+/// A model to work with.
+#[derive(Args, Debug)]
+pub struct ModelArguments {
+    /// Model: a diffusers folder, or a .safetensors, .ckpt, .pth or .pt file [default: the one carried inside]
+    #[arg(long, value_name = "DIR|FILE")]
+    pub model: Option<PathBuf>,
+    /// Which weights to take [default: ema where there are both]
+    #[arg(long, value_enum)]
+    pub weights: Option<WeightsName>,
+}
+
+impl ModelArguments {
+    /// Loads it.
+    pub fn load(&self) -> anyhow::Result<Model> {
+        load_model(
+            self.model.as_deref(),
+            &LoadOptions { weights: weights_choice(self.weights), ..LoadOptions::default() },
+        )
+    }
+}
+
+/// Seconds as a person says them.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..10 => format!("{seconds:.2} s"),
+        10..120 => format!("{seconds:.0} s"),
+        120..7200 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// Bytes as a person says them.
+pub fn bytes(bytes: usize) -> String {
+    match bytes as f64 {
+        b if b < 1e6 => format!("{:.0} kB", (b / 1e3).max(1.0)),
+        b if b < 1e9 => format!("{:.0} MB", b / 1e6),
+        b => format!("{:.1} GB", b / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_read_well() {
+        assert_eq!(
+            [0.034, 9.4, 61.7, 125.0, 7384.0].map(duration),
+            ["0.03 s", "9.40 s", "62 s", "2 min 5 s", "2 h 3 min"]
+        );
+        assert_eq!([10, 2_500_000, 3_000_000_000].map(bytes), ["1 kB", "2 MB", "3.0 GB"]);
+    }
+}

@@ -1,0 +1,166 @@
+//! `skipstone convert`: any readable checkpoint to a diffusers folder.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use skipstone::checkpoint::{
+    LoadOptions, Model, ModelFiles, Precision, SchedulerConfig, Weights, WeightsChoice, model_hash, save,
+};
+use skipstone::denoiser::Prediction;
+use skipstone::schedule::BetaSchedule;
+use skipstone::{Error, Kind};
+
+use crate::common::{WeightsName, load_model, weights_choice};
+use crate::failure::{Done, emit, say};
+
+/// Convert a checkpoint to a diffusers folder
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The architecture of an original checkpoint (.ckpt, .pth) is inferred from its tensors. What cannot be inferred, the
+image size and the schedule, has flags; without them the published defaults hold (linear, 1e-4 to 0.02, 1000 times).
+
+Examples:
+  The authors' CIFAR-10 model    skipstone convert --from model-790000.ckpt --to cifar10
+  Another image size             skipstone convert --from model.pth --to bedroom --size 256
+  A cosine schedule              skipstone convert --from model.pth --to m --schedule squaredcos_cap_v2
+  Half the size                  skipstone convert --from cifar10 --to cifar10-half --half")]
+pub struct ConvertArguments {
+    /// What to read: a .ckpt, .pth, .pt or .safetensors file, or a folder
+    #[arg(long, value_name = "FILE|DIR")]
+    from: PathBuf,
+    /// The folder to write
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// Image size: one number, or height x width
+    #[arg(long, value_name = "N|HxW", value_parser = size)]
+    size: Option<[usize; 2]>,
+    /// Which weights to take [default: both where there are both, ema to sample with]
+    #[arg(long, value_enum)]
+    weights: Option<WeightsName>,
+    /// Schedule: linear, scaled_linear, squaredcos_cap_v2, sigmoid, const or jsd
+    #[arg(long, value_name = "NAME")]
+    schedule: Option<BetaSchedule>,
+    /// First beta
+    #[arg(long, value_name = "BETA")]
+    beta_start: Option<f64>,
+    /// Last beta
+    #[arg(long, value_name = "BETA")]
+    beta_end: Option<f64>,
+    /// T, the number of trained times
+    #[arg(long, value_name = "T")]
+    timesteps: Option<usize>,
+    /// What the network predicts: epsilon, sample or v_prediction
+    #[arg(long, value_name = "WHAT", value_parser = prediction)]
+    prediction: Option<Prediction>,
+    /// Store weights in 16 bits instead of 32
+    #[arg(long)]
+    half: bool,
+    /// Print the result as a JSON line
+    #[arg(long)]
+    json: bool,
+    /// Read and report, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let (height, width) = text.split_once('x').unwrap_or((text, text));
+    let number = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
+    number(height).zip(number(width)).map(|(h, w)| [h, w]).ok_or("expected a number, or two as in 32x48".to_owned())
+}
+
+fn prediction(name: &str) -> Result<Prediction, String> {
+    match name {
+        "epsilon" => Ok(Prediction::Epsilon),
+        "sample" => Ok(Prediction::Sample),
+        "v_prediction" => Ok(Prediction::Velocity),
+        _ => Err("expected epsilon, sample or v_prediction".to_owned()),
+    }
+}
+
+/// Runs the command.
+pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
+    let load = |weights| {
+        let options = LoadOptions { weights, size: arguments.size, ..LoadOptions::default() };
+        load_model(Some(&arguments.from), &options)
+    };
+    let mut model = load(weights_choice(arguments.weights))?;
+    override_schedule(&mut model.scheduler, arguments)?;
+    let raw = match (arguments.weights, model.weights) {
+        (None, Weights::Ema) => optional(load(WeightsChoice::Raw))?,
+        _ => None,
+    };
+    if !arguments.dry_run {
+        save(
+            &arguments.to,
+            &ModelFiles {
+                config: &model.config,
+                weights: &model.parameters,
+                kind: model.weights,
+                raw: raw.as_ref().map(|raw| &raw.parameters),
+                scheduler: &model.scheduler,
+                null_class: model.null_class,
+                provenance: &model.provenance,
+                precision: if arguments.half { Precision::F16 } else { Precision::F32 },
+            },
+        )?;
+    }
+    let taken = match (model.weights, &raw) {
+        (weights, None) => weights.to_string(),
+        (weights, Some(_)) => format!("{weights}, raw beside it"),
+    };
+    let parameters = model.parameters.data().len();
+    // 16 bits make it another network.
+    let hash = if arguments.half && !arguments.dry_run {
+        load_model(Some(&arguments.to), &LoadOptions::default())?.hash
+    } else {
+        model_hash(&model.config, &model.parameters)
+    };
+    if arguments.json {
+        emit(json!({
+            "output": arguments.to.display().to_string(), "weights": taken, "parameters": parameters,
+            "from": model.file.display().to_string(), "hash": hash,
+        }))?;
+        return Ok(Done::Finished);
+    }
+    say(format_args!("read     {}", model.file.display()));
+    say(format_args!("weights  {taken}: {parameters} parameters, hash {}", &hash[..16]));
+    let [height, width] = model.config.sample_size;
+    say(format_args!("images   {} × {height} × {width}", model.config.in_channels));
+    if arguments.dry_run {
+        say("nothing was written");
+    } else {
+        emit(arguments.to.display())?;
+    }
+    Ok(Done::Finished)
+}
+
+/// Weights that a file need not have.
+fn optional(loaded: anyhow::Result<Model>) -> anyhow::Result<Option<Model>> {
+    match loaded {
+        Ok(model) => Ok(Some(model)),
+        Err(e) if e.downcast_ref::<Error>().is_some_and(|e| e.kind() == Kind::NotFound) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn override_schedule(scheduler: &mut SchedulerConfig, arguments: &ConvertArguments) -> anyhow::Result<()> {
+    let s = scheduler;
+    let named = arguments.schedule.is_some() || arguments.beta_start.is_some() || arguments.beta_end.is_some();
+    if named || arguments.timesteps.is_some() {
+        // A list of betas would overrule what was asked for.
+        s.trained_betas = None;
+    }
+    if let Some(schedule) = &arguments.schedule {
+        s.beta_schedule = schedule.clone();
+    }
+    s.beta_start = arguments.beta_start.unwrap_or(s.beta_start);
+    s.beta_end = arguments.beta_end.unwrap_or(s.beta_end);
+    s.num_train_timesteps = arguments.timesteps.unwrap_or(s.num_train_timesteps);
+    s.prediction_type = arguments.prediction.unwrap_or(s.prediction_type);
+    s.schedule()?.check_prediction(s.prediction_type)?;
+    // What was written must be readable.
+    *s = SchedulerConfig::from_json(&s.to_json())?;
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! `skipstone inspect`: what a model is, and the table of a run's steps.
+
+use clap::Args;
+use serde_json::{Value, json};
+use skipstone::checkpoint::{Model, config_to_json};
+use skipstone::generate::Settings;
+use skipstone::schedule::{Schedule, Time};
+use skipstone::unet::{self, DownBlock};
+
+use crate::common::ModelArguments;
+use crate::failure::{Done, emit};
+use crate::options::RunArguments;
+
+/// Show a model's architecture and schedule, and the table of a run's steps
+#[derive(Args, Debug)]
+#[command(after_help = "\
+With --steps or --times, a table follows: for each step the index of its network call, the index it lands on, the
+noise levels a of both, sigma, and what the predicted image, the predicted noise and fresh noise are multiplied by.
+
+Examples:
+  The carried model          skipstone inspect
+  Another one, as JSON       skipstone inspect --model runs/a/model --json
+  Ten steps of DDIM          skipstone inspect --steps 10
+  What eta = 1 changes       skipstone inspect --steps 10 --eta 1")]
+pub struct InspectArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    run: RunArguments,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: &InspectArguments) -> anyhow::Result<Done> {
+    let model = arguments.model.load()?;
+    let schedule = model.scheduler.schedule()?;
+    let wants_table = arguments.run.steps.is_some() || arguments.run.times.is_some();
+    let run = if wants_table { Some(Settings::resolve(&model, &arguments.run.request(0)?)?) } else { None };
+    let table = run.as_ref().map(|(_, plan)| plan.steps());
+    if arguments.json {
+        let mut value = describe(&model, &schedule)?;
+        if let (Some((settings, _)), Some(steps)) = (&run, table) {
+            value["run"] = settings.to_json().into();
+            value["table"] = steps.iter().enumerate().map(|(i, step)| row(i, step)).collect();
+        }
+        emit(value)?;
+        return Ok(Done::Finished);
+    }
+    print(&model, &schedule)?;
+    if let Some(steps) = table {
+        emit("")?;
+        emit("step      t      s         a_t         a_s       sigma     c(x0)    c(eps)      c(z)")?;
+        for (i, step) in steps.iter().enumerate() {
+            let c = step.coefficients;
+            emit(format_args!(
+                "{:>4} {:>6} {:>6} {:>11.6} {:>11.6} {:>11.6} {:>9.6} {:>9.6} {:>9.6}",
+                i + 1,
+                index(step.t),
+                index(step.s),
+                step.from.alpha_bar,
+                step.to.alpha_bar,
+                step.sigma,
+                c.x0,
+                c.eps,
+                c.z
+            ))?;
+        }
+    }
+    Ok(Done::Finished)
+}
+
+/// A time's network index; clean data has none.
+fn index(time: Time) -> String {
+    time.index().map_or("clean".to_owned(), |index| index.to_string())
+}
+
+fn row(i: usize, step: &skipstone::sigma::Step) -> Value {
+    let c = step.coefficients;
+    json!({
+        "step": i + 1, "t": step.t.index(), "s": step.s.index(), "a_t": step.from.alpha_bar,
+        "a_s": step.to.alpha_bar, "sigma": step.sigma, "x0": c.x0, "eps": c.eps, "z": c.z,
+    })
+}
+
+/// a and SNR of the first and last time.
+fn ends(schedule: &Schedule) -> anyhow::Result<[(f64, f64); 2]> {
+    let at = |t| -> anyhow::Result<(f64, f64)> {
+        let level = schedule.level(Time::new(t))?;
+        Ok((level.alpha_bar, level.snr()))
+    };
+    Ok([at(1)?, at(schedule.train_steps())?])
+}
+
+fn describe(model: &Model, schedule: &Schedule) -> anyhow::Result<Value> {
+    let [first, last] = ends(schedule)?;
+    let parse = |text: &str| serde_json::from_str::<Value>(text);
+    Ok(json!({
+        "file": model.file.display().to_string(),
+        "weights": model.weights.to_string(),
+        "hash": model.hash,
+        "parameters": model.parameters.data().len(),
+        "gflop_per_image": unet::flops(&model.config)? as f64 / 1e9,
+        "config": parse(&config_to_json(&model.config))?,
+        "scheduler": parse(&model.scheduler.to_json())?,
+        "schedule": {
+            "T": schedule.train_steps(), "a_1": first.0, "a_T": last.0, "snr_1": first.1, "snr_T": last.1,
+        },
+        "null_class": model.null_class,
+        "provenance": model.provenance,
+    }))
+}
+
+fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
+    let config = &model.config;
+    let [height, width] = config.sample_size;
+    emit(format_args!("model       {}", model.file.display()))?;
+    emit(format_args!("hash        {}", model.hash))?;
+    emit(format_args!("weights     {}", model.weights))?;
+    emit(format_args!("images      {} channel(s), {height} × {width}", config.in_channels))?;
+    emit(format_args!("parameters  {}", model.parameters.data().len()))?;
+    emit(format_args!("work        {:.3} GFLOP per image and network call", unet::flops(config)? as f64 / 1e9))?;
+    for (i, (block, channels)) in config.down_blocks.iter().zip(&config.block_out_channels).enumerate() {
+        // Sizes are divisible by it, as the config was checked.
+        let side = |size: usize| size >> i;
+        let attention = if *block == DownBlock::Attention { ", attention" } else { "" };
+        emit(format_args!(
+            "level {i}     {} × {}, {channels} channels, {} residual block(s) down and {} up{attention}",
+            side(height),
+            side(width),
+            config.layers_per_block,
+            config.layers_per_block + 1
+        ))?;
+    }
+    emit(format_args!("middle      {}", if config.add_attention { "with attention" } else { "without attention" }))?;
+    if let Some(classes) = config.num_class_embeds {
+        let null = model.null_class.map_or(String::new(), |class| format!(", {class} stands for none"));
+        emit(format_args!("classes     {classes}{null}"))?;
+    }
+    let scheduler = &model.scheduler;
+    let family = match &scheduler.trained_betas {
+        Some(betas) => format!("{} listed betas", betas.len()),
+        None => format!("{} from {} to {}", scheduler.beta_schedule, scheduler.beta_start, scheduler.beta_end),
+    };
+    let [first, last] = ends(schedule)?;
+    emit(format_args!("schedule    T = {}, beta {family}", schedule.train_steps()))?;
+    emit(format_args!(
+        "signal      a_1 = {:.6}, a_T = {:.3e}; SNR {:.3e} to {:.3e}",
+        first.0, last.0, first.1, last.1
+    ))?;
+    emit(format_args!("predicts    {:?}", scheduler.prediction_type))?;
+    let spacing = scheduler.timestep_spacing.map_or("unsaid".to_owned(), |spacing| spacing.to_string());
+    let clip = scheduler.clip().map_or("unsaid".to_owned(), |clip| format!("{clip:?}"));
+    emit(format_args!("sampling    spacing {spacing}, clip {clip} (flags override)"))?;
+    for (key, text) in &model.provenance {
+        // A recipe is long; --json has all of it.
+        let line = text.lines().next().unwrap_or_default();
+        let more = if text.lines().count() > 1 { " …" } else { "" };
+        emit(format_args!("{key:<11} {line}{more}"))?;
+    }
+    Ok(())
+}

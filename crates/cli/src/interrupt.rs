@@ -1,0 +1,59 @@
+//! Ctrl-C: the first asks the work to stop at its next step, the second ends the program at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+
+/// What a shell expects of an interrupted program: 128 + SIGINT.
+pub const EXIT_CODE: u8 = 130;
+
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the work should stop.
+pub fn asked() -> bool {
+    ASKED.load(Ordering::Relaxed)
+}
+
+/// Listens to Ctrl-C (and SIGTERM, SIGHUP) from now on.
+pub fn listen() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        if ASKED.swap(true, Ordering::Relaxed) {
+            std::process::exit(EXIT_CODE.into());
+        }
+    })
+    .context("cannot listen to Ctrl-C")
+}
+
+/// The command that was typed, as a shell reads it, with `extra` at the end unless it is there.
+pub fn command_line(extra: Option<&str>) -> String {
+    let mut words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
+    if let Some(extra) = extra
+        && !words.iter().any(|word| word == extra)
+    {
+        words.push(extra.to_owned());
+    }
+    words.join(" ")
+}
+
+/// A word as a shell reads it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_word_reaches_the_shell_unchanged() {
+        assert_eq!(quoted("runs/a=1"), "runs/a=1");
+        assert_eq!(quoted("my run"), "'my run'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -1,0 +1,201 @@
+//! Where images go: one grid, a folder, or a tensor.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
+use skipstone::generate::{Folder, Generator};
+use skipstone::image::{Layout, film_strip, grid, near_square, npy, write_png};
+
+use crate::failure::Usage;
+
+/// What a path asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `….png`: one near-square grid.
+    Grid(PathBuf),
+    /// `….npy`: the raw tensor.
+    Tensor(PathBuf),
+    /// `…/`, a folder that exists, or a name without extension: a PNG per image.
+    Folder(PathBuf),
+}
+
+impl Target {
+    /// Reads the path's ending.
+    pub fn of(path: &Path) -> Result<Self, Usage> {
+        let owned = path.to_path_buf();
+        if path.as_os_str().to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]) || path.is_dir() {
+            return Ok(Self::Folder(owned));
+        }
+        match path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).as_deref() {
+            Some("png") => Ok(Self::Grid(owned)),
+            Some("npy") => Ok(Self::Tensor(owned)),
+            None => Ok(Self::Folder(owned)),
+            Some(_) => Err(Usage(format!(
+                "{}: expected a name that ends in .png (one grid), in .npy (the tensor) or in / (a folder of images)",
+                path.display()
+            ))),
+        }
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Grid(path) | Self::Tensor(path) | Self::Folder(path) => path,
+        }
+    }
+}
+
+/// Finds out before the work, not after it, that a file cannot be written or has no picture.
+pub fn check(target: &Target, n: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<()> {
+    if !matches!(target, Target::Tensor(_)) && !matches!(c, 1 | 3) {
+        return Err(Usage(format!("images of {c} channels have no picture; write a .npy file with -o")).into());
+    }
+    if let Target::Grid(_) = target {
+        let (layout, columns) = (Layout::magnified(h, w), near_square(n));
+        let side = |size: usize| (size + layout.gutter) as f64 * columns as f64 * layout.scale as f64;
+        if side(h) * side(w) * c as f64 > 1e9 {
+            return Err(Usage(format!("{n} images are too many for one grid; write a folder, -o NAME/")).into());
+        }
+    }
+    if let Target::Grid(path) | Target::Tensor(path) = target {
+        writable(path)?;
+    }
+    Ok(())
+}
+
+/// Refuses a file whose folder is not there or takes no files.
+pub fn writable(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        // A device, or a file that the rename will replace.
+        return Ok(());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let meta = std::fs::metadata(folder).with_context(|| format!("{}: folder {}", path.display(), folder.display()))?;
+    anyhow::ensure!(meta.is_dir(), "{}: {} is not a folder", path.display(), folder.display());
+    anyhow::ensure!(
+        !meta.permissions().readonly(),
+        "{}: no permission to write in folder {}",
+        path.display(),
+        folder.display()
+    );
+    Ok(())
+}
+
+/// Where finished images go.
+pub enum Sink {
+    /// One file at the end; the batches until then.
+    File(Target, Vec<Array4<f32>>),
+    /// A folder, image by image.
+    Folder(Folder),
+}
+
+impl Sink {
+    /// Opens the target for images `first`..`first` + `n`.
+    pub fn open(target: &Target, generator: &Generator, first: u64, n: usize) -> anyhow::Result<Self> {
+        Ok(match target {
+            Target::Folder(path) => {
+                Self::Folder(Folder::open(path, generator.settings(), first, n as u64, generator.shape())?)
+            }
+            _ => Self::File(target.clone(), Vec::new()),
+        })
+    }
+
+    /// Whether image `index` is there already.
+    pub fn holds(&self, index: u64) -> bool {
+        matches!(self, Self::Folder(folder) if folder.holds(index))
+    }
+
+    /// Takes the finished images of these indices.
+    pub fn take(&mut self, indices: &[u64], images: Array4<f32>) -> anyhow::Result<()> {
+        match self {
+            Self::File(_, batches) => batches.push(images),
+            Self::Folder(folder) => {
+                for (&index, image) in indices.iter().zip(images.outer_iter()) {
+                    folder.write(index, image)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what has not been written yet.
+    pub fn finish(self, texts: &[(String, String)]) -> anyhow::Result<()> {
+        let Self::File(target, batches) = self else { return Ok(()) };
+        let views: Vec<ArrayView4<'_, f32>> = batches.iter().map(|batch| batch.view()).collect();
+        let images = concatenate(Axis(0), &views).context("batches of one shape")?;
+        if let Target::Grid(path) = &target {
+            let (n, _, h, w) = images.dim();
+            let picture = grid(&images, near_square(n), &Layout::magnified(h, w))?;
+            write_png(path, &picture, &borrowed(texts))?;
+        } else {
+            npy::write(target.path(), images.view())?;
+        }
+        Ok(())
+    }
+}
+
+fn borrowed(texts: &[(String, String)]) -> Vec<(&str, &str)> {
+    texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect()
+}
+
+/// Most images of a film strip, and most of its steps.
+pub const STRIP: (usize, usize) = (8, 12);
+
+/// x̂₀ of the first images at evenly chosen steps.
+pub struct Strip {
+    path: PathBuf,
+    /// The chosen steps, from 1.
+    steps: Vec<usize>,
+    /// Images wanted.
+    rows: usize,
+    /// For each chosen step, the images so far.
+    frames: Vec<Vec<f32>>,
+    shape: [usize; 3],
+}
+
+impl Strip {
+    /// A strip of the first of `n` images of a run of so many calls.
+    pub fn new(path: &Path, n: usize, calls: usize, shape: [usize; 3]) -> anyhow::Result<Self> {
+        if Target::of(path)? != Target::Grid(path.to_path_buf()) {
+            return Err(Usage(format!("--trajectory {}: expected a name that ends in .png", path.display())).into());
+        }
+        check(&Target::Grid(path.to_path_buf()), STRIP.0 * STRIP.1, shape)?;
+        let columns = calls.min(STRIP.1);
+        // The first and the last step among them.
+        let step = |i: usize| 1 + (i * (calls - 1) + (columns - 1) / 2) / (columns - 1).max(1);
+        let steps = (0..columns).map(step).collect();
+        Ok(Self { path: path.to_path_buf(), steps, rows: n.min(STRIP.0), frames: vec![Vec::new(); columns], shape })
+    }
+
+    /// How many images it shows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// What it shows, in words.
+    pub fn describe(&self) -> String {
+        format!("{} image(s), x0 as predicted at steps {:?}", self.rows, self.steps)
+    }
+
+    /// Takes what a step shows: `x0` is image by image those that follow on the ones before.
+    pub fn see(&mut self, step: usize, x0: &Array4<f32>) {
+        if let Some(frame) = self.steps.iter().position(|&s| s == step) {
+            let [c, h, w] = self.shape;
+            let missing = self.rows.saturating_sub(self.frames[frame].len() / (c * h * w));
+            x0.outer_iter()
+                .take(missing)
+                .for_each(|image: ArrayView3<'_, f32>| self.frames[frame].extend(image.iter()));
+        }
+    }
+
+    /// Writes the picture.
+    pub fn finish(self, texts: &[(String, String)]) -> anyhow::Result<()> {
+        let [c, h, w] = self.shape;
+        let frames = self.frames.into_iter().map(|values| Array4::from_shape_vec((self.rows, c, h, w), values));
+        let frames = frames.collect::<Result<Vec<_>, _>>().context("frames of one shape")?;
+        let picture = film_strip(&frames, &Layout::magnified(h, w))?;
+        write_png(&self.path, &picture, &borrowed(texts))?;
+        Ok(())
+    }
+}

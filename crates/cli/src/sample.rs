@@ -1,0 +1,313 @@
+//! `skipstone sample`: images out of noise.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::json;
+use skipstone::generate::{Generator, Inputs};
+use skipstone::image::npy;
+use skipstone::sampler::Outcome;
+
+use crate::common::{Machine, ModelArguments, bytes, duration};
+use crate::failure::{Done, Usage, emit, say};
+use crate::interrupt;
+use crate::options::RunArguments;
+use crate::output::{STRIP, Sink, Strip, Target, check};
+
+/// Generate images
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Image i depends on the model, the options, the seed and its own index alone: not on -n, --batch, --threads, nor on
+whether the run was interrupted. `--first 8 -n 8` makes images 8 to 15 of what `-n 16` would make. A folder (`-o DIR/`)
+is continued by the same command: images that are there are kept, missing ones made.
+
+Examples:
+  A first look                   skipstone sample
+  Ten steps instead of fifty     skipstone sample --steps 10 -o ten.png
+  DDPM's noise, all the steps    skipstone sample --steps 1000 --eta 1 -o ddpm.png
+  Ten thousand files             skipstone sample -n 10000 -o images/
+  How images come to be          skipstone sample -n 4 --trajectory strip.png
+  Latents from another program   skipstone sample --latents x_T.npy -o x_0.npy
+  What would it cost?            skipstone sample -n 10000 --steps 100 --dry-run")]
+pub struct SampleArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Number of images [default: 64, or the rows of --latents]
+    #[arg(short, value_name = "N")]
+    n: Option<usize>,
+    #[command(flatten)]
+    run: RunArguments,
+    /// Seed of latents and noise
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Index of the first image
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    first: u64,
+    /// Images at a time: auto or a number; the images do not depend on it
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
+    batch: Batch,
+    /// Start from these latents x_T, float32 [n, channels, height, width]
+    #[arg(long, value_name = "X_T.npy")]
+    latents: Option<PathBuf>,
+    /// Take the noise of the steps from here, float32 [calls, n, channels, height, width]
+    #[arg(long, value_name = "Z.npy")]
+    noise: Option<PathBuf>,
+    /// Class of the images, for a class-conditional model
+    #[arg(long, value_name = "K")]
+    class: Option<usize>,
+    /// Weight of classifier-free guidance, for a model trained with dropped classes; needs --class
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    guidance: Option<f64>,
+    /// Film strip of the predicted images at up to 12 evenly chosen steps, a row each for the first (up to 8) images
+    #[arg(long, value_name = "PATH.png")]
+    trajectory: Option<PathBuf>,
+    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
+    #[arg(short, long, value_name = "PATH", default_value = "samples.png")]
+    output: PathBuf,
+    /// Print the result as a JSON line
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done and what it would cost, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Batch {
+    Auto,
+    Images(usize),
+}
+
+fn batch(text: &str) -> Result<Batch, String> {
+    match text.parse() {
+        _ if text == "auto" => Ok(Batch::Auto),
+        Ok(n) if n > 0 => Ok(Batch::Images(n)),
+        _ => Err("expected auto or a number of at least 1".to_owned()),
+    }
+}
+
+/// Runs the command.
+pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
+    let target = Target::of(&arguments.output)?;
+    let threads = arguments.machine.start()?;
+    let model = arguments.model.load()?;
+    let mut request = arguments.run.request(arguments.seed)?;
+    request.class = arguments.class;
+    request.guidance = arguments.guidance;
+
+    let latents = arguments.latents.as_deref().map(npy::read).transpose()?;
+    let noise = arguments.noise.as_deref().map(npy::read).transpose()?;
+    let inputs = Inputs { latents, noise };
+    let n = match (&inputs.latents, arguments.n) {
+        (Some(latents), Some(n)) if latents.dim().0 != n => {
+            return Err(Usage(format!("-n {n}: --latents has {} rows; leave -n out", latents.dim().0)).into());
+        }
+        (Some(latents), _) => latents.dim().0,
+        (None, n) => n.unwrap_or(64),
+    };
+    let generator = Generator::new(model, &request, inputs, arguments.first, n)?;
+    let batch = match arguments.batch {
+        Batch::Auto => generator.batch(n, threads),
+        Batch::Images(batch) => batch.min(n),
+    };
+    check(&target, n, generator.shape())?;
+    let calls = generator.plan().calls();
+    let strip = match &arguments.trajectory {
+        Some(path) => Some(Strip::new(path, n, calls, generator.shape())?),
+        None => None,
+    };
+    if arguments.dry_run {
+        return dry_run(arguments, &generator, n, batch, threads);
+    }
+    sample(arguments, &target, &generator, strip, n, batch)
+}
+
+/// "20 steps", and how many calls that makes where it is another number.
+fn steps_and_calls(generator: &Generator) -> String {
+    let calls = generator.plan().calls();
+    let evaluations = calls * generator.calls_per_step();
+    let steps = match generator.settings().steps {
+        Some(steps) if steps != calls => format!("{steps} steps asked for, {calls} made"),
+        _ => format!("{calls} steps"),
+    };
+    if evaluations == calls { steps } else { format!("{steps}, {evaluations} network calls with guidance") }
+}
+
+fn dry_run(
+    arguments: &SampleArguments,
+    generator: &Generator,
+    n: usize,
+    batch: usize,
+    threads: usize,
+) -> anyhow::Result<Done> {
+    let calls = generator.plan().calls() * generator.calls_per_step();
+    let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
+    let memory = generator.bytes(batch, threads);
+    let per_step = time_of_step(generator, arguments.first, batch)?.as_secs_f64();
+    let seconds = per_step * (generator.plan().calls() * n) as f64 / batch as f64;
+    if arguments.json {
+        emit(json!({
+            "n": n, "steps": generator.plan().calls(), "calls": calls, "batch": batch, "gflop": gflop,
+            "memory_bytes": memory, "seconds_per_step": per_step, "seconds": seconds, "threads": threads,
+            "output": arguments.output.display().to_string(),
+        }))?;
+        return Ok(Done::Finished);
+    }
+    emit(format_args!("images      {n}, {batch} at a time"))?;
+    emit(format_args!("steps       {}", steps_and_calls(generator)))?;
+    emit(format_args!("work        {gflop:.1} GFLOP"))?;
+    emit(format_args!("memory      about {}", bytes(memory)))?;
+    emit(format_args!(
+        "time        about {}: one step of {batch} image(s) took {} with {threads} thread(s)",
+        duration(seconds),
+        duration(per_step)
+    ))?;
+    emit(format_args!("would write {}", arguments.output.display()))?;
+    Ok(Done::Finished)
+}
+
+/// The time of one step: the second, as the first also makes room.
+fn time_of_step(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
+    let (mut last, mut times) = (Instant::now(), Vec::new());
+    let images = first..first + batch as u64;
+    generator.generate(images, &mut |_| {
+        times.push(last.elapsed());
+        last = Instant::now();
+        if times.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(times.into_iter().min().unwrap_or_default())
+}
+
+fn sample(
+    arguments: &SampleArguments,
+    target: &Target,
+    generator: &Generator,
+    mut strip: Option<Strip>,
+    n: usize,
+    batch: usize,
+) -> anyhow::Result<Done> {
+    let first = arguments.first;
+    let mut sink = Sink::open(target, generator, first, n)?;
+    let rows = strip.as_ref().map_or(0, Strip::rows) as u64;
+    // The images of a strip are made even where they are there: its frames are not.
+    let wanted: Vec<u64> = (first..first + n as u64).filter(|&i| i < first + rows || !sink.holds(i)).collect();
+    let batches = batches(&wanted, batch);
+    let calls = generator.plan().calls();
+    let bar = crate::bars::bar("sampling", 0, (batches.len() * calls) as u64);
+    let begun = Instant::now();
+    let mut made = 0;
+    for images in batches {
+        let indices: Vec<u64> = images.clone().collect();
+        let size = indices.len();
+        let outcome = generator.generate(images.clone(), &mut |progress| {
+            if let Some(strip) = strip.as_mut().filter(|_| images.start < first + rows) {
+                strip.see(progress.step, progress.x0);
+            }
+            let share = progress.step as f64 / calls as f64;
+            show(&bar, made as f64 + share * size as f64, begun);
+            if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if let Outcome::Finished(x0) = outcome {
+            sink.take(&indices, x0)?;
+            made += size;
+        }
+        if interrupt::asked() && made < wanted.len() {
+            bar.finish_and_clear();
+            return Ok(interrupted(target, n - (wanted.len() - made), n));
+        }
+    }
+    bar.finish_and_clear();
+    let seconds = begun.elapsed().as_secs_f64();
+
+    let mut texts = generator.settings().to_texts();
+    texts.push(("first".to_owned(), first.to_string()));
+    texts.push(("n".to_owned(), n.to_string()));
+    sink.finish(&texts)?;
+    let strip_path = arguments.trajectory.as_deref();
+    if let Some(strip) = strip {
+        say(format_args!("film strip: {} (at most {} images, {} steps)", strip.describe(), STRIP.0, STRIP.1));
+        strip.finish(&texts)?;
+    }
+    conclude(arguments, target.path(), strip_path, generator, (n, made), seconds)?;
+    Ok(Done::Finished)
+}
+
+/// Runs of neighbouring indices, none longer than `batch`.
+fn batches(wanted: &[u64], batch: usize) -> Vec<std::ops::Range<u64>> {
+    let mut batches: Vec<std::ops::Range<u64>> = Vec::new();
+    for &i in wanted {
+        match batches.last_mut() {
+            Some(last) if last.end == i && i - last.start < batch as u64 => last.end += 1,
+            _ => batches.push(i..i + 1),
+        }
+    }
+    batches
+}
+
+fn show(bar: &ProgressBar, images: f64, begun: Instant) {
+    bar.inc(1);
+    bar.set_message(format!(" {:.1} img/s", images / begun.elapsed().as_secs_f64().max(1e-9)));
+}
+
+fn interrupted(target: &Target, there: usize, n: usize) -> Done {
+    match target {
+        Target::Folder(path) => say(format_args!(
+            "interrupted: {there} of {n} images are in {}; continue with: {}",
+            path.display(),
+            interrupt::command_line(None)
+        )),
+        _ => say("interrupted: nothing was written (a folder, -o NAME/, keeps what is finished)"),
+    }
+    Done::Interrupted
+}
+
+fn conclude(
+    arguments: &SampleArguments,
+    path: &Path,
+    strip: Option<&Path>,
+    generator: &Generator,
+    (n, made): (usize, usize),
+    seconds: f64,
+) -> anyhow::Result<()> {
+    let rate = made as f64 / seconds.max(1e-9);
+    if arguments.json {
+        let calls = generator.plan().calls() * generator.calls_per_step();
+        emit(json!({
+            "output": path.display().to_string(), "trajectory": strip.map(|path| path.display().to_string()),
+            "n": n, "made": made, "steps": generator.plan().calls(), "calls": calls,
+            "seconds": seconds, "images_per_s": rate,
+        }))?;
+        return Ok(());
+    }
+    let there = if made < n { format!(" ({} were there already)", n - made) } else { String::new() };
+    say(format_args!(
+        "{made} image(s) made{there}: {}, seed {}",
+        steps_and_calls(generator),
+        generator.settings().seed
+    ));
+    if made > 0 {
+        say(format_args!("{}, {rate:.1} images/s", duration(seconds)));
+    }
+    if let Some(strip) = strip {
+        emit(strip.display())?;
+    }
+    emit(path.display())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::batches;
+
+    #[test]
+    fn batches_are_runs_of_neighbours() {
+        assert_eq!(batches(&[0, 1, 2, 5, 6, 9], 2), [0..2, 2..3, 5..7, 9..10]);
+        assert_eq!(batches(&[7, 8, 9, 12], 8), [7..10, 12..13]);
+        assert_eq!(batches(&[], 8), []);
+    }
+}

@@ -1,0 +1,234 @@
+//! `skipstone train`: a recipe and a data set become a model folder.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::json;
+use skipstone::checkpoint::LoadOptions;
+use skipstone::data::{self, DataSpec, Dataset, Split};
+use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
+use skipstone::unet::{self, Parameters};
+
+use crate::common::{Machine, WeightsName, bytes, duration, load_model, weights_choice};
+use crate::failure::{Done, Stdout, emit, say};
+use crate::interrupt;
+
+/// Train a model, or go on with a training
+#[derive(Args, Debug)]
+#[command(after_help = "\
+RUN/model is at every moment a loadable model (diffusers layout); RUN/state holds what --resume needs.
+RUN/log.jsonl, RUN/events (TensorBoard), RUN/previews and RUN/loss.png show how it went.
+The same recipe, data and seed give the same bytes, whatever the threads and the interruptions.
+
+Examples:
+  What would it cost?   skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a --dry-run
+  Train                 skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a
+  Go on after Ctrl-C    skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a --resume
+  Your own photos       skipstone train --data my/photos --config my.toml --out runs/b --set train.batch=16
+  See what it learned   skipstone sample --model runs/a/model -o samples.png")]
+pub struct TrainArguments {
+    /// Data: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images (class = sub-folder)
+    #[arg(long, value_name = "DATASET|DIR")]
+    data: String,
+    /// Recipe: a TOML file that says what the training depends on
+    #[arg(long, value_name = "FILE.toml")]
+    config: PathBuf,
+    /// Folder of the training
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Go on with the training in RUN; start it if there is none
+    #[arg(long)]
+    resume: bool,
+    /// Start from the weights of this model
+    #[arg(long, value_name = "MODEL")]
+    init: Option<PathBuf>,
+    /// Which weights of --init to take [default: ema where there are both]
+    #[arg(long, value_enum, requires = "init")]
+    weights: Option<WeightsName>,
+    /// Override one value of the recipe, for example train.steps=1000; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Seed of weights, order, noise: the same as --set train.seed=N
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print a JSON line per log interval: {"step", "loss", "images_per_s"}
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done and what it would cost, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Runs the command.
+pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
+    let recipe = recipe(arguments)?;
+    let threads = arguments.machine.start()?;
+    let data = dataset(&arguments.data, &recipe)?;
+    let init = match &arguments.init {
+        Some(path) => {
+            let options = LoadOptions { weights: weights_choice(arguments.weights), ..LoadOptions::default() };
+            let model = load_model(Some(path), &options)?;
+            Some((model.parameters, model.hash))
+        }
+        None => None,
+    };
+    if arguments.dry_run {
+        return dry_run(arguments, recipe, data, init, threads);
+    }
+    let run = Run::open(&arguments.out, recipe, data, init, threads, arguments.resume)?;
+    train(arguments, run)
+}
+
+fn recipe(arguments: &TrainArguments) -> anyhow::Result<Recipe> {
+    let path = &arguments.config;
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let mut overrides = arguments.set.clone();
+    overrides.extend(arguments.seed.map(|seed| format!("train.seed={seed}")));
+    Ok(Recipe::parse(&text, &overrides).map_err(|error| {
+        // Whose mistake it is: the file's, or the command line's.
+        match Recipe::parse(&text, &[]) {
+            Ok(_) => error,
+            Err(_) => error.in_file(path),
+        }
+    })?)
+}
+
+fn dataset(name: &str, recipe: &Recipe) -> anyhow::Result<Dataset> {
+    let options = data::LoadOptions {
+        size: Some(recipe.model.sample_size),
+        channels: Some(recipe.model.channels),
+        background: recipe.data.background,
+    };
+    Ok(name.parse::<DataSpec>()?.load(Split::Train, &options)?)
+}
+
+fn dry_run(
+    arguments: &TrainArguments,
+    recipe: Recipe,
+    data: Dataset,
+    init: Option<(Parameters, String)>,
+    threads: usize,
+) -> anyhow::Result<Done> {
+    let images = data.len();
+    let data_bytes = data.images().len();
+    let name = data.name().to_owned();
+    let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), threads)?;
+    let t = trainer.recipe().train.clone();
+    let parameters = trainer.weights().data().len();
+    // A backward pass costs twice the forward one.
+    let gflop = 3.0 * unet::flops(trainer.config())? as f64 * (t.batch * t.accumulate) as f64 / 1e9;
+    let memory = trainer.bytes() + data_bytes;
+    let per_step = trainer.measure()?.as_secs_f64();
+    let total = per_step * t.steps as f64;
+    if arguments.json {
+        emit(json!({
+            "parameters": parameters, "images": images, "steps": t.steps, "batch": t.batch * t.accumulate,
+            "gflop_per_step": gflop, "memory_bytes": memory, "seconds_per_step": per_step, "seconds": total,
+            "threads": threads, "out": arguments.out.display().to_string(),
+        }))?;
+        return Ok(Done::Finished);
+    }
+    let epochs = t.steps as f64 * (t.batch * t.accumulate) as f64 / images as f64;
+    emit(format_args!("data        {name}, {images} images of {:?}", trainer.data().shape()))?;
+    emit(format_args!("network     {parameters} parameters"))?;
+    emit(format_args!("length      {} steps of {} images, {epochs:.1} epochs", t.steps, t.batch * t.accumulate))?;
+    emit(format_args!("work        {gflop:.2} GFLOP per step"))?;
+    emit(format_args!("memory      about {}", bytes(memory)))?;
+    emit(format_args!(
+        "time        {} per step measured with {threads} threads, {} in all",
+        duration(per_step),
+        duration(total)
+    ))?;
+    emit(format_args!("would write {}", arguments.out.display()))?;
+    Ok(Done::Finished)
+}
+
+fn train(arguments: &TrainArguments, mut run: Run) -> anyhow::Result<Done> {
+    let model = run.model();
+    let (first, steps) = (run.trainer().step_count(), run.trainer().recipe().train.steps);
+    if run.trainer().is_finished() {
+        run.train(&mut |_| ControlFlow::Continue(()))?;
+        say(format_args!("the training is finished already: {first} of {steps} steps"));
+        conclude(arguments, &model)?;
+        return Ok(Done::Finished);
+    }
+    if first > 0 {
+        say(format_args!("going on after step {first} of {steps}"));
+    }
+    let bar = crate::bars::bar("training", first, steps);
+    let mut watch = Watch { json: arguments.json, smooth: None, stdout: None, bar };
+    let ended = run.train(&mut |event| watch.see(event));
+    watch.bar.finish_and_clear();
+    match ended? {
+        Ended::Finished => {
+            say(format_args!("trained {steps} steps"));
+            conclude(arguments, &model)?;
+            Ok(Done::Finished)
+        }
+        Ended::Stopped(step) => {
+            let again = interrupt::command_line(Some("--resume"));
+            say(format_args!("saved at step {step}; continue with: {again}"));
+            match watch.stdout {
+                Some(stdout) => Err(stdout.into()),
+                None => Ok(Done::Interrupted),
+            }
+        }
+    }
+}
+
+/// Says where things are and what to try next.
+fn conclude(arguments: &TrainArguments, model: &Path) -> anyhow::Result<()> {
+    let out = &arguments.out;
+    for (what, path) in
+        [("model", model.to_path_buf()), ("loss curve", out.join("loss.png")), ("previews", out.join("previews"))]
+    {
+        if path.exists() {
+            say(format_args!("{what:<11}{}", path.display()));
+        }
+    }
+    let quoted = interrupt::quoted(&model.display().to_string());
+    say(format_args!("{:<11}skipstone sample --model {quoted}", "try"));
+    if !arguments.json {
+        emit(model.display())?;
+    }
+    Ok(())
+}
+
+/// What is shown of a training under way.
+struct Watch {
+    json: bool,
+    /// The loss, averaged over some tens of steps: single steps jump about.
+    smooth: Option<f64>,
+    /// Why no more can be printed.
+    stdout: Option<Stdout>,
+    bar: ProgressBar,
+}
+
+impl Watch {
+    fn see(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Step { report, images_per_s } => {
+                let smooth = self.smooth.map_or(report.loss, |loss| 0.97 * loss + 0.03 * report.loss);
+                self.smooth = Some(smooth);
+                self.bar.set_position(report.step);
+                self.bar.set_message(format!(" loss {smooth:.4}  {images_per_s:.0} img/s"));
+            }
+            Event::Logged { step, loss, images_per_s } if self.json => {
+                self.stdout = emit(json!({"step": step, "loss": loss, "images_per_s": images_per_s})).err();
+            }
+            Event::Logged { step, loss, images_per_s } => {
+                if self.bar.is_hidden() {
+                    say(format_args!("step {step}  loss {loss:.4}  {images_per_s:.0} img/s"));
+                }
+            }
+            Event::Preview { path, .. } => tracing::info!(path = %path.display(), "preview"),
+            Event::Checkpoint { step } => tracing::info!(step, "checkpoint"),
+        }
+        if interrupt::asked() || self.stdout.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}

@@ -1,0 +1,6 @@
+//! The `skipstone` command from outside: its files, its messages, its exit codes.
+
+mod sampling;
+mod support;
+mod tools;
+mod training;

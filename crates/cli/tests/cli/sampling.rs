@@ -1,0 +1,273 @@
+use std::path::Path;
+use std::time::Duration;
+
+use ndarray::{Array4, Array5, Axis, Slice};
+use skipstone::image::{npy, read_png};
+
+use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
+
+/// `sample --model model` with these arguments, expecting success.
+#[track_caller]
+fn sample(folder: &Path, arguments: &str) -> (String, String) {
+    expect(folder, arguments, 0)
+}
+
+#[track_caller]
+fn expect(folder: &Path, arguments: &str, code: i32) -> (String, String) {
+    let mut all = vec!["sample", "--model", "model"];
+    all.extend(arguments.split_whitespace());
+    run(folder, &all, code)
+}
+
+#[test]
+fn images_do_not_depend_on_batch_threads_or_shard() {
+    let folder = with_model();
+    let at = folder.path();
+    sample(at, "-n 8 --steps 4 --eta 1 -o a.npy");
+    sample(at, "-n 8 --steps 4 --eta 1 -o b.npy --batch 3 --threads 1");
+    sample(at, "-n 8 --steps 4 --eta 1 -o c.npy --batch 1 --threads 2");
+    assert_eq!(read(at, "a.npy"), read(at, "b.npy"));
+    assert_eq!(read(at, "a.npy"), read(at, "c.npy"));
+    sample(at, "-n 4 --steps 4 --eta 1 -o low.npy");
+    sample(at, "-n 4 --first 4 --steps 4 --eta 1 -o high.npy");
+    let whole: Array4<f32> = npy::read(&at.join("a.npy")).unwrap();
+    let [low, high]: [Array4<f32>; 2] = ["low.npy", "high.npy"].map(|name| npy::read(&at.join(name)).unwrap());
+    assert_eq!(whole.slice_axis(Axis(0), Slice::from(..4)), low);
+    assert_eq!(whole.slice_axis(Axis(0), Slice::from(4..)), high);
+    assert_ne!(low, high);
+    sample(at, "-n 8 --steps 4 --eta 1 --seed 1 -o d.npy");
+    assert_ne!(read(at, "a.npy"), read(at, "d.npy"));
+}
+
+#[test]
+fn a_grid_carries_its_options_and_is_named_last_on_stdout() {
+    let folder = with_model();
+    let (stdout, _) = sample(folder.path(), "-n 5 --steps 3 --seed 7");
+    assert_eq!(stdout, "samples.png\n");
+    let png = read_png(&folder.path().join("samples.png")).unwrap();
+    // Three columns, two rows, images of 8 pixels magnified 8 times, gutters of 2.
+    assert_eq!((png.picture.width(), png.picture.height()), (8 * 32, 8 * 22));
+    for (key, text) in [("seed", "7"), ("steps", "3"), ("n", "5"), ("eta", "0.0"), ("times", "[999,665,332]")] {
+        assert!(png.text.contains(&(key.into(), text.into())), "{key}: {:?}", png.text);
+    }
+}
+
+#[test]
+fn a_folder_is_continued_without_repeating_or_losing_an_image() {
+    let folder = with_model();
+    let at = folder.path();
+    sample(at, "-n 6 --steps 3 -o whole/");
+    let (_, said) = sample(at, "-n 4 --steps 3 -o part/");
+    assert!(said.contains("4 image(s) made"), "{said}");
+    std::fs::remove_file(at.join("part/000001.png")).unwrap();
+    // Half a file, as no crash of ours but a copy that broke off would leave it.
+    let bytes = read(at, "part/000002.png");
+    std::fs::write(at.join("part/000002.png"), &bytes[..bytes.len() / 2]).unwrap();
+    std::fs::write(at.join("part/.000003.png.x.skipstone-partial"), "half").unwrap();
+    let (_, said) = sample(at, "-n 6 --steps 3 -o part");
+    assert!(said.contains("4 image(s) made (2 were there already)"), "{said}");
+    assert_eq!(names(&at.join("part")), names(&at.join("whole")));
+    for name in names(&at.join("whole")) {
+        assert_eq!(read(&at.join("part"), &name), read(&at.join("whole"), &name), "{name}");
+    }
+    let manifest: serde_json::Value = serde_json::from_slice(&read(at, "whole/manifest.json")).unwrap();
+    assert_eq!((manifest["n"].as_u64(), manifest["first"].as_u64()), (Some(6), Some(0)));
+    assert_eq!(manifest["times"], serde_json::json!([999, 665, 332]));
+    let (_, error) = expect(at, "-n 6 --steps 3 --seed 1 -o part/", 2);
+    assert!(error.contains("seed = 0, now it is 1"), "{error}");
+    let (_, error) = expect(at, "-n 6 --first 9 --steps 3 -o part/", 2);
+    assert!(error.contains("gap"), "{error}");
+}
+
+#[test]
+fn a_killed_and_an_interrupted_run_are_completed_by_the_same_command() {
+    let folder = with_model();
+    let at = folder.path();
+    let arguments = ["sample", "--model", "model", "-n", "40", "--steps", "60", "--batch", "2", "-o"];
+    let with = |name| arguments.iter().copied().chain([name]).collect::<Vec<_>>();
+    run(at, &with("whole/"), 0);
+    for (name, sent) in [("killed/", "KILL"), ("stopped/", "INT")] {
+        let child = skipstone(at, &with(name)).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        while !at.join(name).join("000001.png").exists() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        signal(sent, child.id());
+        let output = child.wait_with_output().unwrap();
+        if sent == "INT" && output.status.code() != Some(0) {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(130), "{said}");
+            assert!(said.contains("continue with: "), "{said}");
+        }
+        run(at, &with(name), 0);
+        assert_eq!(names(&at.join(name)), names(&at.join("whole")));
+        for file in names(&at.join("whole")) {
+            assert_eq!(read(&at.join(name), &file), read(&at.join("whole"), &file), "{file}");
+        }
+    }
+}
+
+#[test]
+fn latents_and_noise_from_files_decide_everything() {
+    let folder = with_model();
+    let at = folder.path();
+    let value = |i: usize| ((i * 7919) % 201) as f32 / 100.0 - 1.0;
+    let fill = |n: usize| (0..n).map(value).collect::<Vec<_>>();
+    let latents = Array4::from_shape_vec((3, 1, 8, 8), fill(192)).unwrap();
+    let noise = Array5::from_shape_vec((4, 3, 1, 8, 8), fill(768)).unwrap();
+    npy::write(&at.join("x.npy"), latents.view()).unwrap();
+    npy::write(&at.join("z.npy"), noise.view()).unwrap();
+    sample(at, "--latents x.npy --noise z.npy --steps 4 --eta 1 -o a.npy");
+    sample(at, "--latents x.npy --noise z.npy --steps 4 --eta 1 --seed 5 --first 9 --batch 2 -o b.npy");
+    assert_eq!(read(at, "a.npy"), read(at, "b.npy"));
+    let row: Array4<f32> = npy::read(&at.join("a.npy")).unwrap();
+    npy::write(&at.join("x1.npy"), latents.slice_axis(Axis(0), Slice::from(2..))).unwrap();
+    npy::write(&at.join("z1.npy"), noise.slice_axis(Axis(1), Slice::from(2..))).unwrap();
+    sample(at, "--latents x1.npy --noise z1.npy --steps 4 --eta 1 -o c.npy");
+    assert_eq!(row.slice_axis(Axis(0), Slice::from(2..)), npy::read::<ndarray::Ix4>(&at.join("c.npy")).unwrap());
+
+    let (_, error) = expect(at, "--latents x.npy -n 4 -o d.npy", 2);
+    assert!(error.contains("--latents has 3 rows"), "{error}");
+    let (_, error) = expect(at, "--latents x.npy --noise z.npy --steps 5 --eta 1 -o d.npy", 2);
+    assert!(error.contains("expected [5, 3, 1, 8, 8]"), "{error}");
+    let wrong = Array4::<f32>::zeros((2, 1, 4, 4));
+    npy::write(&at.join("w.npy"), wrong.view()).unwrap();
+    let (_, error) = expect(at, "--latents w.npy -o d.npy", 2);
+    assert!(error.contains("expected [2, 1, 8, 8], found [2, 1, 4, 4]"), "{error}");
+    let nan = Array4::from_elem((2, 1, 8, 8), f32::NAN);
+    npy::write(&at.join("nan.npy"), nan.view()).unwrap();
+    let (_, error) = expect(at, "--latents nan.npy -o d.npy", 1);
+    assert!(error.contains("nan.npy") && error.contains("NaN"), "{error}");
+    assert!(!at.join("d.npy").exists());
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
+    let folder = with_model();
+    let at = folder.path();
+    std::fs::write(at.join("s.txt"), "0.1\nx\n").unwrap();
+    let before = names(at);
+    for (arguments, message) in [
+        ("--steps 0", "steps: expected at least 1, found 0"),
+        ("--steps 1001", "at most the model's 1000 trained steps"),
+        ("--eta -0.5", "eta: expected a finite number of at least 0"),
+        ("--eta 1e6", "above its bound"),
+        ("--times 3,9", "must strictly decrease"),
+        ("--times 1000,9", "index 1000 is out of range"),
+        ("--threshold 0.9,1.5", "clip keep-eps or rederive-eps"),
+        ("--sigmas s.txt", "line 2: expected a number"),
+        ("--class 1", "unconditional"),
+        ("--guidance 2", "unconditional"),
+        ("-n 0", "at least 1 image"),
+        ("-o x.jpg", "ends in .png"),
+        ("--device cuda", "cpu only"),
+        ("--threads 0", "--threads"),
+        ("--eta 1 --sigma hat", "cannot be used with"),
+        ("--batch 0", "--batch"),
+        ("--trajectory t.npy", "ends in .png"),
+    ] {
+        let (stdout, error) = expect(at, arguments, 2);
+        assert!(error.contains(message), "{arguments}: {error}");
+        assert_eq!((stdout.as_str(), names(at)), ("", before.clone()), "{arguments}");
+    }
+}
+
+#[test]
+fn failures_are_exit_code_1_name_the_file_and_leave_nothing() {
+    let folder = with_model();
+    let at = folder.path();
+    let before = names(at);
+    let (_, error) = expect(at, "--steps 2 -o absent/x.png", 1);
+    assert!(error.contains("absent"), "{error}");
+    assert_eq!(names(at), before);
+    std::fs::write(at.join("in-the-way"), "a file").unwrap();
+    let (_, error) = expect(at, "--steps 2 -o in-the-way/", 1);
+    assert!(error.contains("a file is in the way"), "{error}");
+    let weights = at.join("model/unet/diffusion_pytorch_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();
+    let before = names(at);
+    let (_, error) = expect(at, "--steps 2 -o x.png", 1);
+    assert!(error.contains("diffusion_pytorch_model.safetensors"), "{error}");
+    assert_eq!(names(at), before);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said_and_a_closed_pipe_is_success() {
+    let folder = with_model();
+    let at = folder.path();
+    std::os::unix::fs::symlink("/dev/full", at.join("full.png")).unwrap();
+    let (_, error) = expect(at, "-n 2 --steps 2 -o full.png", 1);
+    assert!(error.contains("no space left"), "{error}");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = skipstone(at, &["inspect", "--model", "model"]).stdout(full).output().unwrap().status;
+    assert_eq!(status.code(), Some(1));
+    let mut child = skipstone(at, &["completions", "bash"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_film_strip_shows_every_image_at_every_chosen_step() {
+    let folder = with_model();
+    let at = folder.path();
+    let (_, said) = sample(at, "-n 3 --steps 4 --batch 2 --trajectory strip.png -o f/");
+    assert!(said.contains("[1, 2, 3, 4]"), "{said}");
+    let whole = read(at, "strip.png");
+    let picture = read_png(&at.join("strip.png")).unwrap().picture;
+    assert_eq!((picture.width(), picture.height()), (8 * 42, 8 * 32));
+    sample(at, "-n 3 --steps 4 --batch 1 --trajectory strip.png -o f/");
+    assert_eq!(read(at, "strip.png"), whole);
+}
+
+#[test]
+fn classes_and_guidance_follow_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let config = skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() };
+    write_model(at, &config, None);
+    sample(at, "-n 3 --steps 2 -o all.npy");
+    sample(at, "-n 1 --first 2 --class 2 --steps 2 -o two.npy");
+    let all: Array4<f32> = npy::read(&at.join("all.npy")).unwrap();
+    // Without a null class, image 2 has class 2.
+    assert_eq!(all.slice_axis(Axis(0), Slice::from(2..)), npy::read::<ndarray::Ix4>(&at.join("two.npy")).unwrap());
+    assert!(expect(at, "--class 3", 2).1.contains("knows 0 to 2"));
+    assert!(expect(at, "--class 1 --guidance 2", 2).1.contains("null class"));
+    std::fs::remove_dir_all(at.join("model")).unwrap();
+    write_model(at, &config, Some(2));
+    sample(at, "-n 1 --steps 2 -o null.npy");
+    sample(at, "-n 1 --steps 2 --class 0 --guidance 0 -o zero.npy");
+    assert_eq!(read(at, "null.npy"), read(at, "zero.npy"));
+    assert!(expect(at, "--guidance 2", 2).1.contains("needs a class"));
+}
+
+#[test]
+fn the_models_own_spacing_holds_unless_a_flag_says_otherwise() {
+    let folder = with_model();
+    let at = folder.path();
+    let path = at.join("model/scheduler/scheduler_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["timestep_spacing"] = "leading".into();
+    config["clip_sample"] = true.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let options = |arguments: &str| -> serde_json::Value {
+        let _ = std::fs::remove_dir_all(at.join("f"));
+        sample(at, arguments);
+        serde_json::from_slice(&read(at, "f/manifest.json")).unwrap()
+    };
+    let theirs = options("-n 1 --steps 2 -o f/");
+    assert_eq!((&theirs["times"], &theirs["clip"]), (&serde_json::json!([500, 0]), &serde_json::json!("keep-eps")));
+    let ours = options("-n 1 --steps 2 --spacing linear --clip off -o f/");
+    assert_eq!((&ours["times"], &ours["clip"]), (&serde_json::json!([999, 499]), &serde_json::json!("off")));
+}
+
+#[test]
+fn a_dry_run_tells_the_cost_and_writes_nothing() {
+    let folder = with_model();
+    let at = folder.path();
+    let (stdout, _) = sample(at, "-n 10 --steps 1000 --spacing official-uniform --dry-run --json -o f/");
+    let cost: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(cost["calls"], 1000);
+    assert!(cost["gflop"].as_f64().unwrap() > 0.0);
+    assert_eq!(names(at), ["model"]);
+}

@@ -1,0 +1,162 @@
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::support::{names, read, run, signal, skipstone, tiny, write_scaled_model};
+
+const RECIPE: &str = "\
+[model]
+sample_size = [8, 8]
+block_out_channels = [8]
+attention = [false]
+mid_attention = false
+norm_num_groups = 4
+[train]
+steps = 12
+batch = 4
+shard = 2
+log_every = 4
+checkpoint_every = 3
+preview_every = 0
+[optimizer]
+warmup = 2
+";
+
+const MODEL: &str = "model/unet/diffusion_pytorch_model.safetensors";
+const STATE: &str = "state/training.safetensors";
+
+/// A folder with a recipe and a data set of 20 images.
+fn bench() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("r.toml"), RECIPE).unwrap();
+    let mut idx = vec![0, 0, 8, 3, 0, 0, 0, 20, 0, 0, 0, 8, 0, 0, 0, 8];
+    idx.extend((0..20 * 64).map(|i: u32| (i * i % 251) as u8));
+    std::fs::write(folder.path().join("images-idx3-ubyte"), idx).unwrap();
+    folder
+}
+
+fn arguments<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["train", "--data", "idx:images-idx3-ubyte", "--config", "r.toml", "--out", out];
+    all.extend(more);
+    all
+}
+
+#[track_caller]
+fn assert_same(at: &Path, a: &str, b: &str) {
+    for file in [MODEL, STATE, "model/unet/diffusion_pytorch_model.raw.safetensors"] {
+        assert!(read(&at.join(a), file) == read(&at.join(b), file), "{a} and {b} differ in {file}");
+    }
+}
+
+#[test]
+fn threads_change_nothing_and_a_finished_run_resumes_to_success() {
+    let folder = bench();
+    let at = folder.path();
+    let (stdout, said) = run(at, &arguments("one", &["--threads", "1"]), 0);
+    assert_eq!(stdout, "one/model\n");
+    assert!(said.contains("skipstone sample --model one/model") && said.contains("loss.png"), "{said}");
+    let (stdout, _) = run(at, &arguments("two", &["--threads", "2", "--resume", "--json"]), 0);
+    let steps: Vec<_> = stdout
+        .lines()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(line["loss"].is_f64() && line["images_per_s"].is_f64(), "{line}");
+            line["step"].as_u64().unwrap()
+        })
+        .collect();
+    assert_eq!(steps, [4, 8, 12]);
+    assert_same(at, "one", "two");
+    let (_, said) = run(at, &arguments("one", &["--resume"]), 0);
+    assert!(said.contains("finished already"), "{said}");
+    assert_same(at, "one", "two");
+    let (_, error) = run(at, &arguments("one", &[]), 2);
+    assert!(error.contains("--resume"), "{error}");
+    let (_, error) = run(at, &arguments("one", &["--resume", "--seed", "5"]), 2);
+    assert!(error.contains("train.seed"), "{error}");
+    run(at, &["sample", "--model", "one/model", "-n", "2", "--steps", "2"], 0);
+}
+
+#[test]
+fn a_killed_training_continues_to_the_same_bytes() {
+    let folder = bench();
+    let at = folder.path();
+    let long = ["--set", "train.steps=60"];
+    run(at, &arguments("whole", &long), 0);
+    for wait in [1u64, 7] {
+        let out = format!("killed{wait}");
+        let mut child =
+            skipstone(at, &arguments(&out, &long)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !at.join(&out).join(STATE).exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(17 * wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        run(at, &arguments(&out, &[long[0], long[1], "--resume"]), 0);
+        assert_same(at, "whole", &out);
+    }
+}
+
+#[test]
+fn ctrl_c_saves_says_how_to_continue_and_exits_130() {
+    let folder = bench();
+    let at = folder.path();
+    let long = ["--set", "train.steps=100000"];
+    let child = skipstone(at, &arguments("run", &long)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !at.join("run/log.jsonl").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal("INT", child.id());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    let saved = said.lines().find(|line| line.contains("saved at step ")).unwrap();
+    assert!(saved.contains("continue with: ") && saved.ends_with("--resume"), "{saved}");
+    let step: u64 = saved.split_whitespace().nth(3).unwrap().trim_end_matches(';').parse().unwrap();
+    let more = (step + 3).to_string();
+    let set = format!("train.steps={more}");
+    let (_, said) = run(at, &arguments("run", &["--set", &set, "--resume"]), 0);
+    assert!(said.contains(&format!("going on after step {step} of {more}")), "{said}");
+    run(at, &arguments("whole", &["--set", &set]), 0);
+    assert!(read(&at.join("whole"), MODEL) == read(&at.join("run"), MODEL));
+}
+
+#[test]
+fn a_diverging_training_stops_with_advice() {
+    let folder = bench();
+    // Finite weights whose first output is infinite.
+    write_scaled_model(folder.path(), &tiny(), None, 3e38);
+    let more = ["--init", "model"];
+    let (_, error) = run(folder.path(), &arguments("run", &more), 1);
+    assert!(error.contains("not finite") && error.contains("lower optimizer.lr"), "{error}");
+    run(folder.path(), &["inspect", "--model", "run/model"], 0);
+}
+
+#[test]
+fn mistakes_in_recipe_and_data_are_named() {
+    let folder = bench();
+    let at = folder.path();
+    let before = names(at);
+    let (_, error) = run(at, &arguments("run", &["--set", "train.stepz=3"]), 2);
+    assert!(error.contains("did you mean train.steps") && !error.contains("r.toml"), "{error}");
+    std::fs::write(at.join("r.toml"), "[train]\nbatsch = 3").unwrap();
+    let (_, error) = run(at, &arguments("run", &[]), 2);
+    assert!(error.contains("r.toml") && error.contains("train.batch"), "{error}");
+    std::fs::write(at.join("r.toml"), RECIPE).unwrap();
+    let (_, error) = run(at, &["train", "--data", "absent", "--config", "r.toml", "--out", "run"], 1);
+    assert!(error.contains("absent"), "{error}");
+    let (_, error) = run(at, &["train", "--data", "absent", "--config", "no.toml", "--out", "run"], 1);
+    assert!(error.contains("no.toml"), "{error}");
+    assert_eq!(names(at), before);
+}
+
+#[test]
+fn a_dry_run_measures_and_writes_nothing() {
+    let folder = bench();
+    let before = names(folder.path());
+    let (stdout, _) = run(folder.path(), &arguments("run", &["--dry-run", "--json"]), 0);
+    let cost: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((cost["steps"].as_u64(), cost["batch"].as_u64()), (Some(12), Some(4)));
+    assert!(cost["seconds_per_step"].as_f64().unwrap() > 0.0);
+    assert_eq!(names(folder.path()), before);
+}

@@ -1,0 +1,239 @@
+use serde_json::{Map, Value, json};
+
+use crate::checkpoint::Model;
+use crate::denoiser::{Bound, Clip, DynamicThreshold};
+use crate::error::{Error, Result};
+use crate::noise::NOISE_VERSION;
+use crate::sampler::Plan;
+use crate::schedule::FinalLevel;
+use crate::sigma::NoiseScale;
+use crate::trajectory::{Spacing, Trajectory};
+
+/// What to do with x̂₀ outside the data's range; the range itself is the model's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClipMode {
+    /// Nothing.
+    Off,
+    /// Clip x̂₀, keep ε̂.
+    KeepEps,
+    /// Clip x̂₀, derive ε̂ from it again.
+    RederiveEps,
+}
+
+/// What a user asks for; what is `None` the model decides, or our default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// S; 50, or T where that is less.
+    pub steps: Option<usize>,
+    /// How S of T times are picked; `linear`.
+    pub spacing: Option<Spacing>,
+    /// The network calls by index, in place of `steps` and `spacing`.
+    pub times: Option<Vec<u32>>,
+    /// The noise of each step.
+    pub scale: NoiseScale,
+    /// What becomes of x̂₀; off.
+    pub clip: Option<ClipMode>,
+    /// Dynamic thresholding in place of a fixed range.
+    pub threshold: Option<DynamicThreshold>,
+    /// The seed of latents and noise.
+    pub seed: u64,
+    /// The class of every image.
+    pub class: Option<usize>,
+    /// The weight of classifier-free guidance.
+    pub guidance: Option<f64>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            steps: None,
+            spacing: None,
+            times: None,
+            scale: NoiseScale::Eta(0.0),
+            clip: None,
+            threshold: None,
+            seed: 0,
+            class: None,
+            guidance: None,
+        }
+    }
+}
+
+/// Which class an image has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassRule {
+    /// This one.
+    One(usize),
+    /// Its absolute index modulo the number of classes.
+    Modulo(usize),
+}
+
+impl ClassRule {
+    pub(super) fn class(self, image: u64) -> usize {
+        match self {
+            Self::One(class) => class,
+            // Less than the number of classes, which is a usize.
+            Self::Modulo(classes) => (image % classes as u64) as usize,
+        }
+    }
+}
+
+/// The options of a run, all decided: flag, then the model's scheduler config, then ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The model's hash.
+    pub model: String,
+    /// S as asked; `None` for explicit times.
+    pub steps: Option<usize>,
+    /// The spacing; `None` for explicit times.
+    pub spacing: Option<Spacing>,
+    /// τ: the index of each network call.
+    pub times: Vec<u32>,
+    /// The noise of each step.
+    pub scale: NoiseScale,
+    /// What becomes of x̂₀.
+    pub clip: Clip,
+    /// Where the last step lands.
+    pub final_level: FinalLevel,
+    /// The seed.
+    pub seed: u64,
+    /// Which class images have; `None` for an unconditional network.
+    pub classes: Option<ClassRule>,
+    /// The weight of guidance.
+    pub guidance: Option<f64>,
+    /// SHA-256 of given latents.
+    pub latents: Option<String>,
+    /// SHA-256 of given noise.
+    pub noise: Option<String>,
+}
+
+impl Settings {
+    /// Decides every option, and lays out the steps.
+    ///
+    /// # Errors
+    /// Options that mean nothing, alone or for this model.
+    pub fn resolve(model: &Model, request: &Request) -> Result<(Self, Plan)> {
+        let scheduler = &model.scheduler;
+        let schedule = scheduler.schedule()?;
+        let t = schedule.train_steps();
+        let (steps, spacing, trajectory) = match &request.times {
+            Some(times) => (None, None, Trajectory::explicit(times, t)?),
+            None => {
+                let steps = request.steps.unwrap_or(50.min(t as usize));
+                let spacing = request.spacing.or(scheduler.timestep_spacing).unwrap_or(Spacing::Linear);
+                // The file's offset is below T.
+                let trajectory = Trajectory::named(spacing, steps, t, scheduler.steps_offset as u32)?;
+                (Some(steps), Some(spacing), trajectory)
+            }
+        };
+        let range = Bound::Range(scheduler.clip_sample_range);
+        let mut clip = match request.clip {
+            Some(ClipMode::Off) => Clip::Off,
+            Some(ClipMode::KeepEps) => Clip::KeepEps(range),
+            Some(ClipMode::RederiveEps) => Clip::RederiveEps(range),
+            None => scheduler.clip().unwrap_or(Clip::Off),
+        };
+        if let Some(threshold) = request.threshold {
+            clip = clip.with_threshold(threshold)?;
+        }
+        let final_level = scheduler.final_level();
+        let plan = Plan::new(&schedule, &trajectory, &request.scale, final_level, clip)?;
+        let settings = Self {
+            model: model.hash.clone(),
+            steps,
+            spacing,
+            times: trajectory.times().iter().filter_map(|t| t.index()).collect(),
+            scale: request.scale.clone(),
+            clip,
+            final_level,
+            seed: request.seed,
+            classes: classes(model, request)?,
+            guidance: request.guidance,
+            latents: None,
+            noise: None,
+        };
+        Ok((settings, plan))
+    }
+
+    /// The options by name, as manifests and PNG files carry them; images with the same are the same.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let (eta, sigma) = match &self.scale {
+            NoiseScale::Eta(eta) => (json!(eta), Value::Null),
+            NoiseScale::Hat => (Value::Null, json!("hat")),
+            NoiseScale::Vector(sigmas) => (Value::Null, json!(sigmas)),
+        };
+        let (clip, bound) = match self.clip {
+            Clip::Off => ("off", None),
+            Clip::KeepEps(bound) => ("keep-eps", Some(bound)),
+            Clip::RederiveEps(bound) => ("rederive-eps", Some(bound)),
+        };
+        let (range, threshold) = match bound {
+            None => (Value::Null, Value::Null),
+            Some(Bound::Range(range)) => (json!(range), Value::Null),
+            Some(Bound::Dynamic(by)) => (Value::Null, json!([by.ratio, by.max])),
+        };
+        let class = match self.classes {
+            None => Value::Null,
+            Some(ClassRule::One(class)) => json!(class),
+            Some(ClassRule::Modulo(classes)) => json!(format!("index modulo {classes}")),
+        };
+        let fields = [
+            ("class", class),
+            ("clip", json!(clip)),
+            ("clip_range", range),
+            ("eta", eta),
+            ("final_level", json!(if self.final_level == FinalLevel::Clean { "clean" } else { "first-trained" })),
+            ("guidance", json!(self.guidance)),
+            ("latents", json!(self.latents)),
+            ("model", json!(self.model)),
+            ("noise", json!(self.noise)),
+            ("noise_version", json!(NOISE_VERSION)),
+            ("seed", json!(self.seed)),
+            ("sigma", sigma),
+            ("spacing", json!(self.spacing.map(|spacing| spacing.to_string()))),
+            ("steps", json!(self.steps)),
+            ("threshold", threshold),
+            ("times", json!(self.times)),
+        ];
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// The options that say something, as (keyword, text) for a PNG file.
+    pub fn to_texts(&self) -> Vec<(String, String)> {
+        let text = |value: Value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        let stated = self.to_json().into_iter().filter(|(_, value)| !value.is_null());
+        let mut texts = vec![("Software".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION")))];
+        texts.extend(stated.map(|(name, value)| (name, text(value))));
+        texts
+    }
+}
+
+fn classes(model: &Model, request: &Request) -> Result<Option<ClassRule>> {
+    let Some(known) = model.config.num_class_embeds else {
+        return match (request.class, request.guidance) {
+            (Some(_), _) => Err(Error::argument("class: the model is unconditional, it knows no classes")),
+            (_, Some(_)) => Err(Error::argument("guidance: the model is unconditional, it knows no classes")),
+            (None, None) => Ok(None),
+        };
+    };
+    if let Some(class) = request.class.filter(|&class| class >= known) {
+        return Err(Error::argument(format!("class: {class}, the model knows 0 to {}", known - 1)));
+    }
+    if request.guidance.is_some() {
+        if model.null_class.is_none() {
+            return Err(Error::argument(
+                "guidance: the model has no null class (it was not trained with dropped classes); sample without it",
+            ));
+        }
+        if request.class.is_none() {
+            return Err(Error::argument("guidance: needs a class to guide towards"));
+        }
+    }
+    Ok(Some(match (request.class, model.null_class) {
+        (Some(class), _) | (None, Some(class)) => ClassRule::One(class),
+        (None, None) => ClassRule::Modulo(known),
+    }))
+}
