@@ -1,4 +1,19 @@
 //! The diffusion model that skipstone carries: a diffusers folder as names and bytes.
+//!
+//! What it is, how it was trained and what it makes is in the card, `README.md` beside this crate's manifest.
+//!
+//! ```
+//! let (name, bytes) = skipstone_model::FILES[0];
+//! assert_eq!(name, "model_index.json");
+//! assert!(std::str::from_utf8(bytes).unwrap().contains("DDIMPipeline"));
+//! ```
+#![forbid(unsafe_code)]
 
-/// The folder's files, `("unet/config.json", …)` and so on; empty in a build without a model.
-pub const FILES: &[(&str, &[u8])] = &[];
+/// The folder's files: `("unet/config.json", …)` and so on. `skipstone::checkpoint::load_embedded` reads them.
+pub const FILES: &[(&str, &[u8])] = &[
+    ("model_index.json", include_bytes!("../weights/model_index.json")),
+    ("skipstone.json", include_bytes!("../weights/skipstone.json")),
+    ("scheduler/scheduler_config.json", include_bytes!("../weights/scheduler/scheduler_config.json")),
+    ("unet/config.json", include_bytes!("../weights/unet/config.json")),
+    ("unet/diffusion_pytorch_model.safetensors", include_bytes!("../weights/unet/diffusion_pytorch_model.safetensors")),
+];

@@ -117,7 +117,7 @@ impl Backprop {
         assert!(batch.dropout.is_none_or(|keys| keys.len() == n), "a dropout key for each image");
         let x = batch.x_t.as_standard_layout();
         let x = x.as_slice().expect("standard layout");
-        let len = if n == 0 { 0 } else { x.len() / n };
+        let len = x.len().checked_div(n).unwrap_or(0);
         let (graph, plan, config, shard) = (&self.graph, &self.plan, &self.config, self.shard);
         let shards = n.div_ceil(shard);
         let next = AtomicUsize::new(0);

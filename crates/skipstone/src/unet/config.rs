@@ -215,7 +215,7 @@ impl Config {
         }
         if let Some(groups) = self.mid_attention_groups() {
             let channels = self.block_out_channels[levels - 1];
-            if groups == 0 || channels % groups != 0 {
+            if !channels.is_multiple_of(groups) {
                 return fail(format!("attn_norm_num_groups: {groups} does not divide {channels} channels"));
             }
         }
