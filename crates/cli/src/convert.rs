@@ -51,7 +51,7 @@ pub struct ConvertArguments {
     #[arg(long, value_name = "T")]
     timesteps: Option<usize>,
     /// What the network predicts: epsilon, sample or v_prediction
-    #[arg(long, value_name = "WHAT", value_parser = prediction)]
+    #[arg(long, value_name = "WHAT")]
     prediction: Option<Prediction>,
     /// Store weights in 16 bits instead of 32
     #[arg(long)]
@@ -68,15 +68,6 @@ fn size(text: &str) -> Result<[usize; 2], String> {
     let (height, width) = text.split_once('x').unwrap_or((text, text));
     let number = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
     number(height).zip(number(width)).map(|(h, w)| [h, w]).ok_or("expected a number, or two as in 32x48".to_owned())
-}
-
-fn prediction(name: &str) -> Result<Prediction, String> {
-    match name {
-        "epsilon" => Ok(Prediction::Epsilon),
-        "sample" => Ok(Prediction::Sample),
-        "v_prediction" => Ok(Prediction::Velocity),
-        _ => Err("expected epsilon, sample or v_prediction".to_owned()),
-    }
 }
 
 /// Runs the command.

@@ -149,9 +149,9 @@ fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
         "signal      a_1 = {:.6}, a_T = {:.3e}; SNR {:.3e} to {:.3e}",
         first.0, last.0, first.1, last.1
     ))?;
-    emit(format_args!("predicts    {:?}", scheduler.prediction_type))?;
+    emit(format_args!("predicts    {}", scheduler.prediction_type))?;
     let spacing = scheduler.timestep_spacing.map_or("unsaid".to_owned(), |spacing| spacing.to_string());
-    let clip = scheduler.clip().map_or("unsaid".to_owned(), |clip| format!("{clip:?}"));
+    let clip = scheduler.clip().map_or("unsaid".to_owned(), |clip| clip.to_string());
     emit(format_args!("sampling    spacing {spacing}, clip {clip} (flags override)"))?;
     for (key, text) in &model.provenance {
         // A recipe is long; --json has all of it.

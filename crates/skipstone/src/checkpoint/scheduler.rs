@@ -233,7 +233,7 @@ impl SchedulerConfig {
             "clip_sample_range": self.clip_sample_range,
             "dynamic_thresholding_ratio": self.dynamic_thresholding_ratio,
             "num_train_timesteps": self.num_train_timesteps,
-            "prediction_type": name_of(&self.prediction_type, PREDICTIONS),
+            "prediction_type": self.prediction_type.to_string(),
             "rescale_betas_zero_snr": self.rescale_betas_zero_snr,
             "sample_max_value": self.sample_max_value,
             "set_alpha_to_one": self.set_alpha_to_one,

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
@@ -121,6 +122,20 @@ pub(super) fn quantile(values: &mut [f64], ratio: f64) -> f64 {
     let (_, &mut low, rest) = values.select_nth_unstable_by(below, f64::total_cmp);
     let high = rest.iter().copied().min_by(f64::total_cmp).unwrap_or(low);
     low + (high - low) * (rank - rank.floor())
+}
+
+impl fmt::Display for Clip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, bound) = match self {
+            Self::Off => return f.write_str("off"),
+            Self::KeepEps(bound) => ("keep-eps", bound),
+            Self::RederiveEps(bound) => ("rederive-eps", bound),
+        };
+        match bound {
+            Bound::Range(range) => write!(f, "{name} to ±{range}"),
+            Bound::Dynamic(by) => write!(f, "{name} at the quantile {}, at most ±{}", by.ratio, by.max),
+        }
+    }
 }
 
 impl FromStr for Clip {

@@ -8,6 +8,9 @@ pub use clip::{Bound, Clip, DynamicThreshold};
 pub use guided::Guided;
 pub use views::{Denoised, denoise, views};
 
+use std::fmt;
+use std::str::FromStr;
+
 use ndarray::Array4;
 
 use crate::error::{Error, Kind, Result};
@@ -22,6 +25,28 @@ pub enum Prediction {
     Sample,
     /// v = √a·ε − √(1−a)·x₀ (Salimans & Ho, arXiv 2202.00512).
     Velocity,
+}
+
+impl fmt::Display for Prediction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Epsilon => "epsilon",
+            Self::Sample => "sample",
+            Self::Velocity => "v_prediction",
+        })
+    }
+}
+
+impl FromStr for Prediction {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = [Self::Epsilon, Self::Sample, Self::Velocity];
+        known
+            .into_iter()
+            .find(|prediction| prediction.to_string() == name)
+            .ok_or_else(|| Error::argument(format!("prediction \"{name}\": expected epsilon, sample or v_prediction")))
+    }
 }
 
 /// Something that, given x_t and the time t, predicts noise, data or velocity.

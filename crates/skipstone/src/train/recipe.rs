@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::SchedulerConfig;
-use crate::denoiser::Prediction;
 use crate::error::{Error, Result};
 use crate::trajectory::Spacing;
 use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
@@ -383,15 +382,10 @@ impl Recipe {
                 .schedule
                 .parse()
                 .map_err(|e: Error| Error::argument(format!("diffusion.schedule: {}", e.message())))?,
-            prediction_type: choose(
-                "diffusion.prediction",
-                &d.prediction,
-                &[
-                    ("epsilon", Prediction::Epsilon),
-                    ("sample", Prediction::Sample),
-                    ("v_prediction", Prediction::Velocity),
-                ],
-            )?,
+            prediction_type: d
+                .prediction
+                .parse()
+                .map_err(|e: Error| Error::argument(format!("diffusion.prediction: {}", e.message())))?,
             rescale_betas_zero_snr: d.zero_snr,
             // diffusers would clip and start below T by default; these make it sample as we do.
             clip_sample: Some(false),
