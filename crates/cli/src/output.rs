@@ -46,8 +46,23 @@ impl Target {
     }
 }
 
+/// Images of one run: what is still to be made is kept as a list.
+const MOST_IMAGES: usize = 100_000_000;
+/// A tensor is written whole, so it is held whole.
+const MOST_TENSOR_BYTES: usize = 16 << 30;
+
 /// Finds out before the work, not after it, that a file cannot be written or has no picture.
 pub fn check(target: &Target, n: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<()> {
+    if n > MOST_IMAGES {
+        return Err(
+            Usage(format!("n: at most {MOST_IMAGES} images in one run, found {n}; make parts with --first")).into()
+        );
+    }
+    if matches!(target, Target::Tensor(_)) && n.saturating_mul(4 * c * h * w) > MOST_TENSOR_BYTES {
+        return Err(
+            Usage(format!("{n} images are too many for one tensor; write a folder, or parts with --first")).into()
+        );
+    }
     if !matches!(target, Target::Tensor(_)) && !matches!(c, 1 | 3) {
         return Err(Usage(format!("images of {c} channels have no picture; write a .npy file with -o")).into());
     }

@@ -81,6 +81,7 @@ impl Backprop {
         }
         let graph = Graph::new(&config)?;
         let plan = Plan::training(&graph);
+        plan.check()?;
         let workers = (0..threads).map(|_| Worker::default()).collect();
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)

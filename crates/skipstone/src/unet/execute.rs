@@ -10,6 +10,10 @@ use skipstone_kernels::{Threads, attention, conv, dropout, elementwise, linear, 
 
 use super::config::Config;
 use super::graph::{Graph, Op, Row, ValueId};
+use crate::error::{Error, Result};
+
+/// Most activations per image, in elements: 16 GiB of f32.
+const MAX_ELEMENTS: usize = 1 << 32;
 
 /// Which buffer holds each value, and how long (per image) each buffer must be.
 #[derive(Clone, Debug)]
@@ -74,6 +78,18 @@ impl Plan {
             }
         }
         plan
+    }
+
+    /// Refuses a network whose buffers no machine would hold: a config file may ask for any image size.
+    pub fn check(&self) -> Result<()> {
+        if self.len() > MAX_ELEMENTS {
+            return Err(Error::unsupported(format!(
+                "sample_size: one image needs {} GiB of activations; at most {} are granted",
+                self.len() >> 28,
+                MAX_ELEMENTS >> 28
+            )));
+        }
+        Ok(())
     }
 
     /// Elements per image of all buffers together.

@@ -54,13 +54,14 @@ impl UNet {
     /// A network of the given architecture and parameters whose output means `prediction`.
     ///
     /// # Errors
-    /// The config is invalid, or the parameters belong to another one.
+    /// The config is invalid or asks for absurdly large images, or the parameters belong to another one.
     pub fn new(config: Config, parameters: Parameters, prediction: Prediction) -> Result<Self> {
         let graph = Graph::new(&config)?;
         if graph.layout != **parameters.layout() {
             return Err(Error::data("the parameters belong to another architecture"));
         }
         let plan = Plan::inference(&graph);
+        plan.check()?;
         Ok(Self { config, graph, plan, parameters, prediction, workspaces: Mutex::default() })
     }
 
