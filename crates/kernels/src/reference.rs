@@ -6,10 +6,11 @@ use crate::{attention, conv, norm};
 
 /// Convolution of one image by its definition.
 pub fn conv(shape: &conv::Shape, x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
+    assert!(!shape.upsample, "double the input first");
     let [h, wid] = shape.input;
     let [out_h, out_w] = shape.output();
     let k = shape.kernel;
-    let mut y = Vec::with_capacity(shape.output_len());
+    let mut y = Vec::with_capacity(shape.c_out * shape.output_pixels());
     for co in 0..shape.c_out {
         for oy in 0..out_h {
             for ox in 0..out_w {
