@@ -122,7 +122,54 @@ pub fn add_rows(
     });
 }
 
-/// dx (+)= the sum of the four pixels that each became when images of `size` were doubled; `dy` is dense.
+/// Doubles images of `size` by repeating every pixel.
+///
+/// # Panics
+/// A view is too short.
+pub fn upsample(
+    team: &Team,
+    n: usize,
+    [height, width]: [usize; 2],
+    channels: usize,
+    x: View<'_>,
+    y: &mut ViewMut<'_>,
+) {
+    x.check(n * height * width, channels, "images to double");
+    let y = y.share(4 * n * height * width, channels, "doubled images");
+    team.run(2 * n * height, |row| {
+        for column in 0..2 * width {
+            let from = x.row(row / 2 * width + column / 2, channels);
+            // SAFETY: a row of pixels is its task's alone.
+            unsafe { y.part(row * 2 * width + column, 0, channels) }.copy_from_slice(from);
+        }
+    });
+}
+
+/// sums\[image\] += Σ over the pixels of each image, `[n, channels]`.
+///
+/// # Panics
+/// The lengths do not fit.
+pub fn sum_pixels(
+    isa: Isa,
+    team: &Team,
+    n: usize,
+    pixels: usize,
+    channels: usize,
+    x: View<'_>,
+    sums: &mut [f32],
+) {
+    x.check(n * pixels, channels, "images to sum");
+    assert_eq!(sums.len(), n * channels, "sums of images");
+    let mut exact = vec![0.0; channels];
+    for (image, sums) in sums.chunks_exact_mut(channels).enumerate() {
+        exact.fill(0.0);
+        let x = View { data: &x.data[image * pixels * x.stride..], ..x };
+        crate::conv::column_sums(isa, team, pixels, channels, x, &mut exact);
+        sums.iter_mut().zip(&exact).for_each(|(sum, exact)| *sum += *exact as f32);
+    }
+}
+
+/// dx (+)= the sum of the four pixels that each became when images of `size` were doubled.
 ///
 /// # Panics
 /// The lengths do not fit.
@@ -133,12 +180,11 @@ pub fn upsample_backward(
     n: usize,
     size: [usize; 2],
     channels: usize,
-    dy: &[f32],
+    dy: View<'_>,
     dx: &mut ViewMut<'_>,
     accumulate: bool,
 ) {
-    let four = View::dense(dy, channels);
-    sum_of_four(team, isa, n, size, channels, 1.0, four, dx, accumulate);
+    sum_of_four(team, isa, n, size, channels, 1.0, dy, dx, accumulate);
 }
 
 /// Halves images (`size` is the output's) by the mean of 2×2 pixels.

@@ -50,7 +50,7 @@ pub fn backward_data(
             Epilogue::default(),
             &mut ViewMut::dense(doubled, of.c_in),
         );
-        elementwise::upsample_backward(team, layer.isa, n, of.input, of.c_in, doubled, dx, accumulate);
+        elementwise::upsample_backward(team, layer.isa, n, of.input, of.c_in, View::dense(doubled, of.c_in), dx, accumulate);
     });
 }
 

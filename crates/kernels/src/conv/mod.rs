@@ -20,6 +20,7 @@ mod stage;
 mod transform;
 mod winograd;
 
+pub(crate) use gradient::column_sums;
 pub use gradient::{backward_data, backward_weights};
 
 use crate::buffer::Buffer;
@@ -294,6 +295,13 @@ impl Layer {
             Algorithm::Direct => direct::pack(self, team, weight, turn),
             Algorithm::Winograd2 | Algorithm::Winograd4 => winograd::pack(self, team, weight, turn),
         }
+    }
+
+    /// Exchanges the memory of the packed weights and bias, for callers that pack many layers one after the other.
+    /// The layer must be repacked before it is used.
+    pub fn swap_memory(&mut self, weights: &mut Buffer, bias: &mut Buffer) {
+        std::mem::swap(&mut self.weights, weights);
+        std::mem::swap(&mut self.bias, bias);
     }
 
     /// The shape.

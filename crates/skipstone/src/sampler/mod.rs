@@ -113,6 +113,8 @@ pub fn sample<D: Denoiser + ?Sized>(
     check_shape("initial latents", &x_t, denoiser.shape())?;
     check_finite("initial latents", &x_t)?;
 
+    let times: Vec<Time> = plan.steps().iter().map(|step| step.t).collect();
+    denoiser.prepare(&times, classes);
     let calls = plan.calls();
     let mut x = x_t;
     let mut z = None;
