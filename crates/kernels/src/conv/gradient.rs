@@ -57,7 +57,7 @@ pub fn backward_data(
 /// Adds the gradients by weights and bias to `into`: for each part of the weights, in the parts' order.
 ///
 /// # Panics
-/// A slice or view has another length than the shape says.
+/// A slice or view has another length than the shape says, or the algorithm does not apply to it.
 #[allow(clippy::too_many_arguments)] // the operands of a convolution's gradient
 pub fn backward_weights(
     shape: &Shape,
@@ -70,6 +70,8 @@ pub fn backward_weights(
     into: &mut [(&mut [f32], &mut [f32])],
 ) {
     let &Shape { c_in, c_out, .. } = shape;
+    shape.check();
+    assert!(algorithm == Algorithm::Direct || shape.is_winograd(), "{algorithm:?} of {shape:?}");
     let pixels = n * shape.output_pixels();
     source.x.check(n * shape.input_pixels(), c_in, "input of a convolution");
     dy.check(pixels, c_out, "gradient of a convolution");
