@@ -235,7 +235,7 @@ pub fn from_planes(n: usize, channels: usize, (a, b): (f32, f32), x: &[f32], y: 
     }
 }
 
-/// Planes from pixels side by side: y, `[n, channels, pixels]`, becomes or gains scale·x.
+/// Planes from pixels side by side: y, `[n, channels, pixels]`, becomes scale·x.
 ///
 /// # Panics
 /// A slice or view is too short.
