@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::{LAYOUTS, Layout, Rows, absolute_error, below, derivative, error, numeric_gradient, planes, rows, same, teams, values, wide};
+use common::{
+    LAYOUTS, Layout, Rows, absolute_error, below, derivative, error, numeric_gradient, planes, rows, same, teams,
+    values, wide,
+};
 use skipstone_kernels::attention::{Shape, backward, forward};
 use skipstone_kernels::{Isa, Team, View, reference};
 
@@ -30,10 +33,13 @@ const SHAPES: [Shape; 10] = [
 fn expected(shape: &Shape, n: usize, qkv: &[f64]) -> Vec<f64> {
     let channels = shape.channels;
     let qkv = planes(n, 3 * channels, qkv);
-    let y: Vec<f64> = qkv.chunks(3 * channels * shape.pixels).flat_map(|qkv| {
-        let [q, k, v] = [0, 1, 2].map(|i| &qkv[i * channels * shape.pixels..][..channels * shape.pixels]);
-        reference::attention(shape, q, k, v)
-    }).collect();
+    let y: Vec<f64> = qkv
+        .chunks(3 * channels * shape.pixels)
+        .flat_map(|qkv| {
+            let [q, k, v] = [0, 1, 2].map(|i| &qkv[i * channels * shape.pixels..][..channels * shape.pixels]);
+            reference::attention(shape, q, k, v)
+        })
+        .collect();
     rows(n, channels, &y)
 }
 
@@ -82,11 +88,13 @@ fn gradients_are_those_of_differences() {
         let differences = small.then(|| numeric_gradient(&exact, &dy, |qkv| expected(&shape, n, qkv)));
         // Of large shapes, the derivatives in a few directions: along the queries, the keys and the values.
         let channels = shape.channels;
-        let directions: Vec<Vec<f64>> = (0..9).map(|k| {
-            let direction = values(77 + k as u64, qkv.len());
-            let part = |i: usize| i % (3 * channels) / channels == k % 3;
-            direction.iter().enumerate().map(|(i, u)| if part(i) { f64::from(*u) } else { 0.0 }).collect()
-        }).collect();
+        let directions: Vec<Vec<f64>> = (0..9)
+            .map(|k| {
+                let direction = values(77 + k as u64, qkv.len());
+                let part = |i: usize| i % (3 * channels) / channels == k % 3;
+                direction.iter().enumerate().map(|(i, u)| if part(i) { f64::from(*u) } else { 0.0 }).collect()
+            })
+            .collect();
         let derivatives: Vec<f64> =
             directions.iter().map(|u| derivative(&exact, u, &dy, |qkv| expected(&shape, n, qkv))).collect();
         for (isa, layout) in Isa::available().into_iter().flat_map(|isa| LAYOUTS.map(|layout| (isa, layout))) {
@@ -114,7 +122,9 @@ fn an_image_is_the_same_alone_and_in_a_batch_with_any_threads() {
         for isa in Isa::available() {
             let y = attend(&shape, isa, Team::solo(), Layout::Dense, BATCH, &qkv);
             let dqkv = gradient(&shape, isa, Team::solo(), Layout::Dense, BATCH, &qkv, &dy);
-            for (team, (first, count)) in teams().iter().flat_map(|team| [(0, 1), (15, 1), (4, 4)].map(|part| (team, part))) {
+            for (team, (first, count)) in
+                teams().iter().flat_map(|team| [(0, 1), (15, 1), (4, 4)].map(|part| (team, part)))
+            {
                 let part = |x: &[f32], len: usize| x[first * len..(first + count) * len].to_vec();
                 let (qkv, dy) = (part(&qkv, 3 * len), part(&dy, len));
                 let what = || format!("{isa:?} {shape:?}: images {first}+{count}, {} threads", team.threads());
@@ -128,8 +138,8 @@ fn an_image_is_the_same_alone_and_in_a_batch_with_any_threads() {
 #[test]
 fn large_scores_do_not_overflow() {
     let shape = shape(5, 1, 40);
-    let qkv: Vec<f32> = values(3, 40 * 15).into_iter().enumerate()
-        .map(|(i, x)| if i % 15 < 10 { 300.0 * x } else { x }).collect();
+    let qkv: Vec<f32> =
+        values(3, 40 * 15).into_iter().enumerate().map(|(i, x)| if i % 15 < 10 { 300.0 * x } else { x }).collect();
     let expected = expected(&shape, 1, &wide(&qkv));
     for isa in Isa::available() {
         // Scores of about 1e5 are known to about 1e-2 in f32, and so are the logarithms of probabilities.

@@ -109,17 +109,21 @@ impl Case {
         let (vector, residual, old) = (make(4, o.n * c_out), make(5, outputs * c_out), make(6, outputs * c_out));
         let (dy, old_dx) = (make(7, outputs * c_out), make(8, inputs * c_in));
 
-        let z: Vec<f64> = x.iter().enumerate().map(|(i, &x)| {
-            let (image, channel) = (i / c_in / shape.input_pixels(), i % c_in);
-            let at = |k: usize| f64::from(ab[(image * 2 + k) * c_in + channel]);
-            match o.norm {
-                None => f64::from(x),
-                Some(silu) => {
-                    let z = at(0) * f64::from(x) + at(1);
-                    if silu { reference::silu(z) } else { z }
+        let z: Vec<f64> = x
+            .iter()
+            .enumerate()
+            .map(|(i, &x)| {
+                let (image, channel) = (i / c_in / shape.input_pixels(), i % c_in);
+                let at = |k: usize| f64::from(ab[(image * 2 + k) * c_in + channel]);
+                match o.norm {
+                    None => f64::from(x),
+                    Some(silu) => {
+                        let z = at(0) * f64::from(x) + at(1);
+                        if silu { reference::silu(z) } else { z }
+                    }
                 }
-            }
-        }).collect();
+            })
+            .collect();
         let z = planes(o.n, c_in, &z);
         let z = if shape.upsample { reference::upsample(shape.input[1], &z) } else { z };
         let (of, wd, bd) = (undoubled(shape), wide(&w), wide(&b));
@@ -137,20 +141,37 @@ impl Case {
             // Each pixel became four.
             dx = reference::average_pool(shape.input[1], &dx).into_iter().map(|mean| 4.0 * mean).collect();
         }
-        let expected = rows(o.n, c_out, &y).into_iter().enumerate().map(|(i, y)| {
-            let image = i / c_out / shape.output_pixels();
-            let vector = if o.vector { f64::from(vector[image * c_out + i % c_out]) } else { 0.0 };
-            let residual = match (o.residual, o.accumulate) {
-                (true, _) => residual[i],
-                (false, true) => old[i],
-                (false, false) => 0.0,
-            };
-            (y + vector + f64::from(residual)) * f64::from(o.scale)
-        }).collect();
-        let expected_dx = rows(o.n, c_in, &dx).into_iter().zip(&old_dx)
-            .map(|(dx, old)| dx + if o.accumulate { f64::from(*old) } else { 0.0 }).collect();
+        let expected = rows(o.n, c_out, &y)
+            .into_iter()
+            .enumerate()
+            .map(|(i, y)| {
+                let image = i / c_out / shape.output_pixels();
+                let vector = if o.vector { f64::from(vector[image * c_out + i % c_out]) } else { 0.0 };
+                let residual = match (o.residual, o.accumulate) {
+                    (true, _) => residual[i],
+                    (false, true) => old[i],
+                    (false, false) => 0.0,
+                };
+                (y + vector + f64::from(residual)) * f64::from(o.scale)
+            })
+            .collect();
+        let expected_dx = rows(o.n, c_in, &dx)
+            .into_iter()
+            .zip(&old_dx)
+            .map(|(dx, old)| dx + if o.accumulate { f64::from(*old) } else { 0.0 })
+            .collect();
         Self {
-            shape, o, ab, w, b, old, old_dx, expected, expected_dx, expected_dw, expected_db,
+            shape,
+            o,
+            ab,
+            w,
+            b,
+            old,
+            old_dx,
+            expected,
+            expected_dx,
+            expected_dw,
+            expected_db,
             x: Rows::new(o.layout, c_in, &x),
             vector: Rows::new(o.layout, c_out, &vector),
             residual: Rows::new(o.layout, c_out, &residual),
@@ -199,10 +220,7 @@ impl Case {
     /// The gradients by weights and bias, each added to `old`.
     fn backward_weights(&self, team: &Team, isa: Isa, algorithm: Algorithm, old: f32) -> [Vec<f32>; 2] {
         let (mut dw, mut db) = (vec![old; self.w.len()], vec![old; self.b.len()]);
-        let (w, b) = (
-            dw.split_at_mut(self.o.first_part * self.shape.patch()),
-            db.split_at_mut(self.o.first_part),
-        );
+        let (w, b) = (dw.split_at_mut(self.o.first_part * self.shape.patch()), db.split_at_mut(self.o.first_part));
         let (n, source, dy) = (self.o.n, self.source(), self.dy.view());
         backward_weights(&self.shape, algorithm, isa, team, n, source, dy, &mut [(w.0, b.0), (w.1, b.1)]);
         [dw, db]
@@ -368,7 +386,10 @@ fn an_image_is_the_same_alone_and_in_a_batch_with_any_threads() {
         doubled(shape(17, 33, [4, 4], 3, 1, [1, 1])),
         shape(33, 40, [8, 8], 3, 2, [0, 1]),
         shape(33, 70, [7, 5], 1, 1, [0, 0]),
-    ].into_iter().enumerate() {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let Shape { c_in, c_out, .. } = shape;
         let (x_len, y_len) = (shape.input_pixels() * c_in, shape.output_pixels() * c_out);
         let seed = 7000 + 10 * index as u64;
@@ -428,7 +449,10 @@ fn a_gradient_by_weights_is_the_same_with_any_threads() {
         (doubled(shape(17, 40, [6, 5], 3, 1, [1, 1])), 4),
         (shape(33, 40, [16, 16], 3, 2, [0, 1]), 4),
         (shape(40, 200, [16, 16], 1, 1, [0, 0]), 4),
-    ].into_iter().enumerate() {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let case = Case::new(shape, Options { n, norm: Some(true), ..PLAIN }, 900 + index as u64);
         for isa in Isa::available() {
             for algorithm in algorithms(&shape) {
@@ -460,16 +484,18 @@ fn nan_and_infinity_reach_every_pixel_whose_window_covers_them() {
         for isa in Isa::available() {
             for algorithm in algorithms(&shape) {
                 let layer = Layer::pack(Team::solo(), isa, shape, algorithm, &[(&w, &vec![0.5; c_out])]);
-                for (bad, pixel) in [f32::NAN, f32::INFINITY].into_iter().flat_map(|bad| (0..height * width).map(move |p| (bad, p))) {
+                for (bad, pixel) in
+                    [f32::NAN, f32::INFINITY].into_iter().flat_map(|bad| (0..height * width).map(move |p| (bad, p)))
+                {
                     let mut x = x.clone();
                     x[pixel * c_in + pixel % c_in] = bad;
-                    let source =
-                        Source { x: View::dense(&x, c_in), norm: norm.map(|silu| Norm { ab: &ab, silu }) };
+                    let source = Source { x: View::dense(&x, c_in), norm: norm.map(|silu| Norm { ab: &ab, silu }) };
                     let mut y = Rows::new(Layout::Dense, c_out, &vec![0.0; shape.output_pixels() * c_out]);
                     layer.forward(Team::solo(), 1, source, Epilogue::default(), &mut y.view_mut());
                     let y = y.content();
                     let [_, out_width] = shape.output();
-                    let covers = |out: usize, at: usize| (out * stride..out * stride + kernel).contains(&(at + pad_before));
+                    let covers =
+                        |out: usize, at: usize| (out * stride..out * stride + kernel).contains(&(at + pad_before));
                     for (i, y) in y.iter().enumerate() {
                         let (row, column) = (i / c_out / out_width, i / c_out % out_width);
                         if covers(row, pixel / width) && covers(column, pixel % width) {
@@ -484,7 +510,9 @@ fn nan_and_infinity_reach_every_pixel_whose_window_covers_them() {
 
 #[test]
 fn nan_in_a_gradient_reaches_input_weights_and_bias() {
-    for shape in [shape(5, 3, [7, 6], 3, 1, [1, 1]), shape(5, 3, [7, 6], 3, 2, [0, 1]), shape(5, 3, [7, 6], 1, 1, [0, 0])] {
+    for shape in
+        [shape(5, 3, [7, 6], 3, 1, [1, 1]), shape(5, 3, [7, 6], 3, 2, [0, 1]), shape(5, 3, [7, 6], 1, 1, [0, 0])]
+    {
         for isa in Isa::available() {
             for algorithm in algorithms(&shape) {
                 for pixel in 0..shape.output_pixels() {

@@ -5,7 +5,9 @@
 
 mod common;
 
-use common::{LAYOUTS, Layout, Rows, absolute_error, below, error, numeric_gradient, planes, rows, same, teams, values, wide};
+use common::{
+    LAYOUTS, Layout, Rows, absolute_error, below, error, numeric_gradient, planes, rows, same, teams, values, wide,
+};
 use skipstone_kernels::norm::{Affine, Gradients, Shape, apply, backward, coefficients};
 use skipstone_kernels::{Isa, Team, View, reference};
 
@@ -65,10 +67,12 @@ impl Case {
         let channels = self.shape.channels;
         let x = planes(self.n, channels, x);
         let images = x.chunks(self.image()).enumerate();
-        let y: Vec<f64> = images.flat_map(|(image, x)| {
-            let modulation = self.modulation.is_some().then(|| &modulation[image * 2 * channels..][..2 * channels]);
-            reference::group_norm(&self.shape, x, gamma, beta, modulation)
-        }).collect();
+        let y: Vec<f64> = images
+            .flat_map(|(image, x)| {
+                let modulation = self.modulation.is_some().then(|| &modulation[image * 2 * channels..][..2 * channels]);
+                reference::group_norm(&self.shape, x, gamma, beta, modulation)
+            })
+            .collect();
         rows(self.n, channels, &y)
     }
 
@@ -154,11 +158,14 @@ fn statistics_are_the_mean_and_the_inverse_deviation_of_each_group() {
     for (i, shape) in SHAPES.into_iter().enumerate() {
         let case = Case::new(shape, 2, Layout::Part, false, i as u64);
         let x = wide(&planes(2, shape.channels, &case.x));
-        let expected: Vec<f64> = x.chunks(shape.pixels * shape.channels / shape.groups).flat_map(|x| {
-            let mean = x.iter().sum::<f64>() / x.len() as f64;
-            let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
-            [mean, 1.0 / (variance + f64::from(shape.eps)).sqrt()]
-        }).collect();
+        let expected: Vec<f64> = x
+            .chunks(shape.pixels * shape.channels / shape.groups)
+            .flat_map(|x| {
+                let mean = x.iter().sum::<f64>() / x.len() as f64;
+                let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
+                [mean, 1.0 / (variance + f64::from(shape.eps)).sqrt()]
+            })
+            .collect();
         for isa in Isa::available() {
             let [_, _, statistics] = case.forward(isa, Team::solo());
             below(error(&statistics, &expected), 1e-6, || format!("{isa:?} {shape:?}"));
@@ -187,7 +194,9 @@ fn a_constant_group_becomes_its_offset() {
             let expected: Vec<f64> = (0..shape.pixels).flat_map(|_| wide(&case.beta)).collect();
             // 1/√ε is 316: b = β − mean·316·γ has an error of some places of 1000.
             let scale = 3.0 / f64::from(shape.eps).sqrt();
-            below(error(&case.forward(isa, Team::solo())[0], &expected), 6e-8 * scale * 2.0, || format!("{isa:?} {shape:?}"));
+            below(error(&case.forward(isa, Team::solo())[0], &expected), 6e-8 * scale * 2.0, || {
+                format!("{isa:?} {shape:?}")
+            });
         }
     }
 }
@@ -196,7 +205,9 @@ fn a_constant_group_becomes_its_offset() {
 fn gradients_are_those_of_differences() {
     let [one, _, three] = teams();
     for (i, shape) in SHAPES.into_iter().enumerate() {
-        for (silu, modulated, layout, accumulate) in [(true, true, Layout::Part, true), (false, false, Layout::Dense, false)] {
+        for (silu, modulated, layout, accumulate) in
+            [(true, true, Layout::Part, true), (false, false, Layout::Dense, false)]
+        {
             let case = Case::new(Shape { silu, ..shape }, 2, layout, modulated, i as u64);
             let (x, gamma, beta) = (wide(&case.x), wide(&case.gamma), wide(&case.beta));
             let modulation = case.modulation();
@@ -217,7 +228,8 @@ fn gradients_are_those_of_differences() {
                 let what = || format!("{isa:?} {:?} {layout:?}", case.shape);
                 let old = 0.5;
                 let found = case.backward(isa, one, accumulate, old);
-                let plus = |gradient: &[f64], old: f32| -> Vec<f64> { gradient.iter().map(|g| g + f64::from(old)).collect() };
+                let plus =
+                    |gradient: &[f64], old: f32| -> Vec<f64> { gradient.iter().map(|g| g + f64::from(old)).collect() };
                 let old_dx = if accumulate { old } else { 0.0 };
                 below(absolute_error(&found.dx, &plus(&by_x, old_dx)), 2e-6, || format!("dx: {}", what()));
                 below(absolute_error(&found.dgamma, &plus(&by_gamma, old)), 2e-6, || format!("dγ: {}", what()));
@@ -240,7 +252,8 @@ fn an_image_is_the_same_alone_and_in_a_batch() {
         let shape = Shape { silu: true, ..shape };
         let batch = Case::new(shape, 16, Layout::Dense, true, i as u64);
         for isa in Isa::available() {
-            let ([all, ..], all_dx) = (batch.forward(isa, Team::solo()), batch.backward(isa, Team::solo(), false, 0.0).dx);
+            let ([all, ..], all_dx) =
+                (batch.forward(isa, Team::solo()), batch.backward(isa, Team::solo(), false, 0.0).dx);
             for (first, count) in [(0, 1), (15, 1), (4, 4)] {
                 let part = |x: &[f32], len: usize| x[first * len..(first + count) * len].to_vec();
                 let modulation = batch.modulation.as_ref().map(|v| part(v, 2 * shape.channels));

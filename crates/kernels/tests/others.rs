@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{LAYOUTS, Layout, Rows, absolute_error, below, error, numeric_gradient, planes, rows, same, teams, values, wide};
+use common::{
+    LAYOUTS, Layout, Rows, absolute_error, below, error, numeric_gradient, planes, rows, same, teams, values, wide,
+};
 use skipstone_kernels::optimizer::{Adam, moving_average, scale, squared_norm};
 use skipstone_kernels::{Isa, Team, dropout, elementwise, linear, reference};
 
@@ -30,10 +32,14 @@ fn linear_layers_and_their_gradients_agree_with_the_definition() {
         let by_x = plus(numeric_gradient(&xd, &dy, |x| all(x, &wd, &bd)));
         let by_b = plus(numeric_gradient(&bd, &dy, |b| all(&xd, &wd, b)));
         // An output's weights are seen by that output alone.
-        let by_w = plus((0..outputs).flat_map(|o| {
-            let dy: Vec<f32> = dy.iter().skip(o).step_by(outputs).copied().collect();
-            numeric_gradient(&wd[o * inputs..(o + 1) * inputs], &dy, |w| all(&xd, w, &bd[o..=o]))
-        }).collect());
+        let by_w = plus(
+            (0..outputs)
+                .flat_map(|o| {
+                    let dy: Vec<f32> = dy.iter().skip(o).step_by(outputs).copied().collect();
+                    numeric_gradient(&wd[o * inputs..(o + 1) * inputs], &dy, |w| all(&xd, w, &bd[o..=o]))
+                })
+                .collect(),
+        );
         for (isa, layout) in isas_and_layouts() {
             let what = || format!("{isa:?} {layout:?} {inputs}→{outputs}, {n} vectors");
             let rows = Rows::new(layout, inputs, &x);
@@ -82,12 +88,16 @@ fn silu_and_its_derivative_agree_with_the_definition() {
     for len in [1, 3, 15, 16, 17, 1000] {
         let x: Vec<f32> = values(len as u64, len).into_iter().map(|x| 12.0 * x).collect();
         let (expected, dy) = (wide(&x).into_iter().map(reference::silu).collect::<Vec<_>>(), values(9, len));
-        let slopes: Vec<f64> = wide(&x).iter().map(|x| {
-            let sigma = 1.0 / (1.0 + (-x).exp());
-            sigma + x * sigma * (1.0 - sigma)
-        }).collect();
+        let slopes: Vec<f64> = wide(&x)
+            .iter()
+            .map(|x| {
+                let sigma = 1.0 / (1.0 + (-x).exp());
+                sigma + x * sigma * (1.0 - sigma)
+            })
+            .collect();
         // The closed form is that of differences.
-        let differences = numeric_gradient(&wide(&x), &vec![1.0; len], |x| x.iter().map(|x| reference::silu(*x)).collect());
+        let differences =
+            numeric_gradient(&wide(&x), &vec![1.0; len], |x| x.iter().map(|x| reference::silu(*x)).collect());
         assert!(slopes.iter().zip(&differences).all(|(a, b)| (a - b).abs() < 1e-8));
         let by_x: Vec<f64> = slopes.iter().zip(&dy).map(|(slope, dy)| slope * f64::from(*dy)).collect();
         for isa in Isa::available() {
@@ -132,8 +142,11 @@ fn rows_are_scaled_and_added() {
     for (count, channels) in [(1, 1), (7, 5), (3, 33), (700, 40)] {
         let (x, old) = (values(1, count * channels), values(2, count * channels));
         for accumulate in [false, true] {
-            let expected: Vec<f64> = x.iter().zip(&old)
-                .map(|(x, old)| 0.7f64 * f64::from(*x) + if accumulate { f64::from(*old) } else { 0.0 }).collect();
+            let expected: Vec<f64> = x
+                .iter()
+                .zip(&old)
+                .map(|(x, old)| f64::from(0.7f32) * f64::from(*x) + if accumulate { f64::from(*old) } else { 0.0 })
+                .collect();
             for (isa, layout) in isas_and_layouts() {
                 let source = Rows::new(layout, channels, &x);
                 for team in teams() {
@@ -184,7 +197,11 @@ fn resampling_and_its_gradients_agree_with_the_definition() {
                 for accumulate in [false, true] {
                     let begin = |old: &[f32]| if accumulate { old.to_vec() } else { vec![f32::NAN; old.len()] };
                     let plus = |gradient: &[f64], old: &[f32]| -> Vec<f64> {
-                        gradient.iter().zip(old).map(|(g, old)| g + if accumulate { f64::from(*old) } else { 0.0 }).collect()
+                        gradient
+                            .iter()
+                            .zip(old)
+                            .map(|(g, old)| g + if accumulate { f64::from(*old) } else { 0.0 })
+                            .collect()
                     };
                     let mut dx = Rows::new(layout, channels, &begin(&old_large));
                     let to = &mut dx.view_mut();

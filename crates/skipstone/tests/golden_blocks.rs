@@ -108,7 +108,14 @@ struct Conv {
 
 impl Conv {
     /// Weights under `key.weight` and `key.bias` of each key; `input` is the size before any doubling.
-    fn new(layer: &Layer<'_>, keys: &[&str], input: [usize; 2], stride: usize, pads: [usize; 2], upsample: bool) -> Self {
+    fn new(
+        layer: &Layer<'_>,
+        keys: &[&str],
+        input: [usize; 2],
+        stride: usize,
+        pads: [usize; 2],
+        upsample: bool,
+    ) -> Self {
         let prefixes = keys.iter().map(|key| if key.is_empty() { String::new() } else { format!("{key}.") });
         let names: Vec<[String; 2]> = prefixes.map(|p| [format!("{p}weight"), format!("{p}bias")]).collect();
         let parts: Vec<[Vec<f32>; 2]> = names.iter().map(|n| n.each_ref().map(|name| layer.weight(name))).collect();
@@ -331,9 +338,8 @@ fn resnet(layer: &mut Layer<'_>, case: &Value) -> Vec<f32> {
     let mut norm2 = Norm::new(layer, case, "norm2", pixels, true);
     let conv1 = Conv::new(layer, &["conv1"], read, 1, [1, 1], double);
     let conv2 = Conv::new(layer, &["conv2"], inner, 1, [1, 1], false);
-    let shortcut = layer
-        .has("weight/conv_shortcut.weight")
-        .then(|| Conv::new(layer, &["conv_shortcut"], read, 1, [0, 0], double));
+    let shortcut =
+        layer.has("weight/conv_shortcut.weight").then(|| Conv::new(layer, &["conv_shortcut"], read, 1, [0, 0], double));
     let channels = conv1.shape.c_out;
 
     norm1.look_at(layer, &x, None);
