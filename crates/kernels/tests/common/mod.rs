@@ -43,7 +43,7 @@ pub fn absolute_error(a: &[f32], b: &[f64]) -> f64 {
 
 /// Asserts that `error` is below `bound`, which NaN is not. With `KERNEL_ERRORS` set, says how near it came.
 #[track_caller]
-pub fn below(error: f64, bound: f64, what: impl FnOnce() -> String) {
+pub fn below(error: f64, bound: f64, what: impl Fn() -> String) {
     if std::env::var_os("KERNEL_ERRORS").is_some() {
         println!("error {:.2} of {bound:e}: {}", error / bound, what());
     }
@@ -52,7 +52,7 @@ pub fn below(error: f64, bound: f64, what: impl FnOnce() -> String) {
 
 /// Asserts that the bits are the same.
 #[track_caller]
-pub fn same(a: &[f32], b: &[f32], what: impl FnOnce() -> String) {
+pub fn same(a: &[f32], b: &[f32], what: impl Fn() -> String) {
     assert_eq!(a.len(), b.len());
     if let Some(i) = a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits()) {
         panic!("{}: element {i} is {:e} and {:e}", what(), a[i], b[i]);
