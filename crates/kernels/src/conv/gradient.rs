@@ -231,6 +231,7 @@ kernel! {
         s, tiling: &Tiling, output: [usize; 2], strip: usize, dy: *const f32, sizes: [usize; 4], m: *mut f32,
     ) {
         #[inline(always)]
+        #[allow(clippy::needless_range_loop)] // (i, j) is a point of a tile
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
             s: S, tiling: &Tiling, [height, width]: [usize; 2], strip: usize, dy: *const f32,
             [channels, stride, plane, row]: [usize; 4], m: *mut f32,
@@ -405,7 +406,7 @@ kernel! {
     unsafe fn gathered_products<S>(s, rows: &[*const f32], channels: usize, b: *const f32, c: *mut f32, replace: bool) {
         let width = 2 * S::LANES;
         for (first, count) in tiles::<S>(channels) {
-            // SAFETY (of the pointer read): p < rows.len().
+            // SAFETY: a product asks for as many rows as it is given, p < rows.len().
             let a = |i: usize, p: usize| unsafe { rows.get_unchecked(p) }.wrapping_add(first + i);
             let c = c.wrapping_add(first * width);
             // SAFETY: the caller's promise, for a part of the channels.

@@ -257,7 +257,7 @@ kernel! {
         v: *mut f32, plane: usize, row: usize,
     ) {
         #[inline(always)]
-        #[allow(clippy::too_many_arguments)]
+        #[allow(clippy::too_many_arguments, clippy::needless_range_loop)] // (i, j) is a point of a tile
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
             s: S, tiling: &Tiling, rows: &[*const f32; 6], stride: usize, zeros: *const f32, channels: usize,
             v: *mut f32, plane: usize, row: usize,
@@ -310,7 +310,7 @@ kernel! {
         s, tiling: &Tiling, strip: usize, m: *const f32, plane: usize, row: usize, first: usize, last: usize, finish: &Finish,
     ) {
         #[inline(always)]
-        #[allow(clippy::too_many_arguments)]
+        #[allow(clippy::too_many_arguments, clippy::needless_range_loop)] // (i, j) is a point of a tile
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
             s: S, tiling: &Tiling, strip: usize, m: *const f32, plane: usize, row: usize, first: usize, last: usize,
             finish: &Finish,
