@@ -66,7 +66,16 @@ fn packed_len(pack: Pack, rows: usize, columns: usize, width: usize) -> usize {
 
 /// Packs `rows` rows from `begin` on, channels `first..first + columns`.
 #[allow(clippy::too_many_arguments)] // a matrix and its packing
-fn pack(how: Pack, x: View<'_>, begin: usize, rows: usize, first: usize, columns: usize, width: usize, out: &mut [f32]) {
+fn pack(
+    how: Pack,
+    x: View<'_>,
+    begin: usize,
+    rows: usize,
+    first: usize,
+    columns: usize,
+    width: usize,
+    out: &mut [f32],
+) {
     let channels = first + columns;
     match how {
         Pack::Rows => {
@@ -248,15 +257,7 @@ pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y:
 ///
 /// # Panics
 /// A view is too short for the shape.
-pub fn backward(
-    shape: &Shape,
-    isa: Isa,
-    team: &Team,
-    n: usize,
-    qkv: View<'_>,
-    dy: View<'_>,
-    dqkv: &mut ViewMut<'_>,
-) {
+pub fn backward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, dy: View<'_>, dqkv: &mut ViewMut<'_>) {
     let (d, pixels, channels) = (shape.head_dim(), shape.pixels, shape.channels);
     qkv.check(n * pixels, 3 * channels, "input of attention");
     dy.check(n * pixels, channels, "gradient of attention");
@@ -264,8 +265,7 @@ pub fn backward(
     let call = Call { shape: *shape, isa, width: 2 * isa.lanes() };
     let out = dqkv.share(n * pixels, 3 * channels, "gradient by the input of attention");
     let (row, d_row, width) = (call.score_row(), d.next_multiple_of(call.width), call.width);
-    let (across, down) =
-        (packed_len(Pack::Transposed, pixels, d, width), packed_len(Pack::Rows, pixels, d, width));
+    let (across, down) = (packed_len(Pack::Transposed, pixels, d, width), packed_len(Pack::Rows, pixels, d, width));
     team.run(n * shape.heads, |task| {
         let head = call.head(task);
         let lengths =

@@ -34,7 +34,10 @@ pub fn backward(isa: Isa, p: f64, keys: &[u64], dy: &[f32], dx: &mut [f32]) {
 }
 
 fn add_masked(isa: Isa, p: f64, keys: &[u64], from: &[f32], to: &mut [f32]) {
-    let image = from.len() / keys.len();
+    if from.is_empty() {
+        return;
+    }
+    let image = from.len() / keys.len().max(1);
     assert_eq!(image * keys.len(), from.len(), "images of equal length");
     let threshold = (p * f64::from(u32::MAX)) as u32;
     let scale = (1.0 / (1.0 - p)) as f32;

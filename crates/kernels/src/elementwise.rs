@@ -126,14 +126,7 @@ pub fn add_rows(
 ///
 /// # Panics
 /// A view is too short.
-pub fn upsample(
-    team: &Team,
-    n: usize,
-    [height, width]: [usize; 2],
-    channels: usize,
-    x: View<'_>,
-    y: &mut ViewMut<'_>,
-) {
+pub fn upsample(team: &Team, n: usize, [height, width]: [usize; 2], channels: usize, x: View<'_>, y: &mut ViewMut<'_>) {
     x.check(n * height * width, channels, "images to double");
     let y = y.share(4 * n * height * width, channels, "doubled images");
     team.run(2 * n * height, |row| {
@@ -149,15 +142,7 @@ pub fn upsample(
 ///
 /// # Panics
 /// The lengths do not fit.
-pub fn sum_pixels(
-    isa: Isa,
-    team: &Team,
-    n: usize,
-    pixels: usize,
-    channels: usize,
-    x: View<'_>,
-    sums: &mut [f32],
-) {
+pub fn sum_pixels(isa: Isa, team: &Team, n: usize, pixels: usize, channels: usize, x: View<'_>, sums: &mut [f32]) {
     x.check(n * pixels, channels, "images to sum");
     assert_eq!(sums.len(), n * channels, "sums of images");
     let mut exact = vec![0.0; channels];
@@ -281,7 +266,7 @@ pub fn from_planes(n: usize, channels: usize, (a, b): (f32, f32), x: &[f32], y: 
     }
 }
 
-/// Planes from pixels side by side: y, `[n, channels, pixels]`, becomes or gains scale·x.
+/// Planes from pixels side by side: y, `[n, channels, pixels]`, becomes scale·x.
 ///
 /// # Panics
 /// A slice or view is too short.

@@ -125,8 +125,7 @@ pub fn coefficients(
                 for channel in first + g * group..first + (g + 1) * group {
                     let (gamma, beta, scale, shift) = affine.channel(image, channels, channel);
                     ab.part(image * 2 * channels + channel, 1)[0] = rstd * gamma * scale;
-                    ab.part((image * 2 + 1) * channels + channel, 1)[0] =
-                        (beta - mean * rstd * gamma) * scale + shift;
+                    ab.part((image * 2 + 1) * channels + channel, 1)[0] = (beta - mean * rstd * gamma) * scale + shift;
                 }
             }
         }
@@ -201,15 +200,7 @@ unsafe fn reduce<S: Simd, const SQUARES: bool>(
 /// # Panics
 /// A slice or view has another length than the shape says.
 #[allow(clippy::too_many_arguments)] // operands and result
-pub fn apply(
-    shape: &Shape,
-    isa: Isa,
-    team: &Team,
-    n: usize,
-    x: View<'_>,
-    ab: &[f32],
-    y: &mut ViewMut<'_>,
-) {
+pub fn apply(shape: &Shape, isa: Isa, team: &Team, n: usize, x: View<'_>, ab: &[f32], y: &mut ViewMut<'_>) {
     let channels = shape.channels;
     x.check(n * shape.pixels, channels, "input of a normalisation");
     assert_eq!(ab.len(), n * 2 * channels, "coefficients of {shape:?}");

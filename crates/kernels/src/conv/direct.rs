@@ -14,12 +14,7 @@ use crate::team::{Team, with_scratch};
 const BLOCK: usize = 112;
 
 /// Packs `weight(c_out, c_in)` (k·k weights, turned by 180° on request) as \[panel\]\[tap\]\[c_in\]\[two vectors\].
-pub(super) fn pack<'w>(
-    layer: &mut Layer,
-    team: &Team,
-    weight: impl Fn(usize, usize) -> &'w [f32] + Sync,
-    turn: bool,
-) {
+pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, usize) -> &'w [f32] + Sync, turn: bool) {
     let Shape { c_in, c_out, .. } = layer.shape;
     let taps = layer.shape.taps();
     let width = 2 * layer.isa.lanes();
@@ -218,4 +213,3 @@ fn gather(layer: &Layer, team: &Team, n: usize, (x, x_stride): (*const f32, usiz
         }
     });
 }
-

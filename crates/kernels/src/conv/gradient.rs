@@ -43,21 +43,24 @@ pub fn backward_data(
     }
     let doubled = n * of.grid()[0] * of.grid()[1] * of.c_in;
     with_scratch(doubled, |doubled| {
-        layer.forward(
+        layer.forward(team, n, Source::plain(dy), Epilogue::default(), &mut ViewMut::dense(doubled, of.c_in));
+        elementwise::upsample_backward(
             team,
+            layer.isa,
             n,
-            Source::plain(dy),
-            Epilogue::default(),
-            &mut ViewMut::dense(doubled, of.c_in),
+            of.input,
+            of.c_in,
+            View::dense(doubled, of.c_in),
+            dx,
+            accumulate,
         );
-        elementwise::upsample_backward(team, layer.isa, n, of.input, of.c_in, View::dense(doubled, of.c_in), dx, accumulate);
     });
 }
 
 /// Adds the gradients by weights and bias to `into`: for each part of the weights, in the parts' order.
 ///
 /// # Panics
-/// A slice or view has another length than the shape says.
+/// A slice or view has another length than the shape says, or the algorithm does not apply to it.
 #[allow(clippy::too_many_arguments)] // the operands of a convolution's gradient
 pub fn backward_weights(
     shape: &Shape,
@@ -70,6 +73,8 @@ pub fn backward_weights(
     into: &mut [(&mut [f32], &mut [f32])],
 ) {
     let &Shape { c_in, c_out, .. } = shape;
+    shape.check();
+    assert!(algorithm == Algorithm::Direct || shape.is_winograd(), "{algorithm:?} of {shape:?}");
     let pixels = n * shape.output_pixels();
     source.x.check(n * shape.input_pixels(), c_in, "input of a convolution");
     dy.check(pixels, c_out, "gradient of a convolution");
@@ -229,6 +234,7 @@ kernel! {
         s, tiling: &Tiling, output: [usize; 2], strip: usize, dy: *const f32, sizes: [usize; 4], m: *mut f32,
     ) {
         #[inline(always)]
+        #[allow(clippy::needless_range_loop)] // (i, j) is a point of a tile
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
             s: S, tiling: &Tiling, [height, width]: [usize; 2], strip: usize, dy: *const f32,
             [channels, stride, plane, row]: [usize; 4], m: *mut f32,
@@ -308,15 +314,7 @@ kernel! {
     }
 }
 
-fn direct(
-    shape: &Shape,
-    isa: Isa,
-    team: &Team,
-    n: usize,
-    source: Source<'_>,
-    dy: View<'_>,
-    weights: &[SharedMut<'_>],
-) {
+fn direct(shape: &Shape, isa: Isa, team: &Team, n: usize, source: Source<'_>, dy: View<'_>, weights: &[SharedMut<'_>]) {
     let pixels = Pixels::new(source, shape.c_in);
     if !pixels.is_normalised() {
         return by_taps(shape, isa, team, n, pixels.at(0), dy, weights);
@@ -380,7 +378,14 @@ fn by_taps(
                         let sums = &mut sums[place * c_in * width..(place + 1) * c_in * width];
                         // SAFETY: rows of c_in elements; `count` packed rows; `c_in` rows of sums, two vectors each.
                         unsafe {
-                            gathered_products(isa, &rows[..count], c_in, packed.as_ptr(), sums.as_mut_ptr(), begin == 0);
+                            gathered_products(
+                                isa,
+                                &rows[..count],
+                                c_in,
+                                packed.as_ptr(),
+                                sums.as_mut_ptr(),
+                                begin == 0,
+                            );
                         }
                     }
                 }
@@ -403,7 +408,7 @@ kernel! {
     unsafe fn gathered_products<S>(s, rows: &[*const f32], channels: usize, b: *const f32, c: *mut f32, replace: bool) {
         let width = 2 * S::LANES;
         for (first, count) in tiles::<S>(channels) {
-            // SAFETY (of the pointer read): p < rows.len().
+            // SAFETY: a product asks for as many rows as it is given, p < rows.len().
             let a = |i: usize, p: usize| unsafe { rows.get_unchecked(p) }.wrapping_add(first + i);
             let c = c.wrapping_add(first * width);
             // SAFETY: the caller's promise, for a part of the channels.

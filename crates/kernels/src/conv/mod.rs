@@ -182,7 +182,11 @@ impl Shape {
     pub(crate) fn check(&self) {
         let padded = self.grid().map(|size| size + self.pad_before + self.pad_after);
         assert!(
-            self.c_in > 0 && self.c_out > 0 && self.kernel > 0 && self.stride > 0 && padded.iter().all(|s| *s >= self.kernel),
+            self.c_in > 0
+                && self.c_out > 0
+                && self.kernel > 0
+                && self.stride > 0
+                && padded.iter().all(|s| *s >= self.kernel),
             "{self:?} has no output"
         );
     }
@@ -327,9 +331,11 @@ impl Layer {
     /// Computes the layer for `n` images.
     ///
     /// # Panics
-    /// A view is too short for the shape.
+    /// A view is too short for the shape, or the layer is [empty](Self::empty).
     pub fn forward(&self, team: &Team, n: usize, source: Source<'_>, epilogue: Epilogue<'_>, y: &mut ViewMut<'_>) {
         let Shape { c_in, c_out, .. } = self.shape;
+        // The kernels read weights and bias through pointers.
+        assert!(!self.weights.is_empty() && !self.bias.is_empty(), "{:?} has no weights yet", self.shape);
         let [height, width] = self.output();
         let pixels = n * height * width;
         source.x.check(n * self.shape.input_pixels(), c_in, "input of a convolution");

@@ -49,7 +49,15 @@ impl Pixels {
     ///
     /// # Safety
     /// The pixels exist; `out` is nobody else's and has a row, padded to whole vectors, for each.
-    pub(super) unsafe fn stage_all(&self, isa: Isa, team: &Team, n: usize, per_image: usize, out: &SharedMut<'_>, row: usize) {
+    pub(super) unsafe fn stage_all(
+        &self,
+        isa: Isa,
+        team: &Team,
+        n: usize,
+        per_image: usize,
+        out: &SharedMut<'_>,
+        row: usize,
+    ) {
         let parts = per_image.div_ceil(STAGED);
         team.run(n * parts, |task| {
             let (image, begin) = (task / parts, task % parts * STAGED);

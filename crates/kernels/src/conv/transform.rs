@@ -88,8 +88,14 @@ impl Transform<6, 4> for F4 {
 
     #[inline(always)]
     fn output_adjoint<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
-        let (even_p, odd_p) = (s.fma(s.splat((P * P) as f32), y[2], y[0]), s.fma(s.splat((P * P * P) as f32), y[3], s.mul(s.splat((P) as f32), y[1])));
-        let (even_q, odd_q) = (s.fma(s.splat((Q * Q) as f32), y[2], y[0]), s.fma(s.splat((Q * Q * Q) as f32), y[3], s.mul(s.splat((Q) as f32), y[1])));
+        let (even_p, odd_p) = (
+            s.fma(s.splat((P * P) as f32), y[2], y[0]),
+            s.fma(s.splat((P * P * P) as f32), y[3], s.mul(s.splat((P) as f32), y[1])),
+        );
+        let (even_q, odd_q) = (
+            s.fma(s.splat((Q * Q) as f32), y[2], y[0]),
+            s.fma(s.splat((Q * Q * Q) as f32), y[3], s.mul(s.splat((Q) as f32), y[1])),
+        );
         [y[0], s.add(even_p, odd_p), s.sub(even_p, odd_p), s.add(even_q, odd_q), s.sub(even_q, odd_q), y[3]]
     }
 }

@@ -37,12 +37,7 @@ impl Algorithm {
 }
 
 /// Packs `weight(c_out, c_in)` (nine weights, turned by 180° on request) as \[side²\]\[panel\]\[c_in\]\[two vectors\].
-pub(super) fn pack<'w>(
-    layer: &mut Layer,
-    team: &Team,
-    weight: impl Fn(usize, usize) -> &'w [f32] + Sync,
-    turn: bool,
-) {
+pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, usize) -> &'w [f32] + Sync, turn: bool) {
     let Shape { c_in, c_out, .. } = layer.shape;
     let (isa, algorithm) = (layer.isa, layer.algorithm);
     let width = 2 * isa.lanes();
@@ -257,7 +252,7 @@ kernel! {
         v: *mut f32, plane: usize, row: usize,
     ) {
         #[inline(always)]
-        #[allow(clippy::too_many_arguments)]
+        #[allow(clippy::too_many_arguments, clippy::needless_range_loop)] // (i, j) is a point of a tile
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
             s: S, tiling: &Tiling, rows: &[*const f32; 6], stride: usize, zeros: *const f32, channels: usize,
             v: *mut f32, plane: usize, row: usize,
@@ -310,7 +305,7 @@ kernel! {
         s, tiling: &Tiling, strip: usize, m: *const f32, plane: usize, row: usize, first: usize, last: usize, finish: &Finish,
     ) {
         #[inline(always)]
-        #[allow(clippy::too_many_arguments)]
+        #[allow(clippy::too_many_arguments, clippy::needless_range_loop)] // (i, j) is a point of a tile
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
             s: S, tiling: &Tiling, strip: usize, m: *const f32, plane: usize, row: usize, first: usize, last: usize,
             finish: &Finish,
@@ -421,7 +416,16 @@ impl Call<'_> {
                         let v = v.add(point * v_plane);
                         for panel in first..last {
                             let m = m.add(point * m_plane + (panel - first) * self.panel);
-                            rows_times_panel(isa, tiles, self.layer.shape.c_in, v, c_in, self.weights(point, panel), m, m_row);
+                            rows_times_panel(
+                                isa,
+                                tiles,
+                                self.layer.shape.c_in,
+                                v,
+                                c_in,
+                                self.weights(point, panel),
+                                m,
+                                m_row,
+                            );
                         }
                     }
                     for (i, strip) in strips.clone().enumerate() {

@@ -51,10 +51,11 @@ impl PackBuffers {
 
 impl Layers for Repacked<'_> {
     fn with(&mut self, op: usize, f: impl FnOnce(&Layer)) {
-        let Op::Conv { shape, weights, .. } = &self.graph.ops[op] else { unreachable!("only convolutions have weights") };
+        let Op::Conv { shape, weights, .. } = &self.graph.ops[op] else {
+            unreachable!("only convolutions have weights")
+        };
         let layer = Layer::empty(self.machine.isa, *shape, shape.training_algorithm());
-        let parts: Vec<_> =
-            weights.iter().map(|(w, b)| (self.parameters.get(*w), self.parameters.get(*b))).collect();
+        let parts: Vec<_> = weights.iter().map(|(w, b)| (self.parameters.get(*w), self.parameters.get(*b))).collect();
         let team = self.machine.team;
         self.buffers.lend(layer, |layer| {
             layer.repack(team, &parts);
@@ -182,7 +183,16 @@ impl Back<'_> {
                     let [dy, dr] = apart!(residual);
                     let rows = n * shape.output_pixels();
                     let mut dr = walk.view_mut(dr, *residual);
-                    elementwise::add_rows(isa, team, rows, shape.c_out, 1.0, walk.view(dy, output), &mut dr, accumulate);
+                    elementwise::add_rows(
+                        isa,
+                        team,
+                        rows,
+                        shape.c_out,
+                        1.0,
+                        walk.view(dy, output),
+                        &mut dr,
+                        accumulate,
+                    );
                 }
                 let source = Source {
                     x: walk.view(&forward.arena[walk.range(*x)], *x),
@@ -288,9 +298,9 @@ impl Back<'_> {
         let [dgamma, dbeta] = gradient
             .get_disjoint_mut([specs[norm.gamma].range(), specs[norm.beta].range()])
             .expect("parameters do not overlap");
-        let dscale_shift = norm.scale_shift.map(|v| {
-            by_vector.entry(v).or_insert_with(|| vec![0.0; walk.n * 2 * norm.shape.channels]).as_mut_slice()
-        });
+        let dscale_shift = norm
+            .scale_shift
+            .map(|v| by_vector.entry(v).or_insert_with(|| vec![0.0; walk.n * 2 * norm.shape.channels]).as_mut_slice());
         let into = Gradients { dx: &mut dx, accumulate, dgamma, dbeta, dscale_shift };
         let from = walk.view(&forward.arena[walk.range(x)], x);
         let (ab, statistics) = (&forward.coefficients[id], &forward.statistics[id]);
@@ -317,4 +327,3 @@ fn parts<'g>(
     // Parameters of a layer are registered in this order, so each lies after the one before.
     weights.iter().map(|(w, b)| (next(specs[*w].range()), next(specs[*b].range()))).collect()
 }
-

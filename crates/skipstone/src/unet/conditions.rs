@@ -151,9 +151,8 @@ impl Graph {
         let len = |id: ValueId| self.value(id).len();
         let specs = self.layout.specs();
         let values = &vectors.values;
-        let take = |by: &mut HashMap<ValueId, Vec<f32>>, id: ValueId| {
-            by.remove(&id).unwrap_or_else(|| vec![0.0; n * len(id)])
-        };
+        let take =
+            |by: &mut HashMap<ValueId, Vec<f32>>, id: ValueId| by.remove(&id).unwrap_or_else(|| vec![0.0; n * len(id)]);
         for op in self.vector_ops.iter().rev() {
             match *op {
                 VectorOp::Linear { x, w, b, y } => {

@@ -144,10 +144,8 @@ impl<'a> Walk<'a> {
         }
         match op {
             Op::Conv { x, norm, vector, residual, scale, .. } => {
-                let source_norm = |id: NormId| conv::Norm {
-                    ab: &coefficients[id],
-                    silu: self.graph.norms[id].shape.silu,
-                };
+                let source_norm =
+                    |id: NormId| conv::Norm { ab: &coefficients[id], silu: self.graph.norms[id].shape.silu };
                 let mut epilogue = Epilogue { scale: *scale, ..Epilogue::default() };
                 epilogue.vector = vector.map(|v| self.rows.view(rows, v));
                 let empty = 0..0;

@@ -78,12 +78,31 @@ pub(crate) enum Op {
         scale: f32,
         y: ValueId,
     },
-    Attention { shape: attention::Shape, qkv: ValueId, y: ValueId },
+    Attention {
+        shape: attention::Shape,
+        qkv: ValueId,
+        y: ValueId,
+    },
     /// y = norm(x), where something else than a convolution reads it.
-    Activate { norm: NormId, x: ValueId, y: ValueId },
-    Upsample { x: ValueId, y: ValueId },
-    AveragePool { x: ValueId, y: ValueId },
-    Dropout { p: f64, site: u32, x: ValueId, y: ValueId },
+    Activate {
+        norm: NormId,
+        x: ValueId,
+        y: ValueId,
+    },
+    Upsample {
+        x: ValueId,
+        y: ValueId,
+    },
+    AveragePool {
+        x: ValueId,
+        y: ValueId,
+    },
+    Dropout {
+        p: f64,
+        site: u32,
+        x: ValueId,
+        y: ValueId,
+    },
 }
 
 impl Op {
