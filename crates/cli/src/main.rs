@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bars;
+mod bench;
 mod common;
 mod convert;
 mod failure;
@@ -38,6 +39,7 @@ enum Command {
     Train(Box<train::TrainArguments>),
     Convert(convert::ConvertArguments),
     Inspect(inspect::InspectArguments),
+    Bench(bench::BenchArguments),
     /// Print completions for a shell
     #[command(after_help = "\
 Examples:
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Completions { shell } => completions(*shell),
     });
     match result {

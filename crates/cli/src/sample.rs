@@ -147,7 +147,7 @@ fn dry_run(
 ) -> anyhow::Result<Done> {
     let calls = generator.plan().calls() * generator.calls_per_step();
     let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
-    let memory = generator.bytes(batch, threads);
+    let memory = generator.bytes(batch);
     let per_step = time_of_step(generator, arguments.first, batch)?.as_secs_f64();
     let seconds = per_step * (generator.plan().calls() * n) as f64 / batch as f64;
     if arguments.json {

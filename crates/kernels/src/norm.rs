@@ -32,8 +32,12 @@ impl Shape {
         self.channels / self.groups
     }
 
-    /// Channels of a task: whole groups and, if that is possible, whole vectors.
-    fn block(&self, lanes: usize) -> usize {
+    /// Channels of a task: all, if there are images enough for the threads; else whole groups and, if that is possible,
+    /// whole vectors.
+    fn block(&self, lanes: usize, n: usize, team: &Team) -> usize {
+        if n >= team.threads() {
+            return self.channels;
+        }
         let group = self.group_channels();
         let block = (group..=self.channels).step_by(group).find(|block| block.is_multiple_of(lanes));
         block.unwrap_or(self.channels)
@@ -94,7 +98,7 @@ pub fn coefficients(
     affine.check(shape, n);
     x.check(n * shape.pixels, channels, "input of a normalisation");
     assert_eq!((ab.len(), statistics.len()), (n * 2 * channels, n * shape.groups * 2), "results of {shape:?}");
-    let (block, group) = (shape.block(isa.lanes()), shape.group_channels());
+    let (block, group) = (shape.block(isa.lanes(), n, team), shape.group_channels());
     let blocks = channels.div_ceil(block);
     let len = (group * shape.pixels) as f64;
     let (ab, statistics) = (Shared::new(ab), Shared::new(statistics));
@@ -150,10 +154,10 @@ kernel! {
     }
 }
 
-/// Adds Σ x, or Σ (x − centre)², over the rows of each column to `sums`: four partial sums in f32 over a few rows, then f64.
+/// Adds Σ x, or Σ (x − centre)², over the rows of each column to `sums`: partial sums in f32 over a few rows, then f64.
 ///
 /// # Safety
-/// `rows` rows of `channels` at `x`, `stride` apart.
+/// `rows` rows of `channels` at `x`, `stride` apart; a centre for every column if squares are wanted.
 #[inline(always)]
 unsafe fn reduce<S: Simd, const SQUARES: bool>(
     s: S,
@@ -164,32 +168,47 @@ unsafe fn reduce<S: Simd, const SQUARES: bool>(
     centre: &[f32],
     sums: &mut [f64],
 ) {
+    /// Vectors side by side: as many chains of additions as hide their latency.
+    const WIDE: usize = 8;
     let mut lanes = [0.0f32; 16];
-    for c in (0..channels).step_by(S::LANES) {
-        let len = (channels - c).min(S::LANES);
-        // SAFETY: there is a centre for every column.
-        let mean = if SQUARES { unsafe { s.load_first(centre.as_ptr().add(c), len) } } else { s.zero() };
-        for begin in (0..rows).step_by(ROWS) {
-            let mut acc = [s.zero(); 4];
-            let end = (begin + ROWS).min(rows);
-            let mut row = begin;
-            while row < end {
-                for (i, acc) in acc.iter_mut().enumerate().take(end - row) {
-                    // SAFETY: the caller's promise.
-                    let x = unsafe {
-                        let p = x.add((row + i) * stride + c);
-                        if len == S::LANES { s.load(p) } else { s.load_first(p, len) }
-                    };
-                    let d = s.sub(x, mean);
-                    *acc = if SQUARES { s.fma(d, d, *acc) } else { s.add(*acc, x) };
-                }
-                row += 4;
+    for first in (0..channels).step_by(WIDE * S::LANES) {
+        let vectors = (channels - first).div_ceil(S::LANES).min(WIDE);
+        let mut mean = [s.zero(); WIDE];
+        if SQUARES {
+            for (i, mean) in mean[..vectors].iter_mut().enumerate() {
+                let c = first + i * S::LANES;
+                // SAFETY: there is a centre for every column.
+                *mean = unsafe { s.load_first(centre.as_ptr().add(c), (channels - c).min(S::LANES)) };
             }
-            let acc = s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3]));
-            // SAFETY: no vector has more than 16 lanes.
-            unsafe { s.store(lanes.as_mut_ptr(), acc) };
-            for (sum, lane) in sums[c..c + len].iter_mut().zip(&lanes) {
-                *sum += f64::from(*lane);
+        }
+        let whole = (channels - first) / S::LANES >= WIDE;
+        for begin in (0..rows).step_by(ROWS) {
+            let mut acc = [s.zero(); WIDE];
+            for row in begin..(begin + ROWS).min(rows) {
+                // SAFETY: the caller's promise; of the last vector only the columns that exist are read.
+                unsafe {
+                    let p = x.add(row * stride + first);
+                    if whole {
+                        for i in 0..WIDE {
+                            let d = s.sub(s.load(p.add(i * S::LANES)), mean[i]);
+                            acc[i] = if SQUARES { s.fma(d, d, acc[i]) } else { s.add(acc[i], d) };
+                        }
+                    } else {
+                        for i in 0..vectors {
+                            let len = (channels - first - i * S::LANES).min(S::LANES);
+                            let d = s.sub(s.load_first(p.add(i * S::LANES), len), mean[i]);
+                            acc[i] = if SQUARES { s.fma(d, d, acc[i]) } else { s.add(acc[i], d) };
+                        }
+                    }
+                }
+            }
+            for (i, acc) in acc.into_iter().enumerate().take(vectors) {
+                let c = first + i * S::LANES;
+                // SAFETY: no vector has more than 16 lanes.
+                unsafe { s.store(lanes.as_mut_ptr(), acc) };
+                for (sum, lane) in sums[c..channels.min(c + S::LANES)].iter_mut().zip(&lanes) {
+                    *sum += f64::from(*lane);
+                }
             }
         }
     }
@@ -281,7 +300,7 @@ pub fn backward(
     assert_eq!(dy.len(), n * pixels * channels, "gradient of {shape:?}");
     let Gradients { dx, accumulate, dgamma, dbeta, dscale_shift } = gradients;
     let dx = dx.share(n * pixels, channels, "gradient by the input of a normalisation");
-    let (block, group) = (shape.block(isa.lanes()), shape.group_channels());
+    let (block, group) = (shape.block(isa.lanes(), n, team), shape.group_channels());
     let blocks = channels.div_ceil(block);
     let len = (group * pixels) as f64;
     // Σ dz and Σ dz·x̂ of each channel of each image.

@@ -7,7 +7,7 @@ use common::{
     LAYOUTS, Layout, Rows, absolute_error, below, error, numeric_gradient, planes, rows, same, teams, values, wide,
 };
 use skipstone_kernels::optimizer::{Adam, moving_average, scale, squared_norm};
-use skipstone_kernels::{Isa, Team, dropout, elementwise, linear, reference};
+use skipstone_kernels::{Isa, Team, View, dropout, elementwise, linear, reference};
 
 fn isas_and_layouts() -> impl Iterator<Item = (Isa, Layout)> {
     Isa::available().into_iter().flat_map(|isa| LAYOUTS.map(|layout| (isa, layout)))
@@ -98,7 +98,8 @@ fn silu_and_its_derivative_agree_with_the_definition() {
         // The closed form is that of differences.
         let differences =
             numeric_gradient(&wide(&x), &vec![1.0; len], |x| x.iter().map(|x| reference::silu(*x)).collect());
-        assert!(slopes.iter().zip(&differences).all(|(a, b)| (a - b).abs() < 1e-8));
+        // A thousand values summed leave the differences some 1e-8 of noise.
+        assert!(slopes.iter().zip(&differences).all(|(a, b)| (a - b).abs() < 1e-6));
         let by_x: Vec<f64> = slopes.iter().zip(&dy).map(|(slope, dy)| slope * f64::from(*dy)).collect();
         for isa in Isa::available() {
             let (mut y, mut dx) = (vec![f32::NAN; len], dy.clone());
@@ -209,7 +210,16 @@ fn resampling_and_its_gradients_agree_with_the_definition() {
                     below(error(&dx.content(), &plus(&spread, &old_large)), 2e-7, what);
                     let mut dx = Rows::new(layout, channels, &begin(&old_small));
                     let to = &mut dx.view_mut();
-                    elementwise::upsample_backward(team, isa, n, size, channels, &large, to, accumulate);
+                    elementwise::upsample_backward(
+                        team,
+                        isa,
+                        n,
+                        size,
+                        channels,
+                        View::dense(&large, channels),
+                        to,
+                        accumulate,
+                    );
                     below(error(&dx.content(), &plus(&gathered, &old_small)), 2e-7, what);
                 }
             }

@@ -1,6 +1,7 @@
 //! Denoising diffusion implicit models: the paper's whole family, exact and fast.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod checkpoint;
 pub mod data;
 pub mod denoiser;

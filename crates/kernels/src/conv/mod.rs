@@ -165,13 +165,15 @@ impl Shape {
         // Multiply-adds that take as long as streaming one packed weight.
         const STREAM: f64 = 36.0;
         // Multiply-adds that take as long as transforming one element of a tile, there or back.
-        const TRANSFORM: f64 = 8.0;
+        const TRANSFORM: f64 = 16.0;
         let [height, width] = self.output();
-        let products = (self.c_in * self.c_out) as f64;
+        // Whole vectors of 16 are transformed, whole panels of 32 multiplied, whatever the number of channels.
+        let (c_in, c_out) = (padded(self.c_in, 16) as f64, padded(self.c_out, 32) as f64);
+        let products = self.c_in as f64 * c_out;
         let cost = |side: usize, outputs: usize| {
             let elements = (side * side) as f64;
             let tiles = (height.div_ceil(outputs) * width.div_ceil(outputs)) as f64;
-            let transforms = if outputs == 1 { 0.0 } else { TRANSFORM * (self.c_in + self.c_out) as f64 };
+            let transforms = if outputs == 1 { 0.0 } else { TRANSFORM * (c_in + c_out) };
             elements * (tiles * (products + transforms) + STREAM / images * products)
         };
         let candidates =

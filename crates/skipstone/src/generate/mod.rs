@@ -43,7 +43,7 @@ pub struct Generator {
     calls_per_step: usize,
     flops: u64,
     activation_bytes: usize,
-    parameters: usize,
+    weight_bytes: usize,
 }
 
 impl std::fmt::Debug for Generator {
@@ -67,7 +67,6 @@ impl Generator {
         }
         let (mut settings, plan) = Settings::resolve(&model, request)?;
         plan.check(model.scheduler.prediction_type)?;
-        let parameters = model.parameters.data().len();
         let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
         let [c, h, w] = unet.shape();
         if let Some(latents) = &inputs.latents
@@ -87,13 +86,13 @@ impl Generator {
         }
         settings.latents = inputs.latents.as_ref().map(|latents| digest(latents.view()));
         settings.noise = inputs.noise.as_ref().map(|noise| digest(noise.view()));
-        let (flops, activation_bytes) = (unet.flops(), unet.activation_bytes());
+        let (flops, activation_bytes, weight_bytes) = (unet.flops(), unet.activation_bytes(), unet.weight_bytes());
         let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) =
             match (settings.guidance, model.null_class) {
                 (Some(weight), Some(null)) => (Box::new(Guided::new(unet, weight, null)?), 2),
                 _ => (Box::new(unet), 1),
             };
-        Ok(Self { network, plan, settings, inputs, first, calls_per_step, flops, activation_bytes, parameters })
+        Ok(Self { network, plan, settings, inputs, first, calls_per_step, flops, activation_bytes, weight_bytes })
     }
 
     /// The options as they came out of request, model and defaults.
@@ -121,18 +120,18 @@ impl Generator {
         self.flops * (self.plan.calls() * self.calls_per_step) as u64
     }
 
-    /// Bytes held while `batch` images are made on so many threads: weights, activations, a handful of latents.
-    pub fn bytes(&self, batch: usize, threads: usize) -> usize {
+    /// Bytes held while `batch` images are made: packed weights, activations, a handful of latents.
+    pub fn bytes(&self, batch: usize) -> usize {
         let image: usize = self.shape().iter().product();
-        4 * self.parameters + self.activation_bytes * threads.min(batch) + 4 * 8 * image * batch
+        self.weight_bytes + self.activation_bytes * batch + 4 * 8 * image * batch
     }
 
-    /// How many of `n` images to make at a time: a few for every thread, so that none waits long for the others, and no
-    /// more than fit into a quarter of a gigabyte. The images do not depend on it.
+    /// How many of `n` images to make at a time: enough for every thread and to read the weights seldom, and no more
+    /// than fit into a quarter of a gigabyte. The images do not depend on it.
     pub fn batch(&self, n: usize, threads: usize) -> usize {
         let image: usize = self.shape().iter().product();
-        let fit = (1 << 28) / (4 * 8 * image).max(1);
-        (4 * threads).min(fit.max(1)).min(n).max(1)
+        let fit = (1 << 28) / (self.activation_bytes + 4 * 8 * image).max(1);
+        (8 * threads).clamp(16, 64).min(fit.max(1)).min(n).max(1)
     }
 
     /// Makes the images of absolute indices `images`, all of the range this generator was made for.

@@ -99,7 +99,8 @@ impl Trainer {
                 unet::initialise(&config, || uniform.next_f64(), || gaussian.next_gaussians()[0])?
             }
         };
-        let backprop = Backprop::new(config.clone(), threads, recipe.train.shard)?;
+        let train = &recipe.train;
+        let backprop = Backprop::with_recomputation(config.clone(), threads, train.shard, train.recompute)?;
         let gradient = vec![0.0; layout.len()];
         let seed = recipe.train.seed;
         let words: Words = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));

@@ -119,6 +119,7 @@ impl Back<'_> {
                 // The last operation of a block writes what is kept.
                 for op in begin..end {
                     if self.is_remade(op) {
+                        self.walk.prepare(op, forward);
                         self.walk.step(op, forward, &mut layers);
                     }
                 }

@@ -120,18 +120,24 @@ impl<'a> Walk<'a> {
     /// Runs all operations.
     pub fn forward(&self, workspace: &mut Workspace, layers: &mut impl Layers) {
         for op in 0..self.graph.ops.len() {
+            self.prepare(op, workspace);
             self.step(op, workspace, layers);
         }
     }
 
-    /// Runs one operation.
+    /// Finds the coefficients of the normalisation that an operation applies; says over how much, if there is one.
+    pub fn prepare(&self, op: usize, workspace: &mut Workspace) -> Option<String> {
+        let (Op::Conv { norm: Some(norm), .. } | Op::Activate { norm, .. }) = self.graph.ops[op] else { return None };
+        self.find_coefficients(norm, workspace);
+        let shape = self.graph.norms[norm].shape;
+        Some(format!("{} channels, {} pixels", shape.channels, shape.pixels))
+    }
+
+    /// Runs one operation that was [prepared](Self::prepare).
     pub fn step(&self, index: usize, workspace: &mut Workspace, layers: &mut impl Layers) {
         let Machine { isa, team } = self.machine;
         let n = self.n;
         let op = &self.graph.ops[index];
-        if let Op::Conv { norm: Some(norm), .. } | Op::Activate { norm, .. } = op {
-            self.find_coefficients(*norm, workspace);
-        }
         let Workspace { arena, rows, coefficients, .. } = workspace;
         let output = op.output();
         // The pixels written and those read.
@@ -191,7 +197,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Finds a and b of a normalisation whose input is there.
-    pub fn find_coefficients(&self, id: NormId, workspace: &mut Workspace) {
+    fn find_coefficients(&self, id: NormId, workspace: &mut Workspace) {
         let norm = &self.graph.norms[id];
         let Machine { isa, team } = self.machine;
         let Workspace { arena, rows, coefficients, statistics } = workspace;

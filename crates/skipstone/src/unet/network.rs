@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ndarray::Array4;
 use skipstone_kernels::conv::{Algorithm, Layer, Shape};
@@ -181,6 +182,27 @@ impl UNet {
     /// A wrong shape, a time at clean data or outside a learned table, a class out of range, classes missing for a
     /// conditional network or given to an unconditional one.
     pub fn forward(&self, x_t: &Array4<f32>, times: &[Time], classes: Option<&[usize]>) -> Result<Array4<f32>> {
+        self.run(x_t, times, classes, None)
+    }
+
+    /// [`forward`](Self::forward), which tells how long each operation took and its floating-point operations.
+    pub(crate) fn forward_timed(
+        &self,
+        x_t: &Array4<f32>,
+        times: &[Time],
+        classes: Option<&[usize]>,
+        took: &mut dyn FnMut(String, Duration, u64),
+    ) -> Result<Array4<f32>> {
+        self.run(x_t, times, classes, Some(took))
+    }
+
+    fn run(
+        &self,
+        x_t: &Array4<f32>,
+        times: &[Time],
+        classes: Option<&[usize]>,
+        mut took: Option<&mut dyn FnMut(String, Duration, u64)>,
+    ) -> Result<Array4<f32>> {
         let n = check(&self.config, x_t, times.len(), classes)?;
         let conditions = conditions(&self.config, times, classes)?;
         let [height, width] = self.config.sample_size;
@@ -214,10 +236,46 @@ impl UNet {
                 dropout: None,
             };
             walk.put(workspace, &x[images.start * x_len..images.end * x_len]);
-            walk.forward(workspace, &mut &self.layers);
+            for op in 0..self.graph.ops.len() {
+                let begun = took.is_some().then(Instant::now);
+                if let Some(norm) = walk.prepare(op, workspace)
+                    && let (Some(took), Some(begun)) = (&mut took, begun)
+                {
+                    took(format!("statistics of {norm}"), begun.elapsed(), 0);
+                }
+                let begun = took.is_some().then(Instant::now);
+                walk.step(op, workspace, &mut &self.layers);
+                if let (Some(took), Some(begun)) = (&mut took, begun) {
+                    let elapsed = begun.elapsed();
+                    let (what, flops) = self.describe(op);
+                    took(what, elapsed, flops * images.len() as u64);
+                }
+            }
             walk.take(workspace, &mut out[images.start * y_len..images.end * y_len]);
         }
         Ok(y)
+    }
+
+    /// What an operation is, and its floating-point operations for an image.
+    fn describe(&self, op: usize) -> (String, u64) {
+        match &self.graph.ops[op] {
+            Op::Conv { shape, .. } => {
+                let Shape { c_in, c_out, kernel, stride, .. } = *shape;
+                let [height, width] = shape.output();
+                let algorithm = self.layers.0[op].as_ref().map(Layer::algorithm);
+                let stride = if stride > 1 { format!("/{stride}") } else { String::new() };
+                let up = if shape.upsample { " doubled" } else { "" };
+                let algorithm = algorithm.map_or(String::new(), |a| format!(" {a:?}"));
+                (format!("{kernel}×{kernel}{stride} {c_in}→{c_out} at {height}×{width}{up}{algorithm}"), shape.flops())
+            }
+            Op::Attention { shape, .. } => {
+                (format!("attention {} channels, {} pixels", shape.channels, shape.pixels), shape.flops())
+            }
+            Op::Activate { .. } => ("normalising".into(), 0),
+            Op::Upsample { .. } => ("doubling".into(), 0),
+            Op::AveragePool { .. } => ("halving".into(), 0),
+            Op::Dropout { .. } => ("dropout".into(), 0),
+        }
     }
 
     fn machine(&self) -> Machine<'_> {
