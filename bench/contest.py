@@ -52,7 +52,7 @@ class Contestant:
     avx2: dict[str, str] | None = None
     # Skipstone is asked for these; peers for none.
     arguments: tuple[str, ...] = ()
-    # Run only when named: slower than its sibling wherever it was tried.
+    # Run only when named: slower than its sibling where it was tried.
     extra: bool = False
 
     @property

@@ -193,5 +193,6 @@ def whole(command: list[str], env: dict[str, str], log: Path) -> tuple[float, fl
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing said"]
-        raise Unavailable(f"exit code {process.returncode}: {said[-1]}")
+        why = next((line for line in said if line.startswith("error")), said[-1])
+        raise Unavailable(f"exit code {process.returncode}: {why}")
     return seconds, usage.ru_maxrss / 1024
