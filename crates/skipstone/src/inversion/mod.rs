@@ -16,10 +16,12 @@
 mod bdia;
 mod ddim;
 mod edict;
+mod error;
 mod fixed_point;
 mod method;
 mod stochastic;
 
+pub use error::squared_errors;
 pub use fixed_point::Convergence;
 pub use method::{Bdia, Edict, FixedPoint, Method};
 pub use stochastic::{Draw, NoiseTrajectory, encode_noise};
