@@ -34,7 +34,7 @@ pub struct MethodArguments {
     /// BDIA's gamma, above 0 up to 1 [default: 1]
     #[arg(long, value_name = "G")]
     gamma: Option<f64>,
-    /// EDICT's p, above 0.5 up to 1 [default: 0.93]
+    /// EDICT's p, above 0 up to 1 [default: 0.93]
     #[arg(long, value_name = "P")]
     mix: Option<f64>,
     /// What a step of fixed-point may miss, root mean square in network values [default: 1e-5]

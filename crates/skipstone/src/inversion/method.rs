@@ -56,7 +56,7 @@ impl Default for Bdia {
 /// with the ε̂ of the other, then mixed by p; who moves first alternates from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Edict {
-    /// p in (½, 1]; the inverse multiplies rounding by up to 1/(2p − 1) per step. The paper uses 0.93.
+    /// p in (0, 1]; the inverse multiplies the chains' difference by 1/p² per step. The paper uses 0.93.
     pub mix: f64,
 }
 
@@ -103,7 +103,7 @@ impl Method {
             Self::FixedPoint(by) if by.iterations == 0 => wrong("iterations", "at least 1", 0.0),
             Self::Bdia(by) if !(by.gamma > 0.0 && by.gamma <= 1.0) => wrong("gamma", "0 < gamma <= 1", by.gamma),
             Self::Bdia(_) if plan.calls() < 2 => wrong("steps of bdia", "at least 2", plan.calls() as f64),
-            Self::Edict(by) if !(by.mix > 0.5 && by.mix <= 1.0) => wrong("mix", "0.5 < p <= 1", by.mix),
+            Self::Edict(by) if !(by.mix > 0.0 && by.mix <= 1.0) => wrong("mix", "0 < p <= 1", by.mix),
             Self::FixedPoint(_) | Self::Bdia(_) | Self::Edict(_) => Ok(()),
         }
     }

@@ -270,7 +270,7 @@ fn what_cannot_be_inverted_is_refused() {
     for method in [
         Method::Bdia(Bdia { gamma: 0.0 }),
         Method::Bdia(Bdia { gamma: f64::NAN }),
-        Method::Edict(Edict { mix: 0.5 }),
+        Method::Edict(Edict { mix: 0.0 }),
         Method::FixedPoint(FixedPoint { tolerance: 0.0, iterations: 3 }),
         Method::FixedPoint(FixedPoint { tolerance: 1.0, iterations: 0 }),
     ] {
