@@ -211,6 +211,8 @@ impl Scale {
     fn text(self, value: f64) -> String {
         match self {
             Self::Linear => short(value),
+            // 1e-5 fits where 0.00001 does not.
+            Self::Log if !(1e-4..1e5).contains(&value) => format!("{value:e}"),
             Self::Log => format!("{value}"),
         }
     }
