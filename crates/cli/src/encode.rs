@@ -21,6 +21,9 @@ use crate::options::RunArguments;
 use crate::output::{Target, writable};
 use crate::sample::{Batch, batch};
 
+/// Noise is written whole, so it is held whole.
+const MOST_NOISE_BYTES: usize = 8 << 30;
+
 /// Encode images: find the latents they come from
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -120,6 +123,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         return Ok(Done::Finished);
     }
     if stochastic {
+        check_noise_size(&generator, n)?;
         return with_noise(arguments, &generator, &request, &x0, batch);
     }
 
@@ -187,6 +191,18 @@ fn check_stochastic(arguments: &EncodeArguments, stochastic: bool, method: &Meth
         }
         None => Ok(()),
     }
+}
+
+/// Refuses noise that would not fit into memory.
+fn check_noise_size(generator: &Generator, n: usize) -> anyhow::Result<()> {
+    let image: usize = generator.shape().iter().product();
+    let bytes = generator.plan().calls().saturating_mul(n).saturating_mul(4 * image);
+    if bytes > MOST_NOISE_BYTES {
+        return Err(
+            Usage(format!("the noise of {n} images would be {} bytes; encode fewer at a time, -n", bytes)).into()
+        );
+    }
+    Ok(())
 }
 
 /// The noise of σ̂ or of η on the last step, √(1 − a_t): as large as what is left there. To four digits, as it is to be
