@@ -1,4 +1,4 @@
-"""inversion.json, inversion.safetensors: images to latents and back, by diffusers' inverse scheduler and from the papers."""
+"""inversion.json, inversion.safetensors: images to latents and back, by diffusers and from the papers' equations."""
 
 import numpy as np
 import torch

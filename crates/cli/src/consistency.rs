@@ -32,8 +32,8 @@ impl Rows {
     pub fn resolve(model: &Model, requests: &[Request], target: &Target) -> anyhow::Result<Self> {
         let Target::Grid(path) = target else {
             return Err(Usage(format!(
-                "--steps: a list of steps makes one picture with a row for each; {} does not end in .png (for a folder or \
-                 a tensor, give one number of steps at a time)",
+                "--steps: a list of steps makes one picture with a row for each; {} does not end in .png (for a folder \
+                 or a tensor, give one number of steps at a time)",
                 target.path().display()
             ))
             .into());

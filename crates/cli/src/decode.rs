@@ -20,8 +20,8 @@ use crate::sample::{Batch, batch};
 /// Decode latents that encode has found
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Give the steps, spacing and method of the encoding. For ddim and fixed-point this is `sample --latents` without clipping;
-pairs of latents (bdia, edict; [2, n, channels, height, width]) have no other way back.
+Give the steps, spacing and method of the encoding. For ddim and fixed-point this is `sample --latents` without
+clipping; pairs of latents (bdia, edict; [2, n, channels, height, width]) have no other way back.
 
 Examples:
   Plain latents     skipstone decode --latents x_T.npy --steps 50 -o back.png

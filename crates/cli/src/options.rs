@@ -69,7 +69,8 @@ impl RunArguments {
         }
     }
 
-    /// What is asked for, once for each number of steps in the list; without --steps and --times, for those of `default`.
+    /// What is asked for, once for each number of steps in the list; without --steps and --times, for those of
+    /// `default`.
     pub fn requests(&self, seed: u64, default: &[usize]) -> anyhow::Result<Vec<Request>> {
         let request = self.without_steps(seed)?;
         let steps = match &self.steps {

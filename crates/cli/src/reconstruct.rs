@@ -32,9 +32,9 @@ const ROWS: usize = 4;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The error is the mean squared difference per value with values scaled to [0, 1], of what the network makes, unclamped.
-Without --steps, the paper's: 10,20,50,100,200,500,1000, as far as the model was trained. With -o, a folder: error.png (error against steps, both
-logarithmic), images.png (originals; then for up to 4 of the steps a row of reconstructions and a row of their
-differences, 5 times enlarged about gray), table.csv.
+Without --steps, the paper's: 10,20,50,100,200,500,1000, as far as the model was trained. With -o, a folder: error.png
+(error against steps, both logarithmic), images.png (originals; then for up to 4 of the steps a row of reconstructions
+and a row of their differences, 5 times enlarged about gray), table.csv.
 
 Examples:
   The first 64 test images of Fashion-MNIST   skipstone reconstruct --images fashion-mnist -o table2/

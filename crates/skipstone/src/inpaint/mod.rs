@@ -106,7 +106,8 @@ pub struct Noises<'a> {
 /// ```
 ///
 /// # Errors
-/// Latents or an image of another shape than the network's, a jump or a number of resamples of 0, and as [`sample`](crate::sampler::sample).
+/// Latents or an image of another shape than the network's, a jump or a number of resamples of 0, and as
+/// [`sample`](crate::sampler::sample).
 #[expect(clippy::too_many_arguments, reason = "sample's, and what is filled, how, with which noise")]
 pub fn inpaint<D: Denoiser + ?Sized>(
     denoiser: &D,

@@ -31,8 +31,7 @@ fn run<D: Denoiser>(
     inpaint(denoiser, plan, x_t, region, by, noises, None, &mut unobserved).unwrap().finished().unwrap()
 }
 
-/// Pairs of pixels of variance ½ and correlation ρ·…, as eight Gaussians' worth is not needed: two points, (1, 1) and
-/// (−1, −1), so that a known pixel tells the other.
+/// Two pixels near (1, 1) or near (−1, −1): the one that is known tells the other.
 fn twins(schedule: &Schedule) -> Oracle {
     let point = |v: f64| Component {
         weight: 1.0,

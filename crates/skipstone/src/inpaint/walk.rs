@@ -34,8 +34,8 @@ impl Resampling {
     /// Straight down, the known part put in after every step.
     pub const PROJECTION: Self = Self { jump: 1, resamples: 1 };
 
-    /// The moves of a run of so many steps, RePaint's appendix: where 1, 1 + j, 1 + 2j, … steps remain, as long as there
-    /// is room, the state goes j steps back up, r − 1 times each.
+    /// The moves of a run of so many steps, RePaint's appendix: where 1, 1 + j, 1 + 2j, … steps remain, as long as
+    /// there is room, the state goes j steps back up, r − 1 times each.
     ///
     /// # Errors
     /// A jump or a number of resamples of 0, or more moves than anyone could wait for.

@@ -4,7 +4,7 @@ use super::{Affine, Edict, Halt, Run};
 use crate::denoiser::Denoiser;
 use crate::sigma::Step;
 
-/// Moves the chain `x` of a step with the ε̂ that the other chain shows at the step's time: `f`(x, ε̂), element by element.
+/// Moves the chain `x` of a step with the ε̂ that the other chain shows at the step's time: `f`(x, ε̂) per element.
 fn coupled<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     step: &Step,

@@ -38,8 +38,8 @@ impl Default for FixedPoint {
 /// Bi-directional integration approximation (Zhang et al., arXiv 2307.10829):
 /// x_{i−1} = DDIM_{i−1}(x_i) + γ·(x_{i+1} − DDIM_{i+1}(x_i)), DDIM_j the deterministic move from x_i to level j.
 ///
-/// The DDIM step is corrected by how far the way up from x_i misses the state that was there before; solved for x_{i+1},
-/// the same line is the exact inverse. Its errors grow by up to 1/γ per step on the way up.
+/// The DDIM step is corrected by how far the way up from x_i misses the state that was there before; solved for
+/// x_{i+1}, the same line is the exact inverse. Its errors grow by up to 1/γ per step on the way up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bdia {
     /// γ in (0, 1]; 1 is symmetric in time.

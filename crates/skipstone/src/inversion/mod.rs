@@ -6,8 +6,8 @@
 //! x_t = √a_t·x̂₀ + √(1−a_t)·ε̂,  x̂₀ and ε̂ seen from x_s with the network asked *at the time of x_s*,
 //!
 //! that is where the state stands, not where it goes. Clean data have no time: there ε̂ is what the network sees in the
-//! image at t = 1 (network index 0), and x̂₀ is the image itself. With the times 999, 499 the first call asks at index 0
-//! and goes from clean data to index 499; the second asks at 499 and goes to 999. S steps make S calls, and the network
+//! image at t = 1 (network index 0), and x̂₀ is the image itself. With the times 999, 499 the first call asks at
+//! index 0 and goes from clean data to index 499; the second asks at 499 and goes to 999. S steps make S calls, and the network
 //! is never asked at the noisiest time: that is where decoding begins.
 //!
 //! Plain encoding is the generative ODE run backwards by Euler's method, so a round trip errs by O(1/S). The exact
@@ -304,7 +304,7 @@ fn check_affine(plan: &Plan, name: &str) -> Result<()> {
     }
     if plan.steps().iter().any(|step| step.from.alpha_bar <= 0.0) {
         return Err(Error::argument(format!(
-            "{name} inversion cannot start where a = 0 (zero terminal SNR): that step forgets x_t; begin at a lower time"
+            "{name} inversion cannot start where a = 0 (zero terminal SNR): that step forgets x_t; begin lower"
         )));
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! Encoding for samplers that draw noise: an image's latent *and* the noise of every step (arXiv 2210.05559, 2304.06140).
+//! Encoding for samplers that draw noise: an image's latent *and* the noise of every step (arXiv 2210.05559,
+//! 2304.06140).
 
 use std::ops::ControlFlow;
 
@@ -31,8 +32,8 @@ pub struct NoiseTrajectory {
     pub x_t: Array4<f32>,
     /// z of every step in step order, `[calls, n, c, h, w]`; zeros where a step draws none.
     pub noise: Array5<f32>,
-    /// Root mean square of the difference, in network values, between the images and what sampling gives: rounding where
-    /// the last step has noise of its own, else what the last x̂₀ misses.
+    /// Root mean square of the difference, in network values, between the images and what sampling gives: rounding
+    /// where the last step has noise of its own, else what the last x̂₀ misses.
     pub residual: f64,
 }
 
@@ -65,7 +66,8 @@ pub struct NoiseTrajectory {
 /// ```
 ///
 /// # Errors
-/// A step before the last that draws no noise; images of another shape than the network's; whatever the network refuses.
+/// A step before the last that draws no noise; images of another shape than the network's; whatever the network
+/// refuses.
 pub fn encode_noise<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,

@@ -17,10 +17,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn between_latents_of_one_length_slerp_keeps_the_length_and_turns_evenly(seed in 0u64..1000, lambda in 0.05f64..0.95) {
+    fn between_latents_of_one_length_slerp_keeps_the_length_and_turns_evenly(
+        seed in 0u64..1000, lambda in 0.05f64..0.95,
+    ) {
         let two = initial_latent(seed, 0, 2, [1, 4, 4]);
         let a = two.index_axis(Axis(0), 0).to_owned();
-        let b = two.index_axis(Axis(0), 1).mapv(|v| (f64::from(v) * norm(a.view()) / norm(two.index_axis(Axis(0), 1))) as f32);
+        let b = two.index_axis(Axis(0), 1);
+        let b = b.mapv(|v| (f64::from(v) * norm(a.view()) / norm(b)) as f32);
         let between = slerp(a.view(), b.view(), lambda).unwrap();
         prop_assert!((norm(between.view()) / norm(a.view()) - 1.0).abs() < 1e-6);
         prop_assert!((angle(a.view(), between.view()) - lambda * angle(a.view(), b.view())).abs() < 1e-5);
