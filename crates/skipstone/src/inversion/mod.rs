@@ -136,7 +136,7 @@ pub fn encode<D: Denoiser + ?Sized>(
 }
 
 /// Images from the latents of [`encode`]; `None` where the observer stopped it. Single latents go through
-/// [`sample`](crate::sampler::sample) itself.
+/// [`sample`] itself.
 ///
 /// # Errors
 /// Latents of another kind than the method's, and as [`encode`].

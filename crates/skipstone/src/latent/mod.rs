@@ -102,7 +102,7 @@ pub fn line(a: ArrayView3<'_, f32>, b: ArrayView3<'_, f32>, points: usize) -> Re
 /// the lines a→b and c→d; row i then at its λ between these two.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn grid(corners: [ArrayView3<'_, f32>; 4], points: usize) -> Result<Array4<f32>> {
     check_points(points)?;
     let [a, b, c, d] = corners;
