@@ -17,10 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from families import blocks, official, samples, schedules, steps, timesteps, unets  # noqa: E402
+from families import blocks, inversion, official, samples, schedules, steps, timesteps, unets  # noqa: E402
 from families.common import VALUES, write_json  # noqa: E402
 
-# Order matters: `samples` runs the networks that `unets` has written.
+# Order matters: `samples` and `inversion` run the networks that `unets` has written.
 FAMILIES = {
     "schedules": schedules.make,
     "timesteps": timesteps.make,
@@ -29,6 +29,7 @@ FAMILIES = {
     "blocks": blocks.make,
     "samples": samples.make,
     "official": official.make,
+    "inversion": inversion.make,
 }
 # Fails when a change makes a file too heavy for a repository.
 FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_400_000

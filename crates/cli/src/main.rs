@@ -5,13 +5,21 @@
 mod bars;
 mod bench;
 mod common;
+mod consistency;
 mod convert;
+mod decode;
+mod encode;
 mod failure;
+mod fill;
+mod images;
 mod inspect;
+mod interpolate;
 mod interrupt;
+mod invert;
 mod logs;
 mod options;
 mod output;
+mod reconstruct;
 mod sample;
 mod train;
 
@@ -22,7 +30,8 @@ use clap_complete::Shell;
 
 use failure::Done;
 
-/// Denoising diffusion implicit models: train them, sample from them in few steps, read others' checkpoints.
+/// Denoising diffusion implicit models: train them, sample from them in few steps, encode images,
+/// read others' checkpoints.
 #[derive(Debug, Parser)]
 #[command(name = "skipstone", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "\
@@ -36,6 +45,10 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Sample(Box<sample::SampleArguments>),
+    Encode(Box<encode::EncodeArguments>),
+    Decode(Box<decode::DecodeArguments>),
+    Reconstruct(Box<reconstruct::ReconstructArguments>),
+    Interpolate(Box<interpolate::InterpolateArguments>),
     Train(Box<train::TrainArguments>),
     Convert(convert::ConvertArguments),
     Inspect(inspect::InspectArguments),
@@ -58,6 +71,10 @@ fn main() -> ExitCode {
     logs::start();
     let result = interrupt::listen().and_then(|()| match &arguments.command {
         Command::Sample(arguments) => sample::run(arguments),
+        Command::Encode(arguments) => encode::run(arguments),
+        Command::Decode(arguments) => decode::run(arguments),
+        Command::Reconstruct(arguments) => reconstruct::run(arguments),
+        Command::Interpolate(arguments) => interpolate::run(arguments),
         Command::Train(arguments) => train::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),

@@ -12,7 +12,9 @@ use skipstone::image::npy;
 use skipstone::sampler::Outcome;
 
 use crate::common::{Machine, ModelArguments, bytes, duration};
+use crate::consistency;
 use crate::failure::{Done, Usage, emit, say};
+use crate::fill::FillArguments;
 use crate::interrupt;
 use crate::options::RunArguments;
 use crate::output::{STRIP, Sink, Strip, Target, check};
@@ -20,6 +22,8 @@ use crate::output::{STRIP, Sink, Strip, Target, check};
 /// Generate images
 #[derive(Args, Debug)]
 #[command(after_help = "\
+With a list of --steps the same latents are sampled with each S, one row each (8 images unless -n says otherwise),
+and how far each row is from the longest run is printed.
 Image i depends on the model, the options, the seed and its own index alone: not on -n, --batch, --threads, nor on
 whether the run was interrupted. `--first 8 -n 8` makes images 8 to 15 of what `-n 16` would make. A folder (`-o DIR/`)
 is continued by the same command: images that are there are kept, missing ones made.
@@ -30,12 +34,14 @@ Examples:
   DDPM's noise, all the steps    skipstone sample --steps 1000 --eta 1 -o ddpm.png
   Ten thousand files             skipstone sample -n 10000 -o images/
   How images come to be          skipstone sample -n 4 --trajectory strip.png
+  Few steps beside many          skipstone sample --steps 10,20,50,100,1000 -o rows.png
+  Fill a part of a picture       skipstone sample -n 8 --eta 1 --inpaint shirt.png --mask mask.png
   Latents from another program   skipstone sample --latents x_T.npy -o x_0.npy
   What would it cost?            skipstone sample -n 10000 --steps 100 --dry-run")]
 pub struct SampleArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Number of images [default: 64, or the rows of --latents]
+    /// Number of images [default: 64, 8 with a list of --steps, or the rows of --latents]
     #[arg(short, value_name = "N")]
     n: Option<usize>,
     #[command(flatten)]
@@ -61,6 +67,8 @@ pub struct SampleArguments {
     /// Weight of classifier-free guidance, for a model trained with dropped classes; needs --class
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     guidance: Option<f64>,
+    #[command(flatten)]
+    fill: FillArguments,
     /// Film strip of the predicted images at up to 12 evenly chosen steps, a row each for the first (up to 8) images
     #[arg(long, value_name = "PATH.png")]
     trajectory: Option<PathBuf>,
@@ -77,13 +85,27 @@ pub struct SampleArguments {
     machine: Machine,
 }
 
+/// How many images at a time.
 #[derive(Clone, Copy, Debug)]
-enum Batch {
+pub enum Batch {
+    /// As many as keep the threads busy.
     Auto,
+    /// So many.
     Images(usize),
 }
 
-fn batch(text: &str) -> Result<Batch, String> {
+impl Batch {
+    /// How many of `n` images are made at a time.
+    pub fn of(self, generator: &Generator, n: usize, threads: usize) -> usize {
+        match self {
+            Self::Auto => generator.batch(n, threads),
+            Self::Images(batch) => batch.min(n),
+        }
+    }
+}
+
+/// Reads `--batch`.
+pub fn batch(text: &str) -> Result<Batch, String> {
     match text.parse() {
         _ if text == "auto" => Ok(Batch::Auto),
         Ok(n) if n > 0 => Ok(Batch::Images(n)),
@@ -96,27 +118,34 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
     let threads = arguments.machine.start()?;
     let model = arguments.model.load()?;
-    let mut request = arguments.run.request(arguments.seed)?;
-    request.class = arguments.class;
-    request.guidance = arguments.guidance;
+    let mut requests = arguments.run.requests(arguments.seed, &[])?;
+    for request in &mut requests {
+        (request.class, request.guidance) = (arguments.class, arguments.guidance);
+    }
+    let rows = if requests.len() > 1 { Some(consistency::Rows::resolve(&model, &requests, &target)?) } else { None };
+    if rows.is_some() && (arguments.trajectory.is_some() || arguments.noise.is_some()) {
+        return Err(Usage("--steps: a list of steps goes with neither --trajectory nor --noise".to_owned()).into());
+    }
 
     let latents = arguments.latents.as_deref().map(npy::read).transpose()?;
     let noise = arguments.noise.as_deref().map(npy::read).transpose()?;
-    let inputs = Inputs { latents, noise };
+    let region = arguments.fill.read(&model.config)?;
+    let inputs = Inputs { latents, noise, region };
     let n = match (&inputs.latents, arguments.n) {
         (Some(latents), Some(n)) if latents.dim().0 != n => {
             return Err(Usage(format!("-n {n}: --latents has {} rows; leave -n out", latents.dim().0)).into());
         }
         (Some(latents), _) => latents.dim().0,
-        (None, n) => n.unwrap_or(64),
+        (None, n) => n.unwrap_or(if rows.is_some() { 8 } else { 64 }),
     };
-    let generator = Generator::new(model, &request, inputs, arguments.first, n)?;
-    let batch = match arguments.batch {
-        Batch::Auto => generator.batch(n, threads),
-        Batch::Images(batch) => batch.min(n),
-    };
+    let generator = Generator::new(model, &requests[0], inputs, arguments.first, n)?;
+    let batch = arguments.batch.of(&generator, n, threads);
+    if let Some(rows) = rows {
+        check(&target, n.saturating_mul(rows.len()), generator.shape())?;
+        return rows.run(generator, n, batch, arguments.json, arguments.dry_run);
+    }
     check(&target, n, generator.shape())?;
-    let calls = generator.plan().calls();
+    let calls = generator.calls();
     let strip = match &arguments.trajectory {
         Some(path) => Some(Strip::new(path, n, calls, generator.shape())?),
         None => None,
@@ -130,6 +159,12 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
 /// "20 steps", and how many calls that makes where it is another number.
 fn steps_and_calls(generator: &Generator) -> String {
     let calls = generator.plan().calls();
+    if generator.calls() != calls {
+        return format!(
+            "{calls} steps, {} network calls with resampling",
+            generator.calls() * generator.calls_per_step()
+        );
+    }
     let evaluations = calls * generator.calls_per_step();
     let steps = match generator.settings().steps {
         Some(steps) if steps != calls => format!("{steps} steps asked for, {calls} made"),
@@ -145,11 +180,11 @@ fn dry_run(
     batch: usize,
     threads: usize,
 ) -> anyhow::Result<Done> {
-    let calls = generator.plan().calls() * generator.calls_per_step();
+    let calls = generator.calls() * generator.calls_per_step();
     let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
     let memory = generator.bytes(batch);
     let per_step = time_of_step(generator, arguments.first, batch)?.as_secs_f64();
-    let seconds = per_step * (generator.plan().calls() * n) as f64 / batch as f64;
+    let seconds = per_step * (generator.calls() * n) as f64 / batch as f64;
     if arguments.json {
         emit(json!({
             "n": n, "steps": generator.plan().calls(), "calls": calls, "batch": batch, "gflop": gflop,
@@ -192,12 +227,12 @@ fn sample(
     batch: usize,
 ) -> anyhow::Result<Done> {
     let first = arguments.first;
-    let mut sink = Sink::open(target, generator, first, n)?;
+    let mut sink = Sink::open(target, generator.settings(), generator.shape(), first, n)?;
     let rows = strip.as_ref().map_or(0, Strip::rows) as u64;
     // The images of a strip are made even where they are there: its frames are not.
     let wanted: Vec<u64> = (first..first + n as u64).filter(|&i| i < first + rows || !sink.holds(i)).collect();
     let batches = batches(&wanted, batch);
-    let calls = generator.plan().calls();
+    let calls = generator.calls();
     let bar = crate::bars::bar("sampling", 0, (batches.len() * calls) as u64);
     let begun = Instant::now();
     let mut made = 0;
@@ -276,7 +311,7 @@ fn conclude(
 ) -> anyhow::Result<()> {
     let rate = made as f64 / seconds.max(1e-9);
     if arguments.json {
-        let calls = generator.plan().calls() * generator.calls_per_step();
+        let calls = generator.calls() * generator.calls_per_step();
         emit(json!({
             "output": path.display().to_string(), "trajectory": strip.map(|path| path.display().to_string()),
             "n": n, "made": made, "steps": generator.plan().calls(), "calls": calls,

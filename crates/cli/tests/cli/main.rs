@@ -1,5 +1,6 @@
 //! The `skipstone` command from outside: its files, its messages, its exit codes.
 
+mod latents;
 mod sampling;
 mod support;
 mod tools;

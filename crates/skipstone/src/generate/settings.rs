@@ -41,6 +41,8 @@ pub struct Request {
     pub class: Option<usize>,
     /// The weight of classifier-free guidance.
     pub guidance: Option<f64>,
+    /// σ₁, the scale of noise on the last step; none.
+    pub final_sigma: Option<f64>,
 }
 
 impl Default for Request {
@@ -55,6 +57,7 @@ impl Default for Request {
             seed: 0,
             class: None,
             guidance: None,
+            final_sigma: None,
         }
     }
 }
@@ -105,6 +108,8 @@ pub struct Settings {
     pub latents: Option<String>,
     /// SHA-256 of given noise.
     pub noise: Option<String>,
+    /// Options that few runs have, by name: `final_sigma`, `inpaint`, `method`.
+    pub extra: Map<String, Value>,
 }
 
 impl Settings {
@@ -137,7 +142,12 @@ impl Settings {
             clip = clip.with_threshold(threshold)?;
         }
         let final_level = scheduler.final_level();
-        let plan = Plan::new(&schedule, &trajectory, &request.scale, final_level, clip)?;
+        let mut plan = Plan::new(&schedule, &trajectory, &request.scale, final_level, clip)?;
+        let mut extra = Map::new();
+        if let Some(sigma) = request.final_sigma {
+            plan = plan.with_final_sigma(sigma)?;
+            extra.insert("final_sigma".to_owned(), json!(sigma));
+        }
         let settings = Self {
             model: model.hash.clone(),
             steps,
@@ -151,6 +161,7 @@ impl Settings {
             guidance: request.guidance,
             latents: None,
             noise: None,
+            extra,
         };
         Ok((settings, plan))
     }
@@ -195,7 +206,8 @@ impl Settings {
             ("threshold", threshold),
             ("times", json!(self.times)),
         ];
-        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let extra = self.extra.iter().map(|(name, value)| (name.clone(), value.clone()));
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(extra).collect()
     }
 
     /// The options that say something, as (keyword, text) for a PNG file.

@@ -1,5 +1,5 @@
 use crate::denoiser::{Clip, Prediction};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::schedule::{FinalLevel, Schedule};
 use crate::sigma::{NoiseScale, Step, table};
 use crate::trajectory::Trajectory;
@@ -38,6 +38,21 @@ impl Plan {
     /// A trajectory beyond the schedule.
     pub fn ddim(schedule: &Schedule, trajectory: &Trajectory) -> Result<Self> {
         Self::new(schedule, trajectory, &NoiseScale::Eta(0.0), FinalLevel::Clean, Clip::Off)
+    }
+
+    /// The same run with noise σ₁·z on its last step: p_θ(x₀|x₁) = N(x̂₀, σ₁²I), DDIM Eq. 10. Its scale is free, as the
+    /// image is the end of the run; 0 takes the noise away.
+    ///
+    /// # Errors
+    /// A σ₁ that is not finite or below 0.
+    pub fn with_final_sigma(mut self, sigma: f64) -> Result<Self> {
+        if !(sigma.is_finite() && sigma >= 0.0) {
+            return Err(Error::argument(format!("final sigma: expected a finite number of at least 0, found {sigma}")));
+        }
+        if let Some(last) = self.steps.last_mut() {
+            last.coefficients.z = sigma;
+        }
+        Ok(self)
     }
 
     /// The steps in order, with their coefficients.
