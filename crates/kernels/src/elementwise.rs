@@ -3,6 +3,7 @@
 use crate::isa::{Isa, kernel};
 use crate::math;
 use crate::shared::Shared;
+use crate::sums::row_sums;
 use crate::team::Team;
 use crate::view::{View, ViewMut};
 
@@ -145,13 +146,11 @@ pub fn upsample(team: &Team, n: usize, [height, width]: [usize; 2], channels: us
 pub fn sum_pixels(isa: Isa, team: &Team, n: usize, pixels: usize, channels: usize, x: View<'_>, sums: &mut [f32]) {
     x.check(n * pixels, channels, "images to sum");
     assert_eq!(sums.len(), n * channels, "sums of images");
-    let mut exact = vec![0.0; channels];
-    for (image, sums) in sums.chunks_exact_mut(channels).enumerate() {
-        exact.fill(0.0);
-        let x = View { data: &x.data[image * pixels * x.stride..], ..x };
-        crate::conv::column_sums(isa, team, pixels, channels, x, &mut exact);
-        sums.iter_mut().zip(&exact).for_each(|(sum, exact)| *sum += *exact as f32);
-    }
+    let mut images = sums.chunks_exact_mut(channels);
+    row_sums(isa, team, n, pixels, n * pixels, channels, x, |exact| {
+        let sums = images.next().expect("a row of sums for every image");
+        sums.iter_mut().zip(exact).for_each(|(sum, exact)| *sum += *exact as f32);
+    });
 }
 
 /// dx (+)= the sum of the four pixels that each became when images of `size` were doubled.

@@ -58,6 +58,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 2ⁿ for the integer n in the low bits of `v`, −126 ≤ n ≤ 127.
     fn exp2_of_low_bits(self, v: Self::V) -> Self::V;
 
+    #[inline(always)]
     fn zero(self) -> Self::V {
         self.splat(0.0)
     }

@@ -11,6 +11,7 @@
 //! | [`norm`] | group normalisation: statistics and gradients |
 //! | [`attention`], [`linear`], [`elementwise`], [`dropout`] | the other layers |
 //! | [`optimizer`] | Adam, moving averages, norms over flat parameters |
+//! | [`peak`] | what the processor can do at best |
 //! | [`mod@reference`] | every kernel once more in f64, as plainly as its definition: the oracle of the tests |
 
 pub mod attention;
@@ -24,8 +25,10 @@ mod math;
 mod micro;
 pub mod norm;
 pub mod optimizer;
+pub mod peak;
 pub mod reference;
 mod shared;
+mod sums;
 pub mod team;
 pub mod view;
 

@@ -3,9 +3,10 @@
 //! Normalising is a·x + b with a and b for each channel of each image. [`coefficients`] finds them; convolutions apply
 //! them while they read their input ([`conv::Source`](crate::conv::Source)), [`apply`] does so on its own.
 
-use crate::isa::{Isa, Simd, kernel};
+use crate::isa::{Isa, kernel};
 use crate::math;
 use crate::shared::Shared;
+use crate::sums::{ROWS, sum_columns, sum_squares};
 use crate::team::Team;
 use crate::view::{View, ViewMut};
 
@@ -23,9 +24,6 @@ pub struct Shape {
     /// Whether SiLU follows.
     pub silu: bool,
 }
-
-/// Rows summed in f32 before they are added to an f64.
-const ROWS: usize = 64;
 
 impl Shape {
     fn group_channels(&self) -> usize {
@@ -134,84 +132,6 @@ pub fn coefficients(
             }
         }
     });
-}
-
-kernel! {
-    /// Adds the sum of each of `channels` columns to `sums`.
-    unsafe fn sum_columns<S>(s, rows: usize, channels: usize, x: *const f32, stride: usize, sums: &mut [f64]) {
-        // SAFETY: the caller's promise.
-        unsafe { reduce::<S, false>(s, rows, channels, x, stride, &[], sums) }
-    }
-}
-
-kernel! {
-    /// Adds the sum of (x − centre)² of each of `channels` columns to `sums`.
-    unsafe fn sum_squares<S>(
-        s, rows: usize, channels: usize, x: *const f32, stride: usize, centre: &[f32], sums: &mut [f64],
-    ) {
-        // SAFETY: the caller's promise; there is a centre for every column.
-        unsafe { reduce::<S, true>(s, rows, channels, x, stride, centre, sums) }
-    }
-}
-
-/// Adds Σ x, or Σ (x − centre)², over the rows of each column to `sums`: partial sums in f32 over a few rows, then f64.
-///
-/// # Safety
-/// `rows` rows of `channels` at `x`, `stride` apart; a centre for every column if squares are wanted.
-#[inline(always)]
-unsafe fn reduce<S: Simd, const SQUARES: bool>(
-    s: S,
-    rows: usize,
-    channels: usize,
-    x: *const f32,
-    stride: usize,
-    centre: &[f32],
-    sums: &mut [f64],
-) {
-    /// Vectors side by side: as many chains of additions as hide their latency.
-    const WIDE: usize = 8;
-    let mut lanes = [0.0f32; 16];
-    for first in (0..channels).step_by(WIDE * S::LANES) {
-        let vectors = (channels - first).div_ceil(S::LANES).min(WIDE);
-        let mut mean = [s.zero(); WIDE];
-        if SQUARES {
-            for (i, mean) in mean[..vectors].iter_mut().enumerate() {
-                let c = first + i * S::LANES;
-                // SAFETY: there is a centre for every column.
-                *mean = unsafe { s.load_first(centre.as_ptr().add(c), (channels - c).min(S::LANES)) };
-            }
-        }
-        let whole = (channels - first) / S::LANES >= WIDE;
-        for begin in (0..rows).step_by(ROWS) {
-            let mut acc = [s.zero(); WIDE];
-            for row in begin..(begin + ROWS).min(rows) {
-                // SAFETY: the caller's promise; of the last vector only the columns that exist are read.
-                unsafe {
-                    let p = x.add(row * stride + first);
-                    if whole {
-                        for i in 0..WIDE {
-                            let d = s.sub(s.load(p.add(i * S::LANES)), mean[i]);
-                            acc[i] = if SQUARES { s.fma(d, d, acc[i]) } else { s.add(acc[i], d) };
-                        }
-                    } else {
-                        for i in 0..vectors {
-                            let len = (channels - first - i * S::LANES).min(S::LANES);
-                            let d = s.sub(s.load_first(p.add(i * S::LANES), len), mean[i]);
-                            acc[i] = if SQUARES { s.fma(d, d, acc[i]) } else { s.add(acc[i], d) };
-                        }
-                    }
-                }
-            }
-            for (i, acc) in acc.into_iter().enumerate().take(vectors) {
-                let c = first + i * S::LANES;
-                // SAFETY: no vector has more than 16 lanes.
-                unsafe { s.store(lanes.as_mut_ptr(), acc) };
-                for (sum, lane) in sums[c..channels.min(c + S::LANES)].iter_mut().zip(&lanes) {
-                    *sum += f64::from(*lane);
-                }
-            }
-        }
-    }
 }
 
 /// y = act(a·x + b), where nothing reads it on the fly.

@@ -141,7 +141,17 @@ kernel! {
                     // SAFETY: rows of c_in elements; the packed weights of this panel and tap.
                     unsafe {
                         let weights = call.weights.add((panel * taps + tap) * call.c_in * width);
-                        accumulate(s, call.c_in, |i, p| rows[i].wrapping_add(p), weights, width, &mut acc);
+                        match evenly_spaced(&rows) {
+                            // Fourteen addresses are more than there are registers; one and a distance are not.
+                            Some((first, step)) => {
+                                let a = |i: usize, p: usize| first.wrapping_add(i * step + p);
+                                accumulate(s, call.c_in, a, weights, width, &mut acc);
+                            }
+                            None => {
+                                let a = |i: usize, p: usize| rows[i].wrapping_add(p);
+                                accumulate(s, call.c_in, a, weights, width, &mut acc);
+                            }
+                        }
                     }
                 }
                 tap += 1;
@@ -170,6 +180,16 @@ kernel! {
             }
         }
     }
+}
+
+/// The first of some addresses and the distance, in elements, from each to the next, if that is the same.
+#[inline(always)]
+fn evenly_spaced(rows: &[*const f32]) -> Option<(*const f32, usize)> {
+    let first = rows[0] as usize;
+    let step = rows.get(1).map_or(0, |second| (*second as usize).wrapping_sub(first));
+    let even = rows.iter().enumerate().all(|(i, row)| *row as usize == first.wrapping_add(i.wrapping_mul(step)));
+    // A distance downwards, as to the zeros, would wrap: such rows go the general way.
+    (even && step as isize >= 0).then_some((rows[0], step / size_of::<f32>()))
 }
 
 pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, finish: Finish) {

@@ -14,6 +14,7 @@ use crate::elementwise;
 use crate::isa::{Isa, Simd, kernel};
 use crate::micro::{columns_times_rows, sums, tiles, with_rows};
 use crate::shared::SharedMut;
+use crate::sums::column_sums;
 use crate::team::{Team, with_scratch};
 use crate::view::{View, ViewMut};
 
@@ -21,8 +22,6 @@ use crate::view::{View, ViewMut};
 const CHUNK: usize = 4 << 20;
 /// Output pixels of a chunk of a gradient by definition.
 const PIXELS: usize = 512;
-/// Rows summed in f32 before they are added to an f64.
-const ROWS: usize = 64;
 
 /// dx += (or becomes) the gradient by the input of the convolution `of`, whose [transpose](Layer::transpose) `layer` is.
 ///
@@ -96,38 +95,6 @@ pub fn backward_weights(
     match algorithm {
         Algorithm::Direct => direct(shape, isa, team, n, source, dy, &weights),
         _ => winograd(shape, algorithm, isa, team, n, source, dy, &weights),
-    }
-}
-
-/// Σ over the rows of each channel.
-pub(crate) fn column_sums(isa: Isa, team: &Team, rows: usize, channels: usize, x: View<'_>, sums: &mut [f64]) {
-    let lanes = isa.lanes();
-    let shared = crate::shared::Shared::new(sums);
-    let (x, stride) = (SendConst(x.pointer()), x.stride);
-    team.run(channels.div_ceil(lanes), |task| {
-        let first = task * lanes;
-        let len = lanes.min(channels - first);
-        // SAFETY: these channels' sums are this task's alone; `rows` rows of `channels` were checked to exist.
-        unsafe { columns(isa, rows, len, x.get().add(first), stride, shared.part(first, len)) };
-    });
-}
-
-kernel! {
-    /// Adds to `sums` the sums of `sums.len() = len ≤ LANES` columns.
-    unsafe fn columns<S>(s, rows: usize, len: usize, x: *const f32, stride: usize, sums: &mut [f64]) {
-        let mut lanes = [0.0f32; 16];
-        for begin in (0..rows).step_by(ROWS) {
-            let mut acc = s.zero();
-            for row in begin..(begin + ROWS).min(rows) {
-                // SAFETY: the caller's promise.
-                acc = s.add(acc, unsafe { s.load_first(x.add(row * stride), len) });
-            }
-            // SAFETY: no vector has more than 16 lanes.
-            unsafe { s.store(lanes.as_mut_ptr(), acc) };
-            for (sum, lane) in sums.iter_mut().zip(&lanes) {
-                *sum += f64::from(*lane);
-            }
-        }
     }
 }
 

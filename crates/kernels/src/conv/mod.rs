@@ -20,7 +20,6 @@ mod stage;
 mod transform;
 mod winograd;
 
-pub(crate) use gradient::column_sums;
 pub use gradient::{backward_data, backward_weights};
 
 use crate::buffer::Buffer;
