@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use skipstone::bench::{calls, profile, training_steps};
-use skipstone::unet::{Options, UNet};
+use skipstone::bench::{calls, peak_flops, profile, training_steps};
+use skipstone::unet::{Config, Options, Parameters, UNet};
 
 use crate::common::{Machine, ModelArguments, bytes};
 use crate::failure::{Done, Usage, emit};
@@ -48,6 +48,12 @@ pub struct BenchArguments {
 /// Time that a measurement may take, where the number of calls is not given.
 const BUDGET: Duration = Duration::from_secs(2);
 
+/// What is measured.
+enum Subject {
+    Network(Box<UNet>),
+    Training(Box<(Config, Parameters)>),
+}
+
 /// Runs the command.
 pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     let threads = arguments.machine.start()?;
@@ -56,24 +62,29 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
         return Err(Usage("the model has no parameters".into()).into());
     }
     let flops = skipstone::unet::flops(&model.config)? as f64;
-    let (config, parameters) = (model.config.clone(), model.parameters.clone());
-    let network = (!arguments.train)
-        .then(|| UNet::new(model.config, model.parameters, model.scheduler.prediction_type))
-        .transpose()?;
-    let isa = network.as_ref().map_or_else(|| Options::default().isa, |network| network.options().isa).name();
+    let options = Options::default();
+    let isa = options.isa.name();
+    if !arguments.json {
+        let peak = peak_flops(&options) / 1e9;
+        emit(format_args!("{threads} thread(s), {isa}, {peak:.0} GFLOP/s at most (multiply-adds in registers)"))?;
+    }
+    let subject = if arguments.train {
+        Subject::Training(Box::new((model.config, model.parameters)))
+    } else {
+        Subject::Network(Box::new(UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?))
+    };
     if !arguments.json && !arguments.profile {
-        emit(format_args!("{threads} thread(s), {isa}"))?;
         emit("batch   ms per call    images/s     GFLOP/s   peak memory")?;
     }
     for &batch in &arguments.batch {
         let batch = batch as usize;
-        if let (Some(network), true) = (&network, arguments.profile) {
+        if let (Subject::Network(network), true) = (&subject, arguments.profile) {
             print_profile(network, batch, arguments.calls)?;
             continue;
         }
-        let measure = |n: usize| match &network {
-            Some(network) => calls(network, batch, n),
-            None => training_steps(parameters.clone(), config.clone(), threads, batch, n),
+        let measure = |n: usize| match &subject {
+            Subject::Network(network) => calls(network, batch, n),
+            Subject::Training(model) => training_steps(&model.1, &model.0, threads, batch, n),
         };
         let n = match arguments.calls {
             Some(n) => n as usize,

@@ -4,22 +4,23 @@ use std::time::{Duration, Instant};
 
 use ndarray::Array4;
 use skipstone_kernels::optimizer::Adam;
+use skipstone_kernels::peak;
 
 use crate::error::{Error, Result};
 use crate::noise::initial_latent;
 use crate::schedule::Time;
-use crate::unet::{Backprop, Batch, Parameters, UNet};
+use crate::unet::{Backprop, Batch, Config, Options, Parameters, TimeEmbedding, UNet};
 
 /// When calls are measured: somewhere in the middle of a schedule of a thousand steps.
-fn time(config: &crate::unet::Config) -> Time {
+fn time(config: &Config) -> Time {
     let index = match config.time_embedding {
-        crate::unet::TimeEmbedding::Learned { num_train_timesteps } => num_train_timesteps / 2,
-        crate::unet::TimeEmbedding::Positional => 500,
+        TimeEmbedding::Learned { num_train_timesteps } => num_train_timesteps / 2,
+        TimeEmbedding::Positional => 500,
     };
     Time::from_index(index as u32)
 }
 
-fn inputs(config: &crate::unet::Config, batch: usize) -> (Array4<f32>, Vec<Time>, Option<Vec<usize>>) {
+fn inputs(config: &Config, batch: usize) -> (Array4<f32>, Vec<Time>, Option<Vec<usize>>) {
     let [height, width] = config.sample_size;
     let x = initial_latent(0, 0, batch, [config.in_channels, height, width]);
     let classes = config.num_class_embeds.map(|k| (0..batch).map(|i| i % k).collect());
@@ -97,17 +98,17 @@ pub struct Part {
 /// # Errors
 /// `batch` or `threads` is 0, or what the network refuses.
 pub fn training_steps(
-    parameters: Parameters,
-    config: crate::unet::Config,
+    parameters: &Parameters,
+    config: &Config,
     threads: usize,
     batch: usize,
     steps: usize,
 ) -> Result<Vec<Duration>> {
-    let (x, times, classes) = inputs(&config, batch);
-    let mut backprop = Backprop::new(config, threads, batch)?;
+    let (x, times, classes) = inputs(config, batch);
+    let mut backprop = Backprop::new(config.clone(), threads, batch)?;
     let target = initial_latent(1, 0, batch, [x.dim().1, x.dim().2, x.dim().3]);
     let target = target.as_slice().expect("made in standard layout");
-    let mut weights = parameters.into_data();
+    let mut weights = parameters.data().to_vec();
     let [mut m, mut v, mut gradient] = [(); 3].map(|()| vec![0.0; weights.len()]);
     let adam = Adam { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, decoupled: false };
     let mut measured = Vec::with_capacity(steps);
@@ -130,4 +131,9 @@ pub fn training_steps(
         }
     }
     Ok(measured)
+}
+
+/// Floating-point operations in a second that the threads reach with multiply-adds in registers.
+pub fn peak_flops(options: &Options) -> f64 {
+    peak::flops_per_second(options.isa, &options.team)
 }
