@@ -15,6 +15,7 @@ pub mod process;
 pub mod sampler;
 pub mod schedule;
 pub mod sigma;
+pub mod solver;
 pub mod train;
 pub mod trajectory;
 pub mod unet;
