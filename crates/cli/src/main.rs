@@ -3,11 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod bars;
+mod calibrate;
 mod common;
 mod convert;
+mod dataset;
 mod failure;
 mod inspect;
 mod interrupt;
+mod likelihood;
 mod logs;
 mod options;
 mod output;
@@ -36,6 +39,8 @@ struct Arguments {
 enum Command {
     Sample(Box<sample::SampleArguments>),
     Train(Box<train::TrainArguments>),
+    Likelihood(Box<likelihood::LikelihoodArguments>),
+    Calibrate(calibrate::CalibrateArguments),
     Convert(convert::ConvertArguments),
     Inspect(inspect::InspectArguments),
     /// Print completions for a shell
@@ -57,6 +62,8 @@ fn main() -> ExitCode {
     let result = interrupt::listen().and_then(|()| match &arguments.command {
         Command::Sample(arguments) => sample::run(arguments),
         Command::Train(arguments) => train::run(arguments),
+        Command::Likelihood(arguments) => likelihood::run(arguments),
+        Command::Calibrate(arguments) => calibrate::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Completions { shell } => completions(*shell),

@@ -1,6 +1,7 @@
 //! Denoising diffusion implicit models: the paper's whole family, exact and fast.
 #![forbid(unsafe_code)]
 
+pub mod calibration;
 pub mod checkpoint;
 pub mod data;
 pub mod denoiser;
@@ -8,6 +9,7 @@ pub mod error;
 pub mod files;
 pub mod generate;
 pub mod image;
+pub mod likelihood;
 pub mod noise;
 pub mod objective;
 pub mod oracle;

@@ -1,6 +1,7 @@
 //! The `skipstone` command from outside: its files, its messages, its exit codes.
 
 mod sampling;
+mod scoring;
 mod support;
 mod tools;
 mod training;

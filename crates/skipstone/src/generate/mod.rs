@@ -9,7 +9,7 @@ mod settings;
 
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;
-pub use settings::{ClassRule, ClipMode, Request, Settings};
+pub use settings::{ClassRule, ClipMode, Request, Settings, SpacingChoice, Variance};
 
 use std::ops::{ControlFlow, Range};
 
@@ -77,11 +77,11 @@ impl Generator {
             return Err(Error::argument(format!("latents: expected [{n}, {c}, {h}, {w}], found {found:?}")));
         }
         if let Some(noise) = &inputs.noise
-            && noise.shape() != [plan.calls(), n, c, h, w]
+            && noise.shape() != [plan.steps().len(), n, c, h, w]
         {
             return Err(Error::argument(format!(
-                "noise: expected [{}, {n}, {c}, {h}, {w}] ([network calls, n, channels, height, width]), found {:?}",
-                plan.calls(),
+                "noise: expected [{}, {n}, {c}, {h}, {w}] ([steps, n, channels, height, width]), found {:?}",
+                plan.steps().len(),
                 noise.shape()
             )));
         }
@@ -111,7 +111,7 @@ impl Generator {
         self.network.shape()
     }
 
-    /// How often the network is evaluated in a step: twice under guidance.
+    /// How often the network is evaluated for one call of the plan: twice under guidance.
     pub fn calls_per_step(&self) -> usize {
         self.calls_per_step
     }

@@ -37,10 +37,18 @@ const SMOOTH: Color = [20, 90, 170];
 /// # Errors
 /// No loss that could be drawn.
 pub fn loss_curve(title: &str, losses: &[(u64, f64)]) -> Result<Picture> {
+    labelled_curve(title, ["step", "loss"], losses)
+}
+
+/// [`loss_curve`] of anything positive over whole numbers, with its own names for the two axes.
+///
+/// # Errors
+/// As [`loss_curve`].
+pub fn labelled_curve(title: &str, [across, up]: [&str; 2], losses: &[(u64, f64)]) -> Result<Picture> {
     let drawn: Vec<(f64, f64)> =
         losses.iter().filter(|(_, loss)| drawable(*loss)).map(|&(step, loss)| (step as f64, loss.log10())).collect();
     if drawn.is_empty() {
-        return Err(Error::argument(format!("no finite positive loss among {} to draw", losses.len())));
+        return Err(Error::argument(format!("no finite positive {up} among {} to draw", losses.len())));
     }
     let range = |values: &mut dyn Iterator<Item = f64>| {
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
@@ -65,8 +73,8 @@ pub fn loss_curve(title: &str, losses: &[(u64, f64)]) -> Result<Picture> {
     canvas.line([LEFT as f64, BOTTOM as f64], [RIGHT as f64, BOTTOM as f64], INK, 1.0);
     canvas.line([LEFT as f64, TOP as f64], [LEFT as f64, BOTTOM as f64], INK, 1.0);
     canvas.text_centred(title, (LEFT + RIGHT) / 2, 18, INK);
-    canvas.text_centred("step", (LEFT + RIGHT) / 2, BOTTOM + 40, INK);
-    canvas.text("loss", 14, TOP - 32, INK);
+    canvas.text_centred(across, (LEFT + RIGHT) / 2, BOTTOM + 40, INK);
+    canvas.text(up, 14, TOP - 32, INK);
 
     let raw = losses.iter().map(|&(step, loss)| drawable(loss).then(|| [x.place(step as f64), y.place(loss.log10())]));
     canvas.curve(raw, RAW, 1.0);
