@@ -162,6 +162,8 @@ fn the_likelihood_of_the_flow_reports_its_estimator_apart() {
     let likelihood = format!("likelihood --model model --data {data} --steps 3 --method ode");
     let one = json(at, &format!("{likelihood} --json"));
     assert_eq!((&one["probe_error"], one["calls"].as_u64()), (&Value::Null, Some(6)));
+    // ⌊1000·i²/9⌋ − 1: quadratic unless another spacing is asked for.
+    assert_eq!(one["times"], serde_json::json!([999, 443, 110]));
     let two = json(at, &format!("{likelihood} --probes 2 --probe gaussian --threads 1 --json"));
     assert!(two["probe_error"].as_f64().unwrap() > 0.0);
     assert_eq!(json(at, &format!("{likelihood} --probes 2 --probe gaussian --threads 2 --json")), two);

@@ -1,7 +1,7 @@
 //! What one pass over data tells about a trained network at every time, and what it is good for: better variances and
 //! better times, without training anything.
 //!
-//! [`measure`] asks the network at every t = 1..=T. From E‖ε̂‖² follow the optimal variances of Analytic-DPM
+//! [`measure()`] asks the network at every t = 1..=T. From E‖ε̂‖² follow the optimal variances of Analytic-DPM
 //! (arXiv 2201.06503) for any trajectory; from E‖x₀ − x̂₀‖² and the decoder's likelihood follows the cost of every step
 //! t → s in the evidence lower bound, and from these the best times of every budget (arXiv 2106.03802). The numbers are
 //! kept beside the model in one small file.
@@ -114,7 +114,7 @@ impl Calibration {
     /// The times of a budget of `steps` network calls, from T down, under which the bound is least.
     ///
     /// # Errors
-    /// As [`optimal`], or a schedule of another T.
+    /// As [`optimal()`], or a schedule of another T.
     pub fn optimal(&self, schedule: &Schedule, steps: usize) -> Result<Trajectory> {
         let mut failure = None;
         let found = optimal(steps, schedule.train_steps(), |t, s| {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::str::FromStr;
 
-use ndarray::{Array4, Zip};
+use ndarray::{Array4, Axis, Zip, concatenate};
 
 use crate::denoiser::{DifferentiableDenoiser, check_finite, check_shape};
 use crate::error::{Error, Result};
@@ -82,6 +82,19 @@ pub struct Flowed {
 }
 
 impl Flowed {
+    /// The images of several batches in order; nothing of nothing.
+    ///
+    /// # Errors
+    /// Batches of different shapes.
+    pub fn merged(parts: Vec<Self>) -> Result<Option<Self>> {
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let views: Vec<_> = parts.iter().map(|part| part.x_t.view()).collect();
+        let x_t = concatenate(Axis(0), &views).map_err(|e| Error::argument(format!("batches: {e}")))?;
+        Ok(Some(Self { x_t, log_densities: parts.into_iter().flat_map(|part| part.log_densities).collect() }))
+    }
+
     /// The estimate of log p(x₀) of each image, nats.
     pub fn means(&self) -> Vec<f64> {
         self.log_densities.iter().map(|probes| probes.iter().sum::<f64>() / probes.len() as f64).collect()

@@ -1,8 +1,8 @@
 //! How likely a model finds data.
 //!
-//! Two answers, both in bits per dimension of an 8-bit image. The evidence lower bound ([`crate::objective::elbo`])
+//! Two answers, both in bits per dimension of an 8-bit image. The evidence lower bound ([`crate::objective::elbo()`])
 //! holds for the sampler with noise, for any σ > 0 and any trajectory, and has a term for every step. The likelihood of
-//! the deterministic process ([`flow`]) is exact but for its discretisation and its estimator, both of which are
+//! the deterministic process ([`flow()`]) is exact but for its discretisation and its estimator, both of which are
 //! reported apart from each other.
 
 mod flow;

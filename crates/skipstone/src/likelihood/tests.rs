@@ -66,14 +66,17 @@ fn the_likelihood_of_a_gaussian_is_its_closed_form_in_every_parameterization() {
 #[test]
 fn discretisation_error_falls_with_the_square_of_the_step() {
     let schedule = linear();
-    let x0 = Array4::from_elem((1, 1, 1, 1), 0.7f32);
     let oracle = gaussian(&schedule, (1, 1, 1)).predicting(Prediction::Velocity);
-    let exact = exact(&schedule, &x0);
     let error = |steps| {
-        let found = run(&oracle, &schedule, steps, &options(1, ProbeKind::Rademacher), &x0).unwrap();
-        (found.means()[0] - exact).abs()
+        let one = |x0: f32| {
+            let x0 = Array4::from_elem((1, 1, 1, 1), x0);
+            let found = run(&oracle, &schedule, steps, &options(1, ProbeKind::Rademacher), &x0).unwrap();
+            (found.means()[0] - exact(&schedule, &x0)).abs()
+        };
+        [-1.0, -0.3, 0.2, 1.2].map(one).iter().sum::<f64>()
     };
-    let errors = [error(10), error(20), error(40)];
+    // Further on, what the first trained time hides shows: 1e-3.
+    let errors = [error(5), error(10), error(20)];
     for pair in errors.windows(2) {
         let order = (pair[0] / pair[1]).log2();
         assert!((1.6..2.6).contains(&order), "{errors:?}");
@@ -123,9 +126,10 @@ fn estimates_are_unbiased_and_their_reported_error_is_the_real_one() {
         let off = found.means()[0] - density.ln();
         assert!(off.abs() < 4.0 * error + 5e-3, "{kind}: {off} with error {error}");
     }
-    // ±1 has less variance than a Gaussian.
-    let variance = |kind| run(&oracle, &schedule, 40, &options(200, kind), &x0).unwrap().probe_error().unwrap();
-    assert!(variance(ProbeKind::Rademacher) < 0.8 * variance(ProbeKind::Gaussian));
+    // On a diagonal Jacobian ±1 has no variance at all, a Gaussian has.
+    let diagonal = gaussian(&schedule, (1, 1, 2)).predicting(Prediction::Velocity);
+    let error = |kind| run(&diagonal, &schedule, 10, &options(50, kind), &x0).unwrap().probe_error().unwrap();
+    assert!(error(ProbeKind::Rademacher) < 1e-6 && error(ProbeKind::Gaussian) > 1e-2);
 }
 
 #[test]
@@ -139,6 +143,9 @@ fn an_images_likelihood_depends_on_nothing_but_the_image_and_its_index() {
     let alone = run(&oracle, &schedule, 5, &alone, &last).unwrap();
     assert_eq!(alone.log_densities[0], whole.log_densities[3]);
     assert_ne!(whole.log_densities[0], whole.log_densities[1]);
+    let first = x0.slice_axis(ndarray::Axis(0), ndarray::Slice::from(..3)).to_owned();
+    let first = run(&oracle, &schedule, 5, &options(2, ProbeKind::Gaussian), &first).unwrap();
+    assert_eq!(Flowed::merged(vec![first, alone]).unwrap(), Some(whole));
     assert!(run(&oracle, &schedule, 5, &options(0, ProbeKind::Gaussian), &x0).is_err());
     let tau = Trajectory::named(Spacing::Linear, 5, 1000, 0).unwrap();
     let stopped = flow(&oracle, &schedule, &tau, &options(1, ProbeKind::Gaussian), &x0, None, &mut |step| {
