@@ -182,4 +182,7 @@ fn the_carried_model_brings_its_calibration() {
     skip(at, "sample -n 2 --steps 5 --sigma analytic --spacing optimal -o x.npy", 0);
     let x: Array4<f32> = npy::read(&at.join("x.npy")).unwrap();
     assert_eq!(x.shape(), [2, 1, 28, 28]);
+    // The same dynamic programming over the same file in NumPy.
+    let times = &json(at, "inspect --steps 10 --spacing optimal --json")["run"]["times"];
+    assert_eq!(*times, serde_json::json!([999, 335, 131, 58, 28, 14, 7, 3, 1, 0]));
 }
