@@ -1,8 +1,8 @@
 //! What one pass over data tells about a trained network at every time, and what it is good for: better variances and
 //! better times, without training anything.
 //!
-//! [`measure()`] asks the network at every t = 1..=T. From E‖ε̂‖² follow the optimal variances of Analytic-DPM
-//! (arXiv 2201.06503) for any trajectory; from E‖x₀ − x̂₀‖² and the decoder's likelihood follows the cost of every step
+//! [`measure()`] asks the network at every t = 1..=T. From its error follow the optimal variances of Analytic-DPM
+//! (arXiv 2201.06503) for any trajectory; from the error and the decoder's likelihood follows the cost of every step
 //! t → s in the evidence lower bound, and from these the best times of every budget (arXiv 2106.03802). The numbers are
 //! kept beside the model in one small file.
 
@@ -31,7 +31,7 @@ pub struct Calibration {
     pub provenance: BTreeMap<String, String>,
     /// σ₁ of the decoder.
     pub sigma_1: f64,
-    /// E‖ε̂‖²/d, at most 1 for the best possible network.
+    /// E‖ε̂‖²/d; with E‖ε − ε̂‖²/d it adds to 1 for the best possible network.
     pub eps_squares: Vec<f64>,
     /// E‖x₀ − x̂₀‖²/d.
     pub x0_errors: Vec<f64>,
@@ -76,16 +76,23 @@ impl Calibration {
 
     /// The optimal variances along `trajectory`, with λ = σ(η).
     ///
+    /// E‖ε̂‖²/d is taken as 1 − E‖ε − ε̂‖²/d. For the best possible network the two are one. For a trained one this
+    /// gives the variance that minimises the bound (Bao et al., arXiv 2206.07309, for imperfect means), and it can be
+    /// measured: at high noise both are 1 but for some 1e-5, in which the scatter of ‖ε̂‖² itself would drown.
+    ///
     /// # Errors
-    /// A trajectory beyond the calibrated times.
-    pub fn analytic(&self, eta: f64, trajectory: &Trajectory) -> Result<NoiseScale> {
-        let at = |t: &Time| {
+    /// A trajectory beyond the calibrated times or the schedule.
+    pub fn analytic(&self, schedule: &Schedule, eta: f64, trajectory: &Trajectory) -> Result<NoiseScale> {
+        let at = |&t: &Time| {
             let index = t.index().map(|index| index as usize);
-            index.and_then(|index| self.eps_squares.get(index)).copied().ok_or_else(|| {
-                Error::argument(format!("time {} is beyond the calibration's {}", t.get(), self.eps_squares.len()))
-            })
+            let x0_error = index.and_then(|index| self.x0_errors.get(index)).ok_or_else(|| {
+                Error::argument(format!("time {} is beyond the calibration's {}", t.get(), self.x0_errors.len()))
+            })?;
+            let level = schedule.level(t)?;
+            // ε − ε̂ = √(a/(1−a))·(x̂₀ − x₀).
+            Ok((1.0 - x0_error * level.alpha_bar / level.one_minus).max(0.0))
         };
-        let mean_squares = trajectory.times().iter().map(at).collect::<Result<_>>()?;
+        let mean_squares = trajectory.times().iter().map(at).collect::<Result<Vec<f64>>>()?;
         Ok(NoiseScale::Analytic(Analytic { eta, mean_squares }))
     }
 

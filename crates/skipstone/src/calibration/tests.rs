@@ -69,7 +69,7 @@ fn with_the_analytic_variance_a_gaussian_keeps_its_marginals_in_any_number_of_st
     };
     for eta in [0.0, 1.0] {
         for steps in [2, 5, 10] {
-            let found = ratio(&|tau| calibration.analytic(eta, tau).unwrap(), steps);
+            let found = ratio(&|tau| calibration.analytic(&schedule, eta, tau).unwrap(), steps);
             // 16,000 elements: 1.1 %; the table's own mean adds as much.
             assert!((found - 1.0).abs() < 0.05, "eta {eta}, {steps} steps: {found}");
         }
@@ -105,11 +105,12 @@ fn the_cost_of_a_step_is_its_term_of_the_bound() {
 #[test]
 fn optimal_times_lower_the_bound_they_were_chosen_for() {
     let (schedule, calibration) = (schedule(), measured(&oracle(), &schedule()));
-    let bits = |tau: &Trajectory| {
-        let options = ElboOptions { scale: NoiseScale::Eta(1.0), sigma_1: None, clip: Clip::Off };
+    let bits_under = |scale: NoiseScale, tau: &Trajectory| {
+        let options = ElboOptions { scale, sigma_1: None, clip: Clip::Off };
         let go_on = &mut |_: &_| ControlFlow::Continue(());
         elbo(&oracle(), &schedule, tau, &options, &data(4), &mut seeded(), None, go_on).unwrap().bits_per_dim()
     };
+    let bits = |tau: &Trajectory| bits_under(NoiseScale::Eta(1.0), tau);
     let mut last = f64::INFINITY;
     for steps in [3, 6, 12] {
         let best = bits(&calibration.optimal(&schedule, steps).unwrap());
@@ -118,6 +119,11 @@ fn optimal_times_lower_the_bound_they_were_chosen_for() {
         }
         assert!(best < last);
         last = best;
+        // And the analytic variance lowers it further, on any times.
+        for tau in [calibration.optimal(&schedule, steps), Trajectory::named(Spacing::Linear, steps, T, 0)] {
+            let tau = tau.unwrap();
+            assert!(bits_under(calibration.analytic(&schedule, 1.0, &tau).unwrap(), &tau) < bits(&tau), "{steps}");
+        }
     }
 }
 
@@ -129,7 +135,7 @@ fn zero_snr_has_costs_and_refuses_what_has_none() {
     let calibration = measured(&oracle.clone().predicting(Prediction::Velocity), &schedule);
     assert_eq!(calibration.optimal(&schedule, 5).unwrap().start(), Time::new(T));
     let tau = Trajectory::named(Spacing::Linear, 5, T, 0).unwrap();
-    let scale = calibration.analytic(1.0, &tau).unwrap();
+    let scale = calibration.analytic(&schedule, 1.0, &tau).unwrap();
     let error = Plan::new(&schedule, &tau, &scale, FinalLevel::Clean, Clip::Off).unwrap_err();
     assert!(error.to_string().contains("zero terminal SNR"), "{error}");
     let go_on = &mut |_| ControlFlow::Continue(());

@@ -203,7 +203,9 @@ impl Settings {
         }
         let scale = match (request.variance, &request.scale) {
             (Variance::Chosen, scale) => scale.clone(),
-            (Variance::Analytic, NoiseScale::Eta(eta)) => calibration("sigma analytic")?.analytic(*eta, &trajectory)?,
+            (Variance::Analytic, NoiseScale::Eta(eta)) => {
+                calibration("sigma analytic")?.analytic(&schedule, *eta, &trajectory)?
+            }
             (Variance::Analytic, other) => {
                 return Err(Error::argument(format!("sigma analytic: needs an eta beneath it, found {other}")));
             }

@@ -24,8 +24,8 @@ pub enum NoiseScale {
 pub struct Analytic {
     /// η of λ: 1 is Analytic-DDPM, 0 Analytic-DDIM.
     pub eta: f64,
-    /// E‖ε̂‖²/d at the time of each network call, in step order; a [`Calibration`](crate::calibration::Calibration) has
-    /// it for every time.
+    /// E‖ε̂‖²/d at the time of each network call, in step order; a
+    /// [`Calibration`](crate::calibration::Calibration::analytic) has it for every time.
     pub mean_squares: Vec<f64>,
 }
 
