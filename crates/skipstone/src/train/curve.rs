@@ -37,14 +37,25 @@ const SMOOTH: Color = [20, 90, 170];
 /// # Errors
 /// No loss that could be drawn.
 pub fn loss_curve(title: &str, losses: &[(u64, f64)]) -> Result<Picture> {
-    labelled_curve(title, ["step", "loss"], losses)
+    draw(title, ["step", "loss"], losses, Smoothing::RunningMean)
 }
 
-/// [`loss_curve`] of anything positive over whole numbers, with its own names for the two axes.
+/// The same picture of anything positive over whole numbers, as it is, with its own names for the two axes.
 ///
 /// # Errors
 /// As [`loss_curve`].
-pub fn labelled_curve(title: &str, [across, up]: [&str; 2], losses: &[(u64, f64)]) -> Result<Picture> {
+pub fn labelled_curve(title: &str, labels: [&str; 2], points: &[(u64, f64)]) -> Result<Picture> {
+    draw(title, labels, points, Smoothing::None)
+}
+
+/// Whether single values or their trend is what the dark line shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Smoothing {
+    None,
+    RunningMean,
+}
+
+fn draw(title: &str, [across, up]: [&str; 2], losses: &[(u64, f64)], smoothing: Smoothing) -> Result<Picture> {
     let drawn: Vec<(f64, f64)> =
         losses.iter().filter(|(_, loss)| drawable(*loss)).map(|&(step, loss)| (step as f64, loss.log10())).collect();
     if drawn.is_empty() {
@@ -66,7 +77,7 @@ pub fn labelled_curve(title: &str, [across, up]: [&str; 2], losses: &[(u64, f64)
         let at = y.place(value.log10()).round() as usize;
         canvas.line([LEFT as f64, at as f64], [RIGHT as f64, at as f64], GRID, 1.0);
         if labelled {
-            let label = format!("{value}");
+            let label = if value < 1e-4 { format!("{value:e}") } else { format!("{value}") };
             canvas.text(&label, (LEFT - 12).saturating_sub(label.len() * GLYPH), at - GLYPH / 2, INK);
         }
     }
@@ -77,6 +88,10 @@ pub fn labelled_curve(title: &str, [across, up]: [&str; 2], losses: &[(u64, f64)
     canvas.text(up, 14, TOP - 32, INK);
 
     let raw = losses.iter().map(|&(step, loss)| drawable(loss).then(|| [x.place(step as f64), y.place(loss.log10())]));
+    if smoothing == Smoothing::None {
+        canvas.curve(raw, SMOOTH, 2.0);
+        return Picture::new(WIDTH, HEIGHT, 3, canvas.pixels);
+    }
     canvas.curve(raw, RAW, 1.0);
     let smooth = running_mean(losses).into_iter();
     canvas.curve(smooth.map(|p| p.map(|(step, loss)| [x.place(step as f64), y.place(loss.log10())])), SMOOTH, 3.0);
