@@ -49,16 +49,18 @@ impl Rows {
 
     /// Makes them.
     pub fn run(self, mut generator: Generator, n: usize, batch: usize, json: bool, dry: bool) -> anyhow::Result<Done> {
-        let calls: Vec<usize> = self.runs.iter().map(|(_, plan)| plan.calls()).collect();
+        let steps: Vec<usize> = self.runs.iter().map(|(_, plan)| plan.steps().len()).collect();
+        let calls: Vec<usize> = self.runs.iter().map(|(_, plan)| generator.calls_of(plan)).collect();
         let output = self.path.display().to_string();
         if dry {
-            let total: usize = calls.iter().sum::<usize>() * generator.calls_per_step();
-            let gflop = generator.flops_per_call() as f64 * (calls.iter().sum::<usize>() * n) as f64 / 1e9;
+            let total: usize = calls.iter().sum();
+            let gflop = generator.flops_per_call() as f64 * (total * n) as f64 / 1e9;
+            let total = total * generator.calls_per_step();
             if json {
-                emit(json!({"n": n, "steps": calls, "calls": total, "gflop": gflop, "output": output}))?;
+                emit(json!({"n": n, "steps": steps, "calls": total, "gflop": gflop, "output": output}))?;
             } else {
-                emit(format_args!("images      {n} in each of {} rows, {batch} at a time", calls.len()))?;
-                emit(format_args!("steps       {calls:?}, together {total} network calls for a latent"))?;
+                emit(format_args!("images      {n} in each of {} rows, {batch} at a time", steps.len()))?;
+                emit(format_args!("steps       {steps:?}, together {total} network calls for a latent"))?;
                 emit(format_args!("work        {gflop:.1} GFLOP"))?;
                 emit(format_args!("would write {output}"))?;
             }
@@ -66,7 +68,8 @@ impl Rows {
         }
         let first = generator.first();
         let ranges = batches(n, batch);
-        let bar = crate::bars::bar("sampling", 0, (calls.iter().sum::<usize>() * ranges.len()) as u64);
+        let moves: usize = self.runs.iter().map(|(_, plan)| generator.moves_of(plan)).sum();
+        let bar = crate::bars::bar("sampling", 0, (moves * ranges.len()) as u64);
         let begun = Instant::now();
         let mut rows: Vec<(Settings, Array4<f32>)> = Vec::new();
         for run in self.runs {
@@ -96,28 +99,28 @@ impl Rows {
         let (_, _, h, w) = all.dim();
         let mut texts = generator.settings().to_texts();
         texts.retain(|(key, _)| !matches!(key.as_str(), "steps" | "times"));
-        texts.push(("rows".to_owned(), format!("steps {calls:?}")));
+        texts.push(("rows".to_owned(), format!("steps {steps:?}")));
         texts.push(("first".to_owned(), first.to_string()));
         texts.push(("n".to_owned(), n.to_string()));
         write_png(&self.path, &grid(&all, n, &Layout::magnified(h, w))?, &borrowed(&texts))?;
 
-        let longest = calls.iter().enumerate().max_by_key(|(_, calls)| **calls).map_or(0, |(i, _)| i);
+        let longest = steps.iter().enumerate().max_by_key(|(_, steps)| **steps).map_or(0, |(i, _)| i);
         if !json {
-            emit(format_args!("  steps   coarse     full   (distance to {} steps)", calls[longest]))?;
+            emit(format_args!("  steps   coarse     full   (distance to {} steps)", steps[longest]))?;
         }
-        for ((settings, x), &calls) in rows.iter().zip(&calls) {
+        for (((settings, x), &made), &calls) in rows.iter().zip(&steps).zip(&calls) {
             let d = distance(x, &rows[longest].1, SQUARE)?;
             if json {
                 emit(json!({
-                    "steps": settings.steps, "calls": calls, "coarse_rms": d.low, "rms": d.full, "square": SQUARE,
-                    "against": rows[longest].0.steps, "n": n, "output": output,
+                    "steps": settings.steps, "calls": calls * generator.calls_per_step(), "coarse_rms": d.low,
+                    "rms": d.full, "square": SQUARE, "against": rows[longest].0.steps, "n": n, "output": output,
                 }))?;
             } else {
-                emit(format_args!("{calls:>7} {:>8.4} {:>8.4}", d.low, d.full))?;
+                emit(format_args!("{made:>7} {:>8.4} {:>8.4}", d.low, d.full))?;
             }
         }
         say(format_args!(
-            "{n} image(s), rows {calls:?}; coarse: means of {SQUARE} x {SQUARE} pixels, root mean square in [0, 1]; {}",
+            "{n} image(s), rows {steps:?}; coarse: means of {SQUARE} x {SQUARE} pixels, root mean square in [0, 1]; {}",
             duration(begun.elapsed().as_secs_f64())
         ));
         if !json {

@@ -82,7 +82,7 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let generator = Generator::new(model, &request, Inputs::default(), 0, n)?;
     check(&target, n, generator.shape())?;
     let batch = arguments.batch.of(&generator, n, threads);
-    let steps = generator.plan().calls();
+    let steps = generator.plan().steps().len();
     let calls = evaluations(&method, steps).1 * generator.calls_per_step();
     if arguments.dry_run {
         let gflop = generator.flops_per_call() as f64 * (evaluations(&method, steps).1 * n) as f64 / 1e9;

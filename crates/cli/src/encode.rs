@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
-use skipstone::generate::{Generator, Inputs, Request, Settings};
+use skipstone::generate::{Generator, Inputs, Request, Settings, Variance};
 use skipstone::image::npy;
 use skipstone::inversion::{Draw, Latents, Method, encode_noise};
 use skipstone::noise::{Purpose, Seeded};
@@ -98,7 +98,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     let model = arguments.model.load()?;
     let mut request = unclipped(arguments.run.request(arguments.seed)?);
     (request.class, request.guidance) = (arguments.class, arguments.guidance);
-    let stochastic = request.scale != NoiseScale::Eta(0.0);
+    let stochastic = request.scale != NoiseScale::Eta(0.0) || request.variance == Variance::Analytic;
     check_stochastic(arguments, stochastic, &method)?;
     if stochastic && request.final_sigma.is_none() {
         request.final_sigma = Some(final_sigma(&Settings::resolve(&model, &request)?.1));
@@ -107,7 +107,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     let n = x0.dim().0;
     let generator = Generator::new(model, &request, Inputs::default(), 0, n)?;
     let batch = arguments.batch.of(&generator, n, threads);
-    let steps = generator.plan().calls();
+    let steps = generator.plan().steps().len();
     if arguments.dry_run {
         let most = if stochastic { steps } else { evaluations(&method, steps).0 };
         let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
@@ -196,7 +196,7 @@ fn check_stochastic(arguments: &EncodeArguments, stochastic: bool, method: &Meth
 /// Refuses noise that would not fit into memory.
 fn check_noise_size(generator: &Generator, n: usize) -> anyhow::Result<()> {
     let image: usize = generator.shape().iter().product();
-    let bytes = generator.plan().calls().saturating_mul(n).saturating_mul(4 * image);
+    let bytes = generator.plan().steps().len().saturating_mul(n).saturating_mul(4 * image);
     if bytes > MOST_NOISE_BYTES {
         return Err(
             Usage(format!("the noise of {n} images would be {} bytes; encode fewer at a time, -n", bytes)).into()
@@ -226,7 +226,7 @@ fn with_noise(
     x0: &Array4<f32>,
     batch: usize,
 ) -> anyhow::Result<Done> {
-    let (n, steps, plan) = (x0.dim().0, generator.plan().calls(), generator.plan());
+    let (n, steps, plan) = (x0.dim().0, generator.plan().steps().len(), generator.plan());
     let draw = match arguments.draw {
         DrawName::Chain => Draw::Chain,
         DrawName::Independent => Draw::Independent,
@@ -264,7 +264,8 @@ fn with_noise(
     }
     say(format_args!("{n} image(s) encoded with their noise in {steps} steps, {}", duration(seconds)));
     say(format_args!("sampling will miss them by {residual:.1e} (root mean square, network values)"));
-    let scale = match &request.scale {
+    let scale = match &generator.settings().scale {
+        NoiseScale::Analytic(analytic) => format!(" --sigma analytic --eta {}", analytic.eta),
         NoiseScale::Eta(eta) => format!(" --eta {eta}"),
         NoiseScale::Hat => " --sigma hat".to_owned(),
         NoiseScale::Vector(_) => {

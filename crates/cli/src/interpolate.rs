@@ -165,7 +165,7 @@ fn latents(
         Encoding::Ddim => Method::Ddim,
         Encoding::FixedPoint => Method::FixedPoint(FixedPoint::default()),
     };
-    let bar = crate::bars::bar("encoding", 0, generator.plan().calls() as u64);
+    let bar = crate::bars::bar("encoding", 0, generator.plan().steps().len() as u64);
     let all = 0..images.dim().0;
     let encoded = encode_batch(generator, images, &all, &method, (&bar, 0))?;
     bar.finish_and_clear();
@@ -199,7 +199,7 @@ fn decode(
     let sink = Sink::open(target, generator.settings(), generator.shape(), 0, n)?;
     let mut sink = sink.with_columns(arguments.points);
     let ranges = batches(n, batch);
-    let steps = generator.plan().calls();
+    let steps = generator.plan().steps().len();
     let bar = crate::bars::bar("sampling", 0, (ranges.len() * steps) as u64);
     for range in &ranges {
         let images: Vec<u64> = (range.start as u64..range.end as u64).collect();
@@ -253,7 +253,7 @@ fn dry_run(arguments: &InterpolateArguments, generator: &Generator, n: usize) ->
         emit(json!({"n": n, "calls": calls, "gflop": gflop, "output": output}))?;
     } else {
         emit(format_args!("images      {n}"))?;
-        emit(format_args!("steps       {}, {calls} network calls for an image", generator.plan().calls()))?;
+        emit(format_args!("steps       {}, {calls} network calls for an image", generator.plan().steps().len()))?;
         emit(format_args!("work        {gflop:.1} GFLOP, and encoding where the ends are pictures"))?;
         emit(format_args!("would write {output}"))?;
     }

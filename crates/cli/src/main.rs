@@ -4,9 +4,11 @@
 
 mod bars;
 mod bench;
+mod calibrate;
 mod common;
 mod consistency;
 mod convert;
+mod dataset;
 mod decode;
 mod encode;
 mod failure;
@@ -16,6 +18,7 @@ mod inspect;
 mod interpolate;
 mod interrupt;
 mod invert;
+mod likelihood;
 mod logs;
 mod options;
 mod output;
@@ -50,6 +53,8 @@ enum Command {
     Reconstruct(Box<reconstruct::ReconstructArguments>),
     Interpolate(Box<interpolate::InterpolateArguments>),
     Train(Box<train::TrainArguments>),
+    Likelihood(Box<likelihood::LikelihoodArguments>),
+    Calibrate(calibrate::CalibrateArguments),
     Convert(convert::ConvertArguments),
     Inspect(inspect::InspectArguments),
     Bench(bench::BenchArguments),
@@ -76,6 +81,8 @@ fn main() -> ExitCode {
         Command::Reconstruct(arguments) => reconstruct::run(arguments),
         Command::Interpolate(arguments) => interpolate::run(arguments),
         Command::Train(arguments) => train::run(arguments),
+        Command::Likelihood(arguments) => likelihood::run(arguments),
+        Command::Calibrate(arguments) => calibrate::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),

@@ -112,7 +112,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     }
 
     let ranges = batches(n, batch);
-    let calls: usize = runs.iter().map(|(_, plan)| 2 * plan.calls() * ranges.len()).sum();
+    let calls: usize = runs.iter().map(|(_, plan)| 2 * plan.steps().len() * ranges.len()).sum();
     let bar = crate::bars::bar("reconstructing", 0, calls as u64);
     let begun = Instant::now();
     let (mut table, mut done) = (Vec::new(), 0);
@@ -158,7 +158,7 @@ fn round_trips(
     method: &Method,
     (bar, done): (&indicatif::ProgressBar, &mut u64),
 ) -> anyhow::Result<Option<Row>> {
-    let steps = generator.plan().calls();
+    let steps = generator.plan().steps().len();
     let (mut errors, mut report, mut shown, mut asked) = (Vec::new(), Report::default(), Vec::new(), 0);
     for range in ranges {
         let Some(encoded) = encode_batch(generator, x0, range, method, (bar, *done))? else { return Ok(None) };
@@ -195,12 +195,12 @@ fn dry_run(
     let most: usize = runs
         .iter()
         .map(|(_, plan)| {
-            let (up, down) = evaluations(method, plan.calls());
+            let (up, down) = evaluations(method, plan.steps().len());
             up + down
         })
         .sum();
     let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
-    let steps: Vec<usize> = runs.iter().map(|(_, plan)| plan.calls()).collect();
+    let steps: Vec<usize> = runs.iter().map(|(_, plan)| plan.steps().len()).collect();
     if arguments.json {
         emit(json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop}))?;
     } else {

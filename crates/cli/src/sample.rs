@@ -10,6 +10,7 @@ use serde_json::json;
 use skipstone::generate::{Generator, Inputs};
 use skipstone::image::npy;
 use skipstone::sampler::Outcome;
+use skipstone::solver::Solver;
 
 use crate::common::{Machine, ModelArguments, bytes, duration};
 use crate::consistency;
@@ -32,6 +33,8 @@ Examples:
   A first look                   skipstone sample
   Ten steps instead of fifty     skipstone sample --steps 10 -o ten.png
   DDPM's noise, all the steps    skipstone sample --steps 1000 --eta 1 -o ddpm.png
+  Ten calls of a better solver   skipstone sample --steps 10 --solver ab3
+  Noise that fits the network    skipstone sample --steps 20 --sigma analytic
   Ten thousand files             skipstone sample -n 10000 -o images/
   How images come to be          skipstone sample -n 4 --trajectory strip.png
   Few steps beside many          skipstone sample --steps 10,20,50,100,1000 -o rows.png
@@ -46,6 +49,9 @@ pub struct SampleArguments {
     n: Option<usize>,
     #[command(flatten)]
     run: RunArguments,
+    /// How to step without noise: ddim, ve-euler, heun, ab2, ab3, ab4 or dpm++2m
+    #[arg(long, value_name = "NAME", default_value_t = Solver::Ddim)]
+    solver: Solver,
     /// Seed of latents and noise
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -58,7 +64,7 @@ pub struct SampleArguments {
     /// Start from these latents x_T, float32 [n, channels, height, width]
     #[arg(long, value_name = "X_T.npy")]
     latents: Option<PathBuf>,
-    /// Take the noise of the steps from here, float32 [calls, n, channels, height, width]
+    /// Take the noise of the steps from here, float32 [steps, n, channels, height, width]
     #[arg(long, value_name = "Z.npy")]
     noise: Option<PathBuf>,
     /// Class of the images, for a class-conditional model
@@ -120,6 +126,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let model = arguments.model.load()?;
     let mut requests = arguments.run.requests(arguments.seed, &[])?;
     for request in &mut requests {
+        request.solver = arguments.solver;
         (request.class, request.guidance) = (arguments.class, arguments.guidance);
     }
     let rows = if requests.len() > 1 { Some(consistency::Rows::resolve(&model, &requests, &target)?) } else { None };
@@ -145,9 +152,9 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         return rows.run(generator, n, batch, arguments.json, arguments.dry_run);
     }
     check(&target, n, generator.shape())?;
-    let calls = generator.calls();
+    let steps = generator.moves();
     let strip = match &arguments.trajectory {
-        Some(path) => Some(Strip::new(path, n, calls, generator.shape())?),
+        Some(path) => Some(Strip::new(path, n, steps, generator.shape())?),
         None => None,
     };
     if arguments.dry_run {
@@ -158,19 +165,21 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
 
 /// "20 steps", and how many calls that makes where it is another number.
 fn steps_and_calls(generator: &Generator) -> String {
-    let calls = generator.plan().calls();
-    if generator.calls() != calls {
-        return format!(
-            "{calls} steps, {} network calls with resampling",
-            generator.calls() * generator.calls_per_step()
-        );
-    }
-    let evaluations = calls * generator.calls_per_step();
+    let plan = generator.plan();
+    let made = plan.steps().len();
     let steps = match generator.settings().steps {
-        Some(steps) if steps != calls => format!("{steps} steps asked for, {calls} made"),
-        _ => format!("{calls} steps"),
+        Some(steps) if steps != made => format!("{steps} steps asked for, {made} made"),
+        _ => format!("{made} steps"),
     };
-    if evaluations == calls { steps } else { format!("{steps}, {evaluations} network calls with guidance") }
+    let evaluations = generator.calls() * generator.calls_per_step();
+    let by = if plan.solver() == Solver::Ddim { String::new() } else { format!(" by {}", plan.solver()) };
+    let with = match (generator.moves() > made, generator.calls_per_step() > 1) {
+        (false, false) => "",
+        (false, true) => " with guidance",
+        (true, false) => " with resampling",
+        (true, true) => " with resampling and guidance",
+    };
+    if evaluations == made { format!("{steps}{by}") } else { format!("{steps}{by}, {evaluations} network calls{with}") }
 }
 
 fn dry_run(
@@ -184,10 +193,11 @@ fn dry_run(
     let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
     let memory = generator.bytes(batch);
     let per_step = time_of_step(generator, arguments.first, batch)?.as_secs_f64();
-    let seconds = per_step * (generator.calls() * n) as f64 / batch as f64;
+    // What was timed is a first or second step; the last may make fewer calls.
+    let seconds = per_step / generator.calls_after(1) as f64 * (generator.calls() * n) as f64 / batch as f64;
     if arguments.json {
         emit(json!({
-            "n": n, "steps": generator.plan().calls(), "calls": calls, "batch": batch, "gflop": gflop,
+            "n": n, "steps": generator.plan().steps().len(), "calls": calls, "batch": batch, "gflop": gflop,
             "memory_bytes": memory, "seconds_per_step": per_step, "seconds": seconds, "threads": threads,
             "output": arguments.output.display().to_string(),
         }))?;
@@ -243,7 +253,9 @@ fn sample(
             if let Some(strip) = strip.as_mut().filter(|_| images.start < first + rows) {
                 strip.see(progress.step, progress.x0);
             }
-            let share = progress.step as f64 / calls as f64;
+            let done = generator.calls_after(progress.step);
+            bar.inc((done - generator.calls_after(progress.step - 1)) as u64);
+            let share = done as f64 / calls as f64;
             show(&bar, made as f64 + share * size as f64, begun);
             if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
@@ -285,7 +297,6 @@ fn batches(wanted: &[u64], batch: usize) -> Vec<std::ops::Range<u64>> {
 }
 
 fn show(bar: &ProgressBar, images: f64, begun: Instant) {
-    bar.inc(1);
     bar.set_message(format!(" {:.1} img/s", images / begun.elapsed().as_secs_f64().max(1e-9)));
 }
 
@@ -314,7 +325,7 @@ fn conclude(
         let calls = generator.calls() * generator.calls_per_step();
         emit(json!({
             "output": path.display().to_string(), "trajectory": strip.map(|path| path.display().to_string()),
-            "n": n, "made": made, "steps": generator.plan().calls(), "calls": calls,
+            "n": n, "made": made, "steps": generator.plan().steps().len(), "calls": calls,
             "seconds": seconds, "images_per_s": rate,
         }))?;
         return Ok(());

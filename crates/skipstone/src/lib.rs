@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod calibration;
 pub mod checkpoint;
 pub mod data;
 pub mod denoiser;
@@ -12,6 +13,7 @@ pub mod image;
 pub mod inpaint;
 pub mod inversion;
 pub mod latent;
+pub mod likelihood;
 pub mod noise;
 pub mod objective;
 pub mod oracle;
@@ -19,6 +21,7 @@ pub mod process;
 pub mod sampler;
 pub mod schedule;
 pub mod sigma;
+pub mod solver;
 pub mod train;
 pub mod trajectory;
 pub mod unet;

@@ -309,7 +309,10 @@ impl Resize {
                 let (half, dy) = ([height / 2, width / 2], View::dense(dy, channels));
                 elementwise::average_pool_backward(team, isa, N, half, channels, dy, to, false);
             }
-            Self::Double => elementwise::upsample_backward(team, isa, N, [height, width], channels, dy, to, false),
+            Self::Double => {
+                let dy = View::dense(dy, channels);
+                elementwise::upsample_backward(team, isa, N, [height, width], channels, dy, to, false);
+            }
         }
         dx
     }

@@ -249,10 +249,14 @@ fn a_filled_picture_keeps_its_known_part_and_is_reproducible() {
         on_model(at, "sample", "--inpaint x.png --mask mask.png --steps 11 --resamples 2 --dry-run --json", 0);
     // Jumps of 5 where 1 and 6 steps remain.
     assert_eq!(lines(&stdout)[0]["calls"].as_u64(), Some(21));
+    assert_eq!(lines(&stdout)[0]["steps"].as_u64(), Some(11));
+    let rows = "--inpaint x.png --mask mask.png --steps 4,11 --resamples 2 --dry-run --json";
+    assert_eq!(lines(&on_model(at, "sample", rows, 0).0)[0]["calls"].as_u64(), Some(4 + 21));
     for (flags, message) in [
         ("--inpaint x.png", "--mask"),
         ("--resamples 3", "--inpaint"),
         ("--inpaint x.png --mask mask.png --jump 0", "at least 1"),
+        ("--inpaint x.png --mask mask.png --solver heun", "choose solver ddim"),
     ] {
         assert!(on_model(at, "sample", flags, 2).1.contains(message), "{flags}");
     }

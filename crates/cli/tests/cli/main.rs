@@ -2,6 +2,7 @@
 
 mod latents;
 mod sampling;
+mod scoring;
 mod support;
 mod tools;
 mod training;

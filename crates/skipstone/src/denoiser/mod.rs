@@ -1,10 +1,12 @@
 //! The one contract between samplers and networks, and the two views x̂₀ and ε̂ of a network's output.
 
 mod clip;
+mod differentiable;
 mod guided;
 mod views;
 
 pub use clip::{Bound, Clip, DynamicThreshold};
+pub use differentiable::{DifferentiableDenoiser, Pullback};
 pub use guided::Guided;
 pub use views::{Denoised, denoise, views};
 

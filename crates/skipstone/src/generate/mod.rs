@@ -9,7 +9,7 @@ mod settings;
 
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;
-pub use settings::{ClassRule, ClipMode, Request, Settings};
+pub use settings::{ClassRule, ClipMode, Request, Settings, SpacingChoice, Variance};
 
 use std::ops::{ControlFlow, Range};
 
@@ -30,7 +30,7 @@ use crate::unet::UNet;
 pub struct Inputs {
     /// x_T of images `first`.., `[n, c, h, w]`.
     pub latents: Option<Array4<f32>>,
-    /// z in step order, `[calls, n, c, h, w]`.
+    /// z in step order, `[steps, n, c, h, w]`.
     pub noise: Option<Array5<f32>>,
     /// An image of which only a part is to be made, and how often.
     pub region: Option<(Region, Resampling)>,
@@ -60,8 +60,8 @@ impl Generator {
     /// A generator of `n` images from absolute index `first` on.
     ///
     /// # Errors
-    /// Options that mean nothing for this model; inputs of another shape than its images, the number of network calls
-    /// and `n` ask for.
+    /// Options that mean nothing for this model; inputs of another shape than its images, the number of steps and `n` ask
+    /// for; a region to fill with another solver than DDIM.
     pub fn new(model: Model, request: &Request, inputs: Inputs, first: u64, n: usize) -> Result<Self> {
         let (settings, plan) = Settings::resolve(&model, request)?;
         plan.check(model.scheduler.prediction_type)?;
@@ -105,11 +105,11 @@ impl Generator {
             return Err(Error::argument(format!("latents: expected [{n}, {c}, {h}, {w}], found {found:?}")));
         }
         if let Some(noise) = &inputs.noise
-            && noise.shape() != [self.plan.calls(), n, c, h, w]
+            && noise.shape() != [self.plan.steps().len(), n, c, h, w]
         {
             return Err(Error::argument(format!(
-                "noise: expected [{}, {n}, {c}, {h}, {w}] ([network calls, n, channels, height, width]), found {:?}",
-                self.plan.calls(),
+                "noise: expected [{}, {n}, {c}, {h}, {w}] ([steps, n, channels, height, width]), found {:?}",
+                self.plan.steps().len(),
                 noise.shape()
             )));
         }
@@ -119,7 +119,8 @@ impl Generator {
                     "noise: given noise has one z per step, resampling repeats steps; leave one out",
                 ));
             }
-            by.calls(self.plan.calls())?;
+            self.plan.check_ddim("inpainting")?;
+            by.calls(self.plan.steps().len())?;
             let mask = region.fill().mapv(|fill| f32::from(u8::from(fill)));
             let value = json!({
                 "image": digest(region.image().view()), "mask": digest(mask.view()),
@@ -173,16 +174,38 @@ impl Generator {
         self.network.shape()
     }
 
-    /// How often the network is evaluated in a step: twice under guidance.
+    /// How often the network is evaluated for one call of the plan: twice under guidance.
     pub fn calls_per_step(&self) -> usize {
         self.calls_per_step
     }
 
-    /// Network calls of a run: one per step, and more where a part of an image is filled by resampling.
-    pub fn calls(&self) -> usize {
-        let steps = self.plan.calls();
+    /// How often the observer of a run is called: once for each step, and again for those that resampling repeats.
+    pub fn moves(&self) -> usize {
+        self.moves_of(&self.plan)
+    }
+
+    /// The same of a run by another plan.
+    pub fn moves_of(&self, plan: &Plan) -> usize {
+        let steps = plan.steps().len();
         // Checked when the region came in.
         self.inputs.region.as_ref().map_or(steps, |(_, by)| by.calls(steps).unwrap_or(steps))
+    }
+
+    /// Network calls of a run: one per step, but for solvers that make more, and where a part of an image is filled by
+    /// resampling.
+    pub fn calls(&self) -> usize {
+        self.calls_of(&self.plan)
+    }
+
+    /// The same of a run by another plan.
+    pub fn calls_of(&self, plan: &Plan) -> usize {
+        // Filling goes by DDIM, which makes one call a step.
+        if self.inputs.region.is_some() { self.moves_of(plan) } else { plan.calls() }
+    }
+
+    /// Network calls made once the observer of a run has been called so often.
+    pub fn calls_after(&self, moves: usize) -> usize {
+        if self.inputs.region.is_some() { moves } else { self.plan.calls_after(moves) }
     }
 
     /// Floating-point operations for one image.

@@ -106,7 +106,8 @@ pub struct Noises<'a> {
 /// ```
 ///
 /// # Errors
-/// Latents or an image of another shape than the network's, a jump or a number of resamples of 0, and as
+/// Latents or an image of another shape than the network's, a jump or a number of resamples of 0, another
+/// solver than DDIM, and as
 /// [`sample`](crate::sampler::sample).
 #[expect(clippy::too_many_arguments, reason = "sample's, and what is filled, how, with which noise")]
 pub fn inpaint<D: Denoiser + ?Sized>(
@@ -120,6 +121,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
     observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Outcome> {
     plan.check(denoiser.prediction())?;
+    plan.check_ddim("inpainting")?;
     let [c, h, w] = denoiser.shape();
     if region.image.dim() != (c, h, w) {
         return Err(Error::argument(format!(

@@ -163,3 +163,15 @@ fn regions_without_meaning_are_refused() {
     assert!(Region::new(image.clone(), Array2::from_elem((2, 2), false)).is_err());
     assert!(Region::new(image.mapv(|_| f32::NAN), Array2::from_elem((2, 2), true)).is_err());
 }
+
+#[test]
+fn another_solver_than_ddim_is_refused() {
+    let plan = plan(5, 0.0).with_solver(crate::solver::Solver::AdamsBashforth2).unwrap();
+    let (mut step, mut around) = (Seeded::new(1, 0), Seeded { purpose: Purpose::Inpaint, ..Seeded::new(1, 0) });
+    let noises = Noises { step: &mut step, around: &mut around };
+    let x_t = initial_latent(0, 0, 1, [1, 1, 2]);
+    let by = Resampling::PROJECTION;
+    let oracle = twins(&schedule());
+    let error = inpaint(&oracle, &plan, x_t, &first_known(0.5), by, noises, None, &mut unobserved).unwrap_err();
+    assert!(error.to_string().contains("solver ab2; choose solver ddim"), "{error}");
+}

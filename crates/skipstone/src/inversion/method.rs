@@ -84,6 +84,7 @@ impl Method {
 
     /// Refuses plans and parameters without meaning for it.
     pub(super) fn check(&self, plan: &Plan) -> Result<()> {
+        plan.check_ddim("inversion")?;
         if !plan.is_deterministic() {
             return Err(Error::argument(
                 "a sampler that draws noise has no single latent; give eta 0, or recover its noise as well",
@@ -102,7 +103,7 @@ impl Method {
             }
             Self::FixedPoint(by) if by.iterations == 0 => wrong("iterations", "at least 1", 0.0),
             Self::Bdia(by) if !(by.gamma > 0.0 && by.gamma <= 1.0) => wrong("gamma", "0 < gamma <= 1", by.gamma),
-            Self::Bdia(_) if plan.calls() < 2 => wrong("steps of bdia", "at least 2", plan.calls() as f64),
+            Self::Bdia(_) if plan.steps().len() < 2 => wrong("steps of bdia", "at least 2", plan.steps().len() as f64),
             Self::Edict(by) if !(by.mix > 0.0 && by.mix <= 1.0) => wrong("mix", "0 < p <= 1", by.mix),
             Self::FixedPoint(_) | Self::Bdia(_) | Self::Edict(_) => Ok(()),
         }

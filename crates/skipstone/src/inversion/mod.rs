@@ -152,7 +152,7 @@ pub fn decode<D: Denoiser + ?Sized>(
     plan.check(denoiser.prediction())?;
     let (pair, method) = match (latents, method) {
         (Latents::One(x_t), Method::Ddim | Method::FixedPoint(_)) => {
-            let evaluations = (x_t.dim().0 * plan.calls()) as u64;
+            let evaluations = (x_t.dim().0 * plan.steps().len()) as u64;
             let mut watch =
                 |p: &crate::sampler::Progress<'_>| observer(Progress { step: p.step, steps: p.calls, calls: p.step });
             return Ok(match sample(denoiser, plan, x_t.clone(), &mut Forbidden, classes, &mut watch)? {
@@ -230,7 +230,7 @@ struct Run<'a, D: ?Sized> {
 
 impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
     fn new(denoiser: &'a D, plan: &'a Plan, classes: Option<&'a [usize]>, observer: Observer<'a>) -> Self {
-        Self { denoiser, plan, classes, observer, evaluations: 0, calls: 0, step: 0, steps: plan.calls() }
+        Self { denoiser, plan, classes, observer, evaluations: 0, calls: 0, step: 0, steps: plan.steps().len() }
     }
 
     /// x̂₀ and ε̂ of the states `x` at time `t` and its level.

@@ -30,7 +30,7 @@ pub enum Draw {
 pub struct NoiseTrajectory {
     /// x_T, `[n, c, h, w]`.
     pub x_t: Array4<f32>,
-    /// z of every step in step order, `[calls, n, c, h, w]`; zeros where a step draws none.
+    /// z of every step in step order, `[steps, n, c, h, w]`; zeros where a step draws none.
     pub noise: Array5<f32>,
     /// Root mean square of the difference, in network values, between the images and what sampling gives: rounding
     /// where the last step has noise of its own, else what the last x̂₀ misses.
@@ -78,9 +78,10 @@ pub fn encode_noise<D: Denoiser + ?Sized>(
     observer: Observer<'_>,
 ) -> Result<Option<NoiseTrajectory>> {
     plan.check(denoiser.prediction())?;
+    plan.check_ddim("encoding with noise")?;
     check_shape("images", x0, denoiser.shape())?;
     check_finite("images", x0)?;
-    let calls = plan.calls();
+    let calls = plan.steps().len();
     if let Some(i) = plan.steps()[..calls - 1].iter().position(|step| step.coefficients.z == 0.0) {
         let message = format!("step {} of {calls} draws no noise: nothing can be recovered there; give eta > 0", i + 1);
         return Err(Error::argument(message));

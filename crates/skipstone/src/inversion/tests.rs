@@ -329,3 +329,18 @@ fn a_plan_without_noise_has_none_to_recover() {
     assert!(found.unwrap_err().message().contains("eta > 0"));
     assert!(plan(5, 1.0).with_final_sigma(-0.1).is_err());
 }
+
+#[test]
+fn only_the_steps_of_ddim_are_inverted() {
+    let plan = plan(5, 0.0).with_solver(crate::solver::Solver::Heun).unwrap();
+    for method in [Method::Ddim, Method::FixedPoint(FixedPoint::default()), Method::Bdia(Bdia::default())] {
+        let error = encode(&gaussian(), &plan, &images(1), &method, None, &mut unobserved).unwrap_err();
+        assert!(error.to_string().contains("solver heun; choose solver ddim"), "{error}");
+    }
+    let latents = Latents::One(images(1));
+    assert!(decode(&gaussian(), &plan, &latents, &Method::Ddim, None, &mut unobserved).is_err());
+    let mut source = Seeded::new(3, 0);
+    assert!(encode_noise(&gaussian(), &plan, &images(1), Draw::Chain, &mut source, None, &mut unobserved).is_err());
+    // Nor does noise come in by a side door.
+    assert!(plan.with_final_sigma(0.1).unwrap_err().to_string().contains("needs eta = 0"));
+}

@@ -24,16 +24,32 @@ pub fn loss_curve(title: &str, losses: &[(u64, f64)]) -> Result<Picture> {
     if !losses.iter().any(|&(_, loss)| drawable(loss)) {
         return Err(Error::argument(format!("no finite positive loss among {} to draw", losses.len())));
     }
-    let point = |(step, loss): (u64, f64)| [step as f64, loss];
     // A gap is a point without a place.
     let smooth = running_mean(losses).into_iter().map(|p| p.map_or([f64::NAN; 2], point));
     let curves = [
         Curve { points: losses.iter().copied().map(point).collect(), color: RAW, width: 1.0, dots: false },
         Curve { points: smooth.collect(), color: SMOOTH, width: 3.0, dots: false },
     ];
-    let x = AxisStyle { label: "step", scale: Scale::Linear, margin: 0.0 };
-    let y = AxisStyle { label: "loss", scale: Scale::Log, margin: 0.04 };
-    Chart { title, x, y, curves: &curves }.draw()
+    draw(title, ["step", "loss"], &curves)
+}
+
+/// The same picture of anything positive over whole numbers, as it is, with its own names for the two axes.
+///
+/// # Errors
+/// No point that could be drawn.
+pub fn labelled_curve(title: &str, labels: [&str; 2], points: &[(u64, f64)]) -> Result<Picture> {
+    let points = points.iter().copied().map(point).collect();
+    draw(title, labels, &[Curve { points, color: SMOOTH, width: 2.0, dots: false }])
+}
+
+fn draw(title: &str, [across, up]: [&str; 2], curves: &[Curve]) -> Result<Picture> {
+    let x = AxisStyle { label: across, scale: Scale::Linear, margin: 0.0 };
+    let y = AxisStyle { label: up, scale: Scale::Log, margin: 0.04 };
+    Chart { title, x, y, curves }.draw()
+}
+
+fn point((step, value): (u64, f64)) -> [f64; 2] {
+    [step as f64, value]
 }
 
 fn drawable(loss: f64) -> bool {
@@ -96,6 +112,16 @@ mod tests {
         assert!(loss_curve("η", &[(7, 0.5)]).is_ok());
         assert!(loss_curve("flat", &[(0, 0.5), (u64::MAX, 0.5)]).is_ok());
         assert!(loss_curve("wide", &[(0, f64::MIN_POSITIVE), (1, f64::MAX)]).is_ok());
+    }
+
+    #[test]
+    fn a_labelled_curve_goes_through_its_points_as_they_are() {
+        // 1 and 100 in turns: a trend would lie between them, a line through the points does not stop there.
+        let points: Vec<_> = (0..=10).map(|s| (s, if s % 2 == 0 { 1.0 } else { 100.0 })).collect();
+        let picture = labelled_curve("bits", ["t", "bits"], &points).unwrap();
+        let at = |s: usize| row_of(&picture, LEFT + s * (RIGHT - LEFT) / 10, SMOOTH).unwrap();
+        assert!(at(5) < TOP as f64 + 40.0 && at(4) > BOTTOM as f64 - 40.0, "{} {}", at(5), at(4));
+        assert!(labelled_curve("bits", ["t", "bits"], &[(1, 0.0)]).is_err());
     }
 
     #[test]
