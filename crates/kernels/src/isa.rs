@@ -91,14 +91,20 @@ impl Isa {
         all
     }
 
-    /// The best set of this processor, or what the environment variable `SKIPSTONE_ISA` (`avx512`, `avx2`, `portable`)
-    /// asks for where the processor has it.
+    /// The best set of this processor, or what the environment variable `SKIPSTONE_ISA` asks for, if the processor has
+    /// it ([`asked`](Self::asked) says if not).
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let asked = std::env::var("SKIPSTONE_ISA").ok().and_then(|name| name.parse().ok());
-            asked.unwrap_or_else(|| Self::available()[0])
-        })
+        *BEST.get_or_init(|| Self::asked().ok().flatten().unwrap_or_else(|| Self::available()[0]))
+    }
+
+    /// What `SKIPSTONE_ISA` (`avx512`, `avx2`, `portable`) asks for, if it is set.
+    ///
+    /// # Errors
+    /// It names no instruction set of this processor.
+    pub fn asked() -> Result<Option<Self>, String> {
+        let Ok(name) = std::env::var("SKIPSTONE_ISA") else { return Ok(None) };
+        name.parse().map(Some).map_err(|error| format!("SKIPSTONE_ISA: {error}"))
     }
 
     /// Its name: `avx512`, `avx2` or `portable`.

@@ -1,5 +1,7 @@
 //! The `skipstone` command from outside: its files, its messages, its exit codes.
 
+mod accuracy;
+mod benchmark;
 mod latents;
 mod sampling;
 mod scoring;

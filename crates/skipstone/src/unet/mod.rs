@@ -23,6 +23,8 @@ pub use backprop::{Backprop, Batch};
 pub use config::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 pub use network::{Options, UNet, flops, initialise, layout};
 pub use params::{Layout, ParameterSpec, Parameters};
+/// What [`Options`] are made of.
+pub use skipstone_kernels::{Isa, Team, conv::Algorithm, conv::Shape as ConvShape};
 
 #[cfg(test)]
 mod tests;
