@@ -1,6 +1,6 @@
 //! The instruction sets that kernels are compiled for, and how one is picked at run time.
 //!
-//! A kernel is written once, generic over [`Simd`], inside the [`kernel!`] macro, which compiles it for each instruction
+//! A kernel is written once, generic over `Simd`, inside the `kernel!` macro, which compiles it for each instruction
 //! set. An [`Isa`] can only be had for a set that this processor was seen to have: that is the proof every intrinsic
 //! rests on.
 

@@ -34,7 +34,7 @@ pub fn conv(shape: &conv::Shape, x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
     y
 }
 
-/// The gradients of Σ dy·[`conv`] by input, weights and bias.
+/// The gradients of Σ dy·[`conv()`] by input, weights and bias.
 pub fn conv_gradients(shape: &conv::Shape, x: &[f64], w: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
     let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
     products(shape, |weight, input, output| {
