@@ -17,10 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from families import blocks, official, samples, schedules, steps, timesteps, unets  # noqa: E402
+from families import blocks, inversion, official, samples, schedules, solvers, steps, timesteps, unets  # noqa: E402
 from families.common import VALUES, write_json  # noqa: E402
 
-# Order matters: `samples` runs the networks that `unets` has written.
+# Order matters: `samples` and `inversion` run the networks that `unets` has written.
 FAMILIES = {
     "schedules": schedules.make,
     "timesteps": timesteps.make,
@@ -29,6 +29,8 @@ FAMILIES = {
     "blocks": blocks.make,
     "samples": samples.make,
     "official": official.make,
+    "inversion": inversion.make,
+    "solvers": solvers.make,
 }
 # Fails when a change makes a file too heavy for a repository.
 FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_400_000
@@ -40,13 +42,16 @@ def versions():
     write_json("versions.json", {"python": platform.python_version(), "machine": platform.machine(), **pins})
 
 
-def check_pins():
+def check_pins(file, install):
     """Refuses to make values with other versions than the pinned ones."""
-    for line in (Path(__file__).parent / "requirements.txt").read_text().split():
+    for line in (Path(__file__).parent / file).read_text().split():
         name, wanted = line.split("==")
-        found = metadata.version(name).split("+")[0]
+        try:
+            found = metadata.version(name).split("+")[0]
+        except metadata.PackageNotFoundError:
+            found = "none"
         if found != wanted:
-            sys.exit(f"{name}: expected {wanted}, found {found}; pip install -r golden/requirements.txt")
+            sys.exit(f"{name}: expected {wanted}, found {found}; {install} golden/{file}")
 
 
 def check_sizes():
@@ -71,7 +76,10 @@ def main():
     unknown = [name for name in chosen if name not in FAMILIES]
     if unknown:
         parser.error(f"no family {unknown[0]!r}; expected {', '.join(FAMILIES)}")
-    check_pins()
+    check_pins("requirements.txt", "pip install -r")
+    if "solvers" in chosen:
+        # Its declared dependencies ask for an older NumPy, which its samplers do not need.
+        check_pins("requirements-solvers.txt", "pip install --no-deps -r")
     # One thread and deterministic algorithms: the same bits on every run.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

@@ -6,6 +6,8 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use skipstone::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
 
+use crate::interrupt::quoted;
+
 /// Which of a model's two sets of weights.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum WeightsName {
@@ -42,6 +44,7 @@ fn device(name: &str) -> Result<String, String> {
 impl Machine {
     /// Sets up the thread pool; returns its size.
     pub fn start(&self) -> anyhow::Result<usize> {
+        skipstone::unet::Isa::asked().map_err(anyhow::Error::msg)?;
         let mut builder = rayon::ThreadPoolBuilder::new();
         if let Some(threads) = self.threads {
             builder = builder.num_threads(threads.into());
@@ -80,6 +83,13 @@ impl ModelArguments {
             self.model.as_deref(),
             &LoadOptions { weights: weights_choice(self.weights), ..LoadOptions::default() },
         )
+    }
+
+    /// The flags again, for a command that is to follow; empty or beginning with a space.
+    pub fn words(&self) -> String {
+        let model = self.model.as_deref().map(|path| format!(" --model {}", quoted(&path.to_string_lossy())));
+        let weights = self.weights.and_then(|weights| weights.to_possible_value());
+        model.unwrap_or_default() + &weights.map(|value| format!(" --weights {}", value.get_name())).unwrap_or_default()
     }
 }
 

@@ -3,14 +3,26 @@
 #![forbid(unsafe_code)]
 
 mod bars;
+mod bench;
+mod calibrate;
 mod common;
+mod consistency;
 mod convert;
+mod dataset;
+mod decode;
+mod encode;
 mod failure;
+mod fill;
+mod images;
 mod inspect;
+mod interpolate;
 mod interrupt;
+mod invert;
+mod likelihood;
 mod logs;
 mod options;
 mod output;
+mod reconstruct;
 mod sample;
 mod train;
 
@@ -21,7 +33,8 @@ use clap_complete::Shell;
 
 use failure::Done;
 
-/// Denoising diffusion implicit models: train them, sample from them in few steps, read others' checkpoints.
+/// Denoising diffusion implicit models: train them, sample from them in few steps, encode images,
+/// read others' checkpoints.
 #[derive(Debug, Parser)]
 #[command(name = "skipstone", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "\
@@ -35,9 +48,16 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Sample(Box<sample::SampleArguments>),
+    Encode(Box<encode::EncodeArguments>),
+    Decode(Box<decode::DecodeArguments>),
+    Reconstruct(Box<reconstruct::ReconstructArguments>),
+    Interpolate(Box<interpolate::InterpolateArguments>),
     Train(Box<train::TrainArguments>),
+    Likelihood(Box<likelihood::LikelihoodArguments>),
+    Calibrate(calibrate::CalibrateArguments),
     Convert(convert::ConvertArguments),
     Inspect(inspect::InspectArguments),
+    Bench(bench::BenchArguments),
     /// Print completions for a shell
     #[command(after_help = "\
 Examples:
@@ -56,9 +76,16 @@ fn main() -> ExitCode {
     logs::start();
     let result = interrupt::listen().and_then(|()| match &arguments.command {
         Command::Sample(arguments) => sample::run(arguments),
+        Command::Encode(arguments) => encode::run(arguments),
+        Command::Decode(arguments) => decode::run(arguments),
+        Command::Reconstruct(arguments) => reconstruct::run(arguments),
+        Command::Interpolate(arguments) => interpolate::run(arguments),
         Command::Train(arguments) => train::run(arguments),
+        Command::Likelihood(arguments) => likelihood::run(arguments),
+        Command::Calibrate(arguments) => calibrate::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Completions { shell } => completions(*shell),
     });
     match result {

@@ -3,33 +3,36 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Args;
-use skipstone::denoiser::DynamicThreshold;
-use skipstone::generate::{ClipMode, Request};
+use clap::{Args, ValueEnum};
+use skipstone::denoiser::{Clip, DynamicThreshold};
+use skipstone::generate::{ClipMode, Request, Settings, SpacingChoice, Variance};
 use skipstone::sigma::NoiseScale;
-use skipstone::trajectory::Spacing;
 
 use crate::failure::Usage;
 
 /// Steps, noise, clipping.
 #[derive(Args, Debug)]
 pub struct RunArguments {
-    /// Steps S [default: 50]
-    #[arg(long, value_name = "S", conflicts_with = "times")]
-    pub steps: Option<usize>,
+    /// Steps S; a list, 10,20,50, where the command says so [default: 50]
+    #[arg(long, value_name = "S", conflicts_with = "times", value_delimiter = ',')]
+    pub steps: Option<Vec<usize>>,
     /// Noise per step, DDIM Eq. 16: 0 is DDIM (same latent, same image), 1 is DDPM [default: 0]
-    #[arg(long, value_name = "ETA", conflicts_with_all = ["sigma", "sigmas"], allow_negative_numbers = true)]
+    #[arg(long, value_name = "ETA", conflicts_with = "sigmas", allow_negative_numbers = true)]
     pub eta: Option<f64>,
-    /// Noise by name: hat is DDPM's larger variance
-    #[arg(long, value_name = "NAME", value_parser = ["hat"], conflicts_with = "sigmas")]
-    pub sigma: Option<String>,
+    /// Noise by name: hat is DDPM's larger variance, analytic the one that fits the network best (needs a calibration;
+    /// --eta beneath it, 1 unless given)
+    #[arg(long, value_name = "NAME", value_enum, conflicts_with = "sigmas")]
+    pub sigma: Option<SigmaName>,
     /// Text file with one sigma per network call, in step order; # begins a comment
     #[arg(long, value_name = "FILE")]
     pub sigmas: Option<PathBuf>,
-    /// Which S of the model's T times: linear, quadratic, leading, trailing, linspace, official-uniform or
-    /// official-quad [default: the model's, else linear]
+    /// Noise on the last step, none by default: needed to reproduce an image whose noise was encoded
+    #[arg(long, value_name = "SIGMA", allow_negative_numbers = true)]
+    pub final_sigma: Option<f64>,
+    /// Which S of the model's T times: linear, quadratic, leading, trailing, linspace, official-uniform, official-quad or
+    /// optimal (needs a calibration) [default: the model's, else linear]
     #[arg(long, value_name = "NAME", conflicts_with = "times")]
-    pub spacing: Option<Spacing>,
+    pub spacing: Option<SpacingChoice>,
     /// Explicit network indices, strictly decreasing, for example 999,700,17
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     pub times: Option<Vec<u32>>,
@@ -39,6 +42,15 @@ pub struct RunArguments {
     /// Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5
     #[arg(long, value_name = "RATIO,MAX", value_parser = threshold)]
     pub threshold: Option<DynamicThreshold>,
+}
+
+/// Noise that is no η.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SigmaName {
+    /// DDPM's larger variance.
+    Hat,
+    /// The variance that fits the network best.
+    Analytic,
 }
 
 fn clip(name: &str) -> Result<ClipMode, String> {
@@ -58,20 +70,61 @@ fn threshold(text: &str) -> Result<DynamicThreshold, String> {
 }
 
 impl RunArguments {
-    /// What is asked for, with the seed of `seed`.
+    /// What is asked for, with this seed.
     pub fn request(&self, seed: u64) -> anyhow::Result<Request> {
-        let scale = match (&self.sigmas, &self.sigma) {
-            (Some(path), _) => NoiseScale::Vector(sigmas(path)?),
-            (None, Some(_)) => NoiseScale::Hat,
-            (None, None) => NoiseScale::Eta(self.eta.unwrap_or(0.0)),
+        match self.requests(seed, &[])?.as_slice() {
+            [request] => Ok(request.clone()),
+            _ => Err(Usage("--steps: expected one number here, found a list".to_owned()).into()),
+        }
+    }
+
+    /// What is asked for, once for each number of steps in the list; without --steps and --times, for those of
+    /// `default`.
+    pub fn requests(&self, seed: u64, default: &[usize]) -> anyhow::Result<Vec<Request>> {
+        let request = self.without_steps(seed)?;
+        let steps = match &self.steps {
+            Some(steps) => steps,
+            None if default.is_empty() || self.times.is_some() => return Ok(vec![request]),
+            None => default,
+        };
+        Ok(steps.iter().map(|&steps| Request { steps: Some(steps), ..request.clone() }).collect())
+    }
+
+    /// The flags that lay out these steps again, for a command that is to follow; those of a single run.
+    pub fn words(&self, settings: &Settings) -> String {
+        let mut words = match (settings.steps, settings.spacing) {
+            (Some(steps), Some(spacing)) => format!("--steps {steps} --spacing {spacing}"),
+            _ => {
+                let times: Vec<String> = settings.times.iter().map(u32::to_string).collect();
+                format!("--times {}", times.join(","))
+            }
+        };
+        if settings.clip == Clip::Off {
+            words += " --clip off";
+        }
+        words
+    }
+
+    fn without_steps(&self, seed: u64) -> anyhow::Result<Request> {
+        let (scale, variance) = match (&self.sigmas, self.sigma, self.eta) {
+            (Some(path), ..) => (NoiseScale::Vector(sigmas(path)?), Variance::Chosen),
+            (None, Some(SigmaName::Hat), Some(_)) => {
+                return Err(
+                    Usage("--eta cannot be used with --sigma hat, which is no member of its family".into()).into()
+                );
+            }
+            (None, Some(SigmaName::Hat), None) => (NoiseScale::Hat, Variance::Chosen),
+            (None, Some(SigmaName::Analytic), eta) => (NoiseScale::Eta(eta.unwrap_or(1.0)), Variance::Analytic),
+            (None, None, eta) => (NoiseScale::Eta(eta.unwrap_or(0.0)), Variance::Chosen),
         };
         Ok(Request {
-            steps: self.steps,
             spacing: self.spacing,
             times: self.times.clone(),
             scale,
+            variance,
             clip: self.clip,
             threshold: self.threshold,
+            final_sigma: self.final_sigma,
             seed,
             ..Request::default()
         })

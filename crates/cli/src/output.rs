@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
-use skipstone::generate::{Folder, Generator};
+use skipstone::generate::{Folder, Settings};
 use skipstone::image::{Layout, film_strip, grid, near_square, npy, write_png};
 
 use crate::failure::Usage;
@@ -99,21 +99,27 @@ pub fn writable(path: &Path) -> anyhow::Result<()> {
 
 /// Where finished images go.
 pub enum Sink {
-    /// One file at the end; the batches until then.
-    File(Target, Vec<Array4<f32>>),
+    /// One file at the end; the batches until then, and how many columns a grid has.
+    File(Target, Vec<Array4<f32>>, usize),
     /// A folder, image by image.
     Folder(Folder),
 }
 
 impl Sink {
-    /// Opens the target for images `first`..`first` + `n`.
-    pub fn open(target: &Target, generator: &Generator, first: u64, n: usize) -> anyhow::Result<Self> {
+    /// Opens the target for images `first`..`first` + `n` of this shape; a grid is nearly square.
+    pub fn open(target: &Target, settings: &Settings, shape: [usize; 3], first: u64, n: usize) -> anyhow::Result<Self> {
         Ok(match target {
-            Target::Folder(path) => {
-                Self::Folder(Folder::open(path, generator.settings(), first, n as u64, generator.shape())?)
-            }
-            _ => Self::File(target.clone(), Vec::new()),
+            Target::Folder(path) => Self::Folder(Folder::open(path, settings, first, n as u64, shape)?),
+            _ => Self::File(target.clone(), Vec::new(), near_square(n)),
         })
+    }
+
+    /// The same with a grid of so many columns.
+    pub fn with_columns(self, columns: usize) -> Self {
+        match self {
+            Self::File(target, batches, _) => Self::File(target, batches, columns),
+            folder => folder,
+        }
     }
 
     /// Whether image `index` is there already.
@@ -124,7 +130,7 @@ impl Sink {
     /// Takes the finished images of these indices.
     pub fn take(&mut self, indices: &[u64], images: Array4<f32>) -> anyhow::Result<()> {
         match self {
-            Self::File(_, batches) => batches.push(images),
+            Self::File(_, batches, _) => batches.push(images),
             Self::Folder(folder) => {
                 for (&index, image) in indices.iter().zip(images.outer_iter()) {
                     folder.write(index, image)?;
@@ -136,12 +142,12 @@ impl Sink {
 
     /// Writes what has not been written yet.
     pub fn finish(self, texts: &[(String, String)]) -> anyhow::Result<()> {
-        let Self::File(target, batches) = self else { return Ok(()) };
+        let Self::File(target, batches, columns) = self else { return Ok(()) };
         let views: Vec<ArrayView4<'_, f32>> = batches.iter().map(|batch| batch.view()).collect();
         let images = concatenate(Axis(0), &views).context("batches of one shape")?;
         if let Target::Grid(path) = &target {
-            let (n, _, h, w) = images.dim();
-            let picture = grid(&images, near_square(n), &Layout::magnified(h, w))?;
+            let (_, _, h, w) = images.dim();
+            let picture = grid(&images, columns, &Layout::magnified(h, w))?;
             write_png(path, &picture, &borrowed(texts))?;
         } else {
             npy::write(target.path(), images.view())?;
@@ -150,7 +156,8 @@ impl Sink {
     }
 }
 
-fn borrowed(texts: &[(String, String)]) -> Vec<(&str, &str)> {
+/// Texts as the PNG writer takes them.
+pub fn borrowed(texts: &[(String, String)]) -> Vec<(&str, &str)> {
     texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect()
 }
 

@@ -10,9 +10,12 @@ use serde_json::json;
 use skipstone::generate::{Generator, Inputs};
 use skipstone::image::npy;
 use skipstone::sampler::Outcome;
+use skipstone::solver::Solver;
 
 use crate::common::{Machine, ModelArguments, bytes, duration};
+use crate::consistency;
 use crate::failure::{Done, Usage, emit, say};
+use crate::fill::FillArguments;
 use crate::interrupt;
 use crate::options::RunArguments;
 use crate::output::{STRIP, Sink, Strip, Target, check};
@@ -20,6 +23,8 @@ use crate::output::{STRIP, Sink, Strip, Target, check};
 /// Generate images
 #[derive(Args, Debug)]
 #[command(after_help = "\
+With a list of --steps the same latents are sampled with each S, one row each (8 images unless -n says otherwise),
+and how far each row is from the longest run is printed.
 Image i depends on the model, the options, the seed and its own index alone: not on -n, --batch, --threads, nor on
 whether the run was interrupted. `--first 8 -n 8` makes images 8 to 15 of what `-n 16` would make. A folder (`-o DIR/`)
 is continued by the same command: images that are there are kept, missing ones made.
@@ -28,18 +33,25 @@ Examples:
   A first look                   skipstone sample
   Ten steps instead of fifty     skipstone sample --steps 10 -o ten.png
   DDPM's noise, all the steps    skipstone sample --steps 1000 --eta 1 -o ddpm.png
+  Ten calls of a better solver   skipstone sample --steps 10 --solver ab3
+  Noise that fits the network    skipstone sample --steps 20 --sigma analytic
   Ten thousand files             skipstone sample -n 10000 -o images/
   How images come to be          skipstone sample -n 4 --trajectory strip.png
+  Few steps beside many          skipstone sample --steps 10,20,50,100,1000 -o rows.png
+  Fill a part of a picture       skipstone sample -n 8 --eta 1 --inpaint shirt.png --mask mask.png
   Latents from another program   skipstone sample --latents x_T.npy -o x_0.npy
   What would it cost?            skipstone sample -n 10000 --steps 100 --dry-run")]
 pub struct SampleArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Number of images [default: 64, or the rows of --latents]
+    /// Number of images [default: 64, 8 with a list of --steps, or the rows of --latents]
     #[arg(short, value_name = "N")]
     n: Option<usize>,
     #[command(flatten)]
     run: RunArguments,
+    /// How to step without noise: ddim, ve-euler, heun, ab2, ab3, ab4 or dpm++2m
+    #[arg(long, value_name = "NAME", default_value_t = Solver::Ddim)]
+    solver: Solver,
     /// Seed of latents and noise
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -52,7 +64,7 @@ pub struct SampleArguments {
     /// Start from these latents x_T, float32 [n, channels, height, width]
     #[arg(long, value_name = "X_T.npy")]
     latents: Option<PathBuf>,
-    /// Take the noise of the steps from here, float32 [calls, n, channels, height, width]
+    /// Take the noise of the steps from here, float32 [steps, n, channels, height, width]
     #[arg(long, value_name = "Z.npy")]
     noise: Option<PathBuf>,
     /// Class of the images, for a class-conditional model
@@ -61,6 +73,8 @@ pub struct SampleArguments {
     /// Weight of classifier-free guidance, for a model trained with dropped classes; needs --class
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     guidance: Option<f64>,
+    #[command(flatten)]
+    fill: FillArguments,
     /// Film strip of the predicted images at up to 12 evenly chosen steps, a row each for the first (up to 8) images
     #[arg(long, value_name = "PATH.png")]
     trajectory: Option<PathBuf>,
@@ -77,13 +91,27 @@ pub struct SampleArguments {
     machine: Machine,
 }
 
+/// How many images at a time.
 #[derive(Clone, Copy, Debug)]
-enum Batch {
+pub enum Batch {
+    /// As many as keep the threads busy.
     Auto,
+    /// So many.
     Images(usize),
 }
 
-fn batch(text: &str) -> Result<Batch, String> {
+impl Batch {
+    /// How many of `n` images are made at a time.
+    pub fn of(self, generator: &Generator, n: usize, threads: usize) -> usize {
+        match self {
+            Self::Auto => generator.batch(n, threads),
+            Self::Images(batch) => batch.min(n),
+        }
+    }
+}
+
+/// Reads `--batch`.
+pub fn batch(text: &str) -> Result<Batch, String> {
     match text.parse() {
         _ if text == "auto" => Ok(Batch::Auto),
         Ok(n) if n > 0 => Ok(Batch::Images(n)),
@@ -96,29 +124,37 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
     let threads = arguments.machine.start()?;
     let model = arguments.model.load()?;
-    let mut request = arguments.run.request(arguments.seed)?;
-    request.class = arguments.class;
-    request.guidance = arguments.guidance;
+    let mut requests = arguments.run.requests(arguments.seed, &[])?;
+    for request in &mut requests {
+        request.solver = arguments.solver;
+        (request.class, request.guidance) = (arguments.class, arguments.guidance);
+    }
+    let rows = if requests.len() > 1 { Some(consistency::Rows::resolve(&model, &requests, &target)?) } else { None };
+    if rows.is_some() && (arguments.trajectory.is_some() || arguments.noise.is_some()) {
+        return Err(Usage("--steps: a list of steps goes with neither --trajectory nor --noise".to_owned()).into());
+    }
 
     let latents = arguments.latents.as_deref().map(npy::read).transpose()?;
     let noise = arguments.noise.as_deref().map(npy::read).transpose()?;
-    let inputs = Inputs { latents, noise };
+    let region = arguments.fill.read(&model.config)?;
+    let inputs = Inputs { latents, noise, region };
     let n = match (&inputs.latents, arguments.n) {
         (Some(latents), Some(n)) if latents.dim().0 != n => {
             return Err(Usage(format!("-n {n}: --latents has {} rows; leave -n out", latents.dim().0)).into());
         }
         (Some(latents), _) => latents.dim().0,
-        (None, n) => n.unwrap_or(64),
+        (None, n) => n.unwrap_or(if rows.is_some() { 8 } else { 64 }),
     };
-    let generator = Generator::new(model, &request, inputs, arguments.first, n)?;
-    let batch = match arguments.batch {
-        Batch::Auto => generator.batch(n, threads),
-        Batch::Images(batch) => batch.min(n),
-    };
+    let generator = Generator::new(model, &requests[0], inputs, arguments.first, n)?;
+    let batch = arguments.batch.of(&generator, n, threads);
+    if let Some(rows) = rows {
+        check(&target, n.saturating_mul(rows.len()), generator.shape())?;
+        return rows.run(generator, n, batch, arguments.json, arguments.dry_run);
+    }
     check(&target, n, generator.shape())?;
-    let calls = generator.plan().calls();
+    let steps = generator.moves();
     let strip = match &arguments.trajectory {
-        Some(path) => Some(Strip::new(path, n, calls, generator.shape())?),
+        Some(path) => Some(Strip::new(path, n, steps, generator.shape())?),
         None => None,
     };
     if arguments.dry_run {
@@ -129,13 +165,21 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
 
 /// "20 steps", and how many calls that makes where it is another number.
 fn steps_and_calls(generator: &Generator) -> String {
-    let calls = generator.plan().calls();
-    let evaluations = calls * generator.calls_per_step();
+    let plan = generator.plan();
+    let made = plan.steps().len();
     let steps = match generator.settings().steps {
-        Some(steps) if steps != calls => format!("{steps} steps asked for, {calls} made"),
-        _ => format!("{calls} steps"),
+        Some(steps) if steps != made => format!("{steps} steps asked for, {made} made"),
+        _ => format!("{made} steps"),
     };
-    if evaluations == calls { steps } else { format!("{steps}, {evaluations} network calls with guidance") }
+    let evaluations = generator.calls() * generator.calls_per_step();
+    let by = if plan.solver() == Solver::Ddim { String::new() } else { format!(" by {}", plan.solver()) };
+    let with = match (generator.moves() > made, generator.calls_per_step() > 1) {
+        (false, false) => "",
+        (false, true) => " with guidance",
+        (true, false) => " with resampling",
+        (true, true) => " with resampling and guidance",
+    };
+    if evaluations == made { format!("{steps}{by}") } else { format!("{steps}{by}, {evaluations} network calls{with}") }
 }
 
 fn dry_run(
@@ -145,14 +189,15 @@ fn dry_run(
     batch: usize,
     threads: usize,
 ) -> anyhow::Result<Done> {
-    let calls = generator.plan().calls() * generator.calls_per_step();
+    let calls = generator.calls() * generator.calls_per_step();
     let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
-    let memory = generator.bytes(batch, threads);
+    let memory = generator.bytes(batch);
     let per_step = time_of_step(generator, arguments.first, batch)?.as_secs_f64();
-    let seconds = per_step * (generator.plan().calls() * n) as f64 / batch as f64;
+    // What was timed is a first or second step; the last may make fewer calls.
+    let seconds = per_step / generator.calls_after(1) as f64 * (generator.calls() * n) as f64 / batch as f64;
     if arguments.json {
         emit(json!({
-            "n": n, "steps": generator.plan().calls(), "calls": calls, "batch": batch, "gflop": gflop,
+            "n": n, "steps": generator.plan().steps().len(), "calls": calls, "batch": batch, "gflop": gflop,
             "memory_bytes": memory, "seconds_per_step": per_step, "seconds": seconds, "threads": threads,
             "output": arguments.output.display().to_string(),
         }))?;
@@ -192,12 +237,12 @@ fn sample(
     batch: usize,
 ) -> anyhow::Result<Done> {
     let first = arguments.first;
-    let mut sink = Sink::open(target, generator, first, n)?;
+    let mut sink = Sink::open(target, generator.settings(), generator.shape(), first, n)?;
     let rows = strip.as_ref().map_or(0, Strip::rows) as u64;
     // The images of a strip are made even where they are there: its frames are not.
     let wanted: Vec<u64> = (first..first + n as u64).filter(|&i| i < first + rows || !sink.holds(i)).collect();
     let batches = batches(&wanted, batch);
-    let calls = generator.plan().calls();
+    let calls = generator.calls();
     let bar = crate::bars::bar("sampling", 0, (batches.len() * calls) as u64);
     let begun = Instant::now();
     let mut made = 0;
@@ -208,7 +253,9 @@ fn sample(
             if let Some(strip) = strip.as_mut().filter(|_| images.start < first + rows) {
                 strip.see(progress.step, progress.x0);
             }
-            let share = progress.step as f64 / calls as f64;
+            let done = generator.calls_after(progress.step);
+            bar.inc((done - generator.calls_after(progress.step - 1)) as u64);
+            let share = done as f64 / calls as f64;
             show(&bar, made as f64 + share * size as f64, begun);
             if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
@@ -250,7 +297,6 @@ fn batches(wanted: &[u64], batch: usize) -> Vec<std::ops::Range<u64>> {
 }
 
 fn show(bar: &ProgressBar, images: f64, begun: Instant) {
-    bar.inc(1);
     bar.set_message(format!(" {:.1} img/s", images / begun.elapsed().as_secs_f64().max(1e-9)));
 }
 
@@ -276,10 +322,10 @@ fn conclude(
 ) -> anyhow::Result<()> {
     let rate = made as f64 / seconds.max(1e-9);
     if arguments.json {
-        let calls = generator.plan().calls() * generator.calls_per_step();
+        let calls = generator.calls() * generator.calls_per_step();
         emit(json!({
             "output": path.display().to_string(), "trajectory": strip.map(|path| path.display().to_string()),
-            "n": n, "made": made, "steps": generator.plan().calls(), "calls": calls,
+            "n": n, "made": made, "steps": generator.plan().steps().len(), "calls": calls,
             "seconds": seconds, "images_per_s": rate,
         }))?;
         return Ok(());

@@ -1,12 +1,14 @@
 //! Self-attention over the pixels of an image, with any number of heads.
 //!
-//! Queries, keys and values are `[n, channels, pixels]`; head h has channels h·d to (h+1)·d. Scores are made a tile of
-//! queries at a time and never stored: backward makes them again.
+//! Queries, keys and values lie side by side: 3·channels to a pixel. Of each, head h has channels h·d to (h+1)·d. Scores
+//! are made a tile of queries at a time and never stored: backward makes them again.
 
-use crate::matmul::{Into, Matrix, matmul, matmul_shared};
+use crate::isa::{Isa, kernel};
+use crate::math;
+use crate::micro::{columns_times_rows, rows_times_panel};
 use crate::shared::SharedMut;
-use crate::simd;
-use crate::threads::{Threads, for_each, with_scratch};
+use crate::team::{Team, with_scratch};
+use crate::view::{View, ViewMut};
 
 /// Shape of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub struct Shape {
 }
 
 /// Queries whose scores are held at once.
-const TILE: usize = 128;
+const TILE: usize = 56;
 
 impl Shape {
     fn head_dim(&self) -> usize {
@@ -39,115 +41,309 @@ impl Shape {
         pixels.saturating_mul(pixels).saturating_mul(4 * channels)
     }
 
-    fn check(&self, n: usize, slices: &[&[f32]]) {
-        for slice in slices {
-            assert_eq!(slice.len(), n * self.channels * self.pixels, "{self:?}");
-        }
-    }
-
-    /// Probabilities of queries `begin..begin + rows` of one head: softmax of qᵀk/√d, `[rows, pixels]`.
-    fn probabilities(&self, q: &[f32], k: &[f32], begin: usize, rows: usize, p: &mut [f32]) {
-        let (d, pixels) = (self.head_dim(), self.pixels);
-        let queries = Matrix::rows(&q[begin..], pixels).transposed();
-        matmul((rows, pixels, d), self.scale(), queries, Matrix::rows(k, pixels), p, pixels, Into::Replace);
-        simd::dispatch(|| p.chunks_exact_mut(pixels).for_each(softmax));
+    /// Queries, keys and values out of a view that holds them side by side.
+    fn split<'a>(&self, qkv: View<'a>) -> [View<'a>; 3] {
+        [0, 1, 2].map(|i| View { offset: qkv.offset + i * self.channels, ..qkv })
     }
 }
 
-/// Replaces a row by its softmax.
-#[inline(always)]
-fn softmax(row: &mut [f32]) {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in row.chunks(16) {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = if *x > *lane { *x } else { *lane };
-        }
-    }
-    let max = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for x in row.iter_mut() {
-        *x = simd::exp(*x - max);
-    }
-    let inverse = (1.0 / simd::sum(row)) as f32;
-    for x in row.iter_mut() {
-        *x *= inverse;
+/// Rows of a view packed for products: the columns `first..first + width` of every row, or its transpose.
+#[derive(Clone, Copy)]
+enum Pack {
+    /// \[panel of columns\]\[row\]\[two vectors\].
+    Rows,
+    /// \[panel of rows\]\[column\]\[two vectors\].
+    Transposed,
+}
+
+/// Elements of `rows` rows of `columns` packed.
+fn packed_len(pack: Pack, rows: usize, columns: usize, width: usize) -> usize {
+    match pack {
+        Pack::Rows => columns.next_multiple_of(width) * rows,
+        Pack::Transposed => rows.next_multiple_of(width) * columns,
     }
 }
 
-/// y = softmax(qᵀk/√d)·v, for each head of each of `n` images.
+/// Packs `rows` rows from `begin` on, channels `first..first + columns`.
+#[allow(clippy::too_many_arguments)] // a matrix and its packing
+fn pack(
+    how: Pack,
+    x: View<'_>,
+    begin: usize,
+    rows: usize,
+    first: usize,
+    columns: usize,
+    width: usize,
+    out: &mut [f32],
+) {
+    let channels = first + columns;
+    match how {
+        Pack::Rows => {
+            for (panel, out) in out.chunks_exact_mut(rows * width).enumerate() {
+                let at = first + panel * width;
+                let len = width.min(channels - at);
+                for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                    out[..len].copy_from_slice(&x.row(begin + row, channels)[at..at + len]);
+                    out[len..].fill(0.0);
+                }
+            }
+        }
+        Pack::Transposed => {
+            for (panel, out) in out.chunks_exact_mut(columns * width).enumerate() {
+                let len = width.min(rows - panel * width);
+                if len < width {
+                    out.fill(0.0);
+                }
+                for lane in 0..len {
+                    let row = &x.row(begin + panel * width + lane, channels)[first..];
+                    for (out, x) in out[lane..].iter_mut().step_by(width).zip(row) {
+                        *out = *x;
+                    }
+                }
+            }
+        }
+    }
+}
+
+kernel! {
+    /// Turns each row's `len` scores into exp(scale·(score − max)), in place; `inverse[row]` becomes 1/Σ.
+    unsafe fn exponentials<S>(s, len: usize, row: usize, scale: f32, p: &mut [f32], inverse: &mut [f32]) {
+        for (p, inverse) in p.chunks_exact_mut(row).zip(inverse) {
+            let p = p.as_mut_ptr();
+            let mut max = s.splat(f32::NEG_INFINITY);
+            let whole = len / S::LANES * S::LANES;
+            // SAFETY: `row ≥ len` elements; the last vector is read and written as far as `len`.
+            unsafe {
+                for i in (0..whole).step_by(S::LANES) {
+                    max = s.max(s.load(p.add(i)), max);
+                }
+                let mut lanes = [f32::NEG_INFINITY; 16];
+                s.store(lanes.as_mut_ptr(), max);
+                for i in whole..len {
+                    lanes[0] = if *p.add(i) > lanes[0] { *p.add(i) } else { lanes[0] };
+                }
+                let max = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let (factor, shift) = (s.splat(scale), s.splat(-max * scale));
+                let mut sum = s.zero();
+                for i in (0..whole).step_by(S::LANES) {
+                    let e = math::exp(s, s.fma(s.load(p.add(i)), factor, shift));
+                    s.store(p.add(i), e);
+                    sum = s.add(sum, e);
+                }
+                let mut total = math::total(s, sum);
+                if whole < len {
+                    let e = math::exp(s, s.fma(s.load_first(p.add(whole), len - whole), factor, shift));
+                    s.store_first(p.add(whole), e, len - whole);
+                    for i in whole..len {
+                        total += f64::from(*p.add(i));
+                    }
+                }
+                *inverse = (1.0 / total) as f32;
+            }
+        }
+    }
+}
+
+/// Where the queries, keys and values of a head lie.
+#[derive(Clone, Copy)]
+struct Head {
+    /// First row (pixel, over all images) and first channel.
+    row: usize,
+    channel: usize,
+}
+
+/// What all tiles of a call share.
+struct Call {
+    shape: Shape,
+    isa: Isa,
+    /// Columns of a panel.
+    width: usize,
+}
+
+impl Call {
+    fn head(&self, index: usize) -> Head {
+        let Shape { heads, pixels, .. } = self.shape;
+        Head { row: index / heads * pixels, channel: index % heads * self.shape.head_dim() }
+    }
+
+    /// Elements of a row of scores: whole panels.
+    fn score_row(&self) -> usize {
+        self.shape.pixels.next_multiple_of(self.width)
+    }
+
+    /// C = A·B with B packed in panels of `k` rows: `columns` of them, rounded up.
+    ///
+    /// # Safety
+    /// `rows` rows of `k` at `a`; `c` has rows for whole panels.
+    #[allow(clippy::too_many_arguments)] // the operands of a product
+    unsafe fn product(&self, rows: usize, k: usize, a: *const f32, a_row: usize, b: &[f32], c: *mut f32, c_row: usize) {
+        for (panel, b) in b.chunks_exact(k * self.width).enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { rows_times_panel(self.isa, rows, k, a, a_row, b.as_ptr(), c.add(panel * self.width), c_row) };
+        }
+    }
+
+    /// Unnormalised probabilities of `rows` queries from row `query` on: `[rows, score_row]`, and 1/Σ of each.
+    fn probabilities(&self, q: View<'_>, head: Head, query: usize, keys: &[f32], p: &mut [f32], inverse: &mut [f32]) {
+        let (d, row) = (self.shape.head_dim(), self.score_row());
+        let rows = inverse.len();
+        // SAFETY: rows of d channels of the queries; packed keys; rows of whole panels of scores.
+        unsafe {
+            let a = q.pointer().add((head.row + query) * q.stride + head.channel);
+            self.product(rows, d, a, q.stride, keys, p.as_mut_ptr(), row);
+            exponentials(self.isa, self.shape.pixels, row, self.shape.scale(), p, inverse);
+        }
+    }
+}
+
+/// y = softmax(q·kᵀ/√d)·v, for each head of each of `n` images.
 ///
 /// # Panics
-/// A slice has another length than the shape says.
-pub fn forward(shape: &Shape, n: usize, q: &[f32], k: &[f32], v: &[f32], y: &mut [f32], threads: Threads) {
-    shape.check(n, &[q, k, v, y]);
+/// A view is too short for the shape.
+pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y: &mut ViewMut<'_>) {
+    qkv.check(n * shape.pixels, 3 * shape.channels, "input of attention");
+    let [q, k, v] = shape.split(qkv);
     let (d, pixels) = (shape.head_dim(), shape.pixels);
-    let head_len = d * pixels;
-    let tiles = pixels.div_ceil(TILE);
-    let y = SharedMut::new(y);
-    for_each(threads, n * shape.heads * tiles, |task| {
-        let head = task / tiles * head_len..(task / tiles + 1) * head_len;
-        let begin = task % tiles * TILE;
-        let rows = TILE.min(pixels - begin);
-        with_scratch(rows * pixels, |p| {
-            shape.probabilities(&q[head.clone()], &k[head.clone()], begin, rows, p);
-            let (values, weights) = (Matrix::rows(&v[head.clone()], pixels), Matrix::rows(p, pixels).transposed());
-            // SAFETY: columns `begin..begin + rows` of this head of this image belong to this task alone.
+    let call = Call { shape: *shape, isa, width: 2 * isa.lanes() };
+    let y = y.share(n * pixels, shape.channels, "output of attention");
+    let (keys_len, values_len) =
+        (packed_len(Pack::Transposed, pixels, d, call.width), packed_len(Pack::Rows, pixels, d, call.width));
+    let heads = n * shape.heads;
+    with_scratch(heads * (keys_len + values_len), |packed| {
+        let shared = SharedMut::new(packed);
+        team.run(2 * heads, |task| {
+            let head = call.head(task / 2);
+            let begin = task / 2 * (keys_len + values_len);
+            // SAFETY: each head's keys and values are their tasks' alone.
             unsafe {
-                let at = head.start + begin;
-                matmul_shared((d, rows, pixels), 1.0, values, weights, &y, at, pixels, Into::Replace);
+                if task % 2 == 0 {
+                    let keys = shared.part(begin, keys_len);
+                    pack(Pack::Transposed, k, head.row, pixels, head.channel, d, call.width, keys);
+                } else {
+                    let values = shared.part(begin + keys_len, values_len);
+                    pack(Pack::Rows, v, head.row, pixels, head.channel, d, call.width, values);
+                }
+            }
+        });
+        let packed = &*packed;
+        let tiles = pixels.div_ceil(TILE);
+        let (row, d_row) = (call.score_row(), d.next_multiple_of(call.width));
+        team.run(heads * tiles, |task| {
+            let head = call.head(task / tiles);
+            let (keys, values) =
+                packed[task / tiles * (keys_len + values_len)..][..keys_len + values_len].split_at(keys_len);
+            let (begin, end) = (pixels * (task % tiles) / tiles, pixels * (task % tiles + 1) / tiles);
+            let rows = end - begin;
+            with_scratch(rows * (row + d_row), |scratch| {
+                let (p, out) = scratch.split_at_mut(rows * row);
+                let mut inverse = [0.0; TILE];
+                let inverse = &mut inverse[..rows];
+                call.probabilities(q, head, begin, keys, p, inverse);
+                // SAFETY: rows of `pixels` probabilities, packed values, rows of whole panels.
+                unsafe { call.product(rows, pixels, p.as_ptr(), row, values, out.as_mut_ptr(), d_row) };
+                for ((i, out), inverse) in out.chunks_exact(d_row).enumerate().zip(&*inverse) {
+                    // SAFETY: the head's channels of these queries are this task's alone.
+                    let y = unsafe { y.part(head.row + begin + i, head.channel, d) };
+                    for (y, x) in y.iter_mut().zip(out) {
+                        *y = x * inverse;
+                    }
+                }
+            });
+        });
+    });
+}
+
+/// The gradients of [`forward`] by queries, keys and values, side by side: written, not added.
+///
+/// # Panics
+/// A view is too short for the shape.
+pub fn backward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, dy: View<'_>, dqkv: &mut ViewMut<'_>) {
+    let (d, pixels, channels) = (shape.head_dim(), shape.pixels, shape.channels);
+    qkv.check(n * pixels, 3 * channels, "input of attention");
+    dy.check(n * pixels, channels, "gradient of attention");
+    let [q, k, v] = shape.split(qkv);
+    let call = Call { shape: *shape, isa, width: 2 * isa.lanes() };
+    let out = dqkv.share(n * pixels, 3 * channels, "gradient by the input of attention");
+    let (row, d_row, width) = (call.score_row(), d.next_multiple_of(call.width), call.width);
+    let (across, down) = (packed_len(Pack::Transposed, pixels, d, width), packed_len(Pack::Rows, pixels, d, width));
+    team.run(n * shape.heads, |task| {
+        let head = call.head(task);
+        let lengths =
+            [across, across, down, pixels * d_row, pixels * d_row, TILE * row, TILE * row, TILE * d_row, TILE * d_row];
+        with_scratch(lengths.iter().sum(), |scratch| {
+            let mut rest = scratch;
+            let [keys, values, key_rows, dk, dv, p, dp, tile, dq] = lengths.map(|len| {
+                let (part, others) = std::mem::take(&mut rest).split_at_mut(len);
+                rest = others;
+                part
+            });
+            pack(Pack::Transposed, k, head.row, pixels, head.channel, d, width, keys);
+            pack(Pack::Transposed, v, head.row, pixels, head.channel, d, width, values);
+            pack(Pack::Rows, k, head.row, pixels, head.channel, d, width, key_rows);
+            for begin in (0..pixels).step_by(TILE) {
+                let rows = TILE.min(pixels - begin);
+                let first = begin == 0;
+                let mut inverse = [0.0; TILE];
+                let inverse = &mut inverse[..rows];
+                let (p, dp) = (&mut p[..rows * row], &mut dp[..rows * row]);
+                call.probabilities(q, head, begin, keys, p, inverse);
+                // SAFETY: rows of d channels of dy; packed values; rows of whole panels of dp.
+                unsafe {
+                    let a = dy.pointer().add((head.row + begin) * dy.stride + head.channel);
+                    call.product(rows, d, a, dy.stride, values, dp.as_mut_ptr(), row);
+                }
+                for ((p, dp), inverse) in p.chunks_exact_mut(row).zip(dp.chunks_exact_mut(row)).zip(&*inverse) {
+                    scores_gradient(&mut p[..pixels], &mut dp[..pixels], *inverse, shape.scale());
+                }
+                // dv += pᵀ·dy; dk += dsᵀ·q; dq = ds·k
+                let mut add = |x: View<'_>, weights: &[f32], into: &mut [f32]| {
+                    for (i, tile) in tile.chunks_exact_mut(d_row).take(rows).enumerate() {
+                        tile[..d].copy_from_slice(&x.row(head.row + begin + i, head.channel + d)[head.channel..]);
+                        tile[d..].fill(0.0);
+                    }
+                    for panel in (0..d_row).step_by(width) {
+                        // SAFETY: `rows` rows of `pixels` weights and of whole panels of the tile; a row of whole
+                        // panels of the sums for each key.
+                        unsafe {
+                            let (a, b) = (weights.as_ptr(), tile.as_ptr().add(panel));
+                            let c = into.as_mut_ptr().add(panel);
+                            columns_times_rows(isa, rows, pixels, a, row, b, d_row, c, d_row, first);
+                        }
+                    }
+                };
+                add(dy, p, dv);
+                add(q, dp, dk);
+                // SAFETY: rows of `pixels` gradients, packed keys, rows of whole panels.
+                unsafe { call.product(rows, pixels, dp.as_ptr(), row, key_rows, dq.as_mut_ptr(), d_row) };
+                for (i, dq) in dq.chunks_exact(d_row).take(rows).enumerate() {
+                    // SAFETY: this head's channels of these pixels are this task's alone.
+                    unsafe { out.part(head.row + begin + i, head.channel, d) }.copy_from_slice(&dq[..d]);
+                }
+            }
+            for (i, (dk, dv)) in dk.chunks_exact(d_row).zip(dv.chunks_exact(d_row)).enumerate() {
+                // SAFETY: this head's channels of these pixels are this task's alone.
+                unsafe {
+                    out.part(head.row + i, channels + head.channel, d).copy_from_slice(&dk[..d]);
+                    out.part(head.row + i, 2 * channels + head.channel, d).copy_from_slice(&dv[..d]);
+                }
             }
         });
     });
 }
 
-/// Adds the gradients of [`forward`] to `dq`, `dk` and `dv`.
-///
-/// # Panics
-/// A slice has another length than the shape says.
-#[allow(clippy::too_many_arguments)] // three operands and their gradients
-pub fn backward(
-    shape: &Shape,
-    n: usize,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    dy: &[f32],
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-) {
-    shape.check(n, &[q, k, v, dy, dq, dk, dv]);
-    let (d, pixels) = (shape.head_dim(), shape.pixels);
-    let head_len = d * pixels;
-    for head in 0..n * shape.heads {
-        let head = head * head_len..(head + 1) * head_len;
-        let (q, k, v, dy) = (&q[head.clone()], &k[head.clone()], &v[head.clone()], &dy[head.clone()]);
-        let (dq, dk, dv) = (&mut dq[head.clone()], &mut dk[head.clone()], &mut dv[head]);
-        for begin in (0..pixels).step_by(TILE) {
-            let rows = TILE.min(pixels - begin);
-            with_scratch(2 * rows * pixels, |scratch| {
-                let (p, dp) = scratch.split_at_mut(rows * pixels);
-                shape.probabilities(q, k, begin, rows, p);
-                let dy = Matrix::rows(&dy[begin..], pixels);
-                // dv[d, j] += Σ_i dy[d, i]·p[i, j]
-                matmul((d, pixels, rows), 1.0, dy, Matrix::rows(p, pixels), dv, pixels, Into::Add);
-                // dp[i, j] = Σ_d dy[d, i]·v[d, j]
-                matmul((rows, pixels, d), 1.0, dy.transposed(), Matrix::rows(v, pixels), dp, pixels, Into::Replace);
-                // ds = p·(dp − Σ_j dp·p), in place of dp
-                simd::dispatch(|| {
-                    for (p, dp) in p.chunks_exact(pixels).zip(dp.chunks_exact_mut(pixels)) {
-                        let inner = simd::dot(p, dp) as f32;
-                        for (dp, p) in dp.iter_mut().zip(p) {
-                            *dp = p * (*dp - inner);
-                        }
-                    }
-                });
-                let ds = Matrix::rows(dp, pixels);
-                // dq[d, i] += Σ_j k[d, j]·ds[i, j]/√d;  dk[d, j] += Σ_i q[d, i]·ds[i, j]/√d
-                let keys = Matrix::rows(k, pixels);
-                matmul((d, rows, pixels), shape.scale(), keys, ds.transposed(), &mut dq[begin..], pixels, Into::Add);
-                let queries = Matrix::rows(&q[begin..], pixels);
-                matmul((d, pixels, rows), shape.scale(), queries, ds, dk, pixels, Into::Add);
-            });
+/// Normalises a row of probabilities and turns `dp`, the gradient by them, into the gradient by the unscaled scores:
+/// scale·p·(dp − Σ dp·p).
+fn scores_gradient(p: &mut [f32], dp: &mut [f32], inverse: f32, scale: f32) {
+    let mut inner = 0.0f64;
+    for (p, dp) in p.chunks_mut(64).zip(dp.chunks(64)) {
+        let mut part = 0.0f32;
+        for (p, dp) in p.iter_mut().zip(dp) {
+            *p *= inverse;
+            part += *p * dp;
         }
+        inner += f64::from(part);
+    }
+    for (p, dp) in p.iter().zip(dp) {
+        *dp = scale * p * (*dp - inner as f32);
     }
 }

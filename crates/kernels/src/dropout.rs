@@ -1,6 +1,6 @@
 //! Dropout whose mask is a function of a key: backward makes it again instead of storing it.
 
-use crate::simd;
+use crate::isa::{Isa, kernel};
 
 /// Whether element `index` survives under `key`: a 32-bit mix of the two against a threshold.
 #[inline(always)]
@@ -18,34 +18,42 @@ fn survives(key: u64, index: u32, threshold: u32) -> bool {
 ///
 /// # Panics
 /// The lengths do not fit.
-pub fn forward(p: f64, keys: &[u64], x: &[f32], y: &mut [f32]) {
+pub fn forward(isa: Isa, p: f64, keys: &[u64], x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
     y.fill(0.0);
-    add_masked(p, keys, x, y);
+    add_masked(isa, p, keys, x, y);
 }
 
 /// dx += dy/(1−p) where an element survived.
 ///
 /// # Panics
 /// The lengths do not fit.
-pub fn backward(p: f64, keys: &[u64], dy: &[f32], dx: &mut [f32]) {
+pub fn backward(isa: Isa, p: f64, keys: &[u64], dy: &[f32], dx: &mut [f32]) {
     assert_eq!(dy.len(), dx.len());
-    add_masked(p, keys, dy, dx);
+    add_masked(isa, p, keys, dy, dx);
 }
 
-fn add_masked(p: f64, keys: &[u64], from: &[f32], to: &mut [f32]) {
-    let image = from.len() / keys.len();
+fn add_masked(isa: Isa, p: f64, keys: &[u64], from: &[f32], to: &mut [f32]) {
+    if from.is_empty() {
+        return;
+    }
+    let image = from.len() / keys.len().max(1);
     assert_eq!(image * keys.len(), from.len(), "images of equal length");
     let threshold = (p * f64::from(u32::MAX)) as u32;
     let scale = (1.0 / (1.0 - p)) as f32;
-    simd::dispatch(|| {
-        for ((from, to), &key) in from.chunks_exact(image).zip(to.chunks_exact_mut(image)).zip(keys) {
-            for (i, (to, from)) in to.iter_mut().zip(from).enumerate() {
-                let factor = if survives(key, i as u32, threshold) { scale } else { 0.0 };
-                *to += factor * from;
-            }
+    for ((from, to), &key) in from.chunks_exact(image).zip(to.chunks_exact_mut(image)).zip(keys) {
+        // SAFETY: the kernel stays within its slices.
+        unsafe { add_where(isa, key, threshold, scale, from, to) }
+    }
+}
+
+kernel! {
+    unsafe fn add_where<S>(_s, key: u64, threshold: u32, scale: f32, from: &[f32], to: &mut [f32]) {
+        for (i, (to, from)) in to.iter_mut().zip(from).enumerate() {
+            let factor = if survives(key, i as u32, threshold) { scale } else { 0.0 };
+            *to += factor * from;
         }
-    });
+    }
 }
 
 #[cfg(test)]
@@ -57,7 +65,7 @@ mod tests {
         let x = vec![1.0f32; 100_000];
         let mut y = vec![0.0; x.len()];
         for (p, key) in [(0.1, 7u64), (0.5, 1 << 40), (0.9, u64::MAX)] {
-            forward(p, &[key], &x, &mut y);
+            forward(Isa::best(), p, &[key], &x, &mut y);
             let share = y.iter().filter(|y| **y != 0.0).count() as f64 / y.len() as f64;
             assert!((share - (1.0 - p)).abs() < 0.006, "p {p}: {share} survive");
             assert!(y.iter().all(|y| *y == 0.0 || (f64::from(*y) - 1.0 / (1.0 - p)).abs() < 1e-6 / (1.0 - p)));
@@ -68,11 +76,11 @@ mod tests {
     fn the_mask_depends_on_the_key_only_and_backward_repeats_it() {
         let x: Vec<f32> = (0..512).map(|i| 1.0 + i as f32).collect();
         let (mut both, mut one, mut dx) = (vec![0.0; 1024], vec![0.0; 512], vec![0.0; 512]);
-        forward(0.3, &[11, 12], &[x.clone(), x.clone()].concat(), &mut both);
-        forward(0.3, &[12], &x, &mut one);
+        forward(Isa::best(), 0.3, &[11, 12], &[x.clone(), x.clone()].concat(), &mut both);
+        forward(Isa::best(), 0.3, &[12], &x, &mut one);
         assert_eq!(both[512..], one[..]);
         assert_ne!(both[..512], one[..]);
-        backward(0.3, &[12], &x, &mut dx);
+        backward(Isa::best(), 0.3, &[12], &x, &mut dx);
         assert_eq!(dx, one);
     }
 }

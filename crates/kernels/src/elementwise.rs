@@ -1,189 +1,282 @@
-//! Elementwise operations, resampling and concatenation, with their gradients.
+//! Elementwise operations and resampling, with their gradients, and the way between memory layouts.
 
-use crate::simd::{self, sigmoid};
+use crate::isa::{Isa, kernel};
+use crate::math;
+use crate::shared::Shared;
+use crate::sums::row_sums;
+use crate::team::Team;
+use crate::view::{View, ViewMut};
+
+/// Elements of a task.
+const PART: usize = 16 * 1024;
+
+/// Runs `f(begin, len)` over parts of `len` elements.
+pub(crate) fn parts(team: &Team, len: usize, f: impl Fn(usize, usize) + Sync) {
+    team.run(len.div_ceil(PART), |part| f(part * PART, PART.min(len - part * PART)));
+}
+
+/// y\[i\] = f(x\[i\], y\[i\]), vector after vector, for slices as long as each other. A macro, as the body of a closure
+/// would not be compiled for the caller's instruction set.
+macro_rules! map {
+    ($S:ident, $s:ident, $xs:ident, $ys:ident, ($x:ident, $y:ident) => $f:expr) => {{
+        let (len, x, y) = ($ys.len(), $xs.as_ptr(), $ys.as_mut_ptr());
+        let whole = len / $S::LANES * $S::LANES;
+        // SAFETY: vectors within the slices; of the last one as many elements as there are.
+        unsafe {
+            for i in (0..whole).step_by($S::LANES) {
+                let ($x, $y) = ($s.load(x.add(i)), $s.load(y.add(i)));
+                $s.store(y.add(i), $f);
+            }
+            let rest = len - whole;
+            if rest > 0 {
+                let ($x, $y) = ($s.load_first(x.add(whole), rest), $s.load_first(y.add(whole), rest));
+                $s.store_first(y.add(whole), $f, rest);
+            }
+        }
+    }};
+}
+
+kernel! {
+    /// The slices are as long as each other.
+    unsafe fn silu_kernel<S>(s, x: &[f32], y: &mut [f32]) {
+        map!(S, s, x, y, (x, _y) => math::silu(s, x));
+    }
+}
+
+kernel! {
+    /// `y` holds dy and becomes dx. The slices are as long as each other.
+    unsafe fn silu_backward_kernel<S>(s, x: &[f32], y: &mut [f32]) {
+        map!(S, s, x, y, (x, dy) => s.mul(dy, math::silu_derivative(s, x)));
+    }
+}
+
+kernel! {
+    /// The slices are as long as each other.
+    unsafe fn axpy_kernel<S>(s, a: f32, x: &[f32], y: &mut [f32]) {
+        let a = s.splat(a);
+        map!(S, s, x, y, (x, y) => s.fma(a, x, y));
+    }
+}
 
 /// y = x·σ(x).
 ///
 /// # Panics
 /// The lengths differ.
-pub fn silu(x: &[f32], y: &mut [f32]) {
+pub fn silu(isa: Isa, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
-    simd::dispatch(|| {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = x * sigmoid(*x);
-        }
-    });
+    // SAFETY: equally long.
+    unsafe { silu_kernel(isa, x, y) }
 }
 
-/// dx += dy·silu′(x).
+/// dy becomes dy·silu′(x).
 ///
 /// # Panics
 /// The lengths differ.
-pub fn silu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    assert_eq!((x.len(), dy.len()), (dx.len(), dx.len()));
-    simd::dispatch(|| {
-        for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
-            let s = sigmoid(*x);
-            *dx += dy * (s + x * s * (1.0 - s));
-        }
-    });
-}
-
-/// y = a·x + b.
-///
-/// # Panics
-/// The lengths differ.
-pub fn affine(a: f32, b: f32, x: &[f32], y: &mut [f32]) {
-    assert_eq!(x.len(), y.len());
-    simd::dispatch(|| {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = a * x + b;
-        }
-    });
+pub fn silu_backward(isa: Isa, x: &[f32], dy: &mut [f32]) {
+    assert_eq!(x.len(), dy.len());
+    // SAFETY: equally long.
+    unsafe { silu_backward_kernel(isa, x, dy) }
 }
 
 /// y += a·x.
 ///
 /// # Panics
 /// The lengths differ.
-pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+pub fn axpy(isa: Isa, team: &Team, a: f32, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
-    simd::dispatch(|| {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y += a * x;
-        }
+    let y = Shared::new(y);
+    parts(team, x.len(), |begin, len| {
+        // SAFETY: a part is its task's alone; equally long.
+        unsafe { axpy_kernel(isa, a, &x[begin..begin + len], y.part(begin, len)) }
     });
 }
 
-/// y = (a + b)·scale.
+/// y = scale·x or y += scale·x over `rows` rows of `channels`.
 ///
 /// # Panics
-/// The lengths differ.
-pub fn add(a: &[f32], b: &[f32], scale: f32, y: &mut [f32]) {
-    assert_eq!((a.len(), b.len()), (y.len(), y.len()));
-    simd::dispatch(|| {
-        for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
-            *y = (a + b) * scale;
-        }
-    });
-}
-
-/// y = x + v, one value of v for each plane of `pixels` elements.
-///
-/// # Panics
-/// The lengths do not fit.
-pub fn add_per_plane(pixels: usize, x: &[f32], v: &[f32], y: &mut [f32]) {
-    assert_eq!((x.len(), y.len()), (v.len() * pixels, v.len() * pixels));
-    simd::dispatch(|| {
-        for ((x, y), v) in x.chunks_exact(pixels).zip(y.chunks_exact_mut(pixels)).zip(v) {
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = x + v;
+/// A view is too short.
+#[allow(clippy::too_many_arguments)] // operands and result
+pub fn add_rows(
+    isa: Isa,
+    team: &Team,
+    rows: usize,
+    channels: usize,
+    scale: f32,
+    x: View<'_>,
+    y: &mut ViewMut<'_>,
+    accumulate: bool,
+) {
+    x.check(rows, channels, "operand");
+    let y = y.share(rows, channels, "sum");
+    let step = (PART / channels).max(1);
+    team.run(rows.div_ceil(step), |part| {
+        for row in part * step..((part + 1) * step).min(rows) {
+            // SAFETY: rows are their task's alone; equally long.
+            unsafe {
+                let y = y.part(row, 0, channels);
+                if !accumulate {
+                    y.fill(0.0);
+                }
+                axpy_kernel(isa, scale, x.row(row, channels), y);
             }
         }
     });
 }
 
-/// dv += Σ dy over each plane of `pixels` elements.
+/// Doubles images of `size` by repeating every pixel.
 ///
 /// # Panics
-/// The lengths do not fit.
-pub fn add_per_plane_backward(pixels: usize, dy: &[f32], dv: &mut [f32]) {
-    assert_eq!(dy.len(), dv.len() * pixels);
-    simd::dispatch(|| {
-        for (dv, dy) in dv.iter_mut().zip(dy.chunks_exact(pixels)) {
-            *dv += simd::sum(dy) as f32;
+/// A view is too short.
+pub fn upsample(team: &Team, n: usize, [height, width]: [usize; 2], channels: usize, x: View<'_>, y: &mut ViewMut<'_>) {
+    x.check(n * height * width, channels, "images to double");
+    let y = y.share(4 * n * height * width, channels, "doubled images");
+    team.run(2 * n * height, |row| {
+        for column in 0..2 * width {
+            let from = x.row(row / 2 * width + column / 2, channels);
+            // SAFETY: a row of pixels is its task's alone.
+            unsafe { y.part(row * 2 * width + column, 0, channels) }.copy_from_slice(from);
         }
     });
 }
 
-/// Concatenates the channels of each of `n` images.
+/// sums\[image\] += Σ over the pixels of each image, `[n, channels]`.
 ///
 /// # Panics
 /// The lengths do not fit.
-pub fn concat(n: usize, a: &[f32], b: &[f32], y: &mut [f32]) {
-    assert_eq!(a.len() + b.len(), y.len());
-    let (a_len, b_len) = (a.len() / n, b.len() / n);
-    for ((a, b), y) in a.chunks_exact(a_len).zip(b.chunks_exact(b_len)).zip(y.chunks_exact_mut(a_len + b_len)) {
-        y[..a_len].copy_from_slice(a);
-        y[a_len..].copy_from_slice(b);
-    }
-}
-
-/// Adds each part of `dy` to the gradient of the input it came from.
-///
-/// # Panics
-/// The lengths do not fit.
-pub fn concat_backward(n: usize, dy: &[f32], da: &mut [f32], db: &mut [f32]) {
-    assert_eq!(da.len() + db.len(), dy.len());
-    let (a_len, b_len) = (da.len() / n, db.len() / n);
-    for ((da, db), dy) in da.chunks_exact_mut(a_len).zip(db.chunks_exact_mut(b_len)).zip(dy.chunks_exact(a_len + b_len))
-    {
-        axpy(1.0, &dy[..a_len], da);
-        axpy(1.0, &dy[a_len..], db);
-    }
-}
-
-/// Doubles each `width`-wide plane by repeating every pixel.
-///
-/// # Panics
-/// `y` is not four times as long as `x`.
-pub fn upsample(width: usize, x: &[f32], y: &mut [f32]) {
-    assert_eq!(4 * x.len(), y.len());
-    simd::dispatch(|| {
-        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(4 * width)) {
-            let (first, second) = y.split_at_mut(2 * width);
-            for (pair, x) in first.chunks_exact_mut(2).zip(x) {
-                pair.fill(*x);
-            }
-            second.copy_from_slice(first);
-        }
+pub fn sum_pixels(isa: Isa, team: &Team, n: usize, pixels: usize, channels: usize, x: View<'_>, sums: &mut [f32]) {
+    x.check(n * pixels, channels, "images to sum");
+    assert_eq!(sums.len(), n * channels, "sums of images");
+    let mut images = sums.chunks_exact_mut(channels);
+    row_sums(isa, team, n, pixels, n * pixels, channels, x, |exact| {
+        let sums = images.next().expect("a row of sums for every image");
+        sums.iter_mut().zip(exact).for_each(|(sum, exact)| *sum += *exact as f32);
     });
 }
 
-/// dx += the sum of the four pixels each became.
+/// dx (+)= the sum of the four pixels that each became when images of `size` were doubled.
 ///
 /// # Panics
-/// `dy` is not four times as long as `dx`.
-pub fn upsample_backward(width: usize, dy: &[f32], dx: &mut [f32]) {
-    pool_sum(width, 1.0, dy, dx, true);
+/// The lengths do not fit.
+#[allow(clippy::too_many_arguments)] // operands and result
+pub fn upsample_backward(
+    team: &Team,
+    isa: Isa,
+    n: usize,
+    size: [usize; 2],
+    channels: usize,
+    dy: View<'_>,
+    dx: &mut ViewMut<'_>,
+    accumulate: bool,
+) {
+    sum_of_four(team, isa, n, size, channels, 1.0, dy, dx, accumulate);
 }
 
-/// Halves each plane (`width` is the output's) by the mean of 2×2 pixels.
+/// Halves images (`size` is the output's) by the mean of 2×2 pixels.
 ///
 /// # Panics
-/// `x` is not four times as long as `y`.
-pub fn average_pool(width: usize, x: &[f32], y: &mut [f32]) {
-    pool_sum(width, 0.25, x, y, false);
+/// A view is too short.
+pub fn average_pool(
+    team: &Team,
+    isa: Isa,
+    n: usize,
+    size: [usize; 2],
+    channels: usize,
+    x: View<'_>,
+    y: &mut ViewMut<'_>,
+) {
+    sum_of_four(team, isa, n, size, channels, 0.25, x, y, false);
 }
 
-/// dx += dy/4 at each of the four pixels (`width` is the output's).
-///
-/// # Panics
-/// `dx` is not four times as long as `dy`.
-pub fn average_pool_backward(width: usize, dy: &[f32], dx: &mut [f32]) {
-    assert_eq!(4 * dy.len(), dx.len());
-    simd::dispatch(|| {
-        for (dy, dx) in dy.chunks_exact(width).zip(dx.chunks_exact_mut(4 * width)) {
-            for row in dx.chunks_exact_mut(2 * width) {
-                for (pair, dy) in row.chunks_exact_mut(2).zip(dy) {
-                    pair[0] += 0.25 * dy;
-                    pair[1] += 0.25 * dy;
+#[allow(clippy::too_many_arguments)]
+fn sum_of_four(
+    team: &Team,
+    isa: Isa,
+    n: usize,
+    [height, width]: [usize; 2],
+    channels: usize,
+    scale: f32,
+    x: View<'_>,
+    y: &mut ViewMut<'_>,
+    accumulate: bool,
+) {
+    x.check(4 * n * height * width, channels, "images to halve");
+    let y = y.share(n * height * width, channels, "halved images");
+    team.run(n * height, |row| {
+        for column in 0..width {
+            // SAFETY: a row of pixels is its task's alone; equally long.
+            unsafe {
+                let y = y.part(row * width + column, 0, channels);
+                if !accumulate {
+                    y.fill(0.0);
+                }
+                for corner in 0..4 {
+                    let pixel = (2 * row + corner / 2) * 2 * width + 2 * column + corner % 2;
+                    axpy_kernel(isa, scale, x.row(pixel, channels), y);
                 }
             }
         }
     });
 }
 
-/// small = scale·(sum of 2×2 pixels of large), or adds that to small; `width` is the small one's.
-fn pool_sum(width: usize, scale: f32, large: &[f32], small: &mut [f32], add: bool) {
-    assert_eq!(4 * small.len(), large.len());
-    simd::dispatch(|| {
-        for (large, small) in large.chunks_exact(4 * width).zip(small.chunks_exact_mut(width)) {
-            let (first, second) = large.split_at(2 * width);
-            for ((small, a), b) in small.iter_mut().zip(first.chunks_exact(2)).zip(second.chunks_exact(2)) {
-                let sum = scale * (a[0] + a[1] + b[0] + b[1]);
-                *small = if add { *small + sum } else { sum };
+/// dx (+)= dy/4 at each of the four pixels of dx that made one of dy's (`size` is dy's).
+///
+/// # Panics
+/// A view is too short.
+#[allow(clippy::too_many_arguments)] // operands and result
+pub fn average_pool_backward(
+    team: &Team,
+    isa: Isa,
+    n: usize,
+    [height, width]: [usize; 2],
+    channels: usize,
+    dy: View<'_>,
+    dx: &mut ViewMut<'_>,
+    accumulate: bool,
+) {
+    dy.check(n * height * width, channels, "gradient of halved images");
+    let dx = dx.share(4 * n * height * width, channels, "gradient of images");
+    team.run(2 * n * height, |row| {
+        for column in 0..2 * width {
+            // SAFETY: a row of pixels is its task's alone; equally long.
+            unsafe {
+                let dx = dx.part(row * 2 * width + column, 0, channels);
+                if !accumulate {
+                    dx.fill(0.0);
+                }
+                axpy_kernel(isa, 0.25, dy.row(row / 2 * width + column / 2, channels), dx);
             }
         }
     });
+}
+
+/// Pixels side by side from planes: `x` is `[n, channels, pixels]`, y = a·x + b.
+///
+/// # Panics
+/// A slice or view is too short.
+pub fn from_planes(n: usize, channels: usize, (a, b): (f32, f32), x: &[f32], y: &mut ViewMut<'_>) {
+    let pixels = x.len() / (n * channels).max(1);
+    assert_eq!(x.len(), n * channels * pixels);
+    for (image, x) in x.chunks_exact((channels * pixels).max(1)).enumerate() {
+        for (channel, x) in x.chunks_exact(pixels).enumerate() {
+            for (pixel, x) in x.iter().enumerate() {
+                y.row(image * pixels + pixel, channels)[channel] = a * x + b;
+            }
+        }
+    }
+}
+
+/// Planes from pixels side by side: y, `[n, channels, pixels]`, becomes scale·x.
+///
+/// # Panics
+/// A slice or view is too short.
+pub fn to_planes(n: usize, channels: usize, scale: f32, x: View<'_>, y: &mut [f32]) {
+    let pixels = y.len() / (n * channels).max(1);
+    assert_eq!(y.len(), n * channels * pixels);
+    for (image, y) in y.chunks_exact_mut((channels * pixels).max(1)).enumerate() {
+        for (channel, y) in y.chunks_exact_mut(pixels).enumerate() {
+            for (pixel, y) in y.iter_mut().enumerate() {
+                *y = scale * x.row(image * pixels + pixel, channels)[channel];
+            }
+        }
+    }
 }

@@ -1,23 +1,38 @@
 //! CPU kernels of a diffusion U-Net on plain slices, forward and backward.
 //!
-//! Every function works on `n` images stored one after the other, each `[channels, height, width]`. What is computed
-//! for an image depends on that image alone and its arithmetic has a fixed order: results do not change with `n`, with
-//! the number of threads, or with the position of an image in the batch.
+//! Images lie in memory pixel after pixel, the channels of a pixel side by side ([`View`]). What is computed for an
+//! image depends on that image alone and its arithmetic has a fixed order: results do not change with the batch, with
+//! the number of threads ([`Team`]), or with an image's position. They differ in the last places between instruction
+//! sets ([`Isa`]), which are picked at run time.
 //!
-//! Convolutions and attention are matrix products on fixed per-image tiles; the rest is plain loops compiled for each
-//! instruction set and picked at run time. Backward functions *add* to the gradients they are given.
+//! | module | what |
+//! |---|---|
+//! | [`conv`] | convolutions, with normalisation before and additions after them folded in |
+//! | [`norm`] | group normalisation: statistics and gradients |
+//! | [`attention`], [`linear`], [`elementwise`], [`dropout`] | the other layers |
+//! | [`optimizer`] | Adam, moving averages, norms over flat parameters |
+//! | [`peak`] | what the processor can do at best |
+//! | [`mod@reference`] | every kernel once more in f64, as plainly as its definition: the oracle of the tests |
 
 pub mod attention;
+pub mod buffer;
 pub mod conv;
 pub mod dropout;
 pub mod elementwise;
+pub mod isa;
 pub mod linear;
-pub mod matmul;
+mod math;
+mod micro;
 pub mod norm;
 pub mod optimizer;
+pub mod peak;
 pub mod reference;
 mod shared;
-pub mod simd;
-pub mod threads;
+mod sums;
+pub mod team;
+pub mod view;
 
-pub use threads::Threads;
+pub use buffer::Buffer;
+pub use isa::Isa;
+pub use team::Team;
+pub use view::{View, ViewMut};

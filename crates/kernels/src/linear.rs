@@ -1,40 +1,123 @@
 //! Fully connected layers on vectors: the time and class embeddings.
 
-use crate::simd;
+use crate::isa::{Isa, kernel};
+use crate::math::total;
+use crate::shared::Shared;
+use crate::team::Team;
+use crate::view::{View, ViewMut};
 
-/// y = w·x + b for each of `n` vectors; `w` is `[out, in]`.
+/// Outputs of a task.
+const OUTPUTS: usize = 32;
+
+/// y = w·x + b for each of `n` vectors; `w` is `[out, in]`. The weights are read once for all vectors.
 ///
 /// # Panics
-/// A slice has another length than the others imply.
-pub fn forward(n: usize, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
-    let (inputs, outputs) = (x.len() / n, b.len());
-    assert_eq!((x.len(), y.len(), w.len()), (n * inputs, n * outputs, inputs * outputs), "linear {inputs}→{outputs}");
-    simd::dispatch(|| {
-        for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
-            for ((y, w), b) in y.iter_mut().zip(w.chunks_exact(inputs)).zip(b) {
-                *y = simd::dot(w, x) as f32 + b;
+/// A slice or view has another length than the others imply.
+#[allow(clippy::too_many_arguments)] // operands and result
+pub fn forward(isa: Isa, team: &Team, n: usize, inputs: usize, x: View<'_>, w: &[f32], b: &[f32], y: &mut ViewMut<'_>) {
+    let outputs = b.len();
+    x.check(n, inputs, "input of a linear layer");
+    assert_eq!(w.len(), inputs * outputs, "weights of linear {inputs}→{outputs}");
+    let y = y.share(n, outputs, "output of a linear layer");
+    team.run(outputs.div_ceil(OUTPUTS), |task| {
+        for o in task * OUTPUTS..((task + 1) * OUTPUTS).min(outputs) {
+            for i in 0..n {
+                // SAFETY: rows of equal length; an output is its task's alone.
+                unsafe {
+                    let sum = dot(isa, &w[o * inputs..(o + 1) * inputs], x.row(i, inputs));
+                    y.part(i, o, 1)[0] = sum as f32 + b[o];
+                }
             }
         }
     });
 }
 
-/// dx += wᵀ·dy, dw += dy·xᵀ, db += dy for each of `n` vectors, in order.
+kernel! {
+    /// Σ aᵢ·bᵢ; the slices are as long as each other.
+    unsafe fn dot<S>(s, a: &[f32], b: &[f32]) -> f64 {
+        let (len, a, b) = (a.len(), a.as_ptr(), b.as_ptr());
+        let mut acc = [s.zero(); 4];
+        let mut i = 0;
+        while i < len {
+            for acc in &mut acc {
+                if i < len {
+                    let rest = (len - i).min(S::LANES);
+                    // SAFETY: `rest` elements from i on exist.
+                    *acc = unsafe { s.fma(s.load_first(a.add(i), rest), s.load_first(b.add(i), rest), *acc) };
+                }
+                i += S::LANES;
+            }
+        }
+        total(s, s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3])))
+    }
+}
+
+kernel! {
+    /// y += a·x; the slices are as long as each other.
+    unsafe fn axpy<S>(s, a: f32, x: &[f32], y: &mut [f32]) {
+        let (len, x, y) = (y.len(), x.as_ptr(), y.as_mut_ptr());
+        for i in (0..len).step_by(S::LANES) {
+            let rest = (len - i).min(S::LANES);
+            // SAFETY: `rest` elements from i on exist.
+            unsafe {
+                let v = s.fma(s.splat(a), s.load_first(x.add(i), rest), s.load_first(y.add(i), rest));
+                s.store_first(y.add(i), v, rest);
+            }
+        }
+    }
+}
+
+/// What [`backward`] adds to.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// By the input, `[n, in]`.
+    pub dx: &'a mut [f32],
+    /// By the weights.
+    pub dw: &'a mut [f32],
+    /// By the bias.
+    pub db: &'a mut [f32],
+}
+
+/// dx += wᵀ·dy, dw += dy·xᵀ, db += dy for each of `n` vectors, in order; `dy` is `[n, out]`.
 ///
 /// # Panics
-/// A slice has another length than the others imply.
-pub fn backward(n: usize, x: &[f32], w: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
-    let (inputs, outputs) = (x.len() / n, db.len());
-    assert_eq!((dx.len(), dy.len()), (x.len(), n * outputs), "linear {inputs}→{outputs}");
+/// A slice or view has another length than the others imply.
+#[allow(clippy::too_many_arguments)] // operands and results
+pub fn backward(
+    isa: Isa,
+    team: &Team,
+    n: usize,
+    inputs: usize,
+    x: View<'_>,
+    w: &[f32],
+    dy: &[f32],
+    into: Gradients<'_>,
+) {
+    let Gradients { dx, dw, db } = into;
+    let outputs = db.len();
+    x.check(n, inputs, "input of a linear layer");
+    assert_eq!((dx.len(), dy.len()), (n * inputs, n * outputs), "linear {inputs}→{outputs}");
     assert_eq!((w.len(), dw.len()), (inputs * outputs, inputs * outputs), "weights of linear {inputs}→{outputs}");
-    simd::dispatch(|| {
-        for ((x, dx), dy) in x.chunks_exact(inputs).zip(dx.chunks_exact_mut(inputs)).zip(dy.chunks_exact(outputs)) {
-            for (o, &dy) in dy.iter().enumerate() {
-                db[o] += dy;
-                let row = o * inputs..(o + 1) * inputs;
-                for ((dw, w), (dx, x)) in dw[row.clone()].iter_mut().zip(&w[row]).zip(dx.iter_mut().zip(x)) {
-                    *dw += dy * x;
-                    *dx += dy * w;
+    let (dx, dw, db) = (Shared::new(dx), Shared::new(dw), Shared::new(db));
+    team.run(outputs.div_ceil(OUTPUTS), |task| {
+        for o in task * OUTPUTS..((task + 1) * OUTPUTS).min(outputs) {
+            // SAFETY: an output's weights and bias are its task's alone; rows of equal length.
+            unsafe {
+                let (dw, db) = (dw.part(o * inputs, inputs), db.part(o, 1));
+                for i in 0..n {
+                    let dy = dy[i * outputs + o];
+                    db[0] += dy;
+                    axpy(isa, dy, x.row(i, inputs), dw);
                 }
+            }
+        }
+    });
+    team.run(n, |i| {
+        // SAFETY: a vector's gradient is its task's alone; rows of equal length.
+        unsafe {
+            let dx = dx.part(i * inputs, inputs);
+            for (o, w) in w.chunks_exact(inputs).enumerate() {
+                axpy(isa, dy[i * outputs + o], w, dx);
             }
         }
     });

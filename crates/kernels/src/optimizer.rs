@@ -1,6 +1,10 @@
 //! One pass over a flat parameter buffer: Adam, the moving average, norms.
 
-use crate::simd;
+use crate::elementwise::parts;
+use crate::isa::{Isa, kernel};
+use crate::math::total;
+use crate::shared::Shared;
+use crate::team::Team;
 
 /// The numbers of one Adam step (Kingma & Ba, arXiv 1412.6980; decoupled decay: Loshchilov & Hutter, 1711.05101).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,29 +28,61 @@ impl Adam {
     ///
     /// # Panics
     /// The lengths differ.
-    pub fn step(&self, step: u64, g: &[f32], p: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+    #[allow(clippy::too_many_arguments)] // what a step reads and writes
+    pub fn step(&self, isa: Isa, team: &Team, step: u64, g: &[f32], p: &mut [f32], m: &mut [f32], v: &mut [f32]) {
         assert_eq!((g.len(), m.len(), v.len()), (p.len(), p.len(), p.len()));
         let exponent = step.min(i32::MAX as u64) as i32;
         let correction1 = 1.0 - self.beta1.powi(exponent);
         let correction2 = 1.0 - self.beta2.powi(exponent);
-        let (b1, b2) = (self.beta1 as f32, self.beta2 as f32);
-        let (c1, c2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
-        let rate = (self.lr / correction1) as f32;
-        let root = (1.0 / correction2.sqrt()) as f32;
-        let eps = self.eps as f32;
         let (shrink, decay) = if self.decoupled {
             ((1.0 - self.lr * self.weight_decay) as f32, 0.0)
         } else {
             (1.0, self.weight_decay as f32)
         };
-        simd::dispatch(|| {
-            for (((p, g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
-                let g = g + decay * *p;
-                *m = b1 * *m + c1 * g;
-                *v = b2 * *v + c2 * g * g;
-                *p = *p * shrink - rate * *m / (v.sqrt() * root + eps);
+        let factors = Factors {
+            b1: self.beta1 as f32,
+            b2: self.beta2 as f32,
+            c1: (1.0 - self.beta1) as f32,
+            c2: (1.0 - self.beta2) as f32,
+            rate: (self.lr / correction1) as f32,
+            root: (1.0 / correction2.sqrt()) as f32,
+            eps: self.eps as f32,
+            shrink,
+            decay,
+        };
+        let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
+        parts(team, g.len(), |begin, len| {
+            // SAFETY: a part is its task's alone.
+            unsafe {
+                let (p, m, v) = (p.part(begin, len), m.part(begin, len), v.part(begin, len));
+                adam(isa, factors, &g[begin..begin + len], p, m, v);
             }
         });
+    }
+}
+
+/// The factors of an Adam step.
+#[derive(Clone, Copy)]
+struct Factors {
+    b1: f32,
+    b2: f32,
+    c1: f32,
+    c2: f32,
+    rate: f32,
+    root: f32,
+    eps: f32,
+    shrink: f32,
+    decay: f32,
+}
+
+kernel! {
+    unsafe fn adam<S>(_s, f: Factors, g: &[f32], p: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+        for (((p, g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
+            let g = g + f.decay * *p;
+            *m = f.b1 * *m + f.c1 * g;
+            *v = f.b2 * *v + f.c2 * g * g;
+            *p = *p * f.shrink - f.rate * *m / (v.sqrt() * f.root + f.eps);
+        }
     }
 }
 
@@ -54,25 +90,57 @@ impl Adam {
 ///
 /// # Panics
 /// The lengths differ.
-pub fn moving_average(decay: f64, p: &[f32], ema: &mut [f32]) {
+pub fn moving_average(isa: Isa, team: &Team, decay: f64, p: &[f32], ema: &mut [f32]) {
     assert_eq!(p.len(), ema.len());
     let rest = (1.0 - decay) as f32;
-    simd::dispatch(|| {
+    let ema = Shared::new(ema);
+    parts(team, p.len(), |begin, len| {
+        // SAFETY: a part is its task's alone.
+        unsafe { approach(isa, rest, &p[begin..begin + len], ema.part(begin, len)) }
+    });
+}
+
+kernel! {
+    unsafe fn approach<S>(_s, rest: f32, p: &[f32], ema: &mut [f32]) {
         for (ema, p) in ema.iter_mut().zip(p) {
             // Not decay·ema + …: this form leaves the average exactly still when p equals it.
             *ema += rest * (p - *ema);
         }
-    });
+    }
 }
 
 /// x *= a.
-pub fn scale(a: f32, x: &mut [f32]) {
-    simd::dispatch(|| x.iter_mut().for_each(|x| *x *= a));
+pub fn scale(isa: Isa, team: &Team, a: f32, x: &mut [f32]) {
+    let len = x.len();
+    let x = Shared::new(x);
+    parts(team, len, |begin, len| {
+        // SAFETY: a part is its task's alone.
+        unsafe { multiply(isa, a, x.part(begin, len)) }
+    });
+}
+
+kernel! {
+    unsafe fn multiply<S>(_s, a: f32, x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x *= a);
+    }
 }
 
 /// Σ x², in f64. Not finite if any element is not.
-pub fn squared_norm(x: &[f32]) -> f64 {
-    simd::dispatch(|| simd::dot(x, x))
+pub fn squared_norm(isa: Isa, x: &[f32]) -> f64 {
+    // SAFETY: the kernel reads the slice only.
+    x.chunks(4096).map(|x| unsafe { squares(isa, x) }).sum()
+}
+
+kernel! {
+    unsafe fn squares<S>(s, x: &[f32]) -> f64 {
+        let mut sum = s.zero();
+        for i in (0..x.len()).step_by(S::LANES) {
+            // SAFETY: as many elements from i on as there are.
+            let v = unsafe { s.load_first(x.as_ptr().add(i), (x.len() - i).min(S::LANES)) };
+            sum = s.fma(v, v, sum);
+        }
+        total(s, sum)
+    }
 }
 
 #[cfg(test)]
@@ -84,7 +152,7 @@ mod tests {
         // m/(1−β₁) = g and √(v/(1−β₂)) = |g|, so the step is lr·sign(g).
         let adam = Adam { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-12, weight_decay: 0.0, decoupled: false };
         let (mut p, mut m, mut v) = (vec![1.0f32, -2.0], vec![0.0; 2], vec![0.0; 2]);
-        adam.step(1, &[0.3, -5.0], &mut p, &mut m, &mut v);
+        adam.step(Isa::best(), Team::solo(), 1, &[0.3, -5.0], &mut p, &mut m, &mut v);
         assert!((p[0] - 0.9).abs() < 1e-5 && (p[1] + 1.9).abs() < 1e-5, "{p:?}");
     }
 
@@ -92,7 +160,7 @@ mod tests {
     fn decoupled_decay_shrinks_weights_without_gradient() {
         let adam = Adam { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.5, decoupled: true };
         let (mut p, mut m, mut v) = (vec![2.0f32], vec![0.0], vec![0.0]);
-        adam.step(1, &[0.0], &mut p, &mut m, &mut v);
+        adam.step(Isa::best(), Team::solo(), 1, &[0.0], &mut p, &mut m, &mut v);
         assert!((p[0] - 2.0 * 0.95).abs() < 1e-6);
     }
 
@@ -100,7 +168,7 @@ mod tests {
     fn the_average_of_a_constant_is_that_constant() {
         let mut ema = vec![0.0f32];
         for _ in 0..2000 {
-            moving_average(0.99, &[3.0], &mut ema);
+            moving_average(Isa::best(), Team::solo(), 0.99, &[3.0], &mut ema);
         }
         assert!((ema[0] - 3.0).abs() < 1e-4);
     }

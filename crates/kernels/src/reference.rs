@@ -1,36 +1,47 @@
 //! Every kernel once more, in f64 and as plainly as its definition: the oracle of the tests.
 //!
-//! Nothing here is fast. Gradients are not written out: they are checked against differences of these.
+//! Images are `[channels, height, width]` here. Nothing is fast. Only the gradients of a convolution are written out, as
+//! its layers are too large for differences; every other gradient is checked against differences of these functions.
 
 use crate::{attention, conv, norm};
 
-/// Convolution of one image by its definition.
-pub fn conv(shape: &conv::Shape, x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
-    let [h, wid] = shape.input;
-    let [out_h, out_w] = shape.output();
-    let k = shape.kernel;
-    let mut y = Vec::with_capacity(shape.output_len());
+/// Calls `f(weight, input, output)` with the indices of every product that a convolution of one image sums.
+fn products(shape: &conv::Shape, mut f: impl FnMut(usize, usize, usize)) {
+    assert!(!shape.upsample, "double the input first");
+    let ([height, width], [out_height, out_width], k) = (shape.input, shape.output(), shape.kernel);
+    // Where tap `tap` of output `at` meets the input.
+    let meet = |at: usize, tap: usize, size: usize| {
+        (at * shape.stride + tap).checked_sub(shape.pad_before).filter(|position| *position < size)
+    };
     for co in 0..shape.c_out {
-        for oy in 0..out_h {
-            for ox in 0..out_w {
-                let mut sum = b[co];
-                for ci in 0..shape.c_in {
-                    for ky in 0..k {
-                        for kx in 0..k {
-                            let iy = (oy * shape.stride + ky) as isize - shape.pad_before as isize;
-                            let ix = (ox * shape.stride + kx) as isize - shape.pad_before as isize;
-                            if iy >= 0 && ix >= 0 && (iy as usize) < h && (ix as usize) < wid {
-                                sum += w[((co * shape.c_in + ci) * k + ky) * k + kx]
-                                    * x[(ci * h + iy as usize) * wid + ix as usize];
-                            }
-                        }
+        for ci in 0..shape.c_in {
+            for (ky, kx) in (0..k * k).map(|tap| (tap / k, tap % k)) {
+                for (oy, ox) in (0..out_height * out_width).map(|pixel| (pixel / out_width, pixel % out_width)) {
+                    if let (Some(y), Some(x)) = (meet(oy, ky, height), meet(ox, kx, width)) {
+                        let weight = ((co * shape.c_in + ci) * k + ky) * k + kx;
+                        f(weight, (ci * height + y) * width + x, (co * out_height + oy) * out_width + ox);
                     }
                 }
-                y.push(sum);
             }
         }
     }
+}
+
+/// Convolution of one image by its definition.
+pub fn conv(shape: &conv::Shape, x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
+    let mut y: Vec<f64> = b.iter().flat_map(|b| vec![*b; shape.output_pixels()]).collect();
+    products(shape, |weight, input, output| y[output] += w[weight] * x[input]);
     y
+}
+
+/// The gradients of Σ dy·[`conv()`] by input, weights and bias.
+pub fn conv_gradients(shape: &conv::Shape, x: &[f64], w: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
+    let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+    products(shape, |weight, input, output| {
+        dx[input] += w[weight] * dy[output];
+        dw[weight] += x[input] * dy[output];
+    });
+    [dx, dw, dy.chunks_exact(shape.output_pixels()).map(|dy| dy.iter().sum()).collect()]
 }
 
 /// Group normalisation, scale-shift and SiLU of one image.

@@ -12,6 +12,7 @@
 /// The folder's files: `("unet/config.json", …)` and so on. `skipstone::checkpoint::load_embedded` reads them.
 pub const FILES: &[(&str, &[u8])] = &[
     ("model_index.json", include_bytes!("../weights/model_index.json")),
+    ("calibration.json", include_bytes!("../weights/calibration.json")),
     ("skipstone.json", include_bytes!("../weights/skipstone.json")),
     ("scheduler/scheduler_config.json", include_bytes!("../weights/scheduler/scheduler_config.json")),
     ("unet/config.json", include_bytes!("../weights/unet/config.json")),

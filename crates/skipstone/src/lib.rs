@@ -1,6 +1,8 @@
 //! Denoising diffusion implicit models: the paper's whole family, exact and fast.
 #![forbid(unsafe_code)]
 
+pub mod bench;
+pub mod calibration;
 pub mod checkpoint;
 pub mod data;
 pub mod denoiser;
@@ -8,6 +10,10 @@ pub mod error;
 pub mod files;
 pub mod generate;
 pub mod image;
+pub mod inpaint;
+pub mod inversion;
+pub mod latent;
+pub mod likelihood;
 pub mod noise;
 pub mod objective;
 pub mod oracle;
@@ -15,6 +21,7 @@ pub mod process;
 pub mod sampler;
 pub mod schedule;
 pub mod sigma;
+pub mod solver;
 pub mod train;
 pub mod trajectory;
 pub mod unet;

@@ -1,4 +1,5 @@
-//! Single layers out of the kernels, forward and backward, against PyTorch with diffusers (golden/README.md).
+//! Single layers out of the kernels, forward and backward, against PyTorch with diffusers (golden/README.md): on every
+//! instruction set of this processor and by every algorithm of convolution.
 //!
 //! The layers are put together here once more, so that a mistake of the network's graph and one of a kernel show apart.
 
@@ -8,18 +9,36 @@ use std::collections::HashMap;
 
 use golden::Tensor;
 use serde_json::Value;
-use skipstone_kernels::{Threads, attention, conv, elementwise, linear, norm};
+use skipstone_kernels::conv::{self, Algorithm, Epilogue, Source};
+use skipstone_kernels::{Isa, Team, View, ViewMut, attention, elementwise, linear, norm};
+
+/// How kernels are computed.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    isa: Isa,
+    /// Of the convolutions it applies to.
+    algorithm: Algorithm,
+}
+
+impl Way {
+    fn of(self, shape: &conv::Shape) -> Algorithm {
+        if shape.is_winograd() { self.algorithm } else { Algorithm::Direct }
+    }
+}
 
 /// A layer of the file: its tensors, and the gradients found so far.
-struct Layer {
+struct Layer<'a> {
     name: String,
-    tensors: HashMap<String, Tensor>,
+    way: Way,
+    tensors: &'a HashMap<String, Tensor>,
     gradients: HashMap<String, Vec<f32>>,
 }
 
-impl Layer {
-    fn shape(&self, key: &str) -> &[usize] {
-        &self.tensors[&format!("{}/{key}", self.name)].shape
+const N: usize = 2;
+
+impl Layer<'_> {
+    fn tensor(&self, key: &str) -> &Tensor {
+        &self.tensors[&format!("{}/{key}", self.name)]
     }
 
     fn has(&self, key: &str) -> bool {
@@ -27,73 +46,120 @@ impl Layer {
     }
 
     fn values(&self, key: &str) -> Vec<f32> {
-        self.tensors[&format!("{}/{key}", self.name)].f32()
+        self.tensor(key).f32()
     }
 
     fn weight(&self, key: &str) -> Vec<f32> {
         self.values(&format!("weight/{key}"))
     }
 
+    /// Images with the channels of a pixel side by side.
+    fn pixels(&self, key: &str) -> Vec<f32> {
+        let (channels, x) = (self.tensor(key).shape[1], self.values(key));
+        let mut pixels = vec![0.0; x.len()];
+        elementwise::from_planes(N, channels, (1.0, 0.0), &x, &mut ViewMut::dense(&mut pixels, channels));
+        pixels
+    }
+
     fn found(&mut self, key: &str, gradient: Vec<f32>) {
         assert!(self.gradients.insert(key.to_owned(), gradient).is_none(), "{}: {key} twice", self.name);
     }
 
+    fn found_pixels(&mut self, key: &str, gradient: &[f32]) {
+        self.found(key, planes(self.tensor(key).shape[1], gradient));
+    }
+
     /// Compares the output and every gradient in the file with what was found.
     fn check(&self, y: &[f32]) {
+        let what = format!("{} ({:?})", self.name, self.way);
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-        let expected = &self.tensors[&format!("{}/y", self.name)].values;
-        let difference = golden::relative(y.iter().map(|&v| f64::from(v)), expected);
-        assert!(difference < 2e-6, "{}: y: relative difference {difference:e}", self.name);
+        let difference = golden::relative(y.iter().map(|&v| f64::from(v)), &self.tensor("y").values);
+        let bound = if self.way.algorithm == Algorithm::Winograd4 { 5e-6 } else { 2e-6 };
+        assert!(difference < bound, "{what}: y: relative difference {difference:e}");
         let prefix = format!("{}/grad/", self.name);
         let mut compared = 0;
         for (key, expected) in self.tensors.iter().filter_map(|(key, t)| Some((key.strip_prefix(&prefix)?, t))) {
-            let found = self.gradients.get(key).unwrap_or_else(|| panic!("{}: no gradient of {key}", self.name));
-            assert_eq!(found.len(), expected.values.len(), "{}: {key}", self.name);
+            let found = self.gradients.get(key).unwrap_or_else(|| panic!("{what}: no gradient of {key}"));
+            assert_eq!(found.len(), expected.values.len(), "{what}: {key}");
             let error = norm(&mut found.iter().zip(&expected.values).map(|(a, b)| f64::from(*a) - b));
             let scale = norm(&mut expected.values.iter().copied());
             // Softmax does not see a constant: the bias of the keys has no gradient but rounding.
             let floor = if key == "to_k.bias" { 1e-5 } else { 0.0 };
-            assert!(error <= 1e-5 * scale + floor, "{}: {key}: off by {error:e}, norm {scale:e}", self.name);
+            assert!(error <= 1e-5 * scale + floor, "{what}: {key}: off by {error:e}, norm {scale:e}");
             compared += 1;
         }
-        assert_eq!(compared, self.gradients.len(), "{}: a gradient that PyTorch does not have", self.name);
+        assert_eq!(compared, self.gradients.len(), "{what}: a gradient that PyTorch does not have");
     }
 }
 
-/// A convolution with its weights under `key.weight` and `key.bias`.
-struct Conv {
-    key: String,
-    shape: conv::Shape,
-    w: Vec<f32>,
-    b: Vec<f32>,
+/// `[N, channels, pixels]` from pixels.
+fn planes(channels: usize, x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    elementwise::to_planes(N, channels, 1.0, View::dense(x, channels), &mut y);
+    y
 }
 
-const N: usize = 2;
+/// A convolution whose weights are those of one or more layers, one after the other.
+struct Conv {
+    names: Vec<[String; 2]>,
+    shape: conv::Shape,
+    parts: Vec<[Vec<f32>; 2]>,
+}
 
 impl Conv {
-    fn new(layer: &Layer, key: &str, input: [usize; 2], stride: usize, [pad_before, pad_after]: [usize; 2]) -> Self {
-        let name = |leaf: &str| if key.is_empty() { leaf.to_owned() } else { format!("{key}.{leaf}") };
-        let weight = layer.shape(&format!("weight/{}", name("weight")));
-        let kernel = weight.get(2).copied().unwrap_or(1);
-        let shape = conv::Shape { c_in: weight[1], c_out: weight[0], input, kernel, stride, pad_before, pad_after };
-        Self { key: key.to_owned(), shape, w: layer.weight(&name("weight")), b: layer.weight(&name("bias")) }
+    /// Weights under `key.weight` and `key.bias` of each key; `input` is the size before any doubling.
+    fn new(
+        layer: &Layer<'_>,
+        keys: &[&str],
+        input: [usize; 2],
+        stride: usize,
+        pads: [usize; 2],
+        upsample: bool,
+    ) -> Self {
+        let prefixes = keys.iter().map(|key| if key.is_empty() { String::new() } else { format!("{key}.") });
+        let names: Vec<[String; 2]> = prefixes.map(|p| [format!("{p}weight"), format!("{p}bias")]).collect();
+        let parts: Vec<[Vec<f32>; 2]> = names.iter().map(|n| n.each_ref().map(|name| layer.weight(name))).collect();
+        let weight = &layer.tensor(&format!("weight/{}", names[0][0])).shape;
+        let shape = conv::Shape {
+            c_in: weight[1],
+            c_out: parts.iter().map(|[_, b]| b.len()).sum(),
+            input,
+            kernel: weight.get(2).copied().unwrap_or(1),
+            stride,
+            pad_before: pads[0],
+            pad_after: pads[1],
+            upsample,
+        };
+        Self { names, shape, parts }
     }
 
-    fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.0; N * self.shape.output_len()];
-        conv::forward(&self.shape, N, x, &self.w, &self.b, &mut y, Threads::One);
+    fn forward(&self, layer: &Layer<'_>, source: Source<'_>, epilogue: Epilogue<'_>) -> Vec<f32> {
+        let parts: Vec<(&[f32], &[f32])> = self.parts.iter().map(|[w, b]| (&w[..], &b[..])).collect();
+        let algorithm = layer.way.of(&self.shape);
+        let packed = conv::Layer::pack(Team::solo(), layer.way.isa, self.shape, algorithm, &parts);
+        let mut y = vec![0.0; N * self.shape.output_pixels() * self.shape.c_out];
+        packed.forward(Team::solo(), N, source, epilogue, &mut ViewMut::dense(&mut y, self.shape.c_out));
         y
     }
 
-    /// Reports the gradients of the weights; returns that of the input.
-    fn backward(&self, layer: &mut Layer, x: &[f32], dy: &[f32]) -> Vec<f32> {
-        let (mut dw, mut db) = (vec![0.0; self.w.len()], vec![0.0; self.b.len()]);
-        conv::backward_weights(&self.shape, N, x, dy, &mut dw, &mut db);
-        let prefix = if self.key.is_empty() { String::new() } else { format!("{}.", self.key) };
-        layer.found(&format!("{prefix}weight"), dw);
-        layer.found(&format!("{prefix}bias"), db);
-        let mut dx = vec![0.0; x.len()];
-        conv::backward_data(&self.shape, N, dy, &self.w, &mut dx);
+    /// Reports the gradients of the weights; returns that of the input, as it is once normalised.
+    fn backward(&self, layer: &mut Layer<'_>, source: Source<'_>, dy: &[f32]) -> Vec<f32> {
+        let Way { isa, .. } = layer.way;
+        let team = Team::solo();
+        let dy = View::dense(dy, self.shape.c_out);
+        let mut gradients: Vec<[Vec<f32>; 2]> =
+            self.parts.iter().map(|part| part.each_ref().map(|w| vec![0.0; w.len()])).collect();
+        let mut into: Vec<(&mut [f32], &mut [f32])> =
+            gradients.iter_mut().map(|[dw, db]| (&mut dw[..], &mut db[..])).collect();
+        conv::backward_weights(&self.shape, layer.way.of(&self.shape), isa, team, N, source, dy, &mut into);
+        for (names, gradients) in self.names.iter().zip(gradients) {
+            names.iter().zip(gradients).for_each(|(name, gradient)| layer.found(name, gradient));
+        }
+        let mut transpose = conv::Layer::transpose(isa, self.shape, |shape| layer.way.of(shape));
+        transpose.repack_transposed(team, &self.parts.iter().map(|[w, _]| &w[..]).collect::<Vec<_>>());
+        let mut dx = vec![0.0; N * self.shape.input_pixels() * self.shape.c_in];
+        let to = &mut ViewMut::dense(&mut dx, self.shape.c_in);
+        conv::backward_data(&transpose, &self.shape, team, N, dy, to, false);
         dx
     }
 }
@@ -104,76 +170,108 @@ struct Norm {
     shape: norm::Shape,
     gamma: Vec<f32>,
     beta: Vec<f32>,
+    ab: Vec<f32>,
     statistics: Vec<f32>,
 }
 
 impl Norm {
-    fn new(layer: &Layer, case: &Value, key: &str, pixels: usize, silu: bool) -> Self {
+    fn new(layer: &Layer<'_>, case: &Value, key: &str, pixels: usize, silu: bool) -> Self {
         let prefix = if key.is_empty() { String::new() } else { format!("{key}.") };
         let gamma = layer.weight(&format!("{prefix}weight"));
         let beta = layer.weight(&format!("{prefix}bias"));
         let groups = case["groups"].as_u64().unwrap() as usize;
         let eps = case["eps"].as_f64().unwrap() as f32;
         let shape = norm::Shape { channels: gamma.len(), pixels, groups, eps, silu };
-        Self { prefix, shape, gamma, beta, statistics: vec![0.0; N * groups * 2] }
+        let (ab, statistics) = (vec![0.0; N * 2 * gamma.len()], vec![0.0; N * groups * 2]);
+        Self { prefix, shape, gamma, beta, ab, statistics }
     }
 
-    fn forward(&mut self, x: &[f32], scale_shift: Option<&[f32]>) -> Vec<f32> {
+    fn affine<'a>(&'a self, scale_shift: Option<&'a [f32]>) -> norm::Affine<'a> {
+        let scale_shift = scale_shift.map(|v| View::dense(v, 2 * self.shape.channels));
+        norm::Affine { gamma: &self.gamma, beta: &self.beta, scale_shift }
+    }
+
+    /// Finds the coefficients for `x`.
+    fn look_at(&mut self, layer: &Layer<'_>, x: &[f32], scale_shift: Option<&[f32]>) {
+        let (mut ab, mut statistics) = (std::mem::take(&mut self.ab), std::mem::take(&mut self.statistics));
+        let (isa, team, view) = (layer.way.isa, Team::solo(), View::dense(x, self.shape.channels));
+        norm::coefficients(&self.shape, isa, team, N, view, self.affine(scale_shift), &mut ab, &mut statistics);
+        (self.ab, self.statistics) = (ab, statistics);
+    }
+
+    fn apply(&self, layer: &Layer<'_>, x: &[f32]) -> Vec<f32> {
+        let channels = self.shape.channels;
         let mut y = vec![0.0; x.len()];
-        let affine = norm::Affine { gamma: &self.gamma, beta: &self.beta, scale_shift };
-        norm::forward(&self.shape, N, x, affine, &mut y, &mut self.statistics, Threads::One);
+        let to = &mut ViewMut::dense(&mut y, channels);
+        norm::apply(&self.shape, layer.way.isa, Team::solo(), N, View::dense(x, channels), &self.ab, to);
         y
     }
 
+    /// `x` for a convolution that normalises what it reads.
+    fn source<'a>(&'a self, x: &'a [f32]) -> Source<'a> {
+        let norm = conv::Norm { ab: &self.ab, silu: self.shape.silu };
+        Source { x: View::dense(x, self.shape.channels), norm: Some(norm) }
+    }
+
+    /// Reports the gradients of the weights; adds that of the input to `dx`.
     fn backward(
         &self,
-        layer: &mut Layer,
+        layer: &mut Layer<'_>,
         x: &[f32],
         scale_shift: Option<&[f32]>,
         dscale_shift: Option<&mut [f32]>,
-        dy: &[f32],
-    ) -> Vec<f32> {
-        let mut dx = vec![0.0; x.len()];
-        let (mut dgamma, mut dbeta) = (vec![0.0; self.gamma.len()], vec![0.0; self.beta.len()]);
-        let affine = norm::Affine { gamma: &self.gamma, beta: &self.beta, scale_shift };
-        let gradients = norm::Gradients { dx: &mut dx, dgamma: &mut dgamma, dbeta: &mut dbeta, dscale_shift };
-        norm::backward(&self.shape, N, x, affine, &self.statistics, dy, gradients);
+        mut dy: Vec<f32>,
+        dx: &mut [f32],
+    ) {
+        let channels = self.shape.channels;
+        let (mut dgamma, mut dbeta) = (vec![0.0; channels], vec![0.0; channels]);
+        let gradients = norm::Gradients {
+            dx: &mut ViewMut::dense(dx, channels),
+            accumulate: true,
+            dgamma: &mut dgamma,
+            dbeta: &mut dbeta,
+            dscale_shift,
+        };
+        let (isa, team, x, affine) = (layer.way.isa, Team::solo(), View::dense(x, channels), self.affine(scale_shift));
+        norm::backward(&self.shape, isa, team, N, x, affine, &self.ab, &self.statistics, &mut dy, gradients);
         layer.found(&format!("{}weight", self.prefix), dgamma);
         layer.found(&format!("{}bias", self.prefix), dbeta);
-        dx
     }
 }
 
-fn linear_layer(layer: &Layer, key: &str, n: usize, x: &[f32]) -> Vec<f32> {
+fn linear_layer(layer: &Layer<'_>, key: &str, n: usize, x: &[f32]) -> Vec<f32> {
     let (w, b) = (layer.weight(&format!("{key}.weight")), layer.weight(&format!("{key}.bias")));
     let mut y = vec![0.0; n * b.len()];
-    linear::forward(n, x, &w, &b, &mut y);
+    let (inputs, outputs) = (x.len() / n, b.len());
+    let to = &mut ViewMut::dense(&mut y, outputs);
+    linear::forward(layer.way.isa, Team::solo(), n, inputs, View::dense(x, inputs), &w, &b, to);
     y
 }
 
-fn linear_backward(layer: &mut Layer, key: &str, n: usize, x: &[f32], dy: &[f32]) -> Vec<f32> {
+fn linear_backward(layer: &mut Layer<'_>, key: &str, n: usize, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let w = layer.weight(&format!("{key}.weight"));
     let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; dy.len() / n]);
-    linear::backward(n, x, &w, dy, &mut dx, &mut dw, &mut db);
+    let into = linear::Gradients { dx: &mut dx, dw: &mut dw, db: &mut db };
+    let inputs = x.len() / n;
+    linear::backward(layer.way.isa, Team::solo(), n, inputs, View::dense(x, inputs), &w, dy, into);
     layer.found(&format!("{key}.weight"), dw);
     layer.found(&format!("{key}.bias"), db);
     dx
 }
 
-fn silu(x: &[f32]) -> Vec<f32> {
+fn silu(layer: &Layer<'_>, x: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
-    elementwise::silu(x, &mut y);
+    elementwise::silu(layer.way.isa, x, &mut y);
     y
 }
 
-fn silu_backward(x: &[f32], dy: &[f32]) -> Vec<f32> {
-    let mut dx = vec![0.0; x.len()];
-    elementwise::silu_backward(x, dy, &mut dx);
-    dx
+fn silu_backward(layer: &Layer<'_>, x: &[f32], mut dy: Vec<f32>) -> Vec<f32> {
+    elementwise::silu_backward(layer.way.isa, x, &mut dy);
+    dy
 }
 
 /// What a residual block does to the size of its image.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Resize {
     Keep,
     Halve,
@@ -181,150 +279,187 @@ enum Resize {
 }
 
 impl Resize {
-    fn size(self, [height, width]: [usize; 2]) -> [usize; 2] {
+    /// `size` is the input's.
+    fn forward(self, layer: &Layer<'_>, [height, width]: [usize; 2], channels: usize, x: &[f32]) -> Vec<f32> {
         match self {
-            Self::Keep => [height, width],
-            Self::Halve => [height / 2, width / 2],
-            Self::Double => [2 * height, 2 * width],
+            Self::Keep => x.to_vec(),
+            Self::Halve => {
+                let mut y = vec![0.0; x.len() / 4];
+                let (half, to) = ([height / 2, width / 2], &mut ViewMut::dense(&mut y, channels));
+                elementwise::average_pool(Team::solo(), layer.way.isa, N, half, channels, View::dense(x, channels), to);
+                y
+            }
+            // Only convolutions double on their own; images lie one below the other here.
+            Self::Double => (0..4 * N * height * width)
+                .flat_map(|pixel| {
+                    let (row, column) = (pixel / (2 * width), pixel % (2 * width));
+                    x[(row / 2 * width + column / 2) * channels..][..channels].iter().copied()
+                })
+                .collect(),
         }
     }
 
-    /// `width` is the input's.
-    fn forward(self, width: usize, x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.0; [x.len(), x.len() / 4, 4 * x.len()][self as usize]];
+    fn backward(self, layer: &Layer<'_>, [height, width]: [usize; 2], channels: usize, dy: &[f32]) -> Vec<f32> {
+        let (isa, team) = (layer.way.isa, Team::solo());
+        let mut dx = vec![0.0; N * height * width * channels];
+        let to = &mut ViewMut::dense(&mut dx, channels);
         match self {
-            Self::Keep => y.copy_from_slice(x),
-            Self::Halve => elementwise::average_pool(width / 2, x, &mut y),
-            Self::Double => elementwise::upsample(width, x, &mut y),
-        }
-        y
-    }
-
-    fn backward(self, width: usize, dy: &[f32]) -> Vec<f32> {
-        let mut dx = vec![0.0; [dy.len(), 4 * dy.len(), dy.len() / 4][self as usize]];
-        match self {
-            Self::Keep => dx.copy_from_slice(dy),
-            Self::Halve => elementwise::average_pool_backward(width / 2, dy, &mut dx),
-            Self::Double => elementwise::upsample_backward(width, dy, &mut dx),
+            Self::Keep => return dy.to_vec(),
+            Self::Halve => {
+                let (half, dy) = ([height / 2, width / 2], View::dense(dy, channels));
+                elementwise::average_pool_backward(team, isa, N, half, channels, dy, to, false);
+            }
+            Self::Double => {
+                let dy = View::dense(dy, channels);
+                elementwise::upsample_backward(team, isa, N, [height, width], channels, dy, to, false);
+            }
         }
         dx
     }
 }
 
-fn size_of(layer: &Layer) -> [usize; 2] {
-    let x = layer.shape("x");
+fn size_of(layer: &Layer<'_>) -> [usize; 2] {
+    let x = &layer.tensor("x").shape;
     [x[2], x[3]]
 }
 
-fn resnet(layer: &mut Layer, case: &Value) -> Vec<f32> {
-    let (x, temb, dy) = (layer.values("x"), layer.values("temb"), layer.values("dy"));
-    let size = size_of(layer);
-    let resize = match (case["down"] == true, case["up"] == true) {
-        (true, _) => Resize::Halve,
-        (_, true) => Resize::Double,
-        _ => Resize::Keep,
+fn resnet(layer: &mut Layer<'_>, case: &Value) -> Vec<f32> {
+    let (x, temb, dy) = (layer.pixels("x"), layer.values("temb"), layer.pixels("dy"));
+    let (size, c_in) = (size_of(layer), layer.tensor("x").shape[1]);
+    let (resize, inner) = match (case["down"] == true, case["up"] == true) {
+        (true, _) => (Resize::Halve, size.map(|size| size / 2)),
+        (_, true) => (Resize::Double, size.map(|size| 2 * size)),
+        _ => (Resize::Keep, size),
     };
-    let inner = resize.size(size);
-    let (width, pixels) = (size[1], inner[0] * inner[1]);
+    // Halving happens before a convolution, doubling while it reads.
+    let (read, double) = if resize == Resize::Halve { (inner, false) } else { (size, resize == Resize::Double) };
+    let pixels = inner[0] * inner[1];
     let scale = (1.0 / case["output_scale_factor"].as_f64().unwrap_or(1.0)) as f32;
     let scale_shift = case["scale_shift"] == true;
 
     let mut norm1 = Norm::new(layer, case, "norm1", size[0] * size[1], true);
     let mut norm2 = Norm::new(layer, case, "norm2", pixels, true);
-    let conv1 = Conv::new(layer, "conv1", inner, 1, [1, 1]);
-    let conv2 = Conv::new(layer, "conv2", inner, 1, [1, 1]);
+    let conv1 = Conv::new(layer, &["conv1"], read, 1, [1, 1], double);
+    let conv2 = Conv::new(layer, &["conv2"], inner, 1, [1, 1], false);
     let shortcut =
-        layer.has("weight/conv_shortcut.weight").then(|| Conv::new(layer, "conv_shortcut", inner, 1, [0, 0]));
+        layer.has("weight/conv_shortcut.weight").then(|| Conv::new(layer, &["conv_shortcut"], read, 1, [0, 0], double));
+    let channels = conv1.shape.c_out;
 
-    let a = resize.forward(width, &norm1.forward(&x, None));
-    let mut b = conv1.forward(&a);
-    let activated = silu(&temb);
+    norm1.look_at(layer, &x, None);
+    let halved = (resize == Resize::Halve).then(|| resize.forward(layer, size, c_in, &norm1.apply(layer, &x)));
+    let source1 = match &halved {
+        Some(halved) => Source::plain(View::dense(halved, c_in)),
+        None => norm1.source(&x),
+    };
+    let activated = silu(layer, &temb);
     let time = linear_layer(layer, "time_emb_proj", N, &activated);
-    if !scale_shift {
-        let before = b.clone();
-        elementwise::add_per_plane(pixels, &before, &time, &mut b);
-    }
+    let vector = (!scale_shift).then(|| View::dense(&time, channels));
+    let b = conv1.forward(layer, source1, Epilogue { vector, ..Epilogue::default() });
     let modulation = scale_shift.then_some(&time[..]);
-    let c = norm2.forward(&b, modulation);
-    let d = conv2.forward(&c);
-    let skip = resize.forward(width, &x);
-    let residual = shortcut.as_ref().map_or_else(|| skip.clone(), |s| s.forward(&skip));
-    let mut y = vec![0.0; d.len()];
-    elementwise::add(&d, &residual, scale, &mut y);
+    norm2.look_at(layer, &b, modulation);
+    let source2 = norm2.source(&b);
+    let skip = if double && shortcut.is_some() { x.clone() } else { resize.forward(layer, size, c_in, &x) };
+    let skip_source = Source::plain(View::dense(&skip, c_in));
+    let residual =
+        shortcut.as_ref().map_or_else(|| skip.clone(), |s| s.forward(layer, skip_source, Epilogue::default()));
+    let epilogue = Epilogue { residual: Some(View::dense(&residual, channels)), scale, ..Epilogue::default() };
+    let y = conv2.forward(layer, source2, epilogue);
 
     let dsum: Vec<f32> = dy.iter().map(|v| v * scale).collect();
-    let dc = conv2.backward(layer, &c, &dsum);
-    let mut dtime = vec![0.0; time.len()];
-    let db = norm2.backward(layer, &b, modulation, scale_shift.then_some(&mut dtime[..]), &dc);
+    let dc = conv2.backward(layer, source2, &dsum);
+    let (mut dtime, mut db) = (vec![0.0; time.len()], vec![0.0; b.len()]);
+    norm2.backward(layer, &b, modulation, scale_shift.then_some(&mut dtime[..]), dc, &mut db);
     if !scale_shift {
-        elementwise::add_per_plane_backward(pixels, &db, &mut dtime);
+        for (pixel, db) in db.chunks_exact(channels).enumerate() {
+            let dtime = &mut dtime[pixel / pixels * channels..][..channels];
+            dtime.iter_mut().zip(db).for_each(|(dtime, db)| *dtime += db);
+        }
     }
     let dactivated = linear_backward(layer, "time_emb_proj", N, &activated, &dtime);
-    layer.found("temb", silu_backward(&temb, &dactivated));
-    let da = resize.backward(width, &conv1.backward(layer, &a, &db));
-    let mut dx = norm1.backward(layer, &x, None, None, &da);
-    let dskip = shortcut.map_or_else(|| dsum.clone(), |s| s.backward(layer, &skip, &dsum));
-    elementwise::axpy(1.0, &resize.backward(width, &dskip), &mut dx);
-    layer.found("x", dx);
-    y
+    let dtemb = silu_backward(layer, &temb, dactivated);
+    layer.found("temb", dtemb);
+    let mut da = conv1.backward(layer, source1, &db);
+    if resize == Resize::Halve {
+        da = resize.backward(layer, size, c_in, &da);
+    }
+    let mut dx = match shortcut {
+        Some(shortcut) if resize == Resize::Halve => {
+            let dskip = shortcut.backward(layer, skip_source, &dsum);
+            resize.backward(layer, size, c_in, &dskip)
+        }
+        Some(shortcut) => shortcut.backward(layer, skip_source, &dsum),
+        None => resize.backward(layer, size, c_in, &dsum),
+    };
+    norm1.backward(layer, &x, None, None, da, &mut dx);
+    layer.found_pixels("x", &dx);
+    planes(channels, &y)
 }
 
-fn attention_layer(layer: &mut Layer, case: &Value) -> Vec<f32> {
-    let (x, dy) = (layer.values("x"), layer.values("dy"));
+fn attention_layer(layer: &mut Layer<'_>, case: &Value) -> Vec<f32> {
+    let (x, dy) = (layer.pixels("x"), layer.pixels("dy"));
     let size = size_of(layer);
-    let (channels, pixels) = (layer.shape("x")[1], size[0] * size[1]);
+    let (channels, pixels) = (layer.tensor("x").shape[1], size[0] * size[1]);
     let shape = attention::Shape { channels, heads: case["heads"].as_u64().unwrap() as usize, pixels };
     let mut norm = case["groups"].is_u64().then(|| Norm::new(layer, case, "group_norm", pixels, false));
-    let projections = ["to_q", "to_k", "to_v"].map(|key| Conv::new(layer, key, size, 1, [0, 0]));
-    let out = Conv::new(layer, "to_out.0", size, 1, [0, 0]);
+    let project = Conv::new(layer, &["to_q", "to_k", "to_v"], size, 1, [0, 0], false);
+    let out = Conv::new(layer, &["to_out.0"], size, 1, [0, 0], false);
+    let (isa, team) = (layer.way.isa, Team::solo());
 
-    let h = norm.as_mut().map_or_else(|| x.clone(), |n| n.forward(&x, None));
-    let [q, k, v] = projections.each_ref().map(|p| p.forward(&h));
-    let mut a = vec![0.0; x.len()];
-    attention::forward(&shape, N, &q, &k, &v, &mut a, Threads::One);
-    let o = out.forward(&a);
-    let mut y = vec![0.0; x.len()];
-    elementwise::add(&o, &x, 1.0, &mut y);
-
-    let da = out.backward(layer, &a, &dy);
-    let [mut dq, mut dk, mut dv] = [0; 3].map(|_| vec![0.0; x.len()]);
-    attention::backward(&shape, N, &q, &k, &v, &da, &mut dq, &mut dk, &mut dv);
-    let mut dh = vec![0.0; x.len()];
-    for (projection, gradient) in projections.iter().zip([dq, dk, dv]) {
-        elementwise::axpy(1.0, &projection.backward(layer, &h, &gradient), &mut dh);
+    if let Some(norm) = &mut norm {
+        norm.look_at(layer, &x, None);
     }
-    let mut dx = norm.map_or_else(|| dh.clone(), |n| n.backward(layer, &x, None, None, &dh));
-    elementwise::axpy(1.0, &dy, &mut dx);
-    layer.found("x", dx);
-    y
+    let plain = Source::plain(View::dense(&x, channels));
+    let source = norm.as_ref().map_or(plain, |norm| norm.source(&x));
+    let qkv = project.forward(layer, source, Epilogue::default());
+    let mut a = vec![0.0; x.len()];
+    let qkv_view = View::dense(&qkv, 3 * channels);
+    attention::forward(&shape, isa, team, N, qkv_view, &mut ViewMut::dense(&mut a, channels));
+    let a_source = Source::plain(View::dense(&a, channels));
+    let epilogue = Epilogue { residual: Some(View::dense(&x, channels)), ..Epilogue::default() };
+    let y = out.forward(layer, a_source, epilogue);
+
+    let da = out.backward(layer, a_source, &dy);
+    let mut dqkv = vec![0.0; qkv.len()];
+    let to = &mut ViewMut::dense(&mut dqkv, 3 * channels);
+    attention::backward(&shape, isa, team, N, qkv_view, View::dense(&da, channels), to);
+    let dh = project.backward(layer, source, &dqkv);
+    let mut dx = dy;
+    match &norm {
+        Some(norm) => norm.backward(layer, &x, None, None, dh, &mut dx),
+        None => elementwise::axpy(isa, team, 1.0, &dh, &mut dx),
+    }
+    layer.found_pixels("x", &dx);
+    planes(channels, &y)
 }
 
-/// A convolution after `resize`.
-fn convolution(layer: &mut Layer, key: &str, resize: Resize, stride: usize, pads: [usize; 2]) -> Vec<f32> {
-    let (x, dy, size) = (layer.values("x"), layer.values("dy"), size_of(layer));
-    let conv = Conv::new(layer, key, resize.size(size), stride, pads);
-    let h = resize.forward(size[1], &x);
-    let dh = conv.backward(layer, &h, &dy);
-    layer.found("x", resize.backward(size[1], &dh));
-    conv.forward(&h)
+fn convolution(layer: &mut Layer<'_>, key: &str, stride: usize, pads: [usize; 2], upsample: bool) -> Vec<f32> {
+    let (x, dy) = (layer.pixels("x"), layer.pixels("dy"));
+    let conv = Conv::new(layer, &[key], size_of(layer), stride, pads, upsample);
+    let source = Source::plain(View::dense(&x, conv.shape.c_in));
+    let dx = conv.backward(layer, source, &dy);
+    layer.found_pixels("x", &dx);
+    planes(conv.shape.c_out, &conv.forward(layer, source, Epilogue::default()))
 }
 
-fn group_norm(layer: &mut Layer, case: &Value) -> Vec<f32> {
-    let (x, dy, size) = (layer.values("x"), layer.values("dy"), size_of(layer));
+fn group_norm(layer: &mut Layer<'_>, case: &Value) -> Vec<f32> {
+    let (x, dy, size) = (layer.pixels("x"), layer.pixels("dy"), size_of(layer));
     let mut norm = Norm::new(layer, case, "", size[0] * size[1], false);
-    let y = norm.forward(&x, None);
-    let dx = norm.backward(layer, &x, None, None, &dy);
-    layer.found("x", dx);
-    y
+    norm.look_at(layer, &x, None);
+    let y = norm.apply(layer, &x);
+    let mut dx = vec![0.0; x.len()];
+    norm.backward(layer, &x, None, None, dy, &mut dx);
+    layer.found_pixels("x", &dx);
+    planes(norm.shape.channels, &y)
 }
 
-fn time_mlp(layer: &mut Layer) -> Vec<f32> {
-    let (x, dy, n) = (layer.values("x"), layer.values("dy"), layer.shape("x")[0]);
+fn time_mlp(layer: &mut Layer<'_>) -> Vec<f32> {
+    let (x, dy, n) = (layer.values("x"), layer.values("dy"), layer.tensor("x").shape[0]);
     let hidden = linear_layer(layer, "linear_1", n, &x);
-    let activated = silu(&hidden);
+    let activated = silu(layer, &hidden);
     let y = linear_layer(layer, "linear_2", n, &activated);
     let dactivated = linear_backward(layer, "linear_2", n, &activated, &dy);
-    let dx = linear_backward(layer, "linear_1", n, &x, &silu_backward(&hidden, &dactivated));
+    let dhidden = silu_backward(layer, &hidden, dactivated);
+    let dx = linear_backward(layer, "linear_1", n, &x, &dhidden);
     layer.found("x", dx);
     y
 }
@@ -334,18 +469,20 @@ fn every_layer_and_its_gradients_are_pytorchs() {
     let tensors = golden::tensors("blocks.safetensors");
     let cases = golden::cases("blocks.json");
     assert_eq!(cases.len(), 16);
-    for case in &cases {
+    let algorithms = [Algorithm::Direct, Algorithm::Winograd2, Algorithm::Winograd4];
+    let ways = Isa::available().into_iter().flat_map(|isa| algorithms.map(|algorithm| Way { isa, algorithm }));
+    for (way, case) in ways.flat_map(|way| cases.iter().map(move |case| (way, case))) {
         let name = case["name"].as_str().unwrap().to_owned();
-        let mut layer = Layer { name, tensors: tensors.clone(), gradients: HashMap::new() };
+        let mut layer = Layer { name, way, tensors: &tensors, gradients: HashMap::new() };
         let y = match case["kind"].as_str().unwrap() {
             "resnet" => resnet(&mut layer, case),
             "attention" => attention_layer(&mut layer, case),
             "downsample" => {
                 let before = case["padding"].as_u64().unwrap() as usize;
-                convolution(&mut layer, "conv", Resize::Keep, 2, [before, 1])
+                convolution(&mut layer, "conv", 2, [before, 1], false)
             }
-            "upsample" => convolution(&mut layer, "conv", Resize::Double, 1, [1, 1]),
-            "conv3" => convolution(&mut layer, "", Resize::Keep, 1, [1, 1]),
+            "upsample" => convolution(&mut layer, "conv", 1, [1, 1], true),
+            "conv3" => convolution(&mut layer, "", 1, [1, 1], false),
             "group_norm" => group_norm(&mut layer, case),
             "time_mlp" => time_mlp(&mut layer),
             other => panic!("unknown kind {other}"),

@@ -1,6 +1,10 @@
 //! The `skipstone` command from outside: its files, its messages, its exit codes.
 
+mod accuracy;
+mod benchmark;
+mod latents;
 mod sampling;
+mod scoring;
 mod support;
 mod tools;
 mod training;

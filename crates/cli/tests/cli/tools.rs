@@ -60,7 +60,19 @@ fn completions_know_the_commands() {
 #[test]
 fn help_shows_examples() {
     let folder = tempfile::tempdir().unwrap();
-    for command in ["sample", "train", "convert", "inspect", "completions"] {
+    for command in [
+        "sample",
+        "encode",
+        "decode",
+        "reconstruct",
+        "interpolate",
+        "train",
+        "likelihood",
+        "calibrate",
+        "convert",
+        "inspect",
+        "completions",
+    ] {
         let (stdout, _) = run(folder.path(), &[command, "--help"], 0);
         assert!(stdout.contains("Examples:"), "{command}");
     }

@@ -28,6 +28,7 @@ pub use safetensors::{NamedTensor, Precision, TensorSet, read_tensors, write_ten
 pub use save::{ModelFiles, save};
 pub use scheduler::{SchedulerConfig, VarianceName};
 
+use crate::calibration::{self, Calibration};
 use crate::error::{Error, Kind, Result};
 use crate::unet::{Config, Parameters};
 use tensors::TensorFile;
@@ -110,6 +111,8 @@ pub struct Model {
     pub provenance: BTreeMap<String, String>,
     /// SHA-256 of the architecture and all weights, in hexadecimal; the same for the same network in any format.
     pub hash: String,
+    /// What lies beside the model in [`calibration::FILE`]; whether it is of these weights is checked where it is used.
+    pub calibration: Option<Calibration>,
 }
 
 /// SHA-256, in hexadecimal, of the config's JSON and of every weight (f32, little-endian, in the layout's order).
@@ -137,6 +140,12 @@ pub fn model_hash(config: &Config, parameters: &Parameters) -> String {
 /// # Errors
 /// Whatever is missing, damaged or not implemented, naming file and field; every tensor that does not fit, at once.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
+    let mut model = load_network(path, options)?;
+    model.calibration = Calibration::read(&Calibration::path_of(path))?;
+    Ok(model)
+}
+
+fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if meta.is_dir() {
         return diffusers::load(&blob::Folder(path.to_path_buf()), path, options);
@@ -171,7 +180,12 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
 /// # Errors
 /// As [`load`].
 pub fn load_embedded(files: &[(&str, &[u8])], options: &LoadOptions) -> Result<Model> {
-    diffusers::load(&blob::Embedded(files), Path::new("<embedded>"), options)
+    let mut model = diffusers::load(&blob::Embedded(files), Path::new("<embedded>"), options)?;
+    if let Some((name, bytes)) = files.iter().find(|(name, _)| *name == calibration::FILE) {
+        let label = Path::new("<embedded>").join(name);
+        model.calibration = Some(Calibration::from_bytes(bytes).map_err(|e| e.in_file(label))?);
+    }
+    Ok(model)
 }
 
 /// What a folder says beside the network itself.
@@ -209,7 +223,8 @@ fn assemble(
     let hash = model_hash(&config, &parameters);
     tracing::info!(file = %tensors.label.display(), %weights, parameters = parameters.data().len(), "model loaded");
     let file = tensors.label.clone();
-    Ok(Model { config, parameters, scheduler, weights, null_class, format, file, provenance, hash })
+    let calibration = None;
+    Ok(Model { config, parameters, scheduler, weights, null_class, format, file, provenance, hash, calibration })
 }
 
 #[cfg(test)]

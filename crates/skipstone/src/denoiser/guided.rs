@@ -51,4 +51,11 @@ impl<D: Denoiser> Denoiser for Guided<D> {
         }
         Ok(out)
     }
+
+    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
+        self.inner.prepare(times, Some(&[self.null_class]));
+        if classes.is_some() {
+            self.inner.prepare(times, classes);
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! The one contract between samplers and networks, and the two views x̂₀ and ε̂ of a network's output.
 
 mod clip;
+mod differentiable;
 mod guided;
 mod views;
 
 pub use clip::{Bound, Clip, DynamicThreshold};
+pub use differentiable::{DifferentiableDenoiser, Pullback};
 pub use guided::Guided;
 pub use views::{Denoised, denoise, views};
 
@@ -66,6 +68,12 @@ pub trait Denoiser {
     /// # Errors
     /// A wrong shape, a class out of range, or classes given to an unconditional network.
     fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>>;
+
+    /// Hears at which times, and for which classes, it is about to be asked: what depends on these alone can be made
+    /// for all of them at once. Nothing need be done, and nothing changes a prediction.
+    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
+        let _ = (times, classes);
+    }
 }
 
 impl<D: Denoiser + ?Sized> Denoiser for &D {
@@ -79,6 +87,10 @@ impl<D: Denoiser + ?Sized> Denoiser for &D {
 
     fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
         (**self).predict(x_t, t, classes)
+    }
+
+    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
+        (**self).prepare(times, classes);
     }
 }
 

@@ -45,6 +45,20 @@ impl Prediction {
         }
     }
 
+    /// v̂ = of_x·x_t + of_out·out of this parameterization at one level, as (of_x, of_out).
+    pub(crate) fn velocity_at(self, level: NoiseLevel) -> Result<(f64, f64)> {
+        let (signal, noise) = (level.signal(), level.noise());
+        match self {
+            Self::Velocity => Ok((0.0, 1.0)),
+            // v̂ = (ε̂ − √(1−a)·x_t)/√a.
+            Self::Epsilon if signal > 0.0 => Ok((-noise / signal, 1.0 / signal)),
+            // v̂ = (√a·x_t − x̂₀)/√(1−a).
+            Self::Sample if noise > 0.0 => Ok((signal / noise, -1.0 / noise)),
+            Self::Epsilon => Err(Error::argument("epsilon prediction says nothing about v where a = 0")),
+            Self::Sample => Err(Error::argument("sample prediction says nothing about v of clean data")),
+        }
+    }
+
     /// What a network of this parameterization should output for given x₀ and ε: the training target.
     pub fn target(self, level: NoiseLevel, x0: f64, eps: f64) -> f64 {
         match self {

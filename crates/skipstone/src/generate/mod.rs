@@ -9,17 +9,19 @@ mod settings;
 
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;
-pub use settings::{ClassRule, ClipMode, Request, Settings};
+pub use settings::{ClassRule, ClipMode, Request, Settings, SpacingChoice, Variance};
 
 use std::ops::{ControlFlow, Range};
 
 use ndarray::{Array4, Array5, ArrayView, Axis, Dimension, Slice};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Model;
 use crate::denoiser::{Denoiser, Guided};
 use crate::error::{Error, Result};
-use crate::noise::{Given, NoiseSource, Seeded, initial_latent};
+use crate::inpaint::{Noises, Region, Resampling, inpaint};
+use crate::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
 use crate::sampler::{Outcome, Plan, Progress, sample};
 use crate::unet::UNet;
 
@@ -28,8 +30,10 @@ use crate::unet::UNet;
 pub struct Inputs {
     /// x_T of images `first`.., `[n, c, h, w]`.
     pub latents: Option<Array4<f32>>,
-    /// z in step order, `[calls, n, c, h, w]`.
+    /// z in step order, `[steps, n, c, h, w]`.
     pub noise: Option<Array5<f32>>,
+    /// An image of which only a part is to be made, and how often.
+    pub region: Option<(Region, Resampling)>,
 }
 
 /// A model made ready to generate with one set of options.
@@ -43,7 +47,7 @@ pub struct Generator {
     calls_per_step: usize,
     flops: u64,
     activation_bytes: usize,
-    parameters: usize,
+    weight_bytes: usize,
 }
 
 impl std::fmt::Debug for Generator {
@@ -56,20 +60,44 @@ impl Generator {
     /// A generator of `n` images from absolute index `first` on.
     ///
     /// # Errors
-    /// Options that mean nothing for this model; inputs of another shape than its images, the number of network calls
-    /// and `n` ask for.
+    /// Options that mean nothing for this model; inputs of another shape than its images, the number of steps and `n` ask
+    /// for; a region to fill with another solver than DDIM.
     pub fn new(model: Model, request: &Request, inputs: Inputs, first: u64, n: usize) -> Result<Self> {
+        let (settings, plan) = Settings::resolve(&model, request)?;
+        plan.check(model.scheduler.prediction_type)?;
+        let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
+        let (flops, activation_bytes, weight_bytes) = (unet.flops(), unet.activation_bytes(), unet.weight_bytes());
+        let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) =
+            match (settings.guidance, model.null_class) {
+                (Some(weight), Some(null)) => (Box::new(Guided::new(unet, weight, null)?), 2),
+                _ => (Box::new(unet), 1),
+            };
+        let generator = Self {
+            network,
+            plan,
+            settings,
+            inputs: Inputs::default(),
+            first,
+            calls_per_step,
+            flops,
+            activation_bytes,
+            weight_bytes,
+        };
+        generator.with_inputs(inputs, first, n)
+    }
+
+    /// The same network and options with other inputs, for `n` images from absolute index `first` on.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_inputs(mut self, inputs: Inputs, first: u64, n: usize) -> Result<Self> {
         if n == 0 {
             return Err(Error::argument("n: expected at least 1 image, found 0"));
         }
         if first.checked_add(n as u64).is_none() {
             return Err(Error::argument(format!("first: {first} + n overflows 64 bits")));
         }
-        let (mut settings, plan) = Settings::resolve(&model, request)?;
-        plan.check(model.scheduler.prediction_type)?;
-        let parameters = model.parameters.data().len();
-        let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
-        let [c, h, w] = unet.shape();
+        let [c, h, w] = self.shape();
         if let Some(latents) = &inputs.latents
             && latents.shape() != [n, c, h, w]
         {
@@ -77,23 +105,53 @@ impl Generator {
             return Err(Error::argument(format!("latents: expected [{n}, {c}, {h}, {w}], found {found:?}")));
         }
         if let Some(noise) = &inputs.noise
-            && noise.shape() != [plan.calls(), n, c, h, w]
+            && noise.shape() != [self.plan.steps().len(), n, c, h, w]
         {
             return Err(Error::argument(format!(
-                "noise: expected [{}, {n}, {c}, {h}, {w}] ([network calls, n, channels, height, width]), found {:?}",
-                plan.calls(),
+                "noise: expected [{}, {n}, {c}, {h}, {w}] ([steps, n, channels, height, width]), found {:?}",
+                self.plan.steps().len(),
                 noise.shape()
             )));
         }
-        settings.latents = inputs.latents.as_ref().map(|latents| digest(latents.view()));
-        settings.noise = inputs.noise.as_ref().map(|noise| digest(noise.view()));
-        let (flops, activation_bytes) = (unet.flops(), unet.activation_bytes());
-        let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) =
-            match (settings.guidance, model.null_class) {
-                (Some(weight), Some(null)) => (Box::new(Guided::new(unet, weight, null)?), 2),
-                _ => (Box::new(unet), 1),
-            };
-        Ok(Self { network, plan, settings, inputs, first, calls_per_step, flops, activation_bytes, parameters })
+        if let Some((region, by)) = &inputs.region {
+            if inputs.noise.is_some() && *by != Resampling::PROJECTION {
+                return Err(Error::argument(
+                    "noise: given noise has one z per step, resampling repeats steps; leave one out",
+                ));
+            }
+            self.plan.check_ddim("inpainting")?;
+            by.calls(self.plan.steps().len())?;
+            let mask = region.fill().mapv(|fill| f32::from(u8::from(fill)));
+            let value = json!({
+                "image": digest(region.image().view()), "mask": digest(mask.view()),
+                "jump": by.jump, "resamples": by.resamples,
+            });
+            self.settings.extra.insert("inpaint".to_owned(), value);
+        }
+        self.settings.latents = inputs.latents.as_ref().map(|latents| digest(latents.view()));
+        self.settings.noise = inputs.noise.as_ref().map(|noise| digest(noise.view()));
+        Ok(Self { inputs, first, ..self })
+    }
+
+    /// The same network and inputs with the options of another run, as [`Settings::resolve`] gives them for the same
+    /// model; `n` as before.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_run(self, (settings, plan): (Settings, Plan), n: usize) -> Result<Self> {
+        plan.check(self.network.prediction())?;
+        let (inputs, first) = (self.inputs.clone(), self.first);
+        Self { settings, plan, ..self }.with_inputs(inputs, first, n)
+    }
+
+    /// The network, guided where the options ask for it.
+    pub fn network(&self) -> &(dyn Denoiser + Send + Sync) {
+        &*self.network
+    }
+
+    /// The class of each of these images, for a network that is conditioned on them.
+    pub fn classes(&self, images: Range<u64>) -> Option<Vec<usize>> {
+        self.settings.classes.map(|rule| images.map(|i| rule.class(i)).collect())
     }
 
     /// The options as they came out of request, model and defaults.
@@ -106,33 +164,72 @@ impl Generator {
         &self.plan
     }
 
+    /// The absolute index of the first image.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
     /// `[channels, height, width]` of an image.
     pub fn shape(&self) -> [usize; 3] {
         self.network.shape()
     }
 
-    /// How often the network is evaluated in a step: twice under guidance.
+    /// How often the network is evaluated for one call of the plan: twice under guidance.
     pub fn calls_per_step(&self) -> usize {
         self.calls_per_step
     }
 
+    /// How often the observer of a run is called: once for each step, and again for those that resampling repeats.
+    pub fn moves(&self) -> usize {
+        self.moves_of(&self.plan)
+    }
+
+    /// The same of a run by another plan.
+    pub fn moves_of(&self, plan: &Plan) -> usize {
+        let steps = plan.steps().len();
+        // Checked when the region came in.
+        self.inputs.region.as_ref().map_or(steps, |(_, by)| by.calls(steps).unwrap_or(steps))
+    }
+
+    /// Network calls of a run: one per step, but for solvers that make more, and where a part of an image is filled by
+    /// resampling.
+    pub fn calls(&self) -> usize {
+        self.calls_of(&self.plan)
+    }
+
+    /// The same of a run by another plan.
+    pub fn calls_of(&self, plan: &Plan) -> usize {
+        // Filling goes by DDIM, which makes one call a step.
+        if self.inputs.region.is_some() { self.moves_of(plan) } else { plan.calls() }
+    }
+
+    /// Network calls made once the observer of a run has been called so often.
+    pub fn calls_after(&self, moves: usize) -> usize {
+        if self.inputs.region.is_some() { moves } else { self.plan.calls_after(moves) }
+    }
+
     /// Floating-point operations for one image.
     pub fn flops_per_image(&self) -> u64 {
-        self.flops * (self.plan.calls() * self.calls_per_step) as u64
+        self.flops_per_call() * self.calls() as u64
     }
 
-    /// Bytes held while `batch` images are made on so many threads: weights, activations, a handful of latents.
-    pub fn bytes(&self, batch: usize, threads: usize) -> usize {
+    /// Floating-point operations of one network call, guidance included, for one image.
+    pub fn flops_per_call(&self) -> u64 {
+        self.flops * self.calls_per_step as u64
+    }
+
+    /// Bytes held while `batch` images are made: packed weights, activations, a handful of latents.
+    pub fn bytes(&self, batch: usize) -> usize {
         let image: usize = self.shape().iter().product();
-        4 * self.parameters + self.activation_bytes * threads.min(batch) + 4 * 8 * image * batch
+        self.weight_bytes + self.activation_bytes * batch + 4 * 8 * image * batch
     }
 
-    /// How many of `n` images to make at a time: a few for every thread, so that none waits long for the others, and no
-    /// more than fit into a quarter of a gigabyte. The images do not depend on it.
+    /// How many of `n` images to make at a time: enough for every thread and to read the weights seldom, and no more
+    /// than fit into a quarter of a gigabyte. The images do not depend on it.
     pub fn batch(&self, n: usize, threads: usize) -> usize {
         let image: usize = self.shape().iter().product();
-        let fit = (1 << 28) / (4 * 8 * image).max(1);
-        (4 * threads).min(fit.max(1)).min(n).max(1)
+        let fit = (1 << 28) / (self.activation_bytes + 4 * 8 * image).max(1);
+        (8 * threads).clamp(16, 64).min(fit.max(1)).min(n).max(1)
     }
 
     /// Makes the images of absolute indices `images`, all of the range this generator was made for.
@@ -156,13 +253,18 @@ impl Generator {
             Some(noise) => Box::new(Given::new(noise.slice_axis(Axis(1), rows).to_owned())),
             None => Box::new(Seeded::new(seed, images.start)),
         };
-        let classes = self.settings.classes.map(|rule| images.map(|i| rule.class(i)).collect::<Vec<_>>());
+        let classes = self.classes(images.clone());
+        if let Some((region, by)) = &self.inputs.region {
+            let mut around = Seeded { purpose: Purpose::Inpaint, ..Seeded::new(seed, images.start) };
+            let noises = Noises { step: &mut *noise, around: &mut around };
+            return inpaint(&*self.network, &self.plan, x_t, region, *by, noises, classes.as_deref(), observer);
+        }
         sample(&*self.network, &self.plan, x_t, &mut *noise, classes.as_deref(), observer)
     }
 }
 
-/// SHA-256 of a tensor's shape and values, in hexadecimal.
-fn digest<D: Dimension>(tensor: ArrayView<'_, f32, D>) -> String {
+/// SHA-256 of a tensor's shape and values, in hexadecimal: how manifests name a file's contents.
+pub fn digest<D: Dimension>(tensor: ArrayView<'_, f32, D>) -> String {
     let mut hash = Sha256::new();
     tensor.shape().iter().for_each(|&length| hash.update((length as u64).to_le_bytes()));
     tensor.iter().for_each(|value| hash.update(value.to_le_bytes()));

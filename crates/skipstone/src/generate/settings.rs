@@ -1,5 +1,9 @@
+use std::fmt;
+use std::str::FromStr;
+
 use serde_json::{Map, Value, json};
 
+use crate::calibration;
 use crate::checkpoint::Model;
 use crate::denoiser::{Bound, Clip, DynamicThreshold};
 use crate::error::{Error, Result};
@@ -7,6 +11,7 @@ use crate::noise::NOISE_VERSION;
 use crate::sampler::Plan;
 use crate::schedule::FinalLevel;
 use crate::sigma::NoiseScale;
+use crate::solver::Solver;
 use crate::trajectory::{Spacing, Trajectory};
 
 /// What to do with x̂₀ outside the data's range; the range itself is the model's.
@@ -20,17 +25,66 @@ pub enum ClipMode {
     RederiveEps,
 }
 
+/// How S of the model's T times are picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SpacingChoice {
+    /// By a rule.
+    Named(Spacing),
+    /// The times under which the evidence lower bound is least, from the model's calibration.
+    Optimal,
+}
+
+impl From<Spacing> for SpacingChoice {
+    fn from(spacing: Spacing) -> Self {
+        Self::Named(spacing)
+    }
+}
+
+impl fmt::Display for SpacingChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(spacing) => spacing.fmt(f),
+            Self::Optimal => f.write_str("optimal"),
+        }
+    }
+}
+
+impl FromStr for SpacingChoice {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "optimal" => Ok(Self::Optimal),
+            _ => name.parse().map(Self::Named).map_err(|e: Error| Error::argument(format!("{}, optimal", e.message()))),
+        }
+    }
+}
+
+/// Which variance the noise of a step has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Variance {
+    /// That of the request's scale.
+    #[default]
+    Chosen,
+    /// The optimal one for the network, from the model's calibration; the request's scale, which must be an η, gives λ.
+    Analytic,
+}
+
 /// What a user asks for; what is `None` the model decides, or our default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// S; 50, or T where that is less.
     pub steps: Option<usize>,
     /// How S of T times are picked; `linear`.
-    pub spacing: Option<Spacing>,
+    pub spacing: Option<SpacingChoice>,
     /// The network calls by index, in place of `steps` and `spacing`.
     pub times: Option<Vec<u32>>,
     /// The noise of each step.
     pub scale: NoiseScale,
+    /// The variance of that noise.
+    pub variance: Variance,
+    /// How a deterministic run steps; DDIM.
+    pub solver: Solver,
     /// What becomes of x̂₀; off.
     pub clip: Option<ClipMode>,
     /// Dynamic thresholding in place of a fixed range.
@@ -41,6 +95,8 @@ pub struct Request {
     pub class: Option<usize>,
     /// The weight of classifier-free guidance.
     pub guidance: Option<f64>,
+    /// σ₁, the scale of noise on the last step; none.
+    pub final_sigma: Option<f64>,
 }
 
 impl Default for Request {
@@ -50,11 +106,14 @@ impl Default for Request {
             spacing: None,
             times: None,
             scale: NoiseScale::Eta(0.0),
+            variance: Variance::Chosen,
+            solver: Solver::Ddim,
             clip: None,
             threshold: None,
             seed: 0,
             class: None,
             guidance: None,
+            final_sigma: None,
         }
     }
 }
@@ -86,11 +145,15 @@ pub struct Settings {
     /// S as asked; `None` for explicit times.
     pub steps: Option<usize>,
     /// The spacing; `None` for explicit times.
-    pub spacing: Option<Spacing>,
+    pub spacing: Option<SpacingChoice>,
     /// τ: the index of each network call.
     pub times: Vec<u32>,
     /// The noise of each step.
     pub scale: NoiseScale,
+    /// How the run steps.
+    pub solver: Solver,
+    /// SHA-256 of the calibration that the times or the variances come from.
+    pub calibration: Option<String>,
     /// What becomes of x̂₀.
     pub clip: Clip,
     /// Where the last step lands.
@@ -105,6 +168,8 @@ pub struct Settings {
     pub latents: Option<String>,
     /// SHA-256 of given noise.
     pub noise: Option<String>,
+    /// Options that few runs have, by name: `final_sigma`, `inpaint`, `method`.
+    pub extra: Map<String, Value>,
 }
 
 impl Settings {
@@ -116,13 +181,18 @@ impl Settings {
         let scheduler = &model.scheduler;
         let schedule = scheduler.schedule()?;
         let t = schedule.train_steps();
+        let calibration = |what: &str| calibration::required(model.calibration.as_ref(), what, &model.hash, t);
         let (steps, spacing, trajectory) = match &request.times {
             Some(times) => (None, None, Trajectory::explicit(times, t)?),
             None => {
                 let steps = request.steps.unwrap_or(50.min(t as usize));
-                let spacing = request.spacing.or(scheduler.timestep_spacing).unwrap_or(Spacing::Linear);
-                // The file's offset is below T.
-                let trajectory = Trajectory::named(spacing, steps, t, scheduler.steps_offset as u32)?;
+                let theirs = scheduler.timestep_spacing.map(SpacingChoice::Named);
+                let spacing = request.spacing.or(theirs).unwrap_or(SpacingChoice::Named(Spacing::Linear));
+                let trajectory = match spacing {
+                    // The file's offset is below T.
+                    SpacingChoice::Named(named) => Trajectory::named(named, steps, t, scheduler.steps_offset as u32)?,
+                    SpacingChoice::Optimal => calibration("spacing optimal")?.optimal(&schedule, steps)?,
+                };
                 (Some(steps), Some(spacing), trajectory)
             }
         };
@@ -136,14 +206,32 @@ impl Settings {
         if let Some(threshold) = request.threshold {
             clip = clip.with_threshold(threshold)?;
         }
+        let scale = match (request.variance, &request.scale) {
+            (Variance::Chosen, scale) => scale.clone(),
+            (Variance::Analytic, NoiseScale::Eta(eta)) => {
+                calibration("sigma analytic")?.analytic(&schedule, *eta, &trajectory)?
+            }
+            (Variance::Analytic, other) => {
+                return Err(Error::argument(format!("sigma analytic: needs an eta beneath it, found {other}")));
+            }
+        };
+        let calibrated = request.variance == Variance::Analytic || spacing == Some(SpacingChoice::Optimal);
         let final_level = scheduler.final_level();
-        let plan = Plan::new(&schedule, &trajectory, &request.scale, final_level, clip)?;
+        let mut plan = Plan::new(&schedule, &trajectory, &scale, final_level, clip)?;
+        let mut extra = Map::new();
+        if let Some(sigma) = request.final_sigma {
+            plan = plan.with_final_sigma(sigma)?;
+            extra.insert("final_sigma".to_owned(), json!(sigma));
+        }
+        let plan = plan.with_solver(request.solver)?;
         let settings = Self {
             model: model.hash.clone(),
             steps,
             spacing,
             times: trajectory.times().iter().filter_map(|t| t.index()).collect(),
-            scale: request.scale.clone(),
+            scale,
+            solver: request.solver,
+            calibration: model.calibration.as_ref().filter(|_| calibrated).map(calibration::Calibration::hash),
             clip,
             final_level,
             seed: request.seed,
@@ -151,6 +239,7 @@ impl Settings {
             guidance: request.guidance,
             latents: None,
             noise: None,
+            extra,
         };
         Ok((settings, plan))
     }
@@ -161,6 +250,7 @@ impl Settings {
             NoiseScale::Eta(eta) => (json!(eta), Value::Null),
             NoiseScale::Hat => (Value::Null, json!("hat")),
             NoiseScale::Vector(sigmas) => (Value::Null, json!(sigmas)),
+            NoiseScale::Analytic(analytic) => (json!(analytic.eta), json!("analytic")),
         };
         let (clip, bound) = match self.clip {
             Clip::Off => ("off", None),
@@ -195,7 +285,12 @@ impl Settings {
             ("threshold", threshold),
             ("times", json!(self.times)),
         ];
-        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        // Named only where they hold, so that runs without them keep the manifests they had.
+        let solver = (self.solver != Solver::Ddim).then(|| ("solver", json!(self.solver.to_string())));
+        let calibration = self.calibration.as_ref().map(|hash| ("calibration", json!(hash)));
+        let fields = fields.into_iter().chain(solver).chain(calibration);
+        let extra = self.extra.iter().map(|(name, value)| (name.clone(), value.clone()));
+        fields.map(|(name, value)| (name.to_owned(), value)).chain(extra).collect()
     }
 
     /// The options that say something, as (keyword, text) for a PNG file.

@@ -1,9 +1,10 @@
-//! Pictures from tensors and back: grids, film strips, PNG files and `.npy` tensors.
+//! Pictures from tensors and back: grids, film strips, charts, PNG files and `.npy` tensors.
 //!
 //! A tensor file holds raw network values. Only pictures map −1..1 to 0..255 and clamp.
 
 pub mod npy;
 mod picture;
+pub mod plot;
 mod png;
 
 pub use picture::{Layout, Picture, film_strip, grid, near_square, to_byte};

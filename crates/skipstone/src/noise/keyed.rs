@@ -31,6 +31,10 @@ pub enum Purpose {
     Dequantise = 11,
     /// Probe vectors of a trace estimator.
     Probe = 12,
+    /// The noisy states of an image that is encoded with its noise.
+    Encode = 13,
+    /// The known part of an image that is filled, and the ways back up.
+    Inpaint = 14,
 }
 
 /// A stream of draws of one key (seed, purpose, a, b): for images, a is the image's index and b the step.

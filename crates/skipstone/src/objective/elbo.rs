@@ -46,9 +46,33 @@ pub struct Elbo {
     pub terms: Vec<ElboTerm>,
     /// d, the elements of an image.
     pub dims: usize,
+    /// The whole bound of each image, nats.
+    pub image_nats: Vec<f64>,
 }
 
 impl Elbo {
+    /// The bound over all images of several bounds along the same trajectory; nothing of nothing.
+    pub fn merged(parts: Vec<Self>) -> Option<Self> {
+        parts.into_iter().reduce(|mut sum, part| {
+            let (n, m) = (sum.image_nats.len() as f64, part.image_nats.len() as f64);
+            let mean = |a: &mut f64, b: f64| *a = (n * *a + m * b) / (n + m);
+            mean(&mut sum.prior_nats, part.prior_nats);
+            for (term, other) in sum.terms.iter_mut().zip(&part.terms) {
+                mean(&mut term.squared_error, other.squared_error);
+                mean(&mut term.nats, other.nats);
+            }
+            sum.image_nats.extend(part.image_nats);
+            sum
+        })
+    }
+
+    /// The bound's standard error over images in bits per dimension: what other images of the same kind, and other
+    /// draws of the noise, would change. `None` for a single image.
+    pub fn standard_error(&self) -> Option<f64> {
+        let scale = 1.0 / (self.dims as f64 * LN_2);
+        crate::likelihood::standard_error(&self.image_nats).map(|error| error * scale)
+    }
+
     /// The whole bound, nats per image.
     pub fn total_nats(&self) -> f64 {
         self.prior_nats + self.terms.iter().map(|term| term.nats).sum::<f64>()
@@ -107,53 +131,62 @@ pub fn elbo<D: Denoiser + ?Sized>(
     }
 
     let n = x0.dim().0;
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / n as f64;
+    let mut image_nats = prior_nats(steps[0].from, x0);
+    let prior_nats = mean(&image_nats);
     let mut eps = Array4::zeros(x0.dim());
     let mut terms = Vec::with_capacity(steps.len());
     for (call, step) in steps.iter().enumerate() {
         noise.fill(call, &mut eps)?;
         let x_t = diffuse(x0, &eps, &vec![step.from; n])?;
         let found = denoise(denoiser, &x_t, step.t, step.from, classes, options.clip)?;
-        let squared_error = super::squared_errors(&eps, &found.eps)?.iter().sum::<f64>() / n as f64;
+        let squared_error = mean(&super::squared_errors(&eps, &found.eps)?);
         let nats = match step.s {
             Time::CLEAN => decoder_nats(x0, &found.x0, sigma_1),
             _ => kl_nats(step, x0, &eps, &found),
-        } / n as f64;
-        let term = ElboTerm { t: step.t, s: step.s, squared_error, nats };
+        };
+        image_nats.iter_mut().zip(&nats).for_each(|(total, nats)| *total += nats);
+        let term = ElboTerm { t: step.t, s: step.s, squared_error, nats: mean(&nats) };
         terms.push(term);
         if observer(&term).is_break() && call + 1 < steps.len() {
             return Err(Error::argument("the likelihood was stopped by its observer"));
         }
     }
-    let prior_nats = prior_nats(steps[0].from, x0) / n as f64;
-    Ok(Elbo { prior_nats, terms, dims: x0.len() / n })
+    Ok(Elbo { prior_nats, terms, dims: x0.len() / n, image_nats })
 }
 
-/// KL(N(μ_q, σ²I) ‖ N(μ_θ, z²I)) summed over the batch, μ_q with the true x₀ and ε, μ_θ with x̂₀ and ε̂. Only σ̂
-/// has z ≠ σ.
-fn kl_nats(step: &Step, x0: &Array4<f32>, eps: &Array4<f32>, found: &Denoised) -> f64 {
+/// KL(N(μ_q, σ²I) ‖ N(μ_θ, z²I)) of each image, μ_q with the true x₀ and ε, μ_θ with x̂₀ and ε̂. Only σ̂ and the
+/// analytic variance have z ≠ σ.
+fn kl_nats(step: &Step, x0: &Array4<f32>, eps: &Array4<f32>, found: &Denoised) -> Vec<f64> {
     let c = step.coefficients;
-    let distance: f64 = x0
-        .iter()
-        .zip(eps)
-        .zip(found.x0.iter().zip(&found.eps))
-        .map(|((&x0, &eps), (&x0_hat, &eps_hat))| {
-            let of_x0 = c.x0 * (f64::from(x0) - f64::from(x0_hat));
-            let of_eps = c.eps * (f64::from(eps) - f64::from(eps_hat));
-            (of_x0 + of_eps).powi(2)
-        })
-        .sum();
     let ratio = step.sigma / c.z;
-    distance / (2.0 * c.z * c.z) + x0.len() as f64 * (0.5 * (ratio * ratio - 1.0) - ratio.ln())
+    let mismatch = 0.5 * (ratio * ratio - 1.0) - ratio.ln();
+    let truth = x0.outer_iter().zip(eps.outer_iter());
+    let guess = found.x0.outer_iter().zip(found.eps.outer_iter());
+    truth
+        .zip(guess)
+        .map(|((x0, eps), (x0_hat, eps_hat))| {
+            let apart = |((&x0, &eps), (&x0_hat, &eps_hat)): ((&f32, &f32), (&f32, &f32))| {
+                let of_x0 = c.x0 * (f64::from(x0) - f64::from(x0_hat));
+                let of_eps = c.eps * (f64::from(eps) - f64::from(eps_hat));
+                (of_x0 + of_eps).powi(2)
+            };
+            let distance: f64 = x0.iter().zip(eps).zip(x0_hat.iter().zip(eps_hat)).map(apart).sum();
+            distance / (2.0 * c.z * c.z) + x0.len() as f64 * mismatch
+        })
+        .collect()
 }
 
-/// −log p_θ(x₀|x_t) summed over the batch.
-fn decoder_nats(x0: &Array4<f32>, x0_hat: &Array4<f32>, sigma_1: f64) -> f64 {
-    x0.iter().zip(x0_hat).map(|(&x0, &mean)| -log_likelihood(f64::from(x0), f64::from(mean), sigma_1)).sum()
+/// −log p_θ(x₀|x_t) of each image.
+fn decoder_nats(x0: &Array4<f32>, x0_hat: &Array4<f32>, sigma_1: f64) -> Vec<f64> {
+    let nats = |(&x0, &mean): (&f32, &f32)| -log_likelihood(f64::from(x0), f64::from(mean), sigma_1);
+    x0.outer_iter().zip(x0_hat.outer_iter()).map(|(x0, mean)| x0.iter().zip(mean).map(nats).sum()).collect()
 }
 
-/// KL(N(√a·x₀, (1−a)I) ‖ N(0, I)) summed over the batch.
-fn prior_nats(level: NoiseLevel, x0: &Array4<f32>) -> f64 {
+/// KL(N(√a·x₀, (1−a)I) ‖ N(0, I)) of each image.
+fn prior_nats(level: NoiseLevel, x0: &Array4<f32>) -> Vec<f64> {
     // (1−a) − 1 = −a.
     let constant = -level.alpha_bar - level.one_minus.ln();
-    x0.iter().map(|&x0| 0.5 * (level.alpha_bar * f64::from(x0).powi(2) + constant)).sum()
+    let nats = |&x0: &f32| 0.5 * (level.alpha_bar * f64::from(x0).powi(2) + constant);
+    x0.outer_iter().map(|image| image.iter().map(nats).sum()).collect()
 }

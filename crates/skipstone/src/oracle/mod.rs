@@ -1,9 +1,9 @@
 //! Closed-form optimal denoisers: for data that are a Gaussian, a mixture of Gaussians or a finite set of points,
 //! E[ε | x_t] is exact. They test every sampler without a trained network.
 
-use ndarray::{Array3, Array4, Zip};
+use ndarray::{Array3, Array4, ArrayView3, Zip};
 
-use crate::denoiser::{Denoiser, Prediction, check_shape};
+use crate::denoiser::{Denoiser, DifferentiableDenoiser, Prediction, Pullback, check_shape};
 use crate::error::{Error, Result};
 use crate::schedule::{NoiseLevel, Schedule, Time};
 
@@ -87,8 +87,19 @@ impl Oracle {
         self
     }
 
+    /// What the oracle would say if the data were this component alone.
+    fn answer(&self, k: &Component, x: ArrayView3<'_, f32>, level: NoiseLevel) -> Array3<f64> {
+        Zip::from(x).and(&k.mean).and(&k.variance).map_collect(|&x, &mean, &variance| {
+            // The posterior of one Gaussian: x_t = √a·mean + deviation, whose variance is a·v + (1−a).
+            let per_total = (f64::from(x) - level.signal() * mean) / (level.alpha_bar * variance + level.one_minus);
+            let x0 = mean + level.signal() * variance * per_total;
+            let eps = level.noise() * per_total;
+            self.prediction.target(level, x0, eps)
+        })
+    }
+
     /// p(component | x_t) for each component, from log-densities so that nothing underflows.
-    fn responsibilities(&self, x: ndarray::ArrayView3<'_, f32>, level: NoiseLevel) -> Vec<f64> {
+    fn responsibilities(&self, x: ArrayView3<'_, f32>, level: NoiseLevel) -> Vec<f64> {
         let logs: Vec<f64> = self
             .components
             .iter()
@@ -131,19 +142,61 @@ impl Denoiser for Oracle {
         for (mut out, x) in out.outer_iter_mut().zip(x_t.outer_iter()) {
             let mut sum = Array3::<f64>::zeros(x.raw_dim());
             for (k, r) in self.components.iter().zip(self.responsibilities(x, level)) {
-                Zip::from(&mut sum).and(x).and(&k.mean).and(&k.variance).for_each(|sum, &x, &mean, &variance| {
-                    // The posterior of one Gaussian: x_t = √a·mean + deviation, whose variance is a·v + (1−a).
-                    let per_total =
-                        (f64::from(x) - level.signal() * mean) / (level.alpha_bar * variance + level.one_minus);
-                    let x0 = mean + level.signal() * variance * per_total;
-                    let eps = level.noise() * per_total;
-                    *sum += r * self.prediction.target(level, x0, eps);
-                });
+                sum.scaled_add(r, &self.answer(k, x, level));
             }
             Zip::from(&mut out).and(&sum).for_each(|out, &sum| *out = sum as f32);
         }
         Ok(out)
     }
+}
+
+/// In closed form: with responsibilities r_k and answers m_k of the components, whose slopes are diagonal,
+/// Jᵀv = Σ r_k·m_k'·v + Σ (m_k·v)·∇r_k, where ∇r_k = r_k·(∇log p_k − Σ r_j·∇log p_j).
+impl DifferentiableDenoiser for Oracle {
+    fn pullback(
+        &self,
+        x_t: &Array4<f32>,
+        t: Time,
+        classes: Option<&[usize]>,
+        cotangent: &Array4<f32>,
+    ) -> Result<Pullback> {
+        let out = self.predict(x_t, t, classes)?;
+        check_shape("cotangent", cotangent, self.shape())?;
+        if cotangent.dim() != x_t.dim() {
+            let (n, found) = (x_t.dim().0, cotangent.dim().0);
+            return Err(Error::argument(format!("cotangent: expected {n} images as in x_t, found {found}")));
+        }
+        let level = self.schedule.level(t)?;
+        let mut gradient = Array4::zeros(x_t.dim());
+        for ((mut gradient, x), v) in gradient.outer_iter_mut().zip(x_t.outer_iter()).zip(cotangent.outer_iter()) {
+            let v = v.mapv(f64::from);
+            let weights = self.responsibilities(x, level);
+            let mut sum = Array3::<f64>::zeros(x.raw_dim());
+            let mut mean_score = Array3::<f64>::zeros(x.raw_dim());
+            let scores: Vec<Array3<f64>> = self.components.iter().map(|k| score(k, x, level)).collect();
+            for (score, &r) in scores.iter().zip(&weights) {
+                mean_score.scaled_add(r, score);
+            }
+            for ((k, score), r) in self.components.iter().zip(&scores).zip(weights) {
+                Zip::from(&mut sum).and(&v).and(&k.variance).for_each(|sum, v, &variance| {
+                    let slope = 1.0 / (level.alpha_bar * variance + level.one_minus);
+                    let (x0, eps) = (level.signal() * variance * slope, level.noise() * slope);
+                    *sum += r * self.prediction.target(level, x0, eps) * v;
+                });
+                let along = r * (&self.answer(k, x, level) * &v).sum();
+                sum.scaled_add(along, &(score - &mean_score));
+            }
+            Zip::from(&mut gradient).and(&sum).for_each(|gradient, &sum| *gradient = sum as f32);
+        }
+        Ok(Pullback { out, gradient })
+    }
+}
+
+/// ∇log p(x_t) of one component alone: −(x_t − √a·μ)/(a·v + 1 − a).
+fn score(k: &Component, x: ArrayView3<'_, f32>, level: NoiseLevel) -> Array3<f64> {
+    Zip::from(x).and(&k.mean).and(&k.variance).map_collect(|&x, mean, variance| {
+        -(f64::from(x) - level.signal() * mean) / (level.alpha_bar * variance + level.one_minus)
+    })
 }
 
 #[cfg(test)]
@@ -191,6 +244,35 @@ mod tests {
         let eps = oracle.predict(&x(9_001.0), Time::new(1), None).unwrap()[[0, 0, 0, 0]];
         // √(1−a)·(x − √a·μ)/(a·v + 1 − a) with x − √a·μ = 1.
         assert!((f64::from(eps) - 0.19f64.sqrt() / (0.405 + 0.19)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_pullback_is_the_transposed_slope_by_differences() {
+        let part = |weight, mean: [f64; 3], variance: [f64; 3]| Component {
+            weight,
+            mean: Array3::from_shape_vec((1, 1, 3), mean.to_vec()).unwrap(),
+            variance: Array3::from_shape_vec((1, 1, 3), variance.to_vec()).unwrap(),
+        };
+        let parts = vec![part(1.0, [0.5, -0.5, 0.2], [0.2, 0.4, 0.1]), part(2.0, [-0.6, 0.3, 0.0], [0.1, 0.3, 0.5])];
+        for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::Velocity] {
+            let oracle = Oracle::mixture(&schedule(), parts.clone()).unwrap().predicting(prediction);
+            let at = Array4::from_shape_vec((1, 1, 1, 3), vec![0.1f32, -0.2, 0.3]).unwrap();
+            let v = Array4::from_shape_vec((1, 1, 1, 3), vec![0.7f32, -1.1, 0.4]).unwrap();
+            let found = oracle.pullback(&at, Time::new(2), None, &v).unwrap();
+            assert_eq!(found.out, oracle.predict(&at, Time::new(2), None).unwrap());
+            for i in 0..3 {
+                let h = 0.01f32;
+                let moved = |h: f32| {
+                    let mut x = at.clone();
+                    x[[0, 0, 0, i]] += h;
+                    (oracle.predict(&x, Time::new(2), None).unwrap() * &v).sum()
+                };
+                let slope = (moved(h) - moved(-h)) / (2.0 * h);
+                let gradient = found.gradient[[0, 0, 0, i]];
+                assert!((gradient - slope).abs() < 1e-4, "{prediction} {i}: {gradient} {slope}");
+            }
+            assert!(oracle.pullback(&at, Time::new(2), None, &Array4::zeros((2, 1, 1, 3))).is_err());
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The generative process p_θ(x_s | x_t): from x_T to an image in one network call per step (DDIM Eq. 12).
+//! The generative process p_θ(x_s | x_t): from x_T to an image step by step (DDIM Eq. 12), or along its ODE by another
+//! solver.
 
 mod plan;
 
@@ -11,8 +12,9 @@ use ndarray::{Array4, Zip};
 use crate::denoiser::{Denoised, Denoiser, check_finite, check_shape, denoise};
 use crate::error::{Error, Result};
 use crate::noise::NoiseSource;
-use crate::schedule::Time;
+use crate::schedule::{NoiseLevel, Time};
 use crate::sigma::Coefficients;
+use crate::solver::{Solver, Stepper};
 
 /// What an observer is shown after each step.
 #[derive(Clone, Copy, Debug)]
@@ -113,12 +115,18 @@ pub fn sample<D: Denoiser + ?Sized>(
     check_shape("initial latents", &x_t, denoiser.shape())?;
     check_finite("initial latents", &x_t)?;
 
-    let calls = plan.calls();
+    let times: Vec<Time> = plan.steps().iter().map(|step| step.t).collect();
+    denoiser.prepare(&times, classes);
+    let calls = plan.steps().len();
+    let ask = |i: usize, x: &Array4<f32>, t: Time, level: NoiseLevel| {
+        denoise(denoiser, x, t, level, classes, plan.clip())
+            .map_err(|error| Error::new(error.kind(), format!("step {} of {calls}: {}", i + 1, error.message())))
+    };
+    let mut stepper = Stepper::new(plan.solver());
     let mut x = x_t;
     let mut z = None;
     for (i, at) in plan.steps().iter().enumerate() {
-        let denoised = denoise(denoiser, &x, at.t, at.from, classes, plan.clip())
-            .map_err(|error| Error::new(error.kind(), format!("step {} of {calls}: {}", i + 1, error.message())))?;
+        let denoised = ask(i, &x, at.t, at.from)?;
         let c = at.coefficients;
         let z = if c.z == 0.0 {
             None
@@ -127,7 +135,11 @@ pub fn sample<D: Denoiser + ?Sized>(
             noise.fill(i, z)?;
             Some(&*z)
         };
-        x = step(&denoised, c, z);
+        x = match plan.solver() {
+            Solver::Ddim => step(&denoised, c, z),
+            // Deterministic, as the plan has seen to.
+            _ => stepper.step(&plan.steps()[..=i], &x, &denoised, |x_s, level| ask(i, x_s, at.s, level))?,
+        };
         check_finite(&format!("step {} of {calls}: x at t = {}", i + 1, at.s.get()), &x)?;
 
         tracing::debug!(step = i + 1, calls, t = at.t.get(), s = at.s.get(), sigma = at.sigma, "step");

@@ -1,7 +1,8 @@
 use crate::denoiser::{Clip, Prediction};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::schedule::{FinalLevel, Schedule};
 use crate::sigma::{NoiseScale, Step, table};
+use crate::solver::Solver;
 use crate::trajectory::Trajectory;
 
 /// Everything about a run but the network and the noise: the scalars of every step, and the clipping.
@@ -10,6 +11,7 @@ pub struct Plan {
     schedule: Schedule,
     steps: Vec<Step>,
     clip: Clip,
+    solver: Solver,
 }
 
 impl Plan {
@@ -29,7 +31,7 @@ impl Plan {
             tracing::info!("the last step lands on a of index 0 instead of 1, as the model's config asks");
         }
         let steps = table(schedule, trajectory, scale, final_level)?;
-        Ok(Self { schedule: schedule.clone(), steps, clip })
+        Ok(Self { schedule: schedule.clone(), steps, clip, solver: Solver::Ddim })
     }
 
     /// Plain DDIM: η = 0, no clipping, landing on clean data.
@@ -40,14 +42,62 @@ impl Plan {
         Self::new(schedule, trajectory, &NoiseScale::Eta(0.0), FinalLevel::Clean, Clip::Off)
     }
 
+    /// The same run with noise σ₁·z on its last step: p_θ(x₀|x₁) = N(x̂₀, σ₁²I), DDIM Eq. 10. Its scale is free, as the
+    /// image is the end of the run; 0 takes the noise away.
+    ///
+    /// # Errors
+    /// A σ₁ that is not finite or below 0, or above it for a solver that takes no noise.
+    pub fn with_final_sigma(mut self, sigma: f64) -> Result<Self> {
+        if !(sigma.is_finite() && sigma >= 0.0) {
+            return Err(Error::argument(format!("final sigma: expected a finite number of at least 0, found {sigma}")));
+        }
+        if let Some(last) = self.steps.last_mut() {
+            last.coefficients.z = sigma;
+        }
+        self.solver.check(&self.steps, self.clip)?;
+        Ok(self)
+    }
+
     /// The steps in order, with their coefficients.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// The number of network calls.
+    /// The same run stepped by `solver`, DDIM unless said otherwise.
+    ///
+    /// # Errors
+    /// A run that this solver cannot make: see [`Solver::check`].
+    pub fn with_solver(mut self, solver: Solver) -> Result<Self> {
+        solver.check(&self.steps, self.clip)?;
+        self.solver = solver;
+        Ok(self)
+    }
+
+    /// How the run steps.
+    pub fn solver(&self) -> Solver {
+        self.solver
+    }
+
+    /// Refuses every solver but DDIM for `what`, which is made of its steps.
+    pub(crate) fn check_ddim(&self, what: &str) -> Result<()> {
+        if self.solver == Solver::Ddim {
+            return Ok(());
+        }
+        Err(Error::argument(format!(
+            "{what}: goes by the steps of ddim, found solver {}; choose solver ddim",
+            self.solver
+        )))
+    }
+
+    /// The number of network calls: one per step, but for [`Solver::Heun`].
     pub fn calls(&self) -> usize {
-        self.steps.len()
+        self.solver.calls(self.steps.len())
+    }
+
+    /// The number of network calls made once `step` steps are done.
+    pub fn calls_after(&self, step: usize) -> usize {
+        // Only the last step may be cheaper than the others.
+        if step < self.steps.len() { self.solver.calls(step + 1).saturating_sub(1) } else { self.calls() }
     }
 
     /// What is done to x̂₀.

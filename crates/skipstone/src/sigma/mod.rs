@@ -2,7 +2,7 @@
 
 mod scale;
 
-pub use scale::NoiseScale;
+pub use scale::{Analytic, NoiseScale};
 
 use crate::error::Result;
 use crate::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
@@ -49,7 +49,7 @@ pub struct Step {
     pub from: NoiseLevel,
     /// The level of s.
     pub to: NoiseLevel,
-    /// The σ under the root of the direction's coefficient.
+    /// The σ under the root of the direction's coefficient (λ of the analytic variance).
     pub sigma: f64,
     /// What x̂₀, ε̂ and z are multiplied by.
     pub coefficients: Coefficients,

@@ -143,8 +143,12 @@ pub struct TrainRecipe {
     pub batch: usize,
     /// Batches whose gradients make one step.
     pub accumulate: usize,
-    /// Images a thread takes at a time: memory against speed. The sum's order, and with it the last bits, depend on it.
+    /// Images that go through the network together, on all threads: memory against speed. The sum's order, and with it
+    /// the last bits, depend on it.
     pub shard: usize,
+    /// Makes what matters within a block only again on the way back instead of keeping it: less memory, more time, the
+    /// same bits.
+    pub recompute: bool,
     /// Seed of weights, order, times, noise, dropout.
     pub seed: u64,
     /// Draw times in pairs t, T+1−t.
@@ -167,7 +171,8 @@ impl Default for TrainRecipe {
             steps: 10_000,
             batch: 64,
             accumulate: 1,
-            shard: 8,
+            shard: 32,
+            recompute: false,
             seed: 0,
             antithetic: true,
             checkpoint_every: 500,

@@ -294,7 +294,8 @@ fn step_and_loss(line: &str) -> Option<(u64, f64)> {
 }
 
 /// Keys that may change between the parts of a run: they say how long and how talkative it is, not what a step does.
-const FREE: [&str; 6] = ["steps", "checkpoint_every", "log_every", "preview_every", "preview_images", "preview_steps"];
+const FREE: [&str; 7] =
+    ["steps", "recompute", "checkpoint_every", "log_every", "preview_every", "preview_images", "preview_steps"];
 
 /// Checks that a state continues the run asked for.
 fn same_run(was: &Identity, now: &Identity) -> Result<()> {

@@ -99,7 +99,8 @@ impl Trainer {
                 unet::initialise(&config, || uniform.next_f64(), || gaussian.next_gaussians()[0])?
             }
         };
-        let backprop = Backprop::new(config.clone(), threads, recipe.train.shard)?;
+        let train = &recipe.train;
+        let backprop = Backprop::with_recomputation(config.clone(), threads, train.shard, train.recompute)?;
         let gradient = vec![0.0; layout.len()];
         let seed = recipe.train.seed;
         let words: Words = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
@@ -185,9 +186,10 @@ impl Trainer {
                 ),
             ));
         }
+        let (isa, team) = (self.backprop.isa(), self.backprop.team());
         let o = &self.recipe.optimizer;
         if o.clip > 0.0 && gradient_norm > o.clip {
-            optimizer::scale((o.clip / gradient_norm) as f32, &mut self.gradient);
+            optimizer::scale(isa, team, (o.clip / gradient_norm) as f32, &mut self.gradient);
         }
         let learning_rate = self.recipe.learning_rate(step)?;
         let adam = Adam {
@@ -199,8 +201,8 @@ impl Trainer {
             decoupled: self.recipe.decoupled()?,
         };
         let State { weights, ema, moments: [m, v], .. } = &mut self.state;
-        adam.step(step, &self.gradient, weights.data_mut(), m.data_mut(), v.data_mut());
-        optimizer::moving_average(self.recipe.ema_decay(step), weights.data(), ema.data_mut());
+        adam.step(isa, team, step, &self.gradient, weights.data_mut(), m.data_mut(), v.data_mut());
+        optimizer::moving_average(isa, team, self.recipe.ema_decay(step), weights.data(), ema.data_mut());
         self.state.step = step;
         Ok(StepReport { step, loss, gradient_norm, learning_rate })
     }
@@ -228,7 +230,7 @@ impl Trainer {
             let batch_index = self.state.step * accumulate as u64 + micro;
             loss += self.add_batch(batch_index, 1.0 / (batch * accumulate) as f64)?;
         }
-        Ok((loss, optimizer::squared_norm(&self.gradient).sqrt()))
+        Ok((loss, optimizer::squared_norm(self.backprop.isa(), &self.gradient).sqrt()))
     }
 
     /// Adds the gradient of `scale`·Σ loss over batch number `batch_index`; returns that sum.

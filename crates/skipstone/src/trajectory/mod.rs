@@ -3,8 +3,10 @@
 //! A trajectory is a strictly decreasing list of times that ends on clean data. The target of a step is the next
 //! element, never "t − T/S": the list alone says where a step lands.
 
+mod optimal;
 mod spacing;
 
+pub use optimal::optimal;
 pub use spacing::Spacing;
 
 use crate::error::{Error, Result};

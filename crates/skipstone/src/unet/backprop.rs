@@ -1,16 +1,18 @@
 //! Gradients of a network over a batch, on any number of threads with the same bytes.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::Arc;
 
 use ndarray::Array4;
-use skipstone_kernels::{Threads, elementwise};
+use skipstone_kernels::{Isa, Team, elementwise};
 
+use super::backward::{Back, BackWorkspace, PackBuffers, Repacked, Wanted};
+use super::conditions::{Machine, RowLayout, Vectors};
 use super::config::Config;
-use super::execute::{Inputs, Plan, Workspace};
+use super::execute::{Store, Walk, Workspace};
 use super::graph::Graph;
-use super::network::{check, time_indices};
+use super::network::{check, conditions};
+use super::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::schedule::Time;
 
@@ -29,45 +31,33 @@ pub struct Batch<'a> {
 
 /// The backward pass of a network.
 ///
-/// A batch is cut into shards of a fixed number of images. Each shard runs forward and backward on one thread; the
-/// shards' gradients are added in order. The sum therefore does not depend on the number of threads.
+/// A batch goes through in shards of a fixed number of images, one after the other, each on all threads. Kernels sum in
+/// an order that depends on the shard alone, so the gradient does not depend on the number of threads.
 #[derive(Debug)]
 pub struct Backprop {
     config: Config,
     graph: Graph,
-    plan: Plan,
+    forward: Plan,
+    gradients: Plan,
+    rows: RowLayout,
+    /// Where each parameter lies.
+    ranges: Vec<Range<usize>>,
     shard: usize,
-    workers: Vec<Worker>,
-    /// Threads of our own, which keep their scratch memory from step to step.
-    pool: rayon::ThreadPool,
+    recompute: bool,
+    isa: Isa,
+    team: Arc<Team>,
+    memory: Memory,
 }
 
+/// Memory used over and over.
 #[derive(Debug, Default)]
-struct Worker {
-    workspace: Workspace,
-    gradient: Vec<f32>,
+struct Memory {
+    forward: Workspace,
+    back: BackWorkspace,
+    vectors: Vectors,
+    packed: PackBuffers,
+    y: Vec<f32>,
     dy: Vec<f32>,
-}
-
-/// Whose turn it is to add its gradient.
-struct Turn<'a> {
-    shard: usize,
-    /// A worker panicked: its turn will never be taken, and nobody should wait for it.
-    broken: bool,
-    gradient: &'a mut [f32],
-    input_gradient: Option<&'a mut [f32]>,
-}
-
-/// Marks the turn as broken when its thread unwinds.
-struct BreakOnPanic<'a, 'b>(&'a Mutex<Turn<'b>>, &'a Condvar);
-
-impl Drop for BreakOnPanic<'_, '_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.lock().unwrap_or_else(|poison| poison.into_inner()).broken = true;
-            self.1.notify_all();
-        }
-    }
 }
 
 impl Backprop {
@@ -76,28 +66,50 @@ impl Backprop {
     /// # Errors
     /// The config is invalid, or `threads` or `shard` is 0.
     pub fn new(config: Config, threads: usize, shard: usize) -> Result<Self> {
+        Self::with_recomputation(config, threads, shard, false)
+    }
+
+    /// [`new`](Self::new); with `recompute`, what is made and read within a block only is not kept but made again on
+    /// the way back: about half the memory for about a third more time. The gradient is the same to the bit.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_recomputation(config: Config, threads: usize, shard: usize, recompute: bool) -> Result<Self> {
         if threads == 0 || shard == 0 {
             return Err(Error::argument(format!("{threads} threads and shards of {shard} images: neither may be 0")));
         }
-        let graph = Graph::new(&config)?;
-        let plan = Plan::training(&graph);
-        plan.check()?;
-        let workers = (0..threads).map(|_| Worker::default()).collect();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .map_err(|e| Error::new(Kind::Io, format!("{threads} threads: {e}")))?;
-        Ok(Self { config, graph, plan, shard, workers, pool })
+        let graph = Graph::new(&config, true)?;
+        let (forward, gradients) = (Plan::training(&graph, recompute), Plan::gradients(&graph));
+        forward.check()?;
+        let team = Team::new(threads).map_err(|e| Error::new(Kind::Io, format!("{threads} threads: {e}")))?;
+        let ranges = graph.layout.specs().iter().map(|spec| spec.range()).collect();
+        let (rows, team, isa) = (RowLayout::new(&graph), Arc::new(team), Isa::best());
+        let memory = Memory::default();
+        Ok(Self { config, graph, forward, gradients, rows, ranges, shard, recompute, isa, team, memory })
     }
 
-    /// Bytes that activations and gradients take for a batch of `n` images.
+    /// Uses another instruction set than the best.
+    pub fn with_isa(self, isa: Isa) -> Self {
+        Self { isa, ..self }
+    }
+
+    /// The threads it works with.
+    pub fn team(&self) -> &Team {
+        &self.team
+    }
+
+    /// The instruction set it works with.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Bytes that activations and their gradients take for a batch of `n` images.
     pub fn bytes(&self, n: usize) -> usize {
-        let workers = self.workers.len().min(n.div_ceil(self.shard));
-        workers * (8 * self.plan.len() * self.shard.min(n) + 4 * self.graph.layout.len())
+        4 * (self.forward.len() + self.gradients.len()) * self.shard.min(n)
     }
 
     /// Runs the batch and adds to `gradient` (as long as the layout). `cotangent(images, y, dy)` is given each shard's
-    /// output and writes the derivative of the loss by it; it is called once for every shard, in any order.
+    /// output and writes the derivative of the loss by it; it is called once for every shard, in order.
     ///
     /// # Errors
     /// As [`UNet::forward`](super::UNet::forward).
@@ -113,66 +125,50 @@ impl Backprop {
         input_gradient: Option<&mut Array4<f32>>,
     ) -> Result<()> {
         let n = check(&self.config, batch.x_t, batch.times.len(), batch.classes)?;
-        let times = time_indices(&self.config, batch.times)?;
+        let conditions = conditions(&self.config, batch.times, batch.classes)?;
         assert_eq!((parameters.len(), gradient.len()), (self.graph.layout.len(), self.graph.layout.len()));
         assert!(batch.dropout.is_none_or(|keys| keys.len() == n), "a dropout key for each image");
         let x = batch.x_t.as_standard_layout();
         let x = x.as_slice().expect("standard layout");
         let len = x.len().checked_div(n).unwrap_or(0);
-        let (graph, plan, config, shard) = (&self.graph, &self.plan, &self.config, self.shard);
-        let shards = n.div_ceil(shard);
-        let next = AtomicUsize::new(0);
-        let input_gradient = input_gradient.map(|g| g.as_slice_mut().expect("standard layout"));
-        let want_input = input_gradient.is_some();
-        let turn = Mutex::new(Turn { shard: 0, broken: false, gradient, input_gradient });
-        let turned = Condvar::new();
-        let work = |worker: &mut Worker| {
-            let _guard = BreakOnPanic(&turn, &turned);
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= shards {
-                    return;
-                }
-                let range = index * shard..((index + 1) * shard).min(n);
-                let inputs = Inputs {
-                    x: &x[range.start * len..range.end * len],
-                    times: &times[range.clone()],
-                    classes: batch.classes.map(|c| &c[range.clone()]),
-                    dropout: batch.dropout.map(|k| &k[range.clone()]),
-                };
-                let y = graph.forward(config, plan, &mut worker.workspace, parameters, inputs, Threads::One);
-                worker.dy.clear();
-                worker.dy.resize(y.len(), 0.0);
-                cotangent(range.clone(), y, &mut worker.dy);
-                worker.gradient.clear();
-                worker.gradient.resize(parameters.len(), 0.0);
-                let workspace = &mut worker.workspace;
-                let dx =
-                    graph.backward(plan, workspace, parameters, inputs, &worker.dy, &mut worker.gradient, want_input);
-                let guard = turn.lock().unwrap_or_else(|poison| poison.into_inner());
-                let mut turn = turned
-                    .wait_while(guard, |turn| turn.shard != index && !turn.broken)
-                    .unwrap_or_else(|poison| poison.into_inner());
-                if turn.broken {
-                    return; // the other thread's panic is the one to report
-                }
-                elementwise::axpy(1.0, &worker.gradient, turn.gradient);
-                if let Some(g) = &mut turn.input_gradient {
-                    g[range.start * len..range.end * len].copy_from_slice(dx);
-                }
-                turn.shard += 1;
-                turned.notify_all();
+        let mut input_gradient = input_gradient.map(|g| g.as_slice_mut().expect("standard layout"));
+        let wanted = Wanted { input: input_gradient.is_some(), recompute: self.recompute };
+        let machine = Machine { isa: self.isa, team: &self.team };
+        let store = Store { data: parameters, ranges: &self.ranges };
+        let graph = &self.graph;
+        let Memory { forward, back, vectors, packed, y, dy } = &mut self.memory;
+        for begin in (0..n).step_by(self.shard) {
+            let images = begin..(begin + self.shard).min(n);
+            let here = &conditions[images.clone()];
+            graph.vectors(&self.config, machine, store, here, vectors);
+            forward.rows.resize(images.len() * self.rows.len(), 0.0);
+            graph.gather_rows(&self.rows, vectors, images.len(), &mut forward.rows);
+            let walk = Walk {
+                graph,
+                plan: &self.forward,
+                rows: &self.rows,
+                machine,
+                n: images.len(),
+                parameters: store,
+                dropout: batch.dropout.map(|keys| &keys[images.clone()]),
+            };
+            walk.put(forward, &x[images.start * len..images.end * len]);
+            walk.forward(forward, &mut Repacked { graph, machine, parameters: store, buffers: packed });
+            y.resize(images.len() * graph.value(graph.output).len(), 0.0);
+            walk.take(forward, y);
+            dy.clear();
+            dy.resize(y.len(), 0.0);
+            cotangent(images.clone(), y, dy);
+            let backwards = Back { walk, plan: &self.gradients, wanted };
+            back.by_vector.clear();
+            backwards.run(dy, forward, back, packed, gradient);
+            graph.vectors_backward(machine, store, here, vectors, &mut back.by_vector, gradient);
+            if let Some(into) = &mut input_gradient {
+                let dx = backwards.input_gradient(back);
+                let into = &mut into[images.start * len..images.end * len];
+                elementwise::to_planes(images.len(), self.config.in_channels, graph.centre.0, dx, into);
             }
-        };
-        // A worker that starts late finds fewer shards left; none ever waits for one that has not started, because
-        // shards are handed out in order to workers that are running.
-        let threads = self.workers.len().min(shards);
-        let work = &work;
-        self.pool.scope(|scope| {
-            for worker in &mut self.workers[..threads] {
-                scope.spawn(move |_| work(worker));
-            }
-        });
+        }
         Ok(())
     }
 }

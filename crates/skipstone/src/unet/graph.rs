@@ -9,7 +9,7 @@ use super::config::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 use super::params::Layout;
 use crate::error::{Error, Result};
 
-/// An intermediate result: `[channels, height, width]` per image; vectors have height and width 1.
+/// An intermediate result: `[height, width, channels]` per image; vectors have height and width 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ValueId(pub usize);
 
@@ -17,6 +17,8 @@ pub(crate) struct ValueId(pub usize);
 pub(crate) struct Value {
     pub channels: usize,
     pub size: [usize; 2],
+    /// The wider value whose channels from some place on it is: a concatenation is two values side by side in one.
+    pub host: Option<(ValueId, usize)>,
 }
 
 impl Value {
@@ -40,61 +42,51 @@ pub(crate) enum Row {
     Class,
 }
 
+/// What turns time and class into the vectors that condition the blocks. No pixel is involved.
+#[derive(Clone, Debug)]
+pub(crate) enum VectorOp {
+    Linear { x: ValueId, w: Parameter, b: Parameter, y: ValueId },
+    Silu { x: ValueId, y: ValueId },
+    Add { a: ValueId, b: ValueId, y: ValueId },
+    Embedding { table: Parameter, row: Row, y: ValueId },
+}
+
+/// A group normalisation; the convolution (or [`Op::Activate`]) that names it applies it, and SiLU if it has that.
+#[derive(Clone, Debug)]
+pub(crate) struct Norm {
+    pub shape: norm::Shape,
+    pub x: ValueId,
+    pub gamma: Parameter,
+    pub beta: Parameter,
+    pub scale_shift: Option<ValueId>,
+}
+
+/// Index of a normalisation in [`Graph::norms`].
+pub(crate) type NormId = usize;
+
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
+    /// y = (w ∗ norm(x) + b + vector + residual)·scale.
     Conv {
         shape: conv::Shape,
         x: ValueId,
-        w: Parameter,
-        b: Parameter,
-        y: ValueId,
-    },
-    Norm {
-        shape: norm::Shape,
-        x: ValueId,
-        gamma: Parameter,
-        beta: Parameter,
-        scale_shift: Option<ValueId>,
+        norm: Option<NormId>,
+        /// Weight and bias; several where layers with the same input are computed as one.
+        weights: Vec<(Parameter, Parameter)>,
+        vector: Option<ValueId>,
+        residual: Option<ValueId>,
+        scale: f32,
         y: ValueId,
     },
     Attention {
         shape: attention::Shape,
-        q: ValueId,
-        k: ValueId,
-        v: ValueId,
+        qkv: ValueId,
         y: ValueId,
     },
-    Linear {
+    /// y = norm(x), where something else than a convolution reads it.
+    Activate {
+        norm: NormId,
         x: ValueId,
-        w: Parameter,
-        b: Parameter,
-        y: ValueId,
-    },
-    Silu {
-        x: ValueId,
-        y: ValueId,
-    },
-    Affine {
-        a: f32,
-        b: f32,
-        x: ValueId,
-        y: ValueId,
-    },
-    AddPerPlane {
-        x: ValueId,
-        v: ValueId,
-        y: ValueId,
-    },
-    /// y = (a + b)·scale.
-    Add {
-        a: ValueId,
-        b: ValueId,
-        scale: f32,
-        y: ValueId,
-    },
-    Concat {
-        a: ValueId,
-        b: ValueId,
         y: ValueId,
     },
     Upsample {
@@ -111,11 +103,6 @@ pub(crate) enum Op {
         x: ValueId,
         y: ValueId,
     },
-    Embedding {
-        table: Parameter,
-        row: Row,
-        y: ValueId,
-    },
 }
 
 impl Op {
@@ -123,37 +110,25 @@ impl Op {
     pub fn output(&self) -> ValueId {
         match *self {
             Op::Conv { y, .. }
-            | Op::Norm { y, .. }
             | Op::Attention { y, .. }
-            | Op::Linear { y, .. }
-            | Op::Silu { y, .. }
-            | Op::Affine { y, .. }
-            | Op::AddPerPlane { y, .. }
-            | Op::Add { y, .. }
-            | Op::Concat { y, .. }
+            | Op::Activate { y, .. }
             | Op::Upsample { y, .. }
             | Op::AveragePool { y, .. }
-            | Op::Dropout { y, .. }
-            | Op::Embedding { y, .. } => y,
+            | Op::Dropout { y, .. } => y,
         }
     }
 
-    /// The values it reads.
-    pub fn inputs(&self) -> Vec<ValueId> {
-        match *self {
-            Op::Conv { x, .. }
-            | Op::Linear { x, .. }
-            | Op::Silu { x, .. }
-            | Op::Affine { x, .. }
+    /// The images it reads.
+    pub fn inputs(&self) -> impl Iterator<Item = ValueId> {
+        let (first, second) = match *self {
+            Op::Conv { x, residual, .. } => (x, residual),
+            Op::Attention { qkv: x, .. }
+            | Op::Activate { x, .. }
             | Op::Upsample { x, .. }
             | Op::AveragePool { x, .. }
-            | Op::Dropout { x, .. }
-            | Op::Norm { x, scale_shift: None, .. } => vec![x],
-            Op::Norm { x, scale_shift: Some(v), .. } | Op::AddPerPlane { x, v, .. } => vec![x, v],
-            Op::Add { a, b, .. } | Op::Concat { a, b, .. } => vec![a, b],
-            Op::Attention { q, k, v, .. } => vec![q, k, v],
-            Op::Embedding { .. } => vec![],
-        }
+            | Op::Dropout { x, .. } => (x, None),
+        };
+        std::iter::once(first).chain(second)
     }
 }
 
@@ -161,10 +136,19 @@ impl Op {
 #[derive(Clone, Debug)]
 pub(crate) struct Graph {
     pub values: Vec<Value>,
+    /// From time and class to vectors.
+    pub vector_ops: Vec<VectorOp>,
+    pub norms: Vec<Norm>,
+    /// From the image to the output.
     pub ops: Vec<Op>,
+    /// Which block of the network each operation belongs to.
+    pub blocks: Vec<usize>,
+    /// Which values are made and read within one block only, so that they can be made again from the block's input.
+    pub transient: Vec<bool>,
     pub layout: Layout,
-    /// The image.
+    /// The image, and a, b of the a·pixel + b that it begins with.
     pub input: ValueId,
+    pub centre: (f32, f32),
     /// The sines and cosines of the time, for positional embeddings.
     pub time: Option<ValueId>,
     pub output: ValueId,
@@ -173,16 +157,23 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// Builds the network of a config.
-    pub fn new(config: &Config) -> Result<Self> {
+    /// Builds the network of a config; `dropout` says whether its dropout is wanted, as in training.
+    pub fn new(config: &Config, dropout: bool) -> Result<Self> {
         config.validate()?;
         let mut b = Builder {
             config,
+            dropout: if dropout { config.dropout } else { 0.0 },
+            block: 0,
             graph: Graph {
                 values: Vec::new(),
+                vector_ops: Vec::new(),
+                norms: Vec::new(),
                 ops: Vec::new(),
+                blocks: Vec::new(),
+                transient: Vec::new(),
                 layout: Layout::default(),
                 input: ValueId(0),
+                centre: if config.center_input_sample { (2.0, -1.0) } else { (1.0, 0.0) },
                 time: None,
                 output: ValueId(0),
                 dropout_sites: 0,
@@ -190,6 +181,7 @@ impl Graph {
             temb: ValueId(0),
         };
         b.network()?;
+        b.graph.transient = b.graph.find_transient();
         Ok(b.graph)
     }
 
@@ -197,23 +189,53 @@ impl Graph {
         self.values[id.0]
     }
 
+    /// The value in whose memory a value lies, and at which channel.
+    pub fn root(&self, id: ValueId) -> (ValueId, usize) {
+        let (mut id, mut offset) = (id, 0);
+        while let Some((host, at)) = self.value(id).host {
+            (id, offset) = (host, offset + at);
+        }
+        (id, offset)
+    }
+
+    fn find_transient(&self) -> Vec<bool> {
+        let mut block: Vec<Option<usize>> = vec![None; self.values.len()];
+        let mut transient = vec![true; self.values.len()];
+        for (op, b) in self.ops.iter().zip(&self.blocks) {
+            for value in op.inputs().chain([op.output()]) {
+                let (root, _) = self.root(value);
+                if *block[root.0].get_or_insert(*b) != *b || root != value {
+                    transient[root.0] = false;
+                    transient[value.0] = false;
+                }
+            }
+        }
+        transient[self.input.0] = false;
+        transient[self.output.0] = false;
+        transient
+    }
+
     /// Floating-point operations of one call for one image (convolutions, products and attention; the rest is small),
     /// a multiplication and an addition counted as two.
     pub fn flops(&self) -> u64 {
-        self.ops
-            .iter()
-            .map(|op| match op {
-                Op::Conv { shape, .. } => shape.flops(),
-                Op::Attention { shape, .. } => shape.flops(),
-                Op::Linear { x, y, .. } => 2 * (self.value(*x).len() * self.value(*y).len()) as u64,
-                _ => 0,
-            })
-            .fold(0, u64::saturating_add)
+        let images = self.ops.iter().map(|op| match op {
+            Op::Conv { shape, .. } => shape.flops(),
+            Op::Attention { shape, .. } => shape.flops(),
+            _ => 0,
+        });
+        let vectors = self.vector_ops.iter().map(|op| match op {
+            VectorOp::Linear { x, y, .. } => 2 * (self.value(*x).len() * self.value(*y).len()) as u64,
+            _ => 0,
+        });
+        images.chain(vectors).fold(0, u64::saturating_add)
     }
 }
 
 struct Builder<'a> {
     config: &'a Config,
+    dropout: f64,
+    /// The block being built.
+    block: usize,
     graph: Graph,
     /// SiLU of the embedding, which every residual block projects.
     temb: ValueId,
@@ -234,20 +256,59 @@ enum Resample {
     Up,
 }
 
+/// A convolution's input, and what is folded into it.
+#[derive(Clone, Copy)]
+struct Fold {
+    x: ValueId,
+    norm: Option<NormId>,
+    upsample: bool,
+    vector: Option<ValueId>,
+    residual: Option<ValueId>,
+    /// Divides the result.
+    divide_by: f64,
+}
+
+impl Fold {
+    fn plain(x: ValueId) -> Self {
+        Self { x, norm: None, upsample: false, vector: None, residual: None, divide_by: 1.0 }
+    }
+}
+
+/// Side, stride and padding of a kernel.
+#[derive(Clone, Copy)]
+struct Kernel {
+    side: usize,
+    stride: usize,
+    pad_before: usize,
+    pad_after: usize,
+}
+
+impl Kernel {
+    /// One that keeps the image's size.
+    fn same(side: usize) -> Self {
+        Self { side, stride: 1, pad_before: side / 2, pad_after: side / 2 }
+    }
+}
+
 impl Builder<'_> {
     fn new_value(&mut self, channels: usize, size: [usize; 2]) -> ValueId {
-        self.graph.values.push(Value { channels, size });
+        self.graph.values.push(Value { channels, size, host: None });
         ValueId(self.graph.values.len() - 1)
     }
 
+    fn vector(&mut self, len: usize) -> ValueId {
+        self.new_value(len, [1, 1])
+    }
+
     fn like(&mut self, x: ValueId) -> ValueId {
-        let Value { channels, size } = self.graph.value(x);
+        let Value { channels, size, .. } = self.graph.value(x);
         self.new_value(channels, size)
     }
 
     fn op(&mut self, op: Op) -> ValueId {
         let y = op.output();
         self.graph.ops.push(op);
+        self.graph.blocks.push(self.block);
         y
     }
 
@@ -255,51 +316,49 @@ impl Builder<'_> {
         self.graph.layout.push(name, shape.to_vec())
     }
 
-    fn conv(&mut self, name: &str, x: ValueId, c_out: usize, kernel: usize) -> Result<ValueId> {
-        self.strided_conv(name, x, c_out, kernel, 1, kernel / 2, kernel / 2)
-    }
-
-    #[allow(clippy::too_many_arguments)] // the numbers of a convolution
-    fn strided_conv(
-        &mut self,
-        name: &str,
-        x: ValueId,
-        c_out: usize,
-        kernel: usize,
-        stride: usize,
-        pad_before: usize,
-        pad_after: usize,
-    ) -> Result<ValueId> {
-        let Value { channels, size } = self.graph.value(x);
-        let shape = conv::Shape { c_in: channels, c_out, input: size, kernel, stride, pad_before, pad_after };
-        let w = self.parameter(format!("{name}.weight"), &[c_out, channels, kernel, kernel])?;
+    fn conv(&mut self, name: &str, from: Fold, c_out: usize, kernel: Kernel) -> Result<ValueId> {
+        let Kernel { side, .. } = kernel;
+        let c_in = self.graph.value(from.x).channels;
+        let w = self.parameter(format!("{name}.weight"), &[c_out, c_in, side, side])?;
         let b = self.parameter(format!("{name}.bias"), &[c_out])?;
-        let y = self.new_value(c_out, shape.output());
-        Ok(self.op(Op::Conv { shape, x, w, b, y }))
+        Ok(self.push_conv(from, c_out, kernel, vec![(w, b)]))
     }
 
-    /// A linear layer applied to every pixel: its weight is `[c_out, c_in]`, a 1×1 convolution's without the ones.
-    fn pointwise(&mut self, name: &str, x: ValueId, c_out: usize) -> Result<ValueId> {
-        let Value { channels, size } = self.graph.value(x);
+    /// Linear layers applied to every pixel: their weights are `[c_out, c_in]`, a 1×1 convolution's without the ones.
+    fn pointwise(&mut self, names: &[String], from: Fold, c_out: usize) -> Result<ValueId> {
+        let c_in = self.graph.value(from.x).channels;
+        let mut weights = Vec::new();
+        for name in names {
+            let w = self.parameter(format!("{name}.weight"), &[c_out, c_in])?;
+            weights.push((w, self.parameter(format!("{name}.bias"), &[c_out])?));
+        }
+        Ok(self.push_conv(from, c_out * names.len(), Kernel::same(1), weights))
+    }
+
+    fn push_conv(&mut self, from: Fold, c_out: usize, kernel: Kernel, weights: Vec<(Parameter, Parameter)>) -> ValueId {
+        let Value { channels, size, .. } = self.graph.value(from.x);
+        let Kernel { side, stride, pad_before, pad_after } = kernel;
+        let Fold { x, norm, upsample, vector, residual, divide_by } = from;
         let shape =
-            conv::Shape { c_in: channels, c_out, input: size, kernel: 1, stride: 1, pad_before: 0, pad_after: 0 };
-        let w = self.parameter(format!("{name}.weight"), &[c_out, channels])?;
-        let b = self.parameter(format!("{name}.bias"), &[c_out])?;
-        let y = self.new_value(c_out, size);
-        Ok(self.op(Op::Conv { shape, x, w, b, y }))
+            conv::Shape { c_in: channels, c_out, input: size, kernel: side, stride, pad_before, pad_after, upsample };
+        let y = self.new_value(c_out, shape.output());
+        let scale = (1.0 / divide_by) as f32;
+        self.op(Op::Conv { shape, x, norm, weights, vector, residual, scale, y })
     }
 
     fn linear(&mut self, name: &str, x: ValueId, outputs: usize) -> Result<ValueId> {
         let inputs = self.graph.value(x).len();
         let w = self.parameter(format!("{name}.weight"), &[outputs, inputs])?;
         let b = self.parameter(format!("{name}.bias"), &[outputs])?;
-        let y = self.new_value(outputs, [1, 1]);
-        Ok(self.op(Op::Linear { x, w, b, y }))
+        let y = self.vector(outputs);
+        self.graph.vector_ops.push(VectorOp::Linear { x, w, b, y });
+        Ok(y)
     }
 
     fn silu(&mut self, x: ValueId) -> ValueId {
         let y = self.like(x);
-        self.op(Op::Silu { x, y })
+        self.graph.vector_ops.push(VectorOp::Silu { x, y });
+        y
     }
 
     fn norm(
@@ -309,7 +368,7 @@ impl Builder<'_> {
         groups: usize,
         silu: bool,
         scale_shift: Option<ValueId>,
-    ) -> Result<ValueId> {
+    ) -> Result<NormId> {
         let value = self.graph.value(x);
         if !value.channels.is_multiple_of(groups) {
             return Err(Error::data(format!(
@@ -326,78 +385,85 @@ impl Builder<'_> {
         };
         let gamma = self.parameter(format!("{name}.weight"), &[value.channels])?;
         let beta = self.parameter(format!("{name}.bias"), &[value.channels])?;
+        self.graph.norms.push(Norm { shape, x, gamma, beta, scale_shift });
+        Ok(self.graph.norms.len() - 1)
+    }
+
+    fn activate(&mut self, x: ValueId, norm: NormId) -> ValueId {
         let y = self.like(x);
-        Ok(self.op(Op::Norm { shape, x, gamma, beta, scale_shift, y }))
+        self.op(Op::Activate { norm, x, y })
     }
 
-    fn add(&mut self, a: ValueId, b: ValueId, divide_by: f64) -> ValueId {
-        let y = self.like(a);
-        self.op(Op::Add { a, b, scale: (1.0 / divide_by) as f32, y })
-    }
-
-    fn resample(&mut self, x: ValueId, how: Resample) -> ValueId {
-        let Value { channels, size: [h, w] } = self.graph.value(x);
-        match how {
-            Resample::None => x,
-            Resample::Down => {
-                let y = self.new_value(channels, [h / 2, w / 2]);
-                self.op(Op::AveragePool { x, y })
-            }
-            Resample::Up => {
-                let y = self.new_value(channels, [h * 2, w * 2]);
-                self.op(Op::Upsample { x, y })
-            }
-        }
+    fn halve(&mut self, x: ValueId) -> ValueId {
+        let Value { channels, size: [h, w], .. } = self.graph.value(x);
+        let y = self.new_value(channels, [h / 2, w / 2]);
+        self.op(Op::AveragePool { x, y })
     }
 
     /// GN–SiLU–conv, time, GN–SiLU–dropout–conv, and the (possibly projected) input.
     fn resnet(&mut self, name: &str, x: ValueId, block: &Resnet) -> Result<ValueId> {
+        self.block += 1;
         let groups = self.config.norm_num_groups;
-        let h = self.norm(&format!("{name}.norm1"), x, groups, true, None)?;
-        let h = self.resample(h, block.resample);
-        let x = self.resample(x, block.resample);
-        let h = self.conv(&format!("{name}.conv1"), h, block.channels, 3)?;
-        let temb = self.temb;
+        let norm1 = self.norm(&format!("{name}.norm1"), x, groups, true, None)?;
+        let plain = Fold { norm: Some(norm1), ..Fold::plain(x) };
+        let (from, x) = match block.resample {
+            Resample::None => (plain, x),
+            // Doubling and activating commute.
+            Resample::Up => {
+                let Value { channels, size: [h, w], .. } = self.graph.value(x);
+                let doubled = self.new_value(channels, [h * 2, w * 2]);
+                (Fold { upsample: true, ..plain }, self.op(Op::Upsample { x, y: doubled }))
+            }
+            // Means and activations do not.
+            Resample::Down => {
+                let h = self.activate(x, norm1);
+                (Fold::plain(self.halve(h)), self.halve(x))
+            }
+        };
+        let conv1 = format!("{name}.conv1");
         let project = format!("{name}.time_emb_proj");
-        let norm2 = format!("{name}.norm2");
-        let h = match self.config.resnet_time_scale_shift {
-            TimeScaleShift::Default => {
-                let v = self.linear(&project, temb, block.channels)?;
-                let y = self.like(h);
-                let h = self.op(Op::AddPerPlane { x: h, v, y });
-                self.norm(&norm2, h, groups, true, None)?
-            }
-            TimeScaleShift::ScaleShift => {
-                let v = self.linear(&project, temb, 2 * block.channels)?;
-                self.norm(&norm2, h, groups, true, Some(v))?
-            }
+        // Parameters are registered in the order in which the network uses them.
+        let c_in = self.graph.value(from.x).channels;
+        let w = self.parameter(format!("{conv1}.weight"), &[block.channels, c_in, 3, 3])?;
+        let b = self.parameter(format!("{conv1}.bias"), &[block.channels])?;
+        let temb = self.temb;
+        let (vector, scale_shift) = match self.config.resnet_time_scale_shift {
+            TimeScaleShift::Default => (Some(self.linear(&project, temb, block.channels)?), None),
+            TimeScaleShift::ScaleShift => (None, Some(self.linear(&project, temb, 2 * block.channels)?)),
         };
-        let h = if self.config.dropout > 0.0 {
-            let (p, site) = (self.config.dropout, self.graph.dropout_sites);
+        let h = self.push_conv(Fold { vector, ..from }, block.channels, Kernel::same(3), vec![(w, b)]);
+        let norm2 = self.norm(&format!("{name}.norm2"), h, groups, true, scale_shift)?;
+        let from = if self.dropout > 0.0 {
+            let x = self.activate(h, norm2);
+            let y = self.like(x);
+            let (p, site) = (self.dropout, self.graph.dropout_sites);
             self.graph.dropout_sites += 1;
-            let y = self.like(h);
-            self.op(Op::Dropout { p, site, x: h, y })
+            Fold::plain(self.op(Op::Dropout { p, site, x, y }))
         } else {
-            h
+            Fold { norm: Some(norm2), ..Fold::plain(h) }
         };
-        let h = self.conv(&format!("{name}.conv2"), h, block.channels, 3)?;
+        // conv2 comes first in checkpoints, but adds the shortcut, which must be there before.
+        let conv2 = format!("{name}.conv2");
+        let w = self.parameter(format!("{conv2}.weight"), &[block.channels, block.channels, 3, 3])?;
+        let b = self.parameter(format!("{conv2}.bias"), &[block.channels])?;
         let x = if self.graph.value(x).channels == block.channels {
             x
         } else {
-            self.conv(&format!("{name}.conv_shortcut"), x, block.channels, 1)?
+            self.conv(&format!("{name}.conv_shortcut"), Fold::plain(x), block.channels, Kernel::same(1))?
         };
-        Ok(self.add(x, h, block.output_scale))
+        let from = Fold { residual: Some(x), divide_by: block.output_scale, ..from };
+        Ok(self.push_conv(from, block.channels, Kernel::same(3), vec![(w, b)]))
     }
 
     fn attention(&mut self, name: &str, x: ValueId, groups: Option<usize>, output_scale: f64) -> Result<ValueId> {
+        self.block += 1;
         let value = self.graph.value(x);
-        let h = match groups {
-            Some(groups) => self.norm(&format!("{name}.group_norm"), x, groups, false, None)?,
-            None => x,
+        let norm = match groups {
+            Some(groups) => Some(self.norm(&format!("{name}.group_norm"), x, groups, false, None)?),
+            None => None,
         };
-        let q = self.pointwise(&format!("{name}.to_q"), h, value.channels)?;
-        let k = self.pointwise(&format!("{name}.to_k"), h, value.channels)?;
-        let v = self.pointwise(&format!("{name}.to_v"), h, value.channels)?;
+        let names = ["to_q", "to_k", "to_v"].map(|part| format!("{name}.{part}"));
+        let qkv = self.pointwise(&names, Fold { norm, ..Fold::plain(x) }, value.channels)?;
         let heads = match self.config.attention_head_dim {
             Some(dim) if dim == 0 || !value.channels.is_multiple_of(dim) => {
                 let channels = value.channels;
@@ -410,34 +476,31 @@ impl Builder<'_> {
         };
         let shape = attention::Shape { channels: value.channels, heads, pixels: value.pixels() };
         let y = self.like(x);
-        let h = self.op(Op::Attention { shape, q, k, v, y });
-        let h = self.pointwise(&format!("{name}.to_out.0"), h, value.channels)?;
-        Ok(self.add(x, h, output_scale))
+        let h = self.op(Op::Attention { shape, qkv, y });
+        let from = Fold { residual: Some(x), divide_by: output_scale, ..Fold::plain(h) };
+        self.pointwise(&[format!("{name}.to_out.0")], from, value.channels)
     }
 
     fn embeddings(&mut self) -> Result<()> {
         let config = self.config;
         let (base, width) = (config.block_out_channels[0], config.time_embed_dim());
-        let time = match config.time_embedding {
-            TimeEmbedding::Positional => {
-                let time = self.new_value(base, [1, 1]);
-                self.graph.time = Some(time);
-                time
-            }
+        let time = self.vector(base);
+        match config.time_embedding {
+            TimeEmbedding::Positional => self.graph.time = Some(time),
             TimeEmbedding::Learned { num_train_timesteps } => {
                 let table = self.parameter("time_proj.weight".into(), &[num_train_timesteps, base])?;
-                let y = self.new_value(base, [1, 1]);
-                self.op(Op::Embedding { table, row: Row::Time, y })
+                self.graph.vector_ops.push(VectorOp::Embedding { table, row: Row::Time, y: time });
             }
-        };
+        }
         let h = self.linear("time_embedding.linear_1", time, width)?;
         let h = self.silu(h);
         let mut embedding = self.linear("time_embedding.linear_2", h, width)?;
         if let Some(classes) = config.num_class_embeds {
             let table = self.parameter("class_embedding.weight".into(), &[classes, width])?;
-            let y = self.new_value(width, [1, 1]);
-            let class = self.op(Op::Embedding { table, row: Row::Class, y });
-            embedding = self.add(embedding, class, 1.0);
+            let (class, sum) = (self.vector(width), self.vector(width));
+            self.graph.vector_ops.push(VectorOp::Embedding { table, row: Row::Class, y: class });
+            self.graph.vector_ops.push(VectorOp::Add { a: embedding, b: class, y: sum });
+            embedding = sum;
         }
         self.temb = self.silu(embedding);
         Ok(())
@@ -451,12 +514,7 @@ impl Builder<'_> {
         let input = self.new_value(config.in_channels, config.sample_size);
         self.graph.input = input;
         self.embeddings()?;
-        let mut h = input;
-        if config.center_input_sample {
-            let y = self.like(h);
-            h = self.op(Op::Affine { a: 2.0, b: -1.0, x: h, y });
-        }
-        h = self.conv("conv_in", h, config.block_out_channels[0], 3)?;
+        let mut h = self.conv("conv_in", Fold::plain(input), config.block_out_channels[0], Kernel::same(3))?;
 
         let mut skips = vec![h];
         let levels = config.block_out_channels.len();
@@ -469,6 +527,7 @@ impl Builder<'_> {
                 }
                 skips.push(h);
             }
+            self.block += 1;
             if i + 1 < levels {
                 let name = format!("{name}.downsamplers.0");
                 h = if block == DownBlock::ResnetDownsample || block == DownBlock::Attention && config.downsample_resnet
@@ -476,7 +535,8 @@ impl Builder<'_> {
                     self.resnet(&name, h, &Resnet { resample: Resample::Down, ..plain(channels) })?
                 } else {
                     let pad = config.downsample_padding;
-                    self.strided_conv(&format!("{name}.conv"), h, channels, 3, 2, pad, pad.max(1))?
+                    let kernel = Kernel { side: 3, stride: 2, pad_before: pad, pad_after: pad.max(1) };
+                    self.conv(&format!("{name}.conv"), Fold::plain(h), channels, kernel)?
                 };
                 skips.push(h);
             }
@@ -497,25 +557,29 @@ impl Builder<'_> {
             for j in 0..=config.layers_per_block {
                 let skip = skips.pop().expect("a skip for every residual block on the way up");
                 let (a, b) = (self.graph.value(h), self.graph.value(skip));
-                let y = self.new_value(a.channels + b.channels, a.size);
-                h = self.op(Op::Concat { a: h, b: skip, y });
-                h = self.resnet(&format!("{name}.resnets.{j}"), h, &plain(channels))?;
+                let both = self.new_value(a.channels + b.channels, a.size);
+                self.graph.values[h.0].host = Some((both, 0));
+                self.graph.values[skip.0].host = Some((both, a.channels));
+                h = self.resnet(&format!("{name}.resnets.{j}"), both, &plain(channels))?;
                 if block == UpBlock::Attention {
                     h = self.attention(&format!("{name}.attentions.{j}"), h, Some(groups), 1.0)?;
                 }
             }
+            self.block += 1;
             if i + 1 < levels {
                 let name = format!("{name}.upsamplers.0");
                 h = if block == UpBlock::ResnetUpsample || block == UpBlock::Attention && config.upsample_resnet {
                     self.resnet(&name, h, &Resnet { resample: Resample::Up, ..plain(channels) })?
                 } else {
-                    let up = self.resample(h, Resample::Up);
-                    self.conv(&format!("{name}.conv"), up, channels, 3)?
+                    let from = Fold { upsample: true, ..Fold::plain(h) };
+                    self.conv(&format!("{name}.conv"), from, channels, Kernel::same(3))?
                 };
             }
         }
-        h = self.norm("conv_norm_out", h, groups, true, None)?;
-        self.graph.output = self.conv("conv_out", h, config.out_channels, 3)?;
+        self.block += 1;
+        let norm = self.norm("conv_norm_out", h, groups, true, None)?;
+        let from = Fold { norm: Some(norm), ..Fold::plain(h) };
+        self.graph.output = self.conv("conv_out", from, config.out_channels, Kernel::same(3))?;
         Ok(())
     }
 }

@@ -1,15 +1,21 @@
-//! A network ready to be asked: parameters, plan and workspaces.
+//! A network ready to be asked: packed weights, a plan of memory, conditions made so far.
 
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ndarray::Array4;
-use rayon::prelude::*;
-use skipstone_kernels::Threads;
+use skipstone_kernels::conv::{Algorithm, Layer, Shape};
+use skipstone_kernels::{Isa, Team};
 
+use super::conditions::{Condition, Machine, RowLayout, Vectors};
 use super::config::{Config, TimeEmbedding};
-use super::execute::{Inputs, Plan, Workspace};
-use super::graph::Graph;
+use super::execute::{Packed, Store, Walk, Workspace};
+use super::graph::{Graph, Op, VectorOp};
 use super::params::{Layout, Parameters};
+use super::plan::Plan;
+use super::team;
 use crate::denoiser::{Denoiser, Prediction};
 use crate::error::{Error, Result};
 use crate::schedule::Time;
@@ -24,7 +30,7 @@ use crate::schedule::Time;
 /// assert_eq!(layout.get("conv_in.weight").unwrap().shape, [32, 1, 3, 3]);
 /// ```
 pub fn layout(config: &Config) -> Result<Layout> {
-    Ok(Graph::new(config)?.layout)
+    Ok(Graph::new(config, false)?.layout)
 }
 
 /// Floating-point operations of one call for one image, a multiplication and an addition counted as two.
@@ -32,22 +38,86 @@ pub fn layout(config: &Config) -> Result<Layout> {
 /// # Errors
 /// As [`layout`].
 pub fn flops(config: &Config) -> Result<u64> {
-    Ok(Graph::new(config)?.flops())
+    Ok(Graph::new(config, false)?.flops())
+}
+
+/// Bytes of activations up to which images go through the network together; more go in several parts.
+const TOGETHER: usize = 192 << 20;
+
+/// Conditions remembered at most: a schedule's times, for a few classes.
+const REMEMBERED: usize = 8192;
+
+/// How a network is run. Everything but `algorithm` and `isa` leaves results the same to the bit.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The instruction set; [`Isa::best`] unless a test wants another.
+    pub isa: Isa,
+    /// The threads, shared with other networks.
+    pub team: Arc<Team>,
+    /// The algorithm of a convolution: [`Shape::algorithm`] unless another is forced.
+    pub algorithm: fn(&Shape) -> Algorithm,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { isa: Isa::best(), team: team::shared(), algorithm: Shape::algorithm }
+    }
 }
 
 /// A U-Net on the CPU.
 ///
 /// An image's result depends on that image, its time and its class only: not on the batch, not on the number of
-/// threads.
+/// threads. Weights are packed once, for the processor's instruction set.
 #[derive(Debug)]
 pub struct UNet {
     config: Config,
     graph: Graph,
     plan: Plan,
-    parameters: Parameters,
+    rows: RowLayout,
+    options: Options,
+    layers: Packed,
+    kept: Kept,
     prediction: Prediction,
-    /// Workspaces between calls: as many as threads ever ran at once.
-    workspaces: Mutex<Vec<Workspace>>,
+    state: Mutex<State>,
+}
+
+/// What changes from call to call.
+#[derive(Debug, Default)]
+struct State {
+    workspace: Workspace,
+    vectors: Vectors,
+    /// The conditioning vectors of each condition met so far.
+    conditions: HashMap<Condition, Arc<[f32]>>,
+}
+
+/// The parameters that are read as they are: of normalisations, linear layers and embeddings.
+#[derive(Debug)]
+struct Kept {
+    data: Vec<f32>,
+    ranges: Vec<Range<usize>>,
+}
+
+impl Kept {
+    fn new(graph: &Graph, parameters: &Parameters) -> Self {
+        let norms = graph.norms.iter().flat_map(|norm| [norm.gamma, norm.beta]);
+        let vectors = graph.vector_ops.iter().flat_map(|op| match *op {
+            VectorOp::Linear { w, b, .. } => vec![w, b],
+            VectorOp::Embedding { table, .. } => vec![table],
+            VectorOp::Silu { .. } | VectorOp::Add { .. } => vec![],
+        });
+        let specs = graph.layout.specs();
+        let mut kept = Self { data: Vec::new(), ranges: vec![0..0; specs.len()] };
+        for parameter in norms.chain(vectors) {
+            let begin = kept.data.len();
+            kept.data.extend_from_slice(&parameters.data()[specs[parameter].range()]);
+            kept.ranges[parameter] = begin..kept.data.len();
+        }
+        kept
+    }
+
+    fn store(&self) -> Store<'_> {
+        Store { data: &self.data, ranges: &self.ranges }
+    }
 }
 
 impl UNet {
@@ -56,23 +126,34 @@ impl UNet {
     /// # Errors
     /// The config is invalid or asks for absurdly large images, or the parameters belong to another one.
     pub fn new(config: Config, parameters: Parameters, prediction: Prediction) -> Result<Self> {
-        let graph = Graph::new(&config)?;
+        Self::with_options(config, parameters, prediction, Options::default())
+    }
+
+    /// [`new`](Self::new), run as `options` say.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_options(
+        config: Config,
+        parameters: Parameters,
+        prediction: Prediction,
+        options: Options,
+    ) -> Result<Self> {
+        let graph = Graph::new(&config, false)?;
         if graph.layout != **parameters.layout() {
             return Err(Error::data("the parameters belong to another architecture"));
         }
         let plan = Plan::inference(&graph);
         plan.check()?;
-        Ok(Self { config, graph, plan, parameters, prediction, workspaces: Mutex::default() })
+        let kept = Kept::new(&graph, &parameters);
+        let layers = pack(&graph, parameters.into_data(), &options);
+        let rows = RowLayout::new(&graph);
+        Ok(Self { config, graph, plan, rows, options, layers, kept, prediction, state: Mutex::default() })
     }
 
     /// The architecture.
     pub fn config(&self) -> &Config {
         &self.config
-    }
-
-    /// The parameters.
-    pub fn parameters(&self) -> &Parameters {
-        &self.parameters
     }
 
     /// Floating-point operations of one call for one image.
@@ -85,14 +166,45 @@ impl UNet {
         4 * self.plan.len()
     }
 
+    /// Bytes of the packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        4 * self.kept.data.len() + self.layers.0.iter().flatten().map(Layer::bytes).sum::<usize>()
+    }
+
+    /// How the network is run.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// The output for each image of `x_t`, image i at `times[i]` and of class `classes[i]`.
     ///
     /// # Errors
     /// A wrong shape, a time at clean data or outside a learned table, a class out of range, classes missing for a
     /// conditional network or given to an unconditional one.
     pub fn forward(&self, x_t: &Array4<f32>, times: &[Time], classes: Option<&[usize]>) -> Result<Array4<f32>> {
+        self.run(x_t, times, classes, None)
+    }
+
+    /// [`forward`](Self::forward), which tells how long each operation took and its floating-point operations.
+    pub(crate) fn forward_timed(
+        &self,
+        x_t: &Array4<f32>,
+        times: &[Time],
+        classes: Option<&[usize]>,
+        took: &mut dyn FnMut(String, Duration, u64),
+    ) -> Result<Array4<f32>> {
+        self.run(x_t, times, classes, Some(took))
+    }
+
+    fn run(
+        &self,
+        x_t: &Array4<f32>,
+        times: &[Time],
+        classes: Option<&[usize]>,
+        mut took: Option<&mut dyn FnMut(String, Duration, u64)>,
+    ) -> Result<Array4<f32>> {
         let n = check(&self.config, x_t, times.len(), classes)?;
-        let indices = time_indices(&self.config, times)?;
+        let conditions = conditions(&self.config, times, classes)?;
         let [height, width] = self.config.sample_size;
         let mut y = Array4::zeros((n, self.config.out_channels, height, width));
         if n == 0 {
@@ -101,36 +213,132 @@ impl UNet {
         let x = x_t.as_standard_layout();
         let x = x.as_slice().expect("standard layout");
         let (x_len, y_len) = (x.len() / n, y.len() / n);
+        let at_once = (TOGETHER / self.activation_bytes().max(1)).clamp(1, n);
+        let parts = n.div_ceil(at_once);
         let out = y.as_slice_mut().expect("standard layout");
-        let image = |i: usize, out: &mut [f32], threads: Threads| {
-            let mut workspace = self.workspaces.lock().map(|mut w| w.pop()).ok().flatten().unwrap_or_default();
-            let inputs = Inputs {
-                x: &x[i * x_len..(i + 1) * x_len],
-                times: &indices[i..=i],
-                classes: classes.map(|c| &c[i..=i]),
+        let mut state = self.state();
+        for part in 0..parts {
+            // As even as possible: a last part of one image would take nearly as long as a whole one.
+            let images = n * part / parts..n * (part + 1) / parts;
+            self.find(&mut state, &conditions[images.clone()]);
+            let State { workspace, conditions: known, .. } = &mut *state;
+            workspace.rows.clear();
+            for condition in &conditions[images.clone()] {
+                workspace.rows.extend_from_slice(&known[condition]);
+            }
+            let walk = Walk {
+                graph: &self.graph,
+                plan: &self.plan,
+                rows: &self.rows,
+                machine: self.machine(),
+                n: images.len(),
+                parameters: self.kept.store(),
                 dropout: None,
             };
-            let parameters = self.parameters.data();
-            out.copy_from_slice(self.graph.forward(
-                &self.config,
-                &self.plan,
-                &mut workspace,
-                parameters,
-                inputs,
-                threads,
-            ));
-            if let Ok(mut workspaces) = self.workspaces.lock() {
-                workspaces.push(workspace);
+            walk.put(workspace, &x[images.start * x_len..images.end * x_len]);
+            for op in 0..self.graph.ops.len() {
+                let begun = took.is_some().then(Instant::now);
+                if let Some(norm) = walk.prepare(op, workspace)
+                    && let (Some(took), Some(begun)) = (&mut took, begun)
+                {
+                    took(format!("statistics of {norm}"), begun.elapsed(), 0);
+                }
+                let begun = took.is_some().then(Instant::now);
+                walk.step(op, workspace, &mut &self.layers);
+                if let (Some(took), Some(begun)) = (&mut took, begun) {
+                    let elapsed = begun.elapsed();
+                    let (what, flops) = self.describe(op);
+                    took(what, elapsed, flops * images.len() as u64);
+                }
             }
-        };
-        // An image per thread keeps its activations in that core's cache; a lone image is shared among all.
-        if n == 1 {
-            image(0, out, Threads::Pool);
-        } else {
-            out.par_chunks_exact_mut(y_len).enumerate().for_each(|(i, out)| image(i, out, Threads::One));
+            walk.take(workspace, &mut out[images.start * y_len..images.end * y_len]);
         }
         Ok(y)
     }
+
+    /// What an operation is, and its floating-point operations for an image.
+    fn describe(&self, op: usize) -> (String, u64) {
+        match &self.graph.ops[op] {
+            Op::Conv { shape, .. } => {
+                let Shape { c_in, c_out, kernel, stride, .. } = *shape;
+                let [height, width] = shape.output();
+                let algorithm = self.layers.0[op].as_ref().map(Layer::algorithm);
+                let stride = if stride > 1 { format!("/{stride}") } else { String::new() };
+                let up = if shape.upsample { " doubled" } else { "" };
+                let algorithm = algorithm.map_or(String::new(), |a| format!(" {a:?}"));
+                (format!("{kernel}×{kernel}{stride} {c_in}→{c_out} at {height}×{width}{up}{algorithm}"), shape.flops())
+            }
+            Op::Attention { shape, .. } => {
+                (format!("attention {} channels, {} pixels", shape.channels, shape.pixels), shape.flops())
+            }
+            Op::Activate { .. } => ("normalising".into(), 0),
+            Op::Upsample { .. } => ("doubling".into(), 0),
+            Op::AveragePool { .. } => ("halving".into(), 0),
+            Op::Dropout { .. } => ("dropout".into(), 0),
+        }
+    }
+
+    fn machine(&self) -> Machine<'_> {
+        Machine { isa: self.options.isa, team: &self.options.team }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves at worst values that the next call overwrites.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that the vectors of these conditions are known.
+    fn find(&self, state: &mut State, conditions: &[Condition]) {
+        let State { vectors, conditions: known, .. } = state;
+        if known.len() > REMEMBERED {
+            known.clear();
+        }
+        let mut missing: Vec<Condition> = Vec::new();
+        for condition in conditions {
+            if !known.contains_key(condition) && !missing.contains(condition) {
+                missing.push(*condition);
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        self.graph.vectors(&self.config, self.machine(), self.kept.store(), &missing, vectors);
+        let mut rows = vec![0.0; missing.len() * self.rows.len()];
+        self.graph.gather_rows(&self.rows, vectors, missing.len(), &mut rows);
+        for (i, condition) in missing.into_iter().enumerate() {
+            known.insert(condition, rows[i * self.rows.len()..(i + 1) * self.rows.len()].into());
+        }
+    }
+}
+
+/// Packs every convolution, last first, and gives memory back as soon as its weights are packed: both together would
+/// take twice what is needed.
+fn pack(graph: &Graph, mut data: Vec<f32>, options: &Options) -> Packed {
+    let specs = graph.layout.specs();
+    let mut layers: Vec<Option<Layer>> = (0..graph.ops.len()).map(|_| None).collect();
+    let first = |op: usize| match &graph.ops[op] {
+        Op::Conv { weights, .. } => specs[weights[0].0].offset,
+        _ => 0,
+    };
+    let mut order: Vec<usize> = (0..graph.ops.len()).collect();
+    order.sort_by_key(|op| std::cmp::Reverse(first(*op)));
+    for op in order {
+        if let Op::Conv { shape, weights, .. } = &graph.ops[op] {
+            let parts: Vec<_> =
+                weights.iter().map(|(w, b)| (&data[specs[*w].range()], &data[specs[*b].range()])).collect();
+            let algorithm = (options.algorithm)(shape);
+            layers[op] = Some(Layer::pack(&options.team, options.isa, *shape, algorithm, &parts));
+            data.truncate(first(op));
+            data.shrink_to_fit();
+        }
+    }
+    Packed(layers)
+}
+
+/// The condition of each image, checked.
+pub(super) fn conditions(config: &Config, times: &[Time], classes: Option<&[usize]>) -> Result<Vec<Condition>> {
+    let times = time_indices(config, times)?;
+    Ok(times.iter().enumerate().map(|(i, &time)| Condition { time, class: classes.map(|c| c[i]) }).collect())
 }
 
 /// Checks images and classes against a config; returns the number of images.
@@ -195,6 +403,24 @@ impl Denoiser for UNet {
 
     fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
         self.forward(x_t, &vec![t; x_t.dim().0], classes)
+    }
+
+    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
+        // What is wrong with them is reported by the calls.
+        let Ok(times) = time_indices(&self.config, times) else { return };
+        let known = self.config.num_class_embeds;
+        let mut wanted: Vec<Option<usize>> = match (classes, known) {
+            (None, None) => vec![None],
+            (Some(classes), Some(k)) if classes.iter().all(|c| *c < k) => classes.iter().copied().map(Some).collect(),
+            _ => return,
+        };
+        wanted.sort_unstable();
+        wanted.dedup();
+        let all: Vec<Condition> =
+            wanted.iter().flat_map(|&class| times.iter().map(move |&time| Condition { time, class })).collect();
+        if all.len() <= REMEMBERED {
+            self.find(&mut self.state(), &all);
+        }
     }
 }
 

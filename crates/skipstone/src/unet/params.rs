@@ -115,6 +115,11 @@ impl Parameters {
         &self.data
     }
 
+    /// All values, without the layout.
+    pub fn into_data(self) -> Vec<f32> {
+        self.data
+    }
+
     /// All values, to change.
     pub fn data_mut(&mut self) -> &mut [f32] {
         &mut self.data

@@ -2,10 +2,9 @@ use std::sync::Arc;
 
 use ndarray::Array4;
 use proptest::prelude::*;
-use skipstone_kernels::Threads;
 
-use super::execute::{Inputs, Plan, Workspace};
 use super::graph::Graph;
+use super::plan::Plan;
 use super::*;
 use crate::denoiser::Prediction;
 use crate::schedule::Time;
@@ -76,9 +75,11 @@ fn the_operations_of_one_layer_are_those_counted_by_hand() {
 
 #[test]
 fn inference_takes_far_less_memory_than_training() {
-    let graph = Graph::new(&cifar()).unwrap();
-    let (inference, training) = (Plan::inference(&graph).len(), Plan::training(&graph).len());
-    assert!(4 * inference < training, "{inference} of {training} elements");
+    let graph = Graph::new(&cifar(), false).unwrap();
+    let [inference, lean, training] =
+        [Plan::inference(&graph), Plan::training(&graph, true), Plan::training(&graph, false)].map(|plan| plan.len());
+    assert!(3 * inference < training, "{inference} of {training} elements");
+    assert!(3 * lean < 2 * training, "{lean} of {training} elements");
 }
 
 /// Small networks with every combination of the features that change the graph.
@@ -130,29 +131,37 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
-    fn sharing_buffers_changes_no_byte(config in configs(), seed: u64, n in 1usize..4) {
-        let graph = Graph::new(&config).unwrap();
+    fn sharing_memory_and_making_values_again_change_no_byte(config in configs(), seed: u64, n in 1usize..4) {
         let parameters = random_parameters(&config, seed);
-        let x = numbers(n * 2 * 4 * 8, seed ^ 1);
-        let (times, classes) = ([3, 0, 9], [2, 0, 1]);
-        let inputs = Inputs {
-            x: &x,
-            times: &times[..n],
-            classes: config.num_class_embeds.map(|_| &classes[..n]),
-            dropout: None,
-        };
-        let forward = |plan: &Plan, workspace: &mut Workspace| -> Vec<u32> {
-            let y = graph.forward(&config, plan, workspace, parameters.data(), inputs, Threads::One);
-            y.iter().map(|v| v.to_bits()).collect()
-        };
-        let (shared, own) = (Plan::inference(&graph), Plan::training(&graph));
-        let expected = forward(&own, &mut Workspace::default());
-        prop_assert_eq!(expected.len(), n * 3 * 4 * 8);
-        let mut workspace = Workspace::default();
-        prop_assert_eq!(&forward(&shared, &mut workspace), &expected);
+        let x = Array4::from_shape_vec((n, 2, 4, 8), numbers(n * 2 * 4 * 8, seed ^ 1)).unwrap();
+        let times = [3, 0, 9].map(Time::from_index);
+        let classes = config.num_class_embeds.map(|_| &[2, 0, 1][..n]);
+        let unet = UNet::new(config.clone(), parameters.clone(), Prediction::Epsilon).unwrap();
+        let bits = |y: &Array4<f32>| y.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let expected = bits(&unet.forward(&x, &times[..n], classes).unwrap());
         // Whatever the first call left in the buffers, the second overwrites.
-        prop_assert_eq!(&forward(&shared, &mut workspace), &expected);
-        prop_assert!(shared.len() <= own.len());
+        prop_assert_eq!(&bits(&unet.forward(&x, &times[..n], classes).unwrap()), &expected);
+        // Training keeps every value in a place of its own, or makes those within blocks again.
+        let batch = Batch { x_t: &x, times: &times[..n], classes, dropout: None };
+        let mut found = [Vec::new(), Vec::new()].map(|_: Vec<f32>| (Vec::new(), Vec::new()));
+        for (recompute, (output, gradient)) in [false, true].into_iter().zip(&mut found) {
+            let mut backprop = Backprop::with_recomputation(config.clone(), 2, 3, recompute).unwrap();
+            gradient.resize(parameters.data().len(), 0.0f32);
+            let seen = std::sync::Mutex::new(Vec::new());
+            let cotangent = |_: std::ops::Range<usize>, y: &[f32], dy: &mut [f32]| {
+                seen.lock().unwrap().extend_from_slice(y);
+                dy.copy_from_slice(y);
+            };
+            backprop.add_gradient(parameters.data(), batch, cotangent, gradient, None).unwrap();
+            *output = seen.into_inner().unwrap();
+        }
+        let [(output, gradient), (again, gradient_again)] = found;
+        prop_assert_eq!(&output, &again);
+        prop_assert!(gradient == gradient_again);
+        let difference: f64 = output.iter().zip(&expected)
+            .map(|(a, b)| f64::from(a - f32::from_bits(*b)).powi(2)).sum::<f64>().sqrt();
+        let norm = output.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        prop_assert!(difference <= 1e-4 * norm, "{} of {}", difference, norm);
     }
 }
 

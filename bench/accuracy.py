@@ -1,0 +1,67 @@
+"""How far skipstone's network output is from the exact one: prints {"error": ‖Δ‖₂ ÷ ‖exact‖₂}.
+
+    python bench/accuracy.py --skipstone target/release/skipstone --network cifar --threads 2 --work bench/.work
+
+skipstone has no command that prints a network's output, but a run of the single time t lands on x̂₀, from which the
+output follows without loss: x̂₀ = (x − √(1−a)·ε̂) ÷ √a, or √a·x − √(1−a)·v̂ for a network that predicts v. That x̂₀ is
+rounded to float32 adds about 1e-7 at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import contest
+
+
+def alpha_bar() -> float:
+    """a at the time of the calls, of the linear schedule."""
+    betas = np.linspace(*contest.BETAS, contest.TIMES)
+    return float(np.prod(1.0 - betas[: contest.TIME + 1]))
+
+
+def output_of(prediction: str, x: np.ndarray, x0: np.ndarray) -> np.ndarray:
+    """The network's output, from its input and the x̂₀ it led to."""
+    a = alpha_bar()
+    if prediction == "v_prediction":
+        return (a**0.5 * x - x0) / (1 - a) ** 0.5
+    return (x - a**0.5 * x0) / (1 - a) ** 0.5
+
+
+def predicted(args: argparse.Namespace, extra: list[str], x: np.ndarray) -> np.ndarray:
+    """x̂₀ by skipstone."""
+    with tempfile.TemporaryDirectory() as folder:
+        latents, out = Path(folder, "x.npy"), Path(folder, "x0.npy")
+        np.save(latents, x)
+        command = [args.skipstone, "sample", "--model", contest.folder(args.work, args.network), "--latents", latents,
+                   "--times", str(contest.TIME), "--clip", "off", "--threads", str(args.threads), "-o", out, *extra]
+        subprocess.run([str(word) for word in command], check=True, stdout=sys.stderr)
+        return np.load(out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--skipstone", type=Path, required=True)
+    parser.add_argument("--network", choices=contest.NETWORKS, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    args, extra = parser.parse_known_args()
+    arrays = np.load(contest.reference(args.work, args.network))
+    exact = arrays["y"]
+    x = arrays["x"][: len(exact)]
+    scheduler = contest.folder(args.work, args.network) / "scheduler" / "scheduler_config.json"
+    prediction = json.loads(scheduler.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
+    y = output_of(prediction, x.astype(np.float64), predicted(args, extra, x).astype(np.float64))
+    print(json.dumps({"error": float(np.linalg.norm(y - exact) / np.linalg.norm(exact))}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

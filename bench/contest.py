@@ -1,0 +1,95 @@
+"""What is compared: the networks and the contestants. Standard library only, so that the process that measures the
+memory of its children stays small itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CARRIED = ROOT / "crates" / "model" / "weights"
+
+# The time every call is made at; the schedules of all the networks: linear, of this length, between these betas.
+TIME = 500
+TIMES = 1000
+BETAS = (1e-4, 0.02)
+# Images whose exact (float64) output is known.
+CHECKED = 2
+
+
+@dataclass(frozen=True)
+class Network:
+    """A U-Net to time, and at which sizes."""
+
+    key: str
+    title: str
+    batches: tuple[int, ...]
+    training_batch: int
+    # Images of the two whole-program runs.
+    program: tuple[int, int]
+
+
+NETWORKS: dict[str, Network] = {
+    network.key: network
+    for network in (
+        Network("cifar", "U-Net of google/ddpm-cifar10-32, random weights", (1, 4, 16), 16, (1, 16)),
+        Network("small", "U-Net of channels 32, 64, 128 at 1×32×32, random weights", (1, 16, 64), 64, (1, 64)),
+        Network("carried", "the model skipstone carries, 1×28×28", (1, 16, 64), 64, (1, 64)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A program that runs the networks."""
+
+    key: str
+    title: str
+    # PyTorch's three ways count as one where "the best of PyTorch" is asked for.
+    family: str
+    trains: bool = False
+    # Environment that keeps it to AVX2; None: it has no such switch.
+    avx2: dict[str, str] | None = None
+    # Skipstone is asked for these; peers for none.
+    arguments: tuple[str, ...] = ()
+    # Run only when named: slower than its sibling where it was tried.
+    extra: bool = False
+
+    @property
+    def ours(self) -> bool:
+        return self.family == "skipstone"
+
+
+# oneDNN does the convolutions, ATen (and inductor, which reads the same variable) the rest, MKL the matrix products.
+TORCH_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+SKIPSTONE_AVX2 = {"SKIPSTONE_ISA": "avx2"}
+
+CONTESTANTS: dict[str, Contestant] = {
+    contestant.key: contestant
+    for contestant in (
+        Contestant("pytorch", "PyTorch eager", "pytorch", True, TORCH_AVX2),
+        Contestant("pytorch-channels-last", "PyTorch channels_last", "pytorch", True, TORCH_AVX2),
+        Contestant("pytorch-compile", "torch.compile, frozen", "pytorch", True, TORCH_AVX2),
+        Contestant("onnxruntime", "ONNX Runtime", "onnxruntime"),
+        Contestant("openvino", "OpenVINO f32, from ONNX", "openvino", avx2={"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+        Contestant("openvino-torch", "OpenVINO f32, from PyTorch", "openvino", avx2={"ONEDNN_MAX_CPU_ISA": "AVX2"},
+                   extra=True),
+        Contestant("skipstone", "skipstone f32", "skipstone", True, SKIPSTONE_AVX2),
+        Contestant("skipstone-f16", "skipstone f16", "skipstone", avx2=SKIPSTONE_AVX2, arguments=("--precision", "f16")),
+    )
+}
+
+
+def folder(work: Path, network: str) -> Path:
+    """The diffusers pipeline folder of a network."""
+    return work / "models" / network
+
+
+def reference(work: Path, network: str) -> Path:
+    """Input and exact output: arrays x, t, y of an .npz file."""
+    return work / "reference" / f"{network}.npz"
+
+
+def onnx(work: Path, network: str, batch: int) -> Path:
+    """The network as ONNX, at a fixed batch."""
+    return work / "onnx" / f"{network}-{batch}.onnx"

@@ -1,0 +1,145 @@
+"""Makes what the contestants read: pipeline folders, ONNX files, an input and its exact output.
+
+    python bench/networks.py --work DIR --networks cifar,small,carried [--onnx 1,4,16]
+
+What is there is kept. Random weights are PyTorch's own initialisation from seed 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from torch.utils.flop_counter import FlopCounterMode
+
+import contest
+
+COMMON = {"freq_shift": 1, "flip_sin_to_cos": False, "downsample_padding": 0, "norm_eps": 1e-6,
+          "attention_head_dim": None, "layers_per_block": 2, "sample_size": 32}
+ARCHITECTURES = {
+    "cifar": dict(
+        COMMON, in_channels=3, out_channels=3, norm_num_groups=32, block_out_channels=(128, 256, 256, 256),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    ),
+    "small": dict(
+        COMMON, in_channels=1, out_channels=1, norm_num_groups=8, block_out_channels=(32, 64, 128),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    ),
+}
+
+
+class ExactTimes(torch.nn.Module):
+    """The sinusoidal embedding in float64; diffusers computes it in float32 whatever the network's precision."""
+
+    def __init__(self, stock: torch.nn.Module) -> None:
+        super().__init__()
+        self.channels = stock.num_channels
+        self.flip, self.shift = stock.flip_sin_to_cos, stock.downscale_freq_shift
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        half = self.channels // 2
+        exponent = torch.arange(half, dtype=torch.float64) / (half - self.shift)
+        angle = t.double()[:, None] * torch.exp(-math.log(10_000.0) * exponent)[None]
+        parts = (torch.cos(angle), torch.sin(angle)) if self.flip else (torch.sin(angle), torch.cos(angle))
+        return torch.cat(parts, dim=1)
+
+
+class Plain(torch.nn.Module):
+    """The network as exporters like it: two tensors in, one out."""
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.unet(x, t, return_dict=False)[0]
+
+
+def load(folder: Path) -> UNet2DModel:
+    """The network of a pipeline folder, ready for inference."""
+    return UNet2DModel.from_pretrained(folder, subfolder="unet", local_files_only=True).eval()
+
+
+def inputs(unet: UNet2DModel, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise and times for one call: image i is the same in every batch."""
+    size = unet.config.sample_size
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randn(unet.config.in_channels, *size, generator=generator) for _ in range(batch)]
+    return torch.stack(images), torch.full((batch,), contest.TIME, dtype=torch.int64)
+
+
+def make_folder(network: str, folder: Path) -> None:
+    """A pipeline folder; written beside its place and renamed, so that it is there whole or not at all."""
+    if folder.exists():
+        return
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if network in ARCHITECTURES:
+        torch.manual_seed(0)
+        first, last = contest.BETAS
+        scheduler = DDIMScheduler(num_train_timesteps=contest.TIMES, beta_start=first, beta_end=last, clip_sample=False)
+        DDIMPipeline(UNet2DModel(**ARCHITECTURES[network]), scheduler).save_pretrained(partial)
+    else:
+        shutil.copytree(contest.CARRIED, partial)
+    partial.rename(folder)
+
+
+def make_reference(folder: Path, path: Path, batch: int) -> None:
+    """Input for the largest batch, exact output of its first images, and the network's size."""
+    if path.exists():
+        return
+    unet = load(folder)
+    x, t = inputs(unet, batch)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        unet(x[:1], t[:1])
+    facts = {"gflop_per_image": counter.get_total_flops() / 1e9, "parameters": sum(p.numel() for p in unet.parameters())}
+    exact = unet.double()
+    exact.time_proj = ExactTimes(exact.time_proj)
+    with torch.inference_mode():
+        y = exact(x[: contest.CHECKED].double(), t[: contest.CHECKED], return_dict=False)[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    np.savez(path, x=x.numpy(), t=t.numpy(), y=y.numpy())
+
+
+def make_onnx(folder: Path, path: Path, batch: int) -> None:
+    """The network as ONNX at a fixed batch: a fixed shape lets runtimes optimise most."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unet = load(folder)
+    partial = path.with_suffix(".partial")
+    torch.onnx.export(Plain(unet).eval(), inputs(unet, batch), partial, input_names=["x", "t"], output_names=["y"],
+                      dynamo=True, external_data=False, verbose=False)
+    partial.rename(path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--networks", default=",".join(contest.NETWORKS))
+    parser.add_argument("--onnx", default="", help="batches to export")
+    args = parser.parse_args()
+    for key in args.networks.split(","):
+        network = contest.NETWORKS[key]
+        folder = contest.folder(args.work, key)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(key, folder)
+        make_reference(folder, contest.reference(args.work, key), max(network.batches))
+        for batch in filter(None, args.onnx.split(",")):
+            make_onnx(folder, contest.onnx(args.work, key, int(batch)), int(batch))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+//! `skipstone bench`: what a network call, or a training step, costs on this machine.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use skipstone::bench::{calls, peak_flops, profile, training_steps};
+use skipstone::unet::{Config, Options, Parameters, UNet};
+
+use crate::common::{Machine, ModelArguments, bytes};
+use crate::failure::{Done, Usage, emit};
+
+/// Measure the time of a network call or a training step, and the peak memory
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A time is the median of the calls. GFLOP/s counts the operations of the definition of a convolution: Winograd's
+algorithms need fewer, so the figure may be above what the processor can do. Memory is the process's peak so far.
+
+The environment variable SKIPSTONE_ISA (avx512, avx2 or portable) forces an instruction set.
+
+Examples:
+  The carried model           skipstone bench
+  Another, three batches      skipstone bench --model runs/a/model --batch 1,4,16
+  A training step             skipstone bench --train --batch 32
+  Where the time goes         skipstone bench --batch 16 --profile")]
+pub struct BenchArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Images of a call; a list measures each
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 4, 16], value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: Vec<u32>,
+    /// Measure training steps: forward, backward, Adam
+    #[arg(long, conflicts_with = "profile")]
+    train: bool,
+    /// Calls or steps measured for each batch [default: as many as fit into two seconds, at least 5]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    calls: Option<u32>,
+    /// Show where the time of a call goes
+    #[arg(long)]
+    profile: bool,
+    #[command(flatten)]
+    machine: Machine,
+    /// Print one JSON object per batch
+    #[arg(long, conflicts_with = "profile")]
+    json: bool,
+}
+
+/// Time that a measurement may take, where the number of calls is not given.
+const BUDGET: Duration = Duration::from_secs(2);
+
+/// What is measured.
+enum Subject {
+    Network(Box<UNet>),
+    Training(Box<(Config, Parameters)>),
+}
+
+/// Runs the command.
+pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
+    let threads = arguments.machine.start()?;
+    let model = arguments.model.load()?;
+    if model.parameters.data().is_empty() {
+        return Err(Usage("the model has no parameters".into()).into());
+    }
+    let flops = skipstone::unet::flops(&model.config)? as f64;
+    let options = Options::default();
+    let isa = options.isa.name();
+    if !arguments.json {
+        let peak = peak_flops(&options) / 1e9;
+        emit(format_args!("{threads} thread(s), {isa}, {peak:.0} GFLOP/s at most (multiply-adds in registers)"))?;
+    }
+    let subject = if arguments.train {
+        Subject::Training(Box::new((model.config, model.parameters)))
+    } else {
+        Subject::Network(Box::new(UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?))
+    };
+    if !arguments.json && !arguments.profile {
+        emit("batch   ms per call    images/s     GFLOP/s   peak memory")?;
+    }
+    for &batch in &arguments.batch {
+        let batch = batch as usize;
+        if let (Subject::Network(network), true) = (&subject, arguments.profile) {
+            print_profile(network, batch, arguments.calls)?;
+            continue;
+        }
+        let measure = |n: usize| match &subject {
+            Subject::Network(network) => calls(network, batch, n),
+            Subject::Training(model) => training_steps(&model.1, &model.0, threads, batch, n),
+        };
+        let n = match arguments.calls {
+            Some(n) => n as usize,
+            None => {
+                let one = measure(1)?[0];
+                ((BUDGET.as_secs_f64() / one.as_secs_f64().max(1e-6)) as usize).clamp(5, 1000)
+            }
+        };
+        let mut times = measure(n)?;
+        times.sort_unstable();
+        let median = times[times.len() / 2].as_secs_f64();
+        let images_per_second = batch as f64 / median;
+        let work = if arguments.train { 3.0 * flops } else { flops };
+        let peak = peak_memory();
+        if arguments.json {
+            emit(json!({
+                "batch": batch,
+                "ms_per_call": 1e3 * median,
+                "images_per_s": images_per_second,
+                "gflop_per_s": images_per_second * work / 1e9,
+                "threads": threads,
+                "isa": isa,
+                "train": arguments.train,
+                "calls": n,
+                "peak_rss_mb": peak.map(|peak| peak as f64 / 1e6),
+            }))?;
+        } else {
+            let peak = peak.map_or("unknown".to_owned(), bytes);
+            emit(format_args!(
+                "{batch:>5} {:>13.2} {images_per_second:>11.2} {:>11.1} {peak:>13}",
+                1e3 * median,
+                images_per_second * work / 1e9
+            ))?;
+        }
+    }
+    Ok(Done::Finished)
+}
+
+fn print_profile(network: &UNet, batch: usize, n: Option<u32>) -> anyhow::Result<()> {
+    let parts = profile(network, batch, n.map_or(10, |n| n as usize))?;
+    let total: f64 = parts.iter().map(|part| part.time.as_secs_f64()).sum();
+    emit(format_args!("batch {batch}: {:.2} ms", 1e3 * total))?;
+    emit("     ms  share  times   GFLOP/s  layer")?;
+    for part in parts {
+        let seconds = part.time.as_secs_f64();
+        emit(format_args!(
+            "{:>7.2} {:>5.1}% {:>6} {:>9}  {}",
+            1e3 * seconds,
+            100.0 * seconds / total,
+            part.count,
+            if part.flops > 0 { format!("{:.0}", part.flops as f64 / seconds / 1e9) } else { "-".into() },
+            part.what
+        ))?;
+    }
+    Ok(())
+}
+
+/// The most memory this process ever held, where the system tells.
+fn peak_memory() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
+}

@@ -1,0 +1,123 @@
+//! `skipstone calibrate`: what one pass over data tells about a model, kept beside it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use skipstone::calibration::{Calibration, measure};
+use skipstone::likelihood::classes_of;
+use skipstone::noise::{NOISE_VERSION, Purpose, Seeded};
+use skipstone::objective::default_sigma_1;
+use skipstone::unet::UNet;
+
+use crate::common::{Machine, ModelArguments};
+use crate::dataset::{SplitName, load_for};
+use crate::failure::{Done, Usage, emit, say};
+use crate::interrupt;
+use crate::output::writable;
+
+/// Measure a model on data once, for `--sigma analytic` and `--spacing optimal`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The network is asked at every one of its T times about n images: T x n calls, once and for all. What comes out is one
+small file beside the model (MODEL/calibration.json), from which every variance and every budget of steps follows.
+The carried model has its calibration inside.
+
+Examples:
+  What would it cost?   skipstone calibrate --model runs/a/model --data fashion-mnist --dry-run
+  Calibrate             skipstone calibrate --model runs/a/model --data fashion-mnist
+  Use it                skipstone sample --model runs/a/model --steps 20 --sigma analytic --spacing optimal")]
+pub struct CalibrateArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Data: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images
+    #[arg(long, value_name = "DATASET|DIR")]
+    data: String,
+    /// Which part of it
+    #[arg(long, value_enum, default_value_t = SplitName::Train)]
+    split: SplitName,
+    /// Number of images: the first of the data
+    #[arg(short, value_name = "N", default_value_t = 64)]
+    n: usize,
+    /// Seed of the noise
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// The file to write [default: beside the model, where it is looked for]
+    #[arg(short, long, value_name = "FILE.json")]
+    output: Option<PathBuf>,
+    /// Print the result as a JSON line
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done and what it would cost, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Runs the command.
+pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
+    let output = match (&arguments.output, &arguments.model.model) {
+        (Some(output), _) => output.clone(),
+        (None, Some(model)) => Calibration::path_of(model),
+        (None, None) => {
+            let message = "the carried model has its calibration inside; name a model with --model, or a file with -o";
+            return Err(Usage(message.into()).into());
+        }
+    };
+    arguments.machine.start()?;
+    let model = arguments.model.load()?;
+    let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
+    writable(&output)?;
+    let schedule = model.scheduler.schedule()?;
+    let sigma_1 = default_sigma_1(&schedule)?;
+    let n = data.len();
+    let classes = classes_of(&model, &data, 0..n)?;
+    let (hash, times) = (model.hash.clone(), schedule.train_steps());
+    let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
+    let gflop = unet.flops() as f64 * f64::from(times) * n as f64 / 1e9;
+    let name = format!("{} ({}, first {n})", data.name(), arguments.split);
+    if arguments.dry_run {
+        let output = output.display().to_string();
+        if arguments.json {
+            emit(json!({"n": n, "calls": times, "gflop": gflop, "output": output}))?;
+        } else {
+            emit(format_args!("data        {name}"))?;
+            emit(format_args!("work        {times} network calls on {n} image(s), {gflop:.1} GFLOP"))?;
+            emit(format_args!("would write {output}"))?;
+        }
+        return Ok(Done::Finished);
+    }
+
+    let bar = crate::bars::bar("calibrating", 0, times.into());
+    let mut noise = Seeded { seed: arguments.seed, first_image: 0, purpose: Purpose::Likelihood };
+    let found = measure(&unet, &schedule, &data.batch(0..n)?, &mut noise, classes.as_deref(), sigma_1, &mut |_| {
+        bar.inc(1);
+        if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    if interrupt::asked() {
+        say("interrupted: nothing was written");
+        return Ok(Done::Interrupted);
+    }
+    let mut calibration = found?;
+    calibration.model = hash;
+    calibration.provenance = BTreeMap::from([
+        ("data".to_owned(), name.clone()),
+        ("made_by".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
+        ("noise_version".to_owned(), NOISE_VERSION.to_string()),
+        ("seed".to_owned(), arguments.seed.to_string()),
+    ]);
+    calibration.write(&output)?;
+    if arguments.json {
+        emit(json!({
+            "output": output.display().to_string(), "n": n, "calls": times, "hash": calibration.hash(),
+        }))?;
+    } else {
+        say(format_args!("calibrated on {name}"));
+        emit(output.display())?;
+    }
+    Ok(Done::Finished)
+}

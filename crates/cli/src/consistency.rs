@@ -1,0 +1,131 @@
+//! `sample --steps 10,20,50,…`: the same latents with several numbers of steps (DDIM §5.2), as one picture.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use ndarray::{Array4, Axis, concatenate};
+use serde_json::json;
+use skipstone::checkpoint::Model;
+use skipstone::generate::{Generator, Request, Settings};
+use skipstone::image::{Layout, grid, write_png};
+use skipstone::latent::distance;
+use skipstone::sampler::{Outcome, Plan};
+
+use crate::common::duration;
+use crate::failure::{Done, Usage, emit, say};
+use crate::interrupt;
+use crate::invert::batches;
+use crate::output::{Target, borrowed};
+
+/// Side of the squares whose means are the low frequencies.
+const SQUARE: usize = 4;
+
+/// Several runs of the same latents, a row each.
+pub struct Rows {
+    path: PathBuf,
+    runs: Vec<(Settings, Plan)>,
+}
+
+impl Rows {
+    /// The runs of these requests, to be drawn to `target`.
+    pub fn resolve(model: &Model, requests: &[Request], target: &Target) -> anyhow::Result<Self> {
+        let Target::Grid(path) = target else {
+            return Err(Usage(format!(
+                "--steps: a list of steps makes one picture with a row for each; {} does not end in .png (for a folder \
+                 or a tensor, give one number of steps at a time)",
+                target.path().display()
+            ))
+            .into());
+        };
+        let runs = requests.iter().map(|request| Settings::resolve(model, request)).collect::<Result<_, _>>()?;
+        Ok(Self { path: path.clone(), runs })
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Makes them.
+    pub fn run(self, mut generator: Generator, n: usize, batch: usize, json: bool, dry: bool) -> anyhow::Result<Done> {
+        let steps: Vec<usize> = self.runs.iter().map(|(_, plan)| plan.steps().len()).collect();
+        let calls: Vec<usize> = self.runs.iter().map(|(_, plan)| generator.calls_of(plan)).collect();
+        let output = self.path.display().to_string();
+        if dry {
+            let total: usize = calls.iter().sum();
+            let gflop = generator.flops_per_call() as f64 * (total * n) as f64 / 1e9;
+            let total = total * generator.calls_per_step();
+            if json {
+                emit(json!({"n": n, "steps": steps, "calls": total, "gflop": gflop, "output": output}))?;
+            } else {
+                emit(format_args!("images      {n} in each of {} rows, {batch} at a time", steps.len()))?;
+                emit(format_args!("steps       {steps:?}, together {total} network calls for a latent"))?;
+                emit(format_args!("work        {gflop:.1} GFLOP"))?;
+                emit(format_args!("would write {output}"))?;
+            }
+            return Ok(Done::Finished);
+        }
+        let first = generator.first();
+        let ranges = batches(n, batch);
+        let moves: usize = self.runs.iter().map(|(_, plan)| generator.moves_of(plan)).sum();
+        let bar = crate::bars::bar("sampling", 0, (moves * ranges.len()) as u64);
+        let begun = Instant::now();
+        let mut rows: Vec<(Settings, Array4<f32>)> = Vec::new();
+        for run in self.runs {
+            let settings = run.0.clone();
+            generator = generator.with_run(run, n)?;
+            let mut parts = Vec::new();
+            for range in &ranges {
+                let images = first + range.start as u64..first + range.end as u64;
+                let outcome = generator.generate(images, &mut |_| {
+                    bar.inc(1);
+                    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                })?;
+                match outcome {
+                    Outcome::Finished(x0) => parts.push(x0),
+                    Outcome::Stopped(_) => {
+                        bar.finish_and_clear();
+                        say("interrupted: nothing was written");
+                        return Ok(Done::Interrupted);
+                    }
+                }
+            }
+            rows.push((settings, concatenate(Axis(0), &parts.iter().map(|x| x.view()).collect::<Vec<_>>())?));
+        }
+        bar.finish_and_clear();
+
+        let all = concatenate(Axis(0), &rows.iter().map(|(_, x)| x.view()).collect::<Vec<_>>())?;
+        let (_, _, h, w) = all.dim();
+        let mut texts = generator.settings().to_texts();
+        texts.retain(|(key, _)| !matches!(key.as_str(), "steps" | "times"));
+        texts.push(("rows".to_owned(), format!("steps {steps:?}")));
+        texts.push(("first".to_owned(), first.to_string()));
+        texts.push(("n".to_owned(), n.to_string()));
+        write_png(&self.path, &grid(&all, n, &Layout::magnified(h, w))?, &borrowed(&texts))?;
+
+        let longest = steps.iter().enumerate().max_by_key(|(_, steps)| **steps).map_or(0, |(i, _)| i);
+        if !json {
+            emit(format_args!("  steps   coarse     full   (distance to {} steps)", steps[longest]))?;
+        }
+        for (((settings, x), &made), &calls) in rows.iter().zip(&steps).zip(&calls) {
+            let d = distance(x, &rows[longest].1, SQUARE)?;
+            if json {
+                emit(json!({
+                    "steps": settings.steps, "calls": calls * generator.calls_per_step(), "coarse_rms": d.low,
+                    "rms": d.full, "square": SQUARE, "against": rows[longest].0.steps, "n": n, "output": output,
+                }))?;
+            } else {
+                emit(format_args!("{made:>7} {:>8.4} {:>8.4}", d.low, d.full))?;
+            }
+        }
+        say(format_args!(
+            "{n} image(s), rows {steps:?}; coarse: means of {SQUARE} x {SQUARE} pixels, root mean square in [0, 1]; {}",
+            duration(begun.elapsed().as_secs_f64())
+        ));
+        if !json {
+            emit(output)?;
+        }
+        Ok(Done::Finished)
+    }
+}

@@ -1,0 +1,42 @@
+//! Data sets that a model is measured on.
+
+use clap::ValueEnum;
+use skipstone::checkpoint::Model;
+use skipstone::data::{DataSpec, Dataset, LoadOptions, Split};
+
+use crate::failure::Usage;
+
+/// Which part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SplitName {
+    /// What networks learn from.
+    Train,
+    /// What they are judged by.
+    Test,
+}
+
+impl std::fmt::Display for SplitName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        })
+    }
+}
+
+/// The first `n` images of a data set, brought to the model's size and channels.
+pub fn load_for(model: &Model, name: &str, split: SplitName, n: usize) -> anyhow::Result<Dataset> {
+    if n == 0 {
+        return Err(Usage("n: expected at least 1 image, found 0".into()).into());
+    }
+    let options = LoadOptions {
+        size: Some(model.config.sample_size),
+        channels: Some(model.config.in_channels),
+        ..LoadOptions::default()
+    };
+    let split = match split {
+        SplitName::Train => Split::Train,
+        SplitName::Test => Split::Test,
+    };
+    Ok(name.parse::<DataSpec>()?.load(split, &options)?.take(n))
+}

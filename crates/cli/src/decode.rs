@@ -1,0 +1,137 @@
+//! `skipstone decode`: encoded images back again.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use ndarray::{Array4, Array5, Axis, Slice};
+use serde_json::json;
+use skipstone::generate::{Generator, Inputs, digest};
+use skipstone::image::npy;
+use skipstone::inversion::Latents;
+
+use crate::common::{Machine, ModelArguments, duration};
+use crate::failure::{Done, emit, say};
+use crate::invert::{MethodArguments, batches, decode_batch, evaluations, pairs, unclipped};
+use crate::options::RunArguments;
+use crate::output::{Sink, Target, check};
+use crate::sample::{Batch, batch};
+
+/// Decode latents that encode has found
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Give the steps, spacing and method of the encoding. For ddim and fixed-point this is `sample --latents` without
+clipping; pairs of latents (bdia, edict; [2, n, channels, height, width]) have no other way back.
+
+Examples:
+  Plain latents     skipstone decode --latents x_T.npy --steps 50 -o back.png
+  Pairs of latents  skipstone decode --latents pairs.npy --steps 20 --method bdia -o back.npy")]
+pub struct DecodeArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Latents that encode has written
+    #[arg(long, value_name = "X_T.npy")]
+    latents: PathBuf,
+    #[command(flatten)]
+    method: MethodArguments,
+    #[command(flatten)]
+    run: RunArguments,
+    /// Class of the images, for a class-conditional model
+    #[arg(long, value_name = "K")]
+    class: Option<usize>,
+    /// Weight of classifier-free guidance; needs --class
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    guidance: Option<f64>,
+    /// Images at a time: auto or a number; the images do not depend on it
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
+    batch: Batch,
+    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
+    #[arg(short, long, value_name = "PATH", default_value = "decoded.png")]
+    output: PathBuf,
+    /// Print the result as a JSON line
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done and what it would cost, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Runs the command.
+pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
+    let target = Target::of(&arguments.output)?;
+    let method = arguments.method.method()?;
+    let threads = arguments.machine.start()?;
+    let model = arguments.model.load()?;
+    let mut request = unclipped(arguments.run.request(0)?);
+    (request.class, request.guidance) = (arguments.class, arguments.guidance);
+    let path = &arguments.latents;
+    let (latents, sum) = if method.is_paired() {
+        let all: Array5<f32> = npy::read(path)?;
+        (pairs(&all)?, digest(all.view()))
+    } else {
+        let all: Array4<f32> = npy::read(path)?;
+        let sum = digest(all.view());
+        (Latents::One(all), sum)
+    };
+    let n = match &latents {
+        Latents::One(x_t) => x_t.dim().0,
+        Latents::Pair(pair) => pair[0].dim().0,
+    };
+    let generator = Generator::new(model, &request, Inputs::default(), 0, n)?;
+    check(&target, n, generator.shape())?;
+    let batch = arguments.batch.of(&generator, n, threads);
+    let steps = generator.plan().steps().len();
+    let calls = evaluations(&method, steps).1 * generator.calls_per_step();
+    if arguments.dry_run {
+        let gflop = generator.flops_per_call() as f64 * (evaluations(&method, steps).1 * n) as f64 / 1e9;
+        let output = target.path().display().to_string();
+        if arguments.json {
+            emit(json!({"n": n, "steps": steps, "calls": calls, "gflop": gflop, "output": output}))?;
+        } else {
+            emit(format_args!("images      {n}, {batch} at a time"))?;
+            emit(format_args!("steps       {steps}, {calls} network calls for an image"))?;
+            emit(format_args!("work        {gflop:.1} GFLOP"))?;
+            emit(format_args!("would write {output}"))?;
+        }
+        return Ok(Done::Finished);
+    }
+
+    let mut settings = generator.settings().clone();
+    settings.latents = Some(sum);
+    settings.extra.insert("method".to_owned(), json!(method.to_string()));
+    let mut sink = Sink::open(&target, &settings, generator.shape(), 0, n)?;
+    let ranges = batches(n, batch);
+    let bar = crate::bars::bar("decoding", 0, (ranges.len() * steps) as u64);
+    let begun = Instant::now();
+    for (i, range) in ranges.iter().enumerate() {
+        let part = Slice::from(range.clone());
+        let rows = match &latents {
+            Latents::One(x_t) => Latents::One(x_t.slice_axis(Axis(0), part).to_owned()),
+            Latents::Pair(pair) => {
+                Latents::Pair(Box::new([0, 1].map(|k: usize| pair[k].slice_axis(Axis(0), part).to_owned())))
+            }
+        };
+        let Some(images) = decode_batch(&generator, &rows, range, &method, (&bar, (i * steps) as u64))? else {
+            bar.finish_and_clear();
+            say("interrupted: only a folder, -o NAME/, keeps what is finished");
+            return Ok(Done::Interrupted);
+        };
+        let indices: Vec<u64> = (range.start as u64..range.end as u64).collect();
+        sink.take(&indices, images)?;
+    }
+    bar.finish_and_clear();
+    sink.finish(&settings.to_texts())?;
+    let seconds = begun.elapsed().as_secs_f64();
+    if arguments.json {
+        emit(json!({
+            "output": target.path().display().to_string(), "n": n, "method": method.name(), "steps": steps,
+            "calls": calls, "seconds": seconds,
+        }))?;
+        return Ok(Done::Finished);
+    }
+    say(format_args!("{n} image(s) decoded by {method} in {steps} steps, {}", duration(seconds)));
+    emit(target.path().display())?;
+    Ok(Done::Finished)
+}

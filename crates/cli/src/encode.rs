@@ -1,0 +1,286 @@
+//! `skipstone encode`: images to latents.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use ndarray::{Array4, Axis, concatenate};
+use serde_json::json;
+use skipstone::generate::{Generator, Inputs, Request, Settings, Variance};
+use skipstone::image::npy;
+use skipstone::inversion::{Draw, Latents, Method, encode_noise};
+use skipstone::noise::{Purpose, Seeded};
+use skipstone::sigma::NoiseScale;
+
+use crate::common::{Machine, ModelArguments, duration};
+use crate::failure::{Done, Usage, emit, say};
+use crate::images;
+use crate::interrupt::quoted;
+use crate::invert::{MethodArguments, Report, batches, encode_batch, evaluations, joined, rows, unclipped, watch};
+use crate::options::RunArguments;
+use crate::output::{Target, writable};
+use crate::sample::{Batch, batch};
+
+/// Noise is written whole, so it is held whole.
+const MOST_NOISE_BYTES: usize = 8 << 30;
+
+/// Encode images: find the latents they come from
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The latents belong to the steps they were found with: decode with the same --steps, --spacing and method. The command
+to do so is printed. ddim and fixed-point write [n, channels, height, width], which `sample --latents` takes as well;
+bdia and edict write pairs, [2, n, channels, height, width], which only `decode` takes. With --eta above 0 the noise
+of every step is recovered too: --noise-out. The predicted image is not clipped unless --clip says so.
+
+Examples:
+  Pictures of a folder            skipstone encode --images photos/ --steps 100 -o x_T.npy
+  The first 8 test images         skipstone encode --images fashion-mnist -n 8 --steps 50 -o x_T.npy
+  Exactly, in 20 steps            skipstone encode --images photos/ --steps 20 --method bdia -o pairs.npy
+  With the noise of a stochastic sampler
+      skipstone encode --images a.png --steps 50 --eta 1 --noise-out z.npy -o x_T.npy")]
+pub struct EncodeArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Images: a folder, a picture, a .npy file of raw network values, or a data set (its test part)
+    #[arg(long, value_name = "DIR|FILE|DATASET")]
+    images: String,
+    /// Number of images: the first so many [default: all]
+    #[arg(short, value_name = "N")]
+    n: Option<usize>,
+    #[command(flatten)]
+    method: MethodArguments,
+    #[command(flatten)]
+    run: RunArguments,
+    /// Where the noise of the steps goes, with --eta above 0
+    #[arg(long, value_name = "Z.npy")]
+    noise_out: Option<PathBuf>,
+    /// How the noisy states are drawn, with --eta above 0
+    #[arg(long, value_enum, default_value = "chain")]
+    draw: DrawName,
+    /// Seed of the noisy states, with --eta above 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Class of the images, for a class-conditional model
+    #[arg(long, value_name = "K")]
+    class: Option<usize>,
+    /// Weight of classifier-free guidance; needs --class
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    guidance: Option<f64>,
+    /// Images at a time: auto or a number; the latents do not depend on it
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
+    batch: Batch,
+    /// Output: the latents
+    #[arg(short, long, value_name = "X_T.npy")]
+    output: PathBuf,
+    /// Print the result as a JSON line
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done and what it would cost, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DrawName {
+    /// By the process itself, each state from the one above: the noise is like the sampler's own
+    Chain,
+    /// Each state on its own from the image: the noise holds more of the image
+    Independent,
+}
+
+/// Runs the command.
+pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
+    tensor(&arguments.output)?;
+    let method = arguments.method.method()?;
+    let threads = arguments.machine.start()?;
+    let model = arguments.model.load()?;
+    let mut request = unclipped(arguments.run.request(arguments.seed)?);
+    (request.class, request.guidance) = (arguments.class, arguments.guidance);
+    let stochastic = request.scale != NoiseScale::Eta(0.0) || request.variance == Variance::Analytic;
+    check_stochastic(arguments, stochastic, &method)?;
+    if stochastic && request.final_sigma.is_none() {
+        request.final_sigma = Some(final_sigma(&Settings::resolve(&model, &request)?.1));
+    }
+    let x0 = images::read(&arguments.images, &model.config, arguments.n)?;
+    let n = x0.dim().0;
+    let generator = Generator::new(model, &request, Inputs::default(), 0, n)?;
+    let batch = arguments.batch.of(&generator, n, threads);
+    let steps = generator.plan().steps().len();
+    if arguments.dry_run {
+        let most = if stochastic { steps } else { evaluations(&method, steps).0 };
+        let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
+        let output = arguments.output.display().to_string();
+        if arguments.json {
+            emit(json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop, "output": output}))?;
+        } else {
+            emit(format_args!("images      {n}, {batch} at a time"))?;
+            emit(format_args!("steps       {steps}, at most {most} network calls for an image"))?;
+            emit(format_args!("work        at most {gflop:.1} GFLOP"))?;
+            emit(format_args!("would write {output}"))?;
+        }
+        return Ok(Done::Finished);
+    }
+    if stochastic {
+        check_noise_size(&generator, n)?;
+        return with_noise(arguments, &generator, &request, &x0, batch);
+    }
+
+    let ranges = batches(n, batch);
+    let bar = crate::bars::bar("encoding", 0, (ranges.len() * steps) as u64);
+    let begun = Instant::now();
+    let (mut parts, mut report, mut asked) = (Vec::new(), Report::default(), 0);
+    for (i, range) in ranges.iter().enumerate() {
+        let Some(encoded) = encode_batch(&generator, &x0, range, &method, (&bar, (i * steps) as u64))? else {
+            return Ok(interrupted(&bar));
+        };
+        report.add(&encoded.convergence);
+        asked += encoded.evaluations * generator.calls_per_step() as u64;
+        parts.push(encoded.latents);
+    }
+    bar.finish_and_clear();
+    npy::write(&arguments.output, joined(&parts)?.view())?;
+    report.warn(n);
+    let seconds = begun.elapsed().as_secs_f64();
+    let output = arguments.output.display();
+    if arguments.json {
+        emit(json!({
+            "output": output.to_string(), "n": n, "method": method.name(), "steps": steps, "evaluations": asked,
+            "seconds": seconds, "unconverged": report.unconverged(), "convergence": report.to_json(),
+        }))?;
+        return Ok(Done::Finished);
+    }
+    say(format_args!(
+        "{n} image(s) encoded by {method} in {steps} steps, {asked} network evaluations, {}",
+        duration(seconds)
+    ));
+    say(format_args!(
+        "back again: skipstone decode{} --latents {} {}{}",
+        arguments.model.words(),
+        quoted(&output.to_string()),
+        arguments.run.words(generator.settings()),
+        arguments.method.words()?
+    ));
+    emit(output)?;
+    Ok(Done::Finished)
+}
+
+/// Refuses a path that is no tensor, or cannot be written.
+fn tensor(path: &std::path::Path) -> anyhow::Result<()> {
+    match Target::of(path)? {
+        Target::Tensor(path) => writable(&path),
+        _ => {
+            Err(Usage(format!("{}: latents are raw values; expected a name that ends in .npy", path.display())).into())
+        }
+    }
+}
+
+fn check_stochastic(arguments: &EncodeArguments, stochastic: bool, method: &Method) -> anyhow::Result<()> {
+    match &arguments.noise_out {
+        None if stochastic => Err(Usage(
+            "--eta above 0 needs --noise-out Z.npy: the latent alone does not give the image back".to_owned(),
+        )
+        .into()),
+        Some(_) if !stochastic => Err(Usage("--noise-out: there is no noise without --eta above 0".to_owned()).into()),
+        Some(path) => {
+            if *method != Method::Ddim {
+                return Err(Usage("--method: with noise there is one method; leave it out".to_owned()).into());
+            }
+            tensor(path)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses noise that would not fit into memory.
+fn check_noise_size(generator: &Generator, n: usize) -> anyhow::Result<()> {
+    let image: usize = generator.shape().iter().product();
+    let bytes = generator.plan().steps().len().saturating_mul(n).saturating_mul(4 * image);
+    if bytes > MOST_NOISE_BYTES {
+        return Err(
+            Usage(format!("the noise of {n} images would be {} bytes; encode fewer at a time, -n", bytes)).into()
+        );
+    }
+    Ok(())
+}
+
+/// The noise of σ̂ or of η on the last step, √(1 − a_t): as large as what is left there. To four digits, as it is to be
+/// typed again.
+fn final_sigma(plan: &skipstone::sampler::Plan) -> f64 {
+    let level = plan.steps().last().map_or(1.0, |step| step.from.noise());
+    format!("{level:.3e}").parse().unwrap_or(level)
+}
+
+fn interrupted(bar: &indicatif::ProgressBar) -> Done {
+    bar.finish_and_clear();
+    say("interrupted: nothing was written");
+    Done::Interrupted
+}
+
+/// The latents and the noise of a stochastic sampler.
+fn with_noise(
+    arguments: &EncodeArguments,
+    generator: &Generator,
+    request: &Request,
+    x0: &Array4<f32>,
+    batch: usize,
+) -> anyhow::Result<Done> {
+    let (n, steps, plan) = (x0.dim().0, generator.plan().steps().len(), generator.plan());
+    let draw = match arguments.draw {
+        DrawName::Chain => Draw::Chain,
+        DrawName::Independent => Draw::Independent,
+    };
+    let ranges = batches(n, batch);
+    let bar = crate::bars::bar("encoding", 0, (ranges.len() * steps) as u64);
+    let begun = Instant::now();
+    let (mut latents, mut noise, mut square) = (Vec::new(), Vec::new(), 0.0);
+    for (i, range) in ranges.iter().enumerate() {
+        let classes = generator.classes(range.start as u64..range.end as u64);
+        let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(arguments.seed, range.start as u64) };
+        let mut observer = watch(&bar, (i * steps) as u64);
+        let x0 = rows(x0, range);
+        let found = encode_noise(generator.network(), plan, &x0, draw, &mut source, classes.as_deref(), &mut observer)?;
+        let Some(found) = found else { return Ok(interrupted(&bar)) };
+        square += found.residual.powi(2) * range.len() as f64;
+        latents.push(Latents::One(found.x_t));
+        noise.push(found.noise);
+    }
+    bar.finish_and_clear();
+    let residual = (square / n as f64).sqrt();
+    let noise = concatenate(Axis(1), &noise.iter().map(|z| z.view()).collect::<Vec<_>>())?;
+    let noise_path = arguments.noise_out.as_deref().unwrap_or(std::path::Path::new("noise.npy"));
+    npy::write(noise_path, noise.view())?;
+    npy::write(&arguments.output, joined(&latents)?.view())?;
+    let (seconds, output) = (begun.elapsed().as_secs_f64(), arguments.output.display().to_string());
+    let sigma = request.final_sigma.unwrap_or(0.0);
+    if arguments.json {
+        emit(json!({
+            "output": output, "noise": noise_path.display().to_string(), "n": n, "steps": steps,
+            "evaluations": n * steps * generator.calls_per_step(), "final_sigma": sigma, "residual": residual,
+            "seconds": seconds,
+        }))?;
+        return Ok(Done::Finished);
+    }
+    say(format_args!("{n} image(s) encoded with their noise in {steps} steps, {}", duration(seconds)));
+    say(format_args!("sampling will miss them by {residual:.1e} (root mean square, network values)"));
+    let scale = match &generator.settings().scale {
+        NoiseScale::Analytic(analytic) => format!(" --sigma analytic --eta {}", analytic.eta),
+        NoiseScale::Eta(eta) => format!(" --eta {eta}"),
+        NoiseScale::Hat => " --sigma hat".to_owned(),
+        NoiseScale::Vector(_) => {
+            let file = arguments.run.sigmas.as_deref().map_or(String::new(), |path| path.display().to_string());
+            format!(" --sigmas {}", quoted(&file))
+        }
+    };
+    say(format_args!(
+        "back again: skipstone sample{} --latents {} --noise {} {}{scale} --final-sigma {sigma}",
+        arguments.model.words(),
+        quoted(&output),
+        quoted(&noise_path.display().to_string()),
+        arguments.run.words(generator.settings()),
+    ));
+    emit(noise_path.display())?;
+    emit(output)?;
+    Ok(Done::Finished)
+}

@@ -1,0 +1,41 @@
+//! `sample --inpaint`: which part of which picture is to be made.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ndarray::Axis;
+use skipstone::data::{Fit, WHITE, read_image};
+use skipstone::inpaint::{Region, Resampling};
+use skipstone::unet::Config;
+
+use crate::images::network_values;
+
+/// Filling a part of a picture.
+#[derive(Args, Debug)]
+pub struct FillArguments {
+    /// Fill a part of this picture, each image in its own way; needs --mask. With --eta 1 resampling works best
+    #[arg(long, value_name = "IMAGE", requires = "mask")]
+    inpaint: Option<PathBuf>,
+    /// What to fill: white is filled, black is kept; a picture of the same size
+    #[arg(long, value_name = "MASK", requires = "inpaint")]
+    mask: Option<PathBuf>,
+    /// How often each stretch of the way is gone through (RePaint); 1 is the simple projection
+    #[arg(long, value_name = "R", default_value_t = 5, requires = "inpaint")]
+    resamples: usize,
+    /// Steps in a stretch
+    #[arg(long, value_name = "J", default_value_t = 5, requires = "inpaint")]
+    jump: usize,
+}
+
+impl FillArguments {
+    /// Reads both pictures, brought to the size and channels of the model.
+    pub fn read(&self, config: &Config) -> anyhow::Result<Option<(Region, Resampling)>> {
+        let (Some(image), Some(mask)) = (&self.inpaint, &self.mask) else { return Ok(None) };
+        let fit = Fit { size: config.sample_size, channels: config.in_channels, background: WHITE };
+        let image = network_values(&read_image(image, &fit)?);
+        let gray = read_image(mask, &Fit { channels: 1, ..fit })?;
+        let fill = gray.index_axis(Axis(0), 0).mapv(|value| value >= 128);
+        let region = Region::new(image, fill).map_err(|error| error.in_file(mask))?;
+        Ok(Some((region, Resampling { jump: self.jump, resamples: self.resamples })))
+    }
+}

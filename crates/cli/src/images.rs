@@ -1,0 +1,58 @@
+//! Images that a command starts from: a tensor, a picture, a folder, a data set.
+
+use std::path::Path;
+
+use ndarray::{Array3, Array4, Axis, Slice, stack};
+use skipstone::data::{DataSpec, Fit, LoadOptions, Split, WHITE, read_image};
+use skipstone::image::npy;
+use skipstone::unet::Config;
+
+use crate::failure::Usage;
+
+/// Bytes of pixels as network values, −1..1.
+pub fn network_values(bytes: &Array3<u8>) -> Array3<f32> {
+    bytes.mapv(|byte| (f64::from(byte) / 127.5 - 1.0) as f32)
+}
+
+/// The first `n` images (all where it is `None`) that `text` names, `[n, c, h, w]` of the model: FILE.npy with raw
+/// network values, a picture, a folder of pictures, or the test part of a data set.
+pub fn read(text: &str, config: &Config, n: Option<usize>) -> anyhow::Result<Array4<f32>> {
+    let ([h, w], c) = (config.sample_size, config.in_channels);
+    if n == Some(0) {
+        return Err(Usage("-n: expected at least 1 image, found 0".to_owned()).into());
+    }
+    let path = Path::new(text);
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) {
+        let all: Array4<f32> = npy::read(path)?;
+        let found = all.shape().to_vec();
+        if found[0] == 0 || found[1..] != [c, h, w] {
+            let message = format!("expected images [n, {c}, {h}, {w}], found {found:?}");
+            return Err(skipstone::Error::data(message).in_file(path).into());
+        }
+        return Ok(first(all, n));
+    }
+    if !matches!(c, 1 | 3) {
+        return Err(Usage(format!("images of {c} channels have no picture; give --images FILE.npy")).into());
+    }
+    if path.is_file() {
+        return pictures(&[path], config);
+    }
+    let options = LoadOptions { size: Some([h, w]), channels: Some(c), background: WHITE };
+    let data = text.parse::<DataSpec>()?.load(Split::Test, &options)?;
+    Ok(data.batch(0..n.unwrap_or(data.len()).min(data.len()))?)
+}
+
+/// These pictures, brought to the model's size.
+pub fn pictures(paths: &[impl AsRef<Path>], config: &Config) -> anyhow::Result<Array4<f32>> {
+    let fit = Fit { size: config.sample_size, channels: config.in_channels, background: WHITE };
+    let images = paths.iter().map(|path| read_image(path.as_ref(), &fit).map(|image| network_values(&image)));
+    let images = images.collect::<Result<Vec<_>, _>>()?;
+    Ok(stack(Axis(0), &images.iter().map(|image| image.view()).collect::<Vec<_>>())?)
+}
+
+fn first(all: Array4<f32>, n: Option<usize>) -> Array4<f32> {
+    match n {
+        Some(n) if n < all.dim().0 => all.slice_axis(Axis(0), Slice::from(..n)).to_owned(),
+        _ => all,
+    }
+}

@@ -1,0 +1,261 @@
+//! `skipstone interpolate`: from one image to another through the space of latents.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{ArgGroup, Args, ValueEnum};
+use ndarray::{Array4, Axis, concatenate};
+use serde_json::json;
+use skipstone::generate::{Generator, Inputs, Request};
+use skipstone::inversion::{FixedPoint, Latents, Method};
+use skipstone::latent;
+use skipstone::noise::initial_latent;
+use skipstone::sampler::Outcome;
+
+use crate::common::{Machine, ModelArguments, duration};
+use crate::failure::{Done, Usage, emit, say};
+use crate::images;
+use crate::interrupt;
+use crate::invert::{Report, batches, encode_batch, unclipped};
+use crate::options::RunArguments;
+use crate::output::{Sink, Target, check};
+use crate::sample::{Batch, batch};
+
+/// Interpolate between two images or among four, generated or your own
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("ends").required(true))]
+#[command(after_help = "\
+Two ends make a line, four a square with the ends in its corners (top left, top right, bottom left, bottom right). The
+latents between are spherical interpolations. Seed A is the image that `sample -n 1 --seed A` makes with the same steps;
+images are encoded first, with the same steps, so the ends of the line are their reconstructions.
+
+Examples:
+  A line                skipstone interpolate --seeds 1,2 --steps 50 -o line.png
+  A square              skipstone interpolate --seeds 1,2,3,4 --points 6 -o square.png
+  Between two pictures  skipstone interpolate --images a.png,b.png --steps 100 -o between.png
+  Frames of a film      skipstone interpolate --seeds 1,2 --points 240 -o frames/")]
+pub struct InterpolateArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Two or four seeds
+    #[arg(long, value_name = "A,B[,C,D]", value_delimiter = ',', group = "ends")]
+    seeds: Option<Vec<u64>>,
+    /// Two or four pictures
+    #[arg(long, value_name = "A.png,B.png[,…]", value_delimiter = ',', group = "ends")]
+    images: Option<Vec<PathBuf>>,
+    /// Points of a line, or of each side of a square, with the ends
+    #[arg(long, value_name = "N", default_value_t = 11)]
+    points: usize,
+    /// How pictures are encoded
+    #[arg(long, value_enum, default_value = "ddim")]
+    method: Encoding,
+    #[command(flatten)]
+    run: RunArguments,
+    /// Class of the images, for a class-conditional model
+    #[arg(long, value_name = "K")]
+    class: Option<usize>,
+    /// Weight of classifier-free guidance; needs --class
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    guidance: Option<f64>,
+    /// Images at a time: auto or a number; the images do not depend on it
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
+    batch: Batch,
+    /// Output: NAME.png is a row or a square, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
+    #[arg(short, long, value_name = "PATH", default_value = "interpolation.png")]
+    output: PathBuf,
+    /// Print the result as a JSON line
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done and what it would cost, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Encoding {
+    /// Plain DDIM
+    Ddim,
+    /// By iteration: the ends are nearer to the pictures, where it converges
+    FixedPoint,
+}
+
+/// Where the ends come from.
+enum Ends {
+    Seeds(Vec<u64>),
+    Images(Array4<f32>),
+}
+
+impl Ends {
+    fn len(&self) -> usize {
+        match self {
+            Self::Seeds(seeds) => seeds.len(),
+            Self::Images(images) => images.dim().0,
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
+    let target = Target::of(&arguments.output)?;
+    let given = arguments.seeds.as_ref().map_or(arguments.images.as_ref().map_or(0, Vec::len), Vec::len);
+    if !matches!(given, 2 | 4) {
+        return Err(Usage(format!("expected two ends (a line) or four (a square), found {given}")).into());
+    }
+    if arguments.points < 2 || arguments.points > 100_000 {
+        let found = arguments.points;
+        return Err(Usage(format!("--points: expected 2, the ends, to 100000, found {found}")).into());
+    }
+    if arguments.images.is_none() && arguments.method != Encoding::Ddim {
+        return Err(Usage("--method: seeds are latents already, nothing is encoded; leave it out".to_owned()).into());
+    }
+    let n = if given == 2 { arguments.points } else { arguments.points * arguments.points };
+    let threads = arguments.machine.start()?;
+    let model = arguments.model.load()?;
+    let mut request = arguments.run.request(0)?;
+    let ends = match &arguments.images {
+        Some(paths) => Ends::Images(images::pictures(paths, &model.config)?),
+        None => Ends::Seeds(arguments.seeds.clone().unwrap_or_default()),
+    };
+    if let Ends::Images(_) = ends {
+        request = unclipped(request);
+    }
+    (request.class, request.guidance) = (arguments.class, arguments.guidance);
+    let generator = Generator::new(model, &Request { seed: 0, ..request }, Inputs::default(), 0, n)?;
+    check(&target, n, generator.shape())?;
+    if arguments.dry_run {
+        return dry_run(arguments, &generator, n);
+    }
+    let begun = Instant::now();
+    let Some(latents) = latents(arguments, &generator, &ends)? else { return Ok(stopped(&target)) };
+    let path = points(&latents, arguments.points)?;
+    let inputs = Inputs { latents: Some(path), ..Inputs::default() };
+    let generator = generator.with_inputs(inputs, 0, n)?;
+    let batch = arguments.batch.of(&generator, n, threads);
+    let Some(texts) = decode(arguments, &generator, &target, n, batch)? else { return Ok(stopped(&target)) };
+    let (seconds, calls) = (begun.elapsed().as_secs_f64(), generator.calls() * generator.calls_per_step());
+    if arguments.json {
+        emit(json!({
+            "output": target.path().display().to_string(), "ends": ends.len(), "points": arguments.points, "n": n,
+            "calls": calls, "seconds": seconds,
+        }))?;
+        return Ok(Done::Finished);
+    }
+    say(format_args!("{n} image(s) between {texts}: {calls} network calls each, {}", duration(seconds)));
+    emit(target.path().display())?;
+    Ok(Done::Finished)
+}
+
+/// The latents of the ends; `None` at Ctrl-C.
+fn latents(
+    arguments: &InterpolateArguments,
+    generator: &Generator,
+    ends: &Ends,
+) -> anyhow::Result<Option<Array4<f32>>> {
+    let images = match ends {
+        Ends::Seeds(seeds) => {
+            let each: Vec<_> = seeds.iter().map(|&seed| initial_latent(seed, 0, 1, generator.shape())).collect();
+            return Ok(Some(concatenate(Axis(0), &each.iter().map(|x| x.view()).collect::<Vec<_>>())?));
+        }
+        Ends::Images(images) => images,
+    };
+    let method = match arguments.method {
+        Encoding::Ddim => Method::Ddim,
+        Encoding::FixedPoint => Method::FixedPoint(FixedPoint::default()),
+    };
+    let bar = crate::bars::bar("encoding", 0, generator.plan().steps().len() as u64);
+    let all = 0..images.dim().0;
+    let encoded = encode_batch(generator, images, &all, &method, (&bar, 0))?;
+    bar.finish_and_clear();
+    let Some(encoded) = encoded else { return Ok(None) };
+    let mut report = Report::default();
+    report.add(&encoded.convergence);
+    report.warn(all.end);
+    match encoded.latents {
+        Latents::One(x_t) => Ok(Some(x_t)),
+        Latents::Pair(_) => Err(Usage("pairs of latents cannot be interpolated".to_owned()).into()),
+    }
+}
+
+/// A line between two latents, or a square among four.
+fn points(ends: &Array4<f32>, points: usize) -> anyhow::Result<Array4<f32>> {
+    let end = |i| ends.index_axis(Axis(0), i);
+    Ok(match ends.dim().0 {
+        2 => latent::line(end(0), end(1), points)?,
+        _ => latent::grid([end(0), end(1), end(2), end(3)], points)?,
+    })
+}
+
+/// Samples every point and writes them; what the ends are, in words, or `None` at Ctrl-C.
+fn decode(
+    arguments: &InterpolateArguments,
+    generator: &Generator,
+    target: &Target,
+    n: usize,
+    batch: usize,
+) -> anyhow::Result<Option<String>> {
+    let sink = Sink::open(target, generator.settings(), generator.shape(), 0, n)?;
+    let mut sink = sink.with_columns(arguments.points);
+    let ranges = batches(n, batch);
+    let steps = generator.plan().steps().len();
+    let bar = crate::bars::bar("sampling", 0, (ranges.len() * steps) as u64);
+    for range in &ranges {
+        let images: Vec<u64> = (range.start as u64..range.end as u64).collect();
+        if images.iter().all(|&i| sink.holds(i)) {
+            bar.inc(steps as u64);
+            continue;
+        }
+        let outcome = generator.generate(range.start as u64..range.end as u64, &mut |_| {
+            bar.inc(1);
+            if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        match outcome {
+            Outcome::Finished(x0) => sink.take(&images, x0)?,
+            Outcome::Stopped(_) => {
+                bar.finish_and_clear();
+                return Ok(None);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    let ends = match (&arguments.seeds, &arguments.images) {
+        (Some(seeds), _) => ("seeds", format!("{seeds:?}")),
+        (_, images) => {
+            let names =
+                images.iter().flatten().map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy());
+            ("images", names.collect::<Vec<_>>().join(", "))
+        }
+    };
+    let mut texts = generator.settings().to_texts();
+    texts.retain(|(key, _)| key != "seed");
+    let words = format!("{} {}", ends.0, ends.1);
+    texts.push(("ends".to_owned(), words.clone()));
+    texts.push(("points".to_owned(), arguments.points.to_string()));
+    sink.finish(&texts)?;
+    Ok(Some(words))
+}
+
+fn stopped(target: &Target) -> Done {
+    match target {
+        Target::Folder(_) => say(format_args!("interrupted; continue with: {}", interrupt::command_line(None))),
+        _ => say("interrupted: nothing was written (a folder, -o NAME/, keeps what is finished)"),
+    }
+    Done::Interrupted
+}
+
+fn dry_run(arguments: &InterpolateArguments, generator: &Generator, n: usize) -> anyhow::Result<Done> {
+    let calls = generator.calls() * generator.calls_per_step();
+    let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
+    let output = arguments.output.display().to_string();
+    if arguments.json {
+        emit(json!({"n": n, "calls": calls, "gflop": gflop, "output": output}))?;
+    } else {
+        emit(format_args!("images      {n}"))?;
+        emit(format_args!("steps       {}, {calls} network calls for an image", generator.plan().steps().len()))?;
+        emit(format_args!("work        {gflop:.1} GFLOP, and encoding where the ends are pictures"))?;
+        emit(format_args!("would write {output}"))?;
+    }
+    Ok(Done::Finished)
+}

@@ -1,0 +1,231 @@
+//! What encoding, decoding and reconstruction share: the method, the loop over batches, what did not converge.
+
+use std::ops::{ControlFlow, Range};
+
+use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
+use ndarray::{Array4, Array5, Axis, Slice, concatenate, stack};
+use serde_json::{Value, json};
+use skipstone::generate::{ClipMode, Generator, Request};
+use skipstone::inversion::{Bdia, Convergence, Edict, Encoded, FixedPoint, Latents, Method, Progress, decode, encode};
+
+use crate::failure::{Usage, say};
+use crate::interrupt;
+
+/// The four ways.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MethodName {
+    /// Plain DDIM, the generative steps backwards: a call per step, error O(1/S)
+    Ddim,
+    /// DDIM's own sampler inverted by iteration: the latent whose DDIM sample the image is, where it converges
+    FixedPoint,
+    /// BDIA: exact with a sampler of its own, a call per step; latents are pairs
+    Bdia,
+    /// EDICT: exact with two coupled chains, two calls per step; latents are pairs
+    Edict,
+}
+
+/// How images and latents are taken into each other.
+#[derive(Args, Debug)]
+pub struct MethodArguments {
+    /// How to invert
+    #[arg(long, value_enum, default_value = "ddim")]
+    method: MethodName,
+    /// BDIA's gamma, above 0 up to 1 [default: 1]
+    #[arg(long, value_name = "G")]
+    gamma: Option<f64>,
+    /// EDICT's p, above 0 up to 1 [default: 0.93]
+    #[arg(long, value_name = "P")]
+    mix: Option<f64>,
+    /// What a step of fixed-point may miss, root mean square in network values [default: 1e-5]
+    #[arg(long, value_name = "R")]
+    tolerance: Option<f64>,
+    /// Most network calls of fixed-point per step [default: 30]
+    #[arg(long, value_name = "N")]
+    iterations: Option<usize>,
+}
+
+impl MethodArguments {
+    /// The method with its parameters.
+    pub fn method(&self) -> Result<Method, Usage> {
+        let given = [
+            (self.gamma.is_some(), "gamma", matches!(self.method, MethodName::Bdia)),
+            (self.mix.is_some(), "mix", matches!(self.method, MethodName::Edict)),
+            (self.tolerance.is_some(), "tolerance", matches!(self.method, MethodName::FixedPoint)),
+            (self.iterations.is_some(), "iterations", matches!(self.method, MethodName::FixedPoint)),
+        ];
+        if let Some((_, flag, _)) = given.iter().find(|(given, _, fits)| *given && !fits) {
+            let method = self.method.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+            return Err(Usage(format!("--{flag} means nothing for --method {method}")));
+        }
+        let (fixed, bdia, edict) = (FixedPoint::default(), Bdia::default(), Edict::default());
+        Ok(match self.method {
+            MethodName::Ddim => Method::Ddim,
+            MethodName::FixedPoint => Method::FixedPoint(FixedPoint {
+                tolerance: self.tolerance.unwrap_or(fixed.tolerance),
+                iterations: self.iterations.unwrap_or(fixed.iterations),
+            }),
+            MethodName::Bdia => Method::Bdia(Bdia { gamma: self.gamma.unwrap_or(bdia.gamma) }),
+            MethodName::Edict => Method::Edict(Edict { mix: self.mix.unwrap_or(edict.mix) }),
+        })
+    }
+
+    /// The method's flags again, for a command that is to follow.
+    pub fn words(&self) -> Result<String, Usage> {
+        Ok(match self.method()? {
+            Method::Ddim | Method::FixedPoint(_) => String::new(),
+            Method::Bdia(by) => format!(" --method bdia --gamma {}", by.gamma),
+            Method::Edict(by) => format!(" --method edict --mix {}", by.mix),
+        })
+    }
+}
+
+/// Encoding does not clip unless told to, whatever the model's own config says.
+pub fn unclipped(request: Request) -> Request {
+    Request { clip: request.clip.or(Some(ClipMode::Off)), ..request }
+}
+
+/// Batches of at most `batch` of `n` images.
+pub fn batches(n: usize, batch: usize) -> Vec<Range<usize>> {
+    (0..n).step_by(batch.max(1)).map(|from| from..(from + batch).min(n)).collect()
+}
+
+/// Rows of a batch.
+pub fn rows(all: &Array4<f32>, range: &Range<usize>) -> Array4<f32> {
+    all.slice_axis(Axis(0), Slice::from(range.clone())).to_owned()
+}
+
+/// Moves the bar on by what a batch has done, and stops at Ctrl-C.
+pub fn watch(bar: &ProgressBar, before: u64) -> impl FnMut(Progress) -> ControlFlow<()> + '_ {
+    move |progress| {
+        bar.set_position(before + progress.step as u64);
+        if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// Encodes images `range` of a run; `None` at Ctrl-C.
+pub fn encode_batch(
+    generator: &Generator,
+    x0: &Array4<f32>,
+    range: &Range<usize>,
+    method: &Method,
+    (bar, before): (&ProgressBar, u64),
+) -> anyhow::Result<Option<Encoded>> {
+    let classes = generator.classes(range.start as u64..range.end as u64);
+    let x0 = rows(x0, range);
+    let (network, plan) = (generator.network(), generator.plan());
+    Ok(encode(network, plan, &x0, method, classes.as_deref(), &mut watch(bar, before))?)
+}
+
+/// Decodes the latents of images `range`; `None` at Ctrl-C.
+pub fn decode_batch(
+    generator: &Generator,
+    latents: &Latents,
+    range: &Range<usize>,
+    method: &Method,
+    (bar, before): (&ProgressBar, u64),
+) -> anyhow::Result<Option<Array4<f32>>> {
+    let classes = generator.classes(range.start as u64..range.end as u64);
+    let (network, plan) = (generator.network(), generator.plan());
+    let decoded = decode(network, plan, latents, method, classes.as_deref(), &mut watch(bar, before))?;
+    Ok(decoded.map(|decoded| decoded.images))
+}
+
+/// Latents of batches as one array to be written: `[n, c, h, w]`, or `[2, n, c, h, w]` for pairs.
+pub fn joined(batches: &[Latents]) -> anyhow::Result<ndarray::ArrayD<f32>> {
+    let (mut ones, mut pairs) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for latents in batches {
+        match latents {
+            Latents::One(x_t) => ones.push(x_t.view()),
+            Latents::Pair(pair) => {
+                for (all, state) in pairs.iter_mut().zip(pair.iter()) {
+                    all.push(state.mapv(|value| value as f32));
+                }
+            }
+        }
+    }
+    if !ones.is_empty() {
+        return Ok(concatenate(Axis(0), &ones)?.into_dyn());
+    }
+    let whole = pairs.map(|all| concatenate(Axis(0), &all.iter().map(|x| x.view()).collect::<Vec<_>>()));
+    let [first, second] = whole;
+    Ok(stack(Axis(0), &[first?.view(), second?.view()])?.into_dyn())
+}
+
+/// The pairs of a file `[2, n, c, h, w]`.
+pub fn pairs(all: &Array5<f32>) -> anyhow::Result<Latents> {
+    if all.dim().0 != 2 || all.dim().1 == 0 {
+        return Err(skipstone::Error::data(format!(
+            "pairs of latents: expected [2, n, channels, height, width], found {:?}",
+            all.shape()
+        ))
+        .into());
+    }
+    let state = |i| all.index_axis(Axis(0), i).mapv(f64::from);
+    Ok(Latents::Pair(Box::new([state(0), state(1)])))
+}
+
+/// How the steps of all batches converged, put together.
+#[derive(Default)]
+pub struct Report(Vec<Convergence>);
+
+impl Report {
+    /// Adds a batch.
+    pub fn add(&mut self, batch: &[Convergence]) {
+        if self.0.is_empty() {
+            self.0 = batch.to_vec();
+            return;
+        }
+        for (all, one) in self.0.iter_mut().zip(batch) {
+            all.iterations = all.iterations.max(one.iterations);
+            all.residual = all.residual.max(one.residual);
+            all.unconverged += one.unconverged;
+        }
+    }
+
+    /// Images, summed over steps, that did not converge.
+    pub fn unconverged(&self) -> usize {
+        self.0.iter().map(|step| step.unconverged).sum()
+    }
+
+    /// The largest residual of any step.
+    pub fn residual(&self) -> f64 {
+        self.0.iter().map(|step| step.residual).fold(0.0, f64::max)
+    }
+
+    /// Every step.
+    pub fn to_json(&self) -> Value {
+        let step = |c: &Convergence| {
+            json!({
+                "t": c.t.index(), "s": c.s.index(), "iterations": c.iterations, "residual": c.residual,
+                "unconverged": c.unconverged,
+            })
+        };
+        self.0.iter().map(step).collect()
+    }
+
+    /// Tells of steps that did not converge, on stderr.
+    pub fn warn(&self, n: usize) {
+        for step in self.0.iter().filter(|step| step.unconverged > 0) {
+            let s = step.s.index().map_or("clean data".to_owned(), |s| format!("index {s}"));
+            say(format_args!(
+                "warning: from {s} to index {}: {} of {n} image(s) did not converge in {} iterations, \
+                 residual up to {:.1e}",
+                step.t.index().unwrap_or(0),
+                step.unconverged,
+                step.iterations,
+                step.residual
+            ));
+        }
+    }
+}
+
+/// The most evaluations of the network that encoding and decoding one image takes.
+pub fn evaluations(method: &Method, steps: usize) -> (usize, usize) {
+    match method {
+        Method::Ddim => (steps, steps),
+        Method::FixedPoint(by) => (1 + steps * by.iterations, steps),
+        Method::Bdia(_) => (steps, steps.saturating_sub(1)),
+        Method::Edict(_) => (2 * steps, 2 * steps),
+    }
+}

@@ -1,0 +1,392 @@
+//! `skipstone likelihood`: bits per dimension of data under a model.
+
+use std::fmt::Write as _;
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use skipstone::data::Dataset;
+use skipstone::files;
+use skipstone::generate::{Settings, Variance};
+use skipstone::image::write_png;
+use skipstone::likelihood::{
+    DifferentiableUNet, FlowOptions, Flowed, ProbeKind, bits_per_dim, classes_of, dequantised, flow, standard_error,
+};
+use skipstone::noise::{Purpose, Seeded};
+use skipstone::objective::{Elbo, ElboOptions, default_sigma_1, elbo};
+use skipstone::schedule::{Schedule, Time};
+use skipstone::sigma::NoiseScale;
+use skipstone::train::curve::labelled_curve;
+use skipstone::trajectory::{Spacing, Trajectory};
+use skipstone::unet::{self, UNet};
+
+use crate::common::{Machine, ModelArguments};
+use crate::dataset::{SplitName, load_for};
+use crate::failure::{Done, Usage, emit, say};
+use crate::interrupt;
+use crate::options::RunArguments;
+
+/// Images of a batch: fixed, so that sums have one order whatever the machine.
+const BATCH: usize = 32;
+
+/// Measure how likely a model finds data, in bits per dimension
+#[derive(Args, Debug)]
+#[command(after_help = "\
+elbo bounds the likelihood of the sampler with noise, for any sigma above 0 and any times; its table says what each step
+costs. ode is the likelihood of the deterministic sampler: exact but for discretisation (double --steps and see) and the
+trace estimator (--probes 2 or more show its share of the error); its spacing is quadratic unless given. -o DIR keeps likelihood.json, the table as CSV, and a
+plot of the terms.
+
+Examples:
+  The bound in 50 calls        skipstone likelihood --data fashion-mnist --steps 50
+  Under DDPM's every step      skipstone likelihood --data fashion-mnist --steps 1000 -n 64 -o elbo/
+  The network's best sigma     skipstone likelihood --data fashion-mnist --steps 20 --sigma analytic
+  The best times               skipstone likelihood --data fashion-mnist --steps 20 --spacing optimal
+  The deterministic process    skipstone likelihood --data fashion-mnist --method ode --steps 50 -n 16 --probes 2")]
+pub struct LikelihoodArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Data: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images
+    #[arg(long, value_name = "DATASET|DIR")]
+    data: String,
+    /// Which part of it
+    #[arg(long, value_enum, default_value_t = SplitName::Test)]
+    split: SplitName,
+    /// Number of images: the first of the data
+    #[arg(short, value_name = "N", default_value_t = 256)]
+    n: usize,
+    #[command(flatten)]
+    run: RunArguments,
+    /// The bound of the sampler with noise, or the likelihood of the one without
+    #[arg(long, value_enum, default_value_t = Method::Elbo)]
+    method: Method,
+    /// The decoder's own sigma [default: that of DDPM's posterior at t = 2]
+    #[arg(long, value_name = "SIGMA")]
+    sigma_1: Option<f64>,
+    /// Probes of the trace estimator per image, for --method ode
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    probes: usize,
+    /// What probes are drawn from: rademacher or gaussian
+    #[arg(long, value_name = "KIND", default_value_t = ProbeKind::Rademacher)]
+    probe: ProbeKind,
+    /// Seed of noise, dequantisation and probes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Folder for likelihood.json, a CSV table and, for the bound, a plot of its terms
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Print the result as a JSON line
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done and what it would cost, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Which likelihood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// The evidence lower bound.
+    Elbo,
+    /// The probability-flow ODE.
+    Ode,
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Elbo => "elbo",
+            Self::Ode => "ode",
+        })
+    }
+}
+
+/// Everything decided, the network apart.
+struct Task<'a> {
+    arguments: &'a LikelihoodArguments,
+    settings: Settings,
+    schedule: Schedule,
+    trajectory: Trajectory,
+    data: Dataset,
+    /// One per image, for a conditional model.
+    classes: Option<Vec<usize>>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
+    check(arguments)?;
+    let threads = arguments.machine.start()?;
+    let model = arguments.model.load()?;
+    let mut request = arguments.run.request(arguments.seed)?;
+    if request.scale == NoiseScale::Eta(0.0) && request.variance == Variance::Chosen && arguments.run.eta.is_none() {
+        // η = 0 has no bound: without a choice, DDPM's.
+        request.scale = NoiseScale::Eta(1.0);
+    }
+    if arguments.method == Method::Ode && arguments.run.times.is_none() && request.spacing.is_none() {
+        // Near clean data the field turns quickest: even steps would miss it.
+        request.spacing = Some(Spacing::Quadratic.into());
+    }
+    let (settings, _) = Settings::resolve(&model, &request)?;
+    let schedule = model.scheduler.schedule()?;
+    let trajectory = Trajectory::explicit(&settings.times, schedule.train_steps())?;
+    let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
+    let classes = classes_of(&model, &data, 0..data.len())?;
+    let task = Task { arguments, settings, schedule, trajectory, data, classes };
+    if arguments.dry_run {
+        return task.dry_run(unet::flops(&model.config)?);
+    }
+    let prediction = model.scheduler.prediction_type;
+    if let Some(folder) = &arguments.output {
+        files::create_dir(folder)?;
+    }
+    let report = match arguments.method {
+        Method::Elbo => task.elbo(&UNet::new(model.config, model.parameters, prediction)?)?,
+        Method::Ode => task.ode(&DifferentiableUNet::new(model.config, model.parameters, prediction, threads)?)?,
+    };
+    match report {
+        None => {
+            say("interrupted: nothing was written");
+            Ok(Done::Interrupted)
+        }
+        Some(report) => task.conclude(&report),
+    }
+}
+
+fn check(arguments: &LikelihoodArguments) -> Result<(), Usage> {
+    let run = &arguments.run;
+    let noise = run.eta.is_some() || run.sigma.is_some() || run.sigmas.is_some();
+    match arguments.method {
+        _ if run.final_sigma.is_some() => {
+            Err(Usage("--final-sigma: the scale of the last step is the decoder's here; use --sigma-1".into()))
+        }
+        Method::Ode if noise => Err(Usage(
+            "--method ode: the deterministic process has no noise; leave --eta, --sigma and --sigmas out".into(),
+        )),
+        Method::Ode if run.clip.is_some() || run.threshold.is_some() => {
+            Err(Usage("--method ode: follows the network itself; leave --clip and --threshold out".into()))
+        }
+        Method::Ode if arguments.sigma_1.is_some() => {
+            Err(Usage("--method ode: has no decoder; leave --sigma-1 out".into()))
+        }
+        Method::Ode if arguments.probes == 0 => Err(Usage("probes: expected at least 1, found 0".into())),
+        _ => Ok(()),
+    }
+}
+
+/// What was found, ready to be shown.
+struct Report {
+    json: Value,
+    /// Lines for a person.
+    lines: Vec<String>,
+    csv_name: &'static str,
+    csv: String,
+    /// Points (index, bits) of the plot.
+    plot: Option<Vec<(u64, f64)>>,
+}
+
+impl Task<'_> {
+    /// The images in batches.
+    fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let n = self.data.len();
+        (0..n).step_by(size).map(move |first| first..(first + size).min(n))
+    }
+
+    fn classes(&self, images: &Range<usize>) -> Option<&[usize]> {
+        self.classes.as_ref().map(|classes| &classes[images.clone()])
+    }
+
+    fn elbo(&self, unet: &UNet) -> anyhow::Result<Option<Report>> {
+        let sigma_1 = match self.arguments.sigma_1 {
+            Some(sigma_1) => sigma_1,
+            None => default_sigma_1(&self.schedule)?,
+        };
+        let options =
+            ElboOptions { scale: self.settings.scale.clone(), sigma_1: Some(sigma_1), clip: self.settings.clip };
+        let length = self.batches(BATCH).count() * self.trajectory.calls();
+        let bar = crate::bars::bar("bounding", 0, length as u64);
+        let mut parts = Vec::new();
+        for images in self.batches(BATCH) {
+            let x0 = self.data.batch(images.clone())?;
+            let mut noise =
+                Seeded { seed: self.arguments.seed, first_image: images.start as u64, purpose: Purpose::Likelihood };
+            let classes = self.classes(&images);
+            let found = elbo(unet, &self.schedule, &self.trajectory, &options, &x0, &mut noise, classes, &mut |_| {
+                advance(&bar)
+            });
+            if interrupt::asked() {
+                return Ok(None);
+            }
+            parts.push(found?);
+        }
+        bar.finish_and_clear();
+        Ok(Elbo::merged(parts).map(|found| self.report_elbo(&found, sigma_1)))
+    }
+
+    fn report_elbo(&self, found: &Elbo, sigma_1: f64) -> Report {
+        let bits = |nats: f64| nats / (found.dims as f64 * std::f64::consts::LN_2);
+        let row = |term: &skipstone::objective::ElboTerm| {
+            json!({
+                "t": term.t.index(), "s": term.s.index(), "bits": bits(term.nats),
+                "squared_error": term.squared_error / found.dims as f64,
+            })
+        };
+        let error = found.standard_error();
+        let json = json!({
+            "bits_per_dim": found.bits_per_dim(), "standard_error": error, "method": "elbo", "n": self.data.len(),
+            "data": self.name(), "calls": self.trajectory.calls(), "sigma_1": sigma_1,
+            "prior_bits": bits(found.prior_nats), "terms": found.terms.iter().map(row).collect::<Vec<_>>(),
+            "options": self.settings.to_json(),
+        });
+        let mut lines = vec!["      t      s   bits/dim  mean square error of eps".to_owned()];
+        let mut csv = "t,s,bits_per_dim,squared_error\n".to_owned();
+        for term in &found.terms {
+            let (t, s) = (index(term.t), index(term.s));
+            let (bits, error) = (bits(term.nats), term.squared_error / found.dims as f64);
+            lines.push(format!("{t:>7} {s:>6} {bits:>10.5} {error:>12.6}"));
+            // Writing to a String cannot fail.
+            let _ = writeln!(csv, "{t},{s},{bits},{error}");
+        }
+        lines.push(format!("data        {}", self.name()));
+        lines.push(format!(
+            "under       {}, {} calls, sigma_1 = {sigma_1:.6}",
+            self.settings.scale,
+            self.trajectory.calls()
+        ));
+        let decoder = found.terms.last().map_or(0.0, |term| term.nats);
+        let steps: f64 = found.terms.iter().map(|term| term.nats).sum::<f64>() - decoder;
+        lines.push(format!(
+            "parts       {:.5} prior, {:.5} steps, {:.5} decoder",
+            bits(found.prior_nats),
+            bits(steps),
+            bits(decoder)
+        ));
+        lines.push(format!("at most     {:.4}{} bits per dimension", found.bits_per_dim(), plus_minus(error)));
+        let points = found.terms.iter().rev().map(|term| (u64::from(term.t.index().unwrap_or(0)), bits(term.nats)));
+        Report { json, lines, csv_name: "terms.csv", csv, plot: Some(points.collect()) }
+    }
+
+    fn ode(&self, network: &DifferentiableUNet) -> anyhow::Result<Option<Report>> {
+        let (probes, seed) = (self.arguments.probes, self.arguments.seed);
+        let length = self.batches(BATCH).count() * self.trajectory.calls();
+        let bar = crate::bars::bar("following", 0, length as u64);
+        let mut parts = Vec::new();
+        for images in self.batches(BATCH) {
+            let first_image = images.start as u64;
+            let x0 = dequantised(&self.data.batch(images.clone())?, seed, first_image);
+            let options = FlowOptions { probes, kind: self.arguments.probe, seed, first_image };
+            let classes = self.classes(&images);
+            let found = flow(network, &self.schedule, &self.trajectory, &options, &x0, classes, &mut |_| advance(&bar));
+            if interrupt::asked() {
+                return Ok(None);
+            }
+            parts.push(found?);
+        }
+        bar.finish_and_clear();
+        Ok(Flowed::merged(parts)?.map(|found| self.report_ode(&found)))
+    }
+
+    fn report_ode(&self, found: &Flowed) -> Report {
+        let dims: usize = self.data.shape().iter().product();
+        let images: Vec<f64> = found.means().iter().map(|&log| bits_per_dim(log, dims)).collect();
+        let mean = images.iter().sum::<f64>() / images.len() as f64;
+        let error = standard_error(&images);
+        let probe_error = found.probe_error().map(|nats| nats / (dims as f64 * std::f64::consts::LN_2));
+        let calls = 2 * self.trajectory.calls() * self.arguments.probes;
+        let json = json!({
+            "bits_per_dim": mean, "standard_error": error, "probe_error": probe_error, "method": "ode",
+            "n": images.len(), "data": self.name(), "steps": self.trajectory.calls(), "calls": calls,
+            "probes": self.arguments.probes, "probe": self.arguments.probe.to_string(), "times": self.settings.times,
+            "model": self.settings.model, "seed": self.arguments.seed,
+        });
+        let mut csv = "image,bits_per_dim\n".to_owned();
+        for (i, bits) in images.iter().enumerate() {
+            let _ = writeln!(csv, "{i},{bits}");
+        }
+        let share = match probe_error {
+            Some(error) => format!("{error:.5} of it by the trace estimator"),
+            None => "the trace estimator's share unknown with one probe".to_owned(),
+        };
+        let lines = vec![
+            format!("data        {}", self.name()),
+            format!(
+                "along       {} Heun steps, {calls} forward and backward passes, {} {} probe(s)",
+                self.trajectory.calls(),
+                self.arguments.probes,
+                self.arguments.probe
+            ),
+            format!("about       {mean:.4}{} bits per dimension", plus_minus(error)),
+            format!("error       standard error over images, {share}; discretisation apart: double --steps"),
+        ];
+        Report { json, lines, csv_name: "images.csv", csv, plot: None }
+    }
+
+    fn name(&self) -> String {
+        format!("{} ({}, first {})", self.data.name(), self.arguments.split, self.data.len())
+    }
+
+    fn dry_run(&self, flops: u64) -> anyhow::Result<Done> {
+        // A backward pass costs twice a forward one.
+        let (calls, passes) = match self.arguments.method {
+            Method::Elbo => (self.trajectory.calls(), 1.0),
+            Method::Ode => (2 * self.trajectory.calls() * self.arguments.probes, 3.0),
+        };
+        let gflop = passes * flops as f64 * (calls * self.data.len()) as f64 / 1e9;
+        let output = self.arguments.output.as_ref().map(|path| path.display().to_string());
+        if self.arguments.json {
+            emit(json!({"n": self.data.len(), "calls": calls, "gflop": gflop, "output": output}))?;
+            return Ok(Done::Finished);
+        }
+        emit(format_args!("data        {}", self.name()))?;
+        emit(format_args!("work        {calls} calls per image, {gflop:.1} GFLOP"))?;
+        if let Some(output) = output {
+            emit(format_args!("would write {output}"))?;
+        }
+        Ok(Done::Finished)
+    }
+
+    fn conclude(&self, report: &Report) -> anyhow::Result<Done> {
+        if let Some(folder) = &self.arguments.output {
+            self.keep(report, folder)?;
+        }
+        if self.arguments.json {
+            emit(&report.json)?;
+            return Ok(Done::Finished);
+        }
+        for line in &report.lines {
+            emit(line)?;
+        }
+        if let Some(folder) = &self.arguments.output {
+            emit(folder.display())?;
+        }
+        Ok(Done::Finished)
+    }
+
+    fn keep(&self, report: &Report, folder: &Path) -> anyhow::Result<()> {
+        files::write_bytes(&folder.join("likelihood.json"), format!("{:#}\n", report.json).as_bytes())?;
+        files::write_bytes(&folder.join(report.csv_name), report.csv.as_bytes())?;
+        if let Some(points) = &report.plot {
+            let title = format!("bits per dimension by step, {} calls", self.trajectory.calls());
+            let picture = labelled_curve(&title, ["time index of the call", "bits"], points)?;
+            write_png(&folder.join("terms.png"), &picture, &[])?;
+        }
+        Ok(())
+    }
+}
+
+fn advance(bar: &ProgressBar) -> ControlFlow<()> {
+    bar.inc(1);
+    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+fn plus_minus(error: Option<f64>) -> String {
+    error.map_or(String::new(), |error| format!(" ± {error:.4}"))
+}
+
+/// A time's network index; clean data has none.
+fn index(time: Time) -> String {
+    time.index().map_or("clean".to_owned(), |index| index.to_string())
+}

@@ -1,0 +1,286 @@
+//! `skipstone reconstruct`: the paper's Table 2 for any model, any images and any of the methods.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use ndarray::{Array4, Axis, Slice, concatenate};
+use serde_json::json;
+use skipstone::files;
+use skipstone::generate::{Generator, Inputs, Settings};
+use skipstone::image::plot::{AxisStyle, Chart, Curve, Scale};
+use skipstone::image::{Layout, grid, write_png};
+use skipstone::inversion::{Method, squared_errors};
+use skipstone::sampler::Plan;
+
+use crate::common::{Machine, ModelArguments, duration};
+use crate::failure::{Done, emit, say};
+use crate::images;
+use crate::invert::{MethodArguments, Report, batches, decode_batch, encode_batch, evaluations, rows, unclipped};
+use crate::options::RunArguments;
+use crate::output::borrowed;
+use crate::sample::{Batch, batch};
+
+/// The steps of the paper's Table 2.
+const TABLE: [usize; 7] = [10, 20, 50, 100, 200, 500, 1000];
+/// Images of the picture, how much it enlarges differences, and most rows of steps in it.
+const SHOWN: usize = 8;
+const ENLARGED: f32 = 5.0;
+const ROWS: usize = 4;
+
+/// Encode images, decode them again and measure the error (the paper's Table 2)
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The error is the mean squared difference per value with values scaled to [0, 1], of what the network makes, unclamped.
+Without --steps, the paper's: 10,20,50,100,200,500,1000, as far as the model was trained. With -o, a folder: error.png
+(error against steps, both logarithmic), images.png (originals; then for up to 4 of the steps a row of reconstructions
+and a row of their differences, 5 times enlarged about gray), table.csv.
+
+Examples:
+  The first 64 test images of Fashion-MNIST   skipstone reconstruct --images fashion-mnist -o table2/
+  Your own, in few steps                      skipstone reconstruct --images photos/ --steps 10,20,50
+  Without error                               skipstone reconstruct --images photos/ --steps 10 --method edict")]
+pub struct ReconstructArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Images: a folder, a picture, a .npy file of raw network values, or a data set (its test part)
+    #[arg(long, value_name = "DIR|FILE|DATASET")]
+    images: String,
+    /// Number of images: the first so many, or all where there are fewer
+    #[arg(short, value_name = "N", default_value_t = 64)]
+    n: usize,
+    #[command(flatten)]
+    method: MethodArguments,
+    #[command(flatten)]
+    run: RunArguments,
+    /// Class of the images, for a class-conditional model
+    #[arg(long, value_name = "K")]
+    class: Option<usize>,
+    /// Weight of classifier-free guidance; needs --class
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    guidance: Option<f64>,
+    /// Images at a time: auto or a number; the result does not depend on it
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
+    batch: Batch,
+    /// Folder for the plot, the picture and the table
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Print each result as a JSON line
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done and what it would cost
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// One line of the table.
+struct Row {
+    steps: usize,
+    evaluations: f64,
+    mse: f64,
+    report: Report,
+    /// The first reconstructions, for the picture.
+    shown: Array4<f32>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
+    let method = arguments.method.method()?;
+    let threads = arguments.machine.start()?;
+    let model = arguments.model.load()?;
+    let trained = model.scheduler.schedule()?.train_steps() as usize;
+    let table: Vec<usize> = TABLE.into_iter().filter(|&steps| steps <= trained).collect();
+    let requests = arguments.run.requests(0, &table)?;
+    let mut runs = Vec::with_capacity(requests.len());
+    for request in requests {
+        let mut request = unclipped(request);
+        (request.class, request.guidance) = (arguments.class, arguments.guidance);
+        runs.push((Settings::resolve(&model, &request)?, request));
+    }
+    let x0 = images::read(&arguments.images, &model.config, Some(arguments.n))?;
+    let n = x0.dim().0;
+    let mut generator = Generator::new(model, &runs[0].1, Inputs::default(), 0, n)?;
+    let batch = arguments.batch.of(&generator, n, threads);
+    let runs: Vec<(Settings, Plan)> = runs.into_iter().map(|(run, _)| run).collect();
+    if arguments.dry_run {
+        return dry_run(arguments, &generator, &runs, &method, n);
+    }
+    if let Some(folder) = &arguments.output {
+        files::create_dir(folder)?;
+    }
+
+    let ranges = batches(n, batch);
+    let calls: usize = runs.iter().map(|(_, plan)| 2 * plan.steps().len() * ranges.len()).sum();
+    let bar = crate::bars::bar("reconstructing", 0, calls as u64);
+    let begun = Instant::now();
+    let (mut table, mut done) = (Vec::new(), 0);
+    if !arguments.json {
+        emit("  steps   calls       mse")?;
+    }
+    for run in runs {
+        let texts = run.0.to_texts();
+        generator = generator.with_run(run, n)?;
+        let Some(row) = round_trips(&generator, &x0, &ranges, &method, (&bar, &mut done))? else {
+            bar.finish_and_clear();
+            say("interrupted: the lines above are complete");
+            return Ok(Done::Interrupted);
+        };
+        row.report.warn(n);
+        let (steps, calls, mse) = (row.steps, row.evaluations, row.mse);
+        if arguments.json {
+            emit(json!({
+                "steps": steps, "mse": mse, "method": method.name(), "calls": calls, "n": n,
+                "unconverged": row.report.unconverged(), "residual": row.report.residual(),
+            }))?;
+        } else {
+            crate::bars::above(|| emit(format_args!("{steps:>7} {calls:>7.1} {mse:>9.2e}")))?;
+        }
+        table.push((row, texts));
+    }
+    bar.finish_and_clear();
+    say(format_args!("{n} image(s), {method}, {}", duration(begun.elapsed().as_secs_f64())));
+    if let Some(folder) = &arguments.output {
+        write(folder, &table, &x0, &method)?;
+        if !arguments.json {
+            emit(folder.display())?;
+        }
+    }
+    Ok(Done::Finished)
+}
+
+/// Encodes and decodes all images with one number of steps; `None` at Ctrl-C.
+fn round_trips(
+    generator: &Generator,
+    x0: &Array4<f32>,
+    ranges: &[std::ops::Range<usize>],
+    method: &Method,
+    (bar, done): (&indicatif::ProgressBar, &mut u64),
+) -> anyhow::Result<Option<Row>> {
+    let steps = generator.plan().steps().len();
+    let (mut errors, mut report, mut shown, mut asked) = (Vec::new(), Report::default(), Vec::new(), 0);
+    for range in ranges {
+        let Some(encoded) = encode_batch(generator, x0, range, method, (bar, *done))? else { return Ok(None) };
+        *done += steps as u64;
+        let Some(back) = decode_batch(generator, &encoded.latents, range, method, (bar, *done))? else {
+            return Ok(None);
+        };
+        *done += steps as u64;
+        report.add(&encoded.convergence);
+        asked += encoded.evaluations as usize + range.len() * evaluations(method, steps).1;
+        errors.extend(squared_errors(&rows(x0, range), &back)?);
+        let missing = SHOWN.saturating_sub(range.start).min(range.len());
+        if missing > 0 {
+            shown.push(back.slice_axis(Axis(0), Slice::from(..missing)).to_owned());
+        }
+    }
+    let views: Vec<_> = shown.iter().map(|images| images.view()).collect();
+    Ok(Some(Row {
+        steps,
+        evaluations: (asked * generator.calls_per_step()) as f64 / errors.len() as f64,
+        mse: errors.iter().sum::<f64>() / errors.len() as f64,
+        report,
+        shown: concatenate(Axis(0), &views)?,
+    }))
+}
+
+fn dry_run(
+    arguments: &ReconstructArguments,
+    generator: &Generator,
+    runs: &[(Settings, Plan)],
+    method: &Method,
+    n: usize,
+) -> anyhow::Result<Done> {
+    let most: usize = runs
+        .iter()
+        .map(|(_, plan)| {
+            let (up, down) = evaluations(method, plan.steps().len());
+            up + down
+        })
+        .sum();
+    let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
+    let steps: Vec<usize> = runs.iter().map(|(_, plan)| plan.steps().len()).collect();
+    if arguments.json {
+        emit(json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop}))?;
+    } else {
+        emit(format_args!("images      {n}"))?;
+        emit(format_args!("steps       {steps:?}, at most {most} network calls for an image"))?;
+        emit(format_args!("work        at most {gflop:.1} GFLOP"))?;
+    }
+    Ok(Done::Finished)
+}
+
+/// The plot, the picture and the table.
+fn write(
+    folder: &Path,
+    table: &[(Row, Vec<(String, String)>)],
+    x0: &Array4<f32>,
+    method: &Method,
+) -> anyhow::Result<()> {
+    let mut lines = "method,steps,calls,mse,unconverged,residual\n".to_owned();
+    for (row, _) in table {
+        let (unconverged, residual) = (row.report.unconverged(), row.report.residual());
+        lines +=
+            &format!("{},{},{},{:e},{unconverged},{residual:e}\n", method.name(), row.steps, row.evaluations, row.mse);
+    }
+    files::write_bytes(&folder.join("table.csv"), lines.as_bytes())?;
+
+    let Some((first, texts)) = table.first() else { return Ok(()) };
+    let points: Vec<[f64; 2]> = table.iter().map(|(row, _)| [row.steps as f64, row.mse]).collect();
+    let curve = Curve { points, color: [20, 90, 170], width: 3.0, dots: true };
+    let axis = |label| AxisStyle { label, scale: Scale::Log, margin: 0.06 };
+    let title = format!("reconstruction by {}", method.name());
+    let chart = Chart { title: &title, x: axis("steps"), y: axis("mse"), curves: &[curve] };
+    match chart.draw() {
+        Ok(picture) => write_png(&folder.join("error.png"), &picture, &[])?,
+        // An error of exactly 0 has no place on a logarithmic axis.
+        Err(error) => say(format_args!("no plot: {error}")),
+    }
+
+    let [_, c, h, w] = [0, 1, 2, 3].map(|axis| x0.len_of(Axis(axis)));
+    if !matches!(c, 1 | 3) {
+        say(format_args!("no picture: images of {c} channels have none"));
+        return Ok(());
+    }
+    let shown = first.shown.dim().0;
+    let originals = x0.slice_axis(Axis(0), Slice::from(..shown)).to_owned();
+    let mut parts = vec![originals.clone()];
+    let mut steps = Vec::new();
+    for i in spread(table.len(), ROWS) {
+        let row = &table[i].0;
+        parts.push(row.shown.clone());
+        parts.push((&row.shown - &originals) * ENLARGED);
+        steps.push(row.steps);
+    }
+    let all = concatenate(Axis(0), &parts.iter().map(|part| part.view()).collect::<Vec<_>>())?;
+    let mut texts = texts.clone();
+    texts.retain(|(key, _)| !matches!(key.as_str(), "steps" | "times"));
+    texts.push(("method".to_owned(), method.to_string()));
+    texts.push((
+        "rows".to_owned(),
+        format!("originals; then reconstruction and difference × {ENLARGED} for steps {steps:?}"),
+    ));
+    write_png(&folder.join("images.png"), &grid(&all, shown, &Layout::magnified(h, w))?, &borrowed(&texts))?;
+    say(format_args!("images.png: originals; then reconstructions and differences x {ENLARGED} for steps {steps:?}"));
+    Ok(())
+}
+
+/// At most `most` of `n` indices, evenly, the first and the last among them.
+fn spread(n: usize, most: usize) -> Vec<usize> {
+    let k = n.min(most);
+    (0..k).map(|i| if k < 2 { 0 } else { (i * (n - 1) + (k - 1) / 2) / (k - 1) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn rows_of_the_picture_are_spread_over_the_table() {
+        assert_eq!(spread(7, 4), [0, 2, 4, 6]);
+        assert_eq!(spread(3, 4), [0, 1, 2]);
+        assert_eq!(spread(1, 4), [0]);
+        assert_eq!(spread(0, 4), [0; 0]);
+    }
+}

@@ -1,0 +1,191 @@
+use std::path::Path;
+
+use ndarray::Array4;
+use serde_json::Value;
+use skipstone::image::{npy, read_png};
+
+use crate::support::{names, read, run, with_model};
+
+/// An IDX file of `n` images of 8×8, and its name as a data set.
+fn write_data(folder: &Path, n: u8) -> String {
+    let pixel = |i: usize| ((i * 7919) % 256) as u8;
+    let header = [0, 0, 8, 3, 0, 0, 0, n, 0, 0, 0, 8, 0, 0, 0, 8];
+    let bytes: Vec<u8> = header.into_iter().chain((0..64 * usize::from(n)).map(pixel)).collect();
+    std::fs::write(folder.join("images"), bytes).unwrap();
+    "idx:images".to_owned()
+}
+
+#[track_caller]
+fn skip(folder: &Path, arguments: &str, code: i32) -> (String, String) {
+    run(folder, &arguments.split_whitespace().collect::<Vec<_>>(), code)
+}
+
+#[track_caller]
+fn json(folder: &Path, arguments: &str) -> Value {
+    serde_json::from_str(&skip(folder, arguments, 0).0).unwrap()
+}
+
+#[test]
+fn solvers_count_their_calls_and_ddim_leaves_everything_as_it_was() {
+    let folder = with_model();
+    let at = folder.path();
+    for (solver, calls) in
+        [("ddim", 5), ("ve-euler", 5), ("heun", 9), ("ab2", 5), ("ab3", 5), ("ab4", 5), ("dpm++2m", 5)]
+    {
+        let options = format!("--model model -n 2 --steps 5 --solver {solver}");
+        let cost = json(at, &format!("sample {options} --dry-run --json -o {solver}.npy"));
+        assert_eq!((cost["steps"].as_u64(), cost["calls"].as_u64()), (Some(5), Some(calls)), "{solver}");
+        let made = json(at, &format!("sample {options} --json -o {solver}.npy"));
+        assert_eq!((made["steps"].as_u64(), made["calls"].as_u64()), (Some(5), Some(calls)), "{solver}");
+        skip(at, &format!("sample {options} --batch 1 --threads 1 -o {solver}-again.npy"), 0);
+        assert_eq!(read(at, &format!("{solver}.npy")), read(at, &format!("{solver}-again.npy")), "{solver}");
+        assert_eq!(read(at, &format!("{solver}.npy")) == read(at, "ddim.npy"), solver == "ddim", "{solver}");
+    }
+    let rows = json(at, "sample --model model -n 2 --steps 3,5 --solver heun --dry-run --json");
+    assert_eq!((rows["steps"].to_string(), rows["calls"].as_u64()), ("[3,5]".to_owned(), Some(5 + 9)));
+    skip(at, "sample --model model -n 2 --steps 5 -o plain.npy", 0);
+    assert_eq!(read(at, "plain.npy"), read(at, "ddim.npy"));
+    skip(at, "sample --model model -n 1 --steps 3 -o f/", 0);
+    assert!(!String::from_utf8(read(at, "f/manifest.json")).unwrap().contains("solver"));
+    let (_, error) = skip(at, "sample --model model -n 1 --steps 3 --solver heun -o f/", 2);
+    assert!(error.contains("solver = unset, now it is \"heun\""), "{error}");
+    let (_, said) = skip(at, "sample --model model -n 1 --steps 3 --solver heun -o g/", 0);
+    assert!(said.contains("3 steps by heun, 5 network calls"), "{said}");
+    let manifest: Value = serde_json::from_slice(&read(at, "g/manifest.json")).unwrap();
+    assert_eq!(manifest["solver"], "heun");
+    for (arguments, message) in [
+        ("--solver heun --final-sigma 0.1", "needs eta = 0"),
+        ("--solver heun --eta 0.5", "solver heun: follows the deterministic process, so it needs eta = 0"),
+        ("--solver ab3 --sigma hat", "needs eta = 0"),
+        ("--solver ab2 --clip keep-eps", "choose clip off or rederive-eps"),
+        ("--solver euler", "expected one of ddim, ve-euler, heun"),
+    ] {
+        let (_, error) = skip(at, &format!("sample --model model -n 1 {arguments} -o no.npy"), 2);
+        assert!(error.contains(message), "{arguments}: {error}");
+    }
+}
+
+#[test]
+fn a_calibration_is_made_once_and_serves_variances_and_times() {
+    let folder = with_model();
+    let at = folder.path();
+    let data = write_data(at, 3);
+    for wanted in ["--sigma analytic", "--spacing optimal"] {
+        let (_, error) = skip(at, &format!("sample --model model -n 1 --steps 4 {wanted} -o no.npy"), 1);
+        assert!(error.contains("skipstone calibrate --model DIR --data DATASET"), "{error}");
+    }
+    let calibrate = format!("calibrate --model model --data {data} -n 2");
+    let cost = json(at, &format!("{calibrate} --dry-run --json"));
+    assert_eq!((cost["calls"].as_u64(), cost["n"].as_u64()), (Some(1000), Some(2)));
+    assert!(!at.join("model/calibration.json").exists());
+    let (stdout, _) = skip(at, &calibrate, 0);
+    assert_eq!(stdout.trim(), Path::new("model").join("calibration.json").display().to_string());
+    let bytes = read(at, "model/calibration.json");
+    skip(at, &format!("{calibrate} --threads 1 -o again.json"), 0);
+    assert_eq!(read(at, "again.json"), bytes);
+
+    skip(at, "sample --model model -n 2 --steps 4 --sigma analytic --spacing optimal -o f/", 0);
+    let manifest: Value = serde_json::from_slice(&read(at, "f/manifest.json")).unwrap();
+    assert_eq!((&manifest["sigma"], &manifest["spacing"]), (&"analytic".into(), &"optimal".into()));
+    assert_eq!((manifest["eta"].as_f64(), manifest["calibration"].as_str().map(str::len)), (Some(1.0), Some(64)));
+    let times = manifest["times"].as_array().unwrap();
+    assert_eq!((times.len(), times[0].as_u64()), (4, Some(999)));
+    let table =
+        |arguments: &str| json(at, &format!("inspect --model model --json --steps 4 {arguments}"))["table"].clone();
+    let (chosen, analytic) = (table("--eta 1"), table("--sigma analytic"));
+    let z = |table: &Value, i: usize| table[i]["z"].as_f64().unwrap();
+    assert!((0..3).all(|i| z(&analytic, i) >= z(&chosen, i)), "{analytic}");
+    assert_eq!((z(&analytic, 3), &analytic[1]["sigma"]), (0.0, &chosen[1]["sigma"]));
+    assert!(z(&table("--sigma analytic --eta 0"), 1) >= 0.0);
+
+    skip(at, &format!("calibrate --model model --data {data} -n 0 -o x.json"), 2);
+    let (_, error) = skip(at, "sample --model model -n 1 --sigma hat --eta 1 -o no.npy", 2);
+    assert!(error.contains("--eta cannot be used with --sigma hat"), "{error}");
+    // Numbers of another network are refused, and damaged ones too.
+    let text = String::from_utf8(bytes).unwrap();
+    let hash = serde_json::from_str::<Value>(&text).unwrap()["model"].as_str().unwrap().to_owned();
+    std::fs::write(at.join("model/calibration.json"), text.replace(&hash, &"0".repeat(64))).unwrap();
+    let (_, error) = skip(at, "sample --model model -n 1 --steps 4 --sigma analytic -o no.npy", 1);
+    assert!(error.contains("calibration is of the model 0000000000000000"), "{error}");
+    skip(at, "sample --model model -n 1 --steps 4 -o plain.npy", 0);
+    std::fs::write(at.join("model/calibration.json"), "{").unwrap();
+    let (_, error) = skip(at, "sample --model model -n 1 --steps 4 -o no.npy", 1);
+    assert!(error.contains("calibration.json") && error.contains("no calibration"), "{error}");
+
+    let (_, error) = skip(at, &format!("calibrate --data {data}"), 2);
+    assert!(error.contains("carried model has its calibration inside"), "{error}");
+}
+
+#[test]
+fn the_bound_is_the_sum_of_its_terms_and_is_kept_with_a_plot() {
+    let folder = with_model();
+    let at = folder.path();
+    let data = write_data(at, 5);
+    let likelihood = format!("likelihood --model model --data {data} --steps 4");
+    let found = json(at, &format!("{likelihood} --json"));
+    let bits = found["bits_per_dim"].as_f64().unwrap();
+    let terms = found["terms"].as_array().unwrap();
+    let sum: f64 = terms.iter().map(|term| term["bits"].as_f64().unwrap()).sum();
+    assert!((sum + found["prior_bits"].as_f64().unwrap() - bits).abs() < 1e-9 * bits.abs());
+    assert_eq!((terms.len(), found["n"].as_u64(), terms[3]["s"].as_u64()), (4, Some(5), None));
+    assert_eq!(found["options"]["eta"], 1.0);
+    assert!(found["standard_error"].as_f64().unwrap() > 0.0);
+    // Neither threads nor the number of other images change an image's part.
+    assert_eq!(json(at, &format!("{likelihood} --threads 1 --json")), found);
+    let (stdout, _) = skip(at, &format!("{likelihood} -o report"), 0);
+    assert!(stdout.contains(&format!("at most     {bits:.4} ±")) && stdout.ends_with("report\n"), "{stdout}");
+    assert_eq!(names(&at.join("report")), ["likelihood.json", "terms.csv", "terms.png"]);
+    assert_eq!(String::from_utf8(read(at, "report/terms.csv")).unwrap().lines().count(), 5);
+    assert!(read_png(&at.join("report/terms.png")).unwrap().picture.width() > 500);
+    let hat = json(at, &format!("{likelihood} --sigma hat --json"));
+    assert_ne!(hat["bits_per_dim"], found["bits_per_dim"]);
+    let other = json(at, &format!("{likelihood} --eta 0.5 --sigma-1 0.05 -n 2 --json"));
+    assert_eq!((other["sigma_1"].as_f64(), other["n"].as_u64()), (Some(0.05), Some(2)));
+    let cost = json(at, &format!("{likelihood} --dry-run --json"));
+    assert_eq!((cost["calls"].as_u64(), &cost["output"]), (Some(4), &Value::Null));
+    for (arguments, code, message) in [
+        ("--eta 0", 2, "needs sigma > 0"),
+        ("--sigma-1 0", 2, "sigma > 0"),
+        ("-n 0", 2, "at least 1 image"),
+        ("--method ode --eta 1", 2, "leave --eta"),
+        ("--method ode --clip keep-eps", 2, "leave --clip"),
+        ("--method ode --sigma-1 0.1", 2, "leave --sigma-1 out"),
+        ("--method ode --probes 0", 2, "probes"),
+    ] {
+        let (_, error) = skip(at, &format!("{likelihood} {arguments}"), code);
+        assert!(error.contains(message), "{arguments}: {error}");
+    }
+}
+
+#[test]
+fn the_likelihood_of_the_flow_reports_its_estimator_apart() {
+    let folder = with_model();
+    let at = folder.path();
+    let data = write_data(at, 4);
+    let likelihood = format!("likelihood --model model --data {data} --steps 3 --method ode");
+    let one = json(at, &format!("{likelihood} --json"));
+    assert_eq!((&one["probe_error"], one["calls"].as_u64()), (&Value::Null, Some(6)));
+    // ⌊1000·i²/9⌋ − 1: quadratic unless another spacing is asked for.
+    assert_eq!(one["times"], serde_json::json!([999, 443, 110]));
+    let two = json(at, &format!("{likelihood} --probes 2 --probe gaussian --threads 1 --json"));
+    assert!(two["probe_error"].as_f64().unwrap() > 0.0);
+    assert_eq!(json(at, &format!("{likelihood} --probes 2 --probe gaussian --threads 2 --json")), two);
+    let (stdout, _) = skip(at, &format!("{likelihood} -o report"), 0);
+    let bits = one["bits_per_dim"].as_f64().unwrap();
+    assert!(stdout.contains(&format!("about       {bits:.4} ±")), "{stdout}");
+    let table = String::from_utf8(read(at, "report/images.csv")).unwrap();
+    let images: Vec<f64> = table.lines().skip(1).map(|line| line.split_once(',').unwrap().1.parse().unwrap()).collect();
+    assert!((images.iter().sum::<f64>() / 4.0 - bits).abs() < 1e-9);
+}
+
+#[test]
+fn the_carried_model_brings_its_calibration() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    skip(at, "sample -n 2 --steps 5 --sigma analytic --spacing optimal -o x.npy", 0);
+    let x: Array4<f32> = npy::read(&at.join("x.npy")).unwrap();
+    assert_eq!(x.shape(), [2, 1, 28, 28]);
+    // The same dynamic programming over the same file in NumPy.
+    let times = &json(at, "inspect --steps 10 --spacing optimal --json")["run"]["times"];
+    assert_eq!(*times, serde_json::json!([999, 335, 131, 58, 28, 14, 7, 3, 1, 0]));
+}

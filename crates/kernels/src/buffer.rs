@@ -1,0 +1,70 @@
+//! Memory that begins on a cache line.
+
+use std::ops::{Deref, DerefMut};
+
+const LINE: usize = 16;
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
+
+/// A slice of f32 that begins on a cache line, so that no vector load straddles two.
+#[derive(Clone, Default)]
+pub struct Buffer {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({})", self.len)
+    }
+}
+
+impl Buffer {
+    /// `len` zeros.
+    pub fn zeros(len: usize) -> Self {
+        Self { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)], len }
+    }
+
+    /// Makes it `len` long or leaves it longer. Growing empties it: the content is unspecified afterwards.
+    pub fn at_least(&mut self, len: usize) {
+        if len > self.len {
+            // Freed before the new one is asked for: nothing of the old content is kept.
+            *self = Self::default();
+            *self = Self::zeros(len);
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the lines are ⌈len/16⌉·16 ≥ len initialised f32 without padding between them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and `self` is borrowed uniquely.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_begin_on_a_cache_line_and_hold_what_is_written() {
+        for len in [0, 1, 15, 16, 17, 1000] {
+            let mut buffer = Buffer::zeros(len);
+            assert_eq!(buffer.len(), len);
+            assert_eq!(buffer.as_ptr() as usize % 64, 0);
+            buffer.iter_mut().enumerate().for_each(|(i, x)| *x = i as f32);
+            assert!(buffer.iter().enumerate().all(|(i, x)| *x == i as f32));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Convolutions by their definition: register tiles of output pixels that gather their input pixel by pixel.
+//!
+//! Any kernel, stride and padding, and the transpose of a strided convolution: a tile only needs to know, for each of
+//! its pixels and each tap of the kernel, where the input pixel lies. Outside the image that is a row of zeros.
+
+use super::stage::Pixels;
+use super::{Finish, Layer, Shape, Source};
+use crate::isa::{Simd, kernel};
+use crate::micro::{accumulate, tiles, with_rows};
+use crate::shared::SharedMut;
+use crate::team::{Team, with_scratch};
+
+/// Output pixels of a task.
+const BLOCK: usize = 112;
+
+/// Packs `weight(c_out, c_in)` (k·k weights, turned by 180° on request) as \[panel\]\[tap\]\[c_in\]\[two vectors\].
+pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, usize) -> &'w [f32] + Sync, turn: bool) {
+    let Shape { c_in, c_out, .. } = layer.shape;
+    let taps = layer.shape.taps();
+    let width = 2 * layer.isa.lanes();
+    let panels = c_out.div_ceil(width);
+    let len = taps * c_in * width;
+    layer.weights.at_least(panels * len);
+    let weights = SharedMut::new(&mut layer.weights);
+    team.run(panels, |panel| {
+        // SAFETY: a panel is its task's alone.
+        let packed = unsafe { weights.part(panel * len, len) };
+        packed.fill(0.0);
+        for (lane, out) in (panel * width..((panel + 1) * width).min(c_out)).enumerate() {
+            for input in 0..c_in {
+                for (tap, &w) in weight(out, input).iter().enumerate() {
+                    let tap = if turn { taps - 1 - tap } else { tap };
+                    packed[(tap * c_in + input) * width + lane] = w;
+                }
+            }
+        }
+    });
+}
+
+/// Which input pixel a tap of an output pixel meets.
+#[derive(Clone, Copy)]
+pub(super) struct Gather {
+    kernel: usize,
+    stride: usize,
+    pad: usize,
+    /// Height and width of what the kernel slides over, of the input as it is stored, and of the output.
+    grid: [usize; 2],
+    input: [usize; 2],
+    output: [usize; 2],
+    upsample: bool,
+    /// The gather of the transpose: tap k of pixel p meets pixel q of the input where p = q·stride + k − pad.
+    transposed: bool,
+}
+
+impl Gather {
+    pub(super) fn new(shape: &Shape, transposed: Option<&Shape>) -> Self {
+        let of = transposed.unwrap_or(shape);
+        let [grid, output] = match transposed {
+            None => [of.grid(), of.output()],
+            Some(_) => [of.output(), of.grid()],
+        };
+        Self {
+            kernel: of.kernel,
+            stride: of.stride,
+            pad: of.pad_before,
+            grid,
+            input: shape.input,
+            output,
+            upsample: shape.upsample,
+            transposed: transposed.is_some(),
+        }
+    }
+
+    /// The position along one axis.
+    #[inline(always)]
+    fn along(&self, at: usize, tap: usize, size: usize) -> Option<usize> {
+        let position = if self.transposed {
+            (at + self.pad).checked_sub(tap).filter(|p| p.is_multiple_of(self.stride))? / self.stride
+        } else {
+            (at * self.stride + tap).checked_sub(self.pad)?
+        };
+        (position < size).then_some(position >> usize::from(self.upsample))
+    }
+
+    /// The input pixel, counted over all images, that `tap` of output pixel (y, x) of `image` meets.
+    #[inline(always)]
+    pub(super) fn pixel(&self, image: usize, y: usize, x: usize, tap: usize) -> Option<usize> {
+        let y = self.along(y, tap / self.kernel, self.grid[0])?;
+        let x = self.along(x, tap % self.kernel, self.grid[1])?;
+        Some((image * self.input[0] + y) * self.input[1] + x)
+    }
+
+    /// Output pixels that share their residues modulo the step form a class: in the transpose of a strided
+    /// convolution, the pixels of a class meet the same taps.
+    fn step(&self) -> usize {
+        if self.transposed { self.stride } else { 1 }
+    }
+
+    /// Height and width of the part of an image that class `class` of step² makes up.
+    fn class_size(&self, class: usize) -> [usize; 2] {
+        let step = self.step();
+        [(self.output[0] + step - 1 - class / step) / step, (self.output[1] + step - 1 - class % step) / step]
+    }
+}
+
+/// One call, as a task sees it.
+struct Call {
+    gather: Gather,
+    x: *const f32,
+    x_stride: usize,
+    zeros: *const f32,
+    c_in: usize,
+    weights: *const f32,
+    finish: Finish,
+}
+
+// SAFETY: tasks read the inputs and write pixels and channels of their own only; `forward` outlives them.
+unsafe impl Send for Call {}
+// SAFETY: as above.
+unsafe impl Sync for Call {}
+
+kernel! {
+    /// Output pixels `first..last` of a class (counted over all images), panels `panel..last_panel`.
+    unsafe fn block<S>(s, call: &Call, class: usize, first: usize, last: usize, panel: usize, last_panel: usize) {
+        #[inline(always)]
+        unsafe fn tile<S: Simd, const M: usize>(s: S, call: &Call, at: &[(usize, usize, usize)], panel: usize) {
+            let taps = call.gather.kernel * call.gather.kernel;
+            let width = 2 * S::LANES;
+            let mut acc = [[s.zero(); 2]; M];
+            let mut tap = 0;
+            while tap < taps {
+                let mut rows = [call.zeros; M];
+                let mut any = false;
+                for (row, &(image, y, x)) in rows.iter_mut().zip(at) {
+                    if let Some(pixel) = call.gather.pixel(image, y, x, tap) {
+                        *row = call.x.wrapping_add(pixel * call.x_stride);
+                        any = true;
+                    }
+                }
+                if any {
+                    // SAFETY: rows of c_in elements; the packed weights of this panel and tap.
+                    unsafe {
+                        let weights = call.weights.add((panel * taps + tap) * call.c_in * width);
+                        match evenly_spaced(&rows) {
+                            // Fourteen addresses are more than there are registers; one and a distance are not.
+                            Some((first, step)) => {
+                                let a = |i: usize, p: usize| first.wrapping_add(i * step + p);
+                                accumulate(s, call.c_in, a, weights, width, &mut acc);
+                            }
+                            None => {
+                                let a = |i: usize, p: usize| rows[i].wrapping_add(p);
+                                accumulate(s, call.c_in, a, weights, width, &mut acc);
+                            }
+                        }
+                    }
+                }
+                tap += 1;
+            }
+            let [height, out_width] = call.gather.output;
+            for (sums, &(image, y, x)) in acc.into_iter().zip(at) {
+                let pixel = (image * height + y) * out_width + x;
+                for (half, v) in sums.into_iter().enumerate() {
+                    // SAFETY: these channels of this pixel are this task's alone.
+                    unsafe { call.finish.write(s, image, pixel, panel * width + half * S::LANES, v) };
+                }
+            }
+        }
+        let step = call.gather.step();
+        let [height, width] = call.gather.class_size(class);
+        for panel in panel..last_panel {
+            for (begin, count) in tiles::<S>(last - first) {
+                let mut at = [(0, 0, 0); 14];
+                for (i, at) in at[..count].iter_mut().enumerate() {
+                    let pixel = first + begin + i;
+                    let (image, rest) = (pixel / (height * width), pixel % (height * width));
+                    *at = (image, rest / width * step + class / step, rest % width * step + class % step);
+                }
+                // SAFETY: the caller's promise.
+                unsafe { with_rows!(count, tile::<S>(s, call, &at[..count], panel)) };
+            }
+        }
+    }
+}
+
+/// The first of some addresses and the distance, in elements, from each to the next, if that is the same.
+#[inline(always)]
+fn evenly_spaced(rows: &[*const f32]) -> Option<(*const f32, usize)> {
+    let first = rows[0] as usize;
+    let step = rows.get(1).map_or(0, |second| (*second as usize).wrapping_sub(first));
+    let even = rows.iter().enumerate().all(|(i, row)| *row as usize == first.wrapping_add(i.wrapping_mul(step)));
+    // A distance downwards, as to the zeros, would wrap: such rows go the general way.
+    (even && step as isize >= 0).then_some((rows[0], step / size_of::<f32>()))
+}
+
+pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, finish: Finish) {
+    let pixels = Pixels::new(source, layer.shape.c_in);
+    if !pixels.is_normalised() {
+        return gather(layer, team, n, pixels.at(0), finish);
+    }
+    // Each pixel is met by every tap: normalise it once.
+    let row = super::padded(layer.shape.c_in, layer.isa.lanes());
+    let per_image = layer.shape.input_pixels();
+    with_scratch(n * per_image * row, |staged| {
+        let staged = SharedMut::new(staged);
+        // SAFETY: a padded row for each pixel of the source.
+        unsafe { pixels.stage_all(layer.isa, team, n, per_image, &staged, row) };
+        gather(layer, team, n, (staged.pointer().cast_const(), row), finish);
+    });
+}
+
+fn gather(layer: &Layer, team: &Team, n: usize, (x, x_stride): (*const f32, usize), finish: Finish) {
+    let c_in = layer.shape.c_in;
+    with_scratch(c_in, |zeros| {
+        zeros.fill(0.0);
+        let gather = Gather::new(&layer.shape, layer.transposed.as_ref());
+        let weights = layer.weights.as_ptr();
+        let call = Call { gather, x, x_stride, zeros: zeros.as_ptr(), c_in, weights, finish };
+        let panels = layer.shape.c_out.div_ceil(2 * layer.isa.lanes());
+        for class in 0..gather.step() * gather.step() {
+            let [height, width] = gather.class_size(class);
+            let pixels = n * height * width;
+            let blocks = pixels.div_ceil(BLOCK);
+            // Few pixels: the panels of weights, which are most of the memory then, are shared out instead.
+            let split = if blocks >= 4 * team.threads() { 1 } else { panels };
+            team.run(blocks * split, |task| {
+                let (block_index, part) = (task / split, task % split);
+                let (first, last) = (pixels * block_index / blocks, pixels * (block_index + 1) / blocks);
+                let (panel, last_panel) = (panels * part / split, panels * (part + 1) / split);
+                // SAFETY: every pointer comes from slices whose lengths `Layer::forward` checked; tasks write
+                // pixels and channels of their own.
+                unsafe { block(layer.isa, &call, class, first, last, panel, last_panel) };
+            });
+        }
+    });
+}

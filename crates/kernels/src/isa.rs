@@ -1,0 +1,190 @@
+//! The instruction sets that kernels are compiled for, and how one is picked at run time.
+//!
+//! A kernel is written once, generic over `Simd`, inside the `kernel!` macro, which compiles it for each instruction
+//! set. An [`Isa`] can only be had for a set that this processor was seen to have: that is the proof every intrinsic
+//! rests on.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+pub(crate) use portable::Portable;
+
+/// Vectors of `LANES` f32 and what kernels do with them.
+///
+/// A multiplication and an addition that could be fused are written as [`fma`](Self::fma): it rounds once on AVX2 and
+/// AVX-512 and twice on the portable path, so results differ in the last places between instruction sets.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// A vector.
+    type V: Copy;
+    /// Elements of a vector.
+    const LANES: usize;
+    /// Rows of the register tile of a matrix product: with two vectors a row, what the registers hold.
+    const ROWS: usize;
+
+    fn splat(self, x: f32) -> Self::V;
+    /// # Safety
+    /// `LANES` elements at `p` are readable.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// # Safety
+    /// `LANES` elements at `p` are writable.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// The first `len` elements at `p`, then zeros; nothing beyond them is read.
+    ///
+    /// # Safety
+    /// `len ≤ LANES` elements at `p` are readable.
+    unsafe fn load_first(self, p: *const f32, len: usize) -> Self::V;
+    /// # Safety
+    /// `len ≤ LANES` elements at `p` are writable.
+    unsafe fn store_first(self, p: *mut f32, v: Self::V, len: usize);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a·b + c.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// 2ⁿ for the integer n in the low bits of `v`, −126 ≤ n ≤ 127.
+    fn exp2_of_low_bits(self, v: Self::V) -> Self::V;
+
+    #[inline(always)]
+    fn zero(self) -> Self::V {
+        self.splat(0.0)
+    }
+}
+
+/// One of the instruction sets this processor has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Isa(pub(crate) Token);
+
+/// What [`kernel!`] picks by. A token exists only for instruction sets that were detected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Token {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    Portable(Portable),
+}
+
+impl Isa {
+    /// Every set this processor has, best first; the last is the portable one.
+    pub fn available() -> Vec<Self> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(Avx512::detect().map(|t| Self(Token::Avx512(t))));
+            all.extend(Avx2::detect().map(|t| Self(Token::Avx2(t))));
+        }
+        all.push(Self(Token::Portable(Portable)));
+        all
+    }
+
+    /// The best set of this processor, or what the environment variable `SKIPSTONE_ISA` asks for, if the processor has
+    /// it ([`asked`](Self::asked) says if not).
+    pub fn best() -> Self {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Self::asked().ok().flatten().unwrap_or_else(|| Self::available()[0]))
+    }
+
+    /// What `SKIPSTONE_ISA` (`avx512`, `avx2`, `portable`) asks for, if it is set.
+    ///
+    /// # Errors
+    /// It names no instruction set of this processor.
+    pub fn asked() -> Result<Option<Self>, String> {
+        let Ok(name) = std::env::var("SKIPSTONE_ISA") else { return Ok(None) };
+        name.parse().map(Some).map_err(|error| format!("SKIPSTONE_ISA: {error}"))
+    }
+
+    /// Its name: `avx512`, `avx2` or `portable`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => "avx2",
+            Token::Portable(_) => "portable",
+        }
+    }
+
+    pub(crate) fn lanes(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => Avx512::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => Avx2::LANES,
+            Token::Portable(_) => Portable::LANES,
+        }
+    }
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = Self::available();
+        let names: Vec<_> = all.iter().map(|isa| isa.name()).collect();
+        all.iter()
+            .copied()
+            .find(|isa| isa.name() == name)
+            .ok_or_else(|| format!("instruction set \"{name}\": this processor has {}", names.join(", ")))
+    }
+}
+
+/// Compiles a function generic over [`Simd`] for each instruction set; the first argument of the result picks one.
+///
+/// The generic body is inlined into a function that has the target features, so its intrinsics are too.
+macro_rules! kernel {
+    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident<$S:ident>($simd:ident $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)] // operands, sizes and strides of a kernel
+        $vis unsafe fn $name(isa: $crate::isa::Isa $(, $arg: $ty)*) $(-> $ret)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn body<$S: $crate::isa::Simd>($simd: $S $(, $arg: $ty)*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[allow(clippy::too_many_arguments)]
+            #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,f16c,lzcnt,popcnt")]
+            unsafe fn avx512(token: $crate::isa::Avx512 $(, $arg: $ty)*) $(-> $ret)? {
+                // SAFETY: the caller's promise is the body's.
+                unsafe { body(token $(, $arg)*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[allow(clippy::too_many_arguments)]
+            #[target_feature(enable = "avx2,fma,bmi1,bmi2,f16c,lzcnt,popcnt")]
+            unsafe fn avx2(token: $crate::isa::Avx2 $(, $arg: $ty)*) $(-> $ret)? {
+                // SAFETY: the caller's promise is the body's.
+                unsafe { body(token $(, $arg)*) }
+            }
+            // SAFETY: a token proves that its instruction set was detected; the rest is this function's contract.
+            unsafe {
+                match isa.0 {
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::isa::Token::Avx512(token) => avx512(token $(, $arg)*),
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::isa::Token::Avx2(token) => avx2(token $(, $arg)*),
+                    $crate::isa::Token::Portable(token) => body(token $(, $arg)*),
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use kernel;

@@ -1,0 +1,160 @@
+//! The register tile that every matrix product here is made of.
+//!
+//! Up to [`Simd::ROWS`] rows of A times a panel of B two vectors wide. Each element of the result is one chain of
+//! fused multiply-adds in the order of k, whatever the number of rows done at once: how rows are grouped into tiles
+//! never changes a result.
+
+use crate::isa::{Simd, kernel};
+
+/// Sums of a tile: row i, two vectors.
+pub(crate) type Tile<S, const M: usize> = [[<S as Simd>::V; 2]; M];
+
+/// acc\[i\] += Σ_p a(i, p)·b\[p\], p in 0..k; row p of the panel begins at `b + p·b_row`.
+///
+/// # Safety
+/// `a(i, p)` is readable for i < M, p < k, and two vectors at each `b + p·b_row`.
+#[inline(always)]
+pub(crate) unsafe fn accumulate<S: Simd, const M: usize>(
+    s: S,
+    k: usize,
+    a: impl Fn(usize, usize) -> *const f32,
+    b: *const f32,
+    b_row: usize,
+    acc: &mut Tile<S, M>,
+) {
+    for p in 0..k {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let row = b.add(p * b_row);
+            let (b0, b1) = (s.load(row), s.load(row.add(S::LANES)));
+            for (i, sums) in acc.iter_mut().enumerate() {
+                let x = s.splat(*a(i, p));
+                sums[0] = s.fma(x, b0, sums[0]);
+                sums[1] = s.fma(x, b1, sums[1]);
+            }
+        }
+    }
+}
+
+/// Cuts `rows` into as few tiles as possible, as even as possible: (first, count) of each.
+#[inline(always)]
+pub(crate) fn tiles<S: Simd>(rows: usize) -> Tiles {
+    Tiles { rows, count: rows.div_ceil(S::ROWS), next: 0 }
+}
+
+/// See [`tiles`]. An iterator, as the body of a closure would not be compiled for the caller's instruction set.
+pub(crate) struct Tiles {
+    rows: usize,
+    count: usize,
+    next: usize,
+}
+
+impl Iterator for Tiles {
+    type Item = (usize, usize);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, usize)> {
+        if self.next == self.count {
+            return None;
+        }
+        let first = self.rows * self.next / self.count;
+        self.next += 1;
+        Some((first, self.rows * self.next / self.count - first))
+    }
+}
+
+/// Calls `$f::<S, M>($args)` with the M that equals `$rows`, at most 14.
+macro_rules! with_rows {
+    ($rows:expr, $f:ident::<$S:ident>($($arg:expr),* $(,)?)) => {
+        match $rows {
+            1 => $f::<$S, 1>($($arg),*),
+            2 => $f::<$S, 2>($($arg),*),
+            3 => $f::<$S, 3>($($arg),*),
+            4 => $f::<$S, 4>($($arg),*),
+            5 => $f::<$S, 5>($($arg),*),
+            6 => $f::<$S, 6>($($arg),*),
+            // Sets with fewer registers never ask for more rows than ROWS, and need no code for them.
+            7 if $S::ROWS >= 7 => $f::<$S, 7>($($arg),*),
+            8 if $S::ROWS >= 8 => $f::<$S, 8>($($arg),*),
+            9 if $S::ROWS >= 9 => $f::<$S, 9>($($arg),*),
+            10 if $S::ROWS >= 10 => $f::<$S, 10>($($arg),*),
+            11 if $S::ROWS >= 11 => $f::<$S, 11>($($arg),*),
+            12 if $S::ROWS >= 12 => $f::<$S, 12>($($arg),*),
+            13 if $S::ROWS >= 13 => $f::<$S, 13>($($arg),*),
+            14 if $S::ROWS >= 14 => $f::<$S, 14>($($arg),*),
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+
+pub(crate) use with_rows;
+
+kernel! {
+    /// C = A·B for `rows` rows of A, `a_row` apart, and a packed panel of B (`k` rows of two vectors): two vectors to
+    /// each row of C, `c_row` apart.
+    ///
+    /// # Safety
+    /// k elements of each row of A and the whole panel are readable, two vectors of each row of C writable.
+    pub(crate) unsafe fn rows_times_panel<S>(
+        s, rows: usize, k: usize, a: *const f32, a_row: usize, b: *const f32, c: *mut f32, c_row: usize,
+    ) {
+        for (first, count) in tiles::<S>(rows) {
+            let (a, c) = (a.wrapping_add(first * a_row), c.wrapping_add(first * c_row));
+            let at = |i: usize, p: usize| a.wrapping_add(i * a_row + p);
+            // SAFETY: the caller's promise, for a part of the rows.
+            unsafe { with_rows!(count, sums::<S>(s, k, at, b, 2 * S::LANES, c, c_row, true)) }
+        }
+    }
+}
+
+kernel! {
+    /// C (rows `c_row` apart, two vectors each) becomes, or gains, AᵀB: c\[i\] = Σ_p a\[p\]\[i\]·b\[p\] over `k` rows p, for
+    /// i < `columns` columns of A.
+    ///
+    /// # Safety
+    /// `columns` elements of each row of A and two vectors of each row of B are readable, two vectors of each row of C
+    /// writable.
+    pub(crate) unsafe fn columns_times_rows<S>(
+        s, k: usize, columns: usize, a: *const f32, a_row: usize, b: *const f32, b_row: usize, c: *mut f32, c_row: usize,
+        replace: bool,
+    ) {
+        for (first, count) in tiles::<S>(columns) {
+            let (a, c) = (a.wrapping_add(first), c.wrapping_add(first * c_row));
+            let at = |i: usize, p: usize| a.wrapping_add(p * a_row + i);
+            // SAFETY: the caller's promise, for a part of the columns.
+            unsafe { with_rows!(count, sums::<S>(s, k, at, b, b_row, c, c_row, replace)) };
+        }
+    }
+}
+
+/// C (M rows of two vectors, `c_row` apart) becomes, or gains, Σ_p a(i, p)·b\[p\], p in 0..k.
+///
+/// # Safety
+/// As [`accumulate`]; two vectors of each row of C are writable, and readable unless it is replaced.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // the operands of a product
+pub(crate) unsafe fn sums<S: Simd, const M: usize>(
+    s: S,
+    k: usize,
+    a: impl Fn(usize, usize) -> *const f32,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    replace: bool,
+) {
+    let mut acc = [[s.zero(); 2]; M];
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !replace {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                *acc = [s.load(c.add(i * c_row)), s.load(c.add(i * c_row + S::LANES))];
+            }
+        }
+        accumulate(s, k, a, b, b_row, &mut acc);
+        for (i, [c0, c1]) in acc.into_iter().enumerate() {
+            s.store(c.add(i * c_row), c0);
+            s.store(c.add(i * c_row + S::LANES), c1);
+        }
+    }
+}

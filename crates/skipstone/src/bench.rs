@@ -1,0 +1,139 @@
+//! What a network costs on this machine: the time of a call or of a training step, and where it goes.
+
+use std::time::{Duration, Instant};
+
+use ndarray::Array4;
+use skipstone_kernels::optimizer::Adam;
+use skipstone_kernels::peak;
+
+use crate::error::{Error, Result};
+use crate::noise::initial_latent;
+use crate::schedule::Time;
+use crate::unet::{Backprop, Batch, Config, Options, Parameters, TimeEmbedding, UNet};
+
+/// When calls are measured: somewhere in the middle of a schedule of a thousand steps.
+fn time(config: &Config) -> Time {
+    let index = match config.time_embedding {
+        TimeEmbedding::Learned { num_train_timesteps } => num_train_timesteps / 2,
+        TimeEmbedding::Positional => 500,
+    };
+    Time::from_index(index as u32)
+}
+
+fn inputs(config: &Config, batch: usize) -> (Array4<f32>, Vec<Time>, Option<Vec<usize>>) {
+    let [height, width] = config.sample_size;
+    let x = initial_latent(0, 0, batch, [config.in_channels, height, width]);
+    let classes = config.num_class_embeds.map(|k| (0..batch).map(|i| i % k).collect());
+    (x, vec![time(config); batch], classes)
+}
+
+/// The time of each of `calls` network calls with `batch` images, after two to warm up.
+///
+/// # Errors
+/// `batch` is 0, or what the network refuses.
+pub fn calls(network: &UNet, batch: usize, calls: usize) -> Result<Vec<Duration>> {
+    if batch == 0 {
+        return Err(Error::argument("batch: expected at least 1 image, found 0"));
+    }
+    let (x, times, classes) = inputs(network.config(), batch);
+    let mut measured = Vec::with_capacity(calls);
+    for i in 0..calls + 2 {
+        let begun = Instant::now();
+        network.forward(&x, &times, classes.as_deref())?;
+        if i >= 2 {
+            measured.push(begun.elapsed());
+        }
+    }
+    Ok(measured)
+}
+
+/// How long each part of a call takes, the longest first: what it is, how often it occurs, its time in all, its
+/// floating-point operations by definition.
+///
+/// # Errors
+/// As [`calls`].
+pub fn profile(network: &UNet, batch: usize, calls: usize) -> Result<Vec<Part>> {
+    let (x, times, classes) = inputs(network.config(), batch);
+    let mut sums: Vec<Part> = Vec::new();
+    for i in 0..calls + 2 {
+        network.forward_timed(&x, &times, classes.as_deref(), &mut |what, took, flops| {
+            if i < 2 {
+                return;
+            }
+            match sums.iter_mut().find(|part| part.what == what) {
+                Some(part) => {
+                    part.count += 1;
+                    part.time += took;
+                    part.flops += flops;
+                }
+                None => sums.push(Part { what, count: 1, time: took, flops }),
+            }
+        })?;
+    }
+    for part in &mut sums {
+        part.count /= calls.max(1);
+        part.time /= calls.max(1) as u32;
+        part.flops /= calls.max(1) as u64;
+    }
+    sums.sort_by_key(|part| std::cmp::Reverse(part.time));
+    Ok(sums)
+}
+
+/// A kind of layer within a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The layer: its kind, shape and algorithm.
+    pub what: String,
+    /// How many there are.
+    pub count: usize,
+    /// Their time together.
+    pub time: Duration,
+    /// Their floating-point operations together, for the whole batch.
+    pub flops: u64,
+}
+
+/// The time of each of `steps` training steps (forward, mean squared error, backward, Adam) with `batch` images, after
+/// one to warm up.
+///
+/// # Errors
+/// `batch` or `threads` is 0, or what the network refuses.
+pub fn training_steps(
+    parameters: &Parameters,
+    config: &Config,
+    threads: usize,
+    batch: usize,
+    steps: usize,
+) -> Result<Vec<Duration>> {
+    let (x, times, classes) = inputs(config, batch);
+    let mut backprop = Backprop::new(config.clone(), threads, batch)?;
+    let target = initial_latent(1, 0, batch, [x.dim().1, x.dim().2, x.dim().3]);
+    let target = target.as_slice().expect("made in standard layout");
+    let mut weights = parameters.data().to_vec();
+    let [mut m, mut v, mut gradient] = [(); 3].map(|()| vec![0.0; weights.len()]);
+    let adam = Adam { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, decoupled: false };
+    let mut measured = Vec::with_capacity(steps);
+    for step in 0..steps + 1 {
+        let begun = Instant::now();
+        gradient.fill(0.0);
+        let cotangent = |images: std::ops::Range<usize>, y: &[f32], dy: &mut [f32]| {
+            let len = y.len() / images.len();
+            let target = &target[images.start * len % target.len()..];
+            let scale = 2.0 / (batch * len) as f32;
+            for ((dy, y), target) in dy.iter_mut().zip(y).zip(target) {
+                *dy = scale * (y - target);
+            }
+        };
+        let batch = Batch { x_t: &x, times: &times, classes: classes.as_deref(), dropout: None };
+        backprop.add_gradient(&weights, batch, cotangent, &mut gradient, None)?;
+        adam.step(backprop.isa(), backprop.team(), step as u64 + 1, &gradient, &mut weights, &mut m, &mut v);
+        if step >= 1 {
+            measured.push(begun.elapsed());
+        }
+    }
+    Ok(measured)
+}
+
+/// Floating-point operations in a second that the threads reach with multiply-adds in registers.
+pub fn peak_flops(options: &Options) -> f64 {
+    peak::flops_per_second(options.isa, &options.team)
+}

@@ -1,0 +1,102 @@
+use std::sync::Mutex;
+
+use ndarray::Array4;
+
+use crate::denoiser::{Denoiser, DifferentiableDenoiser, Prediction, Pullback};
+use crate::error::{Error, Result};
+use crate::schedule::Time;
+use crate::unet::{Backprop, Batch, Config, Parameters, UNet};
+
+/// A U-Net with its vector-Jacobian product, by the backward pass of training.
+///
+/// The gradients of the parameters are computed on the way and dropped. An image's result depends on that image alone.
+#[derive(Debug)]
+pub struct DifferentiableUNet {
+    unet: UNet,
+    /// As they are; the network itself keeps them packed for its forward pass.
+    parameters: Parameters,
+    backward: Mutex<Backward>,
+}
+
+#[derive(Debug)]
+struct Backward {
+    backprop: Backprop,
+    /// Of the parameters: nobody reads it.
+    gradient: Vec<f32>,
+}
+
+impl DifferentiableUNet {
+    /// The network of this architecture and these parameters, whose output means `prediction`, with its backward pass on
+    /// so many threads.
+    ///
+    /// # Errors
+    /// As [`UNet::new`]; zero threads, or an architecture too large for the memory of a backward pass.
+    pub fn new(config: Config, parameters: Parameters, prediction: Prediction, threads: usize) -> Result<Self> {
+        // One image a shard: then nothing of an image depends on its neighbours.
+        let backprop = Backprop::new(config.clone(), threads, 1)?;
+        let unet = UNet::new(config, parameters.clone(), prediction)?;
+        let gradient = vec![0.0; parameters.data().len()];
+        Ok(Self { unet, parameters, backward: Mutex::new(Backward { backprop, gradient }) })
+    }
+
+    /// The network itself.
+    pub fn unet(&self) -> &UNet {
+        &self.unet
+    }
+}
+
+impl Denoiser for DifferentiableUNet {
+    fn shape(&self) -> [usize; 3] {
+        self.unet.shape()
+    }
+
+    fn prediction(&self) -> Prediction {
+        self.unet.prediction()
+    }
+
+    fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
+        self.unet.predict(x_t, t, classes)
+    }
+
+    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
+        self.unet.prepare(times, classes);
+    }
+}
+
+impl DifferentiableDenoiser for DifferentiableUNet {
+    fn pullback(
+        &self,
+        x_t: &Array4<f32>,
+        t: Time,
+        classes: Option<&[usize]>,
+        cotangent: &Array4<f32>,
+    ) -> Result<Pullback> {
+        let n = x_t.dim().0;
+        let [_, h, w] = self.unet.shape();
+        let shape = (n, self.unet.config().out_channels, h, w);
+        if cotangent.dim() != shape {
+            let found = cotangent.shape();
+            return Err(Error::argument(format!("cotangent: expected {shape:?} as the output, found {found:?}")));
+        }
+        let cotangent = cotangent.as_standard_layout();
+        let v = cotangent.as_slice().expect("standard layout");
+        let out = Mutex::new(vec![0.0f32; v.len()]);
+        let per_image = v.len() / n.max(1);
+        let mut gradient = Array4::zeros(x_t.dim());
+        let times = vec![t; n];
+        let batch = Batch { x_t, times: &times, classes, dropout: None };
+        let mut backward = self.backward.lock().unwrap_or_else(|poison| poison.into_inner());
+        let backward = &mut *backward;
+        let keep = |images: std::ops::Range<usize>, y: &[f32], dy: &mut [f32]| {
+            let values = images.start * per_image..images.end * per_image;
+            dy.copy_from_slice(&v[values.clone()]);
+            out.lock().unwrap_or_else(|poison| poison.into_inner())[values].copy_from_slice(y);
+        };
+        let parameters = self.parameters.data();
+        backward.backprop.add_gradient(parameters, batch, keep, &mut backward.gradient, Some(&mut gradient))?;
+        backward.gradient.fill(0.0);
+        let out = out.into_inner().unwrap_or_else(|poison| poison.into_inner());
+        let out = Array4::from_shape_vec(shape, out).map_err(|e| Error::data(e.to_string()))?;
+        Ok(Pullback { out, gradient })
+    }
+}

@@ -1,0 +1,216 @@
+//! The vectors that condition the blocks: functions of time and class alone, so one row serves every image that shares
+//! them, and all rows of a trajectory are made at once.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use skipstone_kernels::{Buffer, Isa, Team, View, ViewMut, elementwise, linear};
+
+use super::config::Config;
+use super::execute::Store;
+use super::graph::{Graph, Row, ValueId, VectorOp};
+
+/// What distinguishes one condition from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Condition {
+    /// The time index.
+    pub time: u32,
+    /// The class, for a conditional network.
+    pub class: Option<usize>,
+}
+
+/// Where the vectors that blocks read lie in a row.
+#[derive(Clone, Debug)]
+pub(crate) struct RowLayout {
+    places: HashMap<ValueId, Range<usize>>,
+    len: usize,
+}
+
+impl RowLayout {
+    /// Every vector an image operation or a normalisation reads.
+    pub fn new(graph: &Graph) -> Self {
+        let mut layout = Self { places: HashMap::new(), len: 0 };
+        let norms = graph.norms.iter().filter_map(|norm| norm.scale_shift);
+        let convs = graph.ops.iter().filter_map(|op| match op {
+            super::graph::Op::Conv { vector, .. } => *vector,
+            _ => None,
+        });
+        for value in convs.chain(norms) {
+            let len = graph.value(value).len();
+            layout.places.insert(value, layout.len..layout.len + len);
+            layout.len += len;
+        }
+        layout
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The vector of every row.
+    pub fn view<'a>(&self, rows: &'a [f32], value: ValueId) -> View<'a> {
+        View::part(rows, self.len, self.places[&value].start)
+    }
+}
+
+/// Sines, then cosines, of a time index at geometrically spaced frequencies (Vaswani et al., arXiv 1706.03762), as the
+/// networks were trained with it: angles are rounded to f32.
+pub(crate) fn time_embedding(config: &Config, time: u32, out: &mut [f32]) {
+    let half = out.len() / 2;
+    for i in 0..half {
+        let exponent = -(10_000f64.ln()) * i as f64 / (half as f64 - config.freq_shift);
+        let angle = f64::from(time as f32 * (exponent as f32).exp());
+        let (sin, cos) = (libm::sin(angle) as f32, libm::cos(angle) as f32);
+        let (first, second) = if config.flip_sin_to_cos { (cos, sin) } else { (sin, cos) };
+        out[i] = first;
+        out[half + i] = second;
+    }
+}
+
+/// All vectors of some conditions, as backward needs them: by value, `[rows, len]`.
+#[derive(Debug, Default)]
+pub(crate) struct Vectors {
+    values: HashMap<ValueId, Buffer>,
+}
+
+/// What the vector operations need besides their operands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine<'a> {
+    pub isa: Isa,
+    pub team: &'a Team,
+}
+
+impl Graph {
+    /// Makes the vectors of `conditions`, one row each.
+    pub fn vectors(
+        &self,
+        config: &Config,
+        machine: Machine<'_>,
+        parameters: Store<'_>,
+        conditions: &[Condition],
+        vectors: &mut Vectors,
+    ) {
+        let n = conditions.len();
+        let Machine { isa, team } = machine;
+        let len = |id: ValueId| self.value(id).len();
+        let values = &mut vectors.values;
+        let fresh = |values: &mut HashMap<ValueId, Buffer>, id: ValueId| {
+            let mut buffer = values.remove(&id).unwrap_or_default();
+            buffer.at_least(n * len(id));
+            buffer
+        };
+        if let Some(time) = self.time {
+            let mut y = fresh(values, time);
+            for (condition, y) in conditions.iter().zip(y.chunks_exact_mut(len(time))) {
+                time_embedding(config, condition.time, y);
+            }
+            values.insert(time, y);
+        }
+        for op in &self.vector_ops {
+            let (VectorOp::Linear { y: id, .. }
+            | VectorOp::Silu { y: id, .. }
+            | VectorOp::Add { y: id, .. }
+            | VectorOp::Embedding { y: id, .. }) = *op;
+            let mut y = fresh(values, id);
+            let width = len(id);
+            match *op {
+                VectorOp::Linear { x, w, b, .. } => {
+                    let (inputs, x) = (len(x), View::dense(&values[&x], len(x)));
+                    let y = &mut ViewMut::dense(&mut y, width);
+                    linear::forward(isa, team, n, inputs, x, parameters.get(w), parameters.get(b), y);
+                }
+                VectorOp::Silu { x, .. } => elementwise::silu(isa, &values[&x][..n * width], &mut y[..n * width]),
+                VectorOp::Add { a, b, .. } => {
+                    for ((y, a), b) in y.iter_mut().zip(values[&a].iter()).zip(values[&b].iter()) {
+                        *y = a + b;
+                    }
+                }
+                VectorOp::Embedding { table, row, .. } => {
+                    for (condition, y) in conditions.iter().zip(y.chunks_exact_mut(width)) {
+                        let row = embedding_row(row, condition);
+                        y.copy_from_slice(&parameters.get(table)[row * width..(row + 1) * width]);
+                    }
+                }
+            }
+            values.insert(id, y);
+        }
+    }
+
+    /// Adds to `gradient` (of all parameters) what the gradients by the vectors imply; these become scratch.
+    pub fn vectors_backward(
+        &self,
+        machine: Machine<'_>,
+        parameters: Store<'_>,
+        conditions: &[Condition],
+        vectors: &Vectors,
+        by_vector: &mut HashMap<ValueId, Vec<f32>>,
+        gradient: &mut [f32],
+    ) {
+        let n = conditions.len();
+        let Machine { isa, team } = machine;
+        let len = |id: ValueId| self.value(id).len();
+        let specs = self.layout.specs();
+        let values = &vectors.values;
+        let take =
+            |by: &mut HashMap<ValueId, Vec<f32>>, id: ValueId| by.remove(&id).unwrap_or_else(|| vec![0.0; n * len(id)]);
+        for op in self.vector_ops.iter().rev() {
+            match *op {
+                VectorOp::Linear { x, w, b, y } => {
+                    let (dy, mut dx) = (take(by_vector, y), take(by_vector, x));
+                    let [dw, db] = gradient
+                        .get_disjoint_mut([specs[w].range(), specs[b].range()])
+                        .expect("parameters do not overlap");
+                    let into = linear::Gradients { dx: &mut dx, dw, db };
+                    let weights = parameters.get(w);
+                    linear::backward(isa, team, n, len(x), View::dense(&values[&x], len(x)), weights, &dy, into);
+                    by_vector.insert(x, dx);
+                }
+                VectorOp::Silu { x, y } => {
+                    let mut dy = take(by_vector, y);
+                    elementwise::silu_backward(isa, &values[&x][..dy.len()], &mut dy);
+                    add_to(&mut take(by_vector, x), &dy, |dx| by_vector.insert(x, dx));
+                }
+                VectorOp::Add { a, b, y } => {
+                    let dy = take(by_vector, y);
+                    add_to(&mut take(by_vector, a), &dy, |da| by_vector.insert(a, da));
+                    add_to(&mut take(by_vector, b), &dy, |db| by_vector.insert(b, db));
+                }
+                VectorOp::Embedding { table, row, y } => {
+                    let dy = take(by_vector, y);
+                    let width = len(y);
+                    let dtable = &mut gradient[specs[table].range()];
+                    for (condition, dy) in conditions.iter().zip(dy.chunks_exact(width)) {
+                        let row = embedding_row(row, condition);
+                        for (d, dy) in dtable[row * width..(row + 1) * width].iter_mut().zip(dy) {
+                            *d += dy;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies the vectors that blocks read into rows.
+    pub fn gather_rows(&self, layout: &RowLayout, vectors: &Vectors, n: usize, rows: &mut [f32]) {
+        for (value, place) in &layout.places {
+            let values = vectors.values[value].chunks_exact(place.len());
+            for (row, values) in rows.chunks_exact_mut(layout.len.max(1)).zip(values).take(n) {
+                row[place.clone()].copy_from_slice(values);
+            }
+        }
+    }
+}
+
+fn add_to(sum: &mut Vec<f32>, more: &[f32], put: impl FnOnce(Vec<f32>) -> Option<Vec<f32>>) {
+    for (sum, more) in sum.iter_mut().zip(more) {
+        *sum += more;
+    }
+    put(std::mem::take(sum));
+}
+
+fn embedding_row(row: Row, condition: &Condition) -> usize {
+    match row {
+        Row::Time => condition.time as usize,
+        Row::Class => condition.class.expect("classes are checked before"),
+    }
+}

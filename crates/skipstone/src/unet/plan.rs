@@ -1,0 +1,159 @@
+//! Where values lie in one arena: values that are never needed at the same time share memory.
+
+use std::ops::Range;
+
+use super::graph::{Graph, ValueId};
+use crate::error::{Error, Result};
+
+/// Most activations per image, in elements: 16 GiB of f32.
+const MAX_ELEMENTS: usize = 1 << 32;
+
+/// Elements of a cache line, to which places are aligned.
+const LINE: usize = 16;
+
+/// The place of every value, in elements per image, that is not part of another.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// By value; empty for vectors and for parts of other values.
+    places: Vec<Range<usize>>,
+    len: usize,
+}
+
+/// From when to when (in steps of a walk, both included) a value is needed.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    value: usize,
+    len: usize,
+    from: usize,
+    to: usize,
+}
+
+impl Plan {
+    /// Values share memory as soon as nothing reads them any more.
+    pub fn inference(graph: &Graph) -> Self {
+        let mut lives = Lives::new(graph);
+        lives.touch(graph.input, 0);
+        for (i, op) in graph.ops.iter().enumerate() {
+            lives.touch(op.output(), i + 1);
+            op.inputs().for_each(|x| lives.touch(x, i + 1));
+        }
+        lives.touch(graph.output, graph.ops.len() + 1);
+        lives.place()
+    }
+
+    /// Values stay for backward, except, if `recompute`, those that only matter within their block: these are made again.
+    pub fn training(graph: &Graph, recompute: bool) -> Self {
+        let mut lives = Lives::new(graph);
+        let end = 2 * graph.ops.len() + 2;
+        lives.touch(graph.input, 0);
+        lives.touch(graph.input, end);
+        for (i, op) in graph.ops.iter().enumerate() {
+            lives.touch(op.output(), i + 1);
+            op.inputs().for_each(|x| lives.touch(x, i + 1));
+        }
+        lives.touch(graph.output, end);
+        let transient = if recompute { graph.transient.clone() } else { vec![false; graph.values.len()] };
+        for life in lives.lives.iter_mut().flatten() {
+            if transient[life.value] {
+                // Within the block, both on the way there and when it is made again.
+                let block = graph.blocks[life.from.clamp(1, graph.ops.len()) - 1];
+                life.from = graph.blocks.iter().position(|b| *b == block).expect("a block of its own") + 1;
+                life.to = graph.blocks.iter().rposition(|b| *b == block).expect("a block of its own") + 1;
+            } else {
+                life.to = end;
+            }
+        }
+        let mut plan = lives.place_keeping(&transient, end);
+        plan.len = plan.len.next_multiple_of(LINE);
+        plan
+    }
+
+    /// Gradients: each from the first operation (from the end) that adds to it to the one that made the value.
+    pub fn gradients(graph: &Graph) -> Self {
+        let mut lives = Lives::new(graph);
+        let last = graph.ops.len();
+        lives.touch(graph.output, 0);
+        for (i, op) in graph.ops.iter().enumerate() {
+            lives.touch(op.output(), last - i);
+            op.inputs().for_each(|x| lives.touch(x, last - i));
+        }
+        lives.touch(graph.input, last + 1);
+        lives.place()
+    }
+
+    /// Refuses a network whose buffers no machine would hold: a config file may ask for any image size.
+    pub fn check(&self) -> Result<()> {
+        if self.len > MAX_ELEMENTS {
+            return Err(Error::unsupported(format!(
+                "sample_size: one image needs {} GiB of activations; at most {} are granted",
+                self.len >> 28,
+                MAX_ELEMENTS >> 28
+            )));
+        }
+        Ok(())
+    }
+
+    /// Elements per image of the whole arena.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where the value (one that is not part of another) lies in an arena for `n` images.
+    pub fn range(&self, root: ValueId, n: usize) -> Range<usize> {
+        let place = &self.places[root.0];
+        n * place.start..n * place.end
+    }
+}
+
+struct Lives<'a> {
+    graph: &'a Graph,
+    lives: Vec<Option<Life>>,
+}
+
+impl<'a> Lives<'a> {
+    fn new(graph: &'a Graph) -> Self {
+        Self { graph, lives: vec![None; graph.values.len()] }
+    }
+
+    fn touch(&mut self, value: ValueId, at: usize) {
+        let (root, _) = self.graph.root(value);
+        let len = self.graph.value(root).len().next_multiple_of(LINE);
+        let life = self.lives[root.0].get_or_insert(Life { value: root.0, len, from: at, to: at });
+        life.from = life.from.min(at);
+        life.to = life.to.max(at);
+    }
+
+    /// Lowest fit, longest-lived and largest first.
+    fn place(self) -> Plan {
+        let none = vec![false; self.graph.values.len()];
+        self.place_keeping(&none, usize::MAX)
+    }
+
+    fn place_keeping(self, transient: &[bool], end: usize) -> Plan {
+        let mut lives: Vec<Life> = self.lives.into_iter().flatten().collect();
+        // What is kept to the end lies at the front, without gaps.
+        lives.sort_by_key(|life| (life.to != end || transient[life.value], std::cmp::Reverse(life.len), life.from));
+        let mut places = vec![0..0; self.graph.values.len()];
+        let mut placed: Vec<(Life, usize)> = Vec::new();
+        let mut len = 0;
+        for life in lives {
+            let mut taken: Vec<(usize, usize)> = placed
+                .iter()
+                .filter(|(other, _)| other.from <= life.to && life.from <= other.to)
+                .map(|(other, at)| (*at, at + other.len))
+                .collect();
+            taken.sort_unstable();
+            let mut at = 0;
+            for (begin, end) in taken {
+                if begin >= at + life.len {
+                    break;
+                }
+                at = at.max(end);
+            }
+            placed.push((life, at));
+            places[life.value] = at..at + self.graph.values[life.value].len();
+            len = len.max(at + life.len);
+        }
+        Plan { places, len }
+    }
+}
