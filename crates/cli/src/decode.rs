@@ -13,7 +13,7 @@ use skipstone::inversion::Latents;
 use crate::common::{Machine, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
 use crate::invert::{MethodArguments, batches, decode_batch, evaluations, pairs, unclipped};
-use crate::options::RunArguments;
+use crate::options::{ConditionArguments, RunArguments};
 use crate::output::{Sink, Target, check};
 use crate::sample::{Batch, batch};
 
@@ -36,12 +36,8 @@ pub struct DecodeArguments {
     method: MethodArguments,
     #[command(flatten)]
     run: RunArguments,
-    /// Class of the images, for a class-conditional model
-    #[arg(long, value_name = "K")]
-    class: Option<usize>,
-    /// Weight of classifier-free guidance; needs --class
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
-    guidance: Option<f64>,
+    #[command(flatten)]
+    condition: ConditionArguments,
     /// Images at a time: auto or a number; the images do not depend on it
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
     batch: Batch,
@@ -65,7 +61,7 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let threads = arguments.machine.start()?;
     let model = arguments.model.load()?;
     let mut request = unclipped(arguments.run.request(0)?);
-    (request.class, request.guidance) = (arguments.class, arguments.guidance);
+    arguments.condition.apply(&mut request);
     let path = &arguments.latents;
     let (latents, sum) = if method.is_paired() {
         let all: Array5<f32> = npy::read(path)?;

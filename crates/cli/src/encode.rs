@@ -17,7 +17,7 @@ use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt::quoted;
 use crate::invert::{MethodArguments, Report, batches, encode_batch, evaluations, joined, rows, unclipped, watch};
-use crate::options::RunArguments;
+use crate::options::{ConditionArguments, RunArguments};
 use crate::output::{Target, writable};
 use crate::sample::{Batch, batch};
 
@@ -60,12 +60,8 @@ pub struct EncodeArguments {
     /// Seed of the noisy states, with --eta above 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Class of the images, for a class-conditional model
-    #[arg(long, value_name = "K")]
-    class: Option<usize>,
-    /// Weight of classifier-free guidance; needs --class
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
-    guidance: Option<f64>,
+    #[command(flatten)]
+    condition: ConditionArguments,
     /// Images at a time: auto or a number; the latents do not depend on it
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
     batch: Batch,
@@ -97,7 +93,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     let threads = arguments.machine.start()?;
     let model = arguments.model.load()?;
     let mut request = unclipped(arguments.run.request(arguments.seed)?);
-    (request.class, request.guidance) = (arguments.class, arguments.guidance);
+    arguments.condition.apply(&mut request);
     let stochastic = request.scale != NoiseScale::Eta(0.0) || request.variance == Variance::Analytic;
     check_stochastic(arguments, stochastic, &method)?;
     if stochastic && request.final_sigma.is_none() {

@@ -18,7 +18,7 @@ use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt;
 use crate::invert::{Report, batches, encode_batch, unclipped};
-use crate::options::RunArguments;
+use crate::options::{ConditionArguments, RunArguments};
 use crate::output::{Sink, Target, check};
 use crate::sample::{Batch, batch};
 
@@ -52,12 +52,8 @@ pub struct InterpolateArguments {
     method: Encoding,
     #[command(flatten)]
     run: RunArguments,
-    /// Class of the images, for a class-conditional model
-    #[arg(long, value_name = "K")]
-    class: Option<usize>,
-    /// Weight of classifier-free guidance; needs --class
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
-    guidance: Option<f64>,
+    #[command(flatten)]
+    condition: ConditionArguments,
     /// Images at a time: auto or a number; the images do not depend on it
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
     batch: Batch,
@@ -122,7 +118,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     if let Ends::Images(_) = ends {
         request = unclipped(request);
     }
-    (request.class, request.guidance) = (arguments.class, arguments.guidance);
+    arguments.condition.apply(&mut request);
     let generator = Generator::new(model, &Request { seed: 0, ..request }, Inputs::default(), 0, n)?;
     check(&target, n, generator.shape())?;
     if arguments.dry_run {

@@ -10,6 +10,24 @@ use skipstone::sigma::NoiseScale;
 
 use crate::failure::Usage;
 
+/// What a conditional model is asked for.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ConditionArguments {
+    /// Class of the images, for a class-conditional model
+    #[arg(long, value_name = "K")]
+    class: Option<usize>,
+    /// Weight of classifier-free guidance, for a model trained with dropped classes; needs --class
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    guidance: Option<f64>,
+}
+
+impl ConditionArguments {
+    /// Puts them into a request.
+    pub fn apply(self, request: &mut Request) {
+        (request.class, request.guidance) = (self.class, self.guidance);
+    }
+}
+
 /// Steps, noise, clipping.
 #[derive(Args, Debug)]
 pub struct RunArguments {

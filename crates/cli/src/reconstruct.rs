@@ -17,7 +17,7 @@ use crate::common::{Machine, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
 use crate::images;
 use crate::invert::{MethodArguments, Report, batches, decode_batch, encode_batch, evaluations, rows, unclipped};
-use crate::options::RunArguments;
+use crate::options::{ConditionArguments, RunArguments};
 use crate::output::borrowed;
 use crate::sample::{Batch, batch};
 
@@ -53,12 +53,8 @@ pub struct ReconstructArguments {
     method: MethodArguments,
     #[command(flatten)]
     run: RunArguments,
-    /// Class of the images, for a class-conditional model
-    #[arg(long, value_name = "K")]
-    class: Option<usize>,
-    /// Weight of classifier-free guidance; needs --class
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
-    guidance: Option<f64>,
+    #[command(flatten)]
+    condition: ConditionArguments,
     /// Images at a time: auto or a number; the result does not depend on it
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
     batch: Batch,
@@ -96,7 +92,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let mut runs = Vec::with_capacity(requests.len());
     for request in requests {
         let mut request = unclipped(request);
-        (request.class, request.guidance) = (arguments.class, arguments.guidance);
+        arguments.condition.apply(&mut request);
         runs.push((Settings::resolve(&model, &request)?, request));
     }
     let x0 = images::read(&arguments.images, &model.config, Some(arguments.n))?;

@@ -17,7 +17,7 @@ use crate::consistency;
 use crate::failure::{Done, Usage, emit, say};
 use crate::fill::FillArguments;
 use crate::interrupt;
-use crate::options::RunArguments;
+use crate::options::{ConditionArguments, RunArguments};
 use crate::output::{STRIP, Sink, Strip, Target, check};
 
 /// Generate images
@@ -67,12 +67,8 @@ pub struct SampleArguments {
     /// Take the noise of the steps from here, float32 [steps, n, channels, height, width]
     #[arg(long, value_name = "Z.npy")]
     noise: Option<PathBuf>,
-    /// Class of the images, for a class-conditional model
-    #[arg(long, value_name = "K")]
-    class: Option<usize>,
-    /// Weight of classifier-free guidance, for a model trained with dropped classes; needs --class
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
-    guidance: Option<f64>,
+    #[command(flatten)]
+    condition: ConditionArguments,
     #[command(flatten)]
     fill: FillArguments,
     /// Film strip of the predicted images at up to 12 evenly chosen steps, a row each for the first (up to 8) images
@@ -127,7 +123,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let mut requests = arguments.run.requests(arguments.seed, &[])?;
     for request in &mut requests {
         request.solver = arguments.solver;
-        (request.class, request.guidance) = (arguments.class, arguments.guidance);
+        arguments.condition.apply(request);
     }
     let rows = if requests.len() > 1 { Some(consistency::Rows::resolve(&model, &requests, &target)?) } else { None };
     if rows.is_some() && (arguments.trajectory.is_some() || arguments.noise.is_some()) {
