@@ -51,8 +51,8 @@ kernel! {
 }
 
 kernel! {
-    /// The slices are as long as each other.
-    unsafe fn axpy_kernel<S>(s, a: f32, x: &[f32], y: &mut [f32]) {
+    /// y += a·x; the slices are as long as each other.
+    pub(crate) unsafe fn axpy_kernel<S>(s, a: f32, x: &[f32], y: &mut [f32]) {
         let a = s.splat(a);
         map!(S, s, x, y, (x, y) => s.fma(a, x, y));
     }

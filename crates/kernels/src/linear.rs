@@ -1,5 +1,6 @@
 //! Fully connected layers on vectors: the time and class embeddings.
 
+use crate::elementwise::axpy_kernel;
 use crate::isa::{Isa, kernel};
 use crate::math::total;
 use crate::shared::Shared;
@@ -52,21 +53,6 @@ kernel! {
     }
 }
 
-kernel! {
-    /// y += a·x; the slices are as long as each other.
-    unsafe fn axpy<S>(s, a: f32, x: &[f32], y: &mut [f32]) {
-        let (len, x, y) = (y.len(), x.as_ptr(), y.as_mut_ptr());
-        for i in (0..len).step_by(S::LANES) {
-            let rest = (len - i).min(S::LANES);
-            // SAFETY: `rest` elements from i on exist.
-            unsafe {
-                let v = s.fma(s.splat(a), s.load_first(x.add(i), rest), s.load_first(y.add(i), rest));
-                s.store_first(y.add(i), v, rest);
-            }
-        }
-    }
-}
-
 /// What [`backward`] adds to.
 #[derive(Debug)]
 pub struct Gradients<'a> {
@@ -107,7 +93,7 @@ pub fn backward(
                 for i in 0..n {
                     let dy = dy[i * outputs + o];
                     db[0] += dy;
-                    axpy(isa, dy, x.row(i, inputs), dw);
+                    axpy_kernel(isa, dy, x.row(i, inputs), dw);
                 }
             }
         }
@@ -117,7 +103,7 @@ pub fn backward(
         unsafe {
             let dx = dx.part(i * inputs, inputs);
             for (o, w) in w.chunks_exact(inputs).enumerate() {
-                axpy(isa, dy[i * outputs + o], w, dx);
+                axpy_kernel(isa, dy[i * outputs + o], w, dx);
             }
         }
     });

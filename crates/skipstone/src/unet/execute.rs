@@ -154,8 +154,7 @@ impl<'a> Walk<'a> {
                     |id: NormId| conv::Norm { ab: &coefficients[id], silu: self.graph.norms[id].shape.silu };
                 let mut epilogue = Epilogue { scale: *scale, ..Epilogue::default() };
                 epilogue.vector = vector.map(|v| self.rows.view(rows, v));
-                let empty = 0..0;
-                let residual_range = residual.map_or(empty, |r| self.range(r));
+                let residual_range = residual.map_or(0..0, |r| self.range(r));
                 let ranges = [self.range(output), self.range(*x), residual_range];
                 let [y, from, other] = arena.get_disjoint_mut(ranges).expect("an operation's operands lie apart");
                 epilogue.residual = residual.map(|r| self.view(other, r));
