@@ -3,6 +3,7 @@
 //! Queries, keys and values lie side by side: 3·channels to a pixel. Of each, head h has channels h·d to (h+1)·d. Scores
 //! are made a tile of queries at a time and never stored: backward makes them again.
 
+use crate::half::Packed;
 use crate::isa::{Isa, kernel};
 use crate::math;
 use crate::micro::{columns_times_rows, rows_times_panel};
@@ -179,7 +180,18 @@ impl Call {
     unsafe fn product(&self, rows: usize, k: usize, a: *const f32, a_row: usize, b: &[f32], c: *mut f32, c_row: usize) {
         for (panel, b) in b.chunks_exact(k * self.width).enumerate() {
             // SAFETY: the caller's promise.
-            unsafe { rows_times_panel(self.isa, rows, k, a, a_row, b.as_ptr(), c.add(panel * self.width), c_row) };
+            unsafe {
+                rows_times_panel(
+                    self.isa,
+                    rows,
+                    k,
+                    a,
+                    a_row,
+                    Packed::Single(b.as_ptr()),
+                    c.add(panel * self.width),
+                    c_row,
+                )
+            };
         }
     }
 

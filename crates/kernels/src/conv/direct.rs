@@ -4,7 +4,8 @@
 //! its pixels and each tap of the kernel, where the input pixel lies. Outside the image that is a row of zeros.
 
 use super::stage::Pixels;
-use super::{Finish, Layer, Shape, Source};
+use super::{Finish, Layer, Precision, Shape, Source};
+use crate::half::Packed;
 use crate::isa::{Simd, kernel};
 use crate::micro::{accumulate, tiles, with_rows};
 use crate::shared::SharedMut;
@@ -20,21 +21,42 @@ pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, us
     let width = 2 * layer.isa.lanes();
     let panels = c_out.div_ceil(width);
     let len = taps * c_in * width;
-    layer.weights.at_least(panels * len);
+    let (isa, precision, scale) = (layer.isa, layer.precision, layer.weight_scale());
+    layer.weights.at_least(precision.words(panels * len));
     let weights = SharedMut::new(&mut layer.weights);
-    team.run(panels, |panel| {
-        // SAFETY: a panel is its task's alone.
-        let packed = unsafe { weights.part(panel * len, len) };
+    let fill = |panel: usize, packed: &mut [f32]| {
         packed.fill(0.0);
         for (lane, out) in (panel * width..((panel + 1) * width).min(c_out)).enumerate() {
             for input in 0..c_in {
                 for (tap, &w) in weight(out, input).iter().enumerate() {
                     let tap = if turn { taps - 1 - tap } else { tap };
-                    packed[(tap * c_in + input) * width + lane] = w;
+                    packed[(tap * c_in + input) * width + lane] = scale * w;
                 }
             }
         }
+    };
+    team.run(panels, |panel| match precision {
+        // SAFETY: a panel is its task's alone.
+        Precision::Single => fill(panel, unsafe { weights.part(panel * len, len) }),
+        _ => with_scratch(len, |packed| {
+            fill(panel, packed);
+            // SAFETY: a panel is its task's alone, and half as long in half precision; it is made of whole vectors.
+            unsafe { narrow(isa, packed.as_ptr(), len, weights.pointer().cast::<u16>().add(panel * len)) };
+        }),
     });
+}
+
+kernel! {
+    /// Rounds to half precision.
+    ///
+    /// # Safety
+    /// `len`, a multiple of a vector, elements are readable and writable.
+    unsafe fn narrow<S>(s, from: *const f32, len: usize, to: *mut u16) {
+        for i in (0..len).step_by(S::LANES) {
+            // SAFETY: the caller's promise.
+            unsafe { s.store_half(to.add(i), s.load(from.add(i))) };
+        }
+    }
 }
 
 /// Which input pixel a tap of an output pixel meets.
@@ -104,26 +126,26 @@ impl Gather {
 }
 
 /// One call, as a task sees it.
-struct Call {
+struct Call<'a> {
     gather: Gather,
     x: *const f32,
     x_stride: usize,
     zeros: *const f32,
     c_in: usize,
-    weights: *const f32,
-    finish: Finish,
+    weights: Packed,
+    finish: Finish<'a>,
 }
 
 // SAFETY: tasks read the inputs and write pixels and channels of their own only; `forward` outlives them.
-unsafe impl Send for Call {}
+unsafe impl Send for Call<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Call {}
+unsafe impl Sync for Call<'_> {}
 
 kernel! {
     /// Output pixels `first..last` of a class (counted over all images), panels `panel..last_panel`.
-    unsafe fn block<S>(s, call: &Call, class: usize, first: usize, last: usize, panel: usize, last_panel: usize) {
+    unsafe fn block<S>(s, call: &Call<'_>, class: usize, first: usize, last: usize, panel: usize, last_panel: usize) {
         #[inline(always)]
-        unsafe fn tile<S: Simd, const M: usize>(s: S, call: &Call, at: &[(usize, usize, usize)], panel: usize) {
+        unsafe fn tile<S: Simd, const M: usize>(s: S, call: &Call<'_>, at: &[(usize, usize, usize)], panel: usize) {
             let taps = call.gather.kernel * call.gather.kernel;
             let width = 2 * S::LANES;
             let mut acc = [[s.zero(); 2]; M];
@@ -141,16 +163,16 @@ kernel! {
                     // SAFETY: rows of c_in elements; the packed weights of this panel and tap.
                     unsafe {
                         let weights = call.weights.add((panel * taps + tap) * call.c_in * width);
-                        match evenly_spaced(&rows) {
-                            // Fourteen addresses are more than there are registers; one and a distance are not.
-                            Some((first, step)) => {
-                                let a = |i: usize, p: usize| first.wrapping_add(i * step + p);
-                                accumulate(s, call.c_in, a, weights, width, &mut acc);
-                            }
-                            None => {
-                                let a = |i: usize, p: usize| rows[i].wrapping_add(p);
-                                accumulate(s, call.c_in, a, weights, width, &mut acc);
-                            }
+                        // Fourteen addresses are more than there are registers; one and a distance are not.
+                        let even = evenly_spaced(&rows);
+                        let (first, step) = even.unwrap_or((rows[0], 0));
+                        let near = |i: usize, p: usize| first.wrapping_add(i * step + p);
+                        let anywhere = |i: usize, p: usize| rows[i].wrapping_add(p);
+                        match (weights, even.is_some()) {
+                            (Packed::Single(w), true) => accumulate(s, call.c_in, near, w, width, &mut acc),
+                            (Packed::Single(w), false) => accumulate(s, call.c_in, anywhere, w, width, &mut acc),
+                            (Packed::Half(w), true) => accumulate(s, call.c_in, near, w, width, &mut acc),
+                            (Packed::Half(w), false) => accumulate(s, call.c_in, anywhere, w, width, &mut acc),
                         }
                     }
                 }
@@ -192,7 +214,7 @@ fn evenly_spaced(rows: &[*const f32]) -> Option<(*const f32, usize)> {
     (even && step as isize >= 0).then_some((rows[0], step / size_of::<f32>()))
 }
 
-pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, finish: Finish) {
+pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, finish: Finish<'_>) {
     let pixels = Pixels::new(source, layer.shape.c_in);
     if !pixels.is_normalised() {
         return gather(layer, team, n, pixels.at(0), finish);
@@ -208,12 +230,13 @@ pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, 
     });
 }
 
-fn gather(layer: &Layer, team: &Team, n: usize, (x, x_stride): (*const f32, usize), finish: Finish) {
+fn gather(layer: &Layer, team: &Team, n: usize, (x, x_stride): (*const f32, usize), finish: Finish<'_>) {
     let c_in = layer.shape.c_in;
     with_scratch(c_in, |zeros| {
         zeros.fill(0.0);
         let gather = Gather::new(&layer.shape, layer.transposed.as_ref());
-        let weights = layer.weights.as_ptr();
+        // SAFETY: the first of the weights, which there are.
+        let weights = unsafe { layer.packed(0) };
         let call = Call { gather, x, x_stride, zeros: zeros.as_ptr(), c_in, weights, finish };
         let panels = layer.shape.c_out.div_ceil(2 * layer.isa.lanes());
         for class in 0..gather.step() * gather.step() {
