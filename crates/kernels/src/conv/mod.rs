@@ -221,6 +221,11 @@ impl Shape {
         self.algorithm_for(4.0)
     }
 
+    /// The algorithm for the [least exact precision](Precision::least).
+    pub fn half_algorithm(&self) -> Algorithm {
+        self.algorithm_for(4.0)
+    }
+
     /// The algorithm for training, whose batches are larger.
     pub fn training_algorithm(&self) -> Algorithm {
         self.algorithm_for(16.0)
