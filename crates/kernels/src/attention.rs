@@ -65,6 +65,9 @@ fn packed_len(pack: Pack, rows: usize, columns: usize, width: usize) -> usize {
     }
 }
 
+/// Rows transposed at once: what keeps stores close together.
+const TOGETHER: usize = 8;
+
 /// Packs `rows` rows from `begin` on, channels `first..first + columns`.
 #[allow(clippy::too_many_arguments)] // a matrix and its packing
 fn pack(
@@ -95,9 +98,18 @@ fn pack(
                 if len < width {
                     out.fill(0.0);
                 }
-                for lane in 0..len {
-                    let row = &x.row(begin + panel * width + lane, channels)[first..];
-                    for (out, x) in out[lane..].iter_mut().step_by(width).zip(row) {
+                let row = |lane: usize| &x.row(begin + panel * width + lane, channels)[first..];
+                let whole = len / TOGETHER * TOGETHER;
+                for lane in (0..whole).step_by(TOGETHER) {
+                    let rows: [&[f32]; TOGETHER] = std::array::from_fn(|i| row(lane + i));
+                    for (column, out) in out.chunks_exact_mut(width).enumerate() {
+                        for (out, row) in out[lane..lane + TOGETHER].iter_mut().zip(rows) {
+                            *out = row[column];
+                        }
+                    }
+                }
+                for lane in whole..len {
+                    for (out, x) in out[lane..].iter_mut().step_by(width).zip(row(lane)) {
                         *out = *x;
                     }
                 }

@@ -552,6 +552,18 @@ impl Finish<'_> {
         }
     }
 
+    /// Writes the channels of a panel, two vectors from `channel` on (those that exist), of pixel `pixel` of image `image`.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn write_panel<S: crate::isa::Simd>(&self, s: S, image: usize, pixel: usize, channel: usize, v: [S::V; 2]) {
+        for (half, v) in v.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { self.write(s, image, pixel, channel + half * S::LANES, v) };
+        }
+    }
+
     /// Writes channels `channel..channel + LANES` (those that exist) of pixel `pixel` of image `image`.
     ///
     /// # Safety
