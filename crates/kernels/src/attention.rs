@@ -24,6 +24,8 @@ pub struct Shape {
 
 /// Queries whose scores are held at once.
 const TILE: usize = 56;
+/// Heads to a thread from which on each is worked through by one.
+const HEADS_EACH: usize = 4;
 
 impl Shape {
     fn head_dim(&self) -> usize {
@@ -233,6 +235,44 @@ pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y:
     let (keys_len, values_len) =
         (packed_len(Pack::Transposed, pixels, d, call.width), packed_len(Pack::Rows, pixels, d, call.width));
     let heads = n * shape.heads;
+    let tiles = pixels.div_ceil(TILE);
+    let (row, d_row) = (call.score_row(), d.next_multiple_of(call.width));
+    let pack_keys = |head: Head, keys: &mut [f32]| {
+        pack(Pack::Transposed, k, head.row, pixels, head.channel, d, call.width, keys);
+    };
+    let pack_values =
+        |head: Head, values: &mut [f32]| pack(Pack::Rows, v, head.row, pixels, head.channel, d, call.width, values);
+    let attend = |head: Head, tile: usize, keys: &[f32], values: &[f32]| {
+        let (begin, end) = (pixels * tile / tiles, pixels * (tile + 1) / tiles);
+        let rows = end - begin;
+        with_scratch(rows * (row + d_row), |scratch| {
+            let (p, out) = scratch.split_at_mut(rows * row);
+            let mut inverse = [0.0; TILE];
+            let inverse = &mut inverse[..rows];
+            call.probabilities(q, head, begin, keys, p, inverse);
+            // SAFETY: rows of `pixels` probabilities, packed values, rows of whole panels.
+            unsafe { call.product(rows, pixels, p.as_ptr(), row, values, out.as_mut_ptr(), d_row) };
+            for ((i, out), inverse) in out.chunks_exact(d_row).enumerate().zip(&*inverse) {
+                // SAFETY: the head's channels of these queries are this task's alone.
+                let y = unsafe { y.part(head.row + begin + i, head.channel, d) };
+                for (y, x) in y.iter_mut().zip(out) {
+                    *y = x * inverse;
+                }
+            }
+        });
+    };
+    if heads >= HEADS_EACH * team.threads() {
+        // A head's keys and values stay in the cache of the thread that packed them.
+        return team.run(heads, |index| {
+            let head = call.head(index);
+            with_scratch(keys_len + values_len, |packed| {
+                let (keys, values) = packed.split_at_mut(keys_len);
+                pack_keys(head, keys);
+                pack_values(head, values);
+                (0..tiles).for_each(|tile| attend(head, tile, keys, values));
+            });
+        });
+    }
     with_scratch(heads * (keys_len + values_len), |packed| {
         let shared = SharedMut::new(packed);
         team.run(2 * heads, |task| {
@@ -241,38 +281,17 @@ pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y:
             // SAFETY: each head's keys and values are their tasks' alone.
             unsafe {
                 if task % 2 == 0 {
-                    let keys = shared.part(begin, keys_len);
-                    pack(Pack::Transposed, k, head.row, pixels, head.channel, d, call.width, keys);
+                    pack_keys(head, shared.part(begin, keys_len));
                 } else {
-                    let values = shared.part(begin + keys_len, values_len);
-                    pack(Pack::Rows, v, head.row, pixels, head.channel, d, call.width, values);
+                    pack_values(head, shared.part(begin + keys_len, values_len));
                 }
             }
         });
         let packed = &*packed;
-        let tiles = pixels.div_ceil(TILE);
-        let (row, d_row) = (call.score_row(), d.next_multiple_of(call.width));
         team.run(heads * tiles, |task| {
-            let head = call.head(task / tiles);
-            let (keys, values) =
-                packed[task / tiles * (keys_len + values_len)..][..keys_len + values_len].split_at(keys_len);
-            let (begin, end) = (pixels * (task % tiles) / tiles, pixels * (task % tiles + 1) / tiles);
-            let rows = end - begin;
-            with_scratch(rows * (row + d_row), |scratch| {
-                let (p, out) = scratch.split_at_mut(rows * row);
-                let mut inverse = [0.0; TILE];
-                let inverse = &mut inverse[..rows];
-                call.probabilities(q, head, begin, keys, p, inverse);
-                // SAFETY: rows of `pixels` probabilities, packed values, rows of whole panels.
-                unsafe { call.product(rows, pixels, p.as_ptr(), row, values, out.as_mut_ptr(), d_row) };
-                for ((i, out), inverse) in out.chunks_exact(d_row).enumerate().zip(&*inverse) {
-                    // SAFETY: the head's channels of these queries are this task's alone.
-                    let y = unsafe { y.part(head.row + begin + i, head.channel, d) };
-                    for (y, x) in y.iter_mut().zip(out) {
-                        *y = x * inverse;
-                    }
-                }
-            });
+            let packed = &packed[task / tiles * (keys_len + values_len)..][..keys_len + values_len];
+            let (keys, values) = packed.split_at(keys_len);
+            attend(call.head(task / tiles), task % tiles, keys, values);
         });
     });
 }
