@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use skipstone::bench::{calls, peak_flops, profile, training_steps};
+use skipstone::bench::{calls, peak_flops, profile, reading_weights, training_steps};
 use skipstone::unet::{Config, Options, Parameters, Precision, UNet};
 
 use crate::common::{Machine, ModelArguments, bytes};
@@ -130,6 +130,11 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
                 images_per_second * work / 1e9
             ))?;
         }
+    }
+    if let (Subject::Network(network), false) = (&subject, arguments.json) {
+        // Last, for it takes memory of its own.
+        let (weights, ms) = (bytes(network.weight_bytes()), 1e3 * reading_weights(network).as_secs_f64());
+        emit(format_args!("packed weights: {weights}, {ms:.1} ms to read, which every call does once"))?;
     }
     Ok(Done::Finished)
 }
