@@ -81,9 +81,12 @@ export async function postJson(path, body, signal) {
   return (await ask(path, post(body, 'application/json', signal))).json();
 }
 
-/** The events of a run, `{ event, data }`. An `error` event, or an end before `done`, is thrown. */
-export async function* events(path, body, signal) {
-  const response = await ask(path, post(body, 'text/event-stream', signal));
+/** The events of a run, `{ event, data }`, with `body` sent as a `query` or posted. An `error` event, or an end before
+ *  `done`, is thrown. */
+export async function* events({ path, query }, body, signal) {
+  const response = query
+    ? await ask(`${path}?${new URLSearchParams(body)}`, { signal })
+    : await ask(path, post(body, 'text/event-stream', signal));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   try {

@@ -1,7 +1,7 @@
 // Comparing: the same latents under numbers of steps × amounts of noise, a cell each.
 
 import { values } from './link.js';
-import { decode, paint, sheet } from './pictures.js';
+import { decode, Grid, paint, sheet } from './pictures.js';
 import { Runner } from './runner.js';
 
 const GAP = 2; // css pixels between the images of a cell
@@ -17,6 +17,7 @@ export function compare(section, changed) {
   const key = (steps, eta) => `${steps}/${eta}`;
   const runner = new Runner(section, {
     word: 'Compare',
+    doing: 'Comparing',
     path: '/v1/compare',
     changed,
     work: () => list('steps').reduce((sum, s) => sum + s, 0) * list('eta').length * form.elements.n.value,
@@ -48,6 +49,7 @@ export function compare(section, changed) {
     const heading = (text, scope) => Object.assign(document.createElement('th'), { textContent: text, scope });
     head.append(document.createElement('td'), ...plan.eta.map((eta) => heading(`η = ${eta}`, 'col')));
     const body = table.createTBody();
+    const blank = Grid.blank(plan.n, plan.columns, runner.model.width, runner.model.height);
     for (const steps of plan.steps) {
       const row = body.insertRow();
       row.append(heading(`S = ${steps}`, 'row'));
@@ -56,7 +58,7 @@ export function compare(section, changed) {
         canvas.setAttribute('role', 'img');
         canvas.setAttribute('aria-label', `${steps} steps, η = ${eta}, not there yet`);
         row.insertCell().append(canvas);
-        cells.set(key(steps, eta), { canvas, steps, eta, bitmap: null });
+        cells.set(key(steps, eta), { canvas, grid: blank });
       }
     }
     draw();
@@ -65,7 +67,7 @@ export function compare(section, changed) {
   async function fill(data) {
     const cell = cells.get(key(data.steps, data.eta));
     if (!cell) return;
-    cell.bitmap = await decode(data.png);
+    cell.grid = new Grid(await decode(data.png), plan.n, plan.columns, plan.tile);
     cell.canvas.setAttribute('aria-label', `${data.steps} steps, η = ${data.eta}`);
     cell.canvas.parentElement.title = `${data.calls} calls, ${data.seconds.toFixed(2)} s`;
     draw();
@@ -74,19 +76,17 @@ export function compare(section, changed) {
   /** All cells at one scale, the largest at which the matrix needs no more room than there is. */
   function draw() {
     if (!plan || !room.clientWidth) return;
-    const { width, height } = runner.model;
     const ratio = window.devicePixelRatio || 1;
     const gap = Math.round(GAP * ratio);
     const each = ((room.clientWidth - 72) / plan.eta.length - 14) * ratio - gap * (plan.columns - 1);
-    const scale = Math.max(1, Math.min(Math.floor(each / (plan.columns * width)), 3 * ratio));
-    for (const { canvas, bitmap } of cells.values()) {
-      paint(canvas, { bitmap, n: plan.n, columns: plan.columns, width, height }, Math.floor(scale), gap, ratio);
-    }
+    const scale = Math.floor(Math.min(each / (plan.columns * runner.model.width), 3 * ratio));
+    for (const { canvas, grid } of cells.values()) paint(canvas, grid, Math.max(1, scale), gap);
   }
 
   function print() {
-    const bitmaps = plan.steps.map((steps) => plan.eta.map((eta) => cells.get(key(steps, eta)).bitmap));
-    return sheet(plan.steps.map((s) => `S = ${s}`), plan.eta.map((eta) => `η = ${eta}`), bitmaps);
+    const bitmaps = plan.steps.map((steps) => plan.eta.map((eta) => cells.get(key(steps, eta)).grid.bitmap));
+    const scale = 2 / (plan.tile?.scale ?? 1);
+    return sheet(plan.steps.map((s) => `S = ${s}`), plan.eta.map((eta) => `η = ${eta}`), bitmaps, Math.max(1, scale));
   }
 
   let known = 0;

@@ -2,7 +2,7 @@
 
 import { postJson } from './api.js';
 import { anySeed, diceButton } from './fields.js';
-import { blobOf, decode, Mosaic } from './pictures.js';
+import { blobOf, decode, Grid, Mosaic } from './pictures.js';
 import { Picker } from './pick.js';
 import { Runner } from './runner.js';
 
@@ -20,7 +20,7 @@ export function interpolate(section, changed) {
   const caption = section.querySelector('figcaption');
   const field = form.elements.at;
   const picks = section.querySelector('.picks');
-  let sheet = null; // { bitmap, columns, rows }
+  let sheet = null; // columns, rows, and the grid once it has come
   let point = [0.5, 0.5];
   let refine = null;
   let timer = 0;
@@ -30,6 +30,7 @@ export function interpolate(section, changed) {
   const points = () => Number(form.elements.points.value);
   const runner = new Runner(section, {
     word: 'Interpolate',
+    doing: 'Interpolating',
     path: '/v1/interpolate',
     changed,
     work: () => form.elements.steps.value * (ofImages() ? points() + 4 : points() ** 2),
@@ -68,10 +69,10 @@ export function interpolate(section, changed) {
     exact = new Map();
     plan.ends?.forEach((png, i) => pickers[i].settle(png));
     if (plan.ends) changed();
-    sheet = { bitmap: null, columns: plan.columns, rows: plan.rows ?? 1 };
+    sheet = { columns: plan.columns, rows: plan.rows ?? 1, tile: plan.tile, grid: null };
     const { width, height } = runner.model;
-    mosaic.expect(sheet.columns * sheet.rows, sheet.columns, width, height);
-    large.expect(1, 1, width, height);
+    mosaic.expect(Grid.blank(sheet.columns * sheet.rows, sheet.columns, width, height));
+    large.expect(Grid.blank(1, 1, width, height));
     place();
   }
 
@@ -79,8 +80,8 @@ export function interpolate(section, changed) {
     const mine = sheet;
     const bitmap = await decode(png);
     if (mine !== sheet) return;
-    sheet.bitmap = bitmap;
-    mosaic.show(bitmap, sheet.columns * sheet.rows, sheet.columns);
+    sheet.grid = new Grid(bitmap, sheet.columns * sheet.rows, sheet.columns, sheet.tile);
+    mosaic.show(sheet.grid);
     place();
     await near();
   }
@@ -95,16 +96,14 @@ export function interpolate(section, changed) {
   /** Shows the nearest tile large. */
   async function near() {
     const { column, row, on } = nearest();
-    const { bitmap, columns, rows } = sheet;
-    const [w, h] = [bitmap.width / columns, bitmap.height / rows];
     const asked = point;
     const there = exact.get(String(point));
-    const image = there ? await decode(there) : await createImageBitmap(bitmap, column * w, row * h, w, h);
+    const image = there ? new Grid(await decode(there), 1, 1) : await sheet.grid.image(row * sheet.columns + column);
     if (asked === point) showLarge(image, on || Boolean(there));
   }
 
   function showLarge(image, right) {
-    large.show(image, 1, 1);
+    large.show(image);
     caption.textContent = right ? words() : `${words()}, nearest image`;
   }
 
@@ -125,7 +124,7 @@ export function interpolate(section, changed) {
   }
 
   function move(to) {
-    if (!sheet?.bitmap) return;
+    if (!sheet?.grid) return;
     point = [clamp(to[0]), sheet.rows > 1 ? clamp(to[1]) : 0];
     place();
     near();
@@ -145,7 +144,7 @@ export function interpolate(section, changed) {
       const at = sheet.rows > 1 ? asked : [asked[0]];
       const answer = await postJson('/v1/interpolate', await request(at), mine.signal);
       exact.set(String(asked), answer.png);
-      if (asked === point) showLarge(await decode(answer.png), true);
+      if (asked === point) showLarge(new Grid(await decode(answer.png), 1, 1), true);
     } catch (error) {
       // The nearest tile stays; a busy server is not worth a word here.
       if (error.name !== 'AbortError' && error.status !== 429) runner.fail(error);
@@ -160,7 +159,7 @@ export function interpolate(section, changed) {
   }
 
   plane.addEventListener('pointerdown', (event) => {
-    if (!sheet?.bitmap || event.button) return;
+    if (!sheet?.grid || event.button) return;
     plane.setPointerCapture(event.pointerId);
     toPoint(event);
   });
@@ -169,7 +168,7 @@ export function interpolate(section, changed) {
   });
   plane.addEventListener('keydown', (event) => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (!way || !sheet?.bitmap) return;
+    if (!way || !sheet?.grid) return;
     event.preventDefault();
     // A tile at a time; with the shift key a fifth of one.
     const [across, down] = [sheet.columns - 1, Math.max(1, sheet.rows - 1)];

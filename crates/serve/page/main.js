@@ -12,16 +12,22 @@ const BUILD = { sample, interpolate, reconstruct, compare };
 const tabs = new Map();
 let open = null;
 
+let writing = 0;
+
 /** A tab's state has changed: the address and the tab's own link follow. */
 function changed(id) {
   const tab = tabs.get(id);
   tab.address = address(id, tab.runner.form);
   tab.link.href = tab.address;
-  if (open === id && location.hash !== tab.address) history.replaceState(null, '', tab.address);
+  if (open !== id) return;
+  // Browsers let a page write its address only so often; dragging asks for more.
+  clearTimeout(writing);
+  writing = setTimeout(() => history.replaceState(null, '', tab.address), 120);
 }
 
 /** Opens what the address says, and runs it where that is not what is there already. */
 function route() {
+  clearTimeout(writing);
   const params = current();
   const id = tabs.has(params.get('tab')) ? params.get('tab') : 'sample';
   open = id;
@@ -33,7 +39,7 @@ function route() {
   document.title = `${tabs.get(id).link.textContent} · skipstone`;
   const { runner, address: before } = tabs.get(id);
   const bare = [...params.keys()].every((key) => key === 'tab');
-  if (before && (bare || before === address(id, runner.form) && before === location.hash)) return changed(id);
+  if (before && (bare || before === location.hash)) return changed(id);
   apply(runner.form, params);
   condition(runner);
   runner.start();
@@ -93,6 +99,7 @@ async function begin() {
     const section = document.getElementById(id);
     const runner = build(section, () => changed(id));
     furnish(runner, offer);
+    runner.link = () => new URL(tabs.get(id).address, location.href).href;
     tabs.set(id, { section, runner, link: document.querySelector(`nav [href="#tab=${id}"]`), address: null });
   }
   const tests = await getJson('/v1/test-images').catch(() => ({ available: false }));

@@ -13,14 +13,40 @@ export function decode(base64) {
   return createImageBitmap(blobOf(base64), { colorSpaceConversion: 'none', premultiplyAlpha: 'none' });
 }
 
-/**
- * Images side by side on a canvas. The server packs the images of one picture without gaps; here they are set apart, each
- * pixel a square of whole device pixels.
- */
+/** How images lie in a picture: their size, and what lies between and around them. */
+const PLAIN = { width: 0, height: 0, gutter: 0, scale: 1 };
+
+/** The images of a picture that has `n` of them, `columns` in a row, laid out as `tile` says. */
+export class Grid {
+  constructor(bitmap, n, columns, tile = null) {
+    Object.assign(this, { bitmap, n, columns, rows: Math.ceil(n / columns) });
+    const { width, height, gutter, scale } = tile ?? { ...PLAIN, width: bitmap.width / columns, height: bitmap.height / this.rows };
+    Object.assign(this, { width: width / scale, height: height / scale });
+    this.tile = { width, height, gutter, scale };
+  }
+
+  /** Places for images that have not come yet. */
+  static blank(n, columns, width, height) {
+    return new Grid(null, n, columns, { ...PLAIN, width, height });
+  }
+
+  /** The part of the picture that is image `i`: left, top, width, height. */
+  part(i) {
+    const { width, height, gutter } = this.tile;
+    return [gutter + (i % this.columns) * (width + gutter), gutter + Math.floor(i / this.columns) * (height + gutter), width, height];
+  }
+
+  /** Image `i` alone. */
+  async image(i) {
+    return new Grid(await createImageBitmap(this.bitmap, ...this.part(i)), 1, 1, { ...this.tile, gutter: 0 });
+  }
+}
+
+/** Images side by side on a canvas, as large as there is room for: each pixel a square of whole device pixels. */
 export class Mosaic {
   #canvas;
   #room;
-  #picture = null;
+  #grid = null;
   #most;
 
   /** `room` is the element whose width the canvas may fill, `most` the greatest share of the window's height. */
@@ -32,7 +58,7 @@ export class Mosaic {
     new ResizeObserver(() => {
       if (room.clientWidth === width) return;
       width = room.clientWidth;
-      this.draw();
+      this.#draw();
     }).observe(room);
   }
 
@@ -40,62 +66,46 @@ export class Mosaic {
     return this.#canvas;
   }
 
-  /** Shows `n` images of the packed `bitmap`, `columns` in a row. */
-  show(bitmap, n, columns) {
-    this.#picture = { bitmap, n, columns, rows: Math.ceil(n / columns) };
-    this.#canvas.classList.remove('waiting');
-    this.draw();
+  show(grid) {
+    this.#grid = grid;
+    this.#draw();
   }
 
-  /** Empty places for `n` images of this size, until they come. */
-  expect(n, columns, width, height) {
-    const same = this.#picture;
-    if (same?.bitmap && same.n === n && same.columns === columns && same.bitmap.width === columns * width) return;
-    this.#picture = { bitmap: null, n, columns, rows: Math.ceil(n / columns), width, height };
-    this.#canvas.classList.add('waiting');
-    this.draw();
-  }
-
-  /** Where image `i` lies, in CSS pixels of the canvas. */
-  place(i) {
-    const { w, h, step } = this.layout();
-    const { columns } = this.#picture;
-    return { x: (i % columns) * (w + step), y: Math.floor(i / columns) * (h + step), w, h, step };
+  /** Shows empty places, unless images of the same number and size are there that may stay till then. */
+  expect(blank) {
+    const now = this.#grid;
+    if (!now?.bitmap || ['n', 'columns', 'width', 'height'].some((key) => now[key] !== blank[key])) this.show(blank);
   }
 
   /** Sizes of an image and of the gap, in CSS pixels. */
   layout() {
-    const { scale, gap, w, h, ratio } = this.#measure();
-    return { w: (w * scale) / ratio, h: (h * scale) / ratio, step: gap / ratio };
+    const { scale, gap, ratio } = this.#measure();
+    return { w: (this.#grid.width * scale) / ratio, h: (this.#grid.height * scale) / ratio, step: gap / ratio };
   }
 
   #measure() {
-    const { bitmap, columns, rows } = this.#picture;
+    const { columns, rows, width, height } = this.#grid;
     const ratio = window.devicePixelRatio || 1;
-    const w = bitmap ? bitmap.width / columns : this.#picture.width;
-    const h = bitmap ? bitmap.height / rows : this.#picture.height;
     const gap = columns * rows > 1 ? Math.round((columns > 8 ? GAP / 2 : GAP) * ratio) : 0;
-    const across = (this.#room.clientWidth * ratio - gap * (columns - 1)) / (w * columns);
-    const down = (window.innerHeight * this.#most.height * ratio - gap * (rows - 1)) / (h * rows);
+    const across = (this.#room.clientWidth * ratio - gap * (columns - 1)) / (width * columns);
+    const down = (window.innerHeight * this.#most.height * ratio - gap * (rows - 1)) / (height * rows);
     const most = Math.min(across, Math.max(down, ratio), this.#most.scale * ratio);
-    return { scale: Math.max(1, Math.floor(most)), gap, w, h, ratio };
+    return { scale: Math.max(1, Math.floor(most)), gap, ratio };
   }
 
-  draw() {
-    if (!this.#picture || !this.#room.clientWidth) return;
-    const { scale, gap, ratio } = this.#measure();
-    paint(this.#canvas, this.#picture, scale, gap, ratio);
+  #draw() {
+    if (!this.#grid || !this.#room.clientWidth) return;
+    const { scale, gap } = this.#measure();
+    paint(this.#canvas, this.#grid, scale, gap);
   }
 }
 
-/**
- * Draws the images of a packed picture, or, while there is no `bitmap`, their places: every pixel a square of `scale` device
- * pixels, `gap` of them between images.
- */
-export function paint(canvas, { bitmap, n, columns, width, height }, scale, gap, ratio = window.devicePixelRatio || 1) {
-  const rows = Math.ceil(n / columns);
-  const [w, h] = bitmap ? [bitmap.width / columns, bitmap.height / rows] : [width, height];
-  const [across, down] = [columns * (w * scale + gap) - gap, rows * (h * scale + gap) - gap];
+/** Draws images, or their places: every pixel a square of `scale` device pixels, `gap` of them between images. */
+export function paint(canvas, grid, scale, gap) {
+  const { bitmap, n, columns, rows } = grid;
+  const ratio = window.devicePixelRatio || 1;
+  const [w, h] = [grid.width * scale, grid.height * scale];
+  const [across, down] = [columns * (w + gap) - gap, rows * (h + gap) - gap];
   if (canvas.width !== across || canvas.height !== down) [canvas.width, canvas.height] = [across, down];
   canvas.style.width = `${across / ratio}px`;
   canvas.style.height = `${down / ratio}px`;
@@ -104,11 +114,20 @@ export function paint(canvas, { bitmap, n, columns, width, height }, scale, gap,
   context.clearRect(0, 0, across, down);
   context.fillStyle = getComputedStyle(canvas).getPropertyValue('--empty') || '#888';
   for (let i = 0; i < n; i += 1) {
-    const [column, row] = [i % columns, Math.floor(i / columns)];
-    const [x, y] = [column * (w * scale + gap), row * (h * scale + gap)];
-    if (bitmap) context.drawImage(bitmap, column * w, row * h, w, h, x, y, w * scale, h * scale);
-    else context.fillRect(x, y, w * scale, h * scale);
+    const place = [(i % columns) * (w + gap), Math.floor(i / columns) * (h + gap), w, h];
+    if (bitmap) context.drawImage(bitmap, ...grid.part(i), ...place);
+    else context.fillRect(...place);
   }
+}
+
+/** One image as a canvas of its own, each pixel a square of `scale` CSS pixels. */
+export function single(bitmap, label, scale = 1) {
+  const canvas = document.createElement('canvas');
+  canvas.setAttribute('role', 'img');
+  canvas.setAttribute('aria-label', label);
+  const ratio = window.devicePixelRatio || 1;
+  paint(canvas, new Grid(bitmap, 1, 1), Math.max(1, Math.floor(scale * ratio)), 0);
+  return canvas;
 }
 
 /** A white sheet of pictures in rows and columns with a word for each, as a PNG. Places that are null stay empty. */
@@ -129,14 +148,4 @@ export function sheet(rowWords, columnWords, bitmaps, scale = 2) {
     if (b) context.drawImage(b, left + j * (w + gap), top + i * (h + gap), b.width * scale, b.height * scale);
   }));
   return canvas.convertToBlob({ type: 'image/png' });
-}
-
-/** One image as a canvas of its own, each pixel a square of `scale` CSS pixels. */
-export function tile(bitmap, label, scale = 1) {
-  const canvas = document.createElement('canvas');
-  canvas.setAttribute('role', 'img');
-  canvas.setAttribute('aria-label', label);
-  const ratio = window.devicePixelRatio || 1;
-  paint(canvas, { bitmap, n: 1, columns: 1 }, Math.max(1, Math.floor(scale * ratio)), 0, ratio);
-  return canvas;
 }

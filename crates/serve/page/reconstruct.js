@@ -2,7 +2,7 @@
 
 import { chart, power } from './chart.js';
 import { values } from './link.js';
-import { decode, sheet, tile } from './pictures.js';
+import { decode, sheet, single } from './pictures.js';
 import { Picker } from './pick.js';
 import { Runner } from './runner.js';
 
@@ -19,6 +19,7 @@ export function reconstruct(section, changed) {
   const steps = () => (values(form).get('steps') ?? '').split(',').filter(Boolean).map(Number);
   const runner = new Runner(section, {
     word: 'Reconstruct',
+    doing: 'There and back',
     path: '/v1/reconstruct',
     changed,
     work: () => 2 * steps().reduce((sum, s) => sum + s, 0),
@@ -65,7 +66,7 @@ export function reconstruct(section, changed) {
     original = await decode(plan.original);
     const first = document.createElement('figure');
     const caption = Object.assign(document.createElement('figcaption'), { textContent: 'original' });
-    first.append(caption, tile(original, 'The original', 2 * scale()));
+    first.append(caption, single(original, 'The original', 2 * scale()));
     first.className = 'original';
     stage.replaceChildren(first);
     figure.hidden = true;
@@ -78,7 +79,7 @@ export function reconstruct(section, changed) {
     const head = Object.assign(document.createElement('figcaption'), { innerHTML: '<b></b><span></span>' });
     head.querySelector('b').textContent = `S = ${row.steps}`;
     head.querySelector('span').textContent = `error ${small(row.mse)}`;
-    card.append(head, tile(latent, `Its latent, ${row.steps} steps`, scale()), tile(image, `Back again, ${row.steps} steps`, scale()));
+    card.append(head, single(latent, `Its latent, ${row.steps} steps`, scale()), single(image, `Back again, ${row.steps} steps`, scale()));
     stage.append(card);
     draw();
   }

@@ -32,8 +32,8 @@ export class Runner {
   #files = [];
 
   /**
-   * `task` says what this tab does: `word` on its button; `path` and `body()` of the request, or null where something is
-   * still missing; `work()` in images × calls; `on`, a function for each event; `download()`, a `{ name, blob }`.
+   * `task` says what this tab does: `word` on its button, `doing` while it runs; `path` and `body()` of the request, sent as a `query` or posted, or
+   * null where something is still missing; `work()` in images × calls; `on`, a function for each event; `download()`, a `{ name, blob }`.
    */
   constructor(section, task) {
     this.#section = section;
@@ -53,7 +53,7 @@ export class Runner {
       this.soon();
     });
     this.go.querySelector('.stop').addEventListener('click', () => this.stop());
-    this.#copies('.link', () => location.href);
+    this.#copies('.link', () => this.link());
     this.#copies('.copy', () => this.result.querySelector('pre').textContent);
   }
 
@@ -125,7 +125,7 @@ export class Runner {
       for await (const { event, data } of this.#ask(body, controller.signal)) {
         if (controller.signal.aborted) return;
         if (event === 'queued') this.say(`Waiting, number ${data.position} in the queue`);
-        if (event === 'plan') this.say(`${this.#task.word}…`);
+        if (event === 'plan') this.say(`${this.#task.doing}…`);
         await this.#task.on[event]?.(data, body);
         if (event === 'plan') this.command(data.command ?? data.commands?.join('\n'));
         if (event === 'done') await this.#finish(data, (performance.now() - begun) / 1000);
@@ -147,7 +147,7 @@ export class Runner {
   async* #ask(body, signal) {
     for (let left = TRIES; ; left -= 1) {
       try {
-        yield* events(this.#task.path, body, signal);
+        yield* events(this.#task, body, signal);
         return;
       } catch (error) {
         if (error.status !== 429 || left === 1) throw error;

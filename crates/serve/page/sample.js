@@ -1,6 +1,6 @@
 // Sampling: images that sharpen as x̂₀ comes step by step.
 
-import { blobOf, decode, Mosaic } from './pictures.js';
+import { blobOf, decode, Grid, Mosaic } from './pictures.js';
 import { Runner } from './runner.js';
 import { TimeLine } from './skips.js';
 
@@ -9,29 +9,33 @@ const rounded = (x) => (x === 0 ? '0' : Math.abs(x) < 1e-3 ? x.toExponential(2) 
 export function sample(section, changed) {
   const form = section.querySelector('form');
   const mosaic = new Mosaic(section.querySelector('canvas'));
-  const line = new TimeLine(section.querySelector('.skips'), show);
+  const line = new TimeLine(section.querySelector('.skips'), seek);
   const replayButton = section.querySelector('.replay');
   const readout = section.querySelector('.readout p');
   const table = section.querySelector('.table');
   let plan = null;
-  let frames = []; // base64 of x̂₀ at call 1, 2, …; then of the images
+  let frames = []; // base64 of x̂₀ at step 1, 2, …, some of which may not have come; then of the images
   let drawing = Promise.resolve();
   let wanted = 0;
   let replay = 0;
 
   const value = (name) => form.elements[name].value;
+  // A link may point at one step of a run; another run begins with none.
+  for (const event of ['submit', 'change']) form.addEventListener(event, () => { form.elements.step.value = ''; });
   const runner = new Runner(section, {
     word: 'Sample',
-    path: '/v1/sample',
+    doing: 'Sampling',
+    path: '/v1/stream',
+    query: true,
     changed,
     work: () => value('n') * value('steps') * (value('guidance') && !form.elements.guidance.disabled ? 2 : 1),
     body: request,
     summary: (done) => `${done.n ?? plan.n} images in ${plan.times.length} steps`,
-    download: (done) => ({ name: `skipstone-seed-${value('seed')}.png`, blob: blobOf(done.file ?? done.png) }),
+    download: (done) => ({ name: `skipstone-seed-${value('seed')}.png`, blob: blobOf(done.png) }),
     on: {
       plan: begin,
-      step: (step) => arrive(step.png),
-      done: (done) => arrive(done.png).then(() => { replayButton.disabled = false; }),
+      step: (step) => arrive(plan.times.indexOf(step.t) + 1, step.png),
+      done: finish,
       stopped: () => { replayButton.disabled = frames.length < 2; },
     },
   });
@@ -52,7 +56,7 @@ export function sample(section, changed) {
     plan = { ...data, n: data.n ?? Number(value('n')) };
     frames = [];
     const { height, width, timesteps } = runner.model;
-    mosaic.expect(plan.n, plan.columns, width, height);
+    mosaic.expect(Grid.blank(plan.n, plan.columns, width, height));
     line.plan(plan.times, timesteps ?? 1000);
     readout.textContent = '';
     fillTable();
@@ -69,9 +73,27 @@ export function sample(section, changed) {
     }));
   }
 
-  async function arrive(png) {
-    frames.push(png);
-    if (line.arrive(frames.length)) await show(frames.length);
+  async function arrive(k, png) {
+    if (k < 1) return;
+    frames[k - 1] = png;
+    if (line.arrive(k)) await show(k);
+  }
+
+  async function finish(done) {
+    await arrive(plan.times.length + 1, done.png);
+    replayButton.disabled = false;
+    const step = Number(value('step'));
+    if (!step || step >= frames.length) return;
+    line.set(step);
+    await show(step);
+  }
+
+  /** Somebody wants to see frame k. */
+  function seek(k) {
+    stopReplay();
+    form.elements.step.value = k < frames.length ? k : '';
+    changed();
+    show(k);
   }
 
   /** Draws frame k, and only the newest wanted where many are asked for. */
@@ -79,9 +101,10 @@ export function sample(section, changed) {
     wanted = k;
     say(k);
     drawing = drawing.then(async () => {
-      if (k !== wanted || !frames[k - 1]) return;
-      const bitmap = await decode(frames[k - 1]);
-      if (k === wanted) mosaic.show(bitmap, plan.n, plan.columns);
+      const frame = frames.slice(0, k).findLast(Boolean);
+      if (k !== wanted || !frame) return;
+      const grid = new Grid(await decode(frame), plan.n, plan.columns, plan.tile);
+      if (k === wanted) mosaic.show(grid);
     });
     return drawing;
   }
@@ -89,9 +112,9 @@ export function sample(section, changed) {
   function say(k) {
     const image = k > plan.times.length;
     const t = plan.times[k - 1];
-    const text = image ? 'the images' : `call ${k} of ${plan.times.length}, t = ${t}`;
+    const text = image ? 'the images' : `step ${k} of ${plan.times.length}, t = ${t}`;
     const row = plan.rows?.[k - 1];
-    readout.textContent = image ? 'The images, t = 0' : `x̂₀ at call ${k} of ${plan.times.length} · t = ${t}${row ? ` · σ = ${rounded(row.sigma)}` : ''}`;
+    readout.textContent = image ? 'The images, t = 0' : `x̂₀ at step ${k} of ${plan.times.length} · t = ${t}${row ? ` · σ = ${rounded(row.sigma)}` : ''}`;
     line.say(text);
     mosaic.canvas.setAttribute('aria-label', image ? `${plan.n} sampled images` : `What the network takes ${plan.n} images for, ${text}`);
     table.querySelectorAll('tbody tr').forEach((tr, i) => tr.classList.toggle('now', i === k - 1));
