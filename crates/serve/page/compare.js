@@ -2,7 +2,7 @@
 
 import { values } from './link.js';
 import { decode, Grid, paint, sheet } from './pictures.js';
-import { Runner } from './runner.js';
+import { plural, Runner } from './runner.js';
 
 const GAP = 2; // css pixels between the images of a cell
 
@@ -22,7 +22,7 @@ export function compare(section, changed) {
     changed,
     work: () => list('steps').reduce((sum, s) => sum + s, 0) * list('eta').length * form.elements.n.value,
     body: request,
-    summary: () => `${cells.size} runs from the same ${plan.n} latents`,
+    summary: () => `${plural(cells.size, 'run')} from the same ${plural(plan.n, 'latent')}`,
     download: async () => ({ name: 'skipstone-compare.png', blob: await print() }),
     on: { plan: begin, cell: fill },
   });

@@ -181,11 +181,15 @@ export function interpolate(section, changed) {
   const between = () => {
     section.classList.toggle('line', ofImages());
     picks.hidden = !ofImages();
-    const [label, most] = ofImages() ? ['Points of the line', 15] : ['Points of a side', 11];
-    form.elements.points.labels[0].textContent = label;
+    const { n } = runner.limits;
+    const [label, most] = ofImages() ? ['Points of the line', n] : ['Points of a side', Math.floor(Math.sqrt(n))];
     for (const seed of form.elements.seeds) seed.disabled = ofImages();
     for (const image of form.elements.images) image.disabled = !ofImages();
-    form.elements.points.max = most;
+    const field = form.elements.points;
+    field.labels[0].textContent = label;
+    field.max = most;
+    if (field.value > most) field.value = most;
+    field.dispatchEvent(new Event('skip:set'));
   };
   for (const radio of form.querySelectorAll('[name=between]')) {
     radio.addEventListener('input', between);
@@ -193,7 +197,7 @@ export function interpolate(section, changed) {
   }
   field.addEventListener('skip:set', () => {
     const [u, v] = field.value.split(',').map(Number);
-    if (field.value) point = [clamp(u || 0), clamp(v || 0)];
+    point = field.value ? [clamp(u || 0), clamp(v || 0)] : [0.5, 0.5];
   });
   section.querySelectorAll('.corner').forEach((corner) => {
     const seed = corner.querySelector('input');

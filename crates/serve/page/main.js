@@ -73,14 +73,14 @@ function furnish(runner, offer) {
   const { form } = runner;
   const { elements } = form;
   const first = offer.models[0].defaults ?? {};
-  runner.models = offer.models;
+  Object.assign(runner, { models: offer.models, limits: offer.limits });
   options(elements.model, offer.models.map((m) => [m.id, m.name ?? m.id]), offer.models[0].id);
   for (const [name, list] of [['spacing', offer.spacings], ['solver', offer.solvers], ['clip', offer.clips]]) {
     if (elements[name]) options(elements[name], list, first[name] ?? list[0]);
   }
   const classes = Math.max(0, ...offer.models.map((m) => m.classes ?? 0));
   if (elements.class) options(elements.class, [['', 'any'], ...Array.from({ length: classes }, (_, k) => String(k))], '');
-  for (const [name, most] of Object.entries(offer.limits ?? {})) {
+  for (const [name, most] of Object.entries(offer.limits)) {
     if (elements[name]?.type === 'number') elements[name].max = most;
   }
   dress(form);
@@ -105,7 +105,7 @@ async function begin() {
   const tests = await getJson('/v1/test-images').catch(() => ({ available: false }));
   for (const { runner } of tabs.values()) {
     runner.pickers?.forEach((picker, i) => {
-      picker.offer(tests.available ? tests.count : 0, 6 * i, offer.limits?.upload_bytes).catch(complain);
+      picker.offer(tests.available ? tests.count : 0, 6 * i, offer.limits.upload_bytes).catch(complain);
       // Something to look at before anything was chosen, and again after a reset.
       const hidden = runner.form.elements[runner.pickers.length > 1 ? 'images' : 'image'];
       if (tests.available) (hidden[i] ?? hidden).dataset.first = `test:${6 * i}`;

@@ -4,7 +4,7 @@ import { chart, power } from './chart.js';
 import { values } from './link.js';
 import { decode, sheet, single } from './pictures.js';
 import { Picker } from './pick.js';
-import { Runner } from './runner.js';
+import { plural, Runner } from './runner.js';
 
 /** Two digits, and a power of ten where it is small. */
 const small = (x) => (x >= 0.01 || x === 0 ? x.toPrecision(2) : x.toExponential(1).replace(/e-(\d+)/, (_, e) => `·${power(-e)}`));
@@ -24,7 +24,7 @@ export function reconstruct(section, changed) {
     changed,
     work: () => 2 * steps().reduce((sum, s) => sum + s, 0),
     body: request,
-    summary: () => `There and back with ${rows.length} numbers of steps`,
+    summary: () => `There and back, ${plural(rows.length, 'time')}`,
     download: async () => ({ name: 'skipstone-reconstruction.png', blob: await strip() }),
     on: { plan: begin, row: add },
   });

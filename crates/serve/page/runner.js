@@ -17,7 +17,8 @@ export function seconds(s) {
   return s < 5400 ? `${Math.round(s / 60)} min` : `${number(s / 3600)} h`;
 }
 
-const plural = (n, word) => `${n.toLocaleString('en')} ${word}${n === 1 ? '' : 's'}`;
+/** A number of things. */
+export const plural = (n, word) => `${n.toLocaleString('en')} ${word}${n === 1 ? '' : 's'}`;
 
 const pause = (ms, signal) => new Promise((resolve, reject) => {
   const timer = setTimeout(resolve, ms);
@@ -115,32 +116,35 @@ export class Runner {
     this.#task.changed();
     clearErrors(this.form);
     this.fail(null);
-    const mistake = wrong(this.form);
-    const body = mistake ? null : await this.#task.body();
-    if (mistake) this.fail(mistake);
-    if (!body || controller.signal.aborted) return;
-    this.#busy(true);
-    const begun = performance.now();
     try {
+      const mistake = wrong(this.form);
+      const body = mistake ? this.fail(mistake) : await this.#task.body();
+      controller.signal.throwIfAborted();
+      if (!body) return;
+      this.#busy(true);
+      const begun = performance.now();
       for await (const { event, data } of this.#ask(body, controller.signal)) {
-        if (controller.signal.aborted) return;
+        controller.signal.throwIfAborted();
         if (event === 'queued') this.say(`Waiting, number ${data.position} in the queue`);
         if (event === 'plan') this.say(`${this.#task.doing}…`);
-        await this.#task.on[event]?.(data, body);
+        await this.#task.on[event]?.(data);
         if (event === 'plan') this.command(data.command ?? data.commands?.join('\n'));
         if (event === 'done') await this.#finish(data, (performance.now() - begun) / 1000);
       }
     } catch (error) {
-      if (error.name !== 'AbortError') {
-        if (!(error instanceof ApiError)) console.error(error);
-        this.fail(error);
-      } else if (this.#controller === controller) {
-        this.say('Stopped');
-        this.#task.on.stopped?.();
-      }
+      if (this.#controller !== controller) return;
+      if (controller.signal.aborted) this.#stopped();
+      else this.fail(error);
+      if (!controller.signal.aborted && !(error instanceof ApiError)) console.error(error);
     } finally {
       if (this.#controller === controller) this.#busy(false);
     }
+  }
+
+  #stopped() {
+    this.say('Stopped');
+    this.#forget();
+    this.#task.on.stopped?.();
   }
 
   /** The events of the run; a server that is busy is asked again when it says so. */
@@ -193,11 +197,14 @@ export class Runner {
   #busy(is) {
     this.#section.setAttribute('aria-busy', String(is));
     this.go.querySelector('.stop').hidden = !is;
-    if (is) {
-      this.result.querySelector('.take').hidden = true;
-      this.result.querySelector('.cost').hidden = true;
-      this.say('Asking the server…');
-    }
+    // What stands there is of the last run until this one ends.
+    for (const part of this.result.querySelectorAll('.take, .cost')) part.inert = is;
+    if (is) this.say('Asking the server…');
+  }
+
+  /** There is no result to take away. */
+  #forget() {
+    for (const part of this.result.querySelectorAll('.take, .cost')) part.hidden = true;
   }
 
   say(text) {
@@ -215,6 +222,8 @@ export class Runner {
     const shown = error && error.field && errorAt(this.form, error.field, error.message);
     note.hidden = !error || Boolean(shown);
     note.textContent = note.hidden ? '' : error.message;
-    if (error) this.say('');
+    if (!error) return;
+    this.say('');
+    this.#forget();
   }
 }

@@ -1,8 +1,14 @@
 // Sampling: images that sharpen as x̂₀ comes step by step.
 
 import { blobOf, decode, Grid, Mosaic } from './pictures.js';
-import { Runner } from './runner.js';
+import { plural, Runner } from './runner.js';
 import { TimeLine } from './skips.js';
+
+/** Noise that is no η, in words. */
+const NOISES = {
+  hat: 'The larger of DDPM’s two variances',
+  analytic: 'The variance that fits the network best',
+};
 
 const rounded = (x) => (x === 0 ? '0' : Math.abs(x) < 1e-3 ? x.toExponential(2) : x.toFixed(4));
 
@@ -13,6 +19,7 @@ export function sample(section, changed) {
   const replayButton = section.querySelector('.replay');
   const readout = section.querySelector('.readout p');
   const table = section.querySelector('.table');
+  const body = table.querySelector('tbody');
   let plan = null;
   let frames = []; // base64 of x̂₀ at step 1, 2, …, some of which may not have come; then of the images
   let drawing = Promise.resolve();
@@ -30,7 +37,7 @@ export function sample(section, changed) {
     changed,
     work: () => value('n') * value('steps') * (value('guidance') && !form.elements.guidance.disabled ? 2 : 1),
     body: request,
-    summary: (done) => `${done.n ?? plan.n} images in ${plan.times.length} steps`,
+    summary: () => `${plural(plan.n, 'image')} in ${plural(plan.times.length, 'step')}`,
     download: (done) => ({ name: `skipstone-seed-${value('seed')}.png`, blob: blobOf(done.png) }),
     on: {
       plan: begin,
@@ -53,7 +60,7 @@ export function sample(section, changed) {
   function begin(data) {
     stopReplay();
     replayButton.disabled = true;
-    plan = { ...data, n: data.n ?? Number(value('n')) };
+    plan = data;
     frames = [];
     const { height, width, timesteps } = runner.model;
     mosaic.expect(Grid.blank(plan.n, plan.columns, width, height));
@@ -62,15 +69,24 @@ export function sample(section, changed) {
     fillTable();
   }
 
+  /** Writes the table once somebody looks at it. */
   function fillTable() {
     table.hidden = !plan.rows?.length;
-    table.querySelector('tbody').replaceChildren(...(plan.rows ?? []).map((row, i) => {
+    if (table.hidden || !table.open) return body.replaceChildren();
+    body.replaceChildren(...plan.rows.map((row, i) => {
       const tr = document.createElement('tr');
-      const cells = [row.t, row.s ?? 'image', rounded(row.alpha_t), rounded(row.alpha_s), rounded(row.sigma), rounded(row.x0), rounded(row.eps)];
+      const cells = [row.t, row.s ?? 'image', ...[row.alpha_t, row.alpha_s, row.sigma, row.x0, row.eps].map(rounded)];
       tr.append(Object.assign(document.createElement('th'), { scope: 'row', textContent: i + 1 }));
       for (const text of cells) tr.insertCell().textContent = text;
       return tr;
     }));
+    mark(line.shown);
+  }
+
+  /** Marks the row of step k. */
+  function mark(k) {
+    body.querySelector('.now')?.classList.remove('now');
+    body.rows[k - 1]?.classList.add('now');
   }
 
   async function arrive(k, png) {
@@ -116,8 +132,8 @@ export function sample(section, changed) {
     const row = plan.rows?.[k - 1];
     readout.textContent = image ? 'The images, t = 0' : `x̂₀ at step ${k} of ${plan.times.length} · t = ${t}${row ? ` · σ = ${rounded(row.sigma)}` : ''}`;
     line.say(text);
-    mosaic.canvas.setAttribute('aria-label', image ? `${plan.n} sampled images` : `What the network takes ${plan.n} images for, ${text}`);
-    table.querySelectorAll('tbody tr').forEach((tr, i) => tr.classList.toggle('now', i === k - 1));
+    mosaic.canvas.setAttribute('aria-label', image ? plural(plan.n, 'sampled image') : `What the network takes ${plural(plan.n, 'image')} for, ${text}`);
+    mark(k);
   }
 
   function stopReplay() {
@@ -139,9 +155,15 @@ export function sample(section, changed) {
     }, Math.max(40, Math.min(400, 3000 / frames.length)));
   });
 
+  table.addEventListener('toggle', () => plan && fillTable());
+
   const eta = form.elements.eta;
+  const hint = section.querySelector('[data-field=sigma] .hint');
   const noise = () => {
-    const named = form.elements.sigma.value !== '';
+    const name = form.elements.sigma.value;
+    const named = name !== '';
+    hint.hidden = !named;
+    hint.textContent = NOISES[name] ?? '';
     eta.closest('.field').hidden = named;
     eta.disabled = named;
     eta.dispatchEvent(new Event('skip:set'));

@@ -5,6 +5,8 @@ const SVG = 'http://www.w3.org/2000/svg';
 const HEIGHT = 76;
 const WATER = 58;
 const EDGE = 10;
+/** More hops than these are too small to be seen: they are a line. */
+const HOPS = 200;
 
 function element(name, attributes, parent) {
   const made = document.createElementNS(SVG, name);
@@ -127,33 +129,35 @@ export class TimeLine {
       label(this.#place(t), 'middle', t);
     }
     const last = this.#times.length + 1;
-    if (last > 1) {
+    if (last > HOPS) {
+      for (const kind of ['there', 'past']) element('line', { class: `hop ${kind}`, x1: EDGE, x2: EDGE, y1: WATER, y2: WATER }, svg);
+    } else if (last > 1) {
       for (let k = 1; k < last; k += 1) element('path', { class: 'hop', d: this.#hop(k, k + 1) }, svg);
-      for (let k = 1; k <= last; k += 1) {
-        element('ellipse', { class: 'touch', cx: this.#x(k), cy: WATER, rx: last > 120 ? 1 : 2.5, ry: 1.2 }, svg);
-      }
-      element('circle', { class: 'stone', cx: this.#x(1), cy: WATER - 3, r: 5 }, svg);
+      for (let k = 1; k <= last; k += 1) element('ellipse', { class: 'touch', cx: this.#x(k), cy: WATER, rx: 2.5, ry: 1.2 }, svg);
     }
+    if (last > 1) element('circle', { class: 'stone', cx: this.#x(1), cy: WATER - 3, r: 5 }, svg);
     this.#mark(false);
   }
 
   /** Colours what has happened; `fresh` lets the newest touch make a ring. */
   #mark(fresh) {
-    const [hops, touches] = [this.#svg.querySelectorAll('.hop'), this.#svg.querySelectorAll('.touch')];
     const stone = this.#svg.querySelector('.stone');
     if (!stone) return;
-    const at = this.shown;
-    hops.forEach((hop, i) => {
-      hop.classList.toggle('there', i + 2 <= this.#there);
-      hop.classList.toggle('past', i + 2 <= at && i + 2 <= this.#there);
-    });
-    touches.forEach((touch, i) => touch.classList.toggle('there', i + 1 <= this.#there));
-    stone.classList.toggle('there', this.#there > 0);
+    const [at, there] = [this.shown, this.#there];
+    stone.classList.toggle('there', there > 0);
     stone.setAttribute('cx', this.#x(at).toFixed(1));
-    if (fresh && touches.length <= 120) {
-      const ring = element('ellipse', { class: 'ring', cx: this.#x(this.#there), cy: WATER, rx: 11, ry: 4 }, this.#svg);
-      ring.addEventListener('animationend', () => ring.remove());
-      setTimeout(() => ring.remove(), 1200);
+    if (this.#times.length >= HOPS) {
+      this.#svg.querySelector('.hop.there').setAttribute('x2', this.#x(Math.max(1, there)));
+      this.#svg.querySelector('.hop.past').setAttribute('x2', this.#x(at));
+      return;
     }
+    this.#svg.querySelectorAll('.hop').forEach((hop, i) => {
+      hop.classList.toggle('there', i + 2 <= there);
+      hop.classList.toggle('past', i + 2 <= Math.min(at, there));
+    });
+    this.#svg.querySelectorAll('.touch').forEach((touch, i) => touch.classList.toggle('there', i + 1 <= there));
+    if (!fresh) return;
+    const ring = element('ellipse', { class: 'ring', cx: this.#x(there), cy: WATER, rx: 11, ry: 4 }, this.#svg);
+    setTimeout(() => ring.remove(), 1000);
   }
 }
