@@ -90,6 +90,19 @@ export async function rerun(page, tab, act) {
 /** What a canvas shows. */
 export const pixels = (page, selector) => page.locator(selector).evaluate((canvas) => canvas.toDataURL());
 
+/** Waits until a canvas shows just this; fails where it does not come to that. */
+export async function shows(page, selector, url) {
+  const is = ([selector, url]) => document.querySelector(selector).toDataURL() === url;
+  await page.waitForFunction(is, [selector, url]).catch(() => assert.fail(`${selector} shows something else`));
+}
+
+/** Waits until a canvas shows something other than this, and gives it. */
+export async function showsOther(page, selector, url) {
+  const is = ([selector, url]) => document.querySelector(selector).toDataURL() !== url;
+  await page.waitForFunction(is, [selector, url]).catch(() => assert.fail(`${selector} shows the same`));
+  return pixels(page, selector);
+}
+
 /** Bytes of gray of the image that a canvas shows alone, or of image `i` of `n` in `columns`, at the size the network made it. */
 export const gray = (page, selector, side, columns = 1, i = 0) => page.locator(selector).evaluate((canvas, [side, columns, i]) => {
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);

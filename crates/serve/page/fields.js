@@ -114,8 +114,14 @@ export function errorAt(form, name, message) {
   return true;
 }
 
-/** The first field that holds no number at all; what a number may be, the server says. */
+/** The first field that holds no number, or one that cannot be written exactly; what else a number may be, the server says. */
 export function wrong(form) {
-  const control = [...form.elements].find((e) => e.type === 'number' && !e.disabled && (e.validity.badInput || e.validity.valueMissing));
-  return control && { field: control.name, message: control.step === 'any' ? 'a number belongs here' : 'a whole number belongs here' };
+  for (const control of form.elements) {
+    if (control.type !== 'number' || control.disabled) continue;
+    const kind = control.step === 'any' ? 'a number' : 'a whole number';
+    const [empty, most] = [control.validity.badInput || control.validity.valueMissing, Number.MAX_SAFE_INTEGER];
+    if (empty) return { field: control.name, message: `${kind} belongs here` };
+    if (Math.abs(control.value) > most) return { field: control.name, message: `at most ${most}` };
+  }
+  return null;
 }

@@ -13,21 +13,28 @@ export function values(form) {
   return new Map([...found].map(([name, list]) => [name, list.join(',')]));
 }
 
-/** Sets a form to what an address says; what it does not say is as at first. */
+/**
+ * Sets a form to what an address says; what it does not say is as at first. Choices that this server does not have are told, as
+ * `{ field, message }`, and stay as at first.
+ */
 export function apply(form, params) {
   form.reset();
+  const all = controls(form);
   // Hidden fields are not reset by a form.
-  for (const control of controls(form)) if (control.type === 'hidden') control.value = control.dataset.first ?? '';
-  const count = (name) => controls(form).filter((control) => control.name === name).length;
+  for (const control of all) if (control.type === 'hidden') control.value = control.dataset.first ?? '';
   const lists = new Map([...params].map(([name, value]) => [name, value.split(',')]));
-  for (const control of controls(form)) {
+  const unknown = [];
+  for (const control of all) {
     const list = lists.get(control.name);
     if (!list) continue;
     if (/^(radio|checkbox)$/.test(control.type)) control.checked = list.includes(control.value);
-    else if (count(control.name) === 1) control.value = params.get(control.name);
-    else if (list.length) control.value = list.shift();
+    else if (all.filter((other) => other.name === control.name).length > 1) control.value = list.shift() ?? control.value;
+    else if (control.type !== 'select-one' || [...control.options].some((option) => option.value === params.get(control.name))) {
+      control.value = params.get(control.name);
+    } else unknown.push({ field: control.name, message: `the link asks for “${params.get(control.name)}”, which is not to be had here` });
   }
-  for (const control of controls(form)) control.dispatchEvent(new Event('skip:set'));
+  for (const control of all) control.dispatchEvent(new Event('skip:set'));
+  return unknown;
 }
 
 /** The address of a tab in this state. */

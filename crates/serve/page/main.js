@@ -2,7 +2,7 @@
 
 import { getJson } from './api.js';
 import { compare } from './compare.js';
-import { dress, options } from './fields.js';
+import { clearErrors, dress, options } from './fields.js';
 import { interpolate } from './interpolate.js';
 import { address, apply, current } from './link.js';
 import { reconstruct } from './reconstruct.js';
@@ -40,9 +40,12 @@ function route() {
   const { runner, address: before } = tabs.get(id);
   const bare = [...params.keys()].every((key) => key === 'tab');
   if (before && (bare || before === location.hash)) return changed(id);
-  apply(runner.form, params);
+  const [unknown] = apply(runner.form, params);
   condition(runner);
-  runner.start();
+  if (!unknown) return runner.start();
+  runner.stop();
+  clearErrors(runner.form);
+  runner.fail(unknown);
 }
 
 /** Fields that only some models have, and what a model takes when nothing is said. */

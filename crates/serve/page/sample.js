@@ -48,13 +48,9 @@ export function sample(section, changed) {
   });
 
   function request() {
-    const all = Object.fromEntries(['model', 'spacing', 'solver', 'clip', 'sigma'].map((name) => [name, value(name)]));
-    for (const name of ['steps', 'n', 'seed', 'eta', 'class', 'guidance']) {
-      const field = form.elements[name];
-      if (!field.disabled && field.value !== '') all[name] = Number(field.value);
-    }
-    if (!all.sigma) delete all.sigma;
-    return all;
+    const names = ['model', 'steps', 'sigma', 'eta', 'n', 'seed', 'spacing', 'solver', 'clip', 'class', 'guidance'];
+    const all = names.map((name) => form.elements[name]).map((field, i) => [names[i], field.disabled ? '' : field.value]);
+    return Object.fromEntries(all.filter(([, value]) => value !== ''));
   }
 
   function begin(data) {

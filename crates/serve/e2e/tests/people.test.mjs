@@ -41,6 +41,14 @@ test('what means nothing is explained beside its field, and goes when mended', a
   await done();
 });
 
+test('a link to what is not to be had says so', async () => {
+  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=2&n=1&solver=magic');
+  assert.match(await page.locator('#sample .field .error').textContent(), /magic/);
+  await rerun(page, 'sample', () => page.click('#sample [type=submit]'));
+  assert.equal(await page.locator('#sample .error:visible').count(), 0);
+  await done();
+});
+
 test('a file that is no picture is refused in words', async () => {
   const { page, done } = await visit(browser, server.origin, '#tab=reconstruct&steps=5', { forgive: /status of 4\d\d/ });
   const file = { name: 'fake.png', mimeType: 'image/png', buffer: Buffer.from('this is no picture') };

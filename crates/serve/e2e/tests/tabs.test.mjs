@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { decoded, gray, launch, pixels, rerun, serve, settled, visit } from '../stage.mjs';
+import { decoded, gray, launch, pixels, rerun, serve, settled, shows, showsOther, visit } from '../stage.mjs';
 
 const SIDE = 28;
 const LARGE = '#interpolate .large canvas';
@@ -71,8 +71,7 @@ test('the point moves by arrow keys, from tile to tile', async () => {
   const pictures = [await pixels(page, LARGE)];
   for (const key of ['ArrowRight', 'ArrowDown', 'ArrowDown', 'ArrowRight']) {
     await page.keyboard.press(key);
-    await page.waitForTimeout(80);
-    pictures.push(await pixels(page, LARGE));
+    pictures.push(await showsOther(page, LARGE, pictures.at(-1)));
   }
   assert.equal(new Set(pictures).size, 5);
   assert.equal(await plane.getAttribute('aria-valuetext'), '100 % across, 100 % down');
@@ -162,7 +161,6 @@ async function sameFromLink(page, context, tab, canvases) {
   assert.ok(link.startsWith(`${server.origin}/#tab=${tab}&`), link);
   const fresh = await visit(browser, server.origin, link.slice(server.origin.length + 1));
   await settled(fresh.page, tab);
-  await fresh.page.waitForTimeout(500);
-  for (const canvas of canvases) assert.equal(await pixels(fresh.page, canvas), await pixels(page, canvas), canvas);
+  for (const canvas of canvases) await shows(fresh.page, canvas, await pixels(page, canvas));
   await fresh.done();
 }
