@@ -42,10 +42,7 @@ export function interpolate(section, changed) {
   const pickers = ['First picture', 'Second picture'].map((title) => new Picker(picks, {
     name: 'images',
     title,
-    picked: (error) => {
-      runner.fail(error ?? null);
-      if (!error && pickers.every((picker) => !picker.empty)) runner.soon();
-    },
+    picked: (error) => runner.picked(error),
   }));
 
   async function request(at) {
@@ -67,8 +64,6 @@ export function interpolate(section, changed) {
     clearTimeout(timer);
     refine?.abort();
     exact = new Map();
-    plan.ends?.forEach((png, i) => pickers[i].settle(png));
-    if (plan.ends) changed();
     sheet = { columns: plan.columns, rows: plan.rows ?? 1, tile: plan.tile, grid: null };
     const { width, height } = runner.model;
     mosaic.expect(Grid.blank(sheet.columns * sheet.rows, sheet.columns, width, height));

@@ -1,7 +1,7 @@
-// Choosing a picture: a file, dropped or picked, or one of the test images. What was chosen goes into the address, small
-// as it is once it has the model's size, so that a link holds the picture itself.
+// Choosing a picture: a file, dropped or picked, or one of the test images. The server brings a file to the model's size at once;
+// as small as that it goes into the address, so that a link holds the picture itself.
 
-import { getBlob } from './api.js';
+import { getBlob, postJson } from './api.js';
 import { diceButton } from './fields.js';
 import { blobOf } from './pictures.js';
 
@@ -11,20 +11,24 @@ const toUrl = (base64) => base64.replaceAll('+', '-').replaceAll('/', '_').repla
 const fromUrl = (text) => text.replaceAll('-', '+').replaceAll('_', '/');
 
 export class Picker {
+  #root;
   #field;
   #preview;
   #thumbs;
-  #file = null;
   #picked;
   #tests = 0;
-  #limit = Infinity;
+  #limit = 0;
 
-  /** Puts itself into `box`; its value is the hidden field `name`. `picked()` is called when there is another picture. */
+  /**
+   * Puts itself into `box`; its value is the hidden field `name`. `picked(error)` is called when there is another picture, or
+   * when what was chosen is none.
+   */
   constructor(box, { name, title, picked }) {
     this.#picked = picked;
     const root = document.createElement('div');
     root.className = 'field pick';
-    root.dataset.field = 'image';
+    root.dataset.field = `image${box.childElementCount || ''}`;
+    this.#root = root;
     root.innerHTML = `<p class="label"></p><input type="hidden" name="${name}" data-silent value="">
       <div class="drop"><img class="preview" alt="" hidden>
         <label class="button quiet"><span>Choose a picture</span><input type="file" accept="image/png,image/jpeg,image/webp"></label>
@@ -53,8 +57,7 @@ export class Picker {
       this.take(event.dataTransfer.files[0]);
     });
     this.#field.addEventListener('skip:set', () => {
-      this.#file = null;
-      this.#show();
+        this.#show();
     });
     box.append(root);
   }
@@ -69,12 +72,12 @@ export class Picker {
   }
 
   get empty() {
-    return !this.#file && !this.value;
+    return !this.value;
   }
 
   /** How many test images there are, which is shown first, and how large an upload may be. */
   async offer(count, first, limit) {
-    [this.#tests, this.#limit] = [count, limit ?? Infinity];
+    [this.#tests, this.#limit] = [count, limit];
     this.#thumbs.hidden = !count;
     if (count) await this.#offerFrom(first);
   }
@@ -97,34 +100,32 @@ export class Picker {
   /** A test image. */
   choose(k) {
     this.#field.value = `test:${k}`;
-    this.#file = null;
     this.#show();
     this.#picked();
   }
 
   /** A file. */
-  take(file) {
+  async take(file) {
     if (!file) return;
-    this.#file = file;
-    this.#field.value = '';
-    this.#show();
+    const refuse = (message) => this.#picked({ field: this.#root.dataset.field, message });
     const mega = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
-    const error = file.size > this.#limit
-      ? { field: 'image', message: `this file has ${mega(file.size)}; at most ${mega(this.#limit)} can be sent` } : null;
-    this.#picked(error);
-  }
-
-  /** What the server made of a file: from now on that is the picture. */
-  settle(base64) {
-    if (!this.#file) return;
-    this.#file = null;
-    this.#field.value = `png:${toUrl(base64)}`;
-    this.#show();
+    if (file.size > this.#limit) return refuse(`this file has ${mega(file.size)}; at most ${mega(this.#limit)} can be sent`);
+    const body = new FormData();
+    body.append('model', this.#field.form.elements.model.value);
+    body.append('steps', 1);
+    body.append('image', file);
+    try {
+      const { png } = await postJson('/v1/encode', body);
+      this.#field.value = `png:${toUrl(png)}`;
+      this.#show();
+      this.#picked();
+    } catch (error) {
+      refuse(error.message);
+    }
   }
 
   /** The picture, to be sent. */
   async blob() {
-    if (this.#file) return this.#file;
     if (this.test !== null) return getBlob(`/v1/test-images/${this.test}.png`);
     return this.value.startsWith('png:') ? blobOf(fromUrl(this.value.slice(4))) : null;
   }

@@ -31,10 +31,7 @@ export function reconstruct(section, changed) {
   const picker = new Picker(section.querySelector('.picks'), {
     name: 'image',
     title: 'Picture',
-    picked: (error) => {
-      runner.fail(error ?? null);
-      if (!error) runner.soon();
-    },
+    picked: (error) => runner.picked(error),
   });
 
   async function request() {
@@ -60,8 +57,6 @@ export function reconstruct(section, changed) {
   const scale = () => Math.max(1, Math.floor(84 / runner.model.width));
 
   async function begin(plan) {
-    picker.settle(plan.original);
-    changed();
     rows = [];
     original = await decode(plan.original);
     const first = document.createElement('figure');

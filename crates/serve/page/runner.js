@@ -30,7 +30,6 @@ export class Runner {
   #task;
   #controller = null;
   #timer = 0;
-  #files = [];
 
   /**
    * `task` says what this tab does: `word` on its button, `doing` while it runs; `path` and `body()` of the request, sent as a `query` or posted, or
@@ -101,6 +100,13 @@ export class Runner {
       this.#task.changed();
       if (this.estimate() <= QUICK) this.start();
     }, 150);
+  }
+
+  /** Another picture was chosen, or something that is none. */
+  picked(error) {
+    clearErrors(this.form);
+    this.fail(error ?? null);
+    if (!error) this.soon();
   }
 
   stop() {
