@@ -18,7 +18,7 @@ use crate::common::{Conduct, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt;
-use crate::invert::{Report, encode_batch, unclipped};
+use crate::invert::{Report, encode_batch, evaluations, unclipped};
 use crate::options::{ConditionArguments, RunArguments};
 use crate::output::{Sink, Target, apart, check, stopped};
 
@@ -135,7 +135,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         arguments.encoding().check(generator.plan())?;
     }
     if arguments.conduct.dry_run {
-        return dry_run(arguments, &generator, n);
+        return dry_run(arguments, &generator, &ends, n);
     }
     let begun = Instant::now();
     let Some(latents) = latents(arguments, &generator, &ends)? else { return Ok(stopped(&target)) };
@@ -243,16 +243,22 @@ fn decode(
     Ok(Some(words))
 }
 
-fn dry_run(arguments: &InterpolateArguments, generator: &Generator, n: usize) -> anyhow::Result<Done> {
+fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends, n: usize) -> anyhow::Result<Done> {
     let calls = generator.calls() * generator.calls_per_step();
-    let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
+    let steps = generator.plan().steps().len();
+    let encoding = match ends {
+        Ends::Seeds(_) => 0,
+        Ends::Images(images) => images.dim().0 * evaluations(&arguments.encoding(), steps).0,
+    };
+    let work = generator.flops_per_image() as f64 * n as f64 + generator.flops_per_call() as f64 * encoding as f64;
+    let gflop = work / 1e9;
     let output = arguments.output.display().to_string();
     if arguments.conduct.json {
         emit(json!({"n": n, "calls": calls, "gflop": gflop, "output": output}))?;
     } else {
         emit(format_args!("images      {n}"))?;
-        emit(format_args!("steps       {}, {calls} network calls for an image", generator.plan().steps().len()))?;
-        emit(format_args!("work        {gflop:.1} GFLOP, and encoding where the ends are pictures"))?;
+        emit(format_args!("steps       {steps}, {calls} network calls for an image"))?;
+        emit(format_args!("work        at most {gflop:.1} GFLOP, the encoding of pictures among them"))?;
         emit(format_args!("would write {output}"))?;
     }
     Ok(Done::Finished)

@@ -107,7 +107,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let calls: usize = runs.iter().map(|(_, plan)| 2 * plan.steps().len() * ranges.len()).sum();
     let bar = crate::bars::bar("reconstructing", 0, calls as u64);
     let begun = Instant::now();
-    let (mut table, mut done) = (Vec::new(), 0);
+    let (mut table, mut done, mut stopped) = (Vec::new(), 0, false);
     if !arguments.conduct.json {
         emit("  steps   calls       mse")?;
     }
@@ -115,9 +115,8 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
         let texts = run.0.to_texts();
         generator = generator.with_run(run, n)?;
         let Some(row) = round_trips(&generator, &x0, &ranges, &method, (&bar, &mut done))? else {
-            bar.finish_and_clear();
-            say("interrupted: the lines above are complete");
-            return Ok(Done::Interrupted);
+            stopped = true;
+            break;
         };
         row.report.warn(n);
         let (steps, calls, mse) = (row.steps, row.evaluations, row.mse);
@@ -132,14 +131,18 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
         table.push((row, texts));
     }
     bar.finish_and_clear();
-    say(format_args!("{n} image(s), {method}, {}", duration(begun.elapsed().as_secs_f64())));
-    if let Some(folder) = &arguments.output {
+    if stopped {
+        say("interrupted: the lines above are complete");
+    } else {
+        say(format_args!("{n} image(s), {method}, {}", duration(begun.elapsed().as_secs_f64())));
+    }
+    if let Some(folder) = arguments.output.as_ref().filter(|_| !table.is_empty()) {
         write(folder, &table, &x0, &method)?;
         if !arguments.conduct.json {
             emit(folder.display())?;
         }
     }
-    Ok(Done::Finished)
+    Ok(if stopped { Done::Interrupted } else { Done::Finished })
 }
 
 /// Encodes and decodes all images with one number of steps; `None` at Ctrl-C.

@@ -1,10 +1,12 @@
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::process::Stdio;
 
 use ndarray::{Array4, Array5, Axis, Slice};
 use serde_json::Value;
 use skipstone::image::{Picture, npy, read_png, write_png};
 
-use crate::support::{names, read, run, tiny, with_model, write_model};
+use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
 
 /// A command on `model` with these arguments, expecting this exit code.
 #[track_caller]
@@ -114,6 +116,29 @@ fn reconstruct_prints_the_table_and_draws_it() {
     let (stdout, _) = on_model(at, "reconstruct", "--images x.npy --dry-run --json", 0);
     let most: u64 = [10, 20, 50, 100, 200, 500, 1000].iter().sum();
     assert_eq!(lines(&stdout)[0]["evaluations"].as_u64(), Some(3 * 2 * most));
+}
+
+#[test]
+fn an_interrupted_table_keeps_its_finished_lines() {
+    let (folder, _) = with_images();
+    let at = folder.path();
+    // Two steps are done at once, a thousand over and over take minutes.
+    let steps = format!("2,5{}", ",1000".repeat(200));
+    let arguments = ["reconstruct", "--model", "model", "--images", "x.npy", "--steps", &steps, "-o", "out"];
+    let mut child = skipstone(at, &arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    // The heading and two lines.
+    for _ in 0..3 {
+        lines.read_line(&mut said).unwrap();
+    }
+    signal("INT", child.id());
+    lines.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    let table = String::from_utf8(read(&at.join("out"), "table.csv")).unwrap();
+    let first: Vec<&str> = table.lines().skip(1).map(|line| line.split(',').nth(1).unwrap()).take(2).collect();
+    assert_eq!(first, ["2", "5"], "{table}");
+    assert!(names(&at.join("out")).contains(&"images.png".to_owned()));
 }
 
 #[test]
