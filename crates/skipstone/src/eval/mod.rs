@@ -1,7 +1,24 @@
-mod cell;
-mod draw;
-mod samples;
+//! Scores of generated images against real ones, and the networks whose features they are taken in.
+//!
+//! A [`FeatureNetwork`] turns images into vectors. On two sets of vectors stand the Fréchet distance
+//! ([`Statistics`], [`frechet`]), the kernel distance ([`kid`], [`kid_full`]), [`precision_recall`], and, on vectors or
+//! on the pixels themselves, the [`nearest`] neighbours.
+//!
+//! A Fréchet distance is an FID only if the Inception network of FID made the vectors: numbers of different networks
+//! have nothing to do with each other, and [`Statistics`] of different networks are never mixed.
 
-pub use cell::{Cell, Lists, Noise, Shard};
-pub use draw::{Drawn, draw};
-pub use samples::{Effort, Samples};
+mod features;
+mod frechet;
+mod kid;
+mod nearest;
+mod neighbours;
+mod precision_recall;
+mod statistics;
+pub mod table;
+
+pub use features::{FeatureNetwork, FeatureSpec, as_pictures, features, pixels};
+pub use frechet::{Gaussian, frechet};
+pub use kid::{Estimate, Subsets, kid, kid_full};
+pub use nearest::{Nearest, nearest};
+pub use precision_recall::{DEFAULT_NEIGHBOURS, PrecisionRecall, precision_recall};
+pub use statistics::Statistics;

@@ -14,7 +14,7 @@ use crate::solver::Solver;
 /// The noise of a row: a member of the η-family (DDIM Eq. 16) or a variance with a name.
 ///
 /// ```
-/// use skipstone::eval::Noise;
+/// use skipstone::eval::table::Noise;
 /// let rows: Vec<Noise> = ["0", "0.2", "hat", "analytic"].iter().map(|name| name.parse().unwrap()).collect();
 /// assert_eq!(rows, [Noise::Eta(0.0), Noise::Eta(0.2), Noise::Hat, Noise::Analytic]);
 /// ```
@@ -183,7 +183,7 @@ fn optional<T: Copy>(items: &[T]) -> Vec<Option<T>> {
 /// One machine's part of the images: the K-th of N nearly equal ranges.
 ///
 /// ```
-/// use skipstone::eval::Shard;
+/// use skipstone::eval::table::Shard;
 /// let parts: Vec<_> = (1..=3).map(|k| format!("{k}/3").parse::<Shard>().unwrap().range(100..110)).collect();
 /// assert_eq!(parts, [100..103, 103..106, 106..110]);
 /// ```
