@@ -85,6 +85,22 @@ impl FromStr for Noise {
     }
 }
 
+impl Default for Noise {
+    /// DDIM.
+    fn default() -> Self {
+        Self::Eta(0.0)
+    }
+}
+
+/// The row that a run's noise belongs to. A vector of σ has no row of its own; no cell has one.
+pub(super) fn noise_of(scale: &NoiseScale) -> Noise {
+    match scale {
+        NoiseScale::Eta(eta) => Noise::Eta(*eta),
+        NoiseScale::Hat => Noise::Hat,
+        NoiseScale::Analytic(_) | NoiseScale::Vector(_) => Noise::Analytic,
+    }
+}
+
 /// One cell: how its images are drawn, as far as cells differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {

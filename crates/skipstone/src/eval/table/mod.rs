@@ -7,8 +7,21 @@
 
 mod cell;
 mod draw;
+mod evaluation;
+mod pictures;
+mod reference;
+mod report;
+mod results;
 mod samples;
+mod score;
+mod variance;
 
 pub use cell::{Cell, Lists, Noise, Shard};
 pub use draw::{Drawn, draw};
+pub use evaluation::{Evaluation, Repeats, Run};
+pub use reference::{RealImages, Reference};
+pub use report::report;
+pub use results::{Results, Row};
 pub use samples::{Effort, Samples};
+pub use score::{MOST_QUERIES, Scores};
+pub use variance::{PixelSums, variance_within};

@@ -8,7 +8,7 @@
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array4, ArrayView4, Axis, Slice};
+use ndarray::{Array4, ArrayView4, Axis, Slice, concatenate};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -97,6 +97,30 @@ impl Samples {
     /// The files that were passed over, and why.
     pub fn damaged(&self) -> &[Error] {
         &self.damaged
+    }
+
+    /// Gives the files that were passed over away: [`repair`](Self::repair) will not know them.
+    pub(super) fn take_damaged(&mut self) -> Vec<Error> {
+        std::mem::take(&mut self.damaged)
+    }
+
+    /// The options that tell cells apart at a glance.
+    pub(super) fn label(&self) -> String {
+        label(&self.options)
+    }
+
+    /// The images of `wanted`, `[n, channels, height, width]`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); no image.
+    pub fn all(&self, wanted: Range<u64>) -> Result<Array4<u8>> {
+        let mut parts = Vec::new();
+        let _ = self.read(wanted, &mut |images| {
+            parts.push(images);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let views: Vec<_> = parts.iter().map(Array4::view).collect();
+        concatenate(Axis(0), &views).map_err(|_| Error::argument("samples: expected at least 1 image, found 0"))
     }
 
     /// Removes the damaged files.

@@ -42,15 +42,6 @@ fn write(samples: &mut Samples, range: Range<u64>) {
     samples.write(range.start, images(range).view(), effort(seconds)).unwrap();
 }
 
-fn read(samples: &Samples, range: Range<u64>) -> Result<Array4<u8>> {
-    let mut parts = Vec::new();
-    let _ = samples.read(range, &mut |images| {
-        parts.push(images);
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(ndarray::concatenate(Axis(0), &parts.iter().map(Array4::view).collect::<Vec<_>>()).unwrap())
-}
-
 fn open(root: &Path) -> Samples {
     Samples::open(root, &settings(0), SHAPE).unwrap()
 }
@@ -68,15 +59,15 @@ fn images_come_back_in_order_however_they_were_written() {
         assert_eq!(samples.missing(0..10), [4..7, 9..10]);
         assert_eq!(samples.missing(1..4), []);
         assert_eq!(samples.missing(4..4), []);
-        assert_eq!(read(samples, 1..4).unwrap(), images(1..4));
-        assert_eq!(read(samples, 8..9).unwrap(), images(8..9));
-        let error = read(samples, 0..10).unwrap_err();
+        assert_eq!(samples.all(1..4).unwrap(), images(1..4));
+        assert_eq!(samples.all(8..9).unwrap(), images(8..9));
+        let error = samples.all(0..10).unwrap_err();
         assert_eq!((error.kind(), error.message()), (crate::Kind::NotFound, "images 4 to 6 are not there"));
         // Two of three images that took 3 seconds, one of two that took 2.
         assert_eq!(samples.effort(&(1..4)), (3.0, vec!["2 threads, portable".to_owned()]));
     }
     write(&mut samples, 4..7);
-    assert_eq!(read(&samples, 0..9).unwrap(), images(0..9));
+    assert_eq!(samples.all(0..9).unwrap(), images(0..9));
 }
 
 #[test]
@@ -128,7 +119,7 @@ fn a_file_that_changes_between_opening_and_reading_is_an_error() {
     write(&mut samples, 0..2);
     let path = samples.folder().join("000000-000001.png");
     write_png(&path, &Picture::new(4, 4, 3, vec![0; 48]).unwrap(), &[]).unwrap();
-    let error = read(&samples, 0..2).unwrap_err();
+    let error = samples.all(0..2).unwrap_err();
     assert_eq!((error.kind(), error.path()), (crate::Kind::InvalidData, Some(path.as_path())));
 }
 
