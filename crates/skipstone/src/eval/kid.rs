@@ -124,7 +124,12 @@ struct Sums {
 
 impl Sums {
     fn new(a: &Array2<f64>, b: &Array2<f64>) -> Self {
-        Self { aa: row_sums(a, a, true), bb: row_sums(b, b, true), ab: row_sums(a, b, false), ba: row_sums(b, a, false) }
+        Self {
+            aa: row_sums(a, a, true),
+            bb: row_sums(b, b, true),
+            ab: row_sums(a, b, false),
+            ba: row_sums(b, a, false),
+        }
     }
 
     fn sizes(&self) -> (f64, f64) {

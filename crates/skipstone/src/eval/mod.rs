@@ -8,6 +8,7 @@
 //! have nothing to do with each other, and [`Statistics`] of different networks are never mixed.
 
 mod features;
+mod file;
 mod frechet;
 mod kid;
 mod nearest;

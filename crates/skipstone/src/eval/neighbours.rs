@@ -47,7 +47,9 @@ fn search(
 ) -> Result<Vec<Vec<Neighbour>>> {
     let available = references.nrows().saturating_sub(usize::from(skip_self));
     if available < k {
-        return Err(Error::argument(format!("expected more than {k} vectors to find neighbours in, found {available}")));
+        return Err(Error::argument(format!(
+            "expected more than {k} vectors to find neighbours in, found {available}"
+        )));
     }
     let mut found: Vec<Vec<Neighbour>> = vec![Vec::with_capacity(k + 1); queries.nrows()];
     visit(queries, references, &mut found, |found: &mut Vec<Neighbour>, pair: Pair<'_>| {
@@ -119,7 +121,9 @@ fn visit<T: Send>(
     let d = references.ncols();
     if queries.ncols() != d || d == 0 {
         let found = queries.ncols();
-        return Err(Error::argument(format!("neighbours: expected vectors of equal length, found {found} and {d} numbers")));
+        return Err(Error::argument(format!(
+            "neighbours: expected vectors of equal length, found {found} and {d} numbers"
+        )));
     }
     let (queries, references) = (Rows::new(queries)?, Rows::new(references)?);
     let isa = Isa::best();

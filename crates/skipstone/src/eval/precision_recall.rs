@@ -24,7 +24,11 @@ pub struct PrecisionRecall {
 ///
 /// # Errors
 /// Vectors of different lengths or not finite, k = 0, or a set of no more than k vectors.
-pub fn precision_recall(real: ArrayView2<'_, f32>, generated: ArrayView2<'_, f32>, k: usize) -> Result<PrecisionRecall> {
+pub fn precision_recall(
+    real: ArrayView2<'_, f32>,
+    generated: ArrayView2<'_, f32>,
+    k: usize,
+) -> Result<PrecisionRecall> {
     if k == 0 {
         return Err(Error::argument("precision and recall: expected at least 1 neighbour, found 0"));
     }

@@ -1,9 +1,11 @@
 //! Mean and scatter of feature vectors, gathered in any number of parts.
 
+use std::collections::BTreeMap;
+
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
-use super::frechet::Gaussian;
 use super::features::FeatureNetwork;
+use super::frechet::Gaussian;
 use crate::error::{Error, Kind, Result};
 
 /// Count, mean and scatter matrix Σ (x − μ)(x − μ)ᵀ of feature vectors of one network, in f64.
@@ -30,13 +32,14 @@ pub struct Statistics {
     count: u64,
     mean: Array1<f64>,
     scatter: Array2<f64>,
+    about: BTreeMap<String, String>,
 }
 
 impl Statistics {
     /// Of no vector yet.
     pub fn new(network: impl Into<String>, dimensions: usize) -> Self {
         let (mean, scatter) = (Array1::zeros(dimensions), Array2::zeros((dimensions, dimensions)));
-        Self { network: network.into(), count: 0, mean, scatter }
+        Self::from_parts(network.into(), 0, mean, scatter, BTreeMap::new())
     }
 
     /// Of no vector of `network` yet.
@@ -44,8 +47,14 @@ impl Statistics {
         Self::new(network.name(), network.dimensions())
     }
 
-    pub(super) fn from_parts(network: String, count: u64, mean: Array1<f64>, scatter: Array2<f64>) -> Self {
-        Self { network, count, mean, scatter }
+    pub(super) fn from_parts(
+        network: String,
+        count: u64,
+        mean: Array1<f64>,
+        scatter: Array2<f64>,
+        about: BTreeMap<String, String>,
+    ) -> Self {
+        Self { network, count, mean, scatter, about }
     }
 
     /// The network's name.
@@ -73,6 +82,16 @@ impl Statistics {
         self.scatter.view()
     }
 
+    /// Where the vectors come from, in the caller's words; kept in the file.
+    pub fn about(&self) -> &BTreeMap<String, String> {
+        &self.about
+    }
+
+    /// Says where the vectors come from: `("data", "fashion-mnist (train, first 5000)")`.
+    pub fn note(&mut self, what: impl Into<String>, said: impl Into<String>) {
+        self.about.insert(what.into(), said.into());
+    }
+
     /// Adds vectors, `[n, dimensions]`.
     ///
     /// # Errors
@@ -98,7 +117,7 @@ impl Statistics {
         Ok(())
     }
 
-    /// Adds the vectors that `other` has seen.
+    /// Adds the vectors that `other` has seen. What is said of them differently is said of the whole one after the other.
     ///
     /// # Errors
     /// Statistics of another network; nothing is added then.
@@ -106,6 +125,12 @@ impl Statistics {
         self.check_same(other)?;
         if other.count > 0 {
             self.join(other.count, &other.mean, &other.scatter);
+        }
+        for (what, said) in &other.about {
+            let whole = self.about.entry(what.clone()).or_default();
+            if whole != said {
+                *whole = if whole.is_empty() { said.clone() } else { format!("{whole}; {said}") };
+            }
         }
         Ok(())
     }
