@@ -213,7 +213,7 @@ fn dry_run(
 }
 
 /// The time of one step: the second, as the first also makes room.
-fn time_of_step(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
+pub fn time_of_step(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
     let (mut last, mut times) = (Instant::now(), Vec::new());
     let images = first..first + batch as u64;
     generator.generate(images, &mut |_| {

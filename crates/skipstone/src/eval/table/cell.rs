@@ -92,15 +92,6 @@ impl Default for Noise {
     }
 }
 
-/// The row that a run's noise belongs to. A vector of σ has no row of its own; no cell has one.
-pub(super) fn noise_of(scale: &NoiseScale) -> Noise {
-    match scale {
-        NoiseScale::Eta(eta) => Noise::Eta(*eta),
-        NoiseScale::Hat => Noise::Hat,
-        NoiseScale::Analytic(_) | NoiseScale::Vector(_) => Noise::Analytic,
-    }
-}
-
 /// One cell: how its images are drawn, as far as cells differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
@@ -234,7 +225,9 @@ impl FromStr for Shard {
         let numbers = text.split_once('/').and_then(|(k, of)| Some((k.parse().ok()?, of.parse().ok()?)));
         match numbers {
             Some((k, of)) if 1 <= k && k <= of => Ok(Self { k, of }),
-            _ => Err(Error::argument(format!("shard: expected K/N with K from 1 to N, for example 2/4, found \"{text}\""))),
+            _ => Err(Error::argument(format!(
+                "shard: expected K/N with K from 1 to N, for example 2/4, found \"{text}\""
+            ))),
         }
     }
 }

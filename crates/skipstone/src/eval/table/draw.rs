@@ -97,7 +97,7 @@ impl<'a> Pending<'a> {
 
     fn flush(&mut self, samples: &mut Samples) -> Result<()> {
         if !self.images.is_empty() {
-            let parts: Vec<_> = self.images.iter().map(Array4::view).collect();
+            let parts: Vec<_> = self.images.iter().map(|images| images.view()).collect();
             let images = concatenate(Axis(0), &parts).expect("images of one network have one shape");
             let effort = Effort { seconds: self.spent.as_secs_f64(), machine: self.machine.to_owned() };
             samples.write(self.first, images.view(), effort)?;

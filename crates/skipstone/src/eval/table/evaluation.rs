@@ -5,13 +5,14 @@ use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use ndarray::{Array2, Array4, Axis, Slice, concatenate};
+use ndarray::{Array2, Array4, Axis, concatenate};
 use sha2::{Digest, Sha256};
 
+use super::cell::Cell;
 use super::draw::{Drawn, draw};
 use super::pictures;
 use super::reference::{Reference, features_of};
-use super::results::{Results, Row, place};
+use super::results::{Results, Row};
 use super::samples::Samples;
 use super::score::{MOST_QUERIES, Scores};
 use super::variance::{PixelSums, variance_within};
@@ -80,13 +81,7 @@ impl Evaluation {
     ///
     /// # Errors
     /// Fewer than two images, or images that are no pictures.
-    pub fn new(
-        root: &Path,
-        model: &Model,
-        images: Range<u64>,
-        seed: u64,
-        repeats: Option<Repeats>,
-    ) -> Result<Self> {
+    pub fn new(root: &Path, model: &Model, images: Range<u64>, seed: u64, repeats: Option<Repeats>) -> Result<Self> {
         let n = images.end.saturating_sub(images.start);
         if n < 2 {
             return Err(Error::argument(format!("n: expected at least 2 images to score, found {n}")));
@@ -181,6 +176,7 @@ impl Evaluation {
     /// Images that are not there, or what the feature network refuses.
     pub fn score(
         &self,
+        cell: &Cell,
         run: &Run,
         calls: usize,
         (reference, floor): (&Reference, &Scores),
@@ -190,12 +186,12 @@ impl Evaluation {
     ) -> Result<Option<Row>> {
         let samples = Samples::open(&self.folder(), &run.0, self.shape)?;
         let (mut hash, mut sums) = (Sha256::new(), PixelSums::default());
-        samples.read(self.images(), &mut |images| {
+        let _ = samples.read(self.images(), &mut |images| {
             hash.update(images.as_slice().expect("made in standard layout"));
             sums.add(images.view());
             Ok(ControlFlow::Continue(()))
         })?;
-        let mut row = self.row(run, calls, reference, floor);
+        let mut row = self.row(cell, run, calls, reference, floor);
         row.samples = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         row.variance = sums.variance().unwrap_or(0.0);
         row.latent_variance = self.latent_variance(run)?.map(|within| share(within, row.variance));
@@ -234,7 +230,7 @@ impl Evaluation {
                 None => ControlFlow::Break(()),
             })
         })?;
-        let views: Vec<_> = parts.iter().map(Array2::view).collect();
+        let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
         Ok(flow.is_continue().then(|| concatenate(Axis(0), &views).expect("rows of one length")))
     }
 
@@ -251,21 +247,20 @@ impl Evaluation {
         }
         let runs = self.runs(run);
         let Some((_, range)) = runs.get(1) else { return Ok(Some(0.0)) };
-        let draw = |(settings, _): &(Settings, _)| {
-            Samples::open(&self.folder(), settings, self.shape)?.all(range.clone())
-        };
+        let draw =
+            |(settings, _): &(Settings, _)| Samples::open(&self.folder(), settings, self.shape)?.all(range.clone());
         let draws = runs.iter().map(draw).collect::<Result<Vec<_>>>()?;
         variance_within(&draws).map(Some)
     }
 
     /// The row but for what comes from the images.
-    fn row(&self, (settings, _): &Run, calls: usize, reference: &Reference, floor: &Scores) -> Row {
+    fn row(&self, cell: &Cell, (settings, _): &Run, calls: usize, reference: &Reference, floor: &Scores) -> Row {
         let n = self.images.end - self.images.start;
         let real = reference.images();
         let options = settings.to_json();
         let mut row = Row {
-            steps: settings.steps.unwrap_or(settings.times.len()),
-            eta: super::cell::noise_of(&settings.scale),
+            steps: cell.steps,
+            eta: cell.noise,
             spacing: settings.spacing.map(|spacing| spacing.to_string()).unwrap_or_default(),
             solver: settings.solver.to_string(),
             clip: settings.clip.to_string(),

@@ -56,13 +56,14 @@ pub(super) fn write_nearest(
     let order: Vec<usize> = found.order().into_iter().take(PAIRS).collect();
     let theirs: Vec<usize> = order.iter().map(|&i| found.indices[i]).collect();
     let pairs = [images.select(Axis(0), &order), real.train().select(Axis(0), &theirs)];
-    let both = concatenate(Axis(0), &pairs.each_ref().map(Array4::view)).expect("images of one shape");
+    let both = concatenate(Axis(0), &pairs.each_ref().map(|images| images.view())).expect("images of one shape");
     write(folder, &nearest(folder, row), row, &both, order.len())
 }
 
 fn write(folder: &Path, path: &Path, row: &Row, images: &Array4<u8>, columns: usize) -> Result<()> {
     files::create_dir(folder)?;
-    let texts: Vec<(&str, String)> = row.options.iter().map(|(name, value)| (name.as_str(), value.to_string())).collect();
+    let texts: Vec<(&str, String)> =
+        row.options.iter().map(|(name, value)| (name.as_str(), value.to_string())).collect();
     let mut texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
     texts.push(("Software", &row.program));
     write_png(path, &grid(&network_values(images.view()), columns, &Layout::default())?, &texts)

@@ -5,7 +5,7 @@ mod kept;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use ndarray::{Array2, Array4, ArrayView4, Axis, Slice, s};
+use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
 use sha2::{Digest, Sha256};
 
 use super::score::Scores;
@@ -33,7 +33,8 @@ pub(super) fn features_of(
     let mut all = Array2::zeros((images.dim().0, network.dimensions()));
     for (rows, batch) in (0..).step_by(BATCH).zip(images.axis_chunks_iter(Axis(0), BATCH)) {
         let n = batch.dim().0;
-        all.slice_mut(s![rows..rows + n, ..]).assign(&network.features(network_values(batch).view())?);
+        all.slice_axis_mut(Axis(0), Slice::from(rows..rows + n))
+            .assign(&network.features(network_values(batch).view())?);
         if seen(n).is_break() {
             return Ok(None);
         }
@@ -197,7 +198,7 @@ impl Reference {
     /// As [`Scores::of`].
     pub fn floor(&self, network: &dyn FeatureNetwork, n: usize) -> Result<Scores> {
         let n = self.floor_n(n);
-        let features = self.test_features.slice(s![..n, ..]).to_owned();
+        let features = self.test_features.slice_axis(Axis(0), Slice::from(..n)).to_owned();
         let images = self.images.test.slice_axis(Axis(0), Slice::from(..n));
         Scores::of(self, network, &features, images)
     }

@@ -119,7 +119,7 @@ impl Samples {
             parts.push(images);
             Ok(ControlFlow::Continue(()))
         })?;
-        let views: Vec<_> = parts.iter().map(Array4::view).collect();
+        let views: Vec<_> = parts.iter().map(|images| images.view()).collect();
         concatenate(Axis(0), &views).map_err(|_| Error::argument("samples: expected at least 1 image, found 0"))
     }
 

@@ -1,6 +1,6 @@
 //! The scores of a set of images against a [`Reference`].
 
-use ndarray::{Array2, ArrayView4, Axis, Slice, s};
+use ndarray::{Array2, ArrayView4, Axis, Slice};
 
 use super::reference::{RealImages, Reference, network_values, statistics_of};
 use crate::error::Result;
@@ -49,7 +49,7 @@ impl Scores {
         let real = &reference.train_features;
         let frechet = frechet(&statistics_of(network, features)?, &reference.train)?;
         let most = features.nrows().min(real.nrows());
-        let first = |x: &Array2<f32>, n: usize| x.slice(s![..n.min(x.nrows()), ..]).to_owned();
+        let first = |x: &Array2<f32>, n: usize| x.slice_axis(Axis(0), Slice::from(..n.min(x.nrows()))).to_owned();
         let kid = match most {
             0..3 => None,
             _ => Some(kid_full(first(features, MOST_KERNELS).view(), first(real, MOST_KERNELS).view())?),

@@ -1,6 +1,6 @@
 //! How varied images are: in all, and when all of them come from one latent.
 
-use ndarray::{Array4, ArrayView4};
+use ndarray::{Array4, ArrayView4, Axis, Slice};
 
 use crate::error::{Error, Result};
 
@@ -34,9 +34,11 @@ impl PixelSums {
             return None;
         }
         // n·Σx² − (Σx)² is an integer and never negative.
-        let total: u128 = self.sums.iter().zip(&self.squares).fold(0, |total, (&sum, &square)| {
-            total + n * u128::from(square) - u128::from(sum) * u128::from(sum)
-        });
+        let total: u128 = self
+            .sums
+            .iter()
+            .zip(&self.squares)
+            .fold(0, |total, (&sum, &square)| total + n * u128::from(square) - u128::from(sum) * u128::from(sum));
         Some(total as f64 / (n * (n - 1)) as f64 / self.sums.len() as f64 / (255.0 * 255.0))
     }
 }
@@ -61,7 +63,7 @@ pub fn variance_within(draws: &[Array4<u8>]) -> Result<f64> {
     for latent in 0..shape.0 {
         let mut sums = PixelSums::default();
         for draw in draws {
-            sums.add(draw.slice(ndarray::s![latent..latent + 1, .., .., ..]));
+            sums.add(draw.slice_axis(Axis(0), Slice::from(latent..latent + 1)));
         }
         total += sums.variance().unwrap_or(0.0);
     }
@@ -70,7 +72,7 @@ pub fn variance_within(draws: &[Array4<u8>]) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::{Axis, Slice, array};
+    use ndarray::array;
 
     use super::*;
 

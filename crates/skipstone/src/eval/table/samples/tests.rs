@@ -30,7 +30,9 @@ const SHAPE: [usize; 3] = [3, 2, 4];
 /// Image i is known by its values alone.
 fn images(range: Range<u64>) -> Array4<u8> {
     let n = (range.end - range.start) as usize;
-    Array4::from_shape_fn((n, 3, 2, 4), |(i, c, y, x)| (range.start as usize + i) as u8 * 24 + (c * 8 + y * 4 + x) as u8)
+    Array4::from_shape_fn((n, 3, 2, 4), |(i, c, y, x)| {
+        (range.start as usize + i) as u8 * 24 + (c * 8 + y * 4 + x) as u8
+    })
 }
 
 fn effort(seconds: f64) -> Effort {

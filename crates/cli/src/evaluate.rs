@@ -1,0 +1,423 @@
+//! `skipstone evaluate`: the paper's Table 1 for any model.
+
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::json;
+use skipstone::checkpoint::Model;
+use skipstone::data::{DataSpec, LoadOptions, Split};
+use skipstone::denoiser::DynamicThreshold;
+use skipstone::eval::table::{
+    Cell, Evaluation, Lists, Noise, RealImages, Reference, Repeats, Results, Row, Run, Scores, Shard, report,
+};
+use skipstone::eval::{FeatureNetwork, FeatureSpec};
+use skipstone::files;
+use skipstone::generate::{ClipMode, Generator, Inputs, Request, Settings, SpacingChoice};
+use skipstone::solver::Solver;
+
+use crate::common::{Machine, ModelArguments, duration};
+use crate::failure::{Done, Usage, emit, say};
+use crate::interrupt;
+use crate::options::{ConditionArguments, clip, threshold};
+use crate::sample::{Batch, batch, time_of_step};
+
+/// Score samples against a data set, for lists of steps, noise, times and solvers (the paper's Table 1)
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Every combination of the lists is a cell: exactly n images, drawn as `sample` draws them and scored as pictures of 8 bits.
+Beside each Fréchet distance stands its floor: what as many test images score. It is no FID, unless you bring the network
+of FID (--features), and it is comparable only between numbers of the same features, data and n.
+
+DIR keeps the images, so that nothing is drawn twice: the same command continues where it was stopped, another --features
+scores the same images, more cells are added to those that are there. In DIR: report.html (one file, to look at),
+results.csv, results.json, samples/.
+
+Examples:
+  Table 1 of the paper     skipstone evaluate --data fashion-mnist --steps 10,20,50,100 --eta 0,0.2,0.5,1,hat -n 5000 -o table1
+  What would it cost?      … --dry-run
+  Solvers                  skipstone evaluate --data fashion-mnist --steps 5,10,20 --solver ddim,heun,ab3,dpm++2m -n 5000 -o solvers
+  A network of your own    skipstone evaluate --data photos/ --model runs/a/model --features net.onnx:pool -o table1
+  On two machines          … --shard 1/2 on the one, --shard 2/2 on the other; copy both samples/ into one DIR; then without")]
+pub struct EvaluateArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Data to score against: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images
+    #[arg(long, value_name = "DATASET|DIR", required_unless_present = "shard")]
+    data: Option<String>,
+    /// Numbers of steps S
+    #[arg(long, value_name = "S,…", value_delimiter = ',', default_values_t = [10, 20, 50, 100])]
+    steps: Vec<usize>,
+    /// Noise: numbers are eta of DDIM Eq. 16 (0 is DDIM, 1 DDPM); hat is DDPM's larger variance, analytic the one that fits
+    /// the network best (needs a calibration)
+    #[arg(long, value_name = "ETA,…", value_delimiter = ',', default_values_t = [Noise::Eta(0.0)], allow_negative_numbers = true)]
+    eta: Vec<Noise>,
+    /// Which S of the model's T times, as for sample [default: the model's, else linear]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    spacing: Vec<SpacingChoice>,
+    /// How to step without noise, as for sample; solvers other than ddim take the rows of eta 0 only
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_values_t = [Solver::Ddim])]
+    solver: Vec<Solver>,
+    /// Clip the predicted image: off, keep-eps, rederive-eps [default: the model's, else off]
+    #[arg(long, value_name = "HOW,…", value_delimiter = ',', value_parser = clip)]
+    clip: Vec<ClipMode>,
+    /// Dynamic thresholding: quantile and largest bound; needs clipping on
+    #[arg(long, value_name = "RATIO,MAX", value_parser = threshold)]
+    threshold: Option<DynamicThreshold>,
+    /// Images of each cell, exactly
+    #[arg(short, value_name = "N", default_value_t = 10_000)]
+    n: u64,
+    /// Seed of latents and noise
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Index of the first image
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    first: u64,
+    /// Images at a time: auto or a number; the images do not depend on it
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
+    batch: Batch,
+    #[command(flatten)]
+    condition: ConditionArguments,
+    /// Features to score in: fashion-cnn, the classifier carried inside, or a value of an ONNX network
+    #[arg(long, value_name = "fashion-cnn|FILE.onnx:OUTPUT", default_value_t = FeatureSpec::FashionCnn)]
+    features: FeatureSpec,
+    /// Use at most so many images of each part of the data [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    reference: Option<u32>,
+    /// Measure the variance of samples from one latent: so many latents, so many noises each; off leaves it out
+    #[arg(long, value_name = "LATENTSxDRAWS|off", default_value = "32x5", value_parser = repeats)]
+    repeats: Again,
+    /// Draw only the K-th of N parts of the images, and score nothing
+    #[arg(long, value_name = "K/N")]
+    shard: Option<Shard>,
+    /// Folder of the results; continued where it exists
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Print each cell as a JSON line
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done and what it would cost, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Whether latents are drawn from repeatedly.
+#[derive(Clone, Copy, Debug)]
+struct Again(Option<Repeats>);
+
+fn repeats(text: &str) -> Result<Again, String> {
+    match text {
+        "off" => Ok(Again(None)),
+        _ => text.parse().map(|repeats| Again(Some(repeats))).map_err(|e: skipstone::Error| e.message().to_owned()),
+    }
+}
+
+/// A cell with its options decided.
+struct Job {
+    cell: Cell,
+    run: Run,
+    /// Network calls of an image.
+    calls: usize,
+    /// Images to be drawn, those that repeat a latent among them.
+    missing: u64,
+}
+
+/// What cells are scored with.
+struct Judge {
+    network: Box<dyn FeatureNetwork>,
+    reference: Reference,
+    floor: Scores,
+}
+
+/// Runs the command.
+pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
+    let cells = lists(arguments).cells()?;
+    let threads = arguments.machine.start()?;
+    let model = arguments.model.load()?;
+    let mut common = Request { seed: arguments.seed, threshold: arguments.threshold, ..Request::default() };
+    arguments.condition.apply(&mut common);
+    let requests: Vec<Request> = cells.iter().map(|cell| cell.request(&common)).collect();
+    let runs = requests.iter().map(|request| Settings::resolve(&model, request)).collect::<Result<Vec<_>, _>>()?;
+    let end = arguments.first.checked_add(arguments.n).filter(|_| arguments.n <= MOST_IMAGES);
+    let end =
+        end.ok_or_else(|| Usage(format!("-n {}: at most {MOST_IMAGES} images, and indices of 64 bits", arguments.n)))?;
+    let images = arguments.first..end;
+    let evaluation = Evaluation::new(&arguments.output, &model, images.clone(), arguments.seed, arguments.repeats.0)?;
+    let results = Results::read(&arguments.output)?;
+    let part = arguments.shard.map_or(images.clone(), |shard| shard.range(images.clone()));
+    // What is wrong with data or features is said before the work, not after it.
+    let scored = arguments.shard.is_none();
+    let network = if scored { Some(arguments.features.open(skipstone_model::FASHION_CNN)?) } else { None };
+    let real = if scored { Some(real_images(arguments, &model)?) } else { None };
+
+    let generator = Generator::new(model, &requests[0], Inputs::default(), arguments.first, arguments.n as usize)?;
+    let mut jobs = Vec::with_capacity(cells.len());
+    for (cell, run) in cells.into_iter().zip(runs) {
+        let calls = generator.calls_of(&run.1) * generator.calls_per_step();
+        let (missing, damaged) = evaluation.missing(&run, &part)?;
+        damaged.iter().for_each(|error| say(format_args!("warning: {error}; it will be drawn again")));
+        jobs.push(Job { cell, run, calls, missing });
+    }
+    let most = jobs.iter().map(|job| job.missing).max().unwrap_or(0).clamp(1, arguments.n) as usize;
+    let size = arguments.batch.of(&generator, most, threads);
+    if arguments.dry_run {
+        return dry_run(arguments, &generator, &jobs, size, threads);
+    }
+    files::create_dir(&arguments.output)?;
+    let judge = match (network, real) {
+        (Some(network), Some(real)) => match prepare(arguments, network, real)? {
+            Some(judge) => Some(judge),
+            None => return Ok(interrupted(0, jobs.len())),
+        },
+        _ => None,
+    };
+    let work = Work { arguments, evaluation, part, size, jobs, results };
+    work.run(generator, judge.as_ref())
+}
+
+/// Images of one cell.
+const MOST_IMAGES: u64 = 100_000_000;
+
+fn lists(arguments: &EvaluateArguments) -> Lists {
+    Lists {
+        steps: arguments.steps.clone(),
+        noises: arguments.eta.clone(),
+        spacings: arguments.spacing.clone(),
+        solvers: arguments.solver.clone(),
+        clips: arguments.clip.clone(),
+    }
+}
+
+/// Both parts of the data, brought to the model's size and channels.
+fn real_images(arguments: &EvaluateArguments, model: &Model) -> anyhow::Result<RealImages> {
+    let options = LoadOptions {
+        size: Some(model.config.sample_size),
+        channels: Some(model.config.in_channels),
+        ..LoadOptions::default()
+    };
+    let data: DataSpec = arguments.data.as_deref().unwrap_or_default().parse()?;
+    let (train, test) = (data.load(Split::Train, &options)?, data.load(Split::Test, &options)?);
+    let real = RealImages::new(&train, &test, arguments.reference.map(|n| n as usize))?;
+    if real.are_halves() {
+        say(format_args!(
+            "{data} has no test part: {} of its images are scored against, {} others give the floor",
+            real.train().dim().0,
+            real.test().dim().0
+        ));
+    }
+    Ok(real)
+}
+
+/// The reference and the floor; `None` at Ctrl-C.
+fn prepare(
+    arguments: &EvaluateArguments,
+    network: Box<dyn FeatureNetwork>,
+    real: RealImages,
+) -> anyhow::Result<Option<Judge>> {
+    let length = real.train().dim().0 + real.test().dim().0;
+    let bar = crate::bars::bar("reference", 0, length as u64);
+    let cache = arguments.output.join("reference");
+    let reference = Reference::open(real, &*network, &cache, &mut |n| advance(&bar, n))?;
+    bar.finish_and_clear();
+    let Some(reference) = reference else { return Ok(None) };
+    let floor = reference.floor(&*network, arguments.n as usize)?;
+    if arguments.n < 2 * network.dimensions() as u64 {
+        say(format_args!(
+            "note: {} images are few for {} features: the Fréchet distance is well above what many images would give",
+            arguments.n,
+            network.dimensions()
+        ));
+    }
+    Ok(Some(Judge { network, reference, floor }))
+}
+
+fn advance(bar: &ProgressBar, n: usize) -> ControlFlow<()> {
+    bar.inc(n as u64);
+    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+fn interrupted(done: usize, of: usize) -> Done {
+    let command = interrupt::command_line(None);
+    say(format_args!(
+        "interrupted: {done} of {of} cells are finished, what was drawn is kept; continue with: {command}"
+    ));
+    Done::Interrupted
+}
+
+fn dry_run(
+    arguments: &EvaluateArguments,
+    generator: &Generator,
+    jobs: &[Job],
+    batch: usize,
+    threads: usize,
+) -> anyhow::Result<Done> {
+    let per_step = time_of_step(generator, arguments.first, batch)?.as_secs_f64();
+    let per_call = per_step / (generator.calls_after(1) * generator.calls_per_step()) as f64 / batch as f64;
+    let seconds = |job: &Job| per_call * job.calls as f64 * job.missing as f64;
+    let total: f64 = jobs.iter().map(seconds).sum();
+    let missing: u64 = jobs.iter().map(|job| job.missing).sum();
+    if arguments.json {
+        let cell = |job: &Job| {
+            json!({
+                "steps": job.cell.steps, "eta": job.cell.noise, "row": name_of(&job.cell), "calls": job.calls,
+                "images": job.missing, "seconds": seconds(job),
+            })
+        };
+        emit(json!({
+            "cells": jobs.iter().map(cell).collect::<Vec<_>>(), "images": missing, "seconds": total,
+            "seconds_per_call": per_call, "batch": batch, "threads": threads,
+            "output": arguments.output.display().to_string(),
+        }))?;
+        return Ok(Done::Finished);
+    }
+    emit(format_args!("{:<24} {:>6} {:>6} {:>15} {:>12}", "row", "steps", "calls", "images to draw", "time"))?;
+    for job in jobs {
+        let (name, time) = (name_of(&job.cell), duration(seconds(job)));
+        emit(format_args!("{name:<24} {:>6} {:>6} {:>15} {time:>12}", job.cell.steps, job.calls, job.missing))?;
+    }
+    emit(format_args!(
+        "together about {} for {missing} images, and the scoring: one call takes {:.2} ms an image, {batch} at a time, with \
+         {threads} thread(s)",
+        duration(total),
+        1e3 * per_call
+    ))?;
+    emit(format_args!("would write {}", arguments.output.display()))?;
+    Ok(Done::Finished)
+}
+
+/// The row of a cell, as the options that were given say it.
+fn name_of(cell: &Cell) -> String {
+    let mut words = vec![cell.noise.to_string()];
+    words.extend(cell.spacing.map(|spacing| spacing.to_string()));
+    words.extend((cell.solver != Solver::Ddim).then(|| cell.solver.to_string()));
+    words.extend(cell.clip.map(|clip| match clip {
+        ClipMode::Off => "clip off".to_owned(),
+        ClipMode::KeepEps => "keep-eps".to_owned(),
+        ClipMode::RederiveEps => "rederive-eps".to_owned(),
+    }));
+    words.join(" ")
+}
+
+/// Everything decided, and the results so far.
+struct Work<'a> {
+    arguments: &'a EvaluateArguments,
+    evaluation: Evaluation,
+    part: Range<u64>,
+    size: usize,
+    jobs: Vec<Job>,
+    results: Results,
+}
+
+impl Work<'_> {
+    fn run(mut self, mut generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
+        let length: u64 = self.jobs.iter().map(|job| job.missing * job.calls as u64).sum();
+        let bar = crate::bars::bar("drawing", 0, length);
+        if let (Some(judge), false) = (judge, self.arguments.json) {
+            head(judge)?;
+        }
+        for i in 0..self.jobs.len() {
+            let job = &self.jobs[i];
+            bar.set_message(format!("{}, S = {}", name_of(&job.cell), job.cell.steps));
+            let guided = generator.calls_per_step() as u64;
+            let (back, flow) = self.evaluation.draw(generator, &job.run, &self.part, self.size, &mut |drawn| {
+                bar.inc((drawn.batch * drawn.calls) as u64 * guided);
+                if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            generator = back;
+            let row = match (flow, judge) {
+                (ControlFlow::Break(()), _) => None,
+                (ControlFlow::Continue(()), None) => continue,
+                (ControlFlow::Continue(()), Some(judge)) => self.score(job, judge)?,
+            };
+            let Some(row) = row else {
+                bar.finish_and_clear();
+                self.write_report()?;
+                return Ok(interrupted(i, self.jobs.len()));
+            };
+            let json = self.arguments.json;
+            crate::bars::above(|| if json { emit(json!(row)) } else { emit(line(&job.cell, &row)) })?;
+            self.results.put(row);
+            self.results.write(&self.arguments.output)?;
+        }
+        bar.finish_and_clear();
+        self.conclude()
+    }
+
+    fn score(&self, job: &Job, judge: &Judge) -> anyhow::Result<Option<Row>> {
+        let bar = crate::bars::bar("scoring", 0, self.arguments.n);
+        let (reference, network) = ((&judge.reference, &judge.floor), &*judge.network);
+        let seen = &mut |n| advance(&bar, n);
+        let row = self.evaluation.score(&job.cell, &job.run, job.calls, reference, network, &self.results, seen)?;
+        bar.finish_and_clear();
+        Ok(row)
+    }
+
+    fn write_report(&self) -> anyhow::Result<Option<PathBuf>> {
+        if self.results.rows().is_empty() {
+            return Ok(None);
+        }
+        let path = self.arguments.output.join("report.html");
+        files::write_bytes(&path, report(&self.results, &self.arguments.output)?.as_bytes())?;
+        Ok(Some(path))
+    }
+
+    fn conclude(&self) -> anyhow::Result<Done> {
+        if let Some(shard) = self.arguments.shard {
+            let samples = self.arguments.output.join("samples");
+            say(format_args!(
+                "shard {shard}: images {} to {} of each cell are in {}; copy those of all shards into one folder and run \
+                 the same command there without --shard",
+                self.part.start,
+                self.part.end.saturating_sub(1),
+                samples.display()
+            ));
+            return Ok(Done::Finished);
+        }
+        let path = self.write_report()?;
+        if let (Some(path), false) = (path, self.arguments.json) {
+            emit(path.display())?;
+        }
+        Ok(Done::Finished)
+    }
+}
+
+/// What the numbers are, and the names of the columns.
+fn head(judge: &Judge) -> anyhow::Result<()> {
+    let real = judge.reference.images();
+    emit(format_args!(
+        "Fréchet distance of features {} to {} training images of {}",
+        judge.reference.features(),
+        real.train().dim().0,
+        real.name()
+    ))?;
+    emit(format_args!(
+        "{:<24} {:>6} {:>6} {:>9} {:>9} {:>17} {:>9} {:>7} {:>7} {:>8} {:>9}",
+        "eta", "steps", "calls", "Fréchet", "floor", "KID x 1000", "precision", "recall", "memory", "latent", "seconds"
+    ))?;
+    Ok(())
+}
+
+/// A cell as a line of the table.
+fn line(cell: &Cell, row: &Row) -> String {
+    let or_dash = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+    let kid = match (row.kid, row.kid_error) {
+        (Some(kid), Some(error)) => format!("{:.3} ± {:.3}", 1e3 * kid, 1e3 * error),
+        _ => "-".to_owned(),
+    };
+    format!(
+        "{:<24} {:>6} {:>6} {:>9.3} {:>9.3} {kid:>17} {:>9} {:>7} {:>7} {:>8} {:>9.1}",
+        name_of(cell),
+        row.steps,
+        row.calls,
+        row.frechet,
+        row.frechet_floor,
+        or_dash(row.precision),
+        or_dash(row.recall),
+        or_dash(row.memorisation),
+        or_dash(row.latent_variance),
+        row.seconds
+    )
+}

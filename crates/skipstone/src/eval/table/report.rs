@@ -1,0 +1,270 @@
+//! One page of all results: tables, curves, samples, and where the numbers come from. A single file that asks nothing of
+//! anyone: style, curves and pictures are inside.
+
+mod curves;
+mod heat;
+mod sections;
+mod text;
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::pictures;
+use super::results::{Results, Row};
+use crate::error::{Error, Kind, Result};
+use crate::files;
+use sections::{Line, Section, sections};
+use text::{Html, distance, escaped, seconds};
+
+const STYLE: &str = include_str!("report/style.css");
+/// A picture of a cell is far below it.
+const MOST_PICTURE: u64 = 1 << 24;
+
+/// The page `report.html` of the results in `folder`, whose pictures are read from there.
+///
+/// # Errors
+/// No row, or a picture that cannot be read; one that is not there is left out.
+pub fn report(results: &Results, folder: &Path) -> Result<String> {
+    let sections = sections(results.rows());
+    let Some(first) = results.rows().first() else {
+        return Err(Error::argument("a report of no results"));
+    };
+    let mut page = Html::new();
+    let title = format!("Evaluation on {}", first.data);
+    page.raw("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    page.raw("<meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"generator\" content=\"skipstone\">\n");
+    page.element("title", "", &title);
+    page.raw(&format!("<style>\n{STYLE}{}</style>\n</head>\n<body>\n<main>\n", curves::dark_style()));
+    page.raw("<header>\n");
+    page.element("h1", "", &title);
+    page.element("p", "class=\"lead\"", &lead(results.rows()));
+    page.raw("</header>\n");
+    for (i, section) in sections.iter().enumerate() {
+        part(&mut page, section, sections.len() > 1, i, folder)?;
+    }
+    reading(&mut page);
+    page.raw("</main>\n</body>\n</html>\n");
+    Ok(page.into_string())
+}
+
+/// What is on the page, in a sentence.
+fn lead(rows: &[Row]) -> String {
+    let mut models: Vec<String> = rows.iter().map(|row| format!("{} ({})", &row.model[..8], row.weights)).collect();
+    models.sort();
+    models.dedup();
+    let (model, cells) = (models.join(", "), rows.len());
+    let images: u64 = rows.iter().map(|row| row.n).sum();
+    let plural = if cells == 1 { "cell" } else { "cells" };
+    format!("{cells} {plural}, {} images drawn and scored. Model {model}, {}.", text::grouped(images), rows[0].program)
+}
+
+fn part(page: &mut Html, section: &Section<'_>, named: bool, i: usize, folder: &Path) -> Result<()> {
+    page.raw(&format!("<section aria-labelledby=\"part-{i}\">\n"));
+    let row = section.first();
+    let data = if named { format!("{}, ", row.data) } else { String::new() };
+    let images = format!("{} images a cell, features {}", text::grouped(row.n), row.features);
+    page.element("h2", &format!("id=\"part-{i}\""), &format!("{data}{images}"));
+    page.element("p", "class=\"same\"", &section.constant_text());
+    facts(page, section);
+    heat::tables(page, section);
+    page.element("h3", "", "Curves");
+    page.raw("<div class=\"charts\">\n");
+    curves::charts(page, section)?;
+    page.raw("</div>\n");
+    legend(page, section);
+    page.element("h3", "", "Samples");
+    page.element("p", "", "The first images of each cell: the same latents in every grid of one seed.");
+    for line in &section.lines {
+        gallery(page, line, folder)?;
+    }
+    nearest(page, section, folder)?;
+    provenance(page, section);
+    all_numbers(page, section);
+    page.raw("</section>\n");
+    Ok(())
+}
+
+/// The best cell, the cheapest that is nearly as good, and the floor.
+fn facts(page: &mut Html, section: &Section<'_>) {
+    let Some((line, best)) = section.best() else { return };
+    page.raw("<dl class=\"facts\">\n");
+    let mut fact = |name: &str, value: &str, about: &str| {
+        page.raw("<div>");
+        page.element("dt", "", name);
+        page.element("dd", "class=\"big\"", value);
+        page.element("dd", "", about);
+        page.raw("</div>\n");
+    };
+    let about = |line: &Line<'_>, row: &Row| format!("{}, S = {}: {} calls an image", line.label, row.steps, row.calls);
+    fact("Best Fréchet distance", &distance(best.frechet), &about(line, best));
+    if let Some((line, near)) = section.cheapest_near(best.frechet * 1.1).filter(|(_, near)| near.calls < best.calls) {
+        fact("Within 10 % of it, fewest calls", &distance(near.frechet), &about(line, near));
+    }
+    let whose = if best.halves { "the other half of the data" } else { "test images" };
+    let floor = format!("what {} {whose} score that no model made", text::grouped(best.floor_n as u64));
+    fact("Floor", &distance(best.frechet_floor), &floor);
+    page.raw("</dl>\n");
+}
+
+fn legend(page: &mut Html, section: &Section<'_>) {
+    page.raw("<ul class=\"legend\" aria-label=\"Lines of the curves\">\n");
+    for (i, line) in section.lines.iter().enumerate() {
+        page.raw(&format!("<li>{} {}</li>\n", curves::key(i), escaped(&line.label)));
+    }
+    page.raw(&format!("<li>{} floor: real images</li>\n</ul>\n", curves::floor_key()));
+}
+
+fn gallery(page: &mut Html, line: &Line<'_>, folder: &Path) -> Result<()> {
+    page.element("h4", "", &line.label);
+    page.raw("<div class=\"gallery\">\n");
+    for row in line.cells.values() {
+        let path = pictures::samples(&folder.join("pictures"), row);
+        let alt = format!("Samples, {}, S = {}", line.label, row.steps);
+        let each = seconds(row.seconds / row.n as f64);
+        let caption = format!("S = {} · {} · {each} an image", row.steps, distance(row.frechet));
+        figure(page, &path, &alt, &caption, "")?;
+    }
+    page.raw("</div>\n");
+    Ok(())
+}
+
+fn nearest(page: &mut Html, section: &Section<'_>, folder: &Path) -> Result<()> {
+    let Some((line, best)) = section.best() else { return Ok(()) };
+    page.element("h3", "", "Nearest training images");
+    page.element(
+        "p",
+        "",
+        "Above, the samples of the best cell that are nearest to a training image, pixel by pixel; below, those images. A \
+         pair that is the same picture twice is one the model has memorised.",
+    );
+    let path = pictures::nearest(&folder.join("pictures"), best);
+    let alt = "Samples above, the training images nearest to them below";
+    figure(page, &path, alt, &format!("{}, S = {}", line.label, best.steps), "class=\"wide\"")
+}
+
+/// A picture of the folder, inside the page; nothing where it is not there.
+fn figure(page: &mut Html, path: &Path, alt: &str, caption: &str, attributes: &str) -> Result<()> {
+    let bytes = match files::read(path, MOST_PICTURE) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    page.raw(&format!("<figure {attributes}><img alt=\"{}\" src=\"data:image/png;base64,", escaped(alt)));
+    page.raw(&STANDARD.encode(bytes));
+    page.raw("\">");
+    page.element("figcaption", "", caption);
+    page.raw("</figure>\n");
+    Ok(())
+}
+
+/// Everything the numbers depend on.
+fn provenance(page: &mut Html, section: &Section<'_>) {
+    page.element("h3", "", "Where the numbers come from");
+    page.raw("<dl class=\"provenance\">\n");
+    for (name, value) in section.provenance() {
+        page.element("dt", "", &name);
+        page.element("dd", "", &value);
+    }
+    page.raw("</dl>\n");
+}
+
+/// Every number of every cell, as text.
+fn all_numbers(page: &mut Html, section: &Section<'_>) {
+    page.raw("<details>\n<summary>All numbers</summary>\n<div class=\"scroll\">\n<table class=\"all\">\n<thead>\n<tr>");
+    let names = [
+        "row",
+        "S",
+        "calls",
+        "Fréchet",
+        "floor",
+        "KID × 1000",
+        "precision",
+        "recall",
+        "memorisation",
+        "latent variance",
+        "seconds",
+    ];
+    for name in names {
+        page.element("th", "scope=\"col\"", name);
+    }
+    page.raw("</tr>\n</thead>\n<tbody>\n");
+    for line in &section.lines {
+        for row in line.cells.values() {
+            page.raw("<tr>");
+            page.element("th", "scope=\"row\"", &line.label);
+            let optional =
+                |value: Option<f64>, digits: usize| value.map_or("–".to_owned(), |v| format!("{v:.digits$}"));
+            let values = [
+                row.steps.to_string(),
+                row.calls.to_string(),
+                distance(row.frechet),
+                distance(row.frechet_floor),
+                heat::kid(row).unwrap_or("–".to_owned()),
+                optional(row.precision, 3),
+                optional(row.recall, 3),
+                optional(row.memorisation, 3),
+                optional(row.latent_variance, 3),
+                format!("{:.1}", row.seconds),
+            ];
+            for value in values {
+                page.element("td", "", &value);
+            }
+            page.raw("</tr>\n");
+        }
+    }
+    page.raw("</tbody>\n</table>\n</div>\n</details>\n");
+}
+
+/// What each number means.
+fn reading(page: &mut Html) {
+    page.raw("<section aria-labelledby=\"reading\">\n");
+    page.element("h2", "id=\"reading\"", "How to read this page");
+    page.raw("<dl class=\"reading\">\n");
+    let terms = [
+        (
+            "Fréchet distance",
+            "Distance between the Gaussians fitted to the features of the samples and of the training images; less is \
+             better. It is comparable only between numbers made with the same features, data and n, and it is called FID only \
+             where the Inception network of FID made the features.",
+        ),
+        (
+            "Floor",
+            "The same distance of test images, as many as there are samples where there are so many. A model at the floor is as \
+             near to the training images as new photographs are; below it, it copies them.",
+        ),
+        (
+            "KID",
+            "Kernel distance, without the bias that a small n gives the Fréchet distance; plus or minus its standard error.",
+        ),
+        (
+            "Precision, recall",
+            "The share of samples that look like real images, and of real images that the samples cover: quality and variety.",
+        ),
+        (
+            "Memorisation",
+            "Median distance of samples to their nearest training image, divided by that of test images, in pixels. Well below \
+             1, look at the pairs; blurred images are below 1 as well.",
+        ),
+        (
+            "Latent variance",
+            "The share of the variance of a pixel that remains between samples of one latent: 0 where the latent decides \
+             everything, as with η = 0; near 1 where it decides nothing.",
+        ),
+        (
+            "Seconds",
+            "Wall-clock time in which the samples were drawn, on the machines that are named, and with whatever else they were \
+             doing.",
+        ),
+    ];
+    for (name, about) in terms {
+        page.element("dt", "", name);
+        page.element("dd", "", about);
+    }
+    page.raw("</dl>\n</section>\n");
+}
+
+#[cfg(test)]
+mod tests;
