@@ -16,7 +16,7 @@ use super::results::{Results, Row};
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use sections::{Line, Section, sections};
-use text::{Html, distance, escaped, seconds};
+use text::{Html, distance, escaped, seconds, uncertain};
 
 const STYLE: &str = include_str!("report/style.css");
 /// A picture of a cell is far below it.
@@ -71,10 +71,10 @@ fn part(page: &mut Html, section: &Section<'_>, named: bool, i: usize, folder: &
     facts(page, section);
     heat::tables(page, section);
     page.element("h3", "", "Curves");
+    legend(page, section);
     page.raw("<div class=\"charts\">\n");
     curves::charts(page, section)?;
     page.raw("</div>\n");
-    legend(page, section);
     page.element("h3", "", "Samples");
     page.element("p", "", "The first images of each cell: the same latents in every grid of one seed.");
     for line in &section.lines {
@@ -118,21 +118,32 @@ fn legend(page: &mut Html, section: &Section<'_>) {
 }
 
 fn gallery(page: &mut Html, line: &Line<'_>, folder: &Path) -> Result<()> {
-    page.element("h4", "", &line.label);
-    page.raw("<div class=\"gallery\">\n");
+    let mut figures = Html::new();
     for row in line.cells.values() {
         let path = pictures::samples(&folder.join("pictures"), row);
         let alt = format!("Samples, {}, S = {}", line.label, row.steps);
         let each = seconds(row.seconds / row.n as f64);
         let caption = format!("S = {} · {} · {each} an image", row.steps, distance(row.frechet));
-        figure(page, &path, &alt, &caption, "")?;
+        figure(&mut figures, &path, &alt, &caption, "")?;
     }
-    page.raw("</div>\n");
+    let figures = figures.into_string();
+    if !figures.is_empty() {
+        page.element("h4", "", &line.label);
+        page.raw(&format!("<div class=\"gallery\">\n{figures}</div>\n"));
+    }
     Ok(())
 }
 
 fn nearest(page: &mut Html, section: &Section<'_>, folder: &Path) -> Result<()> {
     let Some((line, best)) = section.best() else { return Ok(()) };
+    let mut pairs = Html::new();
+    let path = pictures::nearest(&folder.join("pictures"), best);
+    let alt = "Samples above, the training images nearest to them below";
+    figure(&mut pairs, &path, alt, &format!("{}, S = {}", line.label, best.steps), "class=\"wide\"")?;
+    let pairs = pairs.into_string();
+    if pairs.is_empty() {
+        return Ok(());
+    }
     page.element("h3", "", "Nearest training images");
     page.element(
         "p",
@@ -140,9 +151,8 @@ fn nearest(page: &mut Html, section: &Section<'_>, folder: &Path) -> Result<()> 
         "Above, the samples of the best cell that are nearest to a training image, pixel by pixel; below, those images. A \
          pair that is the same picture twice is one the model has memorised.",
     );
-    let path = pictures::nearest(&folder.join("pictures"), best);
-    let alt = "Samples above, the training images nearest to them below";
-    figure(page, &path, alt, &format!("{}, S = {}", line.label, best.steps), "class=\"wide\"")
+    page.raw(&pairs);
+    Ok(())
 }
 
 /// A picture of the folder, inside the page; nothing where it is not there.
@@ -197,12 +207,13 @@ fn all_numbers(page: &mut Html, section: &Section<'_>) {
             page.element("th", "scope=\"row\"", &line.label);
             let optional =
                 |value: Option<f64>, digits: usize| value.map_or("–".to_owned(), |v| format!("{v:.digits$}"));
+            let kid = row.kid.zip(row.kid_error).map(|(kid, error)| uncertain(1000.0 * kid, 1000.0 * error));
             let values = [
                 row.steps.to_string(),
                 row.calls.to_string(),
                 distance(row.frechet),
                 distance(row.frechet_floor),
-                heat::kid(row).unwrap_or("–".to_owned()),
+                kid.unwrap_or("–".to_owned()),
                 optional(row.precision, 3),
                 optional(row.recall, 3),
                 optional(row.memorisation, 3),

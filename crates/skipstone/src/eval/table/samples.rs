@@ -17,6 +17,10 @@ use crate::files;
 use crate::generate::Settings;
 use crate::image::{Picture, read_png, write_png};
 
+/// What a file says about itself: the program, a digest of the options, the first image, a digest of the pixels, what they
+/// cost.
+const TEXTS: [&str; 6] = ["Software", "options", "first", "pixels", "seconds", "machine"];
+
 /// How drawing went, for a range of images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effort {
@@ -160,16 +164,21 @@ impl Samples {
     /// The pixels of a file, if it is what its name says.
     fn verified(&self, path: &Path, images: &Range<u64>) -> Result<(Picture, Effort)> {
         let file = read_png(path)?;
-        let text = |name: &str| file.text.iter().find(|(key, _)| key == name).map_or("", |(_, text)| text.as_str());
+        let found = |name: &str| file.text.iter().find(|(key, _)| key == name).map(|(_, text)| text.as_str());
+        // Readers of PNG pass over a text that is damaged.
+        if let Some(name) = TEXTS.iter().find(|name| found(name).is_none()) {
+            return Err(Error::data(format!("{name}: not there")));
+        }
+        let text = |name: &str| found(name).unwrap_or_default();
         let [c, h, w] = self.shape;
-        let found = [file.picture.channels(), file.picture.height(), file.picture.width()];
+        let size = [file.picture.channels(), file.picture.height(), file.picture.width()];
         // The name gives a range that is not empty, and the picture is there.
         let expected = [c, h * (images.end - images.start) as usize, w];
         let digest = hex(&Sha256::digest(file.picture.data()));
         let parts = [
             ("options", text("options") == self.key),
             ("first", text("first") == images.start.to_string()),
-            ("size", found == expected),
+            ("size", size == expected),
             ("pixels", text("pixels") == digest),
         ];
         if let Some((name, _)) = parts.iter().find(|(_, good)| !good) {
@@ -220,14 +229,10 @@ impl Samples {
         let range = first..first + n as u64;
         let path = self.folder.join(format!("{:06}-{:06}.png", range.start, range.end - 1));
         let (start, seconds) = (first.to_string(), effort.seconds.to_string());
-        let texts = [
-            ("Software", concat!("skipstone ", env!("CARGO_PKG_VERSION"))),
-            ("options", &self.key),
-            ("first", &start),
-            ("pixels", &hex(&Sha256::digest(picture.data()))),
-            ("seconds", &seconds),
-            ("machine", &effort.machine),
-        ];
+        let program = concat!("skipstone ", env!("CARGO_PKG_VERSION"));
+        let pixels = hex(&Sha256::digest(picture.data()));
+        let said: [&str; 6] = [program, &self.key, &start, &pixels, &seconds, &effort.machine];
+        let texts: Vec<_> = TEXTS.into_iter().zip(said).collect();
         write_png(&path, &picture, &texts)?;
         self.blocks.push(Block { images: range, path, effort });
         self.sort();

@@ -2,7 +2,7 @@
 
 use super::super::results::Row;
 use super::sections::Section;
-use super::text::{Html, distance, escaped, seconds};
+use super::text::{Html, distance, escaped, uncertain};
 
 /// What one table shows.
 struct Metric {
@@ -41,7 +41,7 @@ const METRICS: [Metric; 7] = [
         title: "KID × 1000",
         about: "less is better",
         value: |row| row.kid,
-        text: kid,
+        text: |row| Some(uncertain(1000.0 * row.kid?, 1000.0 * row.kid_error?)),
         real: |row| row.kid_floor.map(|kid| distance(1000.0 * kid)),
         scale: Shade::Less,
     },
@@ -78,22 +78,14 @@ const METRICS: [Metric; 7] = [
         scale: Shade::None,
     },
     Metric {
-        title: "Time of an image",
+        title: "Milliseconds an image",
         about: "as it was drawn",
         value: |row| Some(row.seconds / row.n as f64),
-        text: |row| Some(seconds(row.seconds / row.n as f64)),
+        text: |row| Some(distance(1000.0 * row.seconds / row.n as f64)),
         real: |_| None,
         scale: Shade::LogLess,
     },
 ];
-
-/// The kernel distance with its standard error, in thousandths.
-pub(super) fn kid(row: &Row) -> Option<String> {
-    Some(match (row.kid?, row.kid_error) {
-        (kid, Some(error)) => format!("{} ± {}", distance(1000.0 * kid), distance(1000.0 * error)),
-        (kid, None) => distance(1000.0 * kid),
-    })
-}
 
 /// All tables of a section, the Fréchet distance first and large.
 pub(super) fn tables(page: &mut Html, section: &Section<'_>) {
@@ -112,9 +104,9 @@ fn table(page: &mut Html, section: &Section<'_>, metric: &Metric, large: bool) {
     let class = if large { "heat large" } else { "heat" };
     page.raw("<div class=\"scroll\">\n");
     page.raw(&format!("<table class=\"{class}\">\n<caption><strong>{}</strong> ", escaped(metric.title)));
-    page.raw(&format!("<span>{}</span></caption>\n<thead>\n<tr><td></td>", escaped(metric.about)));
+    page.raw(&format!("<span>{}</span></caption>\n<thead>\n<tr><td>S =</td>", escaped(metric.about)));
     for steps in &section.steps {
-        page.raw(&format!("<th scope=\"col\"><span class=\"s\">S = </span>{steps}</th>"));
+        page.raw(&format!("<th scope=\"col\">{steps}</th>"));
     }
     page.raw("</tr>\n</thead>\n<tbody>\n");
     let shades = Shades::new(section, metric);
@@ -127,7 +119,12 @@ fn table(page: &mut Html, section: &Section<'_>, metric: &Metric, large: bool) {
             };
             let shade = shades.of((metric.value)(row));
             let best = if shades.is_best((metric.value)(row)) { " class=\"best\"" } else { "" };
-            page.raw(&format!("<td{best} style=\"--q:{shade:.2}\">{}</td>", escaped(&text)));
+            // A standard error stands smaller below its value.
+            let text = match text.split_once(" ± ") {
+                Some((value, error)) => format!("{} <small>± {}</small>", escaped(value), escaped(error)),
+                None => escaped(&text),
+            };
+            page.raw(&format!("<td{best} style=\"--q:{shade:.2}\">{text}</td>"));
         }
         page.raw("</tr>\n");
     }
@@ -147,6 +144,8 @@ struct Shades<'m> {
     metric: &'m Metric,
     worst: f64,
     best: f64,
+    /// Whether several cells are best.
+    ties: bool,
 }
 
 impl<'m> Shades<'m> {
@@ -154,7 +153,8 @@ impl<'m> Shades<'m> {
         let goods: Vec<f64> = section.rows().filter_map(|(_, row)| goodness(metric, (metric.value)(row)?)).collect();
         let worst = goods.iter().copied().fold(f64::INFINITY, f64::min);
         let best = goods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        Self { metric, worst, best }
+        let ties = goods.iter().filter(|good| **good == best).count() > 1;
+        Self { metric, worst, best, ties }
     }
 
     /// 0 for the worst, 1 for the best.
@@ -167,7 +167,7 @@ impl<'m> Shades<'m> {
     }
 
     fn is_best(&self, value: Option<f64>) -> bool {
-        self.best > self.worst && value.and_then(|value| goodness(self.metric, value)) == Some(self.best)
+        !self.ties && value.and_then(|value| goodness(self.metric, value)) == Some(self.best)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rows in order: what may be compared together, a line for each way of sampling, a column for each S.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::cell::Noise;
 use super::super::results::Row;
@@ -62,8 +62,12 @@ pub(super) fn sections(rows: &[Row]) -> Vec<Section<'_>> {
 
 fn section<'a>(rows: &[&'a Row]) -> Section<'a> {
     let all: Vec<_> = rows.iter().map(|row| attributes(row)).collect();
-    let varies = |i: usize| all.iter().any(|attributes| attributes[i] != all[0][i]);
-    let constant: Vec<_> = (0..all[0].len()).filter(|&i| i > 0 && !varies(i)).map(|i| all[0][i].clone()).collect();
+    let differs = |i: usize| all.iter().any(|attributes| attributes[i] != all[0][i]);
+    let constant: Vec<_> = (0..all[0].len()).filter(|&i| i > 0 && !differs(i)).map(|i| all[0][i].clone()).collect();
+    // Moving average and raw weights of one training are two models, which "weights" tells apart well enough.
+    let kinds = |of: &dyn Fn(&Row) -> String| rows.iter().map(|row| of(row)).collect::<BTreeSet<_>>().len();
+    let by_weights = kinds(&|row| row.weights.clone()) == kinds(&|row| format!("{} {}", row.weights, row.model));
+    let varies = |i: usize| differs(i) && !(by_weights && all[0][i].0 == "model");
     let mut lines: Vec<(&Vec<(&str, String)>, Line<'a>)> = Vec::new();
     for (row, attributes) in rows.iter().zip(&all) {
         let found = lines.iter_mut().find(|(known, _)| *known == attributes);

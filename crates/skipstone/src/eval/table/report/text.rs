@@ -40,6 +40,12 @@ pub(super) fn distance(value: f64) -> String {
     }
 }
 
+/// A value and its standard error, to two digits of the error.
+pub(super) fn uncertain(value: f64, error: f64) -> String {
+    let digits = if error > 0.0 { (1.0 - error.log10().floor()).clamp(0.0, 9.0) as usize } else { 2 };
+    format!("{value:.digits$} ± {error:.digits$}")
+}
+
 /// Seconds, or milliseconds where they are few.
 pub(super) fn seconds(value: f64) -> String {
     if value < 1.0 { format!("{} ms", distance(value * 1000.0)) } else { format!("{} s", distance(value)) }
@@ -66,6 +72,10 @@ mod tests {
     fn numbers_read_well() {
         let found = [367.43, 13.36, 4.162, 0.0561, 0.0, 2.5e-5].map(distance);
         assert_eq!(found, ["367", "13.4", "4.16", "0.056", "0.00", "2.5e-5"]);
+        assert_eq!(
+            [(8.043, 0.21), (53.1, 3.456), (0.5, 0.0)].map(|(v, e)| uncertain(v, e)),
+            ["8.04 ± 0.21", "53.1 ± 3.5", "0.50 ± 0.00"]
+        );
         assert_eq!([0.0123, 2.5, 400.0].map(seconds), ["12.3 ms", "2.50 s", "400 s"]);
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
