@@ -20,7 +20,7 @@ use skipstone::solver::Solver;
 use crate::common::{Machine, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
-use crate::options::{ConditionArguments, clip, threshold};
+use crate::options::{ConditionArguments, PrecisionArguments, clip, threshold};
 use crate::sample::{Batch, batch, time_of_step};
 
 /// Score samples against a data set, for lists of steps, noise, times and solvers (the paper's Table 1)
@@ -79,6 +79,8 @@ pub struct EvaluateArguments {
     batch: Batch,
     #[command(flatten)]
     condition: ConditionArguments,
+    #[command(flatten)]
+    precision: PrecisionArguments,
     /// Features to score in: fashion-cnn, the classifier carried inside, or a value of an ONNX network
     #[arg(long, value_name = "fashion-cnn|FILE.onnx:OUTPUT", default_value_t = FeatureSpec::FashionCnn)]
     features: FeatureSpec,
@@ -137,7 +139,8 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let cells = lists(arguments).cells()?;
     let threads = arguments.machine.start()?;
     let model = arguments.model.load()?;
-    let mut common = Request { seed: arguments.seed, threshold: arguments.threshold, ..Request::default() };
+    let (precision, threshold) = (arguments.precision.precision, arguments.threshold);
+    let mut common = Request { seed: arguments.seed, precision, threshold, ..Request::default() };
     arguments.condition.apply(&mut common);
     let requests: Vec<Request> = cells.iter().map(|cell| cell.request(&common)).collect();
     let runs = requests.iter().map(|request| Settings::resolve(&model, request)).collect::<Result<Vec<_>, _>>()?;

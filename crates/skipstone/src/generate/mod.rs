@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
 use crate::sampler::{Outcome, Plan, Progress, sample};
-use crate::unet::UNet;
+use crate::unet::{Options, UNet};
 
 /// Tensors read from files in place of seeded noise.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,7 +65,8 @@ impl Generator {
     pub fn new(model: Model, request: &Request, inputs: Inputs, first: u64, n: usize) -> Result<Self> {
         let (settings, plan) = Settings::resolve(&model, request)?;
         plan.check(model.scheduler.prediction_type)?;
-        let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
+        let options = Options::from(settings.precision);
+        let unet = UNet::with_options(model.config, model.parameters, model.scheduler.prediction_type, options)?;
         let (flops, activation_bytes, weight_bytes) = (unet.flops(), unet.activation_bytes(), unet.weight_bytes());
         let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) =
             match (settings.guidance, model.null_class) {

@@ -24,6 +24,9 @@ pub(super) struct Line<'a> {
     pub cells: BTreeMap<usize, &'a Row>,
 }
 
+/// Options that few runs have.
+const RARE: [&str; 3] = ["class", "guidance", "precision"];
+
 /// What lines are told apart by, most telling first.
 fn attributes(row: &Row) -> Vec<(&'static str, String)> {
     let noise = match row.eta {
@@ -42,8 +45,9 @@ fn attributes(row: &Row) -> Vec<(&'static str, String)> {
         ("seed", row.seed.to_string()),
         ("first image", row.first.to_string()),
     ];
-    let class = ["class", "guidance"].map(|name| (name, option(name)));
-    all.extend(class.into_iter().map(|(name, value)| (name, value.unwrap_or("none".to_owned()))));
+    // Strings of JSON stand in quotes.
+    let stated = |name: &str| option(name).map_or("none".to_owned(), |text| text.trim_matches('"').to_owned());
+    all.extend(RARE.map(|name| (name, stated(name))));
     all
 }
 
@@ -127,9 +131,7 @@ impl<'a> Section<'a> {
         let said: Vec<String> = self
             .constant
             .iter()
-            .filter(|(name, value)| {
-                !(matches!(*name, "class" | "guidance") && value == "none") && *name != "first image"
-            })
+            .filter(|(name, value)| !(RARE.contains(name) && value == "none") && *name != "first image")
             .map(|(name, value)| format!("{name} {value}"))
             .collect();
         if said.is_empty() { String::new() } else { format!("The same for all: {}.", said.join(", ")) }

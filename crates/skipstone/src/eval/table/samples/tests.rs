@@ -4,6 +4,7 @@ use crate::schedule::FinalLevel;
 use crate::sigma::NoiseScale;
 use crate::solver::Solver;
 use crate::trajectory::Spacing;
+use crate::unet::Precision;
 
 fn settings(seed: u64) -> Settings {
     Settings {
@@ -21,6 +22,7 @@ fn settings(seed: u64) -> Settings {
         guidance: None,
         latents: None,
         noise: None,
+        precision: Precision::F32,
         extra: Map::new(),
     }
 }
