@@ -35,11 +35,15 @@ scores the same images, more cells are added to those that are there. In DIR: re
 results.csv, results.json, samples/.
 
 Examples:
-  Table 1 of the paper     skipstone evaluate --data fashion-mnist --steps 10,20,50,100 --eta 0,0.2,0.5,1,hat -n 5000 -o table1
-  What would it cost?      … --dry-run
-  Solvers                  skipstone evaluate --data fashion-mnist --steps 5,10,20 --solver ddim,heun,ab3,dpm++2m -n 5000 -o solvers
-  A network of your own    skipstone evaluate --data photos/ --model runs/a/model --features net.onnx:pool -o table1
-  On two machines          … --shard 1/2 on the one, --shard 2/2 on the other; copy both samples/ into one DIR; then without")]
+  Table 1 of the paper (add --dry-run to see what it costs)
+    skipstone evaluate --data fashion-mnist --steps 10,20,50,100 --eta 0,0.2,0.5,1,hat \\
+      --spacing linear -n 5000 -o table1
+  Solvers
+    skipstone evaluate --data fashion-mnist --steps 5,10,20 --solver ddim,heun,ab3 -n 5000 -o solvers
+  A model and a feature network of your own
+    skipstone evaluate --model runs/a/model --data photos/ --features net.onnx:pool -o table1
+  On two machines: --shard 1/2 on the one, --shard 2/2 on the other; then copy both folders samples/
+  into one DIR, and run the command without --shard")]
 pub struct EvaluateArguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -397,8 +401,18 @@ fn head(judge: &Judge) -> anyhow::Result<()> {
         real.name()
     ))?;
     emit(format_args!(
-        "{:<24} {:>6} {:>6} {:>9} {:>9} {:>17} {:>9} {:>7} {:>7} {:>8} {:>9}",
-        "eta", "steps", "calls", "Fréchet", "floor", "KID x 1000", "precision", "recall", "memory", "latent", "seconds"
+        "{:<24} {:>6} {:>6} {:>9} {:>9} {:>17} {:>9} {:>7} {:>12} {:>8} {:>9}",
+        "eta",
+        "steps",
+        "calls",
+        "Fréchet",
+        "floor",
+        "KID x 1000",
+        "precision",
+        "recall",
+        "memorisation",
+        "latent",
+        "seconds"
     ))?;
     Ok(())
 }
@@ -411,7 +425,7 @@ fn line(cell: &Cell, row: &Row) -> String {
         _ => "-".to_owned(),
     };
     format!(
-        "{:<24} {:>6} {:>6} {:>9.3} {:>9.3} {kid:>17} {:>9} {:>7} {:>7} {:>8} {:>9.1}",
+        "{:<24} {:>6} {:>6} {:>9.3} {:>9.3} {kid:>17} {:>9} {:>7} {:>12} {:>8} {:>9.1}",
         name_of(cell),
         row.steps,
         row.calls,

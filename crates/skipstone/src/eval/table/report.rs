@@ -162,7 +162,8 @@ fn figure(page: &mut Html, path: &Path, alt: &str, caption: &str, attributes: &s
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    page.raw(&format!("<figure {attributes}><img alt=\"{}\" src=\"data:image/png;base64,", escaped(alt)));
+    let space = if attributes.is_empty() { "" } else { " " };
+    page.raw(&format!("<figure{space}{attributes}><img alt=\"{}\" src=\"data:image/png;base64,", escaped(alt)));
     page.raw(&STANDARD.encode(bytes));
     page.raw("\">");
     page.element("figcaption", "", caption);

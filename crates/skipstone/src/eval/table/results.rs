@@ -304,7 +304,7 @@ pub(super) mod tests {
             latent_variance: (eta != Noise::Eta(0.0)).then_some(0.4),
             repeats: Some("32x5".to_owned()),
             seconds: steps as f64 * 20.0,
-            machines: vec!["2 threads, avx512".to_owned()],
+            machines: vec!["2 threads (avx512)".to_owned()],
             first: 0,
             seed: 3,
             model: "ab".repeat(32),

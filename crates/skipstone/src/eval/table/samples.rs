@@ -26,7 +26,7 @@ const TEXTS: [&str; 6] = ["Software", "options", "first", "pixels", "seconds", "
 pub struct Effort {
     /// Wall-clock seconds of all images together.
     pub seconds: f64,
-    /// The machine's part in it, `2 threads, avx512`.
+    /// The machine's part in it, `2 threads (avx512)`.
     pub machine: String,
 }
 
