@@ -371,7 +371,22 @@ impl Work<'_> {
         Ok(Some(path))
     }
 
-    fn conclude(&self) -> anyhow::Result<Done> {
+    /// Holds every cell against the one of its row with most steps.
+    fn compare(&mut self) -> anyhow::Result<()> {
+        let of = |row: &Cell, other: &Cell| Cell { steps: row.steps, ..other.clone() } == *row;
+        for job in &self.jobs {
+            let row = self.jobs.iter().filter(|other| of(&job.cell, &other.cell));
+            let Some(most) = row.max_by_key(|other| other.cell.steps).filter(|most| most.cell.steps > job.cell.steps)
+            else {
+                continue;
+            };
+            let found = self.evaluation.distance(&job.run, &most.run)?;
+            self.results.set_distance(&job.run.0, &self.evaluation.images(), found, most.cell.steps);
+        }
+        Ok(())
+    }
+
+    fn conclude(&mut self) -> anyhow::Result<Done> {
         if let Some(shard) = self.arguments.shard {
             let samples = self.arguments.output.join("samples");
             say(format_args!(
@@ -383,6 +398,8 @@ impl Work<'_> {
             ));
             return Ok(Done::Finished);
         }
+        self.compare()?;
+        self.results.write(&self.arguments.output)?;
         let path = self.write_report()?;
         if let (Some(path), false) = (path, self.arguments.json) {
             emit(path.display())?;

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::cell::Cell;
 use super::draw::{Drawn, draw};
 use super::pictures;
-use super::reference::{Reference, features_of};
+use super::reference::{Reference, features_of, network_values};
 use super::results::{Results, Row};
 use super::samples::Samples;
 use super::score::{MOST_QUERIES, Scores};
@@ -20,8 +20,12 @@ use crate::checkpoint::Model;
 use crate::error::{Error, Result};
 use crate::eval::FeatureNetwork;
 use crate::generate::{Generator, Inputs, Settings, digest};
+use crate::latent::{Distance, distance};
 use crate::noise::initial_latent;
 use crate::sampler::Plan;
+
+/// Side of the squares whose means are what remains of an image without its detail.
+const SQUARE: usize = 4;
 
 /// How the variance of samples from one latent is measured: from so many latents, with so many noises each.
 ///
@@ -232,6 +236,18 @@ impl Evaluation {
         })?;
         let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
         Ok(flow.is_continue().then(|| concatenate(Axis(0), &views).expect("rows of one length")))
+    }
+
+    /// How far the same images of two cells are apart: the first 1,000, with squares of 4 × 4 pixels.
+    ///
+    /// # Errors
+    /// Images that are not there.
+    pub fn distance(&self, a: &Run, b: &Run) -> Result<Distance> {
+        let [a, b] = [a, b].map(|(settings, _)| {
+            let samples = Samples::open(&self.folder(), settings, self.shape)?;
+            Ok::<_, Error>(network_values(self.first(&samples, MOST_QUERIES)?.view()))
+        });
+        distance(&a?, &b?, SQUARE)
     }
 
     /// The first images of a cell, at most `most`.

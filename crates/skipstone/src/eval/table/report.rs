@@ -196,6 +196,7 @@ fn all_numbers(page: &mut Html, section: &Section<'_>) {
         "recall",
         "memorisation",
         "latent variance",
+        "consistency",
         "seconds",
     ];
     for name in names {
@@ -219,6 +220,7 @@ fn all_numbers(page: &mut Html, section: &Section<'_>) {
                 optional(row.recall, 3),
                 optional(row.memorisation, 3),
                 optional(row.latent_variance, 3),
+                optional(row.coarse_rms, 4),
                 format!("{:.1}", row.seconds),
             ];
             for value in values {
@@ -264,6 +266,12 @@ fn reading(page: &mut Html) {
             "Latent variance",
             "The share of the variance of a pixel that remains between samples of one latent: 0 where the latent decides \
              everything, as with η = 0; near 1 where it decides nothing.",
+        ),
+        (
+            "Consistency",
+            "Distance between images of the same latents in S steps and in the most steps of the row: root mean square of the \
+             means of squares of 4 × 4 pixels, values from 0 to 1. Small for η = 0, where the latent decides; with noise the \
+             images part ways.",
         ),
         (
             "Seconds",

@@ -1,5 +1,6 @@
 //! The rows of a folder: what every cell scored, and how it came about.
 
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,8 @@ use super::cell::Noise;
 use super::score::Scores;
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::generate::Settings;
+use crate::latent::Distance;
 
 /// The layout of `results.json`.
 const FORMAT: u64 = 1;
@@ -65,6 +68,14 @@ pub struct Row {
     pub latent_variance: Option<f64>,
     /// Latents × draws of the former.
     pub repeats: Option<String>,
+    /// How far the first 1,000 images are from those of the same row with most steps: root mean square of the means of
+    /// squares of 4 × 4 pixels, values in [0, 1]. Absent for the latter, and until every cell of the row is
+    /// there.
+    pub coarse_rms: Option<f64>,
+    /// The same of pixels.
+    pub rms: Option<f64>,
+    /// The S of those with most steps.
+    pub against: Option<usize>,
     /// Wall-clock seconds in which the images were drawn, all machines together.
     pub seconds: f64,
     /// What they were drawn on.
@@ -149,7 +160,7 @@ impl Row {
 }
 
 /// The columns of `results.csv`.
-const COLUMNS: [&str; 37] = [
+const COLUMNS: [&str; 40] = [
     "steps",
     "eta",
     "spacing",
@@ -173,6 +184,9 @@ const COLUMNS: [&str; 37] = [
     "variance",
     "latent_variance",
     "repeats",
+    "coarse_rms",
+    "rms",
+    "against",
     "seconds",
     "machines",
     "first",
@@ -231,6 +245,15 @@ impl Results {
         match self.0.iter_mut().find(|old| old.place() == place) {
             Some(old) => *old = row,
             None => self.0.push(row),
+        }
+    }
+
+    /// Says how far these images of the cell of these options are from those with `most` steps, in every row of them.
+    pub fn set_distance(&mut self, settings: &Settings, images: &Range<u64>, found: Distance, most: usize) {
+        let options = settings.to_json();
+        let same = |row: &Row| row.first == images.start && row.first + row.n == images.end && row.options == options;
+        for row in self.0.iter_mut().filter(|row| same(row)) {
+            (row.coarse_rms, row.rms, row.against) = (Some(found.low), Some(found.full), Some(most));
         }
     }
 
@@ -303,6 +326,9 @@ pub(super) mod tests {
             variance: 0.08,
             latent_variance: (eta != Noise::Eta(0.0)).then_some(0.4),
             repeats: Some("32x5".to_owned()),
+            coarse_rms: Some(0.2 / steps as f64),
+            rms: Some(0.4 / steps as f64),
+            against: Some(1000),
             seconds: steps as f64 * 20.0,
             machines: vec!["2 threads (avx512)".to_owned()],
             first: 0,

@@ -28,7 +28,7 @@ enum Shade {
     None,
 }
 
-const METRICS: [Metric; 7] = [
+const METRICS: [Metric; 8] = [
     Metric {
         title: "Fréchet distance",
         about: "less is better",
@@ -76,6 +76,14 @@ const METRICS: [Metric; 7] = [
         text: |row| row.latent_variance.map(|share| format!("{share:.2}")),
         real: |_| None,
         scale: Shade::None,
+    },
+    Metric {
+        title: "Consistency",
+        about: "how far the same latents are from where most steps lead; less is nearer",
+        value: |row| row.coarse_rms,
+        text: |row| row.coarse_rms.map(|rms| format!("{rms:.3}")),
+        real: |_| None,
+        scale: Shade::Less,
     },
     Metric {
         title: "Milliseconds an image",

@@ -31,7 +31,10 @@ pub(super) fn escaped(text: &str) -> String {
 
 /// A distance with three significant digits, or whole where it is large.
 pub(super) fn distance(value: f64) -> String {
-    match value.abs() {
+    if value < 0.0 {
+        return format!("−{}", distance(-value));
+    }
+    match value {
         a if a >= 100.0 => format!("{value:.0}"),
         a if a >= 10.0 => format!("{value:.1}"),
         a if a >= 1.0 || a == 0.0 => format!("{value:.2}"),
