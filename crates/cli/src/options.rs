@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use skipstone::denoiser::{Clip, DynamicThreshold};
 use skipstone::generate::{ClipMode, Request, Settings, SpacingChoice, Variance};
 use skipstone::sigma::NoiseScale;
+use skipstone::unet::Precision;
 
 use crate::failure::Usage;
 
@@ -26,6 +27,14 @@ impl ConditionArguments {
     pub fn apply(self, request: &mut Request) {
         (request.class, request.guidance) = (self.class, self.guidance);
     }
+}
+
+/// How exactly a network is computed.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct PrecisionArguments {
+    /// Precision: f32, or f16 for speed (about three digits; bytes are not promised to be the same elsewhere)
+    #[arg(long, value_name = "NAME", default_value_t, value_parser = |name: &str| name.parse::<Precision>())]
+    pub precision: Precision,
 }
 
 /// Steps, noise, clipping.

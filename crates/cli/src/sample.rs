@@ -17,7 +17,7 @@ use crate::consistency;
 use crate::failure::{Done, Usage, emit, say};
 use crate::fill::FillArguments;
 use crate::interrupt;
-use crate::options::{ConditionArguments, RunArguments};
+use crate::options::{ConditionArguments, PrecisionArguments, RunArguments};
 use crate::output::{STRIP, Sink, Strip, Target, check};
 
 /// Generate images
@@ -69,6 +69,8 @@ pub struct SampleArguments {
     noise: Option<PathBuf>,
     #[command(flatten)]
     condition: ConditionArguments,
+    #[command(flatten)]
+    precision: PrecisionArguments,
     #[command(flatten)]
     fill: FillArguments,
     /// Film strip of the predicted images at up to 12 evenly chosen steps, a row each for the first (up to 8) images
@@ -123,6 +125,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let mut requests = arguments.run.requests(arguments.seed, &[])?;
     for request in &mut requests {
         request.solver = arguments.solver;
+        request.precision = arguments.precision.precision;
         arguments.condition.apply(request);
     }
     let rows = if requests.len() > 1 { Some(consistency::Rows::resolve(&model, &requests, &target)?) } else { None };

@@ -294,3 +294,39 @@ fn without_a_model_the_carried_one_makes_pictures_of_the_data_sets_kind() {
     let outside = x.iter().filter(|v| v.abs() > 1.5).count();
     assert!(outside * 100 < x.len(), "{outside} of {} values far outside the data's range", x.len());
 }
+
+#[test]
+fn half_precision_makes_nearly_the_same_images_says_so_and_is_not_mixed_with_others() {
+    let folder = with_model();
+    let at = folder.path();
+    sample(at, "-n 4 --steps 5 -o single.npy");
+    for isa in ["", "avx2", "portable"] {
+        // The model's weights are random: a chain of steps doubles what a call loses, more or less.
+        let mut command = skipstone(
+            at,
+            &["sample", "--model", "model", "-n", "4", "--steps", "5", "--precision", "f16", "-o", "half.npy"],
+        );
+        if !isa.is_empty() {
+            command.env("SKIPSTONE_ISA", isa);
+        }
+        let output = command.output().unwrap();
+        if !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("this processor has") {
+            continue;
+        }
+        assert!(output.status.success(), "{isa}: {}", String::from_utf8_lossy(&output.stderr));
+        let [single, half]: [Array4<f32>; 2] =
+            ["single.npy", "half.npy"].map(|name| npy::read(&at.join(name)).unwrap());
+        let norm = |x: &Array4<f32>| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let difference = norm(&(&single - &half)) / norm(&single);
+        assert!((1e-7..3e-2).contains(&difference), "{isa}: {difference:e}");
+    }
+    sample(at, "-n 2 --steps 5 --precision f16 -o folder/");
+    let manifest = String::from_utf8(read(at, "folder/manifest.json")).unwrap();
+    assert!(manifest.contains(r#""precision": "f16""#), "{manifest}");
+    let (_, said) = expect(at, "-n 2 --steps 5 -o folder/", 2);
+    assert!(said.contains(r#"precision = "f16", now it is unset"#), "{said}");
+    let (_, said) = expect(at, "--precision f8", 2);
+    assert!(said.contains("expected f32 or f16"), "{said}");
+    let (_, said) = run(at, &["bench", "--model", "model", "--train", "--precision", "f16"], 2);
+    assert!(said.contains("training is in f32 only"), "{said}");
+}
