@@ -4,11 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ndarray::Axis;
-use skipstone::data::{Fit, WHITE, read_image};
+use skipstone::data::{Fit, WHITE, network_values, read_image};
 use skipstone::inpaint::{Region, Resampling};
 use skipstone::unet::Config;
-
-use crate::images::network_values;
 
 /// Filling a part of a picture.
 #[derive(Args, Debug)]

@@ -2,17 +2,12 @@
 
 use std::path::Path;
 
-use ndarray::{Array3, Array4, Axis, Slice, stack};
-use skipstone::data::{DataSpec, Fit, LoadOptions, Split, WHITE, read_image};
+use ndarray::{Array4, Axis, Slice, stack};
+use skipstone::data::{DataSpec, Fit, LoadOptions, Split, WHITE, network_values, read_image};
 use skipstone::image::npy;
 use skipstone::unet::Config;
 
 use crate::failure::Usage;
-
-/// Bytes of pixels as network values, −1..1.
-pub fn network_values(bytes: &Array3<u8>) -> Array3<f32> {
-    bytes.mapv(|byte| (f64::from(byte) / 127.5 - 1.0) as f32)
-}
 
 /// The first `n` images (all where it is `None`) that `text` names, `[n, c, h, w]` of the model: FILE.npy with raw
 /// network values, a picture, a folder of pictures, or the test part of a data set.

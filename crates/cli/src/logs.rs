@@ -5,11 +5,14 @@ use std::io::{self, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Logs to stderr what `RUST_LOG` lets through: warnings and errors by default.
-pub fn start() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+/// Logs to stderr what `RUST_LOG` lets through: warnings and errors by default; for a service also its requests, with
+/// the time of each.
+pub fn start(service: bool) {
+    let default = if service { "warn,skipstone_serve=info" } else { "warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let ansi = io::IsTerminal::is_terminal(&io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).without_time().with_writer(AboveBars).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(AboveBars);
+    if service { log.init() } else { log.without_time().init() }
 }
 
 struct AboveBars;

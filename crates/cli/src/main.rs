@@ -25,6 +25,7 @@ mod options;
 mod output;
 mod reconstruct;
 mod sample;
+mod serve;
 mod train;
 
 use std::process::ExitCode;
@@ -35,7 +36,7 @@ use clap_complete::Shell;
 use failure::Done;
 
 /// Denoising diffusion implicit models: train them, sample from them in few steps, encode images,
-/// read others' checkpoints.
+/// read others' checkpoints, serve them.
 #[derive(Debug, Parser)]
 #[command(name = "skipstone", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "\
@@ -60,6 +61,7 @@ enum Command {
     Convert(convert::ConvertArguments),
     Inspect(inspect::InspectArguments),
     Bench(bench::BenchArguments),
+    Serve(Box<serve::ServeArguments>),
     /// Print completions for a shell
     #[command(after_help = "\
 Examples:
@@ -75,7 +77,7 @@ Examples:
 fn main() -> ExitCode {
     // clap prints usage errors itself and exits with 2; help and version go to stdout with 0.
     let arguments = Arguments::parse();
-    logs::start();
+    logs::start(matches!(arguments.command, Command::Serve(_)));
     let result = interrupt::listen().and_then(|()| match &arguments.command {
         Command::Sample(arguments) => sample::run(arguments),
         Command::Encode(arguments) => encode::run(arguments),
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         Command::Convert(arguments) => convert::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Serve(arguments) => serve::run(arguments),
         Command::Completions { shell } => completions(*shell),
     });
     match result {

@@ -13,9 +13,7 @@ use super::fit::{Fit, Pixels};
 use crate::error::{Error, Kind, Result};
 use crate::files;
 
-/// Longest side of a file's picture, memory its decoding may take, and length of the file itself.
-const MAX_SIDE: u32 = 1 << 15;
-const MAX_MEMORY: u64 = 1 << 29;
+/// Length of a picture's file.
 const MAX_FILE: u64 = 1 << 29;
 /// Folders in folders; more is a link that leads back.
 const MAX_DEPTH: usize = 32;
@@ -100,6 +98,47 @@ pub fn read_image(path: &Path, fit: &Fit) -> Result<Array3<u8>> {
     Array3::from_shape_vec((fit.channels, h, w), planes).map_err(|e| Error::data(e.to_string()).in_file(path))
 }
 
+/// What a picture may be before it is decoded: its header is held against this, so that a small file cannot ask for a
+/// large memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PictureLimits {
+    /// Longest side.
+    pub side: u32,
+    /// Width times height.
+    pub pixels: u64,
+    /// Bytes that decoding may take.
+    pub memory: u64,
+}
+
+impl Default for PictureLimits {
+    /// Those for a user's own files.
+    fn default() -> Self {
+        Self { side: 1 << 15, pixels: 1 << 29, memory: 1 << 29 }
+    }
+}
+
+/// [`read_image`] of a file's bytes, within limits of the caller's.
+///
+/// ```
+/// use skipstone::data::{Fit, PictureLimits, WHITE, decode_image};
+/// use skipstone::image::{Picture, encode_png};
+/// let png = encode_png(&Picture::new(2, 2, 1, vec![7; 4])?, &[])?;
+/// let fit = Fit { size: [1, 1], channels: 1, background: WHITE };
+/// assert_eq!(decode_image(&png, &fit, &PictureLimits::default())?, ndarray::array![[[7]]]);
+/// assert!(decode_image(&png, &fit, &PictureLimits { pixels: 3, ..PictureLimits::default() }).is_err());
+/// # Ok::<(), skipstone::Error>(())
+/// ```
+///
+/// # Errors
+/// Bytes that are no PNG, JPEG or WebP, cut short, damaged or beyond the limits.
+pub fn decode_image(bytes: &[u8], fit: &Fit, limits: &PictureLimits) -> Result<Array3<u8>> {
+    fit.validate()?;
+    let [h, w] = fit.size;
+    let mut planes = vec![0; fit.channels * h * w];
+    pixels(bytes, fit.background, limits)?.fit_into(fit, &mut planes)?;
+    Array3::from_shape_vec((fit.channels, h, w), planes).map_err(|e| Error::data(e.to_string()))
+}
+
 /// Class of each path and the sorted class names, if every path has one.
 fn classes(folder: &Path, paths: &[PathBuf]) -> (Option<Vec<u32>>, Vec<String>) {
     let class = |path: &PathBuf| {
@@ -121,19 +160,26 @@ fn classes(folder: &Path, paths: &[PathBuf]) -> (Option<Vec<u32>>, Vec<String>) 
 /// Decodes a file by its content, turns it as its camera says, and puts transparent parts on `background`.
 fn decode(path: &Path, background: [u8; 3]) -> Result<Pixels> {
     let bytes = files::read(path, MAX_FILE)?;
-    let fail = |e: ::image::ImageError| Error::data(format!("unreadable image: {e}")).in_file(path);
-    let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
+    pixels(&bytes, background, &PictureLimits::default()).map_err(|e| e.in_file(path))
+}
+
+fn pixels(bytes: &[u8], background: [u8; 3], allowed: &PictureLimits) -> Result<Pixels> {
+    let fail = |e: ::image::ImageError| Error::data(format!("unreadable image: {e}"));
+    let unread = |e: std::io::Error| Error::data(format!("unreadable image: {e}"));
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(unread)?;
     let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_MEMORY);
+    limits.max_image_width = Some(allowed.side);
+    limits.max_image_height = Some(allowed.side);
+    limits.max_alloc = Some(allowed.memory);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(fail)?;
     let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 || decoder.total_bytes() > MAX_MEMORY {
-        return Err(
-            Error::data(format!("{width}×{height} pixels do not fit the {MAX_MEMORY} bytes allowed")).in_file(path)
-        );
+    let (area, memory) = (u64::from(width) * u64::from(height), allowed.memory);
+    if area == 0 || area > allowed.pixels {
+        return Err(Error::data(format!("{width}×{height} pixels; expected 1 to {}", allowed.pixels)));
+    }
+    if decoder.total_bytes() > memory {
+        return Err(Error::data(format!("{width}×{height} pixels do not fit the {memory} bytes allowed")));
     }
     let orientation = decoder.orientation().map_err(fail)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(fail)?;

@@ -12,7 +12,14 @@ mod spec;
 
 pub use dataset::{Dataset, Pick};
 pub use fit::{Fit, WHITE};
-pub use folder::{list_images, read_folder, read_image};
+pub use folder::{PictureLimits, decode_image, list_images, read_folder, read_image};
 pub use idx::{read_images as read_idx_images, read_labels as read_idx_labels};
 pub use order::{Epochs, Stream, flip, order};
 pub use spec::{DataSpec, LoadOptions, Split};
+
+use ndarray::Array3;
+
+/// Bytes of pixels as network values: x = byte/127.5 − 1.
+pub fn network_values(bytes: &Array3<u8>) -> Array3<f32> {
+    bytes.mapv(|byte| (f64::from(byte) / 127.5 - 1.0) as f32)
+}

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use ndarray::{Array2, Array4, ArrayView4};
 
+use super::classifier::FashionCnn;
 use crate::error::{Error, Kind, Result};
 
 /// A network whose inner values describe an image.
@@ -113,7 +114,12 @@ impl FeatureSpec {
     /// # Errors
     /// A file that is missing or is no such network.
     pub fn open(&self, fashion_cnn: &[u8]) -> Result<Box<dyn FeatureNetwork>> {
-        let _ = fashion_cnn;
-        Err(Error::unsupported(format!("features {self}: not there yet")))
+        match self {
+            Self::FashionCnn => Ok(Box::new(FashionCnn::from_bytes(fashion_cnn)?)),
+            #[cfg(feature = "onnx")]
+            Self::Onnx { path, output } => Ok(Box::new(super::OnnxFeatures::open(path, output)?)),
+            #[cfg(not(feature = "onnx"))]
+            Self::Onnx { .. } => Err(Error::unsupported(format!("features {self}: this build was made without ONNX"))),
+        }
     }
 }

@@ -74,7 +74,9 @@ impl Gaussian {
         if least < -1e-6 * scale * d as f64 {
             return Err(Error::data(format!("{name}: no covariance: its least eigenvalue is {least:.3e}")));
         }
-        let roots = eigen.eigenvalues.map(|v| v.max(0.0).sqrt());
+        // Below this an eigenvalue is rounding, and its root would be a hundred million times as large.
+        let rounding = d as f64 * f64::EPSILON * eigen.eigenvalues.amax();
+        let roots = eigen.eigenvalues.map(|v| if v > rounding { v.sqrt() } else { 0.0 });
         let v = eigen.eigenvectors;
         Ok(&v * DMatrix::from_diagonal(&roots) * v.transpose())
     }

@@ -45,11 +45,9 @@ fn search(
     k: usize,
     skip_self: bool,
 ) -> Result<Vec<Vec<Neighbour>>> {
-    let available = references.nrows().saturating_sub(usize::from(skip_self));
-    if available < k {
-        return Err(Error::argument(format!(
-            "expected more than {k} vectors to find neighbours in, found {available}"
-        )));
+    let (needed, available) = (k + usize::from(skip_self), references.nrows());
+    if available < needed {
+        return Err(Error::argument(format!("neighbours: expected at least {needed} vectors, found {available}")));
     }
     let mut found: Vec<Vec<Neighbour>> = vec![Vec::with_capacity(k + 1); queries.nrows()];
     visit(queries, references, &mut found, |found: &mut Vec<Neighbour>, pair: Pair<'_>| {

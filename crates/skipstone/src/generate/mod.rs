@@ -45,9 +45,25 @@ pub struct Generator {
     /// The absolute index of the inputs' first row.
     first: u64,
     calls_per_step: usize,
-    flops: u64,
-    activation_bytes: usize,
-    weight_bytes: usize,
+    cost: Cost,
+}
+
+/// What a network costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations of one call for one image.
+    pub flops: u64,
+    /// Bytes of activations for each image of a call.
+    pub activation_bytes: usize,
+    /// Bytes of the packed weights.
+    pub weight_bytes: usize,
+}
+
+impl Cost {
+    /// The cost of this network.
+    pub fn of(unet: &UNet) -> Self {
+        Self { flops: unet.flops(), activation_bytes: unet.activation_bytes(), weight_bytes: unet.weight_bytes() }
+    }
 }
 
 impl std::fmt::Debug for Generator {
@@ -63,28 +79,44 @@ impl Generator {
     /// Options that mean nothing for this model; inputs of another shape than its images, the number of steps and `n` ask
     /// for; a region to fill with another solver than DDIM.
     pub fn new(model: Model, request: &Request, inputs: Inputs, first: u64, n: usize) -> Result<Self> {
-        let (settings, plan) = Settings::resolve(&model, request)?;
-        plan.check(model.scheduler.prediction_type)?;
-        let options = Options::from(settings.precision);
+        let run = Settings::resolve(&model, request)?;
+        run.1.check(model.scheduler.prediction_type)?;
+        let options = Options::from(run.0.precision);
         let unet = UNet::with_options(model.config, model.parameters, model.scheduler.prediction_type, options)?;
-        let (flops, activation_bytes, weight_bytes) = (unet.flops(), unet.activation_bytes(), unet.weight_bytes());
-        let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) =
-            match (settings.guidance, model.null_class) {
-                (Some(weight), Some(null)) => (Box::new(Guided::new(unet, weight, null)?), 2),
-                _ => (Box::new(unet), 1),
-            };
-        let generator = Self {
-            network,
-            plan,
-            settings,
-            inputs: Inputs::default(),
-            first,
-            calls_per_step,
-            flops,
-            activation_bytes,
-            weight_bytes,
+        let cost = Cost::of(&unet);
+        Self::assemble(unet, cost, model.null_class, run)?.with_inputs(inputs, first, n)
+    }
+
+    /// A generator with a network that is there already, perhaps shared with others: that of `model`, whose parameters
+    /// are not looked at.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn over(
+        network: impl Denoiser + Send + Sync + 'static,
+        cost: Cost,
+        model: &Model,
+        request: &Request,
+        inputs: Inputs,
+        (first, n): (u64, usize),
+    ) -> Result<Self> {
+        let run = Settings::resolve(model, request)?;
+        run.1.check(network.prediction())?;
+        Self::assemble(network, cost, model.null_class, run)?.with_inputs(inputs, first, n)
+    }
+
+    fn assemble(
+        network: impl Denoiser + Send + Sync + 'static,
+        cost: Cost,
+        null_class: Option<usize>,
+        (settings, plan): (Settings, Plan),
+    ) -> Result<Self> {
+        let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) = match (settings.guidance, null_class)
+        {
+            (Some(weight), Some(null)) => (Box::new(Guided::new(network, weight, null)?), 2),
+            _ => (Box::new(network), 1),
         };
-        generator.with_inputs(inputs, first, n)
+        Ok(Self { network, plan, settings, inputs: Inputs::default(), first: 0, calls_per_step, cost })
     }
 
     /// The same network and options with other inputs, for `n` images from absolute index `first` on.
@@ -216,20 +248,20 @@ impl Generator {
 
     /// Floating-point operations of one network call, guidance included, for one image.
     pub fn flops_per_call(&self) -> u64 {
-        self.flops * self.calls_per_step as u64
+        self.cost.flops * self.calls_per_step as u64
     }
 
     /// Bytes held while `batch` images are made: packed weights, activations, a handful of latents.
     pub fn bytes(&self, batch: usize) -> usize {
         let image: usize = self.shape().iter().product();
-        self.weight_bytes + self.activation_bytes * batch + 4 * 8 * image * batch
+        self.cost.weight_bytes + self.cost.activation_bytes * batch + 4 * 8 * image * batch
     }
 
     /// How many of `n` images to make at a time: enough for every thread and to read the weights seldom, and no more
     /// than fit into a quarter of a gigabyte. The images do not depend on it.
     pub fn batch(&self, n: usize, threads: usize) -> usize {
         let image: usize = self.shape().iter().product();
-        let fit = (1 << 28) / (self.activation_bytes + 4 * 8 * image).max(1);
+        let fit = (1 << 28) / (self.cost.activation_bytes + 4 * 8 * image).max(1);
         (8 * threads).clamp(16, 64).min(fit.max(1)).min(n).max(1)
     }
 

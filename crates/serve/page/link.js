@@ -1,0 +1,50 @@
+// The state of a tab is that of its form, and the address says it: #tab=sample&steps=20&seed=3.
+
+const controls = (form) => [...form.elements].filter((e) => e.name && e.type !== 'file');
+
+/** What a form says, disabled fields left out; several fields of one name are joined by commas. */
+export function values(form) {
+  const found = new Map();
+  for (const control of controls(form)) {
+    if (control.disabled || control.value === '') continue;
+    if (/^(radio|checkbox)$/.test(control.type) && !control.checked) continue;
+    found.set(control.name, [...(found.get(control.name) ?? []), control.value.trim()]);
+  }
+  return new Map([...found].map(([name, list]) => [name, list.join(',')]));
+}
+
+/**
+ * Sets a form to what an address says; what it does not say is as at first. Choices that this server does not have are told, as
+ * `{ field, message }`, and stay as at first.
+ */
+export function apply(form, params) {
+  form.reset();
+  const all = controls(form);
+  // Hidden fields are not reset by a form.
+  for (const control of all) if (control.type === 'hidden') control.value = control.dataset.first ?? '';
+  const lists = new Map([...params].map(([name, value]) => [name, value.split(',')]));
+  const unknown = [];
+  for (const control of all) {
+    const list = lists.get(control.name);
+    if (!list) continue;
+    if (/^(radio|checkbox)$/.test(control.type)) control.checked = list.includes(control.value);
+    else if (all.filter((other) => other.name === control.name).length > 1) control.value = list.shift() ?? control.value;
+    else if (control.type !== 'select-one' || [...control.options].some((option) => option.value === params.get(control.name))) {
+      control.value = params.get(control.name);
+    } else unknown.push({ field: control.name, message: `the link asks for “${params.get(control.name)}”, which is not to be had here` });
+  }
+  for (const control of all) control.dispatchEvent(new Event('skip:set'));
+  return unknown;
+}
+
+/** The address of a tab in this state. */
+export function address(tab, form) {
+  const params = new URLSearchParams({ tab, ...Object.fromEntries(values(form)) });
+  // Commas and colons mean nothing in a fragment; written as they are, people can read them.
+  return `#${params.toString().replaceAll('%2C', ',').replaceAll('%3A', ':')}`;
+}
+
+/** What the address of this page says. */
+export function current() {
+  return new URLSearchParams(location.hash.slice(1));
+}

@@ -1,0 +1,121 @@
+// The page: what the server has, which tab is open, and the address that says it all.
+
+import { getJson } from './api.js';
+import { compare } from './compare.js';
+import { clearErrors, dress, options } from './fields.js';
+import { interpolate } from './interpolate.js';
+import { address, apply, current } from './link.js';
+import { reconstruct } from './reconstruct.js';
+import { sample } from './sample.js';
+
+const BUILD = { sample, interpolate, reconstruct, compare };
+const tabs = new Map();
+let open = null;
+
+let writing = 0;
+
+/** A tab's state has changed: the address and the tab's own link follow. */
+function changed(id) {
+  const tab = tabs.get(id);
+  tab.address = address(id, tab.runner.form);
+  tab.link.href = tab.address;
+  if (open !== id) return;
+  // Browsers let a page write its address only so often; dragging asks for more.
+  clearTimeout(writing);
+  writing = setTimeout(() => history.replaceState(null, '', tab.address), 120);
+}
+
+/** Opens what the address says, and runs it where that is not what is there already. */
+function route() {
+  clearTimeout(writing);
+  const params = current();
+  const id = tabs.has(params.get('tab')) ? params.get('tab') : 'sample';
+  open = id;
+  for (const [name, { section, link }] of tabs) {
+    section.hidden = name !== id;
+    if (name === id) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+  }
+  document.title = `${tabs.get(id).link.textContent} · skipstone`;
+  const { runner, address: before } = tabs.get(id);
+  const bare = [...params.keys()].every((key) => key === 'tab');
+  if (before && (bare || before === location.hash)) return changed(id);
+  const [unknown] = apply(runner.form, params);
+  condition(runner);
+  if (!unknown) return runner.start();
+  runner.stop();
+  clearErrors(runner.form);
+  runner.fail(unknown);
+}
+
+/** Fields that only some models have, and what a model takes when nothing is said. */
+function condition(runner) {
+  const { model, form } = runner;
+  for (const field of form.querySelectorAll('.conditional')) {
+    field.hidden = !model.classes;
+    for (const control of field.querySelectorAll('input,select')) {
+      control.disabled = !model.classes;
+      control.dispatchEvent(new Event('skip:set'));
+    }
+  }
+  // Of a single model there is nothing to choose.
+  const alone = runner.models.length === 1;
+  for (const part of form.querySelectorAll('.model label, .model select')) part.hidden = alone;
+  const words = [
+    alone && (model.name ?? model.id),
+    model.data && `trained on ${model.data}`,
+    `${model.width}×${model.height} ${model.channels === 1 ? 'gray' : 'colour'}`,
+    `${(model.parameters / 1e6).toFixed(2)} M parameters`,
+  ];
+  form.querySelector('.model .hint').textContent = `${alone ? 'Model: ' : ''}${words.filter(Boolean).join(', ')}`;
+  runner.guess();
+}
+
+/** Fills a form with what the server offers. */
+function furnish(runner, offer) {
+  const { form } = runner;
+  const { elements } = form;
+  const first = offer.models[0].defaults ?? {};
+  Object.assign(runner, { models: offer.models, limits: offer.limits });
+  options(elements.model, offer.models.map((m) => [m.id, m.name ?? m.id]), offer.models[0].id);
+  for (const [name, list] of [['spacing', offer.spacings], ['solver', offer.solvers], ['clip', offer.clips]]) {
+    if (elements[name]) options(elements[name], list, first[name] ?? list[0]);
+  }
+  const classes = Math.max(0, ...offer.models.map((m) => m.classes ?? 0));
+  if (elements.class) options(elements.class, [['', 'any'], ...Array.from({ length: classes }, (_, k) => String(k))], '');
+  for (const [name, most] of Object.entries(offer.limits)) {
+    if (elements[name]?.type === 'number') elements[name].max = most;
+  }
+  dress(form);
+  elements.model.addEventListener('change', () => condition(runner));
+}
+
+function complain(error) {
+  const notice = document.getElementById('notice');
+  notice.textContent = `The page cannot begin: ${error.message}`;
+  notice.hidden = false;
+}
+
+async function begin() {
+  const offer = await getJson('/v1/models');
+  for (const [id, build] of Object.entries(BUILD)) {
+    const section = document.getElementById(id);
+    const runner = build(section, () => changed(id));
+    furnish(runner, offer);
+    runner.link = () => new URL(tabs.get(id).address, location.href).href;
+    tabs.set(id, { section, runner, link: document.querySelector(`nav [href="#tab=${id}"]`), address: null });
+  }
+  const tests = await getJson('/v1/test-images').catch(() => ({ available: false }));
+  for (const { runner } of tabs.values()) {
+    runner.pickers?.forEach((picker, i) => {
+      picker.offer(tests.available ? tests.count : 0, 6 * i, offer.limits.upload_bytes).catch(complain);
+      // Something to look at before anything was chosen, and again after a reset.
+      const hidden = runner.form.elements[runner.pickers.length > 1 ? 'images' : 'image'];
+      if (tests.available) (hidden[i] ?? hidden).dataset.first = `test:${6 * i}`;
+    });
+  }
+  window.addEventListener('hashchange', route);
+  route();
+}
+
+begin().catch(complain);

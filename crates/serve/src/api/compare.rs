@@ -1,0 +1,127 @@
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{ClipName, Png, SampleRequest};
+
+/// Cells unless the request says.
+const STEPS: [usize; 4] = [5, 10, 20, 50];
+const ETA: [f64; 3] = [0.0, 0.5, 1.0];
+const N: usize = 4;
+
+/// The same latents under every number of steps and every η. In a query, lists are written `5,10,20`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CompareRequest {
+    /// The model's id; the first of `/v1/models` unless given.
+    pub model: Option<String>,
+    /// Numbers of steps; 5, 10, 20, 50.
+    #[serde(default, deserialize_with = "list")]
+    #[schema(example = json!([5, 10]))]
+    #[param(value_type = Option<String>, pattern = "^[0-9]+(,[0-9]+)*$", example = "5,10")]
+    pub steps: Option<Vec<usize>>,
+    /// η of each column; 0, 0.5, 1.
+    #[serde(default, deserialize_with = "list")]
+    #[schema(example = json!([0.0, 1.0]))]
+    #[param(value_type = Option<String>, example = "0,1")]
+    pub eta: Option<Vec<f64>>,
+    /// Images of a cell; 4.
+    #[schema(minimum = 1, example = 1)]
+    #[param(minimum = 1)]
+    pub n: Option<usize>,
+    /// Seed of latents and noise; 0.
+    pub seed: Option<u64>,
+    /// Which of the model's times; the model's own, else linear.
+    pub spacing: Option<String>,
+    /// Class of the images, for a class-conditional model.
+    pub class: Option<usize>,
+    /// Weight of classifier-free guidance; needs `class`.
+    pub guidance: Option<f64>,
+    /// What becomes of predicted images outside the data's range; the model's own choice, else off.
+    pub clip: Option<ClipName>,
+}
+
+/// A list, or the text of one.
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de> + std::str::FromStr>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form<T> {
+        List(Vec<T>),
+        Text(String),
+    }
+    let wrong = |word: &str| serde::de::Error::custom(format!("expected numbers between commas, found \"{word}\""));
+    let parse = |word: &str| word.trim().parse().map_err(|_| wrong(word));
+    match Option::<Form<T>>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Form::List(list)) => Ok(Some(list)),
+        Some(Form::Text(text)) => text.split(',').map(parse).collect::<Result<_, _>>().map(Some),
+    }
+}
+
+impl CompareRequest {
+    /// Images of a cell.
+    pub fn n(&self) -> usize {
+        self.n.unwrap_or(N)
+    }
+
+    /// Numbers of steps.
+    pub fn steps(&self) -> Vec<usize> {
+        self.steps.clone().unwrap_or_else(|| STEPS.to_vec())
+    }
+
+    /// The η.
+    pub fn etas(&self) -> Vec<f64> {
+        self.eta.clone().unwrap_or_else(|| ETA.to_vec())
+    }
+
+    /// What a cell asks for.
+    pub fn sample(&self, steps: usize, eta: f64) -> SampleRequest {
+        SampleRequest {
+            model: self.model.clone(),
+            n: Some(self.n()),
+            steps: Some(steps),
+            eta: Some(eta),
+            spacing: self.spacing.clone(),
+            seed: self.seed,
+            class: self.class,
+            guidance: self.guidance,
+            clip: self.clip,
+            ..SampleRequest::default()
+        }
+    }
+}
+
+/// All cells.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Comparison {
+    /// Row by row: for each number of steps, each η.
+    pub cells: Vec<Cell>,
+    /// Columns of the grid of a cell.
+    pub columns: usize,
+    /// Images of a cell.
+    pub n: usize,
+    /// The model's id.
+    pub model: String,
+    /// Seconds at work, without waiting.
+    pub seconds: f64,
+}
+
+/// The images of one number of steps and one η; event `cell` of `/v1/compare/stream`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Cell {
+    /// Number of steps.
+    pub steps: usize,
+    /// η.
+    pub eta: f64,
+    /// The grid that the command line writes, pixel for pixel.
+    #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
+    pub png: Png,
+    /// Network calls for each image.
+    pub calls: usize,
+    /// Seconds at work.
+    pub seconds: f64,
+    /// The command that makes the same picture.
+    pub command: String,
+}

@@ -1,0 +1,21 @@
+//! What goes over the wire: requests, answers, events.
+
+mod compare;
+mod encode;
+mod image;
+mod interpolate;
+mod models;
+mod options;
+mod reconstruct;
+mod sample;
+mod stream;
+
+pub use compare::{Cell, CompareRequest, Comparison};
+pub use encode::{EncodeForm, EncodeRequest, Encoded};
+pub use image::{Png, base64, grid_png, image_png};
+pub use interpolate::{InterpolateForm, InterpolateRequest, Interpolation};
+pub use models::{ModelInfo, Models, TestImages};
+pub use options::{ClipName, SigmaName};
+pub use reconstruct::{ReconstructForm, ReconstructRequest, Reconstructed, Reconstruction};
+pub use sample::{Sample, SampleRequest};
+pub use stream::{DoneEvent, PlanEvent, PlanRow, QueuedEvent, StepEvent, Tile};

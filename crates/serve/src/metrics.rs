@@ -1,0 +1,164 @@
+//! What the service counts, in the words of Prometheus.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::core::{Phase, Task};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    method: String,
+    route: String,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfModel {
+    model: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    kind: &'static str,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: &'static str,
+}
+
+/// Every counter.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Route, Counter>,
+    refused: Counter,
+    request_seconds: Histogram,
+    calls: Family<OfModel, Counter>,
+    rows: Family<OfModel, Counter>,
+    rows_per_call: Family<OfModel, Histogram>,
+    call_seconds: Family<OfModel, Counter<f64, AtomicU64>>,
+    tasks: Family<Ended, Counter>,
+    task_seconds: Family<OfKind, Histogram>,
+    queued: Family<OfModel, Gauge>,
+    running: Family<OfModel, Gauge>,
+    jobs: Gauge,
+    memory: Gauge,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let rows = || Histogram::new([1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0]);
+        let mut metrics = Self {
+            registry: Registry::with_prefix("skipstone"),
+            requests: Family::default(),
+            refused: Counter::default(),
+            request_seconds: seconds(),
+            calls: Family::default(),
+            rows: Family::default(),
+            rows_per_call: Family::new_with_constructor(rows),
+            call_seconds: Family::default(),
+            tasks: Family::default(),
+            task_seconds: Family::new_with_constructor(seconds),
+            queued: Family::default(),
+            running: Family::default(),
+            jobs: Gauge::default(),
+            memory: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register("http_requests", "Requests answered", self.requests.clone());
+        r.register("http_request_seconds", "Time to the head of the response", self.request_seconds.clone());
+        r.register("refused", "Requests refused because the queue was full", self.refused.clone());
+        r.register("network_calls", "Network calls", self.calls.clone());
+        r.register("network_rows", "Images put through the network, one for each call", self.rows.clone());
+        r.register("network_rows_per_call", "Images in one network call", self.rows_per_call.clone());
+        r.register("network_busy_seconds", "Time spent in network calls", self.call_seconds.clone());
+        r.register("tasks", "Pieces of work that are over", self.tasks.clone());
+        r.register("task_seconds", "Time at work, without waiting", self.task_seconds.clone());
+        r.register("queued", "Pieces of work that wait", self.queued.clone());
+        r.register("running", "Pieces of work under way", self.running.clone());
+        r.register("jobs", "Jobs kept by name, their results among them", self.jobs.clone());
+        r.register("resident_memory_bytes", "Memory of the process (Linux; 0 elsewhere)", self.memory.clone());
+    }
+
+    /// A request was answered.
+    pub fn request(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let route = Route { method: method.to_owned(), route: route.to_owned(), status };
+        self.requests.get_or_create(&route).inc();
+        self.request_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A request found the queue full.
+    pub fn refuse(&self) {
+        self.refused.inc();
+    }
+
+    /// The network was called with so many rows.
+    pub fn call(&self, model: &str, rows: usize, took: Duration) {
+        let model = OfModel { model: model.to_owned() };
+        self.calls.get_or_create(&model).inc();
+        self.rows.get_or_create(&model).inc_by(rows as u64);
+        self.rows_per_call.get_or_create(&model).observe(rows as f64);
+        self.call_seconds.get_or_create(&model).inc_by(took.as_secs_f64());
+    }
+
+    /// A task is over.
+    pub fn over(&self, task: &Task, phase: &Phase, seconds: f64) {
+        self.tasks.get_or_create(&Ended { kind: task.kind, state: phase.name() }).inc();
+        self.task_seconds.get_or_create(&OfKind { kind: task.kind }).observe(seconds);
+        tracing::info!(task = %task.id, kind = task.kind, state = phase.name(), seconds, "task over");
+    }
+
+    /// The text that Prometheus reads, with what is so at this moment: (model, waiting, running) and kept jobs.
+    pub fn text(&self, loads: &[(&str, usize, usize)], jobs: usize) -> String {
+        for &(model, queued, running) in loads {
+            let model = OfModel { model: model.to_owned() };
+            self.queued.get_or_create(&model).set(queued as i64);
+            self.running.get_or_create(&model).set(running as i64);
+        }
+        self.jobs.set(jobs as i64);
+        self.memory.set(resident_bytes());
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// What Linux says this process holds in memory.
+fn resident_bytes() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|text| text.parse::<i64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}

@@ -1,0 +1,114 @@
+//! The same latents under several steps and η: the paper's §5.2 as a table.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use skipstone::generate::{Generator, Inputs};
+use skipstone::image::near_square;
+use tokio::sync::mpsc;
+
+use super::run::Course;
+use super::{Answer, Work};
+use crate::api::{Cell, CompareRequest, Comparison, grid_png};
+use crate::core::{Cancel, Failure, Served, Task};
+use crate::limits::Limits;
+
+/// Cells of one request.
+const MOST_CELLS: usize = 64;
+
+/// A checked request to compare.
+pub struct CompareWork {
+    served: Arc<Served>,
+    cells: Vec<Wanted>,
+    n: usize,
+    show: Option<mpsc::UnboundedSender<Cell>>,
+}
+
+struct Wanted {
+    steps: usize,
+    eta: f64,
+    generator: Generator,
+    command: String,
+}
+
+impl CompareWork {
+    /// Checks a request to this model.
+    ///
+    /// # Errors
+    /// What is beyond the limits, or means nothing for the model.
+    pub fn new(
+        served: Arc<Served>,
+        request: &CompareRequest,
+        limits: &Limits,
+        cancel: &Cancel,
+    ) -> Result<Self, Failure> {
+        let n = request.n();
+        let (steps, etas) = (request.steps(), request.etas());
+        let count = steps.len().saturating_mul(etas.len());
+        if count == 0 || count > MOST_CELLS {
+            return Err(Failure::Refused(format!("steps: times eta make {count} cells; expected 1 to {MOST_CELLS}")));
+        }
+        limits.check_images(n, served.shape())?;
+        let mut cells = Vec::with_capacity(count);
+        for &steps in &steps {
+            limits.check_steps(steps)?;
+            for &eta in &etas {
+                let request = request.sample(steps, eta);
+                let generator = served.generator(&request.request()?, Inputs::default(), (0, n), cancel)?;
+                cells.push(Wanted { steps, eta, generator, command: request.command(&served.words()) });
+            }
+        }
+        Ok(Self { served, cells, n, show: None })
+    }
+
+    /// The same, which shows every cell as soon as it is there.
+    pub fn with_show(self, show: mpsc::UnboundedSender<Cell>) -> Self {
+        Self { show: Some(show), ..self }
+    }
+}
+
+impl Work for CompareWork {
+    fn kind(&self) -> &'static str {
+        "compare"
+    }
+
+    fn calls(&self) -> u64 {
+        let calls = |cell: &Wanted| (cell.generator.calls() * cell.generator.calls_per_step()) as u64;
+        self.cells.iter().map(calls).sum()
+    }
+
+    fn rows(&self) -> u64 {
+        self.calls() * self.n as u64
+    }
+
+    fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
+        let begun = Instant::now();
+        let columns = near_square(self.n);
+        let mut course = Course::new(task, self.served.network());
+        let mut cells = Vec::with_capacity(self.cells.len());
+        for Wanted { steps, eta, generator, command } in &self.cells {
+            let begun = Instant::now();
+            let x0 = course.generate(generator, 0..self.n as u64, |_, _| ())?;
+            let cell = Cell {
+                steps: *steps,
+                eta: *eta,
+                png: grid_png(&x0, columns, &generator.settings().to_texts())?,
+                calls: generator.calls() * generator.calls_per_step(),
+                seconds: begun.elapsed().as_secs_f64(),
+                command: command.clone(),
+            };
+            if let Some(show) = &self.show {
+                // Whoever listened may have gone; then the task is cancelled.
+                let _ = show.send(cell.clone());
+            }
+            cells.push(cell);
+        }
+        Ok(Answer::Comparison(Comparison {
+            cells,
+            columns,
+            n: self.n,
+            model: self.served.id.clone(),
+            seconds: begun.elapsed().as_secs_f64(),
+        }))
+    }
+}
