@@ -21,7 +21,7 @@ use crate::common::{Machine, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 use crate::options::{ConditionArguments, PrecisionArguments, clip, threshold};
-use crate::sample::{Batch, batch, time_of_step};
+use crate::sample::{Batch, batch, time_of_call};
 
 /// Score samples against a data set, for lists of steps, noise, times and solvers (the paper's Table 1)
 #[derive(Args, Debug)]
@@ -261,8 +261,8 @@ fn dry_run(
     batch: usize,
     threads: usize,
 ) -> anyhow::Result<Done> {
-    let per_step = time_of_step(generator, arguments.first, batch)?.as_secs_f64();
-    let per_call = per_step / (generator.calls_after(1) * generator.calls_per_step()) as f64 / batch as f64;
+    let of_plan = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
+    let per_call = of_plan / (generator.calls_per_step() * batch) as f64;
     let seconds = |job: &Job| per_call * job.calls as f64 * job.missing as f64;
     let total: f64 = jobs.iter().map(seconds).sum();
     let missing: u64 = jobs.iter().map(|job| job.missing).sum();

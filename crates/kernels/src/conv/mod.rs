@@ -325,6 +325,10 @@ impl Layer {
     pub fn empty(isa: Isa, shape: Shape, algorithm: Algorithm) -> Self {
         shape.check();
         assert!(algorithm == Algorithm::Direct || shape.is_winograd(), "{algorithm:?} of {shape:?}");
+        Self::unchecked(isa, shape, algorithm)
+    }
+
+    fn unchecked(isa: Isa, shape: Shape, algorithm: Algorithm) -> Self {
         Self {
             shape,
             algorithm,
@@ -390,9 +394,8 @@ impl Layer {
                 Self::empty(isa, shape, algorithm(&shape))
             }
             _ => {
-                let mut layer = Self::empty(isa, shape, Algorithm::Direct);
-                layer.transposed = Some(of);
-                layer
+                // Not the shape of a convolution: its output may be larger than its input.
+                Self { transposed: Some(of), ..Self::unchecked(isa, shape, Algorithm::Direct) }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The rows of a folder: what every cell scored, and how it came about.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -205,7 +206,8 @@ const COLUMNS: [&str; 40] = [
 
 /// What a row is about, in short.
 pub(super) fn place(options: &Map<String, Value>, first: u64, n: u64, data: &str, features: &str) -> String {
-    let what = json!([options, first, n, data, features]);
+    let sorted: BTreeMap<&String, &Value> = options.iter().collect();
+    let what = json!([sorted, first, n, data, features]);
     Sha256::digest(what.to_string()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

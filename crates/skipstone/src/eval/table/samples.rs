@@ -5,6 +5,7 @@
 //! what they were made by, a digest of their pixels, and how long they took. A folder may be copied, cut into parts and
 //! put together again: that is how the parts of several machines meet.
 
+use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
@@ -52,7 +53,9 @@ pub struct Samples {
 
 /// What two runs must have in common for their images to be the same, as a digest.
 fn key_of(options: &Map<String, Value>) -> String {
-    hex(&Sha256::digest(Value::Object(options.clone()).to_string()))
+    // By name: whether a map of serde_json keeps another order is any dependency's choice.
+    let sorted: BTreeMap<&String, &Value> = options.iter().collect();
+    hex(&Sha256::digest(json!(sorted).to_string()))
 }
 
 fn hex(bytes: &[u8]) -> String {
