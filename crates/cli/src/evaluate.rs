@@ -1,27 +1,29 @@
 //! `skipstone evaluate`: the paper's Table 1 for any model.
 
-use std::ops::{ControlFlow, Range};
+mod table;
+mod work;
+
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use serde_json::json;
 use skipstone::checkpoint::Model;
 use skipstone::data::{DataSpec, LoadOptions, Split};
 use skipstone::denoiser::DynamicThreshold;
 use skipstone::eval::table::{
-    Cell, Evaluation, Lists, Noise, RealImages, Reference, Repeats, Results, Row, Run, Scores, Shard, report,
+    Cell, Evaluation, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Scores, Shard,
 };
 use skipstone::eval::{FeatureNetwork, FeatureSpec};
 use skipstone::files;
 use skipstone::generate::{ClipMode, Generator, Inputs, Request, Settings, SpacingChoice};
 use skipstone::solver::Solver;
 
-use crate::common::{Machine, ModelArguments, duration};
-use crate::failure::{Done, Usage, emit, say};
+use crate::common::{Machine, ModelArguments};
+use crate::failure::{Done, Usage, say};
 use crate::interrupt;
 use crate::options::{ConditionArguments, PrecisionArguments, clip, threshold};
-use crate::sample::{Batch, batch, time_of_call};
+use crate::sample::{Batch, batch};
 
 /// Score samples against a data set, for lists of steps, noise, times and solvers (the paper's Table 1)
 #[derive(Args, Debug)]
@@ -171,7 +173,7 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let most = jobs.iter().map(|job| job.missing).max().unwrap_or(0).clamp(1, arguments.n) as usize;
     let size = arguments.batch.of(&generator, most, threads);
     if arguments.dry_run {
-        return dry_run(arguments, &generator, &jobs, size, threads);
+        return table::dry_run(arguments, &generator, &jobs, size, threads);
     }
     files::create_dir(&arguments.output)?;
     let judge = match (network, real) {
@@ -181,7 +183,7 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
         },
         _ => None,
     };
-    let work = Work { arguments, evaluation, part, size, jobs, results };
+    let work = work::Work { arguments, evaluation, part, size, jobs, results };
     work.run(generator, judge.as_ref())
 }
 
@@ -252,206 +254,4 @@ fn interrupted(done: usize, of: usize) -> Done {
         "interrupted: {done} of {of} cells are finished, what was drawn is kept; continue with: {command}"
     ));
     Done::Interrupted
-}
-
-fn dry_run(
-    arguments: &EvaluateArguments,
-    generator: &Generator,
-    jobs: &[Job],
-    batch: usize,
-    threads: usize,
-) -> anyhow::Result<Done> {
-    let of_plan = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
-    let per_call = of_plan / (generator.calls_per_step() * batch) as f64;
-    let seconds = |job: &Job| per_call * job.calls as f64 * job.missing as f64;
-    let total: f64 = jobs.iter().map(seconds).sum();
-    let missing: u64 = jobs.iter().map(|job| job.missing).sum();
-    if arguments.json {
-        let cell = |job: &Job| {
-            json!({
-                "steps": job.cell.steps, "eta": job.cell.noise, "row": name_of(&job.cell), "calls": job.calls,
-                "images": job.missing, "seconds": seconds(job),
-            })
-        };
-        emit(json!({
-            "cells": jobs.iter().map(cell).collect::<Vec<_>>(), "images": missing, "seconds": total,
-            "seconds_per_call": per_call, "batch": batch, "threads": threads,
-            "output": arguments.output.display().to_string(),
-        }))?;
-        return Ok(Done::Finished);
-    }
-    emit(format_args!("{:<24} {:>6} {:>6} {:>15} {:>12}", "row", "steps", "calls", "images to draw", "time"))?;
-    for job in jobs {
-        let (name, time) = (name_of(&job.cell), duration(seconds(job)));
-        emit(format_args!("{name:<24} {:>6} {:>6} {:>15} {time:>12}", job.cell.steps, job.calls, job.missing))?;
-    }
-    emit(format_args!(
-        "together about {} for {missing} images, and the scoring: one call takes {:.2} ms an image, {batch} at a time, with \
-         {threads} thread(s)",
-        duration(total),
-        1e3 * per_call
-    ))?;
-    emit(format_args!("would write {}", arguments.output.display()))?;
-    Ok(Done::Finished)
-}
-
-/// The row of a cell, as the options that were given say it.
-fn name_of(cell: &Cell) -> String {
-    let mut words = vec![cell.noise.to_string()];
-    words.extend(cell.spacing.map(|spacing| spacing.to_string()));
-    words.extend((cell.solver != Solver::Ddim).then(|| cell.solver.to_string()));
-    words.extend(cell.clip.map(|clip| match clip {
-        ClipMode::Off => "clip off".to_owned(),
-        ClipMode::KeepEps => "keep-eps".to_owned(),
-        ClipMode::RederiveEps => "rederive-eps".to_owned(),
-    }));
-    words.join(" ")
-}
-
-/// Everything decided, and the results so far.
-struct Work<'a> {
-    arguments: &'a EvaluateArguments,
-    evaluation: Evaluation,
-    part: Range<u64>,
-    size: usize,
-    jobs: Vec<Job>,
-    results: Results,
-}
-
-impl Work<'_> {
-    fn run(mut self, mut generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
-        let length: u64 = self.jobs.iter().map(|job| job.missing * job.calls as u64).sum();
-        let bar = crate::bars::bar("drawing", 0, length);
-        if let (Some(judge), false) = (judge, self.arguments.json) {
-            head(judge)?;
-        }
-        for i in 0..self.jobs.len() {
-            let job = &self.jobs[i];
-            bar.set_message(format!("{}, S = {}", name_of(&job.cell), job.cell.steps));
-            let guided = generator.calls_per_step() as u64;
-            let (back, flow) = self.evaluation.draw(generator, &job.run, &self.part, self.size, &mut |drawn| {
-                bar.inc((drawn.batch * drawn.calls) as u64 * guided);
-                if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-            generator = back;
-            let row = match (flow, judge) {
-                (ControlFlow::Break(()), _) => None,
-                (ControlFlow::Continue(()), None) => continue,
-                (ControlFlow::Continue(()), Some(judge)) => self.score(job, judge)?,
-            };
-            let Some(row) = row else {
-                bar.finish_and_clear();
-                self.write_report()?;
-                return Ok(interrupted(i, self.jobs.len()));
-            };
-            let json = self.arguments.json;
-            crate::bars::above(|| if json { emit(json!(row)) } else { emit(line(&job.cell, &row)) })?;
-            self.results.put(row);
-            self.results.write(&self.arguments.output)?;
-        }
-        bar.finish_and_clear();
-        self.conclude()
-    }
-
-    fn score(&self, job: &Job, judge: &Judge) -> anyhow::Result<Option<Row>> {
-        let bar = crate::bars::bar("scoring", 0, self.arguments.n);
-        let (reference, network) = ((&judge.reference, &judge.floor), &*judge.network);
-        let seen = &mut |n| advance(&bar, n);
-        let row = self.evaluation.score(&job.cell, &job.run, job.calls, reference, network, &self.results, seen)?;
-        bar.finish_and_clear();
-        Ok(row)
-    }
-
-    fn write_report(&self) -> anyhow::Result<Option<PathBuf>> {
-        if self.results.rows().is_empty() {
-            return Ok(None);
-        }
-        let path = self.arguments.output.join("report.html");
-        files::write_bytes(&path, report(&self.results, &self.arguments.output)?.as_bytes())?;
-        Ok(Some(path))
-    }
-
-    /// Holds every cell against the one of its row with most steps.
-    fn compare(&mut self) -> anyhow::Result<()> {
-        let of = |row: &Cell, other: &Cell| Cell { steps: row.steps, ..other.clone() } == *row;
-        for job in &self.jobs {
-            let row = self.jobs.iter().filter(|other| of(&job.cell, &other.cell));
-            let Some(most) = row.max_by_key(|other| other.cell.steps).filter(|most| most.cell.steps > job.cell.steps)
-            else {
-                continue;
-            };
-            let found = self.evaluation.distance(&job.run, &most.run)?;
-            self.results.set_distance(&job.run.0, &self.evaluation.images(), found, most.cell.steps);
-        }
-        Ok(())
-    }
-
-    fn conclude(&mut self) -> anyhow::Result<Done> {
-        if let Some(shard) = self.arguments.shard {
-            let samples = self.arguments.output.join("samples");
-            say(format_args!(
-                "shard {shard}: images {} to {} of each cell are in {}; copy those of all shards into one folder and run \
-                 the same command there without --shard",
-                self.part.start,
-                self.part.end.saturating_sub(1),
-                samples.display()
-            ));
-            return Ok(Done::Finished);
-        }
-        self.compare()?;
-        self.results.write(&self.arguments.output)?;
-        let path = self.write_report()?;
-        if let (Some(path), false) = (path, self.arguments.json) {
-            emit(path.display())?;
-        }
-        Ok(Done::Finished)
-    }
-}
-
-/// What the numbers are, and the names of the columns.
-fn head(judge: &Judge) -> anyhow::Result<()> {
-    let real = judge.reference.images();
-    emit(format_args!(
-        "Fréchet distance of features {} to {} training images of {}",
-        judge.reference.features(),
-        real.train().dim().0,
-        real.name()
-    ))?;
-    emit(format_args!(
-        "{:<24} {:>6} {:>6} {:>9} {:>9} {:>17} {:>9} {:>7} {:>12} {:>8} {:>9}",
-        "eta",
-        "steps",
-        "calls",
-        "Fréchet",
-        "floor",
-        "KID x 1000",
-        "precision",
-        "recall",
-        "memorisation",
-        "latent",
-        "seconds"
-    ))?;
-    Ok(())
-}
-
-/// A cell as a line of the table.
-fn line(cell: &Cell, row: &Row) -> String {
-    let or_dash = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
-    let kid = match (row.kid, row.kid_error) {
-        (Some(kid), Some(error)) => format!("{:.3} ± {:.3}", 1e3 * kid, 1e3 * error),
-        _ => "-".to_owned(),
-    };
-    format!(
-        "{:<24} {:>6} {:>6} {:>9.3} {:>9.3} {kid:>17} {:>9} {:>7} {:>12} {:>8} {:>9.1}",
-        name_of(cell),
-        row.steps,
-        row.calls,
-        row.frechet,
-        row.frechet_floor,
-        or_dash(row.precision),
-        or_dash(row.recall),
-        or_dash(row.memorisation),
-        or_dash(row.latent_variance),
-        row.seconds
-    )
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array4, Axis, concatenate};
 
 use super::reference::{RealImages, network_values};
-use super::results::Row;
+use super::row::Row;
 use crate::error::Result;
 use crate::eval::Nearest;
 use crate::files;

@@ -1,6 +1,6 @@
 //! Tables whose cells are shaded: the stronger, the better.
 
-use super::super::results::Row;
+use super::super::row::Row;
 use super::sections::Section;
 use super::text::{Html, distance, escaped, uncertain};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::cell::Noise;
-use super::super::results::Row;
+use super::super::row::Row;
 use super::text::grouped;
 
 /// Rows that may be compared: of the same data, features and number of images.

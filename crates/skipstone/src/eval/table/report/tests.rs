@@ -1,5 +1,5 @@
 use super::super::cell::Noise;
-use super::super::results::tests::row;
+use super::super::row::tests::row;
 use super::*;
 use crate::image::{Picture, write_png};
 
