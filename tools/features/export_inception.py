@@ -14,9 +14,10 @@ Whether that is right is tested on random weights:
     python tools/features/export_inception.py --random 0 --check check/
     SKIPSTONE_INCEPTION=$PWD/check cargo test --release -p skipstone --features onnx --test inception -- --nocapture
 
-The first makes a network of that shape whose weights are drawn at random, exports it to check/inception.onnx, makes some
-pictures, and has pytorch-fid's own `get_activations` read them from their files (check/expected.npy). The second reads the
-same pictures by skipstone and compares. @RESULT@
+The first makes a network of that shape whose weights are drawn at random, exports it to check/inception.onnx, makes six
+pictures, coloured and gray, from 28x28 to 310x400, and has pytorch-fid's own `get_activations` read them from their files
+(check/expected.npy). The second reads the same pictures by skipstone and compares: the 2048 features of each differed by
+2.2e-7 to 2.4e-7 (relative, L2; on AVX-512), for what pytorch-fid and skipstone round differently in single precision.
 
 **It has not been run on the real weights**, which could not be had where it was written. Before you quote a score as an
 FID, compare one with pytorch-fid's on two folders of yours; skipstone's `.npz` statistics are files that
