@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 use skipstone::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
 
+use crate::failure::{Done, emit};
 use crate::interrupt::quoted;
 
 /// Which of a model's two sets of weights.
@@ -71,6 +73,16 @@ impl Conduct {
     /// Sets up the thread pool; returns its size.
     pub fn start(&self) -> anyhow::Result<usize> {
         self.machine.start()
+    }
+
+    /// Ends a dry run: with its JSON line, or with these lines for a person.
+    pub fn promise(&self, json: &Value, lines: &[String]) -> anyhow::Result<Done> {
+        if self.json {
+            emit(json)?;
+        } else {
+            lines.iter().try_for_each(emit)?;
+        }
+        Ok(Done::Finished)
     }
 }
 
