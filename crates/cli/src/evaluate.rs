@@ -12,18 +12,18 @@ use skipstone::checkpoint::Model;
 use skipstone::data::{DataSpec, LoadOptions, Split};
 use skipstone::denoiser::DynamicThreshold;
 use skipstone::eval::table::{
-    Cell, Evaluation, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Scores, Shard,
+    Cell, Evaluation, Judge, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Shard,
 };
 use skipstone::eval::{FeatureNetwork, FeatureSpec};
 use skipstone::files;
 use skipstone::generate::{ClipMode, Generator, Inputs, Request, Settings, SpacingChoice};
 use skipstone::solver::Solver;
 
+use crate::batch::BatchArguments;
 use crate::common::{Machine, ModelArguments};
 use crate::failure::{Done, Usage, say};
 use crate::interrupt;
 use crate::options::{ConditionArguments, PrecisionArguments, clip, threshold};
-use crate::sample::{Batch, batch};
 
 /// Score samples against a data set, for lists of steps, noise, times and solvers (the paper's Table 1)
 #[derive(Args, Debug)]
@@ -80,9 +80,8 @@ pub struct EvaluateArguments {
     /// Index of the first image
     #[arg(long, value_name = "I", default_value_t = 0)]
     first: u64,
-    /// Images at a time: auto or a number; the images do not depend on it
-    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
-    batch: Batch,
+    #[command(flatten)]
+    batch: BatchArguments,
     #[command(flatten)]
     condition: ConditionArguments,
     #[command(flatten)]
@@ -131,13 +130,6 @@ struct Job {
     calls: usize,
     /// Images to be drawn, those that repeat a latent among them.
     missing: u64,
-}
-
-/// What cells are scored with.
-struct Judge {
-    network: Box<dyn FeatureNetwork>,
-    reference: Reference,
-    floor: Scores,
 }
 
 /// Runs the command.

@@ -1,11 +1,11 @@
 //! What is printed: what it would cost, and the table as it comes.
 
 use serde_json::json;
-use skipstone::eval::table::{Cell, Row};
+use skipstone::eval::table::{Cell, Judge, Row};
 use skipstone::generate::{ClipMode, Generator};
 use skipstone::solver::Solver;
 
-use super::{EvaluateArguments, Job, Judge};
+use super::{EvaluateArguments, Job};
 use crate::common::duration;
 use crate::failure::{Done, emit};
 use crate::sample::time_of_call;

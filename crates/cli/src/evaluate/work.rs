@@ -4,12 +4,12 @@ use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
 use serde_json::json;
-use skipstone::eval::table::{Cell, Evaluation, Results, Row, report};
+use skipstone::eval::table::{Cell, Evaluation, Judge, Results, Row, report};
 use skipstone::files;
 use skipstone::generate::Generator;
 
 use super::table::{head, line, name_of};
-use super::{EvaluateArguments, Job, Judge, advance, interrupted};
+use super::{EvaluateArguments, Job, advance, interrupted};
 use crate::failure::{Done, emit, say};
 use crate::interrupt;
 
@@ -62,9 +62,8 @@ impl Work<'_> {
 
     fn score(&self, job: &Job, judge: &Judge) -> anyhow::Result<Option<Row>> {
         let bar = crate::bars::bar("scoring", 0, self.arguments.n);
-        let (reference, network) = ((&judge.reference, &judge.floor), &*judge.network);
         let seen = &mut |n| advance(&bar, n);
-        let row = self.evaluation.score(&job.cell, &job.run, job.calls, reference, network, &self.results, seen)?;
+        let row = self.evaluation.score(&job.cell, &job.run, job.calls, judge, &self.results, seen)?;
         bar.finish_and_clear();
         Ok(row)
     }

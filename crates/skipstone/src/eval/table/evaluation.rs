@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 use super::cell::Cell;
 use super::draw::{Drawn, draw};
 use super::pictures;
-use super::reference::{Reference, features_of, network_values};
+use super::reference::{features_of, network_values};
 use super::results::Results;
 use super::row::Row;
 use super::samples::Samples;
-use super::score::{MOST_QUERIES, Scores};
+use super::score::{Judge, MOST_QUERIES, Scores};
 use super::variance::{PixelSums, variance_within};
 use crate::checkpoint::Model;
 use crate::error::{Error, Result};
@@ -184,8 +184,7 @@ impl Evaluation {
         cell: &Cell,
         run: &Run,
         calls: usize,
-        (reference, floor): (&Reference, &Scores),
-        network: &dyn FeatureNetwork,
+        judge: &Judge,
         known: &Results,
         seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Option<Row>> {
@@ -196,7 +195,7 @@ impl Evaluation {
             sums.add(images.view());
             Ok(ControlFlow::Continue(()))
         })?;
-        let mut row = self.row(cell, run, calls, reference, floor);
+        let mut row = self.row(cell, run, calls, judge);
         row.samples = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         row.variance = sums.variance().unwrap_or(0.0);
         row.latent_variance = self.latent_variance(run)?.map(|within| share(within, row.variance));
@@ -210,9 +209,10 @@ impl Evaluation {
             row.take_scores(old);
             return Ok(Some(row));
         }
-        let Some(features) = self.features(&samples, network, seen)? else { return Ok(None) };
+        let Judge { network, reference, floor } = judge;
+        let Some(features) = self.features(&samples, &**network, seen)? else { return Ok(None) };
         let queries = self.first(&samples, MOST_QUERIES)?;
-        let scores = Scores::of(reference, network, &features, queries.view())?;
+        let scores = Scores::of(reference, &**network, &features, queries.view())?;
         pictures::write_nearest(&folder, &row, &queries, &scores.neighbours, reference.images())?;
         row.set_scores(&scores, floor);
         Ok(Some(row))
@@ -271,7 +271,7 @@ impl Evaluation {
     }
 
     /// The row but for what comes from the images.
-    fn row(&self, cell: &Cell, (settings, _): &Run, calls: usize, reference: &Reference, floor: &Scores) -> Row {
+    fn row(&self, cell: &Cell, (settings, _): &Run, calls: usize, Judge { reference, floor, .. }: &Judge) -> Row {
         let n = self.images.end - self.images.start;
         let real = reference.images();
         let options = settings.to_json();

@@ -26,6 +26,6 @@ pub use report::report;
 pub use results::Results;
 pub use row::Row;
 pub use samples::{Effort, Samples};
-pub use score::{MOST_QUERIES, Scores};
+pub use score::{Judge, MOST_QUERIES, Scores};
 pub use shard::Shard;
 pub use variance::{PixelSums, variance_within};

@@ -35,6 +35,16 @@ pub struct Scores {
     pub neighbours: Nearest,
 }
 
+/// What the images of every cell are scored with.
+pub struct Judge {
+    /// Makes the features.
+    pub network: Box<dyn FeatureNetwork>,
+    /// The data.
+    pub reference: Reference,
+    /// What real images score that are not in the reference.
+    pub floor: Scores,
+}
+
 impl Scores {
     /// The scores of images `[n, channels, height, width]` whose vectors are `features` `[n, d]`.
     ///

@@ -101,7 +101,7 @@ mod tests {
         // One pixel of one of two latents is 0 or 255: variance 1/2 there.
         let other = array![[[[255u8, 9]]], [[[255, 7]]]];
         assert!((variance_within(&[same.clone(), other]).unwrap() - 0.5 / 4.0).abs() < 1e-15);
-        assert!(variance_within(&[same.clone()]).is_err());
+        assert!(variance_within(std::slice::from_ref(&same)).is_err());
         assert!(variance_within(&[same, Array4::zeros((1, 1, 1, 2))]).is_err());
         assert!(variance_within(&[]).is_err());
     }

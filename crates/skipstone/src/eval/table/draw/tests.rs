@@ -1,3 +1,6 @@
+// One gap is a list of one range here, not a range written wrongly.
+#![allow(clippy::single_range_in_vec_init)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,6 @@
+// One gap is a list of one range here, not a range written wrongly.
+#![allow(clippy::single_range_in_vec_init)]
+
 use super::*;
 use crate::denoiser::Clip;
 use crate::schedule::FinalLevel;
