@@ -195,7 +195,7 @@ fn dry_run(
 }
 
 /// The time of one call of the plan: by the faster of the first two steps, as the very first also makes room.
-fn time_of_call(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
+pub fn time_of_call(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
     let (mut last, mut times) = (Instant::now(), Vec::new());
     let images = first..first + batch as u64;
     generator.generate(images, &mut |progress| {
