@@ -117,6 +117,11 @@ impl ModelArguments {
         )
     }
 
+    /// Whether it is the one inside the program.
+    pub fn is_carried(&self) -> bool {
+        self.model.is_none()
+    }
+
     /// The flags again, for a command that is to follow; empty or beginning with a space.
     pub fn words(&self) -> String {
         let model = self.model.as_deref().map(|path| format!(" --model {}", quoted(&path.to_string_lossy())));
