@@ -1,0 +1,226 @@
+"""Makes the tables, figures and CSV files of docs/results.md from what docs/results/run.sh has drawn and scored.
+
+    python -m venv .venv && .venv/bin/pip install matplotlib==3.11.2
+    .venv/bin/python docs/results/make.py [RESULTS]      # default: runs/results
+
+In the page, what stands between `<!-- made: PART -->` and `<!-- /made -->` is replaced; parts that have not been drawn are
+left as they are, and said.
+"""
+
+import csv
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs/results.md"
+TABLES = ROOT / "docs/results"
+IMAGES = ROOT / "docs/images/results"
+
+NOISES = [0.0, 0.2, 0.5, 1.0, "hat"]
+NAMES = {0.0: "η = 0 (DDIM)", 0.2: "η = 0.2", 0.5: "η = 0.5", 1.0: "η = 1 (DDPM)", "hat": "σ̂", "analytic": "analytic"}
+
+# Table 1 of the paper, CIFAR-10, FID: by noise, S = 10, 20, 50, 100, 1000.
+PAPER = {
+    0.0: [13.36, 6.84, 4.67, 4.16, 4.04],
+    0.2: [14.04, 7.11, 4.77, 4.25, 4.09],
+    0.5: [16.66, 8.35, 5.25, 4.46, 4.29],
+    1.0: [41.07, 18.36, 8.01, 5.78, 4.73],
+    "hat": [367.43, 133.37, 32.72, 9.99, 3.17],
+}
+
+
+class Table:
+    """The rows of one evaluation."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.rows = json.loads((folder / "results.json").read_text())["rows"]
+
+    def cell(self, steps, eta=0.0, spacing="linear", solver="ddim"):
+        key = (steps, eta, spacing, solver)
+        found = [r for r in self.rows if (r["steps"], r["eta"], r["spacing"], r["solver"]) == key]
+        if len(found) != 1:
+            raise LookupError(f"{self.folder.name}: {len(found)} rows of {key}")
+        return found[0]
+
+    def keep(self, name):
+        """The CSV beside the page."""
+        shutil.copyfile(self.folder / "results.csv", TABLES / f"{name}.csv")
+
+    def provenance(self):
+        r = self.rows[0]
+        return (
+            f"(Fréchet distance in `{r['features']}` to {r['train']:,} training images; model {r['model'][:12]}, "
+            f"{r['weights']} weights, clip {r['clip']}, seed {r['seed']}, n = {r['n']:,}; floor, the same of "
+            f"{r['floor_n']:,} test images: **{r['frechet_floor']:.3f}**.)"
+        )
+
+
+def markdown(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def number(value):
+    """Three or four digits that say something."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def grid(title, lines, columns, value, best=None):
+    """A table of `value(line, column)`; `best` (min or max) makes the best of a column bold."""
+    values = [[value(line, column) for column in columns] for _, line in lines]
+    tops = [best(v for v in column if v is not None) if best else None for column in zip(*values)]
+    rows = [
+        [name] + [f"**{number(v)}**" if top is not None and v == top else number(v) for v, top in zip(row, tops)]
+        for (name, _), row in zip(lines, values)
+    ]
+    return markdown([title] + [f"S = {s}" for s in columns], rows)
+
+
+def style(ax, x, y):
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.grid(True, which="both", alpha=0.2)
+    ax.legend(frameon=False, fontsize=8)
+
+
+def save(figure, name):
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(IMAGES / name, dpi=110)
+    plt.close(figure)
+
+
+def table1(folder):
+    t = Table(folder)
+    t.keep("table1")
+    steps = [10, 20, 50, 100]
+    lines = [(NAMES[eta] + ", linear τ", (eta, "linear")) for eta in NOISES]
+    lines += [(NAMES[eta] + ", quadratic τ", (eta, "quadratic")) for eta in (0.0, 1.0)]
+    of = lambda field: lambda line, s: t.cell(s, *line)[field]
+
+    figure, ax = plt.subplots(figsize=(6, 4))
+    for name, line in lines:
+        ax.plot(steps, [t.cell(s, *line)["frechet"] for s in steps], marker="o", ms=4, lw=1.3, label=name,
+                ls="--" if line[1] == "quadratic" else "-")
+    ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
+    style(ax, "steps S", "Fréchet distance")
+    save(figure, "table1.png")
+
+    base = t.cell(100)["frechet"]
+    shape = lambda eta, s: t.cell(s, eta)["frechet"] / base
+    paper = lambda eta, s: PAPER[eta][[10, 20, 50, 100, 1000].index(s)] / PAPER[0.0][3]
+    compared = []
+    for eta in NOISES:
+        compared.append([NAMES[eta]] + [f"{number(shape(eta, s))} ({number(paper(eta, s))})" for s in steps])
+    seconds = sum(r["seconds"] for r in t.rows)
+    return {
+        "table1": grid("", lines, steps, of("frechet"), min) + "\n\n" + t.provenance()
+        + f"\n\nDrawing took {seconds / 3600:.1f} hours of wall clock in all ({', '.join(t.rows[0]['machines'])}).",
+        "kid": grid("KID × 1000", lines, steps, lambda line, s: 1000 * t.cell(s, *line)["kid"], min)
+        + f"\n\n(Standard errors up to {1000 * max(r['kid_error'] for r in t.rows):.2f}; test images {1000 * t.rows[0]['kid_floor']:.3f}.)",
+        "shape": markdown([""] + [f"S = {s}" for s in steps], compared),
+        "precision": grid("precision", lines, steps, of("precision"), max)
+        + f"\n\n(Test images: {t.rows[0]['precision_test']:.3f}.)",
+        "recall": grid("recall", lines, steps, of("recall"), max)
+        + f"\n\n(Test images: {t.rows[0]['recall_test']:.3f}.)",
+        "latent": grid("share of variance", lines, steps, of("latent_variance")),
+        "coarse": grid("distance to S = 100", lines, steps, lambda line, s: t.cell(s, *line).get("coarse_rms")),
+        "memory": f"Between {min(r['memorisation'] for r in t.rows):.2f} and {max(r['memorisation'] for r in t.rows):.2f} "
+        "over all cells: the median distance of a sample to its nearest training image in pixels, divided by that of a test image.",
+    }
+
+
+def thousand(folder):
+    t = Table(folder)
+    t.keep("thousand")
+    lines = [(NAMES[eta], eta) for eta in NOISES]
+    return {"thousand": grid("", lines, [20, 50, 1000], lambda eta, s: t.cell(s, eta)["frechet"], min) + "\n\n" + t.provenance()}
+
+
+def solvers(folder):
+    t = Table(folder)
+    t.keep("solvers")
+    names = ["ddim", "ve-euler", "heun", "ab2", "ab3", "ab4", "dpm++2m"]
+    steps = [5, 10, 20, 50]
+    figure, ax = plt.subplots(figsize=(6, 4))
+    for name in names:
+        cells = [t.cell(s, solver=name) for s in steps]
+        ax.plot([c["calls"] for c in cells], [c["frechet"] for c in cells], marker="o", ms=4, lw=1.3, label=name)
+    ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
+    style(ax, "network calls for an image", "Fréchet distance")
+    save(figure, "solvers.png")
+    rows = [
+        [f"`{name}`"] + [f"{number(t.cell(s, solver=name)['frechet'])} ({t.cell(s, solver=name)['calls']})" for s in steps]
+        for name in names
+    ]
+    return {"solvers": markdown([""] + [f"S = {s}" for s in steps], rows) + "\n\n" + t.provenance()}
+
+
+def calibrated(folder):
+    t, plain = Table(folder), Table(folder.parent / "table1")
+    t.keep("calibrated")
+    lines = [
+        ("η = 0, linear τ", (plain, 0.0, "linear")),
+        ("η = 0, optimal τ", (t, 0.0, "optimal")),
+        ("η = 1, linear τ", (plain, 1.0, "linear")),
+        ("analytic σ, linear τ", (t, "analytic", "linear")),
+    ]
+    value = lambda line, s: line[0].cell(s, *line[1:])["frechet"]
+    return {"calibrated": grid("", lines, [10, 20, 50, 100], value, min)}
+
+
+def f16(folder):
+    t, plain = Table(folder), Table(folder.parent / "table1")
+    t.keep("f16")
+    rows = []
+    for s in (20, 50):
+        a, b = plain.cell(s), t.cell(s)
+        rows.append([f"S = {s}", f"{a['frechet']:.4f}", f"{b['frechet']:.4f}", f"{1000 * a['kid']:.3f}", f"{1000 * b['kid']:.3f}"])
+    return {"f16": markdown(["", "Fréchet, f32", "Fréchet, f16", "KID × 1000, f32", "KID × 1000, f16"], rows)}
+
+
+def table2(folder):
+    shutil.copyfile(folder / "table.csv", TABLES / "table2.csv")
+    shutil.copyfile(folder / "error.png", IMAGES / "table2.png")
+    shutil.copyfile(folder / "images.png", IMAGES / "table2-images.png")
+    with open(folder / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    paper = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
+    lines = [["error"] + [f"{float(r['mse']):.2g}" for r in rows], ["the paper's, CIFAR-10"] + [f"{paper[int(r['steps'])]:g}" for r in rows]]
+    return {"table2": markdown([""] + [f"S = {r['steps']}" for r in rows], lines)}
+
+
+def main():
+    results = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs/results"
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    page = PAGE.read_text()
+    for part in (table1, thousand, solvers, calibrated, f16, table2):
+        try:
+            made = part(results / part.__name__)
+        except (FileNotFoundError, LookupError) as missing:
+            print(f"{part.__name__}: left as it is ({missing})")
+            continue
+        for name, text in made.items():
+            block = re.compile(rf"(<!-- made: {name} -->\n).*?(<!-- /made -->)", re.S)
+            if not block.search(page):
+                sys.exit(f"{PAGE}: no block {name}")
+            page = block.sub(lambda m: m.group(1) + text + "\n" + m.group(2), page)
+        print(f"{part.__name__}: made")
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Draws and scores everything that docs/results.md reports: some nine hours on two quiet cores. It may be stopped at any
+# time; the same command goes on where it was.
+#
+#   cargo build --release
+#   docs/results/run.sh                    # all of it
+#   docs/results/run.sh table1 solvers     # parts
+#   .venv/bin/python docs/results/make.py  # then the page (see there)
+#
+# Environment: SKIPSTONE (the program), RESULTS (the folder; it grows to 1 GB), N (images of a cell, 5000).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+skipstone=${SKIPSTONE:-target/release/skipstone}
+out=${RESULTS:-runs/results}
+n=${N:-5000}
+few=$((n / 5))
+mkdir -p "$out"
+
+evaluate() { "$skipstone" evaluate --data fashion-mnist "$@"; }
+
+# What half precision costs in quality; f32's cells are in table1.
+part_f16() { evaluate --steps 20,50 --eta 0 --spacing linear --precision f16 -n "$n" -o "$out/f16"; }
+
+# Table 1 of the paper.
+part_table1() {
+    evaluate --steps 10,20,50,100 --eta 0,0.2,0.5,1,hat --spacing linear -n "$n" -o "$out/table1"
+    evaluate --steps 10,20,50,100 --eta 0,1 --spacing quadratic -n "$n" -o "$out/table1"
+}
+
+# Score against time, over all solvers.
+part_solvers() {
+    evaluate --steps 5,10,20,50 --solver ddim,ve-euler,heun,ab2,ab3,ab4,dpm++2m --spacing linear -n "$n" -o "$out/solvers"
+}
+
+# What the calibration gives: variances that fit the network, times chosen by the bound.
+part_calibrated() {
+    evaluate --steps 10,20,50,100 --eta analytic --spacing linear -n "$n" -o "$out/calibrated"
+    evaluate --steps 10,20,50,100 --eta 0 --spacing optimal -n "$n" -o "$out/calibrated"
+}
+
+# Every one of the 1000 times, with fewer images, beside two of the other columns at the same n.
+part_thousand() { evaluate --steps 20,50,1000 --eta 0,0.2,0.5,1,hat --spacing linear -n "$few" -o "$out/thousand"; }
+
+# Table 2 of the paper.
+part_table2() {
+    "$skipstone" reconstruct --images fashion-mnist -n "$((n / 10))" --steps 10,20,50,100,200,500,1000 -o "$out/table2"
+}
+
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(f16 table1 solvers calibrated table2 thousand)
+for part in "${parts[@]}"; do
+    declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
+    echo "== $part"
+    "part_$part"
+done
