@@ -48,7 +48,7 @@ export const launch = () => chromium.launch({ executablePath: process.env.CHROMI
 export async function visit(browser, origin, hash, { forgive = null, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1180, height: 860 }, ...options });
   const page = await context.newPage();
-  page.setDefaultTimeout(20000);
+  page.setDefaultTimeout(60000);
   const [strangers, errors] = [[], []];
   page.on('request', (request) => {
     if (!request.url().startsWith(origin) && !/^(data|blob):/.test(request.url())) strangers.push(request.url());
@@ -68,7 +68,7 @@ export async function visit(browser, origin, hash, { forgive = null, ...options 
 }
 
 /** Waits until a tab has its result. */
-export const settled = (page, tab) => page.waitForSelector(`#${tab}[aria-busy=false] .take:not([hidden]):not([inert])`, { timeout: 30000 });
+export const settled = (page, tab) => page.waitForSelector(`#${tab}[aria-busy=false] .take:not([hidden]):not([inert])`, { timeout: 60000 });
 
 /** Waits until `act` has led to another result of the tab. */
 export async function rerun(page, tab, act) {

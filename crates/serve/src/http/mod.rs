@@ -26,10 +26,14 @@ use axum::routing::get;
 use axum::{Json, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
-use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::api::{
+    Cell, ComparePlan, InterpolatePlan, PlanEvent, QueuedEvent, ReconstructPlan, Reconstructed, StepEvent,
+};
 use crate::limits::Limits;
 use crate::service::App;
 
@@ -40,12 +44,31 @@ const BODY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The document without its routes.
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "skipstone",
-    description = "Denoising diffusion implicit models: sample, watch, encode, reconstruct, interpolate, compare. \
-                   The same request means the same pixels, whatever else the service is doing."
-))]
+#[openapi(
+    info(
+        title = "skipstone",
+        description = "Denoising diffusion implicit models: sample, watch, encode, reconstruct, interpolate, compare. \
+                       The same request means the same pixels, whatever else the service is doing. Whatever is posted \
+                       can be watched: with `Accept: text/event-stream` the answer comes as events."
+    ),
+    components(schemas(
+        PlanEvent, InterpolatePlan, ReconstructPlan, ComparePlan, QueuedEvent, StepEvent, Reconstructed, Cell
+    )),
+    modifiers(&Bearer)
+)]
 struct Document;
+
+/// The token, for a service that asks for one.
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+        let none = SecurityRequirement::default();
+        document.security = Some(vec![none, SecurityRequirement::new("token", Vec::<String>::new())]);
+    }
+}
 
 /// Routes that take pictures, of at most so many bytes.
 fn uploads(bytes: usize) -> OpenApiRouter<App> {
