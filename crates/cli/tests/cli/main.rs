@@ -5,6 +5,7 @@ mod benchmark;
 mod latents;
 mod sampling;
 mod scoring;
+mod serving;
 mod support;
 mod tools;
 mod training;
