@@ -8,11 +8,15 @@ with base 0 for raw and 8 for averaged weights; all are below 16, so exact in ha
 """
 
 import collections
+import gzip
 import io
+import os
 import pickle
 import struct
 import sys
+import tempfile
 
+import diffusers
 import torch
 
 OUT = "crates/skipstone/tests/fixtures/"
@@ -122,6 +126,27 @@ def very_old(path, tensors):
             f.write(struct.pack(f"<{len(storages[key])}f", *storages[key]))
 
 
+def zipped(name, data):
+    with open(OUT + name + ".gz", "wb") as f:
+        f.write(gzip.compress(data, 9, mtime=0))
+
+
+def shards():
+    """A folder of diffusers with weights as pickles in several files and an index, as it writes them itself."""
+    net = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(2, 4),
+        norm_num_groups=2, attention_head_dim=None, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.copy_(tensor(name, tuple(parameter.shape)))
+    with tempfile.TemporaryDirectory() as folder:
+        net.save_pretrained(folder, safe_serialization=False, max_shard_size="4KB")
+        for name in sorted(os.listdir(folder)):
+            with open(os.path.join(folder, name), "rb") as f:
+                zipped("sharded_" + name, f.read())
+
+
 def main():
     print("python", sys.version.split()[0], "torch", torch.__version__)
     torch.save(small(), OUT + "small_zip.pth")
@@ -137,6 +162,11 @@ def main():
                  "param_groups": [{"lr": 2e-4, "betas": (0.9, 0.999), "params": [0]}]}
     ema = {n: t.half() for n, t in original(8.0).items()}
     torch.save([model, optimizer, 3, 70, ema], OUT + "original_list.pth", _use_new_zipfile_serialization=False)
+    # What many training scripts write: a dictionary of parts, one of them a tensor that is no weight.
+    parts = io.BytesIO()
+    torch.save({"step": torch.tensor(70), "model": net, "optimizer": optimizer, "ema": original(8.0)}, parts)
+    zipped("original_dict.pth", parts.getvalue())
+    shards()
 
 
 main()

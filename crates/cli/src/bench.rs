@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use skipstone::bench::{calls, peak_flops, profile, training_steps};
-use skipstone::unet::{Config, Options, Parameters, UNet};
+use skipstone::bench::{calls, peak_flops, profile, reading_weights, training_steps};
+use skipstone::unet::{Config, Options, Parameters, Precision, UNet};
 
 use crate::common::{Machine, ModelArguments, bytes};
 use crate::failure::{Done, Usage, emit};
+use crate::options::PrecisionArguments;
 
 /// Measure the time of a network call or a training step, and the peak memory
 #[derive(Args, Debug)]
@@ -39,6 +40,8 @@ pub struct BenchArguments {
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
+    precision: PrecisionArguments,
+    #[command(flatten)]
     machine: Machine,
     /// Print one JSON object per batch
     #[arg(long, conflicts_with = "profile")]
@@ -62,16 +65,23 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
         return Err(Usage("the model has no parameters".into()).into());
     }
     let flops = skipstone::unet::flops(&model.config)? as f64;
-    let options = Options::default();
+    let precision = arguments.precision.precision;
+    if arguments.train && precision != Precision::F32 {
+        return Err(Usage(format!("--precision {precision}: training is in f32 only")).into());
+    }
+    let options = Options::from(precision);
     let isa = options.isa.name();
     if !arguments.json {
         let peak = peak_flops(&options) / 1e9;
-        emit(format_args!("{threads} thread(s), {isa}, {peak:.0} GFLOP/s at most (multiply-adds in registers)"))?;
+        emit(format_args!(
+            "{threads} thread(s), {isa}, {precision}, {peak:.0} GFLOP/s at most (multiply-adds of f32 in registers)"
+        ))?;
     }
     let subject = if arguments.train {
         Subject::Training(Box::new((model.config, model.parameters)))
     } else {
-        Subject::Network(Box::new(UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?))
+        let prediction = model.scheduler.prediction_type;
+        Subject::Network(Box::new(UNet::with_options(model.config, model.parameters, prediction, options)?))
     };
     if !arguments.json && !arguments.profile {
         emit("batch   ms per call    images/s     GFLOP/s   peak memory")?;
@@ -107,6 +117,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
                 "gflop_per_s": images_per_second * work / 1e9,
                 "threads": threads,
                 "isa": isa,
+                "precision": precision.to_string(),
                 "train": arguments.train,
                 "calls": n,
                 "peak_rss_mb": peak.map(|peak| peak as f64 / 1e6),
@@ -119,6 +130,11 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
                 images_per_second * work / 1e9
             ))?;
         }
+    }
+    if let (Subject::Network(network), false) = (&subject, arguments.json) {
+        // Last, for it takes memory of its own.
+        let (weights, ms) = (bytes(network.weight_bytes()), 1e3 * reading_weights(network).as_secs_f64());
+        emit(format_args!("packed weights: {weights}, {ms:.1} ms to read, which every call does once"))?;
     }
     Ok(Done::Finished)
 }

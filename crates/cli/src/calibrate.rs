@@ -12,7 +12,7 @@ use skipstone::noise::{NOISE_VERSION, Purpose, Seeded};
 use skipstone::objective::default_sigma_1;
 use skipstone::unet::UNet;
 
-use crate::common::{Machine, ModelArguments};
+use crate::common::{Conduct, ModelArguments};
 use crate::dataset::{SplitName, load_for};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
@@ -47,14 +47,8 @@ pub struct CalibrateArguments {
     /// The file to write [default: beside the model, where it is looked for]
     #[arg(short, long, value_name = "FILE.json")]
     output: Option<PathBuf>,
-    /// Print the result as a JSON line
-    #[arg(long)]
-    json: bool,
-    /// Say what would be done and what it would cost, and write nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    conduct: Conduct,
 }
 
 /// Runs the command.
@@ -67,7 +61,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
             return Err(Usage(message.into()).into());
         }
     };
-    arguments.machine.start()?;
+    arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
     writable(&output)?;
@@ -79,9 +73,9 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
     let gflop = unet.flops() as f64 * f64::from(times) * n as f64 / 1e9;
     let name = format!("{} ({}, first {n})", data.name(), arguments.split);
-    if arguments.dry_run {
+    if arguments.conduct.dry_run {
         let output = output.display().to_string();
-        if arguments.json {
+        if arguments.conduct.json {
             emit(json!({"n": n, "calls": times, "gflop": gflop, "output": output}))?;
         } else {
             emit(format_args!("data        {name}"))?;
@@ -111,7 +105,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
         ("seed".to_owned(), arguments.seed.to_string()),
     ]);
     calibration.write(&output)?;
-    if arguments.json {
+    if arguments.conduct.json {
         emit(json!({
             "output": output.display().to_string(), "n": n, "calls": times, "hash": calibration.hash(),
         }))?;

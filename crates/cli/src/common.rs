@@ -54,6 +54,26 @@ impl Machine {
     }
 }
 
+/// How a command works and answers: what all those that compute share.
+#[derive(Args, Debug)]
+pub struct Conduct {
+    /// Print results as JSON lines
+    #[arg(long)]
+    pub json: bool,
+    /// Say what would be done and what it would cost, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+impl Conduct {
+    /// Sets up the thread pool; returns its size.
+    pub fn start(&self) -> anyhow::Result<usize> {
+        self.machine.start()
+    }
+}
+
 /// The model in `path`, or the one carried inside the program.
 pub fn load_model(path: Option<&Path>, options: &LoadOptions) -> anyhow::Result<Model> {
     match path {

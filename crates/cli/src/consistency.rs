@@ -12,10 +12,10 @@ use skipstone::image::{Layout, grid, write_png};
 use skipstone::latent::distance;
 use skipstone::sampler::{Outcome, Plan};
 
+use crate::batch::batches;
 use crate::common::duration;
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
-use crate::invert::batches;
 use crate::output::{Target, borrowed};
 
 /// Side of the squares whose means are the low frequencies.

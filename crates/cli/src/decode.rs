@@ -7,15 +7,15 @@ use clap::Args;
 use ndarray::{Array4, Array5, Axis, Slice};
 use serde_json::json;
 use skipstone::generate::{Generator, Inputs, digest};
-use skipstone::image::npy;
 use skipstone::inversion::Latents;
 
-use crate::common::{Machine, ModelArguments, duration};
+use crate::batch::{BatchArguments, batches};
+use crate::common::{Conduct, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
-use crate::invert::{MethodArguments, batches, decode_batch, evaluations, pairs, unclipped};
+use crate::images;
+use crate::invert::{MethodArguments, decode_batch, evaluations, pairs, unclipped};
 use crate::options::{ConditionArguments, RunArguments};
-use crate::output::{Sink, Target, check};
-use crate::sample::{Batch, batch};
+use crate::output::{Sink, Target, apart, check, stopped};
 
 /// Decode latents that encode has found
 #[derive(Args, Debug)]
@@ -38,36 +38,30 @@ pub struct DecodeArguments {
     run: RunArguments,
     #[command(flatten)]
     condition: ConditionArguments,
-    /// Images at a time: auto or a number; the images do not depend on it
-    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
-    batch: Batch,
+    #[command(flatten)]
+    batch: BatchArguments,
     /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
     #[arg(short, long, value_name = "PATH", default_value = "decoded.png")]
     output: PathBuf,
-    /// Print the result as a JSON line
-    #[arg(long)]
-    json: bool,
-    /// Say what would be done and what it would cost, and write nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    conduct: Conduct,
 }
 
 /// Runs the command.
 pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
     let method = arguments.method.method()?;
-    let threads = arguments.machine.start()?;
+    let threads = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut request = unclipped(arguments.run.request(0)?);
     arguments.condition.apply(&mut request);
     let path = &arguments.latents;
+    apart([target.path()], [path.as_path()])?;
     let (latents, sum) = if method.is_paired() {
-        let all: Array5<f32> = npy::read(path)?;
-        (pairs(&all)?, digest(all.view()))
+        let all: Array5<f32> = images::tensor(path, "pairs of latents [2, n, channels, height, width]", &model.config)?;
+        (pairs(&all).map_err(|e| e.in_file(path))?, digest(all.view()))
     } else {
-        let all: Array4<f32> = npy::read(path)?;
+        let all: Array4<f32> = images::tensor(path, "latents [n, channels, height, width]", &model.config)?;
         let sum = digest(all.view());
         (Latents::One(all), sum)
     };
@@ -77,13 +71,14 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     };
     let generator = Generator::new(model, &request, Inputs::default(), 0, n)?;
     check(&target, n, generator.shape())?;
+    method.check(generator.plan())?;
     let batch = arguments.batch.of(&generator, n, threads);
     let steps = generator.plan().steps().len();
     let calls = evaluations(&method, steps).1 * generator.calls_per_step();
-    if arguments.dry_run {
+    if arguments.conduct.dry_run {
         let gflop = generator.flops_per_call() as f64 * (evaluations(&method, steps).1 * n) as f64 / 1e9;
         let output = target.path().display().to_string();
-        if arguments.json {
+        if arguments.conduct.json {
             emit(json!({"n": n, "steps": steps, "calls": calls, "gflop": gflop, "output": output}))?;
         } else {
             emit(format_args!("images      {n}, {batch} at a time"))?;
@@ -102,6 +97,10 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let bar = crate::bars::bar("decoding", 0, (ranges.len() * steps) as u64);
     let begun = Instant::now();
     for (i, range) in ranges.iter().enumerate() {
+        let indices: Vec<u64> = (range.start as u64..range.end as u64).collect();
+        if indices.iter().all(|&i| sink.holds(i)) {
+            continue;
+        }
         let part = Slice::from(range.clone());
         let rows = match &latents {
             Latents::One(x_t) => Latents::One(x_t.slice_axis(Axis(0), part).to_owned()),
@@ -111,16 +110,14 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
         };
         let Some(images) = decode_batch(&generator, &rows, range, &method, (&bar, (i * steps) as u64))? else {
             bar.finish_and_clear();
-            say("interrupted: only a folder, -o NAME/, keeps what is finished");
-            return Ok(Done::Interrupted);
+            return Ok(stopped(&target));
         };
-        let indices: Vec<u64> = (range.start as u64..range.end as u64).collect();
         sink.take(&indices, images)?;
     }
     bar.finish_and_clear();
     sink.finish(&settings.to_texts())?;
     let seconds = begun.elapsed().as_secs_f64();
-    if arguments.json {
+    if arguments.conduct.json {
         emit(json!({
             "output": target.path().display().to_string(), "n": n, "method": method.name(), "steps": steps,
             "calls": calls, "seconds": seconds,

@@ -1,6 +1,6 @@
 //! `skipstone encode`: images to latents.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -12,14 +12,14 @@ use skipstone::inversion::{Draw, Latents, Method, encode_noise};
 use skipstone::noise::{Purpose, Seeded};
 use skipstone::sigma::NoiseScale;
 
-use crate::common::{Machine, ModelArguments, duration};
+use crate::batch::{BatchArguments, batches};
+use crate::common::{Conduct, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt::quoted;
-use crate::invert::{MethodArguments, Report, batches, encode_batch, evaluations, joined, rows, unclipped, watch};
+use crate::invert::{MethodArguments, Report, encode_batch, evaluations, joined, rows, unclipped, watch};
 use crate::options::{ConditionArguments, RunArguments};
-use crate::output::{Target, writable};
-use crate::sample::{Batch, batch};
+use crate::output::{Target, apart, writable};
 
 /// Noise is written whole, so it is held whole.
 const MOST_NOISE_BYTES: usize = 8 << 30;
@@ -62,20 +62,13 @@ pub struct EncodeArguments {
     seed: u64,
     #[command(flatten)]
     condition: ConditionArguments,
-    /// Images at a time: auto or a number; the latents do not depend on it
-    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
-    batch: Batch,
+    #[command(flatten)]
+    batch: BatchArguments,
     /// Output: the latents
     #[arg(short, long, value_name = "X_T.npy")]
     output: PathBuf,
-    /// Print the result as a JSON line
-    #[arg(long)]
-    json: bool,
-    /// Say what would be done and what it would cost, and write nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    conduct: Conduct,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -90,12 +83,15 @@ enum DrawName {
 pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     tensor(&arguments.output)?;
     let method = arguments.method.method()?;
-    let threads = arguments.machine.start()?;
+    let threads = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut request = unclipped(arguments.run.request(arguments.seed)?);
     arguments.condition.apply(&mut request);
     let stochastic = request.scale != NoiseScale::Eta(0.0) || request.variance == Variance::Analytic;
     check_stochastic(arguments, stochastic, &method)?;
+    let outputs = [Some(arguments.output.as_path()), arguments.noise_out.as_deref()];
+    let inputs = [Some(Path::new(&arguments.images)), arguments.run.sigmas.as_deref()];
+    apart(outputs.into_iter().flatten(), inputs.into_iter().flatten())?;
     if stochastic && request.final_sigma.is_none() {
         request.final_sigma = Some(final_sigma(&Settings::resolve(&model, &request)?.1));
     }
@@ -103,12 +99,15 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     let n = x0.dim().0;
     let generator = Generator::new(model, &request, Inputs::default(), 0, n)?;
     let batch = arguments.batch.of(&generator, n, threads);
+    if !stochastic {
+        method.check(generator.plan())?;
+    }
     let steps = generator.plan().steps().len();
-    if arguments.dry_run {
+    if arguments.conduct.dry_run {
         let most = if stochastic { steps } else { evaluations(&method, steps).0 };
         let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
         let output = arguments.output.display().to_string();
-        if arguments.json {
+        if arguments.conduct.json {
             emit(json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop, "output": output}))?;
         } else {
             emit(format_args!("images      {n}, {batch} at a time"))?;
@@ -140,7 +139,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     report.warn(n);
     let seconds = begun.elapsed().as_secs_f64();
     let output = arguments.output.display();
-    if arguments.json {
+    if arguments.conduct.json {
         emit(json!({
             "output": output.to_string(), "n": n, "method": method.name(), "steps": steps, "evaluations": asked,
             "seconds": seconds, "unconverged": report.unconverged(), "convergence": report.to_json(),
@@ -152,18 +151,19 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         duration(seconds)
     ));
     say(format_args!(
-        "back again: skipstone decode{} --latents {} {}{}",
+        "back again: skipstone decode{} --latents {} {}{}{}",
         arguments.model.words(),
         quoted(&output.to_string()),
         arguments.run.words(generator.settings()),
-        arguments.method.words()?
+        arguments.method.words()?,
+        arguments.condition.words()
     ));
     emit(output)?;
     Ok(Done::Finished)
 }
 
 /// Refuses a path that is no tensor, or cannot be written.
-fn tensor(path: &std::path::Path) -> anyhow::Result<()> {
+fn tensor(path: &Path) -> anyhow::Result<()> {
     match Target::of(path)? {
         Target::Tensor(path) => writable(&path),
         _ => {
@@ -245,12 +245,12 @@ fn with_noise(
     bar.finish_and_clear();
     let residual = (square / n as f64).sqrt();
     let noise = concatenate(Axis(1), &noise.iter().map(|z| z.view()).collect::<Vec<_>>())?;
-    let noise_path = arguments.noise_out.as_deref().unwrap_or(std::path::Path::new("noise.npy"));
+    let noise_path = arguments.noise_out.as_deref().unwrap_or(Path::new("noise.npy"));
     npy::write(noise_path, noise.view())?;
     npy::write(&arguments.output, joined(&latents)?.view())?;
     let (seconds, output) = (begun.elapsed().as_secs_f64(), arguments.output.display().to_string());
     let sigma = request.final_sigma.unwrap_or(0.0);
-    if arguments.json {
+    if arguments.conduct.json {
         emit(json!({
             "output": output, "noise": noise_path.display().to_string(), "n": n, "steps": steps,
             "evaluations": n * steps * generator.calls_per_step(), "final_sigma": sigma, "residual": residual,
@@ -270,11 +270,12 @@ fn with_noise(
         }
     };
     say(format_args!(
-        "back again: skipstone sample{} --latents {} --noise {} {}{scale} --final-sigma {sigma}",
+        "back again: skipstone sample{} --latents {} --noise {} {}{scale} --final-sigma {sigma}{}",
         arguments.model.words(),
         quoted(&output),
         quoted(&noise_path.display().to_string()),
         arguments.run.words(generator.settings()),
+        arguments.condition.words()
     ));
     emit(noise_path.display())?;
     emit(output)?;

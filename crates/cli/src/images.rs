@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ndarray::{Array4, Axis, Slice, stack};
+use ndarray::{Array, Array4, Axis, Dimension, Slice, stack};
 use skipstone::data::{DataSpec, Fit, LoadOptions, Split, WHITE, network_values, read_image};
 use skipstone::image::npy;
 use skipstone::unet::Config;
@@ -18,13 +18,7 @@ pub fn read(text: &str, config: &Config, n: Option<usize>) -> anyhow::Result<Arr
     }
     let path = Path::new(text);
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) {
-        let all: Array4<f32> = npy::read(path)?;
-        let found = all.shape().to_vec();
-        if found[0] == 0 || found[1..] != [c, h, w] {
-            let message = format!("expected images [n, {c}, {h}, {w}], found {found:?}");
-            return Err(skipstone::Error::data(message).in_file(path).into());
-        }
-        return Ok(first(all, n));
+        return Ok(first(tensor(path, "images [n, channels, height, width]", config)?, n));
     }
     if !matches!(c, 1 | 3) {
         return Err(Usage(format!("images of {c} channels have no picture; give --images FILE.npy")).into());
@@ -35,6 +29,18 @@ pub fn read(text: &str, config: &Config, n: Option<usize>) -> anyhow::Result<Arr
     let options = LoadOptions { size: Some([h, w]), channels: Some(c), background: WHITE };
     let data = text.parse::<DataSpec>()?.load(Split::Test, &options)?;
     Ok(data.batch(0..n.unwrap_or(data.len()).min(data.len()))?)
+}
+
+/// The tensor in a file, whose last three dimensions must be those of the model's images and none of which may be 0;
+/// `what` is how a message calls it.
+pub fn tensor<D: Dimension>(path: &Path, what: &str, config: &Config) -> anyhow::Result<Array<f32, D>> {
+    let all: Array<f32, D> = npy::read(path)?;
+    let ([h, w], c) = (config.sample_size, config.in_channels);
+    if all.is_empty() || !all.shape().ends_with(&[c, h, w]) {
+        let message = format!("expected {what} of at least one image [{c}, {h}, {w}], found {:?}", all.shape());
+        return Err(skipstone::Error::data(message).in_file(path).into());
+    }
+    Ok(all)
 }
 
 /// These pictures, brought to the model's size.

@@ -7,20 +7,20 @@ use std::time::Instant;
 use clap::{ArgGroup, Args, ValueEnum};
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
-use skipstone::generate::{Generator, Inputs, Request};
+use skipstone::generate::{ClassRule, Generator, Inputs, Request};
 use skipstone::inversion::{FixedPoint, Latents, Method};
 use skipstone::latent;
 use skipstone::noise::initial_latent;
 use skipstone::sampler::Outcome;
 
-use crate::common::{Machine, ModelArguments, duration};
+use crate::batch::{BatchArguments, batches};
+use crate::common::{Conduct, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt;
-use crate::invert::{Report, batches, encode_batch, unclipped};
+use crate::invert::{Report, encode_batch, evaluations, unclipped};
 use crate::options::{ConditionArguments, RunArguments};
-use crate::output::{Sink, Target, check};
-use crate::sample::{Batch, batch};
+use crate::output::{Sink, Target, apart, check, stopped};
 
 /// Interpolate between two images or among four, generated or your own
 #[derive(Args, Debug)]
@@ -54,20 +54,13 @@ pub struct InterpolateArguments {
     run: RunArguments,
     #[command(flatten)]
     condition: ConditionArguments,
-    /// Images at a time: auto or a number; the images do not depend on it
-    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
-    batch: Batch,
+    #[command(flatten)]
+    batch: BatchArguments,
     /// Output: NAME.png is a row or a square, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
     #[arg(short, long, value_name = "PATH", default_value = "interpolation.png")]
     output: PathBuf,
-    /// Print the result as a JSON line
-    #[arg(long)]
-    json: bool,
-    /// Say what would be done and what it would cost, and write nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    conduct: Conduct,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,6 +69,16 @@ enum Encoding {
     Ddim,
     /// By iteration: the ends are nearer to the pictures, where it converges
     FixedPoint,
+}
+
+impl InterpolateArguments {
+    /// How pictures become latents.
+    fn encoding(&self) -> Method {
+        match self.method {
+            Encoding::Ddim => Method::Ddim,
+            Encoding::FixedPoint => Method::FixedPoint(FixedPoint::default()),
+        }
+    }
 }
 
 /// Where the ends come from.
@@ -108,7 +111,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         return Err(Usage("--method: seeds are latents already, nothing is encoded; leave it out".to_owned()).into());
     }
     let n = if given == 2 { arguments.points } else { arguments.points * arguments.points };
-    let threads = arguments.machine.start()?;
+    let threads = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut request = arguments.run.request(0)?;
     let ends = match &arguments.images {
@@ -120,9 +123,19 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     }
     arguments.condition.apply(&mut request);
     let generator = Generator::new(model, &Request { seed: 0, ..request }, Inputs::default(), 0, n)?;
+    if let Some(ClassRule::Modulo(classes)) = generator.settings().classes {
+        return Err(Usage(format!(
+            "--class: the model knows {classes} classes and none for \"no class\"; give one, so that all points share it"
+        ))
+        .into());
+    }
     check(&target, n, generator.shape())?;
-    if arguments.dry_run {
-        return dry_run(arguments, &generator, n);
+    apart([target.path()], arguments.images.iter().flatten().map(PathBuf::as_path))?;
+    if let Ends::Images(_) = ends {
+        arguments.encoding().check(generator.plan())?;
+    }
+    if arguments.conduct.dry_run {
+        return dry_run(arguments, &generator, &ends, n);
     }
     let begun = Instant::now();
     let Some(latents) = latents(arguments, &generator, &ends)? else { return Ok(stopped(&target)) };
@@ -132,7 +145,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     let batch = arguments.batch.of(&generator, n, threads);
     let Some(texts) = decode(arguments, &generator, &target, n, batch)? else { return Ok(stopped(&target)) };
     let (seconds, calls) = (begun.elapsed().as_secs_f64(), generator.calls() * generator.calls_per_step());
-    if arguments.json {
+    if arguments.conduct.json {
         emit(json!({
             "output": target.path().display().to_string(), "ends": ends.len(), "points": arguments.points, "n": n,
             "calls": calls, "seconds": seconds,
@@ -157,10 +170,7 @@ fn latents(
         }
         Ends::Images(images) => images,
     };
-    let method = match arguments.method {
-        Encoding::Ddim => Method::Ddim,
-        Encoding::FixedPoint => Method::FixedPoint(FixedPoint::default()),
-    };
+    let method = arguments.encoding();
     let bar = crate::bars::bar("encoding", 0, generator.plan().steps().len() as u64);
     let all = 0..images.dim().0;
     let encoded = encode_batch(generator, images, &all, &method, (&bar, 0))?;
@@ -233,24 +243,22 @@ fn decode(
     Ok(Some(words))
 }
 
-fn stopped(target: &Target) -> Done {
-    match target {
-        Target::Folder(_) => say(format_args!("interrupted; continue with: {}", interrupt::command_line(None))),
-        _ => say("interrupted: nothing was written (a folder, -o NAME/, keeps what is finished)"),
-    }
-    Done::Interrupted
-}
-
-fn dry_run(arguments: &InterpolateArguments, generator: &Generator, n: usize) -> anyhow::Result<Done> {
+fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends, n: usize) -> anyhow::Result<Done> {
     let calls = generator.calls() * generator.calls_per_step();
-    let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
+    let steps = generator.plan().steps().len();
+    let encoding = match ends {
+        Ends::Seeds(_) => 0,
+        Ends::Images(images) => images.dim().0 * evaluations(&arguments.encoding(), steps).0,
+    };
+    let work = generator.flops_per_image() as f64 * n as f64 + generator.flops_per_call() as f64 * encoding as f64;
+    let gflop = work / 1e9;
     let output = arguments.output.display().to_string();
-    if arguments.json {
+    if arguments.conduct.json {
         emit(json!({"n": n, "calls": calls, "gflop": gflop, "output": output}))?;
     } else {
         emit(format_args!("images      {n}"))?;
-        emit(format_args!("steps       {}, {calls} network calls for an image", generator.plan().steps().len()))?;
-        emit(format_args!("work        {gflop:.1} GFLOP, and encoding where the ends are pictures"))?;
+        emit(format_args!("steps       {steps}, {calls} network calls for an image"))?;
+        emit(format_args!("work        at most {gflop:.1} GFLOP, the encoding of pictures among them"))?;
         emit(format_args!("would write {output}"))?;
     }
     Ok(Done::Finished)

@@ -32,13 +32,13 @@ pub struct MethodArguments {
     #[arg(long, value_enum, default_value = "ddim")]
     method: MethodName,
     /// BDIA's gamma, above 0 up to 1 [default: 1]
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
     gamma: Option<f64>,
     /// EDICT's p, above 0 up to 1 [default: 0.93]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     mix: Option<f64>,
     /// What a step of fixed-point may miss, root mean square in network values [default: 1e-5]
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     tolerance: Option<f64>,
     /// Most network calls of fixed-point per step [default: 30]
     #[arg(long, value_name = "N")]
@@ -83,11 +83,6 @@ impl MethodArguments {
 /// Encoding does not clip unless told to, whatever the model's own config says.
 pub fn unclipped(request: Request) -> Request {
     Request { clip: request.clip.or(Some(ClipMode::Off)), ..request }
-}
-
-/// Batches of at most `batch` of `n` images.
-pub fn batches(n: usize, batch: usize) -> Vec<Range<usize>> {
-    (0..n).step_by(batch.max(1)).map(|from| from..(from + batch).min(n)).collect()
 }
 
 /// Rows of a batch.
@@ -153,13 +148,12 @@ pub fn joined(batches: &[Latents]) -> anyhow::Result<ndarray::ArrayD<f32>> {
 }
 
 /// The pairs of a file `[2, n, c, h, w]`.
-pub fn pairs(all: &Array5<f32>) -> anyhow::Result<Latents> {
-    if all.dim().0 != 2 || all.dim().1 == 0 {
+pub fn pairs(all: &Array5<f32>) -> skipstone::Result<Latents> {
+    if all.dim().0 != 2 {
         return Err(skipstone::Error::data(format!(
-            "pairs of latents: expected [2, n, channels, height, width], found {:?}",
+            "expected pairs of latents [2, n, channels, height, width], found {:?}",
             all.shape()
-        ))
-        .into());
+        )));
     }
     let state = |i| all.index_axis(Axis(0), i).mapv(f64::from);
     Ok(Latents::Pair(Box::new([state(0), state(1)])))

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bars;
+mod batch;
 mod bench;
 mod calibrate;
 mod common;

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use skipstone::denoiser::{Clip, DynamicThreshold};
+use skipstone::denoiser::{Bound, Clip, DynamicThreshold};
 use skipstone::generate::{ClipMode, Request, Settings, SpacingChoice, Variance};
 use skipstone::sigma::NoiseScale;
+use skipstone::unet::Precision;
 
 use crate::failure::Usage;
 
@@ -26,6 +27,21 @@ impl ConditionArguments {
     pub fn apply(self, request: &mut Request) {
         (request.class, request.guidance) = (self.class, self.guidance);
     }
+
+    /// The flags again, for a command that is to follow; empty or beginning with a space.
+    pub fn words(self) -> String {
+        let class = self.class.map(|class| format!(" --class {class}"));
+        let guidance = self.guidance.map(|weight| format!(" --guidance {weight}"));
+        class.unwrap_or_default() + &guidance.unwrap_or_default()
+    }
+}
+
+/// How exactly a network is computed.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct PrecisionArguments {
+    /// Precision: f32, or f16 for speed (about three digits; bytes are not promised to be the same elsewhere)
+    #[arg(long, value_name = "NAME", default_value_t, value_parser = |name: &str| name.parse::<Precision>())]
+    pub precision: Precision,
 }
 
 /// Steps, noise, clipping.
@@ -117,8 +133,15 @@ impl RunArguments {
                 format!("--times {}", times.join(","))
             }
         };
-        if settings.clip == Clip::Off {
-            words += " --clip off";
+        // The library's settings say what came of flag and model; the bound itself is the model's.
+        let (clip, bound) = match settings.clip {
+            Clip::Off => ("off", None),
+            Clip::KeepEps(bound) => ("keep-eps", Some(bound)),
+            Clip::RederiveEps(bound) => ("rederive-eps", Some(bound)),
+        };
+        words += &format!(" --clip {clip}");
+        if let Some(Bound::Dynamic(by)) = bound {
+            words += &format!(" --threshold {},{}", by.ratio, by.max);
         }
         words
     }

@@ -7,7 +7,8 @@ use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
 use skipstone::generate::{Folder, Settings};
 use skipstone::image::{Layout, film_strip, grid, near_square, npy, write_png};
 
-use crate::failure::Usage;
+use crate::failure::{Done, Usage, say};
+use crate::interrupt::command_line;
 
 /// What a path asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +96,46 @@ pub fn writable(path: &Path) -> anyhow::Result<()> {
         folder.display()
     );
     Ok(())
+}
+
+/// Refuses to write a file over another output, or over what the command reads.
+pub fn apart<'a>(
+    outputs: impl IntoIterator<Item = &'a Path>,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), Usage> {
+    // A folder holds many files, and knows its own.
+    let mut taken: Vec<PathBuf> = inputs.into_iter().filter(|path| path.is_file()).map(place).collect();
+    let inputs = taken.len();
+    for output in outputs {
+        let found = place(output);
+        if let Some(i) = taken.iter().position(|other| *other == found) {
+            let what = if i < inputs { "is read by this command" } else { "is another output of this command" };
+            return Err(Usage(format!("{}: {what}; choose another name", output.display())));
+        }
+        taken.push(found);
+    }
+    Ok(())
+}
+
+/// The one name of a file that may not be there yet.
+fn place(path: &Path) -> PathBuf {
+    let there = std::fs::canonicalize(path).ok();
+    there.unwrap_or_else(|| match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            std::fs::canonicalize(folder).map_or_else(|_| path.to_path_buf(), |folder| folder.join(name))
+        }
+        _ => path.to_path_buf(),
+    })
+}
+
+/// Says that Ctrl-C ended a run whose folder the same command continues.
+pub fn stopped(target: &Target) -> Done {
+    match target {
+        Target::Folder(_) => say(format_args!("interrupted; continue with: {}", command_line(None))),
+        _ => say("interrupted: nothing was written (a folder, -o NAME/, keeps what is finished)"),
+    }
+    Done::Interrupted
 }
 
 /// Where finished images go.

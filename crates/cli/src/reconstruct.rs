@@ -13,13 +13,13 @@ use skipstone::image::{Layout, grid, write_png};
 use skipstone::inversion::{Method, squared_errors};
 use skipstone::sampler::Plan;
 
-use crate::common::{Machine, ModelArguments, duration};
+use crate::batch::{BatchArguments, batches};
+use crate::common::{Conduct, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
 use crate::images;
-use crate::invert::{MethodArguments, Report, batches, decode_batch, encode_batch, evaluations, rows, unclipped};
+use crate::invert::{MethodArguments, Report, decode_batch, encode_batch, evaluations, rows, unclipped};
 use crate::options::{ConditionArguments, RunArguments};
 use crate::output::borrowed;
-use crate::sample::{Batch, batch};
 
 /// The steps of the paper's Table 2.
 const TABLE: [usize; 7] = [10, 20, 50, 100, 200, 500, 1000];
@@ -55,20 +55,13 @@ pub struct ReconstructArguments {
     run: RunArguments,
     #[command(flatten)]
     condition: ConditionArguments,
-    /// Images at a time: auto or a number; the result does not depend on it
-    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
-    batch: Batch,
+    #[command(flatten)]
+    batch: BatchArguments,
     /// Folder for the plot, the picture and the table
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Print each result as a JSON line
-    #[arg(long)]
-    json: bool,
-    /// Say what would be done and what it would cost
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    conduct: Conduct,
 }
 
 /// One line of the table.
@@ -84,7 +77,7 @@ struct Row {
 /// Runs the command.
 pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let method = arguments.method.method()?;
-    let threads = arguments.machine.start()?;
+    let threads = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let trained = model.scheduler.schedule()?.train_steps() as usize;
     let table: Vec<usize> = TABLE.into_iter().filter(|&steps| steps <= trained).collect();
@@ -93,14 +86,17 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     for request in requests {
         let mut request = unclipped(request);
         arguments.condition.apply(&mut request);
-        runs.push((Settings::resolve(&model, &request)?, request));
+        let run = Settings::resolve(&model, &request)?;
+        // Before the first run, not after the last but one.
+        method.check(&run.1)?;
+        runs.push((run, request));
     }
     let x0 = images::read(&arguments.images, &model.config, Some(arguments.n))?;
     let n = x0.dim().0;
     let mut generator = Generator::new(model, &runs[0].1, Inputs::default(), 0, n)?;
     let batch = arguments.batch.of(&generator, n, threads);
     let runs: Vec<(Settings, Plan)> = runs.into_iter().map(|(run, _)| run).collect();
-    if arguments.dry_run {
+    if arguments.conduct.dry_run {
         return dry_run(arguments, &generator, &runs, &method, n);
     }
     if let Some(folder) = &arguments.output {
@@ -111,21 +107,20 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let calls: usize = runs.iter().map(|(_, plan)| 2 * plan.steps().len() * ranges.len()).sum();
     let bar = crate::bars::bar("reconstructing", 0, calls as u64);
     let begun = Instant::now();
-    let (mut table, mut done) = (Vec::new(), 0);
-    if !arguments.json {
+    let (mut table, mut done, mut stopped) = (Vec::new(), 0, false);
+    if !arguments.conduct.json {
         emit("  steps   calls       mse")?;
     }
     for run in runs {
         let texts = run.0.to_texts();
         generator = generator.with_run(run, n)?;
         let Some(row) = round_trips(&generator, &x0, &ranges, &method, (&bar, &mut done))? else {
-            bar.finish_and_clear();
-            say("interrupted: the lines above are complete");
-            return Ok(Done::Interrupted);
+            stopped = true;
+            break;
         };
         row.report.warn(n);
         let (steps, calls, mse) = (row.steps, row.evaluations, row.mse);
-        if arguments.json {
+        if arguments.conduct.json {
             emit(json!({
                 "steps": steps, "mse": mse, "method": method.name(), "calls": calls, "n": n,
                 "unconverged": row.report.unconverged(), "residual": row.report.residual(),
@@ -136,14 +131,18 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
         table.push((row, texts));
     }
     bar.finish_and_clear();
-    say(format_args!("{n} image(s), {method}, {}", duration(begun.elapsed().as_secs_f64())));
-    if let Some(folder) = &arguments.output {
+    if stopped {
+        say("interrupted: the lines above are complete");
+    } else {
+        say(format_args!("{n} image(s), {method}, {}", duration(begun.elapsed().as_secs_f64())));
+    }
+    if let Some(folder) = arguments.output.as_ref().filter(|_| !table.is_empty()) {
         write(folder, &table, &x0, &method)?;
-        if !arguments.json {
+        if !arguments.conduct.json {
             emit(folder.display())?;
         }
     }
-    Ok(Done::Finished)
+    Ok(if stopped { Done::Interrupted } else { Done::Finished })
 }
 
 /// Encodes and decodes all images with one number of steps; `None` at Ctrl-C.
@@ -197,7 +196,7 @@ fn dry_run(
         .sum();
     let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
     let steps: Vec<usize> = runs.iter().map(|(_, plan)| plan.steps().len()).collect();
-    if arguments.json {
+    if arguments.conduct.json {
         emit(json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop}))?;
     } else {
         emit(format_args!("images      {n}"))?;

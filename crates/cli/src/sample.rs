@@ -6,19 +6,21 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::ProgressBar;
+use ndarray::{Array4, Array5};
 use serde_json::json;
 use skipstone::generate::{Generator, Inputs};
-use skipstone::image::npy;
 use skipstone::sampler::Outcome;
 use skipstone::solver::Solver;
 
-use crate::common::{Machine, ModelArguments, bytes, duration};
+use crate::batch::{BatchArguments, runs};
+use crate::common::{Conduct, ModelArguments, bytes, duration};
 use crate::consistency;
 use crate::failure::{Done, Usage, emit, say};
 use crate::fill::FillArguments;
+use crate::images;
 use crate::interrupt;
-use crate::options::{ConditionArguments, RunArguments};
-use crate::output::{STRIP, Sink, Strip, Target, check};
+use crate::options::{ConditionArguments, PrecisionArguments, RunArguments};
+use crate::output::{STRIP, Sink, Strip, Target, apart, check};
 
 /// Generate images
 #[derive(Args, Debug)]
@@ -58,9 +60,8 @@ pub struct SampleArguments {
     /// Index of the first image
     #[arg(long, value_name = "I", default_value_t = 0)]
     first: u64,
-    /// Images at a time: auto or a number; the images do not depend on it
-    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
-    batch: Batch,
+    #[command(flatten)]
+    batch: BatchArguments,
     /// Start from these latents x_T, float32 [n, channels, height, width]
     #[arg(long, value_name = "X_T.npy")]
     latents: Option<PathBuf>,
@@ -70,6 +71,8 @@ pub struct SampleArguments {
     #[command(flatten)]
     condition: ConditionArguments,
     #[command(flatten)]
+    precision: PrecisionArguments,
+    #[command(flatten)]
     fill: FillArguments,
     /// Film strip of the predicted images at up to 12 evenly chosen steps, a row each for the first (up to 8) images
     #[arg(long, value_name = "PATH.png")]
@@ -77,52 +80,29 @@ pub struct SampleArguments {
     /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
     #[arg(short, long, value_name = "PATH", default_value = "samples.png")]
     output: PathBuf,
-    /// Print the result as a JSON line
-    #[arg(long)]
-    json: bool,
-    /// Say what would be done and what it would cost, and write nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    conduct: Conduct,
 }
 
-/// How many images at a time.
-#[derive(Clone, Copy, Debug)]
-pub enum Batch {
-    /// As many as keep the threads busy.
-    Auto,
-    /// So many.
-    Images(usize),
-}
-
-impl Batch {
-    /// How many of `n` images are made at a time.
-    pub fn of(self, generator: &Generator, n: usize, threads: usize) -> usize {
-        match self {
-            Self::Auto => generator.batch(n, threads),
-            Self::Images(batch) => batch.min(n),
-        }
-    }
-}
-
-/// Reads `--batch`.
-pub fn batch(text: &str) -> Result<Batch, String> {
-    match text.parse() {
-        _ if text == "auto" => Ok(Batch::Auto),
-        Ok(n) if n > 0 => Ok(Batch::Images(n)),
-        _ => Err("expected auto or a number of at least 1".to_owned()),
+impl SampleArguments {
+    /// Refuses an output in the place of an input.
+    fn keep_inputs(&self, target: &Target) -> Result<(), Usage> {
+        let [image, mask] = self.fill.paths();
+        let inputs = [self.latents.as_deref(), self.noise.as_deref(), self.run.sigmas.as_deref(), image, mask];
+        let outputs = [Some(target.path()), self.trajectory.as_deref()];
+        apart(outputs.into_iter().flatten(), inputs.into_iter().flatten())
     }
 }
 
 /// Runs the command.
 pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
-    let threads = arguments.machine.start()?;
+    let threads = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut requests = arguments.run.requests(arguments.seed, &[])?;
     for request in &mut requests {
         request.solver = arguments.solver;
+        request.precision = arguments.precision.precision;
         arguments.condition.apply(request);
     }
     let rows = if requests.len() > 1 { Some(consistency::Rows::resolve(&model, &requests, &target)?) } else { None };
@@ -130,8 +110,11 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         return Err(Usage("--steps: a list of steps goes with neither --trajectory nor --noise".to_owned()).into());
     }
 
-    let latents = arguments.latents.as_deref().map(npy::read).transpose()?;
-    let noise = arguments.noise.as_deref().map(npy::read).transpose()?;
+    arguments.keep_inputs(&target)?;
+    let read = |path| images::tensor(path, "latents [n, channels, height, width]", &model.config);
+    let latents: Option<Array4<f32>> = arguments.latents.as_deref().map(read).transpose()?;
+    let read = |path| images::tensor(path, "noise [steps, n, channels, height, width]", &model.config);
+    let noise: Option<Array5<f32>> = arguments.noise.as_deref().map(read).transpose()?;
     let region = arguments.fill.read(&model.config)?;
     let inputs = Inputs { latents, noise, region };
     let n = match (&inputs.latents, arguments.n) {
@@ -145,7 +128,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let batch = arguments.batch.of(&generator, n, threads);
     if let Some(rows) = rows {
         check(&target, n.saturating_mul(rows.len()), generator.shape())?;
-        return rows.run(generator, n, batch, arguments.json, arguments.dry_run);
+        return rows.run(generator, n, batch, arguments.conduct.json, arguments.conduct.dry_run);
     }
     check(&target, n, generator.shape())?;
     let steps = generator.moves();
@@ -153,7 +136,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         Some(path) => Some(Strip::new(path, n, steps, generator.shape())?),
         None => None,
     };
-    if arguments.dry_run {
+    if arguments.conduct.dry_run {
         return dry_run(arguments, &generator, n, batch, threads);
     }
     sample(arguments, &target, &generator, strip, n, batch)
@@ -188,13 +171,12 @@ fn dry_run(
     let calls = generator.calls() * generator.calls_per_step();
     let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
     let memory = generator.bytes(batch);
-    let per_step = time_of_step(generator, arguments.first, batch)?.as_secs_f64();
-    // What was timed is a first or second step; the last may make fewer calls.
-    let seconds = per_step / generator.calls_after(1) as f64 * (generator.calls() * n) as f64 / batch as f64;
-    if arguments.json {
+    let per_call = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
+    let seconds = per_call * (generator.calls() * n) as f64 / batch as f64;
+    if arguments.conduct.json {
         emit(json!({
             "n": n, "steps": generator.plan().steps().len(), "calls": calls, "batch": batch, "gflop": gflop,
-            "memory_bytes": memory, "seconds_per_step": per_step, "seconds": seconds, "threads": threads,
+            "memory_bytes": memory, "seconds_per_call": per_call, "seconds": seconds, "threads": threads,
             "output": arguments.output.display().to_string(),
         }))?;
         return Ok(Done::Finished);
@@ -204,20 +186,22 @@ fn dry_run(
     emit(format_args!("work        {gflop:.1} GFLOP"))?;
     emit(format_args!("memory      about {}", bytes(memory)))?;
     emit(format_args!(
-        "time        about {}: one step of {batch} image(s) took {} with {threads} thread(s)",
+        "time        about {}: one call on {batch} image(s) took {} with {threads} thread(s)",
         duration(seconds),
-        duration(per_step)
+        duration(per_call)
     ))?;
     emit(format_args!("would write {}", arguments.output.display()))?;
     Ok(Done::Finished)
 }
 
-/// The time of one step: the second, as the first also makes room.
-fn time_of_step(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
+/// The time of one call of the plan: by the faster of the first two steps, as the very first also makes room.
+fn time_of_call(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
     let (mut last, mut times) = (Instant::now(), Vec::new());
     let images = first..first + batch as u64;
-    generator.generate(images, &mut |_| {
-        times.push(last.elapsed());
+    generator.generate(images, &mut |progress| {
+        // A step of some solvers is two calls, and its last one.
+        let calls = generator.calls_after(progress.step) - generator.calls_after(progress.step - 1);
+        times.push(last.elapsed() / calls.max(1) as u32);
         last = Instant::now();
         if times.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -237,7 +221,7 @@ fn sample(
     let rows = strip.as_ref().map_or(0, Strip::rows) as u64;
     // The images of a strip are made even where they are there: its frames are not.
     let wanted: Vec<u64> = (first..first + n as u64).filter(|&i| i < first + rows || !sink.holds(i)).collect();
-    let batches = batches(&wanted, batch);
+    let batches = runs(&wanted, batch);
     let calls = generator.calls();
     let bar = crate::bars::bar("sampling", 0, (batches.len() * calls) as u64);
     let begun = Instant::now();
@@ -280,18 +264,6 @@ fn sample(
     Ok(Done::Finished)
 }
 
-/// Runs of neighbouring indices, none longer than `batch`.
-fn batches(wanted: &[u64], batch: usize) -> Vec<std::ops::Range<u64>> {
-    let mut batches: Vec<std::ops::Range<u64>> = Vec::new();
-    for &i in wanted {
-        match batches.last_mut() {
-            Some(last) if last.end == i && i - last.start < batch as u64 => last.end += 1,
-            _ => batches.push(i..i + 1),
-        }
-    }
-    batches
-}
-
 fn show(bar: &ProgressBar, images: f64, begun: Instant) {
     bar.set_message(format!(" {:.1} img/s", images / begun.elapsed().as_secs_f64().max(1e-9)));
 }
@@ -317,7 +289,7 @@ fn conclude(
     seconds: f64,
 ) -> anyhow::Result<()> {
     let rate = made as f64 / seconds.max(1e-9);
-    if arguments.json {
+    if arguments.conduct.json {
         let calls = generator.calls() * generator.calls_per_step();
         emit(json!({
             "output": path.display().to_string(), "trajectory": strip.map(|path| path.display().to_string()),
@@ -340,16 +312,4 @@ fn conclude(
     }
     emit(path.display())?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::batches;
-
-    #[test]
-    fn batches_are_runs_of_neighbours() {
-        assert_eq!(batches(&[0, 1, 2, 5, 6, 9], 2), [0..2, 2..3, 5..7, 9..10]);
-        assert_eq!(batches(&[7, 8, 9, 12], 8), [7..10, 12..13]);
-        assert_eq!(batches(&[], 8), []);
-    }
 }

@@ -12,7 +12,7 @@ use skipstone::data::{self, DataSpec, Dataset, Split};
 use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
-use crate::common::{Machine, WeightsName, bytes, duration, load_model, weights_choice};
+use crate::common::{Conduct, WeightsName, bytes, duration, load_model, weights_choice};
 use crate::failure::{Done, Stdout, emit, say};
 use crate::interrupt;
 
@@ -54,20 +54,14 @@ pub struct TrainArguments {
     /// Seed of weights, order, noise: the same as --set train.seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Print a JSON line per log interval: {"step", "loss", "images_per_s"}
-    #[arg(long)]
-    json: bool,
-    /// Say what would be done and what it would cost, and write nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    conduct: Conduct,
 }
 
 /// Runs the command.
 pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
     let recipe = recipe(arguments)?;
-    let threads = arguments.machine.start()?;
+    let threads = arguments.conduct.start()?;
     let data = dataset(&arguments.data, &recipe)?;
     let init = match &arguments.init {
         Some(path) => {
@@ -77,7 +71,7 @@ pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
         }
         None => None,
     };
-    if arguments.dry_run {
+    if arguments.conduct.dry_run {
         return dry_run(arguments, recipe, data, init, threads);
     }
     let run = Run::open(&arguments.out, recipe, data, init, threads, arguments.resume)?;
@@ -125,7 +119,7 @@ fn dry_run(
     let memory = trainer.bytes() + data_bytes;
     let per_step = trainer.measure()?.as_secs_f64();
     let total = per_step * t.steps as f64;
-    if arguments.json {
+    if arguments.conduct.json {
         emit(json!({
             "parameters": parameters, "images": images, "steps": t.steps, "batch": t.batch * t.accumulate,
             "gflop_per_step": gflop, "memory_bytes": memory, "seconds_per_step": per_step, "seconds": total,
@@ -161,7 +155,7 @@ fn train(arguments: &TrainArguments, mut run: Run) -> anyhow::Result<Done> {
         say(format_args!("going on after step {first} of {steps}"));
     }
     let bar = crate::bars::bar("training", first, steps);
-    let mut watch = Watch { json: arguments.json, smooth: None, stdout: None, bar };
+    let mut watch = Watch { json: arguments.conduct.json, smooth: None, stdout: None, bar };
     let ended = run.train(&mut |event| watch.see(event));
     watch.bar.finish_and_clear();
     match ended? {
@@ -193,7 +187,7 @@ fn conclude(arguments: &TrainArguments, model: &Path) -> anyhow::Result<()> {
     }
     let quoted = interrupt::quoted(&model.display().to_string());
     say(format_args!("{:<11}skipstone sample --model {quoted}", "try"));
-    if !arguments.json {
+    if !arguments.conduct.json {
         emit(model.display())?;
     }
     Ok(())

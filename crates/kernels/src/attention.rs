@@ -3,6 +3,7 @@
 //! Queries, keys and values lie side by side: 3·channels to a pixel. Of each, head h has channels h·d to (h+1)·d. Scores
 //! are made a tile of queries at a time and never stored: backward makes them again.
 
+use crate::half::Packed;
 use crate::isa::{Isa, kernel};
 use crate::math;
 use crate::micro::{columns_times_rows, rows_times_panel};
@@ -23,6 +24,8 @@ pub struct Shape {
 
 /// Queries whose scores are held at once.
 const TILE: usize = 56;
+/// Heads to a thread from which on each is worked through by one.
+const HEADS_EACH: usize = 4;
 
 impl Shape {
     fn head_dim(&self) -> usize {
@@ -64,6 +67,9 @@ fn packed_len(pack: Pack, rows: usize, columns: usize, width: usize) -> usize {
     }
 }
 
+/// Rows transposed at once: what keeps stores close together.
+const TOGETHER: usize = 8;
+
 /// Packs `rows` rows from `begin` on, channels `first..first + columns`.
 #[allow(clippy::too_many_arguments)] // a matrix and its packing
 fn pack(
@@ -94,9 +100,18 @@ fn pack(
                 if len < width {
                     out.fill(0.0);
                 }
-                for lane in 0..len {
-                    let row = &x.row(begin + panel * width + lane, channels)[first..];
-                    for (out, x) in out[lane..].iter_mut().step_by(width).zip(row) {
+                let row = |lane: usize| &x.row(begin + panel * width + lane, channels)[first..];
+                let whole = len / TOGETHER * TOGETHER;
+                for lane in (0..whole).step_by(TOGETHER) {
+                    let rows: [&[f32]; TOGETHER] = std::array::from_fn(|i| row(lane + i));
+                    for (column, out) in out.chunks_exact_mut(width).enumerate() {
+                        for (out, row) in out[lane..lane + TOGETHER].iter_mut().zip(rows) {
+                            *out = row[column];
+                        }
+                    }
+                }
+                for lane in whole..len {
+                    for (out, x) in out[lane..].iter_mut().step_by(width).zip(row(lane)) {
                         *out = *x;
                     }
                 }
@@ -179,7 +194,18 @@ impl Call {
     unsafe fn product(&self, rows: usize, k: usize, a: *const f32, a_row: usize, b: &[f32], c: *mut f32, c_row: usize) {
         for (panel, b) in b.chunks_exact(k * self.width).enumerate() {
             // SAFETY: the caller's promise.
-            unsafe { rows_times_panel(self.isa, rows, k, a, a_row, b.as_ptr(), c.add(panel * self.width), c_row) };
+            unsafe {
+                rows_times_panel(
+                    self.isa,
+                    rows,
+                    k,
+                    a,
+                    a_row,
+                    Packed::Single(b.as_ptr()),
+                    c.add(panel * self.width),
+                    c_row,
+                )
+            };
         }
     }
 
@@ -209,6 +235,44 @@ pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y:
     let (keys_len, values_len) =
         (packed_len(Pack::Transposed, pixels, d, call.width), packed_len(Pack::Rows, pixels, d, call.width));
     let heads = n * shape.heads;
+    let tiles = pixels.div_ceil(TILE);
+    let (row, d_row) = (call.score_row(), d.next_multiple_of(call.width));
+    let pack_keys = |head: Head, keys: &mut [f32]| {
+        pack(Pack::Transposed, k, head.row, pixels, head.channel, d, call.width, keys);
+    };
+    let pack_values =
+        |head: Head, values: &mut [f32]| pack(Pack::Rows, v, head.row, pixels, head.channel, d, call.width, values);
+    let attend = |head: Head, tile: usize, keys: &[f32], values: &[f32]| {
+        let (begin, end) = (pixels * tile / tiles, pixels * (tile + 1) / tiles);
+        let rows = end - begin;
+        with_scratch(rows * (row + d_row), |scratch| {
+            let (p, out) = scratch.split_at_mut(rows * row);
+            let mut inverse = [0.0; TILE];
+            let inverse = &mut inverse[..rows];
+            call.probabilities(q, head, begin, keys, p, inverse);
+            // SAFETY: rows of `pixels` probabilities, packed values, rows of whole panels.
+            unsafe { call.product(rows, pixels, p.as_ptr(), row, values, out.as_mut_ptr(), d_row) };
+            for ((i, out), inverse) in out.chunks_exact(d_row).enumerate().zip(&*inverse) {
+                // SAFETY: the head's channels of these queries are this task's alone.
+                let y = unsafe { y.part(head.row + begin + i, head.channel, d) };
+                for (y, x) in y.iter_mut().zip(out) {
+                    *y = x * inverse;
+                }
+            }
+        });
+    };
+    if heads >= HEADS_EACH * team.threads() {
+        // A head's keys and values stay in the cache of the thread that packed them.
+        return team.run(heads, |index| {
+            let head = call.head(index);
+            with_scratch(keys_len + values_len, |packed| {
+                let (keys, values) = packed.split_at_mut(keys_len);
+                pack_keys(head, keys);
+                pack_values(head, values);
+                (0..tiles).for_each(|tile| attend(head, tile, keys, values));
+            });
+        });
+    }
     with_scratch(heads * (keys_len + values_len), |packed| {
         let shared = SharedMut::new(packed);
         team.run(2 * heads, |task| {
@@ -217,38 +281,17 @@ pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y:
             // SAFETY: each head's keys and values are their tasks' alone.
             unsafe {
                 if task % 2 == 0 {
-                    let keys = shared.part(begin, keys_len);
-                    pack(Pack::Transposed, k, head.row, pixels, head.channel, d, call.width, keys);
+                    pack_keys(head, shared.part(begin, keys_len));
                 } else {
-                    let values = shared.part(begin + keys_len, values_len);
-                    pack(Pack::Rows, v, head.row, pixels, head.channel, d, call.width, values);
+                    pack_values(head, shared.part(begin + keys_len, values_len));
                 }
             }
         });
         let packed = &*packed;
-        let tiles = pixels.div_ceil(TILE);
-        let (row, d_row) = (call.score_row(), d.next_multiple_of(call.width));
         team.run(heads * tiles, |task| {
-            let head = call.head(task / tiles);
-            let (keys, values) =
-                packed[task / tiles * (keys_len + values_len)..][..keys_len + values_len].split_at(keys_len);
-            let (begin, end) = (pixels * (task % tiles) / tiles, pixels * (task % tiles + 1) / tiles);
-            let rows = end - begin;
-            with_scratch(rows * (row + d_row), |scratch| {
-                let (p, out) = scratch.split_at_mut(rows * row);
-                let mut inverse = [0.0; TILE];
-                let inverse = &mut inverse[..rows];
-                call.probabilities(q, head, begin, keys, p, inverse);
-                // SAFETY: rows of `pixels` probabilities, packed values, rows of whole panels.
-                unsafe { call.product(rows, pixels, p.as_ptr(), row, values, out.as_mut_ptr(), d_row) };
-                for ((i, out), inverse) in out.chunks_exact(d_row).enumerate().zip(&*inverse) {
-                    // SAFETY: the head's channels of these queries are this task's alone.
-                    let y = unsafe { y.part(head.row + begin + i, head.channel, d) };
-                    for (y, x) in y.iter_mut().zip(out) {
-                        *y = x * inverse;
-                    }
-                }
-            });
+            let packed = &packed[task / tiles * (keys_len + values_len)..][..keys_len + values_len];
+            let (keys, values) = packed.split_at(keys_len);
+            attend(call.head(task / tiles), task % tiles, keys, values);
         });
     });
 }

@@ -1,5 +1,6 @@
 //! Memory that begins on a cache line.
 
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 
 const LINE: usize = 16;
@@ -24,7 +25,22 @@ impl std::fmt::Debug for Buffer {
 impl Buffer {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
-        Self { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)], len }
+        let count = len.div_ceil(LINE);
+        if count == 0 {
+            return Self::default();
+        }
+        let layout = Layout::array::<Line>(count).expect("no more than memory holds");
+        // Fresh pages from the system are zeros already: `vec!` would write them once more, as it knows this of plain
+        // numbers only.
+        // SAFETY: the layout is that of a Vec of `count` lines, not empty; zeros are f32.
+        let lines = unsafe {
+            let lines = alloc_zeroed(layout).cast::<Line>();
+            if lines.is_null() {
+                handle_alloc_error(layout);
+            }
+            Vec::from_raw_parts(lines, count, count)
+        };
+        Self { lines, len }
     }
 
     /// Makes it `len` long or leaves it longer. Growing empties it: the content is unspecified afterwards.

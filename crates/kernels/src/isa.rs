@@ -55,6 +55,21 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// The smaller; `b` where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Half-precision numbers, as their bits.
+    ///
+    /// # Safety
+    /// `LANES` elements at `p` are readable.
+    unsafe fn load_half(self, p: *const u16) -> Self::V;
+    /// Rounds to half precision, to nearest, ties to even.
+    ///
+    /// # Safety
+    /// `LANES` elements at `p` are writable.
+    unsafe fn store_half(self, p: *mut u16, v: Self::V);
+    /// The same for two vectors side by side: even\[0\], odd\[0\], even\[1\], odd\[1\], …
+    ///
+    /// # Safety
+    /// `2·LANES` elements at `p` are writable.
+    unsafe fn store_half_pairs(self, p: *mut u16, even: Self::V, odd: Self::V);
     /// 2ⁿ for the integer n in the low bits of `v`, −126 ≤ n ≤ 127.
     fn exp2_of_low_bits(self, v: Self::V) -> Self::V;
 

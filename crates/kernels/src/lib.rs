@@ -19,6 +19,7 @@ pub mod buffer;
 pub mod conv;
 pub mod dropout;
 pub mod elementwise;
+mod half;
 pub mod isa;
 pub mod linear;
 mod math;

@@ -4,6 +4,7 @@
 //! fused multiply-adds in the order of k, whatever the number of rows done at once: how rows are grouped into tiles
 //! never changes a result.
 
+use crate::half::{Element, Packed};
 use crate::isa::{Simd, kernel};
 
 /// Sums of a tile: row i, two vectors.
@@ -18,7 +19,7 @@ pub(crate) unsafe fn accumulate<S: Simd, const M: usize>(
     s: S,
     k: usize,
     a: impl Fn(usize, usize) -> *const f32,
-    b: *const f32,
+    b: *const impl Element,
     b_row: usize,
     acc: &mut Tile<S, M>,
 ) {
@@ -26,7 +27,7 @@ pub(crate) unsafe fn accumulate<S: Simd, const M: usize>(
         // SAFETY: the caller's promise.
         unsafe {
             let row = b.add(p * b_row);
-            let (b0, b1) = (s.load(row), s.load(row.add(S::LANES)));
+            let (b0, b1) = (Element::load(s, row), Element::load(s, row.add(S::LANES)));
             for (i, sums) in acc.iter_mut().enumerate() {
                 let x = s.splat(*a(i, p));
                 sums[0] = s.fma(x, b0, sums[0]);
@@ -96,13 +97,18 @@ kernel! {
     /// # Safety
     /// k elements of each row of A and the whole panel are readable, two vectors of each row of C writable.
     pub(crate) unsafe fn rows_times_panel<S>(
-        s, rows: usize, k: usize, a: *const f32, a_row: usize, b: *const f32, c: *mut f32, c_row: usize,
+        s, rows: usize, k: usize, a: *const f32, a_row: usize, b: Packed, c: *mut f32, c_row: usize,
     ) {
         for (first, count) in tiles::<S>(rows) {
             let (a, c) = (a.wrapping_add(first * a_row), c.wrapping_add(first * c_row));
             let at = |i: usize, p: usize| a.wrapping_add(i * a_row + p);
             // SAFETY: the caller's promise, for a part of the rows.
-            unsafe { with_rows!(count, sums::<S>(s, k, at, b, 2 * S::LANES, c, c_row, true)) }
+            unsafe {
+                match b {
+                    Packed::Single(b) => with_rows!(count, sums::<S>(s, k, at, b, 2 * S::LANES, c, c_row, true)),
+                    Packed::Half(b) => with_rows!(count, sums::<S>(s, k, at, b, 2 * S::LANES, c, c_row, true)),
+                }
+            }
         }
     }
 }
@@ -137,7 +143,7 @@ pub(crate) unsafe fn sums<S: Simd, const M: usize>(
     s: S,
     k: usize,
     a: impl Fn(usize, usize) -> *const f32,
-    b: *const f32,
+    b: *const impl Element,
     b_row: usize,
     c: *mut f32,
     c_row: usize,

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::buffer::Buffer;
 use crate::isa::{Isa, kernel};
 use crate::team::Team;
 
@@ -54,6 +55,55 @@ pub fn flops_per_second(isa: Isa, team: &Team) -> f64 {
             std::hint::black_box(unsafe { multiply_adds(isa, rounds, start, a, b) });
         });
         work / begun.elapsed().as_secs_f64()
+    });
+    best.fold(0.0, f64::max)
+}
+
+kernel! {
+    /// Adds up `len` elements, a multiple of eight vectors.
+    unsafe fn read<S>(s, x: *const f32, len: usize) -> f32 {
+        let mut acc = [s.zero(); 8];
+        for at in (0..len).step_by(8 * S::LANES) {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *acc = s.add(*acc, unsafe { s.load(x.add(at + i * S::LANES)) });
+            }
+        }
+        let mut sum = acc[0];
+        for acc in &acc[1..] {
+            sum = s.add(sum, *acc);
+        }
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: no vector has more than 16 lanes.
+        unsafe { s.store(lanes.as_mut_ptr(), sum) };
+        lanes.iter().sum()
+    }
+}
+
+/// Bytes in a second at which all threads of a team together read `bytes` bytes that they have read before, from
+/// wherever the caches hold them; the best of some passes. It bounds a network call with one image, which reads all
+/// weights once.
+///
+/// ```
+/// use skipstone_kernels::{Isa, Team, peak};
+/// assert!((1e7..1e13).contains(&peak::bytes_per_second(Isa::best(), Team::solo(), 1 << 20)));
+/// ```
+pub fn bytes_per_second(isa: Isa, team: &Team, bytes: usize) -> f64 {
+    /// A page.
+    const PART: usize = 1024;
+    let parts = (bytes / 4).div_ceil(PART).max(1);
+    let mut buffer = Buffer::zeros(parts * PART);
+    // Written once, so that every page has memory of its own.
+    buffer.fill(1.0);
+    let threads = team.threads();
+    let best = (0..8).map(|_| {
+        let begun = Instant::now();
+        team.run(threads, |i| {
+            let part = &buffer[parts * i / threads * PART..parts * (i + 1) / threads * PART];
+            // SAFETY: whole pages, of which eight vectors are a part.
+            std::hint::black_box(unsafe { read(isa, part.as_ptr(), part.len()) });
+        });
+        (4 * parts * PART) as f64 / begun.elapsed().as_secs_f64()
     });
     best.fold(0.0, f64::max)
 }

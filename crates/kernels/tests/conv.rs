@@ -265,6 +265,14 @@ fn every_shape_agrees_with_the_definition_whatever_the_memory_layout() {
 }
 
 #[test]
+fn a_strided_convolution_whose_output_is_smaller_than_its_kernel_has_a_gradient() {
+    for input in [[2, 4], [2, 2], [1, 1]] {
+        Case::new(shape(4, 4, input, 3, 2, [1, 1]), PLAIN, 9).check();
+    }
+    Case::new(shape(4, 4, [2, 4], 3, 2, [0, 1]), PLAIN, 9).check();
+}
+
+#[test]
 fn input_is_normalised_and_activated_on_the_way_in() {
     for (i, shape) in SHAPES.into_iter().enumerate() {
         for (silu, layout) in [(false, Layout::Part), (true, Layout::Part), (true, Layout::Dense)] {

@@ -137,3 +137,10 @@ pub fn training_steps(
 pub fn peak_flops(options: &Options) -> f64 {
     peak::flops_per_second(options.isa, &options.team)
 }
+
+/// The time that reading all weights of a network takes at least: no call can be faster.
+pub fn reading_weights(network: &UNet) -> Duration {
+    let Options { isa, team, .. } = network.options();
+    let bytes = network.weight_bytes();
+    Duration::from_secs_f64(bytes as f64 / peak::bytes_per_second(*isa, team, bytes))
+}

@@ -1,6 +1,6 @@
 //! Files that are either complete or absent: written aside, then renamed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -78,9 +78,50 @@ pub fn create_dir(path: &Path) -> Result<()> {
     })
 }
 
+/// A folder that one process alone writes to, until this is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    /// Open for as long as the lock is held.
+    _held: File,
+}
+
+/// Locks `folder`, which must be there, against everyone else who asks for it.
+///
+/// On Unix the folder itself is locked and nothing is left in it, elsewhere a file `.skipstone-lock` inside. Where the
+/// file system knows no locks, a warning is logged and nothing is locked.
+///
+/// ```
+/// let folder = std::env::temp_dir();
+/// let lock = skipstone::files::lock(&folder).unwrap();
+/// assert!(skipstone::files::lock(&folder).unwrap_err().message().contains("another process"));
+/// drop(lock);
+/// assert!(skipstone::files::lock(&folder).is_ok());
+/// ```
+///
+/// # Errors
+/// Another process writes there, or the folder cannot be opened.
+pub fn lock(folder: &Path) -> Result<Lock> {
+    #[cfg(unix)]
+    let held = File::open(folder);
+    #[cfg(not(unix))]
+    let held = File::options().write(true).create(true).truncate(false).open(folder.join(".skipstone-lock"));
+    let held = held.map_err(|e| refused(folder, e))?;
+    match held.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let message = "another process is writing to this folder; wait until it is done, or choose another folder";
+            return Err(Error::new(Kind::Io, message).in_file(folder));
+        }
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(folder = %folder.display(), %error, "cannot be locked; see that no other process writes there");
+        }
+    }
+    Ok(Lock { _held: held })
+}
+
 /// Removes what a killed process left half-written directly in `folder`; returns how many files that was.
 ///
-/// Only for a folder that no other process is writing to: a file being written looks the same.
+/// Only for a folder that no other process is writing to, see [`lock`]: a file being written looks the same.
 ///
 /// # Errors
 /// The folder cannot be read or a file cannot be removed. A folder that is not there holds nothing: 0.

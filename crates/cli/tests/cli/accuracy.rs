@@ -1,15 +1,18 @@
-//! What Winograd's algorithms cost in accuracy, on the trained model that travels with the program.
+//! What Winograd's algorithms and half precision cost in accuracy, on the trained model that travels with the program.
 
 use ndarray::Array4;
 use skipstone::checkpoint::{LoadOptions, load_embedded};
 use skipstone::noise::{Forbidden, initial_latent};
 use skipstone::sampler::{Plan, sample, unobserved};
 use skipstone::trajectory::{Spacing, Trajectory};
-use skipstone::unet::{Algorithm, ConvShape as Shape, Options, UNet};
+use skipstone::unet::{Algorithm, ConvShape as Shape, Options, Precision, UNet};
 
 fn network(algorithm: fn(&Shape) -> Algorithm) -> UNet {
+    network_with(Options { algorithm, ..Options::default() })
+}
+
+fn network_with(options: Options) -> UNet {
     let model = load_embedded(skipstone_model::FILES, &LoadOptions::default()).unwrap();
-    let options = Options { algorithm, ..Options::default() };
     UNet::with_options(model.config, model.parameters, model.scheduler.prediction_type, options).unwrap()
 }
 
@@ -40,4 +43,8 @@ fn fifty_steps_by_winograd_end_where_fifty_steps_by_definition_end() {
         println!("{what}: {difference:.1e} after 50 steps");
         assert!(difference < 1e-3, "{what}: {difference:e}");
     }
+    let half = run(&network_with(Precision::F16.into()));
+    let difference = relative(&half, &exact);
+    println!("half precision: {difference:.1e} after 50 steps");
+    assert!(difference < 5e-3, "half precision: {difference:e}");
 }

@@ -1,10 +1,12 @@
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::process::Stdio;
 
 use ndarray::{Array4, Array5, Axis, Slice};
 use serde_json::Value;
 use skipstone::image::{Picture, npy, read_png, write_png};
 
-use crate::support::{names, read, run, with_model};
+use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
 
 /// A command on `model` with these arguments, expecting this exit code.
 #[track_caller]
@@ -114,6 +116,29 @@ fn reconstruct_prints_the_table_and_draws_it() {
     let (stdout, _) = on_model(at, "reconstruct", "--images x.npy --dry-run --json", 0);
     let most: u64 = [10, 20, 50, 100, 200, 500, 1000].iter().sum();
     assert_eq!(lines(&stdout)[0]["evaluations"].as_u64(), Some(3 * 2 * most));
+}
+
+#[test]
+fn an_interrupted_table_keeps_its_finished_lines() {
+    let (folder, _) = with_images();
+    let at = folder.path();
+    // Two steps are done at once, a thousand over and over take minutes.
+    let steps = format!("2,5{}", ",1000".repeat(200));
+    let arguments = ["reconstruct", "--model", "model", "--images", "x.npy", "--steps", &steps, "-o", "out"];
+    let mut child = skipstone(at, &arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    // The heading and two lines.
+    for _ in 0..3 {
+        lines.read_line(&mut said).unwrap();
+    }
+    signal("INT", child.id());
+    lines.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    let table = String::from_utf8(read(&at.join("out"), "table.csv")).unwrap();
+    let first: Vec<&str> = table.lines().skip(1).map(|line| line.split(',').nth(1).unwrap()).take(2).collect();
+    assert_eq!(first, ["2", "5"], "{table}");
+    assert!(names(&at.join("out")).contains(&"images.png".to_owned()));
 }
 
 #[test]
@@ -260,9 +285,18 @@ fn a_filled_picture_keeps_its_known_part_and_is_reproducible() {
     ] {
         assert!(on_model(at, "sample", flags, 2).1.contains(message), "{flags}");
     }
-    write_png(&at.join("none.png"), &Picture::new(8, 8, 1, vec![0; 64]).unwrap(), &[]).unwrap();
-    let (_, error) = on_model(at, "sample", "--inpaint x.png --mask none.png", 2);
-    assert!(error.contains("nothing is to be filled"), "{error}");
+    for (name, width, value, code, message) in [
+        ("none.png", 8, 0, 2, "nothing is to be filled"),
+        ("dark.png", 8, 127, 2, "nothing is to be filled"),
+        ("light.png", 8, 128, 0, ""),
+        ("wide.png", 16, 255, 1, "wide.png: 16 × 8 pixels, the picture to fill has 8 × 8"),
+    ] {
+        let picture = Picture::new(width, 8, 1, vec![value; 8 * width]).unwrap();
+        write_png(&at.join(name), &picture, &[]).unwrap();
+        let flags = format!("--inpaint x.png --mask {name} -n 1 --steps 2 -o g.npy");
+        let (_, error) = on_model(at, "sample", &flags, code);
+        assert!(error.contains(message), "{name}: {error}");
+    }
 }
 
 #[test]
@@ -295,7 +329,83 @@ fn wrong_usage_of_latents_is_exit_code_2() {
     let wrong = Array4::<f32>::zeros((2, 1, 4, 4));
     npy::write(&at.join("w.npy"), wrong.view()).unwrap();
     let (_, error) = on_model(at, "encode", "--images w.npy -o y.npy", 1);
-    assert!(error.contains("w.npy") && error.contains("expected images [n, 1, 8, 8]"), "{error}");
-    let (_, error) = on_model(at, "decode", "--latents x.npy --method bdia -o y.npy", 1);
-    assert!(error.contains("x.npy"), "{error}");
+    assert!(error.contains("w.npy: expected images") && error.contains("[1, 8, 8], found [2, 1, 4, 4]"), "{error}");
+    let wrong = Array5::<f32>::zeros((2, 1, 1, 4, 4));
+    npy::write(&at.join("p.npy"), wrong.view()).unwrap();
+    let three = Array5::<f32>::zeros((3, 1, 1, 8, 8));
+    npy::write(&at.join("three.npy"), three.view()).unwrap();
+    for (flags, message) in [
+        ("--latents x.npy --method bdia -o y.npy", "x.npy: expected 5 dimensions"),
+        ("--latents w.npy -o y.npy", "w.npy: expected latents"),
+        ("--latents p.npy --method bdia -o y.npy", "p.npy: expected pairs"),
+        ("--latents three.npy --method edict -o y.npy", "three.npy: expected pairs of latents [2, n"),
+    ] {
+        let (_, error) = on_model(at, "decode", flags, 1);
+        assert!(error.contains(message), "{flags}: {error}");
+    }
+    // What cannot be inverted is said before anything is made.
+    let (stdout, error) = on_model(at, "reconstruct", "--images x.npy --steps 5,1 --method bdia -o out", 2);
+    assert!(stdout.is_empty() && error.contains("at least 2") && !at.join("out").exists(), "{stdout}{error}");
+    let (_, error) = on_model(at, "decode", "--latents x.npy --eta 0.5 --dry-run", 2);
+    assert!(error.contains("draws noise"), "{error}");
+}
+
+#[test]
+fn no_output_takes_the_place_of_an_input_or_of_another_output() {
+    let (folder, x) = with_images();
+    let at = folder.path();
+    for i in 0..2 {
+        let picture = Picture::from_image(x.index_axis(Axis(0), i)).unwrap();
+        write_png(&at.join(format!("{i}.png")), &picture, &[]).unwrap();
+    }
+    let before: Vec<_> = ["x.npy", "0.png", "1.png"].map(|name| read(at, name)).into();
+    let inside = at.join("x.npy").display().to_string();
+    for (command, flags, message) in [
+        ("encode", "--images x.npy --steps 3 -o x.npy", "x.npy: is read"),
+        ("encode", &format!("--images x.npy --steps 3 -o {inside}"), "is read"),
+        ("encode", "--images x.npy --steps 3 --eta 1 --noise-out y.npy -o y.npy", "y.npy: is another output"),
+        ("encode", "--images x.npy --steps 3 --eta 1 --noise-out ./y.npy -o y.npy", "is another output"),
+        ("decode", "--latents x.npy --steps 3 -o x.npy", "x.npy: is read"),
+        ("interpolate", "--images 0.png,1.png --steps 3 -o 1.png", "1.png: is read"),
+        ("sample", "-n 1 --steps 3 --inpaint 0.png --mask 1.png -o 0.png", "0.png: is read"),
+    ] {
+        let (_, error) = on_model(at, command, flags, 2);
+        assert!(error.contains(message), "{command} {flags}: {error}");
+    }
+    assert_eq!(before, ["x.npy", "0.png", "1.png"].map(|name| read(at, name)));
+    assert!(!at.join("y.npy").exists());
+}
+
+#[test]
+fn the_way_back_names_class_clipping_and_threshold() {
+    let (folder, _) = with_images();
+    let at = folder.path();
+    std::fs::remove_dir_all(at.join("model")).unwrap();
+    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() }, Some(2));
+    for flags in [
+        "--class 1",
+        "--class 0 --guidance 2.5",
+        "--clip keep-eps",
+        "--clip rederive-eps --threshold 0.9,1.5",
+        "--class 1 --guidance 3 --eta 0.5 --noise-out z.npy --clip keep-eps",
+    ] {
+        let (_, said) = on_model(at, "encode", &format!("--images x.npy --steps 4 {flags} -o x_T.npy"), 0);
+        let command = said.lines().find_map(|line| line.strip_prefix("back again: skipstone ")).unwrap();
+        for word in flags.split_whitespace().filter(|word| *word != "--noise-out") {
+            assert!(command.split(' ').any(|other| other == word), "{word} of {flags}: {command}");
+        }
+        let words: Vec<&str> = command.split(' ').chain(["-o", "back.npy"]).collect();
+        run(at, &words, 0);
+        if flags.contains("--eta") {
+            assert!(furthest(&tensor(at, "back.npy"), &tensor(at, "x.npy")) < 1e-4);
+        }
+    }
+    // Points of one line are of one class.
+    std::fs::remove_dir_all(at.join("model")).unwrap();
+    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() }, None);
+    let (_, error) = on_model(at, "interpolate", "--seeds 1,2 --points 3 --steps 2 -o l.npy", 2);
+    assert!(error.contains("--class: the model knows 3 classes"), "{error}");
+    on_model(at, "interpolate", "--seeds 1,2 --points 3 --steps 2 --class 1 -o l.npy", 0);
+    on_model(at, "sample", "-n 1 --seed 2 --steps 2 --class 1 -o e.npy", 0);
+    assert_eq!(tensor(at, "l.npy").slice_axis(Axis(0), Slice::from(2..)), tensor(at, "e.npy"));
 }

@@ -1,3 +1,4 @@
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,6 +71,12 @@ fn a_folder_is_continued_without_repeating_or_losing_an_image() {
     for name in names(&at.join("whole")) {
         assert_eq!(read(&at.join("part"), &name), read(&at.join("whole"), &name), "{name}");
     }
+    // While somebody writes there, nobody else does.
+    let lock = skipstone::files::lock(&at.join("part")).unwrap();
+    let (_, error) = expect(at, "-n 8 --steps 3 -o part/", 1);
+    assert!(error.contains("part/: another process is writing to this folder"), "{error}");
+    assert_eq!(names(&at.join("part")), names(&at.join("whole")));
+    drop(lock);
     let manifest: serde_json::Value = serde_json::from_slice(&read(at, "whole/manifest.json")).unwrap();
     assert_eq!((manifest["n"].as_u64(), manifest["first"].as_u64()), (Some(6), Some(0)));
     assert_eq!(manifest["times"], serde_json::json!([999, 665, 332]));
@@ -107,6 +114,35 @@ fn a_killed_and_an_interrupted_run_are_completed_by_the_same_command() {
 }
 
 #[test]
+fn a_second_ctrl_c_does_not_wait_for_the_step_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    // A step of so many images takes seconds.
+    let arguments = ["sample", "-n", "1024", "--batch", "1024", "--steps", "50", "--threads", "1", "-o", "x.npy"];
+    let mut child = skipstone(folder.path(), &arguments)
+        .env("RUST_LOG", "info")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("model loaded") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it ended early");
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    for _ in 0..2 {
+        signal("INT", child.id());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+    // The first one's message comes after the step, which was not waited for.
+    assert!(!rest.contains("interrupted"), "{rest}");
+    assert_eq!(names(folder.path()), [""; 0]);
+}
+
+#[test]
 fn latents_and_noise_from_files_decide_everything() {
     let folder = with_model();
     let at = folder.path();
@@ -131,8 +167,14 @@ fn latents_and_noise_from_files_decide_everything() {
     assert!(error.contains("expected [5, 3, 1, 8, 8]"), "{error}");
     let wrong = Array4::<f32>::zeros((2, 1, 4, 4));
     npy::write(&at.join("w.npy"), wrong.view()).unwrap();
-    let (_, error) = expect(at, "--latents w.npy -o d.npy", 2);
-    assert!(error.contains("expected [2, 1, 8, 8], found [2, 1, 4, 4]"), "{error}");
+    let (_, error) = expect(at, "--latents w.npy -o d.npy", 1);
+    assert!(error.contains("w.npy: expected latents") && error.contains("[1, 8, 8], found [2, 1, 4, 4]"), "{error}");
+    for flags in ["--latents x.npy -o x.npy", "--latents x.npy --noise z.npy --steps 4 --eta 1 -o ./z.npy"] {
+        let (_, error) = expect(at, flags, 2);
+        assert!(error.contains("is read by this command"), "{error}");
+    }
+    let (_, error) = expect(at, "-n 2 --steps 4 --trajectory t.png -o t.png", 2);
+    assert!(error.contains("another output of this command"), "{error}");
     let nan = Array4::from_elem((2, 1, 8, 8), f32::NAN);
     npy::write(&at.join("nan.npy"), nan.view()).unwrap();
     let (_, error) = expect(at, "--latents nan.npy -o d.npy", 1);
@@ -273,6 +315,11 @@ fn a_dry_run_tells_the_cost_and_writes_nothing() {
     assert_eq!(cost["calls"], 1000);
     assert!(cost["gflop"].as_f64().unwrap() > 0.0);
     assert_eq!(names(at), ["model"]);
+    // Two steps of Heun are three calls, and each call is timed as one, also where a step makes two.
+    let (stdout, _) = sample(at, "-n 10 --batch 5 --steps 2 --solver heun --dry-run --json");
+    let cost: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let (call, all) = (cost["seconds_per_call"].as_f64().unwrap(), cost["seconds"].as_f64().unwrap());
+    assert!(call > 0.0 && (all / (call * 3.0 * 2.0) - 1.0).abs() < 1e-9, "{cost}");
 }
 
 #[test]
@@ -293,4 +340,40 @@ fn without_a_model_the_carried_one_makes_pictures_of_the_data_sets_kind() {
     assert!(bright(0..28, 0..2) < 0.12 && bright(8..20, 10..18) > 0.35);
     let outside = x.iter().filter(|v| v.abs() > 1.5).count();
     assert!(outside * 100 < x.len(), "{outside} of {} values far outside the data's range", x.len());
+}
+
+#[test]
+fn half_precision_makes_nearly_the_same_images_says_so_and_is_not_mixed_with_others() {
+    let folder = with_model();
+    let at = folder.path();
+    sample(at, "-n 4 --steps 5 -o single.npy");
+    for isa in ["", "avx2", "portable"] {
+        // The model's weights are random: a chain of steps doubles what a call loses, more or less.
+        let mut command = skipstone(
+            at,
+            &["sample", "--model", "model", "-n", "4", "--steps", "5", "--precision", "f16", "-o", "half.npy"],
+        );
+        if !isa.is_empty() {
+            command.env("SKIPSTONE_ISA", isa);
+        }
+        let output = command.output().unwrap();
+        if !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("this processor has") {
+            continue;
+        }
+        assert!(output.status.success(), "{isa}: {}", String::from_utf8_lossy(&output.stderr));
+        let [single, half]: [Array4<f32>; 2] =
+            ["single.npy", "half.npy"].map(|name| npy::read(&at.join(name)).unwrap());
+        let norm = |x: &Array4<f32>| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let difference = norm(&(&single - &half)) / norm(&single);
+        assert!((1e-7..3e-2).contains(&difference), "{isa}: {difference:e}");
+    }
+    sample(at, "-n 2 --steps 5 --precision f16 -o folder/");
+    let manifest = String::from_utf8(read(at, "folder/manifest.json")).unwrap();
+    assert!(manifest.contains(r#""precision": "f16""#), "{manifest}");
+    let (_, said) = expect(at, "-n 2 --steps 5 -o folder/", 2);
+    assert!(said.contains(r#"precision = "f16", now it is unset"#), "{said}");
+    let (_, said) = expect(at, "--precision f8", 2);
+    assert!(said.contains("expected f32 or f16"), "{said}");
+    let (_, said) = run(at, &["bench", "--model", "model", "--train", "--precision", "f16"], 2);
+    assert!(said.contains("training is in f32 only"), "{said}");
 }

@@ -4,9 +4,10 @@
 //! its pixels and each tap of the kernel, where the input pixel lies. Outside the image that is a row of zeros.
 
 use super::stage::Pixels;
-use super::{Finish, Layer, Shape, Source};
+use super::{Finish, Layer, Precision, Shape, Source};
+use crate::half::{Element, Packed};
 use crate::isa::{Simd, kernel};
-use crate::micro::{accumulate, tiles, with_rows};
+use crate::micro::{Tiles, accumulate, tiles, with_rows};
 use crate::shared::SharedMut;
 use crate::team::{Team, with_scratch};
 
@@ -20,21 +21,42 @@ pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, us
     let width = 2 * layer.isa.lanes();
     let panels = c_out.div_ceil(width);
     let len = taps * c_in * width;
-    layer.weights.at_least(panels * len);
+    let (isa, precision, scale) = (layer.isa, layer.precision, layer.weight_scale());
+    layer.weights.at_least(precision.words(panels * len));
     let weights = SharedMut::new(&mut layer.weights);
-    team.run(panels, |panel| {
-        // SAFETY: a panel is its task's alone.
-        let packed = unsafe { weights.part(panel * len, len) };
+    let fill = |panel: usize, packed: &mut [f32]| {
         packed.fill(0.0);
         for (lane, out) in (panel * width..((panel + 1) * width).min(c_out)).enumerate() {
             for input in 0..c_in {
                 for (tap, &w) in weight(out, input).iter().enumerate() {
                     let tap = if turn { taps - 1 - tap } else { tap };
-                    packed[(tap * c_in + input) * width + lane] = w;
+                    packed[(tap * c_in + input) * width + lane] = scale * w;
                 }
             }
         }
+    };
+    team.run(panels, |panel| match precision {
+        // SAFETY: a panel is its task's alone.
+        Precision::Single => fill(panel, unsafe { weights.part(panel * len, len) }),
+        _ => with_scratch(len, |packed| {
+            fill(panel, packed);
+            // SAFETY: a panel is its task's alone, and half as long in half precision; it is made of whole vectors.
+            unsafe { narrow(isa, packed.as_ptr(), len, weights.pointer().cast::<u16>().add(panel * len)) };
+        }),
     });
+}
+
+kernel! {
+    /// Rounds to half precision.
+    ///
+    /// # Safety
+    /// `len`, a multiple of a vector, elements are readable and writable.
+    unsafe fn narrow<S>(s, from: *const f32, len: usize, to: *mut u16) {
+        for i in (0..len).step_by(S::LANES) {
+            // SAFETY: the caller's promise.
+            unsafe { s.store_half(to.add(i), s.load(from.add(i))) };
+        }
+    }
 }
 
 /// Which input pixel a tap of an output pixel meets.
@@ -104,95 +126,152 @@ impl Gather {
 }
 
 /// One call, as a task sees it.
-struct Call {
+struct Call<'a> {
     gather: Gather,
     x: *const f32,
     x_stride: usize,
     zeros: *const f32,
     c_in: usize,
-    weights: *const f32,
-    finish: Finish,
+    weights: Packed,
+    finish: Finish<'a>,
 }
 
 // SAFETY: tasks read the inputs and write pixels and channels of their own only; `forward` outlives them.
-unsafe impl Send for Call {}
+unsafe impl Send for Call<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Call {}
+unsafe impl Sync for Call<'_> {}
+
+/// The input pixels of a block of output pixels, found once for all panels of weights.
+struct Block {
+    /// Image and pixel (counted over all images) of each output pixel.
+    outputs: Vec<(usize, usize)>,
+    /// For each tap, the input pixel that each output pixel meets.
+    inputs: Vec<*const f32>,
+    /// For each tap and tile, how they lie.
+    steps: Vec<Step>,
+}
+
+/// How the input pixels of a tile lie for one tap.
+#[derive(Clone, Copy)]
+enum Step {
+    /// All outside the image: nothing to add.
+    Outside,
+    /// So many elements from each to the next.
+    Even(usize),
+    /// In no order.
+    Uneven,
+}
+
+impl Step {
+    fn of(rows: &[*const f32], zeros: *const f32) -> Self {
+        if rows.iter().all(|row| *row == zeros) {
+            return Self::Outside;
+        }
+        let first = rows[0] as usize;
+        let step = rows.get(1).map_or(0, |second| (*second as usize).wrapping_sub(first));
+        let even = rows.iter().enumerate().all(|(i, row)| *row as usize == first.wrapping_add(i.wrapping_mul(step)));
+        // A distance downwards, as to the zeros, would wrap: such rows go the general way.
+        if even && step as isize >= 0 { Self::Even(step / size_of::<f32>()) } else { Self::Uneven }
+    }
+}
+
+impl Block {
+    /// Output pixels `first..last` of a class, counted over all images, in tiles of at most `rows`.
+    fn new(call: &Call<'_>, class: usize, first: usize, last: usize, tiles: impl Fn(usize) -> Tiles) -> Self {
+        let gather = &call.gather;
+        let taps = gather.kernel * gather.kernel;
+        let step = gather.step();
+        let [height, width] = gather.class_size(class);
+        let [out_height, out_width] = gather.output;
+        let mut outputs = Vec::with_capacity(last - first);
+        let mut places = Vec::with_capacity(last - first);
+        let (mut image, rest) = (first / (height * width), first % (height * width));
+        let (mut row, mut column) = (rest / width, rest % width);
+        for _ in first..last {
+            let (y, x) = (row * step + class / step, column * step + class % step);
+            outputs.push((image, (image * out_height + y) * out_width + x));
+            places.push((image, y, x));
+            column += 1;
+            if column == width {
+                (row, column) = (row + 1, 0);
+            }
+            if row == height {
+                (image, row) = (image + 1, 0);
+            }
+        }
+        let mut inputs = Vec::with_capacity(taps * places.len());
+        let mut steps = Vec::new();
+        for tap in 0..taps {
+            let begin = inputs.len();
+            for &(image, y, x) in &places {
+                let pixel = gather.pixel(image, y, x, tap);
+                inputs.push(pixel.map_or(call.zeros, |pixel| call.x.wrapping_add(pixel * call.x_stride)));
+            }
+            let rows = &inputs[begin..];
+            steps.extend(tiles(rows.len()).map(|(first, count)| Step::of(&rows[first..first + count], call.zeros)));
+        }
+        Self { outputs, inputs, steps }
+    }
+}
 
 kernel! {
     /// Output pixels `first..last` of a class (counted over all images), panels `panel..last_panel`.
-    unsafe fn block<S>(s, call: &Call, class: usize, first: usize, last: usize, panel: usize, last_panel: usize) {
+    unsafe fn block<S>(s, call: &Call<'_>, class: usize, first: usize, last: usize, panel: usize, last_panel: usize) {
         #[inline(always)]
-        unsafe fn tile<S: Simd, const M: usize>(s: S, call: &Call, at: &[(usize, usize, usize)], panel: usize) {
-            let taps = call.gather.kernel * call.gather.kernel;
+        #[allow(clippy::too_many_arguments)] // a tile and its place in the block
+        unsafe fn tile<S: Simd, const M: usize>(
+            s: S, call: &Call<'_>, block: &Block, index: usize, count: usize, begin: usize, weights: *const impl Element,
+            channel: usize,
+        ) {
             let width = 2 * S::LANES;
+            let pixels = block.outputs.len();
             let mut acc = [[s.zero(); 2]; M];
-            let mut tap = 0;
-            while tap < taps {
-                let mut rows = [call.zeros; M];
-                let mut any = false;
-                for (row, &(image, y, x)) in rows.iter_mut().zip(at) {
-                    if let Some(pixel) = call.gather.pixel(image, y, x, tap) {
-                        *row = call.x.wrapping_add(pixel * call.x_stride);
-                        any = true;
-                    }
-                }
-                if any {
-                    // SAFETY: rows of c_in elements; the packed weights of this panel and tap.
-                    unsafe {
-                        let weights = call.weights.add((panel * taps + tap) * call.c_in * width);
-                        match evenly_spaced(&rows) {
-                            // Fourteen addresses are more than there are registers; one and a distance are not.
-                            Some((first, step)) => {
-                                let a = |i: usize, p: usize| first.wrapping_add(i * step + p);
-                                accumulate(s, call.c_in, a, weights, width, &mut acc);
-                            }
-                            None => {
-                                let a = |i: usize, p: usize| rows[i].wrapping_add(p);
-                                accumulate(s, call.c_in, a, weights, width, &mut acc);
-                            }
+            for tap in 0..block.inputs.len() / pixels {
+                let rows = &block.inputs[tap * pixels + begin..][..M];
+                let weights = weights.wrapping_add(tap * call.c_in * width);
+                // SAFETY: rows of c_in elements; the packed weights of this panel and tap.
+                unsafe {
+                    match block.steps[tap * count + index] {
+                        Step::Outside => {}
+                        // Fourteen addresses are more than there are registers; one and a distance are not.
+                        Step::Even(step) => {
+                            let first = rows[0];
+                            let a = |i: usize, p: usize| first.wrapping_add(i * step + p);
+                            accumulate(s, call.c_in, a, weights, width, &mut acc);
+                        }
+                        Step::Uneven => {
+                            let a = |i: usize, p: usize| rows[i].wrapping_add(p);
+                            accumulate(s, call.c_in, a, weights, width, &mut acc);
                         }
                     }
                 }
-                tap += 1;
             }
-            let [height, out_width] = call.gather.output;
-            for (sums, &(image, y, x)) in acc.into_iter().zip(at) {
-                let pixel = (image * height + y) * out_width + x;
-                for (half, v) in sums.into_iter().enumerate() {
-                    // SAFETY: these channels of this pixel are this task's alone.
-                    unsafe { call.finish.write(s, image, pixel, panel * width + half * S::LANES, v) };
-                }
+            for (sums, &(image, pixel)) in acc.into_iter().zip(&block.outputs[begin..]) {
+                // SAFETY: these channels of this pixel are this task's alone.
+                unsafe { call.finish.write_panel(s, image, pixel, channel, sums) };
             }
         }
-        let step = call.gather.step();
-        let [height, width] = call.gather.class_size(class);
+        let found = Block::new(call, class, first, last, tiles::<S>);
+        let count = tiles::<S>(last - first).count();
+        let len = call.gather.kernel * call.gather.kernel * call.c_in * 2 * S::LANES;
         for panel in panel..last_panel {
-            for (begin, count) in tiles::<S>(last - first) {
-                let mut at = [(0, 0, 0); 14];
-                for (i, at) in at[..count].iter_mut().enumerate() {
-                    let pixel = first + begin + i;
-                    let (image, rest) = (pixel / (height * width), pixel % (height * width));
-                    *at = (image, rest / width * step + class / step, rest % width * step + class % step);
-                }
+            let channel = panel * 2 * S::LANES;
+            // SAFETY: the panel is there.
+            let weights = unsafe { call.weights.add(panel * len) };
+            for (index, (begin, rows)) in tiles::<S>(last - first).enumerate() {
                 // SAFETY: the caller's promise.
-                unsafe { with_rows!(count, tile::<S>(s, call, &at[..count], panel)) };
+                unsafe {
+                    match weights {
+                        Packed::Single(w) => with_rows!(rows, tile::<S>(s, call, &found, index, count, begin, w, channel)),
+                        Packed::Half(w) => with_rows!(rows, tile::<S>(s, call, &found, index, count, begin, w, channel)),
+                    }
+                }
             }
         }
     }
 }
 
-/// The first of some addresses and the distance, in elements, from each to the next, if that is the same.
-#[inline(always)]
-fn evenly_spaced(rows: &[*const f32]) -> Option<(*const f32, usize)> {
-    let first = rows[0] as usize;
-    let step = rows.get(1).map_or(0, |second| (*second as usize).wrapping_sub(first));
-    let even = rows.iter().enumerate().all(|(i, row)| *row as usize == first.wrapping_add(i.wrapping_mul(step)));
-    // A distance downwards, as to the zeros, would wrap: such rows go the general way.
-    (even && step as isize >= 0).then_some((rows[0], step / size_of::<f32>()))
-}
-
-pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, finish: Finish) {
+pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, finish: Finish<'_>) {
     let pixels = Pixels::new(source, layer.shape.c_in);
     if !pixels.is_normalised() {
         return gather(layer, team, n, pixels.at(0), finish);
@@ -208,12 +287,13 @@ pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, 
     });
 }
 
-fn gather(layer: &Layer, team: &Team, n: usize, (x, x_stride): (*const f32, usize), finish: Finish) {
+fn gather(layer: &Layer, team: &Team, n: usize, (x, x_stride): (*const f32, usize), finish: Finish<'_>) {
     let c_in = layer.shape.c_in;
     with_scratch(c_in, |zeros| {
         zeros.fill(0.0);
         let gather = Gather::new(&layer.shape, layer.transposed.as_ref());
-        let weights = layer.weights.as_ptr();
+        // SAFETY: the first of the weights, which there are.
+        let weights = unsafe { layer.packed(0) };
         let call = Call { gather, x, x_stride, zeros: zeros.as_ptr(), c_in, weights, finish };
         let panels = layer.shape.c_out.div_ceil(2 * layer.isa.lanes());
         for class in 0..gather.step() * gather.step() {

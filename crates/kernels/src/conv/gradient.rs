@@ -8,7 +8,7 @@
 use super::direct::Gather;
 use super::stage::Pixels;
 use super::transform::{F2, F4, Transform, both_axes};
-use super::winograd::{Reader, Ring, Tiling};
+use super::winograd::{Matrices, Reader, Ring, Tiling};
 use super::{Algorithm, Epilogue, Layer, Shape, Source, padded};
 use crate::elementwise;
 use crate::isa::{Isa, Simd, kernel};
@@ -154,7 +154,7 @@ fn winograd(
                         with_scratch(Ring::len(&tiling, c_in), |ring| {
                             let mut ring = Ring::new(&tiling, c_in, ring.as_mut_ptr());
                             let v = v.pointer().add(strip * tiling.across * v_row);
-                            reader.transform(chunk.start + strip, &mut ring, v, v_plane, v_row);
+                            reader.transform(chunk.start + strip, &mut ring, Matrices::Single(v), v_plane, v_row);
                         });
                     } else {
                         let m = m.pointer().add(strip * tiling.across * m_row);

@@ -22,7 +22,10 @@ mod winograd;
 
 pub use gradient::{backward_data, backward_weights};
 
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
 use crate::buffer::Buffer;
+use crate::half::Packed;
 use crate::isa::Isa;
 use crate::team::Team;
 use crate::view::{View, ViewMut};
@@ -57,6 +60,72 @@ pub enum Algorithm {
     Winograd2,
     /// Winograd's F(4×4, 3×3): 6×6 products for 4×4 outputs, 4 times fewer.
     Winograd4,
+}
+
+/// How a convolution's weights are stored, and how they are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32 throughout.
+    Single,
+    /// Weights stored in half precision, multiplied in f32.
+    HalfWeights,
+    /// Winograd's algorithms with weights and transformed input in half precision, products too, added up in half
+    /// precision for 64 input channels at most and in f32 from there on. For processors with AVX512-FP16.
+    HalfProducts,
+}
+
+impl Precision {
+    /// The least exact that instruction set and algorithm allow: the fastest.
+    pub fn least(isa: Isa, algorithm: Algorithm) -> Self {
+        let products = half_products(isa).is_some() && algorithm != Algorithm::Direct;
+        if products { Self::HalfProducts } else { Self::HalfWeights }
+    }
+
+    /// Rows of a packed panel of weights for `c_in` input channels: an even number where they go in pairs.
+    fn rows(self, c_in: usize) -> usize {
+        if self == Self::HalfProducts { c_in.next_multiple_of(2) } else { c_in }
+    }
+
+    /// Elements of f32 that `weights` packed weights take.
+    fn words(self, weights: usize) -> usize {
+        if self == Self::Single { weights } else { weights.div_ceil(2) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+type Fp16 = crate::half::Fp16;
+#[cfg(not(target_arch = "x86_64"))]
+type Fp16 = std::convert::Infallible;
+
+/// The proof that products in half precision can be had together with this instruction set.
+fn half_products(isa: Isa) -> Option<Fp16> {
+    #[cfg(target_arch = "x86_64")]
+    if isa.name() == "avx512" {
+        return Fp16::detect();
+    }
+    let _ = isa;
+    None
+}
+
+/// The power of two that a layer's input is multiplied by for products in half precision: what the numbers met so far
+/// allow.
+#[derive(Debug, Default)]
+struct Exponent(AtomicI32);
+
+impl Exponent {
+    fn get(&self) -> i32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, exponent: i32) {
+        self.0.store(exponent, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Exponent {
+    fn clone(&self) -> Self {
+        Self(self.get().into())
+    }
 }
 
 /// The input of a convolution.
@@ -152,6 +221,15 @@ impl Shape {
         self.algorithm_for(4.0)
     }
 
+    /// The algorithm for the [least exact precision](Precision::least).
+    ///
+    /// Products and weights cost half as much alike, so it is the same, but for the smallest images: there the three
+    /// phases of Winograd's algorithms and their larger weights cost more than products saved (measured: 4×4 pixels of
+    /// 256 channels, a tenth of a whole call at batch 1).
+    pub fn half_algorithm(&self) -> Algorithm {
+        if self.output_pixels() <= 16 { Algorithm::Direct } else { self.algorithm() }
+    }
+
     /// The algorithm for training, whose batches are larger.
     pub fn training_algorithm(&self) -> Algorithm {
         self.algorithm_for(16.0)
@@ -199,11 +277,28 @@ pub struct Layer {
     shape: Shape,
     algorithm: Algorithm,
     isa: Isa,
+    precision: Precision,
+    fp16: Option<Fp16>,
+    exponent: Exponent,
+    /// What weights are multiplied by before they are stored in half precision, for all to be normal numbers.
+    weight_scale: f32,
     /// Whether the layer is a convolution or the transpose of one (its gradient by the input).
     transposed: Option<Shape>,
     weights: Buffer,
     /// As long as the padded output channels; zeros where there is no bias.
     bias: Buffer,
+}
+
+/// The largest magnitude.
+fn largest(values: &[f32]) -> f32 {
+    // As integers: floats compare like their bits, and integers are compared a vector at a time.
+    f32::from_bits(values.iter().map(|v| v.to_bits() & 0x7fff_ffff).max().unwrap_or(0))
+}
+
+/// The largest power of two whose product with `x` is below 2, within what an f32 can be; 1 for what has no size.
+fn power_of_two_below_inverse(x: f32) -> f32 {
+    let exponent = (x.to_bits() >> 23) as i32 - 127;
+    if (-126..=126).contains(&exponent) { f32::from_bits(((127 - exponent) as u32) << 23) } else { 1.0 }
 }
 
 /// Elements of a vector rounded up, for `channels` of them.
@@ -230,7 +325,33 @@ impl Layer {
     pub fn empty(isa: Isa, shape: Shape, algorithm: Algorithm) -> Self {
         shape.check();
         assert!(algorithm == Algorithm::Direct || shape.is_winograd(), "{algorithm:?} of {shape:?}");
-        Self { shape, algorithm, isa, transposed: None, weights: Buffer::default(), bias: Buffer::default() }
+        Self::unchecked(isa, shape, algorithm)
+    }
+
+    fn unchecked(isa: Isa, shape: Shape, algorithm: Algorithm) -> Self {
+        Self {
+            shape,
+            algorithm,
+            isa,
+            precision: Precision::Single,
+            fp16: None,
+            exponent: Exponent::default(),
+            weight_scale: 1.0,
+            transposed: None,
+            weights: Buffer::default(),
+            bias: Buffer::default(),
+        }
+    }
+
+    /// The same layer in another precision, without weights.
+    ///
+    /// # Panics
+    /// Instruction set or algorithm do not allow it.
+    pub fn in_precision(self, precision: Precision) -> Self {
+        let fp16 = half_products(self.isa);
+        let allowed = precision != Precision::HalfProducts || fp16.is_some() && self.algorithm != Algorithm::Direct;
+        assert!(allowed, "{precision:?} of {:?} on {}", self.algorithm, self.isa.name());
+        Self { precision, fp16, ..Self::empty(self.isa, self.shape, self.algorithm) }
     }
 
     /// Replaces the weights.
@@ -250,6 +371,10 @@ impl Layer {
             begin += b.len();
         }
         self.bias[begin..].fill(0.0);
+        self.weight_scale = match self.precision {
+            Precision::Single => 1.0,
+            _ => power_of_two_below_inverse(parts.iter().map(|(w, _)| largest(w)).fold(0.0, f32::max)),
+        };
         // Where the weights of an output channel begin, part by part.
         let rows: Vec<&[f32]> = parts.iter().flat_map(|(w, _)| w.chunks_exact(c_in * taps)).collect();
         self.fill(team, |out, input| &rows[out][input * taps..(input + 1) * taps], false);
@@ -268,14 +393,10 @@ impl Layer {
                 debug_assert_eq!(shape.output(), [height, width]);
                 Self::empty(isa, shape, algorithm(&shape))
             }
-            _ => Self {
-                shape,
-                algorithm: Algorithm::Direct,
-                isa,
-                transposed: Some(of),
-                weights: Buffer::default(),
-                bias: Buffer::default(),
-            },
+            _ => {
+                // Not the shape of a convolution: its output may be larger than its input.
+                Self { transposed: Some(of), ..Self::unchecked(isa, shape, Algorithm::Direct) }
+            }
         }
     }
 
@@ -324,6 +445,30 @@ impl Layer {
         4 * (self.weights.len() + self.bias.len())
     }
 
+    /// The precision.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What weights are multiplied by before they are packed.
+    fn weight_scale(&self) -> f32 {
+        self.weight_scale
+    }
+
+    /// Packed weight `element` and those that follow.
+    ///
+    /// # Safety
+    /// It exists, if it is used.
+    unsafe fn packed(&self, element: usize) -> Packed {
+        let begin = self.weights.as_ptr();
+        let begin = match self.precision {
+            Precision::Single => Packed::Single(begin),
+            _ => Packed::Half(begin.cast()),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { begin.add(element) }
+    }
+
     /// Height and width of the output.
     fn output(&self) -> [usize; 2] {
         self.transposed.map_or_else(|| self.shape.output(), |of| of.grid())
@@ -332,8 +477,11 @@ impl Layer {
     /// Computes the layer for `n` images.
     ///
     /// # Panics
-    /// A view is too short for the shape, or the layer is [empty](Self::empty).
+    /// A view is too short for the shape, the layer is [empty](Self::empty), or it is to accumulate while its products
+    /// are in half precision.
     pub fn forward(&self, team: &Team, n: usize, source: Source<'_>, epilogue: Epilogue<'_>, y: &mut ViewMut<'_>) {
+        // An overflow makes it begin again, which what was added to cannot.
+        assert!(!epilogue.accumulate || self.precision != Precision::HalfProducts, "{:?} accumulates", self.precision);
         let Shape { c_in, c_out, .. } = self.shape;
         // The kernels read weights and bias through pointers.
         assert!(!self.weights.is_empty() && !self.bias.is_empty(), "{:?} has no weights yet", self.shape);
@@ -363,6 +511,8 @@ impl Layer {
             vector: epilogue.vector.map(|v| (v.pointer(), v.stride)),
             residual,
             scale: epilogue.scale,
+            unscale: 1.0 / self.weight_scale,
+            overflow: None,
         };
         if n == 0 {
             return;
@@ -376,7 +526,7 @@ impl Layer {
 
 /// Where results go and what is added to them, as pointers: checked against the shapes by [`Layer::forward`].
 #[derive(Clone, Copy)]
-struct Finish {
+struct Finish<'a> {
     y: *mut f32,
     y_stride: usize,
     c_out: usize,
@@ -384,14 +534,43 @@ struct Finish {
     vector: Option<(*const f32, usize)>,
     residual: Option<(*const f32, usize)>,
     scale: f32,
+    /// What a sum of products is multiplied by, a power of two: the inverse of what its factors were multiplied by.
+    unscale: f32,
+    /// Set when a sum of products is not finite, if anybody wants to know.
+    overflow: Option<&'a AtomicBool>,
 }
 
 // SAFETY: tasks read the inputs and write pixels of their own only; `Layer::forward` outlives them.
-unsafe impl Send for Finish {}
+unsafe impl Send for Finish<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Finish {}
+unsafe impl Sync for Finish<'_> {}
 
-impl Finish {
+impl Finish<'_> {
+    /// Whether sums of products are to be checked.
+    #[inline(always)]
+    fn checked(&self) -> bool {
+        self.overflow.is_some()
+    }
+
+    #[cold]
+    fn report_overflow(&self) {
+        if let Some(overflow) = self.overflow {
+            overflow.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes the channels of a panel, two vectors from `channel` on (those that exist), of pixel `pixel` of image `image`.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn write_panel<S: crate::isa::Simd>(&self, s: S, image: usize, pixel: usize, channel: usize, v: [S::V; 2]) {
+        for (half, v) in v.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { self.write(s, image, pixel, channel + half * S::LANES, v) };
+        }
+    }
+
     /// Writes channels `channel..channel + LANES` (those that exist) of pixel `pixel` of image `image`.
     ///
     /// # Safety
@@ -402,7 +581,8 @@ impl Finish {
         let whole = len >= S::LANES;
         // SAFETY: the caller's promise; partial vectors touch existing channels only; the bias is padded.
         unsafe {
-            let mut v = s.add(value, s.load(self.bias.add(channel)));
+            // With 1, as in f32, the same as an addition.
+            let mut v = s.fma(value, s.splat(self.unscale), s.load(self.bias.add(channel)));
             if let Some((vector, stride)) = self.vector {
                 let p = vector.add(image * stride + channel);
                 v = s.add(v, if whole { s.load(p) } else { s.load_first(p, len) });

@@ -8,9 +8,14 @@
 //!
 //! A product's element is one chain of multiply-adds over c_in, so blocks do not change results.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::stage::Pixels;
 use super::transform::{F2, F4, Transform, both_axes};
-use super::{Algorithm, Finish, Layer, Shape, Source, padded};
+use super::{Algorithm, Finish, Layer, Precision, Shape, Source, padded};
+use crate::half::{Element, Half};
+#[cfg(target_arch = "x86_64")]
+use crate::half::{Packed, pairs_times_panel};
 use crate::isa::{Isa, Simd, kernel};
 use crate::micro::rows_times_panel;
 use crate::shared::SharedMut;
@@ -23,6 +28,8 @@ const FEWEST: usize = 24;
 const BLOCK: usize = 288 * 1024;
 /// Output channels multiplied before they are transformed back.
 const CHANNELS: usize = 128;
+/// The smallest power of two that a transformed input is multiplied by.
+const SMALLEST: i32 = -16;
 /// Between matrices, so that they do not fall on the same cache sets.
 const GAP: usize = 16;
 
@@ -36,61 +43,101 @@ impl Algorithm {
     }
 }
 
-/// Packs `weight(c_out, c_in)` (nine weights, turned by 180° on request) as \[side²\]\[panel\]\[c_in\]\[two vectors\].
+/// Packs `weight(c_out, c_in)` (nine weights, turned by 180° on request) as \[side²\]\[panel\]\[c_in\]\[two vectors\], or
+/// for products of pairs as \[side²\]\[panel\]\[c_in / 2\]\[two vectors\]\[2\].
 pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, usize) -> &'w [f32] + Sync, turn: bool) {
     let Shape { c_in, c_out, .. } = layer.shape;
-    let (isa, algorithm) = (layer.isa, layer.algorithm);
+    let (isa, algorithm, precision, scale) = (layer.isa, layer.algorithm, layer.precision, layer.weight_scale());
     let width = 2 * isa.lanes();
     let panels = c_out.div_ceil(width);
     let (side, _) = algorithm.tile();
-    let plane = panels * c_in * width;
-    layer.weights.at_least(side * side * plane);
+    let rows = precision.rows(c_in);
+    let plane = panels * rows * width;
+    layer.weights.at_least(precision.words(side * side * plane));
     let weights = SharedMut::new(&mut layer.weights);
-    let group = 16.min(c_in);
-    let groups = c_in.div_ceil(group);
+    // An even number, so that the channels of a pair are not parted.
+    let group = 16.min(rows);
+    let groups = rows.div_ceil(group);
     team.run(panels * groups, |task| {
         let (panel, group_index) = (task / groups, task % groups);
-        let mut g = [0.0f32; 9 * 32];
-        for input in group_index * group..((group_index + 1) * group).min(c_in) {
-            for (lane, out) in (panel * width..(panel + 1) * width).enumerate() {
-                let w = (out < c_out).then(|| weight(out, input));
-                for tap in 0..9 {
-                    g[tap * width + lane] = w.map_or(0.0, |w| w[if turn { 8 - tap } else { tap }]);
+        let mut g = [0.0f32; 2 * 9 * 32];
+        let step = if precision == Precision::HalfProducts { 2 } else { 1 };
+        for input in (group_index * group..((group_index + 1) * group).min(rows)).step_by(step) {
+            for (which, g) in g.chunks_exact_mut(9 * width).enumerate().take(step) {
+                for (lane, out) in (panel * width..(panel + 1) * width).enumerate() {
+                    let exists = out < c_out && input + which < c_in;
+                    let w = exists.then(|| weight(out, input + which));
+                    for tap in 0..9 {
+                        g[tap * width + lane] = w.map_or(0.0, |w| scale * w[if turn { 8 - tap } else { tap }]);
+                    }
                 }
             }
-            // SAFETY: the panel's rows of this input channel, in every plane, belong to this task alone and lie in
-            // the buffer, which is as long as all planes; `g` holds nine rows of a panel's width ≤ 32.
-            unsafe {
-                let out = weights.pointer().add((panel * c_in + input) * width);
-                transform_weights(isa, algorithm, g.as_ptr(), out, plane);
-            }
+            let at = (panel * rows + input) * width;
+            // SAFETY: the panel's rows of these input channels, in every plane, belong to this task alone and lie in
+            // the buffer, which is as long as all planes; `g` holds nine rows of a panel's width ≤ 32, or twice that.
+            unsafe { transform_weights(isa, algorithm, precision, g.as_ptr(), weights.pointer(), at, plane) };
         }
     });
 }
 
 kernel! {
-    /// G·g·Gᵀ for two vectors of output channels: `g` is \[9\]\[two vectors\], point (i, j) goes to `u + (i·side + j)·plane`.
-    unsafe fn transform_weights<S>(s, algorithm: Algorithm, g: *const f32, u: *mut f32, plane: usize) {
+    /// G·g·Gᵀ for two vectors of output channels: `g` is \[9\]\[two vectors\], or that of two input channels one after the
+    /// other; point (i, j) goes to element `at + (i·side + j)·plane` of `u`.
+    unsafe fn transform_weights<S>(
+        s, algorithm: Algorithm, precision: Precision, g: *const f32, u: *mut f32, at: usize, plane: usize,
+    ) {
+        #[inline(always)]
+        unsafe fn points<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
+            s: S, g: *const f32, half: usize,
+        ) -> [[S::V; SIDE]; SIDE] {
+            let mut rows = [[s.zero(); 3]; SIDE];
+            for x in 0..3 {
+                let mut column = [s.zero(); 3];
+                for (y, v) in column.iter_mut().enumerate() {
+                    // SAFETY: the caller's promise.
+                    *v = unsafe { s.load(g.add((y * 3 + x) * 2 * S::LANES + half * S::LANES)) };
+                }
+                for (row, k) in rows.iter_mut().zip(&T::G) {
+                    row[x] = dot3(s, k, column);
+                }
+            }
+            let mut points = [[s.zero(); SIDE]; SIDE];
+            for (points, row) in points.iter_mut().zip(rows) {
+                for (point, k) in points.iter_mut().zip(&T::G) {
+                    *point = dot3(s, k, row);
+                }
+            }
+            points
+        }
         #[inline(always)]
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
-            s: S, g: *const f32, u: *mut f32, plane: usize,
+            s: S, precision: Precision, g: *const f32, u: *mut f32, at: usize, plane: usize,
         ) {
             for half in 0..2 {
-                let mut rows = [[s.zero(); 3]; SIDE];
-                for x in 0..3 {
-                    let mut column = [s.zero(); 3];
-                    for (y, v) in column.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                let even = unsafe { points::<S, T, SIDE, OUT>(s, g, half) };
+                let odd = if precision == Precision::HalfProducts {
+                    // SAFETY: the caller's promise: of two input channels.
+                    unsafe { points::<S, T, SIDE, OUT>(s, g.add(9 * 2 * S::LANES), half) }
+                } else {
+                    even
+                };
+                for i in 0..SIDE {
+                    for j in 0..SIDE {
+                        let at = at + (i * SIDE + j) * plane;
                         // SAFETY: the caller's promise.
-                        *v = unsafe { s.load(g.add((y * 3 + x) * 2 * S::LANES + half * S::LANES)) };
-                    }
-                    for (row, k) in rows.iter_mut().zip(&T::G) {
-                        row[x] = dot3(s, k, column);
-                    }
-                }
-                for (i, row) in rows.into_iter().enumerate() {
-                    for (j, k) in T::G.iter().enumerate() {
-                        // SAFETY: the caller's promise.
-                        unsafe { s.store(u.add((i * SIDE + j) * plane + half * S::LANES), dot3(s, k, row)) };
+                        unsafe {
+                            match precision {
+                                Precision::Single => s.store(u.add(at + half * S::LANES), even[i][j]),
+                                Precision::HalfWeights => {
+                                    s.store_half(u.cast::<u16>().add(at + half * S::LANES), even[i][j]);
+                                }
+                                Precision::HalfProducts => {
+                                    let u = u.cast::<u16>().add(at + 2 * half * S::LANES);
+                                    s.store_half_pairs(u, even[i][j], odd[i][j]);
+                                }
+                            }
+                        }
                     }
                 }
             }
@@ -98,8 +145,8 @@ kernel! {
         // SAFETY: the caller's promise.
         unsafe {
             match algorithm {
-                Algorithm::Winograd4 => run::<S, F4, 6, 4>(s, g, u, plane),
-                _ => run::<S, F2, 4, 2>(s, g, u, plane),
+                Algorithm::Winograd4 => run::<S, F4, 6, 4>(s, precision, g, u, at, plane),
+                _ => run::<S, F2, 4, 2>(s, precision, g, u, at, plane),
             }
         }
     }
@@ -181,6 +228,36 @@ impl Ring {
     }
 }
 
+/// Where transformed tiles lie.
+#[derive(Clone, Copy)]
+pub(super) enum Matrices {
+    /// f32.
+    Single(*mut f32),
+    /// Half precision, multiplied by a power of two.
+    Half(*mut Half, f32),
+}
+
+impl Matrices {
+    /// `elements` further on.
+    ///
+    /// # Safety
+    /// As `pointer::add`.
+    unsafe fn add(self, elements: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::Single(p) => Self::Single(p.add(elements)),
+                Self::Half(p, scale) => Self::Half(p.add(elements), scale),
+            }
+        }
+    }
+}
+
+// SAFETY: tasks write rows of their own only, as with `SharedMut`.
+unsafe impl Send for Matrices {}
+// SAFETY: as above.
+unsafe impl Sync for Matrices {}
+
 /// Reads the strips of a layer's input into transformed tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Reader {
@@ -209,12 +286,12 @@ impl Reader {
         Self { isa, tiling: Tiling::new(shape, algorithm), pixels, c_in, staged, zeros: zeros.as_ptr() }
     }
 
-    /// Transforms strip `strip` (counted over all images): tile t, point p goes to row t of matrix p at
-    /// `v + p·plane + t·row`.
+    /// Transforms strip `strip` (counted over all images): tile t, point p goes to row t of matrix p, to element
+    /// `p·plane + t·row` of `v`.
     ///
     /// # Safety
     /// The strip exists; there is room at `v`; the ring is this thread's.
-    pub(super) unsafe fn transform(&self, strip: usize, ring: &mut Ring, v: *mut f32, plane: usize, row: usize) {
+    pub(super) unsafe fn transform(&self, strip: usize, ring: &mut Ring, v: Matrices, plane: usize, row: usize) {
         let t = &self.tiling;
         let (image, strip_row) = (strip / t.down, strip % t.down);
         let (height, width) = (t.source_height(), t.source_width());
@@ -249,14 +326,15 @@ kernel! {
     /// Bᵀ·d·B of the tiles of a strip, for all channels.
     unsafe fn transform_strip<S>(
         s, tiling: &Tiling, rows: &[*const f32; 6], stride: usize, zeros: *const f32, channels: usize,
-        v: *mut f32, plane: usize, row: usize,
+        v: Matrices, plane: usize, row: usize,
     ) {
         #[inline(always)]
         #[allow(clippy::too_many_arguments, clippy::needless_range_loop)] // (i, j) is a point of a tile
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
             s: S, tiling: &Tiling, rows: &[*const f32; 6], stride: usize, zeros: *const f32, channels: usize,
-            v: *mut f32, plane: usize, row: usize,
+            v: *mut impl Element, scale: f32, plane: usize, row: usize,
         ) {
+            let scale = s.splat(scale);
             let shift = usize::from(tiling.upsample);
             for tile in 0..tiling.across {
                 let mut at = [[zeros; SIDE]; SIDE];
@@ -282,7 +360,7 @@ kernel! {
                     for i in 0..SIDE {
                         for j in 0..SIDE {
                             // SAFETY: the caller's promise.
-                            unsafe { s.store(v.add((i * SIDE + j) * plane + c), d[i][j]) };
+                            unsafe { Element::store(s, v.add((i * SIDE + j) * plane + c), d[i][j], scale) };
                         }
                     }
                 }
@@ -290,9 +368,19 @@ kernel! {
         }
         // SAFETY: the caller's promise.
         unsafe {
-            match tiling.algorithm {
-                Algorithm::Winograd4 => run::<S, F4, 6, 4>(s, tiling, rows, stride, zeros, channels, v, plane, row),
-                _ => run::<S, F2, 4, 2>(s, tiling, rows, stride, zeros, channels, v, plane, row),
+            macro_rules! run {
+                ($v:expr, $scale:expr) => {
+                    match tiling.algorithm {
+                        Algorithm::Winograd4 => {
+                            run::<S, F4, 6, 4>(s, tiling, rows, stride, zeros, channels, $v, $scale, plane, row);
+                        }
+                        _ => run::<S, F2, 4, 2>(s, tiling, rows, stride, zeros, channels, $v, $scale, plane, row),
+                    }
+                };
+            }
+            match v {
+                Matrices::Single(v) => run!(v, 1.0),
+                Matrices::Half(v, scale) => run!(v, scale),
             }
         }
     }
@@ -302,16 +390,19 @@ kernel! {
     /// Aᵀ·m·A of the tiles of a strip for channels `first..last`, finished and written. Row t of matrix p begins at
     /// `m + p·plane + t·row` with channel `first`.
     unsafe fn transform_back<S>(
-        s, tiling: &Tiling, strip: usize, m: *const f32, plane: usize, row: usize, first: usize, last: usize, finish: &Finish,
+        s, tiling: &Tiling, strip: usize, m: *const f32, plane: usize, row: usize, first: usize, last: usize,
+        finish: &Finish<'_>,
     ) {
         #[inline(always)]
         #[allow(clippy::too_many_arguments, clippy::needless_range_loop)] // (i, j) is a point of a tile
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
             s: S, tiling: &Tiling, strip: usize, m: *const f32, plane: usize, row: usize, first: usize, last: usize,
-            finish: &Finish,
+            finish: &Finish<'_>,
         ) {
             let [height, width] = tiling.output;
             let (image, top) = (strip / tiling.down, strip % tiling.down * OUT);
+            // Becomes NaN with the first result that is not finite.
+            let mut sane = s.zero();
             for tile in 0..tiling.across {
                 let m = m.wrapping_add(tile * row);
                 let left = tile * OUT;
@@ -324,6 +415,11 @@ kernel! {
                         }
                     }
                     let y = both_axes!(s, d, T::output, SIDE, OUT);
+                    if finish.checked() {
+                        for y in y.as_flattened() {
+                            sane = s.fma(*y, s.zero(), sane);
+                        }
+                    }
                     for (i, y) in y.into_iter().enumerate().take(height - top) {
                         for (j, y) in y.into_iter().enumerate().take(width - left) {
                             let pixel = (image * height + top + i) * width + left + j;
@@ -332,6 +428,12 @@ kernel! {
                         }
                     }
                 }
+            }
+            let mut lanes = [0.0f32; 16];
+            // SAFETY: room for any vector.
+            unsafe { s.store(lanes.as_mut_ptr(), sane) };
+            if lanes != [0.0; 16] {
+                finish.report_overflow();
             }
         }
         // SAFETY: the caller's promise.
@@ -344,17 +446,37 @@ kernel! {
     }
 }
 
-pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, finish: Finish) {
+pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, finish: Finish<'_>) {
+    if layer.precision != Precision::HalfProducts {
+        return attempt(layer, team, n, source, 1.0, finish);
+    }
+    // Half precision ends at 65504. Where a sum went beyond, everything is done again with smaller numbers: a power of
+    // two changes nothing but what is too small to matter. What never becomes finite was not before.
+    let overflow = AtomicBool::new(false);
+    let begin = layer.exponent.get();
+    for exponent in (SMALLEST..=begin).rev().step_by(4) {
+        let scale = f32::from_bits(((127 + exponent) as u32) << 23);
+        overflow.store(false, Ordering::Relaxed);
+        let finish = Finish { unscale: finish.unscale / scale, overflow: Some(&overflow), ..finish };
+        attempt(layer, team, n, source, scale, finish);
+        if !overflow.load(Ordering::Relaxed) {
+            layer.exponent.set(exponent);
+            return;
+        }
+    }
+}
+
+fn attempt(layer: &Layer, team: &Team, n: usize, source: Source<'_>, scale: f32, finish: Finish<'_>) {
     let zeros_len = padded(layer.shape.c_in, layer.isa.lanes());
     with_scratch(zeros_len, |zeros| {
         zeros.fill(0.0);
         let reader = Reader::new(layer.isa, &layer.shape, layer.algorithm, source, zeros);
-        let call = Call { layer, reader, finish, panel: 2 * layer.isa.lanes() };
+        let call = Call { layer, reader, finish, panel: 2 * layer.isa.lanes(), scale };
         let t = &call.reader.tiling;
         let strips = n * t.down;
         let tiles = strips * t.across;
         // Tiles of a block, at most.
-        let most = (BLOCK / (t.points() * call.reader.c_in)).max(FEWEST);
+        let most = (BLOCK / call.words(t.points() * call.reader.c_in)).max(FEWEST);
         let threads = team.threads();
         if tiles >= threads * FEWEST {
             // A multiple of the threads, so that all finish together.
@@ -373,9 +495,11 @@ pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, 
 struct Call<'a> {
     layer: &'a Layer,
     reader: Reader,
-    finish: Finish,
+    finish: Finish<'a>,
     /// Output channels of a panel of weights.
     panel: usize,
+    /// What the transformed input is multiplied by.
+    scale: f32,
 }
 
 impl Call<'_> {
@@ -383,10 +507,40 @@ impl Call<'_> {
         self.layer.shape.c_out.div_ceil(self.panel)
     }
 
-    /// The packed weights of a point and a panel.
-    fn weights(&self, point: usize, panel: usize) -> *const f32 {
-        let len = self.layer.shape.c_in * self.panel;
-        self.layer.weights[(point * self.panels() + panel) * len..][..len].as_ptr()
+    /// Elements of f32 that `elements` of a transformed input take.
+    fn words(&self, elements: usize) -> usize {
+        if self.layer.precision == Precision::HalfProducts { elements.div_ceil(2) } else { elements }
+    }
+
+    /// Scratch memory as the matrices of a transformed input.
+    fn matrices(&self, scratch: &mut [f32]) -> Matrices {
+        match self.layer.precision {
+            Precision::HalfProducts => Matrices::Half(scratch.as_mut_ptr().cast(), self.scale),
+            _ => Matrices::Single(scratch.as_mut_ptr()),
+        }
+    }
+
+    /// The products of a point and a panel of weights: `tiles` rows of `v` to as many, `m_row` apart, of `m`.
+    ///
+    /// # Safety
+    /// `v` and `m` are those of the point and have as many rows; `m` has room for the panel in each.
+    unsafe fn multiply(&self, point: usize, panel: usize, tiles: usize, v: Matrices, m: *mut f32, m_row: usize) {
+        let (isa, c_in, v_row) = (self.layer.isa, self.layer.shape.c_in, self.reader.c_in);
+        let rows = self.layer.precision.rows(c_in);
+        let len = rows * self.panel;
+        // SAFETY: the packed weights of every point and panel are there; the caller's promise.
+        unsafe {
+            let weights = self.layer.packed((point * self.panels() + panel) * len);
+            match (v, weights) {
+                (Matrices::Single(v), _) => rows_times_panel(isa, tiles, c_in, v, v_row, weights, m, m_row),
+                #[cfg(target_arch = "x86_64")]
+                (Matrices::Half(v, _), Packed::Half(weights)) => {
+                    let proof = self.layer.fp16.expect("a layer with products in half precision has the proof");
+                    pairs_times_panel(proof, tiles, rows / 2, v.cast(), v_row, weights.cast(), m, m_row);
+                }
+                (Matrices::Half(..), _) => unreachable!("half precision times f32"),
+            }
+        }
     }
 
     /// Takes strips through all phases on this thread.
@@ -397,11 +551,11 @@ impl Call<'_> {
         let at_once = (CHANNELS / self.panel).clamp(1, self.panels());
         let m_row = at_once * self.panel;
         let (v_plane, m_plane) = (tiles * c_in + GAP, tiles * m_row + GAP);
-        let (v_len, m_len, ring_len) = (t.points() * v_plane, t.points() * m_plane, Ring::len(t, c_in));
+        let (v_len, m_len, ring_len) = (self.words(t.points() * v_plane), t.points() * m_plane, Ring::len(t, c_in));
         with_scratch(v_len + m_len + ring_len, |scratch| {
             let (v, rest) = scratch.split_at_mut(v_len);
             let (m, ring) = rest.split_at_mut(m_len);
-            let (v, m) = (v.as_mut_ptr(), m.as_mut_ptr());
+            let (v, m) = (self.matrices(v), m.as_mut_ptr());
             // SAFETY: `ring` has the length asked for; each strip goes to its own rows of the `points` matrices of
             // `v`; products of `tiles` rows and at most `at_once` panels fit the matrices of `m`; the strips' pixels
             // are this task's alone.
@@ -413,19 +567,9 @@ impl Call<'_> {
                 for first in (0..self.panels()).step_by(at_once) {
                     let last = (first + at_once).min(self.panels());
                     for point in 0..t.points() {
-                        let v = v.add(point * v_plane);
                         for panel in first..last {
                             let m = m.add(point * m_plane + (panel - first) * self.panel);
-                            rows_times_panel(
-                                isa,
-                                tiles,
-                                self.layer.shape.c_in,
-                                v,
-                                c_in,
-                                self.weights(point, panel),
-                                m,
-                                m_row,
-                            );
+                            self.multiply(point, panel, tiles, v.add(point * v_plane), m, m_row);
                         }
                     }
                     for (i, strip) in strips.clone().enumerate() {
@@ -445,17 +589,16 @@ impl Call<'_> {
         let tiles = strips.len() * t.across;
         let m_row = panels * self.panel;
         let (v_plane, m_plane) = (tiles * c_in + GAP, tiles * m_row + GAP);
-        let v_len = t.points() * v_plane;
+        let v_len = self.words(t.points() * v_plane);
         with_scratch(v_len + t.points() * m_plane, |scratch| {
             let (v, m) = scratch.split_at_mut(v_len);
-            let (v, m) = (SharedMut::new(v), SharedMut::new(m));
+            let (v, m) = (self.matrices(v), SharedMut::new(m));
             team.run(strips.len(), |i| {
                 with_scratch(Ring::len(t, c_in), |ring| {
                     // SAFETY: this strip's rows of the matrices of `v` are this task's alone.
                     unsafe {
                         let mut ring = Ring::new(t, c_in, ring.as_mut_ptr());
-                        let v = v.pointer().add(i * t.across * c_in);
-                        self.reader.transform(strips.start + i, &mut ring, v, v_plane, c_in);
+                        self.reader.transform(strips.start + i, &mut ring, v.add(i * t.across * c_in), v_plane, c_in);
                     }
                 });
             });
@@ -464,8 +607,7 @@ impl Call<'_> {
                 // SAFETY: this panel's columns of this point's matrix are this task's alone; nobody writes `v` now.
                 unsafe {
                     let m = m.pointer().add(point * m_plane + panel * self.panel);
-                    let v = v.pointer().add(point * v_plane);
-                    rows_times_panel(isa, tiles, self.layer.shape.c_in, v, c_in, self.weights(point, panel), m, m_row);
+                    self.multiply(point, panel, tiles, v.add(point * v_plane), m, m_row);
                 }
             });
             let parts = m_row.div_ceil(CHANNELS);

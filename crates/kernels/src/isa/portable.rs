@@ -1,6 +1,7 @@
 //! Plain Rust in groups of four lanes, which compilers turn into the vectors every 64-bit processor has.
 
 use super::Simd;
+use crate::half::{narrow, widen};
 
 /// The instruction set of any processor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,25 @@ impl Simd for Portable {
     #[inline(always)]
     fn min(self, a: Self::V, b: Self::V) -> Self::V {
         map2(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(self, p: *const u16) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(widen)
+    }
+
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut u16, v: Self::V) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[u16; LANES]>().write_unaligned(v.map(narrow)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_half_pairs(self, p: *mut u16, even: Self::V, odd: Self::V) {
+        let pairs: [[u16; 2]; LANES] = std::array::from_fn(|i| [narrow(even[i]), narrow(odd[i])]);
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[[u16; 2]; LANES]>().write_unaligned(pairs) }
     }
 
     #[inline(always)]

@@ -36,6 +36,9 @@ impl Avx512 {
     }
 }
 
+/// Rounding to nearest, ties to even.
+const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+
 /// A call of intrinsics.
 macro_rules! proven {
     ($e:expr) => {
@@ -108,6 +111,25 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         proven!(_mm512_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(self, p: *const u16) -> __m512 {
+        proven!(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut u16, v: __m512) {
+        proven!(_mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<NEAREST>(v)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_half_pairs(self, p: *mut u16, even: __m512, odd: __m512) {
+        proven!({
+            let even = _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<NEAREST>(even));
+            let odd = _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<NEAREST>(odd));
+            _mm512_storeu_si512(p.cast(), _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd)));
+        })
     }
 
     #[inline(always)]
@@ -197,6 +219,25 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn min(self, a: __m256, b: __m256) -> __m256 {
         proven!(_mm256_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(self, p: *const u16) -> __m256 {
+        proven!(_mm256_cvtph_ps(_mm_loadu_si128(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut u16, v: __m256) {
+        proven!(_mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<NEAREST>(v)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_half_pairs(self, p: *mut u16, even: __m256, odd: __m256) {
+        proven!({
+            let (even, odd) = (_mm256_cvtps_ph::<NEAREST>(even), _mm256_cvtps_ph::<NEAREST>(odd));
+            _mm_storeu_si128(p.cast(), _mm_unpacklo_epi16(even, odd));
+            _mm_storeu_si128(p.cast::<__m128i>().add(1), _mm_unpackhi_epi16(even, odd));
+        })
     }
 
     #[inline(always)]

@@ -72,7 +72,7 @@ impl Jobs {
     }
 
     /// How many are kept.
-    pub fn len(&self) -> usize {
+    pub fn kept(&self) -> usize {
         self.entries().len()
     }
 
@@ -107,7 +107,7 @@ impl Jobs {
 
 impl std::fmt::Debug for Jobs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Jobs").field("keep", &self.keep).field("kept", &self.len()).finish()
+        f.debug_struct("Jobs").field("keep", &self.keep).field("kept", &self.kept()).finish()
     }
 }
 

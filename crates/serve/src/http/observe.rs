@@ -58,7 +58,7 @@ fn finish(mut response: Response, id: &str) -> Response {
         }
         response = error.render(id);
     } else if (status.is_client_error() || status.is_server_error())
-        && !response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json")
+        && response.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json")
     {
         let allow = response.headers_mut().remove(header::ALLOW);
         response = plain(status).render(id);

@@ -60,5 +60,5 @@ pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
         })
         .collect();
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&loads, app.jobs.len()))
+    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&loads, app.jobs.kept()))
 }

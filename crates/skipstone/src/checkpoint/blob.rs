@@ -13,18 +13,28 @@ pub(crate) trait Blob {
     /// Bytes in all.
     fn len(&self) -> u64;
 
-    /// Reads into `out`, which [`read`](Blob::read) has checked to lie inside.
+    /// Reads into `out`, which was checked to lie inside.
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+
+    /// Checks that `len` bytes from `offset` are there.
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
+        if offset.checked_add(len).is_some_and(|end| end <= self.len()) {
+            return Ok(());
+        }
+        let held = self.len();
+        Err(Error::data(format!("truncated: {len} bytes expected at offset {offset}, the file has {held}")))
+    }
+
+    /// The bytes from `offset` that fill `out`.
+    fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.check(offset, out.len() as u64)?;
+        self.fill(offset, out)
+    }
 
     /// The `len` bytes from `offset`.
     fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
-        let end = offset.checked_add(len).filter(|&end| end <= self.len());
-        let (Some(_), Ok(size)) = (end, usize::try_from(len)) else {
-            return Err(Error::data(format!(
-                "truncated: {len} bytes expected at offset {offset}, the file has {}",
-                self.len()
-            )));
-        };
+        self.check(offset, len)?;
+        let size = usize::try_from(len).map_err(|_| Error::data(format!("{len} bytes are more than memory holds")))?;
         let mut bytes = vec![0; size];
         self.fill(offset, &mut bytes)?;
         Ok(bytes)

@@ -119,11 +119,10 @@ pub struct Model {
 pub fn model_hash(config: &Config, parameters: &Parameters) -> String {
     let mut hash = Sha256::new();
     hash.update(config_to_json(config).as_bytes());
-    let mut bytes = Vec::new();
-    for chunk in parameters.data().chunks(1 << 16) {
-        bytes.clear();
-        bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes()));
-        hash.update(&bytes);
+    if cfg!(target_endian = "little") {
+        hash.update(bytemuck::cast_slice::<f32, u8>(parameters.data()));
+    } else {
+        parameters.data().iter().for_each(|v| hash.update(v.to_le_bytes()));
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

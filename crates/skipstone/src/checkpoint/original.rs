@@ -32,7 +32,8 @@ pub(super) fn select<'a>(file: TorchFile<'a>, path: &Path, choice: WeightsChoice
 /// `None` where one unlabelled set was found but a labelled one is wanted.
 fn find(file: &TorchFile<'_>, choice: WeightsChoice) -> Result<Option<(Weights, Entries)>> {
     let pickle = file.pickle();
-    let (mut raw, mut ema, mut labelled) = (None, None, false);
+    let (mut raw, mut ema) = (None, None);
+    let labelled;
     if let Some(parts) = pickle.sequence(pickle.root) {
         labelled = true;
         if let Some(&model) = parts.first() {
@@ -43,9 +44,8 @@ fn find(file: &TorchFile<'_>, choice: WeightsChoice) -> Result<Option<(Weights, 
                 ema = file.state_dict(part)?;
             }
         }
-    } else if let Some(entries) = file.state_dict(pickle.root)? {
-        raw = Some(entries);
     } else {
+        // The parts first: a dictionary of parts may hold a tensor of its own, the number of steps or the best loss.
         let first = |keys: &[&str]| -> Result<Option<Entries>> {
             for part in keys.iter().filter_map(|key| pickle.get(pickle.root, key)) {
                 if let Some(entries) = file.state_dict(part)? {
@@ -56,6 +56,9 @@ fn find(file: &TorchFile<'_>, choice: WeightsChoice) -> Result<Option<(Weights, 
         };
         (raw, ema) = (first(&RAW_KEYS)?, first(&EMA_KEYS)?);
         labelled = ema.is_some();
+        if raw.is_none() && ema.is_none() {
+            raw = file.state_dict(pickle.root)?;
+        }
     }
     if raw.is_none() && ema.is_none() {
         return Err(Error::new(Kind::NotFound, "no state dict: expected a dictionary of tensors, or a list of such"));

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -317,6 +318,57 @@ fn of_a_training_checkpoint_the_moving_average_is_preferred() {
         assert_eq!(model.weights, taken);
         assert_formula(&model, base);
     }
+}
+
+/// A gzipped fixture, unpacked as `to`.
+fn unpacked(name: &str, to: &Path) {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(fixture(&format!("{name}.gz"))).unwrap();
+    flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).unwrap();
+    fs::write(to, bytes).unwrap();
+}
+
+#[test]
+fn a_dictionary_of_parts_is_searched_for_its_weights_even_beside_other_tensors() {
+    // {"step": a tensor, "model": …, "optimizer": …, "ema": …}
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("parts.pth");
+    unpacked("original_dict.pth", &path);
+    for (weights, taken, base) in [
+        (WeightsChoice::Auto, Weights::Ema, 8.0),
+        (WeightsChoice::Ema, Weights::Ema, 8.0),
+        (WeightsChoice::Raw, Weights::Raw, 0.0),
+    ] {
+        let model = load(&path, &LoadOptions { weights, ..groups_of_two() }).unwrap();
+        assert_eq!(model.weights, taken);
+        assert_formula(&model, base);
+    }
+}
+
+#[test]
+fn pickled_shards_of_diffusers_are_read_by_their_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = "diffusion_pytorch_model.bin.index.json";
+    let shard = |i: usize| format!("diffusion_pytorch_model-{i:05}-of-00004.bin");
+    for name in ["config.json", index].map(str::to_owned).into_iter().chain((1..=4).map(shard)) {
+        unpacked(&format!("sharded_{name}"), &dir.path().join(&name));
+    }
+    let model = load(dir.path(), &LoadOptions::default()).unwrap();
+    assert_eq!((&model.config.block_out_channels[..], model.format), (&[2, 4][..], Format::Folder));
+    for (spec, values) in model.parameters.iter() {
+        let expected: Vec<f32> = (0..values.len()).map(|k| formula(&spec.name, k, 0.0)).collect();
+        assert_eq!(values, expected, "{}", spec.name);
+    }
+    let refused = || load(dir.path(), &LoadOptions::default()).unwrap_err();
+    fs::remove_file(dir.path().join(shard(3))).unwrap();
+    assert!(refused().to_string().contains(&shard(3)), "{}", refused());
+    // A shard that is another one has neither its tensors nor a name twice.
+    fs::copy(dir.path().join(shard(2)), dir.path().join(shard(3))).unwrap();
+    assert_eq!(refused().kind(), Kind::InvalidData);
+    // An index does not lead out of its folder.
+    let text = fs::read_to_string(dir.path().join(index)).unwrap();
+    fs::write(dir.path().join(index), text.replace(&shard(3), &format!("../{}", shard(3)))).unwrap();
+    assert_eq!(refused().kind(), Kind::InvalidData);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
+use ::image::metadata::Orientation;
 use ::image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use ndarray::{Array3, Array4};
 use rayon::prelude::*;
@@ -139,6 +140,22 @@ pub fn decode_image(bytes: &[u8], fit: &Fit, limits: &PictureLimits) -> Result<A
     Array3::from_shape_vec((fit.channels, h, w), planes).map_err(|e| Error::data(e.to_string()))
 }
 
+/// Height and width of a picture as it is shown, by its header alone.
+///
+/// # Errors
+/// As [`read_image`].
+pub fn image_size(path: &Path) -> Result<[usize; 2]> {
+    let bytes = files::read(path, MAX_FILE)?;
+    let (decoder, orientation) = open(&bytes, &PictureLimits::default()).map_err(|e| e.in_file(path))?;
+    let (width, height) = decoder.dimensions();
+    let turned = matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    );
+    let (width, height) = if turned { (height, width) } else { (width, height) };
+    Ok([height as usize, width as usize])
+}
+
 /// Class of each path and the sorted class names, if every path has one.
 fn classes(folder: &Path, paths: &[PathBuf]) -> (Option<Vec<u32>>, Vec<String>) {
     let class = |path: &PathBuf| {
@@ -164,25 +181,8 @@ fn decode(path: &Path, background: [u8; 3]) -> Result<Pixels> {
 }
 
 fn pixels(bytes: &[u8], background: [u8; 3], allowed: &PictureLimits) -> Result<Pixels> {
-    let fail = |e: ::image::ImageError| Error::data(format!("unreadable image: {e}"));
-    let unread = |e: std::io::Error| Error::data(format!("unreadable image: {e}"));
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(unread)?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(allowed.side);
-    limits.max_image_height = Some(allowed.side);
-    limits.max_alloc = Some(allowed.memory);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(fail)?;
-    let (width, height) = decoder.dimensions();
-    let (area, memory) = (u64::from(width) * u64::from(height), allowed.memory);
-    if area == 0 || area > allowed.pixels {
-        return Err(Error::data(format!("{width}×{height} pixels; expected 1 to {}", allowed.pixels)));
-    }
-    if decoder.total_bytes() > memory {
-        return Err(Error::data(format!("{width}×{height} pixels do not fit the {memory} bytes allowed")));
-    }
-    let orientation = decoder.orientation().map_err(fail)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(fail)?;
+    let (decoder, orientation) = open(bytes, allowed)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(&e))?;
     picture.apply_orientation(orientation);
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let color = picture.color();
@@ -193,6 +193,31 @@ fn pixels(bytes: &[u8], background: [u8; 3], allowed: &PictureLimits) -> Result<
     } else {
         Pixels { width, height, channels: 1, data: picture.into_luma8().into_raw() }
     })
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Error {
+    Error::data(format!("unreadable image: {error}"))
+}
+
+/// The decoder of a file's content, its size checked, and how its camera was held.
+fn open<'a>(bytes: &'a [u8], allowed: &PictureLimits) -> Result<(impl ImageDecoder + 'a, Orientation)> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| unreadable(&e))?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(allowed.side);
+    limits.max_image_height = Some(allowed.side);
+    limits.max_alloc = Some(allowed.memory);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|e| unreadable(&e))?;
+    let (width, height) = decoder.dimensions();
+    let (area, memory) = (u64::from(width) * u64::from(height), allowed.memory);
+    if area == 0 || area > allowed.pixels {
+        return Err(Error::data(format!("{width}×{height} pixels; expected 1 to {}", allowed.pixels)));
+    }
+    if decoder.total_bytes() > memory {
+        return Err(Error::data(format!("{width}×{height} pixels do not fit the {memory} bytes allowed")));
+    }
+    let orientation = decoder.orientation().map_err(|e| unreadable(&e))?;
+    Ok((decoder, orientation))
 }
 
 #[cfg(test)]
@@ -272,6 +297,69 @@ mod tests {
         RgbImage::from_pixel(4, 4, Rgb([255, 0, 0])).save(&path).unwrap();
         assert!(read_image(&path, &GRAY).unwrap().iter().all(|&v| v == 76));
         assert_eq!(read_image(&path, &Fit { channels: 2, ..GRAY }).unwrap_err().kind(), Kind::InvalidArgument);
+    }
+
+    /// Pillow 13: 16×8 pixels, (200, 40, 60) left and (30, 120, 220) right, lossy at quality 60.
+    #[rustfmt::skip]
+    const LOSSY_WEBP: [u8; 66] = [
+        0x52, 0x49, 0x46, 0x46, 0x3a, 0x00, 0x00, 0x00, 0x57, 0x45, 0x42, 0x50, 0x56, 0x50, 0x38, 0x20, 0x2e, 0x00, 0x00, 0x00, 0xb0, 0x01,
+        0x00, 0x9d, 0x01, 0x2a, 0x10, 0x00, 0x08, 0x00, 0x02, 0x80, 0x42, 0x25, 0xa0, 0x02, 0x74, 0xb7, 0x00, 0x01, 0xd8, 0x00, 0x00, 0xfe,
+        0xea, 0xfb, 0xec, 0xeb, 0xeb, 0x8f, 0x49, 0xb1, 0x1f, 0x41, 0xff, 0xfd, 0x26, 0xce, 0x62, 0xff, 0xc4, 0xd9, 0x9a, 0xe0, 0x00, 0x00,
+    ];
+
+    #[test]
+    fn lossy_webp_is_read_to_the_colours_that_pillow_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photo.webp");
+        fs::write(&path, LOSSY_WEBP).unwrap();
+        assert_eq!(image_size(&path).unwrap(), [8, 16]);
+        let image = read_image(&path, &Fit { size: [8, 16], channels: 3, background: WHITE }).unwrap();
+        for (x, expected) in [(2, [203u8, 39, 63]), (13, [28, 122, 218])] {
+            for (c, expected) in expected.into_iter().enumerate() {
+                let found = image[[c, 4, x]];
+                // Decoders round the conversion of colours differently.
+                assert!(found.abs_diff(expected) <= 2, "{x} {c}: {found} for {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_is_turned_as_its_camera_was_held() {
+        // Left half bright, right half dark, as stored; what Exif's eight orientations make of it, by their definition:
+        // where the bright half is seen.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photo.jpg");
+        let stored = GrayImage::from_fn(16, 8, |x, _| Luma([if x < 8 { 200 } else { 40 }]));
+        stored.save(&path).unwrap();
+        let plain = fs::read(&path).unwrap();
+        for (orientation, bright, size) in [
+            (1u8, "left", [8, 16]),
+            (2, "right", [8, 16]),
+            (3, "right", [8, 16]),
+            (4, "left", [8, 16]),
+            (5, "top", [16, 8]),
+            (6, "top", [16, 8]),
+            (7, "bottom", [16, 8]),
+            (8, "bottom", [16, 8]),
+        ] {
+            // An APP1 segment with one big-endian TIFF entry, tag 0x112, right behind the start of the image.
+            let mut bytes = plain[..2].to_vec();
+            bytes.extend(b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0");
+            bytes.extend([orientation, 0, 0, 0, 0, 0, 0]);
+            bytes.extend(&plain[2..]);
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(image_size(&path).unwrap(), size, "{orientation}");
+            let image = read_image(&path, &Fit { size, channels: 1, background: WHITE }).unwrap();
+            let [h, w] = size;
+            let (y, x) = match bright {
+                "left" => (h / 2, 1),
+                "right" => (h / 2, w - 2),
+                "top" => (1, w / 2),
+                _ => (h - 2, w / 2),
+            };
+            let (here, opposite) = (image[[0, y, x]], image[[0, h - 1 - y, w - 1 - x]]);
+            assert!(here > 190 && opposite < 50, "{orientation}: {here} {opposite}");
+        }
     }
 
     #[test]

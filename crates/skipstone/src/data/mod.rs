@@ -12,7 +12,7 @@ mod spec;
 
 pub use dataset::{Dataset, Pick};
 pub use fit::{Fit, WHITE};
-pub use folder::{PictureLimits, decode_image, list_images, read_folder, read_image};
+pub use folder::{PictureLimits, decode_image, image_size, list_images, read_folder, read_image};
 pub use idx::{read_images as read_idx_images, read_labels as read_idx_labels};
 pub use order::{Epochs, Stream, flip, order};
 pub use spec::{DataSpec, LoadOptions, Split};

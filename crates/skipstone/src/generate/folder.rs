@@ -18,6 +18,8 @@ pub fn image_name(index: u64) -> String {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// Nobody else writes there meanwhile.
+    _lock: files::Lock,
     texts: Vec<(String, String)>,
     /// `[channels, height, width]`.
     shape: [usize; 3],
@@ -27,9 +29,11 @@ impl Folder {
     /// Opens or makes the folder `path` for images `first`..`first` + `n` of this shape.
     ///
     /// # Errors
-    /// The folder holds images of other options, or other files and no manifest; it cannot be written.
+    /// The folder holds images of other options, or other files and no manifest; another process writes to it; it cannot
+    /// be written.
     pub fn open(path: &Path, settings: &Settings, first: u64, n: u64, shape: [usize; 3]) -> Result<Self> {
         files::create_dir(path)?;
+        let lock = files::lock(path)?;
         files::remove_stale_temporaries(path)?;
         let file = path.join("manifest.json");
         let mut manifest = Manifest::new(settings, first, n);
@@ -43,7 +47,7 @@ impl Folder {
         }
         // Before the first image: images without a manifest would belong to nothing.
         files::write_bytes(&file, manifest.to_json().as_bytes())?;
-        Ok(Self { path: path.to_path_buf(), texts: settings.to_texts(), shape })
+        Ok(Self { path: path.to_path_buf(), _lock: lock, texts: settings.to_texts(), shape })
     }
 
     /// Whether image `index` is there, whole and of the right size.

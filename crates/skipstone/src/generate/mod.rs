@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
 use crate::sampler::{Outcome, Plan, Progress, sample};
-use crate::unet::UNet;
+use crate::unet::{Options, UNet};
 
 /// Tensors read from files in place of seeded noise.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,7 +81,8 @@ impl Generator {
     pub fn new(model: Model, request: &Request, inputs: Inputs, first: u64, n: usize) -> Result<Self> {
         let run = Settings::resolve(&model, request)?;
         run.1.check(model.scheduler.prediction_type)?;
-        let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
+        let options = Options::from(run.0.precision);
+        let unet = UNet::with_options(model.config, model.parameters, model.scheduler.prediction_type, options)?;
         let cost = Cost::of(&unet);
         Self::assemble(unet, cost, model.null_class, run)?.with_inputs(inputs, first, n)
     }

@@ -13,6 +13,7 @@ use crate::schedule::FinalLevel;
 use crate::sigma::NoiseScale;
 use crate::solver::Solver;
 use crate::trajectory::{Spacing, Trajectory};
+use crate::unet::Precision;
 
 /// What to do with x̂₀ outside the data's range; the range itself is the model's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,8 @@ pub struct Request {
     pub guidance: Option<f64>,
     /// σ₁, the scale of noise on the last step; none.
     pub final_sigma: Option<f64>,
+    /// How exactly the network is computed; f32.
+    pub precision: Precision,
 }
 
 impl Default for Request {
@@ -114,6 +117,7 @@ impl Default for Request {
             class: None,
             guidance: None,
             final_sigma: None,
+            precision: Precision::F32,
         }
     }
 }
@@ -168,6 +172,8 @@ pub struct Settings {
     pub latents: Option<String>,
     /// SHA-256 of given noise.
     pub noise: Option<String>,
+    /// How exactly the network is computed.
+    pub precision: Precision,
     /// Options that few runs have, by name: `final_sigma`, `inpaint`, `method`.
     pub extra: Map<String, Value>,
 }
@@ -239,6 +245,7 @@ impl Settings {
             guidance: request.guidance,
             latents: None,
             noise: None,
+            precision: request.precision,
             extra,
         };
         Ok((settings, plan))
@@ -288,7 +295,8 @@ impl Settings {
         // Named only where they hold, so that runs without them keep the manifests they had.
         let solver = (self.solver != Solver::Ddim).then(|| ("solver", json!(self.solver.to_string())));
         let calibration = self.calibration.as_ref().map(|hash| ("calibration", json!(hash)));
-        let fields = fields.into_iter().chain(solver).chain(calibration);
+        let precision = (self.precision != Precision::F32).then(|| ("precision", json!(self.precision.to_string())));
+        let fields = fields.into_iter().chain(solver).chain(calibration).chain(precision);
         let extra = self.extra.iter().map(|(name, value)| (name.clone(), value.clone()));
         fields.map(|(name, value)| (name.to_owned(), value)).chain(extra).collect()
     }

@@ -19,8 +19,13 @@ pub enum Method {
 
 /// Solves Φ(x_t) = x_s for each DDIM step Φ by x ← (x_s − eps·ε̂(x, t))/√(a_s/a_t), image by image.
 ///
-/// The iteration contracts where |eps·∂ε̂/∂x|·√(a_t/a_s) < 1: close steps do, wide ones near clean data need not.
-/// [`Convergence`](super::Convergence) says how each step ended.
+/// An error is multiplied by −eps·√(a_t/a_s)·∂ε̂/∂x from one iterate to the next. Along a direction in which what x_t
+/// leaves open of the data is Gaussian with variance v, that is σ_t·(σ_t − σ_s)/(v + σ_t²), σ = σ_ve: at most
+/// 1 − σ_s/σ_t, so that close steps converge at once. A step onto clean data (σ_s = 0) has σ_t²/(v + σ_t²), which
+/// approaches 1 where the data hardly vary: such a step shrinks those directions to nothing, its inverse
+/// 1 + σ_t²/v is out of bounds, and the residual falls like a power of the iterations, not exponentially. Times that
+/// approach clean data closely (quadratic spacing) leave least of it. [`Convergence`](super::Convergence) says how each
+/// step ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FixedPoint {
     /// An image is done with a step when Φ(x_t) differs from x_s by less, root mean square in network values.
@@ -82,8 +87,13 @@ impl Method {
         }
     }
 
-    /// Refuses plans and parameters without meaning for it.
-    pub(super) fn check(&self, plan: &Plan) -> Result<()> {
+    /// Refuses plans and parameters without meaning for it: what [`encode`](super::encode) and
+    /// [`decode`](super::decode) check before their first network call.
+    ///
+    /// # Errors
+    /// A plan with noise, or of another solver than DDIM; for the exact methods also clipping, a = 0, or a parameter out
+    /// of range.
+    pub fn check(&self, plan: &Plan) -> Result<()> {
         plan.check_ddim("inversion")?;
         if !plan.is_deterministic() {
             return Err(Error::argument(

@@ -17,7 +17,9 @@ use crate::schedule::{NoiseLevel, Time};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Draw {
     /// As the process Q_σ of DDIM Eq. 7 has them: x_T from q(x_T|x₀), then each x_s from q_σ(x_s|x_t, x₀). The
-    /// recovered noise is then distributed as the sampler's own where the network is right (Wu & De la Torre).
+    /// recovered noise is Q_σ's own, which is normal, and what x̂₀ misses of x₀ (Wu & De la Torre). The latter vanishes
+    /// with many steps, or is part of the sampler's noise where that has the analytic variance. Under σ̂ the noise comes
+    /// out smaller than normal, as there is more of it than the process needs.
     #[default]
     Chain,
     /// Each x_t = √a_t·x₀ + √(1−a_t)·ε with an ε of its own: the noise holds more of the image and is larger than

@@ -304,22 +304,52 @@ proptest! {
 }
 
 #[test]
-fn noise_recovered_from_the_chain_is_normal_where_the_network_is_right() {
-    // Images from the oracle's own distribution: then the sampler's noise is standard normal.
+fn noise_recovered_from_the_chain_is_the_process_own_and_what_the_prediction_misses() {
+    // Images from the oracle's own distribution.
     let n = 400;
     let x0 = initial_latent(2, 0, n, [1, 3, 3]).mapv(|v| (MEAN + VARIANCE.sqrt() * f64::from(v)) as f32);
-    let plan = plan(500, 1.0);
-    let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(0, 0) };
-    let found =
-        encode_noise(&gaussian(), &plan, &x0, Draw::Chain, &mut source, None, &mut unobserved).unwrap().unwrap();
-    for step in [0, 250, 480] {
-        let z = found.noise.index_axis(Axis(0), step);
-        let variance = z.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / z.len() as f64;
-        // 3600 values: the standard deviation of the estimate is √(2/3600) = 0.024; steps of 2 leave a bias below that.
-        assert!((variance - 1.0).abs() < 0.12, "step {step}: {variance}");
+    for (steps, looked_at) in [(500, [0, 250, 480]), (10, [0, 4, 8])] {
+        let plan = plan(steps, 1.0);
+        let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(0, 0) };
+        let found =
+            encode_noise(&gaussian(), &plan, &x0, Draw::Chain, &mut source, None, &mut unobserved).unwrap().unwrap();
+        for i in looked_at {
+            let z = found.noise.index_axis(Axis(0), i);
+            let variance = z.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / z.len() as f64;
+            // z = ε + (factor of x₀ in the mean)·(x₀ − x̂₀)/σ, and Var(x₀|x_t) = v·(1−a)/(a·v + 1 − a).
+            let step = &plan.steps()[i];
+            let left = VARIANCE * step.from.one_minus / (step.from.alpha_bar * VARIANCE + step.from.one_minus);
+            let factor = crate::process::reverse(step.from, step.to, step.sigma).x0;
+            let expected = 1.0 + factor * factor * left / (step.sigma * step.sigma);
+            // 3600 values: the standard deviation of the estimate is √(2/3600) = 0.024 of it.
+            assert!((variance / expected - 1.0).abs() < 0.1, "step {i} of {steps}: {variance} for {expected}");
+        }
+        // Without noise of its own the last step leaves what x̂₀ misses, and says so.
+        assert!(found.residual > 1e-3 && found.noise.index_axis(Axis(0), steps - 1).iter().all(|&v| v == 0.0));
     }
-    // Without noise of its own the last step leaves what x̂₀ misses, and says so.
-    assert!(found.residual > 1e-3 && found.noise.index_axis(Axis(0), 499).iter().all(|&v| v == 0.0));
+}
+
+#[test]
+fn the_iteration_converges_at_the_rate_that_the_data_allow() {
+    // σ_t·(σ_t − σ_s)/(v + σ_t²) from one iterate to the next, of every image and element alike.
+    let x0 = images(1);
+    let residual = |last: u32, iterations: usize| {
+        let tau = Trajectory::explicit(&[last + 30, last], 1000).unwrap();
+        let plan = Plan::ddim(&schedule(), &tau).unwrap();
+        let up = encoded(&gaussian(), &plan, &x0, Method::FixedPoint(FixedPoint { tolerance: 1e-9, iterations }));
+        [up.convergence[0].residual, up.convergence[1].residual]
+    };
+    for last in [200, 400, 600] {
+        let plan = Plan::ddim(&schedule(), &Trajectory::explicit(&[last + 30, last], 1000).unwrap()).unwrap();
+        let rate = |t: f64, s: f64| t * (t - s) / (VARIANCE + t * t);
+        let [wide, close] = [&plan.steps()[1], &plan.steps()[0]];
+        let onto_clean = rate(wide.from.sigma_ve(), 0.0);
+        let (two, four) = (residual(last, 2), residual(last, 4));
+        assert!(((four[0] / two[0]).sqrt() / onto_clean - 1.0).abs() < 0.05, "{last}: {two:?} {four:?} {onto_clean}");
+        // Close steps gain so much that f32 is soon reached.
+        let between = rate(close.from.sigma_ve(), close.to.sigma_ve());
+        assert!(four[1] < 1.5 * two[1] * between * between + 1e-6, "{last}: {two:?} {four:?} {between}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use ndarray::{Array4, Axis, Zip, concatenate};
 
 use crate::denoiser::{DifferentiableDenoiser, check_finite, check_shape};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::noise::{KeyedRng, Purpose};
 use crate::schedule::{NoiseLevel, Schedule, Time};
 use crate::trajectory::Trajectory;
@@ -186,6 +186,9 @@ pub fn flow<D: DifferentiableDenoiser + ?Sized>(
     }
     let x_t = x.mapv(|x| x as f32);
     check_finite("x_T", &x_t)?;
+    if let Some(i) = integrals.iter().position(|sums| sums.iter().any(|sum| !sum.is_finite())) {
+        return Err(Error::new(Kind::NonFinite, format!("image {i} of the batch: its log-density is not finite")));
+    }
     Ok(Flowed { x_t, log_densities: integrals })
 }
 

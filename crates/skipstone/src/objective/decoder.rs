@@ -12,6 +12,12 @@ pub fn log_likelihood(x0: f64, mean: f64, sigma: f64) -> f64 {
 
 /// log(Φ(high) − Φ(low)) without cancellation or underflow, low < high.
 fn log_mass(low: f64, high: f64) -> f64 {
+    /// So narrow, the density's curvature is below 1e-8 of it, and a difference of tails would lose more.
+    const NARROW: f64 = 1e-5;
+    if high - low < NARROW {
+        let middle = 0.5 * (low + high);
+        return (high - low).ln() - 0.5 * middle * middle - 0.5 * (2.0 * PI).ln();
+    }
     if low < 0.0 && high > 0.0 {
         // Both tails are at most a half: nothing cancels.
         return (-(log_upper_tail(high).exp() + log_upper_tail(-low).exp())).ln_1p();
@@ -53,6 +59,16 @@ mod tests {
         let x: f64 = 1.0 / 255.0 - 0.3;
         let density = (-x * x / (2.0 * 0.64)).exp() / (0.8 * (2.0 * PI).sqrt());
         assert!((found - (density * 2.0 / 255.0).ln()).abs() < 1e-4);
+    }
+
+    #[test]
+    fn a_bin_that_is_narrow_beside_sigma_keeps_its_digits() {
+        for sigma in [1e2, 1e4, 1e6, 1e12, 1e200] {
+            // So wide, the density is flat over the data: 2/255 of its peak, to (2/σ)²/2.
+            let expected = -(sigma * 127.5 * (2.0 * PI).sqrt()).ln();
+            let found = log_likelihood(1.0 / 255.0, 0.0, sigma);
+            assert!((found - expected).abs() < 1e-3 / sigma + 1e-9, "{sigma}: {found} {expected}");
+        }
     }
 
     #[test]

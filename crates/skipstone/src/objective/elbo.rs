@@ -6,7 +6,7 @@ use ndarray::Array4;
 use super::decoder::log_likelihood;
 use super::weights::check_sigma;
 use crate::denoiser::{Clip, Denoised, Denoiser, check_finite, check_shape, denoise};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::noise::NoiseSource;
 use crate::process::diffuse;
 use crate::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
@@ -103,7 +103,7 @@ pub fn default_sigma_1(schedule: &Schedule) -> Result<f64> {
 /// an error.
 ///
 /// # Errors
-/// A step with σ = 0 (the bound is infinite), ε-prediction at zero SNR, images or outputs that are not finite, an
+/// A step with σ = 0 (the bound is infinite) or a term beyond f64's range, ε-prediction at zero SNR, images or outputs that are not finite, an
 /// observer that stops, and whatever [`table`], the network or the noise refuse.
 #[allow(clippy::too_many_arguments)] // orthogonal inputs, as for `sample`
 pub fn elbo<D: Denoiser + ?Sized>(
@@ -147,12 +147,30 @@ pub fn elbo<D: Denoiser + ?Sized>(
         };
         image_nats.iter_mut().zip(&nats).for_each(|(total, nats)| *total += nats);
         let term = ElboTerm { t: step.t, s: step.s, squared_error, nats: mean(&nats) };
+        check_term(&term, if step.s == Time::CLEAN { sigma_1 } else { step.sigma })?;
         terms.push(term);
         if observer(&term).is_break() && call + 1 < steps.len() {
             return Err(Error::argument("the likelihood was stopped by its observer"));
         }
     }
     Ok(Elbo { prior_nats, terms, dims: x0.len() / n, image_nats })
+}
+
+/// Refuses a term that left the range of f64: a σ hardly above 0, or a decoder as wide as the world.
+fn check_term(term: &ElboTerm, sigma: f64) -> Result<()> {
+    if term.nats.is_finite() {
+        return Ok(());
+    }
+    let (name, remedy) = if term.s == Time::CLEAN { ("sigma_1", "sigma_1") } else { ("sigma", "eta") };
+    Err(Error::new(
+        Kind::NonFinite,
+        format!(
+            "step t = {} to {}: the bound is {} with {name} = {sigma:e}; choose another {remedy}",
+            term.t.get(),
+            term.s.get(),
+            term.nats
+        ),
+    ))
 }
 
 /// KL(N(μ_q, σ²I) ‖ N(μ_θ, z²I)) of each image, μ_q with the true x₀ and ε, μ_θ with x̂₀ and ε̂. Only σ̂ and the

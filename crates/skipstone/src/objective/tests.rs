@@ -170,10 +170,26 @@ fn a_bound_that_would_be_infinite_or_meaningless_is_refused_before_any_call() {
     };
     assert!(ask(&linear(), &options(NoiseScale::Eta(0.0))).contains("sigma > 0"));
     let zero = ElboOptions { sigma_1: Some(0.0), ..options(NoiseScale::Eta(1.0)) };
-    assert!(ask(&linear(), &zero).contains("sigma > 0"));
+    assert!(ask(&linear(), &zero).contains("sigma_1: the decoder needs a finite number above 0, found 0"));
     let zero_snr = linear().with_zero_terminal_snr().unwrap();
     assert!(ask(&zero_snr, &options(NoiseScale::Eta(1.0))).contains("v-prediction"));
     assert!(default_sigma_1(&Schedule::from_betas(&[0.5]).unwrap()).is_err());
+}
+
+#[test]
+fn a_bound_beyond_the_range_of_numbers_is_an_error_and_names_its_sigma() {
+    let schedule = linear();
+    let tau = Trajectory::named(Spacing::Linear, 3, 1000, 0).unwrap();
+    let x0 = Array4::from_elem((1, 1, 40, 50), X0 as f32);
+    for (scale, sigma_1, named) in
+        [(NoiseScale::Eta(1e-200), None, "sigma ="), (NoiseScale::Eta(1.0), Some(1e-200), "sigma_1 = 1e-200")]
+    {
+        let options = ElboOptions { scale, sigma_1, clip: Clip::Off };
+        let oracle = gaussian(&schedule);
+        let error = elbo(&oracle, &schedule, &tau, &options, &x0, &mut seeded(), None, &mut unobserved).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::NonFinite);
+        assert!(error.message().contains(named), "{error}");
+    }
 }
 
 #[test]

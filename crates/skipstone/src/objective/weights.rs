@@ -74,10 +74,13 @@ pub fn j_sigma_weights(steps: &[Step], sigma_1: f64, weighting: Weighting, dims:
         .collect()
 }
 
-/// Refuses a σ under which a term of the bound is infinite.
+/// Refuses a σ (of the last step, σ₁) under which a term of the bound is infinite.
 pub(super) fn check_sigma(sigma: f64, step: &Step) -> Result<()> {
     if sigma.is_finite() && sigma > 0.0 {
         return Ok(());
+    }
+    if step.s == Time::CLEAN {
+        return Err(Error::argument(format!("sigma_1: the decoder needs a finite number above 0, found {sigma}")));
     }
     Err(Error::argument(format!(
         "step t = {} to {}: the variational objective needs sigma > 0, found {sigma}; choose eta > 0",

@@ -67,6 +67,8 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Run {
     folder: PathBuf,
+    /// Nobody else trains there meanwhile.
+    _lock: files::Lock,
     trainer: Trainer,
     identity: Identity,
 }
@@ -78,7 +80,7 @@ impl Run {
     ///
     /// # Errors
     /// The folder holds a training and `resume` is false; it holds one of another recipe, other data or another initial
-    /// model; whatever [`Trainer::new`] refuses.
+    /// model; another process trains there; whatever [`Trainer::new`] refuses.
     pub fn open(
         folder: &Path,
         recipe: Recipe,
@@ -108,6 +110,7 @@ impl Run {
         for sub in ["", "state", "previews", "events"] {
             files::create_dir(&folder.join(sub))?;
         }
+        let lock = files::lock(folder)?;
         files::remove_stale_temporaries(folder)?;
         files::remove_stale_temporaries(&folder.join("state"))?;
         if exists {
@@ -115,7 +118,7 @@ impl Run {
             same_run(&was, &identity).map_err(|e| e.in_file(&state))?;
             trainer.state = found;
         }
-        let run = Self { folder: folder.to_path_buf(), trainer, identity };
+        let run = Self { folder: folder.to_path_buf(), _lock: lock, trainer, identity };
         run.trim_log()?;
         // The model folder follows from the state: a run killed between the two catches up here.
         run.checkpoint()?;

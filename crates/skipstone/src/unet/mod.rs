@@ -21,7 +21,7 @@ mod team;
 
 pub use backprop::{Backprop, Batch};
 pub use config::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
-pub use network::{Options, UNet, flops, initialise, layout};
+pub use network::{Options, Precision, UNet, flops, initialise, layout};
 pub use params::{Layout, ParameterSpec, Parameters};
 /// What [`Options`] are made of.
 pub use skipstone_kernels::{Isa, Team, conv::Algorithm, conv::Shape as ConvShape};

@@ -74,7 +74,7 @@ pub struct SharedNetwork {
 
 #[derive(Debug)]
 enum Message {
-    Ask(Question),
+    Ask(Box<Question>),
     Prepare(Vec<Time>, Option<Vec<usize>>),
 }
 
@@ -166,7 +166,7 @@ impl Denoiser for Asker {
         let (reply, answer) = mpsc::sync_channel(1);
         let (out, classes) = (Array4::zeros(x_t.dim()), classes.map(<[usize]>::to_vec));
         let question = Question { x_t: x_t.clone(), time, classes, cancel: self.cancel.clone(), done: 0, out, reply };
-        self.network.to.send(Message::Ask(question)).map_err(|_| broken())?;
+        self.network.to.send(Message::Ask(Box::new(question))).map_err(|_| broken())?;
         answer.recv().map_err(|_| broken())?
     }
 
@@ -230,7 +230,7 @@ impl<N: Network> Hall<N> {
 
     fn take(&self, message: Message, waiting: &mut Vec<Question>) {
         match message {
-            Message::Ask(question) => waiting.push(question),
+            Message::Ask(question) => waiting.push(*question),
             Message::Prepare(times, classes) => self.network.prepare(&times, classes.as_deref()),
         }
     }

@@ -1,6 +1,7 @@
 //! `skipstone likelihood`: bits per dimension of data under a model.
 
-use std::fmt::Write as _;
+mod report;
+
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
@@ -11,18 +12,16 @@ use skipstone::data::Dataset;
 use skipstone::files;
 use skipstone::generate::{Settings, Variance};
 use skipstone::image::write_png;
-use skipstone::likelihood::{
-    DifferentiableUNet, FlowOptions, Flowed, ProbeKind, bits_per_dim, classes_of, dequantised, flow, standard_error,
-};
+use skipstone::likelihood::{DifferentiableUNet, FlowOptions, Flowed, ProbeKind, classes_of, dequantised, flow};
 use skipstone::noise::{Purpose, Seeded};
 use skipstone::objective::{Elbo, ElboOptions, default_sigma_1, elbo};
-use skipstone::schedule::{Schedule, Time};
+use skipstone::schedule::Schedule;
 use skipstone::sigma::NoiseScale;
 use skipstone::train::curve::labelled_curve;
 use skipstone::trajectory::{Spacing, Trajectory};
 use skipstone::unet::{self, UNet};
 
-use crate::common::{Machine, ModelArguments};
+use crate::common::{Conduct, ModelArguments};
 use crate::dataset::{SplitName, load_for};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
@@ -36,8 +35,8 @@ const BATCH: usize = 32;
 #[command(after_help = "\
 elbo bounds the likelihood of the sampler with noise, for any sigma above 0 and any times; its table says what each step
 costs. ode is the likelihood of the deterministic sampler: exact but for discretisation (double --steps and see) and the
-trace estimator (--probes 2 or more show its share of the error); its spacing is quadratic unless given. -o DIR keeps likelihood.json, the table as CSV, and a
-plot of the terms.
+trace estimator (--probes 2 or more show its share of the error); its spacing is quadratic unless given. -o DIR keeps
+likelihood.json, the table as CSV, and a plot of the terms.
 
 Examples:
   The bound in 50 calls        skipstone likelihood --data fashion-mnist --steps 50
@@ -63,7 +62,7 @@ pub struct LikelihoodArguments {
     #[arg(long, value_enum, default_value_t = Method::Elbo)]
     method: Method,
     /// The decoder's own sigma [default: that of DDPM's posterior at t = 2]
-    #[arg(long, value_name = "SIGMA")]
+    #[arg(long, value_name = "SIGMA", allow_negative_numbers = true)]
     sigma_1: Option<f64>,
     /// Probes of the trace estimator per image, for --method ode
     #[arg(long, value_name = "K", default_value_t = 1)]
@@ -77,14 +76,8 @@ pub struct LikelihoodArguments {
     /// Folder for likelihood.json, a CSV table and, for the bound, a plot of its terms
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Print the result as a JSON line
-    #[arg(long)]
-    json: bool,
-    /// Say what would be done and what it would cost, and write nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    conduct: Conduct,
 }
 
 /// Which likelihood.
@@ -119,7 +112,7 @@ struct Task<'a> {
 /// Runs the command.
 pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     check(arguments)?;
-    let threads = arguments.machine.start()?;
+    let threads = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut request = arguments.run.request(arguments.seed)?;
     if request.scale == NoiseScale::Eta(0.0) && request.variance == Variance::Chosen && arguments.run.eta.is_none() {
@@ -136,7 +129,7 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
     let classes = classes_of(&model, &data, 0..data.len())?;
     let task = Task { arguments, settings, schedule, trajectory, data, classes };
-    if arguments.dry_run {
+    if arguments.conduct.dry_run {
         return task.dry_run(unet::flops(&model.config)?);
     }
     let prediction = model.scheduler.prediction_type;
@@ -226,49 +219,6 @@ impl Task<'_> {
         Ok(Elbo::merged(parts).map(|found| self.report_elbo(&found, sigma_1)))
     }
 
-    fn report_elbo(&self, found: &Elbo, sigma_1: f64) -> Report {
-        let bits = |nats: f64| nats / (found.dims as f64 * std::f64::consts::LN_2);
-        let row = |term: &skipstone::objective::ElboTerm| {
-            json!({
-                "t": term.t.index(), "s": term.s.index(), "bits": bits(term.nats),
-                "squared_error": term.squared_error / found.dims as f64,
-            })
-        };
-        let error = found.standard_error();
-        let json = json!({
-            "bits_per_dim": found.bits_per_dim(), "standard_error": error, "method": "elbo", "n": self.data.len(),
-            "data": self.name(), "calls": self.trajectory.calls(), "sigma_1": sigma_1,
-            "prior_bits": bits(found.prior_nats), "terms": found.terms.iter().map(row).collect::<Vec<_>>(),
-            "options": self.settings.to_json(),
-        });
-        let mut lines = vec!["      t      s   bits/dim  mean square error of eps".to_owned()];
-        let mut csv = "t,s,bits_per_dim,squared_error\n".to_owned();
-        for term in &found.terms {
-            let (t, s) = (index(term.t), index(term.s));
-            let (bits, error) = (bits(term.nats), term.squared_error / found.dims as f64);
-            lines.push(format!("{t:>7} {s:>6} {bits:>10.5} {error:>12.6}"));
-            // Writing to a String cannot fail.
-            let _ = writeln!(csv, "{t},{s},{bits},{error}");
-        }
-        lines.push(format!("data        {}", self.name()));
-        lines.push(format!(
-            "under       {}, {} calls, sigma_1 = {sigma_1:.6}",
-            self.settings.scale,
-            self.trajectory.calls()
-        ));
-        let decoder = found.terms.last().map_or(0.0, |term| term.nats);
-        let steps: f64 = found.terms.iter().map(|term| term.nats).sum::<f64>() - decoder;
-        lines.push(format!(
-            "parts       {:.5} prior, {:.5} steps, {:.5} decoder",
-            bits(found.prior_nats),
-            bits(steps),
-            bits(decoder)
-        ));
-        lines.push(format!("at most     {:.4}{} bits per dimension", found.bits_per_dim(), plus_minus(error)));
-        let points = found.terms.iter().rev().map(|term| (u64::from(term.t.index().unwrap_or(0)), bits(term.nats)));
-        Report { json, lines, csv_name: "terms.csv", csv, plot: Some(points.collect()) }
-    }
-
     fn ode(&self, network: &DifferentiableUNet) -> anyhow::Result<Option<Report>> {
         let (probes, seed) = (self.arguments.probes, self.arguments.seed);
         let length = self.batches(BATCH).count() * self.trajectory.calls();
@@ -289,41 +239,6 @@ impl Task<'_> {
         Ok(Flowed::merged(parts)?.map(|found| self.report_ode(&found)))
     }
 
-    fn report_ode(&self, found: &Flowed) -> Report {
-        let dims: usize = self.data.shape().iter().product();
-        let images: Vec<f64> = found.means().iter().map(|&log| bits_per_dim(log, dims)).collect();
-        let mean = images.iter().sum::<f64>() / images.len() as f64;
-        let error = standard_error(&images);
-        let probe_error = found.probe_error().map(|nats| nats / (dims as f64 * std::f64::consts::LN_2));
-        let calls = 2 * self.trajectory.calls() * self.arguments.probes;
-        let json = json!({
-            "bits_per_dim": mean, "standard_error": error, "probe_error": probe_error, "method": "ode",
-            "n": images.len(), "data": self.name(), "steps": self.trajectory.calls(), "calls": calls,
-            "probes": self.arguments.probes, "probe": self.arguments.probe.to_string(), "times": self.settings.times,
-            "model": self.settings.model, "seed": self.arguments.seed,
-        });
-        let mut csv = "image,bits_per_dim\n".to_owned();
-        for (i, bits) in images.iter().enumerate() {
-            let _ = writeln!(csv, "{i},{bits}");
-        }
-        let share = match probe_error {
-            Some(error) => format!("{error:.5} of it by the trace estimator"),
-            None => "the trace estimator's share unknown with one probe".to_owned(),
-        };
-        let lines = vec![
-            format!("data        {}", self.name()),
-            format!(
-                "along       {} Heun steps, {calls} forward and backward passes, {} {} probe(s)",
-                self.trajectory.calls(),
-                self.arguments.probes,
-                self.arguments.probe
-            ),
-            format!("about       {mean:.4}{} bits per dimension", plus_minus(error)),
-            format!("error       standard error over images, {share}; discretisation apart: double --steps"),
-        ];
-        Report { json, lines, csv_name: "images.csv", csv, plot: None }
-    }
-
     fn name(&self) -> String {
         format!("{} ({}, first {})", self.data.name(), self.arguments.split, self.data.len())
     }
@@ -336,7 +251,7 @@ impl Task<'_> {
         };
         let gflop = passes * flops as f64 * (calls * self.data.len()) as f64 / 1e9;
         let output = self.arguments.output.as_ref().map(|path| path.display().to_string());
-        if self.arguments.json {
+        if self.arguments.conduct.json {
             emit(json!({"n": self.data.len(), "calls": calls, "gflop": gflop, "output": output}))?;
             return Ok(Done::Finished);
         }
@@ -352,7 +267,7 @@ impl Task<'_> {
         if let Some(folder) = &self.arguments.output {
             self.keep(report, folder)?;
         }
-        if self.arguments.json {
+        if self.arguments.conduct.json {
             emit(&report.json)?;
             return Ok(Done::Finished);
         }
@@ -380,13 +295,4 @@ impl Task<'_> {
 fn advance(bar: &ProgressBar) -> ControlFlow<()> {
     bar.inc(1);
     if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-}
-
-fn plus_minus(error: Option<f64>) -> String {
-    error.map_or(String::new(), |error| format!(" ± {error:.4}"))
-}
-
-/// A time's network index; clean data has none.
-fn index(time: Time) -> String {
-    time.index().map_or("clean".to_owned(), |index| index.to_string())
 }

@@ -1,0 +1,166 @@
+//! Training recipes: TOML files that say everything a training depends on.
+
+mod parse;
+mod sections;
+
+pub use sections::{DataRecipe, DiffusionRecipe, EmaRecipe, ModelRecipe, OptimizerRecipe, TrainRecipe};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::SchedulerConfig;
+use crate::error::{Error, Result};
+use crate::trajectory::Spacing;
+use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
+
+/// Everything a training depends on besides its data. Every key has a default; an unknown key is an error.
+///
+/// ```
+/// use skipstone::train::Recipe;
+/// let recipe = Recipe::parse("[train]\nsteps = 10", &["train.batch=4".into()]).unwrap();
+/// assert_eq!((recipe.train.steps, recipe.train.batch), (10, 4));
+/// let e = Recipe::parse("[train]\nstepz = 10", &[]).unwrap_err();
+/// assert!(e.to_string().contains("train.steps"), "{e}");
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recipe {
+    /// The network.
+    pub model: ModelRecipe,
+    /// The forward process and what the network predicts.
+    pub diffusion: DiffusionRecipe,
+    /// How images are read and varied.
+    pub data: DataRecipe,
+    /// Length, batches, logs.
+    pub train: TrainRecipe,
+    /// The optimiser.
+    pub optimizer: OptimizerRecipe,
+    /// The moving average of the weights.
+    pub ema: EmaRecipe,
+}
+
+/// How the loss weighs a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Weighting {
+    /// All alike: L_simple.
+    None,
+    /// min(SNR, γ) in terms of x₀ (Hang et al., arXiv 2303.09556).
+    MinSnr(f64),
+}
+
+impl Recipe {
+    /// The architecture, for a data set of so many classes.
+    ///
+    /// # Errors
+    /// The first field that makes no sense.
+    pub fn config(&self, classes: Option<usize>) -> Result<Config> {
+        let m = &self.model;
+        if m.attention.len() != m.block_out_channels.len() {
+            return Err(Error::argument(format!(
+                "model.attention: {} entries for {} levels",
+                m.attention.len(),
+                m.block_out_channels.len()
+            )));
+        }
+        let null_class = usize::from(self.data.class_dropout > 0.0);
+        let config = Config {
+            sample_size: m.sample_size,
+            in_channels: m.channels,
+            out_channels: m.channels,
+            time_embedding: TimeEmbedding::Positional,
+            down_blocks: m.attention.iter().map(|a| if *a { DownBlock::Attention } else { DownBlock::Plain }).collect(),
+            up_blocks: m.attention.iter().rev().map(|a| if *a { UpBlock::Attention } else { UpBlock::Plain }).collect(),
+            block_out_channels: m.block_out_channels.clone(),
+            layers_per_block: m.layers_per_block,
+            dropout: m.dropout,
+            attention_head_dim: (m.attention_head_dim > 0).then_some(m.attention_head_dim),
+            norm_num_groups: m.norm_num_groups,
+            resnet_time_scale_shift: if m.scale_shift { TimeScaleShift::ScaleShift } else { TimeScaleShift::Default },
+            add_attention: m.mid_attention,
+            // diffusers leaves the middle attention without a norm under scale-shift unless told otherwise.
+            attn_norm_num_groups: m.scale_shift.then_some(m.norm_num_groups),
+            num_class_embeds: classes.filter(|_| self.data.classes).map(|k| k + null_class),
+            ..Config::default()
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The schedule, as the model folder will state it.
+    ///
+    /// # Errors
+    /// An unknown schedule or prediction.
+    pub fn scheduler(&self) -> Result<SchedulerConfig> {
+        let d = &self.diffusion;
+        Ok(SchedulerConfig {
+            num_train_timesteps: d.timesteps,
+            beta_start: d.beta_start,
+            beta_end: d.beta_end,
+            beta_schedule: d
+                .schedule
+                .parse()
+                .map_err(|e: Error| Error::argument(format!("diffusion.schedule: {}", e.message())))?,
+            prediction_type: d
+                .prediction
+                .parse()
+                .map_err(|e: Error| Error::argument(format!("diffusion.prediction: {}", e.message())))?,
+            rescale_betas_zero_snr: d.zero_snr,
+            // diffusers would clip and start below T by default; these make it sample as we do.
+            clip_sample: Some(false),
+            timestep_spacing: Some(Spacing::Trailing),
+            ..SchedulerConfig::default()
+        })
+    }
+
+    /// How the loss weighs a time.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn weighting(&self) -> Result<Weighting> {
+        let d = &self.diffusion;
+        let known = [("none", Weighting::None), ("min_snr", Weighting::MinSnr(d.min_snr_gamma))];
+        choose("diffusion.weighting", &d.weighting, &known)
+    }
+
+    /// Whether weight decay acts on the weights themselves.
+    pub(super) fn decoupled(&self) -> Result<bool> {
+        choose("optimizer.kind", &self.optimizer.kind, &[("adam", false), ("adamw", true)])
+    }
+
+    /// Whether the learning rate falls.
+    pub(super) fn cosine(&self) -> Result<bool> {
+        choose("optimizer.decay", &self.optimizer.decay, &[("constant", false), ("cosine", true)])
+    }
+
+    /// The learning rate of step `step` (from 1).
+    ///
+    /// # Errors
+    /// An unknown decay.
+    pub fn learning_rate(&self, step: u64) -> Result<f64> {
+        let o = &self.optimizer;
+        if step <= o.warmup {
+            return Ok(o.lr * step as f64 / o.warmup as f64);
+        }
+        if !self.cosine()? {
+            return Ok(o.lr);
+        }
+        let length = self.train.steps.saturating_sub(o.warmup).max(1);
+        let progress = ((step - o.warmup) as f64 / length as f64).min(1.0);
+        let share = 0.5 * (1.0 + libm::cos(std::f64::consts::PI * progress));
+        Ok(o.lr * (o.final_lr + (1.0 - o.final_lr) * share))
+    }
+
+    /// The decay of the moving average at step `step` (from 1).
+    pub fn ema_decay(&self, step: u64) -> f64 {
+        if self.ema.warmup { self.ema.decay.min((1.0 + step as f64) / (10.0 + step as f64)) } else { self.ema.decay }
+    }
+}
+
+fn choose<T: Copy>(key: &str, value: &str, known: &[(&str, T)]) -> Result<T> {
+    known.iter().find(|(name, _)| *name == value).map(|(_, t)| *t).ok_or_else(|| {
+        let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+        Error::argument(format!("{key}: \"{value}\"; expected {}", names.join(" or ")))
+    })
+}
+
+#[cfg(test)]
+mod tests;

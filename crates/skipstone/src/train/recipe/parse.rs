@@ -1,0 +1,124 @@
+//! Recipes as text: reading, overriding, and what is refused.
+
+use super::Recipe;
+use crate::error::{Error, Result};
+
+impl Recipe {
+    /// Reads a recipe and overrides single values, given as `section.key=value`.
+    ///
+    /// # Errors
+    /// Text that is no TOML, an unknown key (naming the nearest known one), a value of the wrong type or out of range.
+    pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::data(e.to_string()))?;
+        for assignment in overrides {
+            let (key, value) = assignment.split_once('=').ok_or_else(|| {
+                Error::argument(format!("--set {assignment}: expected section.key=value, for example train.steps=1000"))
+            })?;
+            let (section, name) = key.trim().split_once('.').ok_or_else(|| unknown(key.trim()))?;
+            // A bare word is a string; everything else is TOML.
+            let value = format!("v = {}", value.trim())
+                .parse::<toml::Table>()
+                .ok()
+                .and_then(|mut t| t.remove("v"))
+                .unwrap_or_else(|| toml::Value::String(value.trim().into()));
+            let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            match entry {
+                toml::Value::Table(entry) => entry.insert(name.to_string(), value),
+                _ => return Err(unknown(section)),
+            };
+        }
+        check_keys(&table)?;
+        let recipe: Self = table.try_into().map_err(|e: toml::de::Error| Error::data(e.message().to_string()))?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// The recipe as TOML, every key spelled out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe is plain tables of plain values")
+    }
+
+    fn validate(&self) -> Result<()> {
+        let fail = |message: String| Err(Error::argument(message));
+        let t = &self.train;
+        for (name, value) in [
+            ("train.steps", t.steps),
+            ("train.batch", t.batch as u64),
+            ("train.accumulate", t.accumulate as u64),
+            ("train.shard", t.shard as u64),
+            ("train.checkpoint_every", t.checkpoint_every),
+            ("train.log_every", t.log_every),
+            ("train.preview_images", t.preview_images as u64),
+            ("train.preview_steps", t.preview_steps as u64),
+        ] {
+            if value == 0 || value > 1 << 40 {
+                return fail(format!("{name}: {value}; expected 1 to 2^40"));
+            }
+        }
+        if t.batch.checked_mul(t.accumulate).is_none_or(|n| n > 1 << 24) {
+            return fail(format!("train.batch: {} × train.accumulate {} is too large", t.batch, t.accumulate));
+        }
+        let o = &self.optimizer;
+        for (name, value, low, high) in [
+            ("optimizer.lr", o.lr, 0.0, 10.0),
+            ("optimizer.final_lr", o.final_lr, 0.0, 1.0),
+            ("optimizer.beta1", o.beta1, 0.0, 0.999_999_999),
+            ("optimizer.beta2", o.beta2, 0.0, 0.999_999_999),
+            ("optimizer.eps", o.eps, 1e-30, 1.0),
+            ("optimizer.weight_decay", o.weight_decay, 0.0, 100.0),
+            ("optimizer.clip", o.clip, 0.0, 1e12),
+            ("ema.decay", self.ema.decay, 0.0, 1.0),
+            ("data.class_dropout", self.data.class_dropout, 0.0, 1.0),
+            ("diffusion.min_snr_gamma", self.diffusion.min_snr_gamma, 1e-6, 1e9),
+        ] {
+            if !(low..=high).contains(&value) {
+                return fail(format!("{name}: {value}; expected {low} to {high}"));
+            }
+        }
+        if self.data.class_dropout > 0.0 && !self.data.classes {
+            return fail("data.class_dropout: needs data.classes = true".into());
+        }
+        self.decoupled()?;
+        self.cosine()?;
+        self.weighting()?;
+        let scheduler = self.scheduler()?;
+        scheduler.schedule()?.check_prediction(scheduler.prediction_type)?;
+        self.config(self.data.classes.then_some(1))?;
+        Ok(())
+    }
+}
+
+/// Every `section.key` there is.
+fn known_keys() -> Vec<String> {
+    let table = toml::Table::try_from(Recipe::default()).expect("a recipe is plain tables of plain values");
+    let keys = |(section, entries): (&String, &toml::Value)| {
+        let entries = entries.as_table().map(|t| t.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        entries.into_iter().map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
+    };
+    table.iter().flat_map(keys).collect()
+}
+
+fn unknown(key: &str) -> Error {
+    let nearest = known_keys().into_iter().max_by(|a, b| {
+        let near = |k: &str| {
+            let name = k.rsplit_once('.').map_or(k, |(_, name)| name);
+            strsim::jaro_winkler(key, k).max(strsim::jaro_winkler(key, name))
+        };
+        near(a).total_cmp(&near(b))
+    });
+    Error::argument(format!("unknown key {key}; did you mean {}?", nearest.unwrap_or_default()))
+}
+
+fn check_keys(table: &toml::Table) -> Result<()> {
+    let known = known_keys();
+    for (section, entries) in table {
+        let Some(entries) = entries.as_table() else { return Err(unknown(section)) };
+        if let Some(key) = entries.keys().map(|k| format!("{section}.{k}")).find(|k| !known.contains(k)) {
+            return Err(unknown(&key));
+        }
+        if !known.iter().any(|k| k.starts_with(&format!("{section}."))) {
+            return Err(unknown(section));
+        }
+    }
+    Ok(())
+}

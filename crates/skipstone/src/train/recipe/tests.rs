@@ -1,0 +1,48 @@
+use super::*;
+
+#[test]
+fn an_unknown_key_names_the_nearest() {
+    for (text, nearest) in [
+        ("[train]\nbatchsize = 3", "train.batch"),
+        ("[optimizer]\nlearning_rate = 3", "optimizer."),
+        ("[trian]\nsteps = 3", "train.steps"),
+        ("steps = 3", "train.steps"),
+    ] {
+        let e = Recipe::parse(text, &[]).unwrap_err().to_string();
+        assert!(e.contains("unknown key") && e.contains(nearest), "{text}: {e}");
+    }
+}
+
+#[test]
+fn a_recipe_written_out_reads_back_the_same() {
+    let overrides = ["optimizer.kind=adamw".to_string(), "model.block_out_channels=[16, 32]".into()];
+    let recipe = Recipe::parse("[model]\nattention = [false, true]", &overrides).unwrap();
+    assert_eq!(recipe.model.block_out_channels, [16, 32]);
+    assert_eq!(Recipe::parse(&recipe.to_toml(), &[]).unwrap(), recipe);
+}
+
+#[test]
+fn values_out_of_range_are_named() {
+    for (set, name) in [
+        ("train.batch=0", "train.batch"),
+        ("optimizer.beta2=1.5", "optimizer.beta2"),
+        ("model.sample_size=[30, 28]", "sample_size"),
+        ("diffusion.prediction=noise", "diffusion.prediction"),
+        ("data.class_dropout=0.1", "data.class_dropout"),
+        ("diffusion.zero_snr=true", "v"),
+    ] {
+        let e = Recipe::parse("", &[set.into()]).unwrap_err().to_string();
+        assert!(e.contains(name), "{set}: {e}");
+    }
+}
+
+#[test]
+fn the_rate_warms_up_and_falls_to_its_end() {
+    let set = ["optimizer.decay=cosine".into(), "optimizer.warmup=10".into(), "optimizer.final_lr=0.1".into()];
+    let mut recipe = Recipe::parse("[train]\nsteps = 110", &set).unwrap();
+    recipe.optimizer.lr = 1.0;
+    let rate = |step| recipe.learning_rate(step).unwrap();
+    assert!((rate(5) - 0.5).abs() < 1e-12 && (rate(10) - 1.0).abs() < 1e-12);
+    // Half-way down a cosine from 1 to 0.1 is their mean.
+    assert!((rate(60) - 0.55).abs() < 1e-12 && (rate(110) - 0.1).abs() < 1e-12);
+}

@@ -1,0 +1,25 @@
+//! Any text as each of the files that say how a model is made, trained or used.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use skipstone::calibration::Calibration;
+use skipstone::checkpoint::{SchedulerConfig, config_from_json, config_to_json};
+use skipstone::generate::Manifest;
+use skipstone::train::Recipe;
+
+fuzz_target!(|text: &str| {
+    if let Ok(config) = config_from_json(text, None) {
+        assert_eq!(config_from_json(&config_to_json(&config), None).expect("what was written can be read"), config);
+    }
+    if let Ok(scheduler) = SchedulerConfig::from_json(text) {
+        let _ = scheduler.schedule();
+        SchedulerConfig::from_json(&scheduler.to_json()).expect("what was written can be read");
+    }
+    if let Ok(calibration) = Calibration::from_json(text) {
+        assert_eq!(Calibration::from_json(&calibration.to_json()).expect("what was written can be read"), calibration);
+    }
+    let _ = Manifest::from_json(text);
+    if let Ok(recipe) = Recipe::parse(text, &[]) {
+        assert_eq!(Recipe::parse(&recipe.to_toml(), &[]).expect("what was written can be read"), recipe);
+    }
+});

@@ -1,0 +1,6 @@
+//! Any bytes as a weight file: zip archive, legacy checkpoint or safetensors, by their first bytes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| skipstone_fuzz::load_weights(data));
