@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -15,6 +16,8 @@ use crate::support::{run, signal, skipstone, tiny, with_model, write_model};
 struct Serving {
     child: Child,
     address: String,
+    /// Reads what is said as it comes: a pipe that nobody empties stops who writes into it.
+    said: Option<JoinHandle<String>>,
 }
 
 impl Serving {
@@ -27,11 +30,18 @@ impl Serving {
             command.env("SKIPSTONE_TOKEN", token);
         }
         let mut child = command.spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let said = std::thread::spawn(move || {
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).unwrap();
+            said
+        });
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        let address = said["url"].as_str().unwrap().strip_prefix("http://").unwrap().trim_end_matches('/').to_owned();
-        Self { child, address }
+        let greeting: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let address =
+            greeting["url"].as_str().unwrap().strip_prefix("http://").unwrap().trim_end_matches('/').to_owned();
+        Self { child, address, said: Some(said) }
     }
 
     /// One request on a connection of its own: status and body.
@@ -69,12 +79,14 @@ impl Serving {
         }
     }
 
-    /// Sends a signal and waits: exit code, what was said.
-    fn stop(mut self, name: &str) -> (Option<i32>, String) {
+    fn signal(&self, name: &str) {
         signal(name, self.child.id());
-        let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().code(), said)
+    }
+
+    /// Waits for its end: exit code, what was said.
+    fn ended(mut self) -> (Option<i32>, String) {
+        let status = self.child.wait().unwrap();
+        (status.code(), self.said.take().unwrap().join().unwrap())
     }
 }
 
@@ -162,7 +174,7 @@ fn a_signal_finishes_what_was_accepted_before_the_service_goes() {
         let (status, job) = serving.post("/v1/jobs", r#"{"kind": "sample", "n": 16, "steps": 200}"#);
         assert_eq!(status, 202);
         serving.accepted(5);
-        signal(name, serving.child.id());
+        serving.signal(name);
         // Results can be fetched until they have been.
         let path = format!("/v1/jobs/{}", job["job"].as_str().unwrap());
         let until = Instant::now() + Duration::from_secs(50);
@@ -179,11 +191,8 @@ fn a_signal_finishes_what_was_accepted_before_the_service_goes() {
         for call in calls {
             assert_eq!(read_response(call).0, 200);
         }
-        let mut serving = serving;
-        let status = serving.child.wait().unwrap();
-        let mut said = String::new();
-        serving.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert_eq!(status.code(), Some(0), "{said}");
+        let (code, said) = serving.ended();
+        assert_eq!(code, Some(0), "{said}");
         assert!(said.contains("stopped: everything that was accepted is done"), "{said}");
     }
 }
@@ -196,7 +205,8 @@ fn what_does_not_end_within_the_grace_is_told_so() {
     let long = serving.send("POST", "/v1/sample", &json, r#"{"n": 64, "steps": 1000}"#);
     assert_eq!(serving.post("/v1/jobs", r#"{"kind": "sample", "n": 64, "steps": 1000}"#).0, 202);
     serving.accepted(2);
-    let (code, said) = serving.stop("TERM");
+    serving.signal("TERM");
+    let (code, said) = serving.ended();
     assert_eq!(read_response(long).0, 503);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("2 request(s) had to be ended and were told so"), "{said}");
