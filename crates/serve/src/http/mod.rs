@@ -8,6 +8,7 @@ mod events;
 mod extract;
 mod guard;
 mod jobs;
+mod kinds;
 mod latents;
 mod observe;
 mod probes;
@@ -95,7 +96,9 @@ fn routes(limits: &Limits) -> OpenApiRouter<App> {
         .routes(routes!(probes::ready))
         .routes(routes!(probes::metrics))
         .layer(DefaultBodyLimit::max(MOST_JSON));
-    OpenApiRouter::with_openapi(Document::openapi()).merge(uploads(limits.upload_bytes)).merge(others)
+    let mut all = OpenApiRouter::with_openapi(Document::openapi()).merge(uploads(limits.upload_bytes)).merge(others);
+    kinds::in_one_piece(all.get_openapi_mut());
+    all
 }
 
 /// The OpenAPI document.

@@ -97,6 +97,30 @@ fn the_document_is_served_and_names_every_route() {
 }
 
 #[test]
+fn what_a_job_may_be_asked_is_what_the_document_allows() {
+    let document = document();
+    let checker = checker(&document, &json!({"$ref": "#/components/schemas/JobRequest"}));
+    for fits in [
+        json!({"kind": "sample", "n": 1, "steps": 2}),
+        json!({"kind": "encode", "test_image": 0}),
+        json!({"kind": "reconstruct", "test_image": 0, "steps": [2]}),
+        json!({"kind": "interpolate", "seeds": [1, 2]}),
+        json!({"kind": "compare"}),
+    ] {
+        assert!(checker.is_valid(&fits), "{fits}");
+    }
+    for wrong in [
+        json!({"n": 1}),
+        json!({"kind": "dream"}),
+        json!({"kind": "sample", "nn": 1}),
+        json!({"kind": "encode"}),
+        json!({"kind": "compare", "steps": 3}),
+    ] {
+        assert!(!checker.is_valid(&wrong), "{wrong}");
+    }
+}
+
+#[test]
 fn answers_are_as_documented() {
     shared(async |router| {
         let document = document();
