@@ -73,17 +73,16 @@ export const settled = (page, tab) => page.waitForSelector(`#${tab}[aria-busy=fa
 /** Waits until `act` has led to another result of the tab. */
 export async function rerun(page, tab, act) {
   await page.evaluate((id) => {
-    window.begun = new Promise((resolve) => {
-      const section = document.getElementById(id);
-      new MutationObserver((_, observer) => {
-        if (section.getAttribute('aria-busy') !== 'true') return;
-        observer.disconnect();
-        resolve();
-      }).observe(section, { attributes: true, attributeFilter: ['aria-busy'] });
-    });
+    window.begun = false;
+    const section = document.getElementById(id);
+    new MutationObserver((_, observer) => {
+      if (section.getAttribute('aria-busy') !== 'true') return;
+      observer.disconnect();
+      window.begun = true;
+    }).observe(section, { attributes: true, attributeFilter: ['aria-busy'] });
   }, tab);
   await act();
-  await page.evaluate(() => window.begun);
+  await page.waitForFunction(() => window.begun);
   await settled(page, tab);
 }
 
