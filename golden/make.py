@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from families import blocks, inversion, official, samples, schedules, solvers, steps, timesteps, unets  # noqa: E402
+from families import blocks, inversion, official, samples, schedules, scores, solvers, steps, timesteps, unets  # noqa: E402
 from families.common import VALUES, write_json  # noqa: E402
 
 # Order matters: `samples` and `inversion` run the networks that `unets` has written.
@@ -31,6 +31,7 @@ FAMILIES = {
     "official": official.make,
     "inversion": inversion.make,
     "solvers": solvers.make,
+    "scores": scores.make,
 }
 # Fails when a change makes a file too heavy for a repository.
 FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_400_000
@@ -80,6 +81,8 @@ def main():
     if "solvers" in chosen:
         # Its declared dependencies ask for an older NumPy, which its samplers do not need.
         check_pins("requirements-solvers.txt", "pip install --no-deps -r")
+    if "scores" in chosen:
+        check_pins("requirements-scores.txt", "pip install -r")
     # One thread and deterministic algorithms: the same bits on every run.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

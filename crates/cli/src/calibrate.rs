@@ -75,14 +75,14 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let name = format!("{} ({}, first {n})", data.name(), arguments.split);
     if arguments.conduct.dry_run {
         let output = output.display().to_string();
-        if arguments.conduct.json {
-            emit(json!({"n": n, "calls": times, "gflop": gflop, "output": output}))?;
-        } else {
-            emit(format_args!("data        {name}"))?;
-            emit(format_args!("work        {times} network calls on {n} image(s), {gflop:.1} GFLOP"))?;
-            emit(format_args!("would write {output}"))?;
-        }
-        return Ok(Done::Finished);
+        return arguments.conduct.promise(
+            &json!({"n": n, "calls": times, "gflop": gflop, "output": output}),
+            &[
+                format!("data        {name}"),
+                format!("work        {times} network calls on {n} image(s), {gflop:.1} GFLOP"),
+                format!("would write {output}"),
+            ],
+        );
     }
 
     let bar = crate::bars::bar("calibrating", 0, times.into());

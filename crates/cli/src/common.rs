@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 use skipstone::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
 
+use crate::failure::{Done, emit};
 use crate::interrupt::quoted;
 
 /// Which of a model's two sets of weights.
@@ -72,6 +74,16 @@ impl Conduct {
     pub fn start(&self) -> anyhow::Result<usize> {
         self.machine.start()
     }
+
+    /// Ends a dry run: with its JSON line, or with these lines for a person.
+    pub fn promise(&self, json: &Value, lines: &[String]) -> anyhow::Result<Done> {
+        if self.json {
+            emit(json)?;
+        } else {
+            lines.iter().try_for_each(emit)?;
+        }
+        Ok(Done::Finished)
+    }
 }
 
 /// The model in `path`, or the one carried inside the program.
@@ -103,6 +115,11 @@ impl ModelArguments {
             self.model.as_deref(),
             &LoadOptions { weights: weights_choice(self.weights), ..LoadOptions::default() },
         )
+    }
+
+    /// Whether it is the one inside the program.
+    pub fn is_carried(&self) -> bool {
+        self.model.is_none()
     }
 
     /// The flags again, for a command that is to follow; empty or beginning with a space.

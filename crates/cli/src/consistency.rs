@@ -7,6 +7,7 @@ use std::time::Instant;
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
 use skipstone::checkpoint::Model;
+use skipstone::eval::{FeatureNetwork, feature_distance, features};
 use skipstone::generate::{Generator, Request, Settings};
 use skipstone::image::{Layout, grid, write_png};
 use skipstone::latent::distance;
@@ -25,11 +26,18 @@ const SQUARE: usize = 4;
 pub struct Rows {
     path: PathBuf,
     runs: Vec<(Settings, Plan)>,
+    /// What sees how far images are apart, beside their pixels.
+    network: Option<Box<dyn FeatureNetwork>>,
 }
 
 impl Rows {
     /// The runs of these requests, to be drawn to `target`.
-    pub fn resolve(model: &Model, requests: &[Request], target: &Target) -> anyhow::Result<Self> {
+    pub fn resolve(
+        model: &Model,
+        requests: &[Request],
+        target: &Target,
+        network: Option<Box<dyn FeatureNetwork>>,
+    ) -> anyhow::Result<Self> {
         let Target::Grid(path) = target else {
             return Err(Usage(format!(
                 "--steps: a list of steps makes one picture with a row for each; {} does not end in .png (for a folder \
@@ -39,7 +47,12 @@ impl Rows {
             .into());
         };
         let runs = requests.iter().map(|request| Settings::resolve(model, request)).collect::<Result<_, _>>()?;
-        Ok(Self { path: path.clone(), runs })
+        // Images it does not take are an error before the work, not after it.
+        if let Some(network) = &network {
+            let [height, width] = model.config.sample_size;
+            network.features(Array4::zeros((1, model.config.out_channels, height, width)).view())?;
+        }
+        Ok(Self { path: path.clone(), runs, network })
     }
 
     /// How many rows there are.
@@ -105,22 +118,39 @@ impl Rows {
         write_png(&self.path, &grid(&all, n, &Layout::magnified(h, w))?, &borrowed(&texts))?;
 
         let longest = steps.iter().enumerate().max_by_key(|(_, steps)| **steps).map_or(0, |(i, _)| i);
+        // One image says nothing of how far images are apart.
+        let network = self.network.as_deref().filter(|_| n > 1);
+        let seen = match network {
+            Some(network) => rows.iter().map(|(_, x)| features(network, x.view())).collect::<Result<Vec<_>, _>>()?,
+            None => Vec::new(),
+        };
         if !json {
-            emit(format_args!("  steps   coarse     full   (distance to {} steps)", steps[longest]))?;
+            let column = if seen.is_empty() { "" } else { " features" };
+            emit(format_args!("  steps   coarse     full{column}   (distance to {} steps)", steps[longest]))?;
         }
-        for (((settings, x), &made), &calls) in rows.iter().zip(&steps).zip(&calls) {
+        for (i, ((settings, x), &made)) in rows.iter().zip(&steps).enumerate() {
             let d = distance(x, &rows[longest].1, SQUARE)?;
+            let apart = seen.get(i).map(|row| feature_distance(row, &seen[longest])).transpose()?;
             if json {
-                emit(json!({
-                    "steps": settings.steps, "calls": calls * generator.calls_per_step(), "coarse_rms": d.low,
+                let mut line = json!({
+                    "steps": settings.steps, "calls": calls[i] * generator.calls_per_step(), "coarse_rms": d.low,
                     "rms": d.full, "square": SQUARE, "against": rows[longest].0.steps, "n": n, "output": output,
-                }))?;
+                });
+                if let (Some(apart), Some(network)) = (apart, network) {
+                    line["feature_distance"] = apart.into();
+                    line["features"] = network.name().into();
+                }
+                emit(line)?;
             } else {
-                emit(format_args!("{made:>7} {:>8.4} {:>8.4}", d.low, d.full))?;
+                let apart = apart.map_or_else(String::new, |apart| format!(" {apart:>8.4}"));
+                emit(format_args!("{made:>7} {:>8.4} {:>8.4}{apart}", d.low, d.full))?;
             }
         }
+        let in_features = network.map_or_else(String::new, |network| {
+            format!("; features: those of {}, 1 is the distance between images of two latents", network.name())
+        });
         say(format_args!(
-            "{n} image(s), rows {steps:?}; coarse: means of {SQUARE} x {SQUARE} pixels, root mean square in [0, 1]; {}",
+            "{n} image(s), rows {steps:?}; coarse: means of {SQUARE} x {SQUARE} pixels, root mean square in [0, 1]{in_features}; {}",
             duration(begun.elapsed().as_secs_f64())
         ));
         if !json {

@@ -78,15 +78,15 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     if arguments.conduct.dry_run {
         let gflop = generator.flops_per_call() as f64 * (evaluations(&method, steps).1 * n) as f64 / 1e9;
         let output = target.path().display().to_string();
-        if arguments.conduct.json {
-            emit(json!({"n": n, "steps": steps, "calls": calls, "gflop": gflop, "output": output}))?;
-        } else {
-            emit(format_args!("images      {n}, {batch} at a time"))?;
-            emit(format_args!("steps       {steps}, {calls} network calls for an image"))?;
-            emit(format_args!("work        {gflop:.1} GFLOP"))?;
-            emit(format_args!("would write {output}"))?;
-        }
-        return Ok(Done::Finished);
+        return arguments.conduct.promise(
+            &json!({"n": n, "steps": steps, "calls": calls, "gflop": gflop, "output": output}),
+            &[
+                format!("images      {n}, {batch} at a time"),
+                format!("steps       {steps}, {calls} network calls for an image"),
+                format!("work        {gflop:.1} GFLOP"),
+                format!("would write {output}"),
+            ],
+        );
     }
 
     let mut settings = generator.settings().clone();

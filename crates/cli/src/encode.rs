@@ -106,16 +106,17 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     if arguments.conduct.dry_run {
         let most = if stochastic { steps } else { evaluations(&method, steps).0 };
         let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
+        let most = most * generator.calls_per_step();
         let output = arguments.output.display().to_string();
-        if arguments.conduct.json {
-            emit(json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop, "output": output}))?;
-        } else {
-            emit(format_args!("images      {n}, {batch} at a time"))?;
-            emit(format_args!("steps       {steps}, at most {most} network calls for an image"))?;
-            emit(format_args!("work        at most {gflop:.1} GFLOP"))?;
-            emit(format_args!("would write {output}"))?;
-        }
-        return Ok(Done::Finished);
+        return arguments.conduct.promise(
+            &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop, "output": output}),
+            &[
+                format!("images      {n}, {batch} at a time"),
+                format!("steps       {steps}, at most {most} network calls for an image"),
+                format!("work        at most {gflop:.1} GFLOP"),
+                format!("would write {output}"),
+            ],
+        );
     }
     if stochastic {
         check_noise_size(&generator, n)?;

@@ -253,13 +253,13 @@ fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends,
     let work = generator.flops_per_image() as f64 * n as f64 + generator.flops_per_call() as f64 * encoding as f64;
     let gflop = work / 1e9;
     let output = arguments.output.display().to_string();
-    if arguments.conduct.json {
-        emit(json!({"n": n, "calls": calls, "gflop": gflop, "output": output}))?;
-    } else {
-        emit(format_args!("images      {n}"))?;
-        emit(format_args!("steps       {steps}, {calls} network calls for an image"))?;
-        emit(format_args!("work        at most {gflop:.1} GFLOP, the encoding of pictures among them"))?;
-        emit(format_args!("would write {output}"))?;
-    }
-    Ok(Done::Finished)
+    arguments.conduct.promise(
+        &json!({"n": n, "calls": calls, "gflop": gflop, "output": output}),
+        &[
+            format!("images      {n}"),
+            format!("steps       {steps}, {calls} network calls for an image"),
+            format!("work        at most {gflop:.1} GFLOP, the encoding of pictures among them"),
+            format!("would write {output}"),
+        ],
+    )
 }

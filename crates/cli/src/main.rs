@@ -12,6 +12,7 @@ mod convert;
 mod dataset;
 mod decode;
 mod encode;
+mod evaluate;
 mod failure;
 mod fill;
 mod images;
@@ -55,6 +56,7 @@ enum Command {
     Reconstruct(Box<reconstruct::ReconstructArguments>),
     Interpolate(Box<interpolate::InterpolateArguments>),
     Train(Box<train::TrainArguments>),
+    Evaluate(Box<evaluate::EvaluateArguments>),
     Likelihood(Box<likelihood::LikelihoodArguments>),
     Calibrate(calibrate::CalibrateArguments),
     Convert(convert::ConvertArguments),
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         Command::Reconstruct(arguments) => reconstruct::run(arguments),
         Command::Interpolate(arguments) => interpolate::run(arguments),
         Command::Train(arguments) => train::run(arguments),
+        Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Likelihood(arguments) => likelihood::run(arguments),
         Command::Calibrate(arguments) => calibrate::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),

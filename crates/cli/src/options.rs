@@ -87,7 +87,8 @@ pub enum SigmaName {
     Analytic,
 }
 
-fn clip(name: &str) -> Result<ClipMode, String> {
+/// Reads `--clip`.
+pub fn clip(name: &str) -> Result<ClipMode, String> {
     match name {
         "off" => Ok(ClipMode::Off),
         "keep-eps" => Ok(ClipMode::KeepEps),
@@ -96,7 +97,8 @@ fn clip(name: &str) -> Result<ClipMode, String> {
     }
 }
 
-fn threshold(text: &str) -> Result<DynamicThreshold, String> {
+/// Reads `--threshold`.
+pub fn threshold(text: &str) -> Result<DynamicThreshold, String> {
     let numbers =
         text.split_once(',').and_then(|(ratio, max)| Some((ratio.trim().parse().ok()?, max.trim().parse().ok()?)));
     let (ratio, max) = numbers.ok_or("expected two numbers, for example 0.995,1.5")?;

@@ -195,15 +195,16 @@ fn dry_run(
         })
         .sum();
     let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
+    let most = most * generator.calls_per_step();
     let steps: Vec<usize> = runs.iter().map(|(_, plan)| plan.steps().len()).collect();
-    if arguments.conduct.json {
-        emit(json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop}))?;
-    } else {
-        emit(format_args!("images      {n}"))?;
-        emit(format_args!("steps       {steps:?}, at most {most} network calls for an image"))?;
-        emit(format_args!("work        at most {gflop:.1} GFLOP"))?;
-    }
-    Ok(Done::Finished)
+    arguments.conduct.promise(
+        &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop}),
+        &[
+            format!("images      {n}"),
+            format!("steps       {steps:?}, at most {most} network calls for an image"),
+            format!("work        at most {gflop:.1} GFLOP"),
+        ],
+    )
 }
 
 /// The plot, the picture and the table.

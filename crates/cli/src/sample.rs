@@ -8,6 +8,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5};
 use serde_json::json;
+use skipstone::eval::{FeatureNetwork, FeatureSpec};
 use skipstone::generate::{Generator, Inputs};
 use skipstone::sampler::Outcome;
 use skipstone::solver::Solver;
@@ -74,6 +75,10 @@ pub struct SampleArguments {
     precision: PrecisionArguments,
     #[command(flatten)]
     fill: FillArguments,
+    /// With a list of steps: also measure in the features of this network [default: fashion-cnn, the classifier carried
+    /// inside, for the model carried inside]
+    #[arg(long, value_name = "fashion-cnn|FILE.onnx:OUTPUT")]
+    features: Option<FeatureSpec>,
     /// Film strip of the predicted images at up to 12 evenly chosen steps, a row each for the first (up to 8) images
     #[arg(long, value_name = "PATH.png")]
     trajectory: Option<PathBuf>,
@@ -92,6 +97,13 @@ impl SampleArguments {
         let outputs = [Some(target.path()), self.trajectory.as_deref()];
         apart(outputs.into_iter().flatten(), inputs.into_iter().flatten())
     }
+
+    /// What the images of several numbers of steps are compared in.
+    fn feature_network(&self) -> anyhow::Result<Option<Box<dyn FeatureNetwork>>> {
+        let carried = self.model.is_carried().then_some(FeatureSpec::FashionCnn);
+        let chosen = self.features.clone().or(carried);
+        Ok(chosen.map(|features| features.open(skipstone_model::FASHION_CNN)).transpose()?)
+    }
 }
 
 /// Runs the command.
@@ -105,7 +117,13 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         request.precision = arguments.precision.precision;
         arguments.condition.apply(request);
     }
-    let rows = if requests.len() > 1 { Some(consistency::Rows::resolve(&model, &requests, &target)?) } else { None };
+    let rows = if requests.len() > 1 {
+        Some(consistency::Rows::resolve(&model, &requests, &target, arguments.feature_network()?)?)
+    } else if let Some(features) = &arguments.features {
+        return Err(Usage(format!("--features {features}: goes with a list of steps, --steps 10,20,50")).into());
+    } else {
+        None
+    };
     if rows.is_some() && (arguments.trajectory.is_some() || arguments.noise.is_some()) {
         return Err(Usage("--steps: a list of steps goes with neither --trajectory nor --noise".to_owned()).into());
     }
@@ -195,7 +213,7 @@ fn dry_run(
 }
 
 /// The time of one call of the plan: by the faster of the first two steps, as the very first also makes room.
-fn time_of_call(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
+pub fn time_of_call(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
     let (mut last, mut times) = (Instant::now(), Vec::new());
     let images = first..first + batch as u64;
     generator.generate(images, &mut |progress| {

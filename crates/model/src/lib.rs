@@ -1,4 +1,5 @@
-//! The diffusion model that skipstone carries: a diffusers folder as names and bytes.
+//! The networks that skipstone carries: the diffusion model, a diffusers folder as names and bytes, and the classifier that
+//! scores are taken in.
 //!
 //! What it is, how it was trained and what it makes is in the card, `README.md` beside this crate's manifest.
 //!
@@ -18,3 +19,7 @@ pub const FILES: &[(&str, &[u8])] = &[
     ("unet/config.json", include_bytes!("../weights/unet/config.json")),
     ("unet/diffusion_pytorch_model.safetensors", include_bytes!("../weights/unet/diffusion_pytorch_model.safetensors")),
 ];
+
+/// The classifier of Fashion-MNIST whose features `skipstone evaluate` compares images in, as a safetensors file; its card
+/// is `fashion-cnn/README.md`. `skipstone::eval::classifier::FashionCnn` reads it.
+pub const FASHION_CNN: &[u8] = include_bytes!("../fashion-cnn/fashion-cnn.safetensors");

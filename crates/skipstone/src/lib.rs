@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod denoiser;
 pub mod error;
+pub mod eval;
 pub mod files;
 pub mod generate;
 pub mod image;

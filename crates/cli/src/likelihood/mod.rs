@@ -251,16 +251,13 @@ impl Task<'_> {
         };
         let gflop = passes * flops as f64 * (calls * self.data.len()) as f64 / 1e9;
         let output = self.arguments.output.as_ref().map(|path| path.display().to_string());
-        if self.arguments.conduct.json {
-            emit(json!({"n": self.data.len(), "calls": calls, "gflop": gflop, "output": output}))?;
-            return Ok(Done::Finished);
-        }
-        emit(format_args!("data        {}", self.name()))?;
-        emit(format_args!("work        {calls} calls per image, {gflop:.1} GFLOP"))?;
-        if let Some(output) = output {
-            emit(format_args!("would write {output}"))?;
-        }
-        Ok(Done::Finished)
+        let mut lines = vec![
+            format!("data        {}", self.name()),
+            format!("work        {calls} calls per image, {gflop:.1} GFLOP"),
+        ];
+        lines.extend(output.as_ref().map(|output| format!("would write {output}")));
+        let json = json!({"n": self.data.len(), "calls": calls, "gflop": gflop, "output": output});
+        self.arguments.conduct.promise(&json, &lines)
     }
 
     fn conclude(&self, report: &Report) -> anyhow::Result<Done> {

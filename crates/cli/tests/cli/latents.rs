@@ -214,6 +214,22 @@ fn a_line_between_two_pictures_ends_near_them() {
 }
 
 #[test]
+fn rows_of_the_carried_model_are_compared_in_features_as_well() {
+    let (folder, _) = with_images();
+    let at = folder.path();
+    let (stdout, _) = run(at, &["sample", "-n", "4", "--steps", "2,8,32", "--json", "-o", "rows.png"], 0);
+    let rows = lines(&stdout);
+    let apart: Vec<f64> = rows.iter().map(|row| row["feature_distance"].as_f64().unwrap()).collect();
+    assert!(apart[0] > apart[1] && apart[1] > 0.0 && apart[2] == 0.0, "{apart:?}");
+    assert_eq!(rows[0]["features"], "fashion-cnn-128d");
+    // Images of another size are refused before they are made.
+    let (_, stderr) = on_model(at, "sample", "-n 2 --steps 2,5 --features fashion-cnn -o other.png", 1);
+    assert!(stderr.contains("28") && !at.join("other.png").exists(), "{stderr}");
+    let (_, stderr) = on_model(at, "sample", "-n 2 --steps 2 --features fashion-cnn -o other.png", 2);
+    assert!(stderr.contains("--steps 10,20,50"), "{stderr}");
+}
+
+#[test]
 fn a_list_of_steps_makes_rows_of_the_same_latents() {
     let (folder, _) = with_images();
     let at = folder.path();

@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod benchmark;
+mod evaluating;
 mod latents;
 mod sampling;
 mod scoring;

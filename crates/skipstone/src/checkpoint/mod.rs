@@ -3,7 +3,7 @@
 //! Whatever a file holds, reading it executes nothing, allocates no more than a small multiple of the file's own size,
 //! and ends in a model or in an error that names the file and the field.
 
-mod blob;
+pub(crate) mod blob;
 mod config;
 mod diffusers;
 mod fields;
@@ -14,7 +14,7 @@ mod save;
 mod scheduler;
 mod tensors;
 mod torch;
-mod zip;
+pub(crate) mod zip;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,8 +1,9 @@
-//! The little of ZIP that `torch.save` uses: a central directory, stored (uncompressed) entries, ZIP64 numbers.
+//! The little of ZIP that `torch.save` and NumPy use: a central directory, stored or deflated entries, ZIP64 numbers.
 //!
-//! Entries are never inflated, so no archive can hold more than its own size.
+//! A checkpoint's entries are never inflated, so it can hold no more than its own size; what is inflated has a limit.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use super::blob::Blob;
 use crate::error::{Error, Result};
@@ -59,8 +60,62 @@ fn directory(blob: &dyn Blob) -> Result<(u64, u64)> {
     Ok((start, size))
 }
 
-/// Every entry of the archive by name.
+/// Every entry of an archive that has stored ones only, by name.
 pub(crate) fn entries(blob: &dyn Blob) -> Result<BTreeMap<String, Stored>> {
+    let stored = |(name, entry): (String, Packed)| match entry.method {
+        0 if entry.len != entry.stored.len => {
+            Err(bad(format!("{name}: {} bytes stored, {} claimed", entry.stored.len, entry.len)))
+        }
+        0 => Ok((name, entry.stored)),
+        method => {
+            Err(Error::unsupported(format!("{name}: compressed (method {method}); torch.save stores its entries")))
+        }
+    };
+    packed_entries(blob)?.into_iter().map(stored).collect()
+}
+
+/// An entry as it lies in the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packed {
+    /// The bytes in the archive; the checksum is that of the unpacked ones.
+    stored: Stored,
+    /// Bytes when unpacked, as the archive claims.
+    len: u64,
+    /// 0 stored, 8 deflated.
+    method: u64,
+}
+
+impl Packed {
+    /// The unpacked bytes, at most `limit`.
+    pub(crate) fn unpack(&self, blob: &dyn Blob, limit: u64) -> Result<Vec<u8>> {
+        if self.len > limit {
+            return Err(bad(format!("{} bytes unpacked; at most {limit} are expected", self.len)));
+        }
+        let packed = blob.read(self.stored.start, self.stored.len)?;
+        let mut bytes = Vec::new();
+        match self.method {
+            0 => bytes = packed,
+            8 => {
+                // One byte more than claimed shows that there is more.
+                let inflated =
+                    flate2::read::DeflateDecoder::new(&packed[..]).take(self.len + 1).read_to_end(&mut bytes);
+                inflated.map_err(|e| bad(e.to_string()))?;
+            }
+            method => {
+                return Err(Error::unsupported(format!("zip entries compressed by method {method} are not read")));
+            }
+        }
+        let mut crc = flate2::Crc::new();
+        crc.update(&bytes);
+        if bytes.len() as u64 != self.len || crc.sum() != self.stored.crc32 {
+            return Err(bad("an entry is damaged: its length or checksum is not what the directory says"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Every entry of an archive by name.
+pub(crate) fn packed_entries(blob: &dyn Blob) -> Result<BTreeMap<String, Packed>> {
     let (start, size) = directory(blob)?;
     let directory = blob.read(start, size)?;
     let mut entries = BTreeMap::new();
@@ -82,23 +137,16 @@ pub(crate) fn entries(blob: &dyn Blob) -> Result<BTreeMap<String, Stored>> {
         if flags & 1 != 0 {
             return Err(Error::unsupported(format!("{name}: encrypted zip entries are not read")));
         }
-        if method != 0 {
-            return Err(Error::unsupported(format!(
-                "{name}: compressed (method {method}); torch.save stores its entries"
-            )));
-        }
-        if len != packed {
-            return Err(bad(format!("{name}: {packed} bytes stored, {len} claimed")));
-        }
         let local = blob.read(header, 30)?;
         if !local.starts_with(LOCAL) {
             return Err(bad(format!("{name}: no file where the directory says")));
         }
         let start = header + 30 + number(&local, 26, 2)? + number(&local, 28, 2)?;
-        if start.checked_add(len).is_none_or(|end| end > blob.len()) {
-            return Err(bad(format!("{name}: {len} bytes at {start}, beyond the end of the file")));
+        if start.checked_add(packed).is_none_or(|end| end > blob.len()) {
+            return Err(bad(format!("{name}: {packed} bytes at {start}, beyond the end of the file")));
         }
-        if entries.insert(name.clone(), Stored { start, len, crc32 }).is_some() {
+        let stored = Stored { start, len: packed, crc32 };
+        if entries.insert(name.clone(), Packed { stored, len, method }).is_some() {
             return Err(bad(format!("{name}: twice")));
         }
         at += 46 + name_len + extra_len + comment_len;
@@ -124,40 +172,57 @@ fn wide(mut extra: &[u8], sizes: &mut [u64; 3]) -> Result<()> {
     Ok(())
 }
 
+/// An archive of stored entries, in the given order. It says nothing of when it was made: equal files, equal bytes.
+///
+/// # Errors
+/// Entries that need the 64-bit format: together over 4 GiB, or more than 65,535.
+pub(crate) fn archive(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let too_large = |_| Error::unsupported("a zip archive of more than 4 GiB or 65,535 entries");
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes) in files {
+        let (len, place) =
+            (u32::try_from(bytes.len()).map_err(too_large)?, u32::try_from(out.len()).map_err(too_large)?);
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        // No flags, stored; midnight of the first day that the format knows, 1 January 1980.
+        let mut common = vec![0, 0, 0, 0, 0, 0, 0x21, 0];
+        common.extend(crc.sum().to_le_bytes());
+        common.extend(len.to_le_bytes());
+        common.extend(len.to_le_bytes());
+        common.extend(u16::try_from(name.len()).map_err(too_large)?.to_le_bytes());
+        common.extend([0, 0]);
+        directory.extend(CENTRAL);
+        directory.extend(b"\x14\0\x14\0");
+        directory.extend(&common);
+        directory.extend([0; 10]);
+        directory.extend(place.to_le_bytes());
+        directory.extend(name.bytes());
+        out.extend(LOCAL);
+        out.extend(b"\x14\0");
+        out.extend(&common);
+        out.extend(name.bytes());
+        out.extend(*bytes);
+    }
+    let (start, size) = (out.len(), directory.len());
+    out.extend(&directory);
+    out.extend(END);
+    out.extend([0; 4]);
+    let count = u16::try_from(files.len()).map_err(too_large)?.to_le_bytes();
+    out.extend([count, count].concat());
+    for number in [size, start] {
+        out.extend(u32::try_from(number).map_err(too_large)?.to_le_bytes());
+    }
+    out.extend([0, 0]);
+    Ok(out)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
-    /// An archive of stored entries as the format's specification lays it out.
+    /// [`super::archive`] of entries that fit.
     pub(crate) fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
-        let (mut out, mut directory) = (Vec::new(), Vec::new());
-        for (name, bytes) in files {
-            let mut crc = flate2::Crc::new();
-            crc.update(bytes);
-            let mut common = vec![0; 8];
-            common.extend(crc.sum().to_le_bytes());
-            common.extend((bytes.len() as u32).to_le_bytes());
-            common.extend((bytes.len() as u32).to_le_bytes());
-            common.extend((name.len() as u16).to_le_bytes());
-            common.extend([0, 0]);
-            directory.extend(b"PK\x01\x02\x14\0\x14\0");
-            directory.extend(&common);
-            directory.extend([0; 10]);
-            directory.extend((out.len() as u32).to_le_bytes());
-            directory.extend(name.bytes());
-            out.extend(b"PK\x03\x04\x14\0");
-            out.extend(&common);
-            out.extend(name.bytes());
-            out.extend(*bytes);
-        }
-        let start = out.len() as u32;
-        out.extend(&directory);
-        out.extend(b"PK\x05\x06\0\0\0\0");
-        out.extend([files.len() as u8, 0, files.len() as u8, 0]);
-        out.extend((directory.len() as u32).to_le_bytes());
-        out.extend(start.to_le_bytes());
-        out.extend([0, 0]);
-        out
+        super::archive(files).unwrap()
     }
 
     fn names(bytes: &[u8]) -> Result<Vec<String>> {
@@ -214,5 +279,32 @@ pub(crate) mod tests {
         assert!(with(&[(8, 1)]).contains("encrypted"));
         let e = names(&archive(&[("x", b"1"), ("x", b"2")])).unwrap_err();
         assert!(e.to_string().contains("twice"));
+    }
+
+    #[test]
+    fn deflated_entries_are_unpacked_within_their_limit() {
+        use std::io::Write;
+        let text = b"skip skip skip skip skip skip skip skip";
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(text).unwrap();
+        let packed = encoder.finish().unwrap();
+        assert!(packed.len() < text.len());
+        // The archive of the packed bytes, then method, unpacked length and checksum of the directory put right.
+        let mut bytes = archive(&[("x", &packed)]);
+        let central = bytes.windows(4).position(|w| w == CENTRAL).unwrap();
+        let mut crc = flate2::Crc::new();
+        crc.update(text);
+        bytes[central + 10] = 8;
+        bytes[central + 16..][..4].copy_from_slice(&crc.sum().to_le_bytes());
+        bytes[central + 24..][..4].copy_from_slice(&(text.len() as u32).to_le_bytes());
+        let unpack = |bytes: &[u8], limit| packed_entries(&bytes).unwrap()["x"].unpack(&bytes, limit);
+        assert_eq!(unpack(&bytes, 100).unwrap(), text);
+        assert!(unpack(&bytes, 10).unwrap_err().to_string().contains("at most 10"));
+        for (offset, value) in [(24, 5u32), (24, 90), (16, 7)] {
+            let mut wrong = bytes.clone();
+            wrong[central + offset..][..4].copy_from_slice(&value.to_le_bytes());
+            assert!(unpack(&wrong, 100).unwrap_err().to_string().contains("damaged"), "{offset}: {value}");
+        }
+        assert!(names(&bytes).unwrap_err().to_string().contains("compressed (method 8)"));
     }
 }

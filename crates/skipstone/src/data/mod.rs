@@ -8,13 +8,15 @@ mod fit;
 mod folder;
 mod idx;
 mod order;
+mod photo;
 mod spec;
 
 pub use dataset::{Dataset, Pick};
 pub use fit::{Fit, WHITE};
-pub use folder::{PictureLimits, decode_image, image_size, list_images, read_folder, read_image};
+pub use folder::{list_images, read_folder};
 pub use idx::{read_images as read_idx_images, read_labels as read_idx_labels};
 pub use order::{Epochs, Stream, flip, order};
+pub use photo::{PictureLimits, decode_image, image_size, read_image};
 pub use spec::{DataSpec, LoadOptions, Split};
 
 use ndarray::Array3;

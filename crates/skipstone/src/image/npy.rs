@@ -43,11 +43,20 @@ pub fn write<D: Dimension>(path: &Path, tensor: ArrayView<'_, f32, D>) -> Result
 ///
 /// # Errors
 /// Those of `out`.
-pub fn encode<D: Dimension>(mut out: impl Write, tensor: ArrayView<'_, f32, D>) -> std::io::Result<()> {
+pub fn encode<D: Dimension>(out: impl Write, tensor: ArrayView<'_, f32, D>) -> std::io::Result<()> {
+    encode_values(out, tensor)
+}
+
+/// [`encode`] for float32 or float64.
+pub(crate) fn encode_values<A: Value, D: Dimension>(
+    mut out: impl Write,
+    tensor: ArrayView<'_, A, D>,
+) -> std::io::Result<()> {
     let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
     // A Python tuple of one keeps its comma.
     let shape = dims.join(", ") + if dims.len() == 1 { "," } else { "" };
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}");
+    let descr = A::DESCR;
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
     // Values begin at a multiple of 64; the header ends with a newline.
     let padding = 63 - (MAGIC.len() + 4 + header.len()) % 64;
     header.extend(std::iter::repeat_n(' ', padding));
@@ -56,10 +65,10 @@ pub fn encode<D: Dimension>(mut out: impl Write, tensor: ArrayView<'_, f32, D>) 
     out.write_all(&[1, 0])?;
     out.write_all(&(header.len() as u16).to_le_bytes())?;
     out.write_all(header.as_bytes())?;
-    let mut bytes = Vec::with_capacity(4 * CHUNK);
+    let mut bytes = Vec::with_capacity(8 * CHUNK);
     for &value in tensor.iter() {
-        bytes.extend_from_slice(&value.to_le_bytes());
-        if bytes.len() == 4 * CHUNK {
+        value.push_to(&mut bytes);
+        if bytes.len() >= 4 * CHUNK {
             out.write_all(&bytes)?;
             bytes.clear();
         }
@@ -71,7 +80,12 @@ pub fn encode<D: Dimension>(mut out: impl Write, tensor: ArrayView<'_, f32, D>) 
 ///
 /// # Errors
 /// As [`read`].
-pub fn decode<D: Dimension>(mut stream: impl Read, length: u64) -> Result<Array<f32, D>> {
+pub fn decode<D: Dimension>(stream: impl Read, length: u64) -> Result<Array<f32, D>> {
+    decode_values(stream, length)
+}
+
+/// [`decode`] as float32 or float64.
+pub(crate) fn decode_values<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Result<Array<A, D>> {
     let mut start = [0; 8];
     fill(&mut stream, &mut start)?;
     if &start[..6] != MAGIC {
@@ -119,7 +133,7 @@ pub fn decode<D: Dimension>(mut stream: impl Read, length: u64) -> Result<Array<
 }
 
 /// `count` values; grows as they arrive.
-fn read_values(stream: &mut impl Read, kind: &Element, count: usize) -> Result<Vec<f32>> {
+fn read_values<A: Value>(stream: &mut impl Read, kind: &Element, count: usize) -> Result<Vec<A>> {
     let size = kind.size();
     let mut values = Vec::with_capacity(count);
     let mut bytes = vec![0; CHUNK.min(count) * size];
@@ -130,8 +144,8 @@ fn read_values(stream: &mut impl Read, kind: &Element, count: usize) -> Result<V
             if kind.big_endian {
                 raw.reverse();
             }
-            let value = kind.float.value(raw);
-            if !value.is_finite() {
+            let value = A::from_f64(kind.float.value(raw));
+            if !value.finite() {
                 let place = values.len();
                 return Err(Error::new(
                     Kind::NonFinite,
@@ -144,7 +158,45 @@ fn read_values(stream: &mut impl Read, kind: &Element, count: usize) -> Result<V
     Ok(values)
 }
 
-/// The type of the values.
+/// What a tensor in memory is made of.
+pub(crate) trait Value: Copy + std::fmt::Display {
+    /// NumPy's word for it.
+    const DESCR: &'static str;
+
+    /// The nearest value.
+    fn from_f64(value: f64) -> Self;
+
+    /// Neither NaN nor infinite.
+    fn finite(self) -> bool;
+
+    /// Appends its little-endian bytes.
+    fn push_to(self, bytes: &mut Vec<u8>);
+}
+
+macro_rules! value {
+    ($float:ident, $descr:literal) => {
+        impl Value for $float {
+            const DESCR: &'static str = $descr;
+
+            fn from_f64(value: f64) -> Self {
+                value as Self
+            }
+
+            fn finite(self) -> bool {
+                self.is_finite()
+            }
+
+            fn push_to(self, bytes: &mut Vec<u8>) {
+                bytes.extend_from_slice(&self.to_le_bytes());
+            }
+        }
+    };
+}
+
+value!(f32, "<f4");
+value!(f64, "<f8");
+
+/// The type of the values of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Element {
     float: Float,
@@ -190,12 +242,12 @@ impl Element {
 
 impl Float {
     /// The value of its little-endian bytes.
-    fn value(self, raw: &[u8]) -> f32 {
+    fn value(self, raw: &[u8]) -> f64 {
         let bits = raw.iter().rev().fold(0u64, |bits, &byte| bits << 8 | u64::from(byte));
         match self {
-            Self::F16 => f16::from_bits(bits as u16).to_f32(),
-            Self::F32 => f32::from_bits(bits as u32),
-            Self::F64 => f64::from_bits(bits) as f32,
+            Self::F16 => f16::from_bits(bits as u16).to_f64(),
+            Self::F32 => f64::from(f32::from_bits(bits as u32)),
+            Self::F64 => f64::from_bits(bits),
         }
     }
 }

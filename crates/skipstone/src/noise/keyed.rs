@@ -35,6 +35,8 @@ pub enum Purpose {
     Encode = 13,
     /// The known part of an image that is filled, and the ways back up.
     Inpaint = 14,
+    /// Which feature vectors a subset of a score holds.
+    Subset = 15,
 }
 
 /// A stream of draws of one key (seed, purpose, a, b): for images, a is the image's index and b the step.

@@ -1,0 +1,114 @@
+//! What is printed: what it would cost, and the table as it comes.
+
+use serde_json::json;
+use skipstone::eval::table::{Cell, Judge, Row};
+use skipstone::generate::{ClipMode, Generator};
+use skipstone::solver::Solver;
+
+use super::{EvaluateArguments, Job};
+use crate::common::duration;
+use crate::failure::{Done, emit};
+use crate::sample::time_of_call;
+
+/// Says what would be done.
+pub fn dry_run(
+    arguments: &EvaluateArguments,
+    generator: &Generator,
+    jobs: &[Job],
+    batch: usize,
+    threads: usize,
+) -> anyhow::Result<Done> {
+    let of_plan = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
+    let per_call = of_plan / (generator.calls_per_step() * batch) as f64;
+    let seconds = |job: &Job| per_call * job.calls as f64 * job.missing as f64;
+    let total: f64 = jobs.iter().map(seconds).sum();
+    let missing: u64 = jobs.iter().map(|job| job.missing).sum();
+    if arguments.json {
+        let cell = |job: &Job| {
+            json!({
+                "steps": job.cell.steps, "eta": job.cell.noise, "row": name_of(&job.cell), "calls": job.calls,
+                "images": job.missing, "seconds": seconds(job),
+            })
+        };
+        emit(json!({
+            "cells": jobs.iter().map(cell).collect::<Vec<_>>(), "images": missing, "seconds": total,
+            "seconds_per_call": per_call, "batch": batch, "threads": threads,
+            "output": arguments.output.display().to_string(),
+        }))?;
+        return Ok(Done::Finished);
+    }
+    emit(format_args!("{:<24} {:>6} {:>6} {:>15} {:>12}", "row", "steps", "calls", "images to draw", "time"))?;
+    for job in jobs {
+        let (name, time) = (name_of(&job.cell), duration(seconds(job)));
+        emit(format_args!("{name:<24} {:>6} {:>6} {:>15} {time:>12}", job.cell.steps, job.calls, job.missing))?;
+    }
+    emit(format_args!(
+        "together about {} for {missing} images, and the scoring: one call takes {:.2} ms an image, {batch} at a time, with \
+         {threads} thread(s)",
+        duration(total),
+        1e3 * per_call
+    ))?;
+    emit(format_args!("would write {}", arguments.output.display()))?;
+    Ok(Done::Finished)
+}
+
+/// The row of a cell, as the options that were given say it.
+pub fn name_of(cell: &Cell) -> String {
+    let mut words = vec![cell.noise.to_string()];
+    words.extend(cell.spacing.map(|spacing| spacing.to_string()));
+    words.extend((cell.solver != Solver::Ddim).then(|| cell.solver.to_string()));
+    words.extend(cell.clip.map(|clip| match clip {
+        ClipMode::Off => "clip off".to_owned(),
+        ClipMode::KeepEps => "keep-eps".to_owned(),
+        ClipMode::RederiveEps => "rederive-eps".to_owned(),
+    }));
+    words.join(" ")
+}
+
+/// What the numbers are, and the names of the columns.
+pub fn head(judge: &Judge) -> anyhow::Result<()> {
+    let real = judge.reference.images();
+    emit(format_args!(
+        "Fréchet distance of features {} to {} training images of {}",
+        judge.reference.features(),
+        real.train().dim().0,
+        real.name()
+    ))?;
+    emit(format_args!(
+        "{:<24} {:>6} {:>6} {:>9} {:>9} {:>17} {:>9} {:>7} {:>12} {:>8} {:>9}",
+        "eta",
+        "steps",
+        "calls",
+        "Fréchet",
+        "floor",
+        "KID x 1000",
+        "precision",
+        "recall",
+        "memorisation",
+        "latent",
+        "seconds"
+    ))?;
+    Ok(())
+}
+
+/// A cell as a line of the table.
+pub fn line(cell: &Cell, row: &Row) -> String {
+    let or_dash = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+    let kid = match (row.kid, row.kid_error) {
+        (Some(kid), Some(error)) => format!("{:.3} ± {:.3}", 1e3 * kid, 1e3 * error),
+        _ => "-".to_owned(),
+    };
+    format!(
+        "{:<24} {:>6} {:>6} {:>9.3} {:>9.3} {kid:>17} {:>9} {:>7} {:>12} {:>8} {:>9.1}",
+        name_of(cell),
+        row.steps,
+        row.calls,
+        row.frechet,
+        row.frechet_floor,
+        or_dash(row.precision),
+        or_dash(row.recall),
+        or_dash(row.memorisation),
+        or_dash(row.latent_variance),
+        row.seconds
+    )
+}

@@ -1,0 +1,115 @@
+//! Drawing and scoring, cell after cell.
+
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
+
+use serde_json::json;
+use skipstone::eval::table::{Cell, Evaluation, Judge, Results, Row, report};
+use skipstone::files;
+use skipstone::generate::Generator;
+
+use super::table::{head, line, name_of};
+use super::{EvaluateArguments, Job, advance, interrupted};
+use crate::failure::{Done, emit, say};
+use crate::interrupt;
+
+/// Everything decided, and the results so far.
+pub struct Work<'a> {
+    pub arguments: &'a EvaluateArguments,
+    pub evaluation: Evaluation,
+    /// The images of each cell that are drawn here.
+    pub part: Range<u64>,
+    /// Images at a time.
+    pub size: usize,
+    pub jobs: Vec<Job>,
+    pub results: Results,
+}
+
+impl Work<'_> {
+    pub fn run(mut self, mut generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
+        let length: u64 = self.jobs.iter().map(|job| job.missing * job.calls as u64).sum();
+        let bar = crate::bars::bar("drawing", 0, length);
+        if let (Some(judge), false) = (judge, self.arguments.json) {
+            head(judge)?;
+        }
+        for i in 0..self.jobs.len() {
+            let job = &self.jobs[i];
+            bar.set_message(format!("{}, S = {}", name_of(&job.cell), job.cell.steps));
+            let guided = generator.calls_per_step() as u64;
+            let (back, flow) = self.evaluation.draw(generator, &job.run, &self.part, self.size, &mut |drawn| {
+                bar.inc((drawn.batch * drawn.calls) as u64 * guided);
+                if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            generator = back;
+            let row = match (flow, judge) {
+                (ControlFlow::Break(()), _) => None,
+                (ControlFlow::Continue(()), None) => continue,
+                (ControlFlow::Continue(()), Some(judge)) => self.score(job, judge)?,
+            };
+            let Some(row) = row else {
+                bar.finish_and_clear();
+                self.write_report()?;
+                return Ok(interrupted(i, self.jobs.len()));
+            };
+            let json = self.arguments.json;
+            crate::bars::above(|| if json { emit(json!(row)) } else { emit(line(&job.cell, &row)) })?;
+            self.results.put(row);
+            self.results.write(&self.arguments.output)?;
+        }
+        bar.finish_and_clear();
+        self.conclude()
+    }
+
+    fn score(&self, job: &Job, judge: &Judge) -> anyhow::Result<Option<Row>> {
+        let bar = crate::bars::bar("scoring", 0, self.arguments.n);
+        let seen = &mut |n| advance(&bar, n);
+        let row = self.evaluation.score(&job.cell, &job.run, job.calls, judge, &self.results, seen)?;
+        bar.finish_and_clear();
+        Ok(row)
+    }
+
+    fn write_report(&self) -> anyhow::Result<Option<PathBuf>> {
+        if self.results.rows().is_empty() {
+            return Ok(None);
+        }
+        let path = self.arguments.output.join("report.html");
+        files::write_bytes(&path, report(&self.results, &self.arguments.output)?.as_bytes())?;
+        Ok(Some(path))
+    }
+
+    /// Holds every cell against the one of its row with most steps.
+    fn compare(&mut self) -> anyhow::Result<()> {
+        let of = |row: &Cell, other: &Cell| Cell { steps: row.steps, ..other.clone() } == *row;
+        for job in &self.jobs {
+            let row = self.jobs.iter().filter(|other| of(&job.cell, &other.cell));
+            let Some(most) = row.max_by_key(|other| other.cell.steps).filter(|most| most.cell.steps > job.cell.steps)
+            else {
+                continue;
+            };
+            let found = self.evaluation.distance(&job.run, &most.run)?;
+            self.results.set_distance(&job.run.0, &self.evaluation.images(), found, most.cell.steps);
+        }
+        Ok(())
+    }
+
+    fn conclude(&mut self) -> anyhow::Result<Done> {
+        if let Some(shard) = self.arguments.shard {
+            let samples = self.arguments.output.join("samples");
+            say(format_args!(
+                "shard {shard}: images {} to {} of each cell are in {}; copy those of all shards into one folder and run \
+                 the same command there without --shard",
+                self.part.start,
+                self.part.end.saturating_sub(1),
+                samples.display()
+            ));
+            return Ok(Done::Finished);
+        }
+        self.compare()?;
+        self.results.write(&self.arguments.output)?;
+        let path = self.write_report()?;
+        if let (Some(path), false) = (path, self.arguments.json) {
+            emit(path.display())?;
+        }
+        Ok(Done::Finished)
+    }
+}

@@ -1,0 +1,222 @@
+//! What samples are scored against: the training part of a data set, and its test part as a yardstick.
+
+mod kept;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
+use sha2::{Digest, Sha256};
+
+use super::score::Scores;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::eval::{FeatureNetwork, Statistics};
+use crate::noise::{KeyedRng, Purpose};
+
+/// Images a feature network is shown at a time.
+const BATCH: usize = 256;
+/// Most feature vectors of a set that are held against each other one by one.
+pub(super) const MOST_VECTORS: usize = 10_000;
+
+/// Network values of pixels, as data sets give them: byte/127.5 − 1.
+pub(super) fn network_values(images: ArrayView4<'_, u8>) -> Array4<f32> {
+    images.mapv(|byte| (f64::from(byte) / 127.5 - 1.0) as f32)
+}
+
+/// The feature vectors of pictures, `[n, d]`; `seen` hears how many images are done, and `None` says that it stopped.
+pub(super) fn features_of(
+    network: &dyn FeatureNetwork,
+    images: ArrayView4<'_, u8>,
+    seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<Array2<f32>>> {
+    let mut all = Array2::zeros((images.dim().0, network.dimensions()));
+    for (rows, batch) in (0..).step_by(BATCH).zip(images.axis_chunks_iter(Axis(0), BATCH)) {
+        let n = batch.dim().0;
+        all.slice_axis_mut(Axis(0), Slice::from(rows..rows + n))
+            .assign(&network.features(network_values(batch).view())?);
+        if seen(n).is_break() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(all))
+}
+
+/// The statistics of feature vectors, counted in batches of a fixed size: the same vectors give the same bits.
+pub(super) fn statistics_of(network: &dyn FeatureNetwork, features: &Array2<f32>) -> Result<Statistics> {
+    let mut statistics = Statistics::of(network);
+    for batch in features.axis_chunks_iter(Axis(0), BATCH) {
+        statistics.add(batch)?;
+    }
+    Ok(statistics)
+}
+
+/// Real images in two parts, in a fixed random order.
+#[derive(Clone, Debug)]
+pub struct RealImages {
+    name: String,
+    digest: String,
+    train: Array4<u8>,
+    test: Array4<u8>,
+    halves: bool,
+}
+
+impl RealImages {
+    /// The parts of a data set, of each at most `limit` images.
+    ///
+    /// The order is random (and always the same), so that the first so many are a fair choice where a data set is sorted by
+    /// class. A data set without a test part of its own, where both are the same images, is cut into halves.
+    ///
+    /// # Errors
+    /// Parts of different shapes, or too few images: two of each part are the least.
+    pub fn new(train: &Dataset, test: &Dataset, limit: Option<usize>) -> Result<Self> {
+        if train.shape() != test.shape() {
+            let (a, b) = (train.shape(), test.shape());
+            return Err(Error::data(format!("data set {}: train images {a:?}, test images {b:?}", train.name())));
+        }
+        let most = |n: usize| limit.unwrap_or(n).min(n);
+        let halves = train.images() == test.images();
+        let (train_part, test_part) = if halves {
+            let all = shuffled(train.images(), train.len());
+            let (a, b) = all.view().split_at(Axis(0), train.len().div_ceil(2));
+            let part = |x: ArrayView4<'_, u8>| x.slice_axis(Axis(0), Slice::from(..most(x.dim().0))).to_owned();
+            (part(a), part(b))
+        } else {
+            (shuffled(train.images(), most(train.len())), shuffled(test.images(), most(test.len())))
+        };
+        let (n, m) = (train_part.dim().0, test_part.dim().0);
+        if n.min(m) < 2 {
+            return Err(Error::argument(format!(
+                "data set {}: {n} training and {m} test images; at least 2 of each are needed",
+                train.name()
+            )));
+        }
+        let mut hash = Sha256::new();
+        for part in [&train_part, &test_part] {
+            part.shape().iter().for_each(|&length| hash.update((length as u64).to_le_bytes()));
+            hash.update(part.as_slice().expect("made in standard layout"));
+        }
+        let digest = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { name: train.name().to_owned(), digest, train: train_part, test: test_part, halves })
+    }
+
+    /// What the data set is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// SHA-256 of all images in their order, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Training images, `[n, channels, height, width]`.
+    pub fn train(&self) -> &Array4<u8> {
+        &self.train
+    }
+
+    /// Test images, `[n, channels, height, width]`.
+    pub fn test(&self) -> &Array4<u8> {
+        &self.test
+    }
+
+    /// Whether the parts are halves of one set of images, because the data set has no test part.
+    pub fn are_halves(&self) -> bool {
+        self.halves
+    }
+}
+
+/// The first `n` of the images in their fixed random order.
+fn shuffled(images: &Array4<u8>, n: usize) -> Array4<u8> {
+    let mut order: Vec<usize> = (0..images.dim().0).collect();
+    KeyedRng::new(0, Purpose::Subset, 0, 0).shuffle(&mut order);
+    images.select(Axis(0), &order[..n])
+}
+
+/// Real images with their features.
+#[derive(Debug)]
+pub struct Reference {
+    images: RealImages,
+    /// Of all training images.
+    pub(super) train: Statistics,
+    /// Features of the first training images, `[≤ 10,000, d]`.
+    pub(super) train_features: Array2<f32>,
+    /// Features of the first test images, `[≤ 10,000, d]`.
+    pub(super) test_features: Array2<f32>,
+    /// Distances of the first test images to their nearest training images, root mean square in [0, 1].
+    pub(super) test_nearest: Vec<f64>,
+}
+
+impl Reference {
+    /// The reference of `images` in the features of `network`: from `cache`, or computed and kept there.
+    ///
+    /// `seen` hears how many more images are done; `None` says that it stopped the work.
+    ///
+    /// # Errors
+    /// What the network refuses; a cache that cannot be written. A damaged one is made again.
+    pub fn open(
+        images: RealImages,
+        network: &dyn FeatureNetwork,
+        cache: &Path,
+        seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Self>> {
+        let folder = kept::folder(cache, &images, network);
+        let kept = match kept::read(&folder, &images, network) {
+            Some(kept) => kept,
+            None => {
+                let Some(made) = made(&images, network, seen)? else { return Ok(None) };
+                kept::write(&folder, &images, &made)?;
+                // What is on disk is rounded: the same numbers must come out whether or not it was there.
+                kept::read(&folder, &images, network)
+                    .ok_or_else(|| Error::data("not read as it was written; is the disk in order?").in_file(&folder))?
+            }
+        };
+        let (train, train_features, test_features) = kept;
+        let test_nearest = super::score::nearest_training(&images, images.test.view())?.distances;
+        Ok(Some(Self { images, train, train_features, test_features, test_nearest }))
+    }
+
+    /// The images.
+    pub fn images(&self) -> &RealImages {
+        &self.images
+    }
+
+    /// The name of the features.
+    pub fn features(&self) -> &str {
+        self.train.network()
+    }
+
+    /// How many test images stand beside `n` samples.
+    pub fn floor_n(&self, n: usize) -> usize {
+        n.min(self.test_features.nrows())
+    }
+
+    /// The scores that real images get which no model made: `n` test images, or all where there are fewer. No model can be
+    /// expected to do better.
+    ///
+    /// # Errors
+    /// As [`Scores::of`].
+    pub fn floor(&self, network: &dyn FeatureNetwork, n: usize) -> Result<Scores> {
+        let n = self.floor_n(n);
+        let features = self.test_features.slice_axis(Axis(0), Slice::from(..n)).to_owned();
+        let images = self.images.test.slice_axis(Axis(0), Slice::from(..n));
+        Scores::of(self, network, &features, images)
+    }
+}
+
+/// The features of both parts; `None` where `seen` stopped the work.
+fn made(
+    images: &RealImages,
+    network: &dyn FeatureNetwork,
+    seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<kept::Kept>> {
+    let first = |x: &Array4<u8>| Slice::from(..x.dim().0.min(MOST_VECTORS));
+    let Some(train) = features_of(network, images.train.view(), seen)? else { return Ok(None) };
+    let test = images.test.slice_axis(Axis(0), first(&images.test));
+    let Some(test) = features_of(network, test, seen)? else { return Ok(None) };
+    let statistics = statistics_of(network, &train)?;
+    Ok(Some((statistics, train.slice_axis(Axis(0), first(&images.train)).to_owned(), test)))
+}
+
+#[cfg(test)]
+mod tests;
