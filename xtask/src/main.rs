@@ -75,7 +75,7 @@ fn cargo(name: &str, arguments: &str) -> bool {
 /// Runs a command, tells what it is and how long it took; whether it went well.
 fn run(name: &str, command: &mut Command) -> bool {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
     eprintln!("check: {name}: {}", words.join(" "));
     let begun = Instant::now();
     let status = command.status();

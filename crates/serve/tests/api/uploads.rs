@@ -71,7 +71,8 @@ fn what_is_no_picture_or_too_large_a_one_is_refused_kindly() {
 fn a_form_that_is_not_what_was_asked_for_says_what_is_wrong() {
     shared(async |router| {
         let png = gradient(8, 8);
-        let cases: [(&[(&str, &str)], usize, &str); 6] = [
+        type Case = (&'static [(&'static str, &'static str)], usize, &'static str);
+        let cases: [Case; 6] = [
             (&[], 0, "expected one file, found 0"),
             (&[], 2, "expected one file, found 2"),
             (&[("stepz", "2")], 1, "did you mean \"steps\"?"),
