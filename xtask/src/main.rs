@@ -17,8 +17,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// Takes its own name, tells whether it went well.
+type Step = fn(&str) -> bool;
+
 fn check() -> ExitCode {
-    let steps: [(&str, fn(&str) -> bool); 6] = [
+    let steps: [(&str, Step); 6] = [
         ("format", |name| cargo(name, "fmt --all --check")),
         ("lints", |name| cargo(name, "clippy --workspace --all-targets -- -D warnings")),
         ("tests", |name| cargo(name, "test --workspace")),
