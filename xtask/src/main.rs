@@ -1,5 +1,6 @@
 //! `cargo xtask check`: everything that must hold before a change lands, in one command.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -8,42 +9,57 @@ fn main() -> ExitCode {
     match command.as_deref() {
         Some("check") => check(),
         _ => {
-            eprintln!("usage: cargo xtask check    format, lints, tests, documentation, licences");
+            eprintln!(
+                "usage: cargo xtask check    format, lints, tests, the page in a browser, documentation, licences"
+            );
             ExitCode::from(2)
         }
     }
 }
 
+/// Takes its own name, tells whether it went well.
+type Step = fn(&str) -> bool;
+
 fn check() -> ExitCode {
-    let steps = [
-        ("format", "fmt --all --check"),
-        ("lints", "clippy --workspace --all-targets -- -D warnings"),
-        ("tests", "test --workspace"),
-        ("documentation", "doc --workspace --no-deps"),
+    let steps: [(&str, Step); 6] = [
+        ("format", |name| cargo(name, "fmt --all --check")),
+        ("lints", |name| cargo(name, "clippy --workspace --all-targets -- -D warnings")),
+        ("tests", |name| cargo(name, "test --workspace")),
+        ("page", page),
+        ("documentation", |name| cargo(name, "doc --workspace --no-deps")),
+        ("licences", cargo_deny),
     ];
-    for (name, arguments) in steps {
-        if !run(name, arguments) {
+    for (name, step) in steps {
+        if !step(name) {
             eprintln!("check: {name} failed");
             return ExitCode::FAILURE;
         }
-    }
-    if !cargo_deny() {
-        eprintln!("check: licences failed");
-        return ExitCode::FAILURE;
     }
     eprintln!("check: all good");
     ExitCode::SUCCESS
 }
 
+/// The page in a browser, served by the program that the tests have built. Where Node or Chromium is missing, the script
+/// says so and is content.
+fn page(name: &str) -> bool {
+    // With the whole workspace, so that nothing is built a second time with other features.
+    if !cargo(name, "build --workspace") {
+        return false;
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let program = target.join("debug").join(format!("skipstone{}", std::env::consts::EXE_SUFFIX));
+    run(name, Command::new("crates/serve/e2e/run").arg(program))
+}
+
 /// Licences, bans and sources of every dependency must pass. Advisories need their database, which not every machine
 /// reaches: that part may be skipped, and says so.
-fn cargo_deny() -> bool {
+fn cargo_deny(name: &str) -> bool {
     let installed = Command::new("cargo").args(["deny", "--version"]).output().is_ok_and(|o| o.status.success());
     if !installed {
         eprintln!("check: licences SKIPPED, cargo-deny is not installed (cargo install cargo-deny --locked)");
         return true;
     }
-    if !run("licences", "deny check licenses bans sources") {
+    if !cargo(name, "deny check licenses bans sources") {
         return false;
     }
     let fetched = Command::new("cargo").args(["deny", "fetch", "db"]).output().is_ok_and(|o| o.status.success());
@@ -51,14 +67,27 @@ fn cargo_deny() -> bool {
         eprintln!("check: advisories SKIPPED, their database cannot be reached from here");
         return true;
     }
-    run("advisories", "deny check advisories")
+    cargo("advisories", "deny check advisories")
 }
 
-fn run(name: &str, arguments: &str) -> bool {
-    eprintln!("check: {name}: cargo {arguments}");
-    let begun = Instant::now();
+fn cargo(name: &str, arguments: &str) -> bool {
     // A warning in the documentation is an error; the other steps pay no heed to this variable.
-    let status = Command::new("cargo").args(arguments.split(' ')).env("RUSTDOCFLAGS", "-D warnings").status();
+    run(name, Command::new("cargo").args(arguments.split(' ')).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Runs a command, tells what it is and how long it took; whether it went well.
+fn run(name: &str, command: &mut Command) -> bool {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    eprintln!("check: {name}: {}", words.join(" "));
+    let begun = Instant::now();
+    let status = command.status();
     eprintln!("check: {name}: {:.0} s", begun.elapsed().as_secs_f64());
-    status.is_ok_and(|s| s.success())
+    match status {
+        Ok(status) => status.success(),
+        Err(error) => {
+            eprintln!("check: {name}: {}: {error}", words[0]);
+            false
+        }
+    }
 }

@@ -116,30 +116,28 @@ impl Most {
 /// Runs the command.
 pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
     let guard = guard(arguments)?;
+    if arguments.most.max_queue == 0 {
+        return Err(Usage("--max-queue: expected at least 1, found 0".to_owned()).into());
+    }
     let threads = arguments.machine.start()?;
+    // Before the models: whoever has the port, it is known at once.
+    let listener = std::net::TcpListener::bind(arguments.listen).with_context(|| {
+        format!("cannot listen on {}; is another program there? choose another port with --listen", arguments.listen)
+    })?;
+    let address = listener.local_addr().context("the socket has no address")?;
+    listener.set_nonblocking(true).context("the socket cannot be shared")?;
     let setup = Setup {
         limits: arguments.most.limits(),
         runners: arguments.together.into(),
         keep: Keep { time: Duration::from_secs(arguments.keep.saturating_mul(60)), ..Keep::default() },
         guard,
     };
-    if arguments.most.max_queue == 0 {
-        return Err(Usage("--max-queue: expected at least 1, found 0".to_owned()).into());
-    }
     let service = Service::start(models(arguments)?, setup)?;
+    greet(arguments, &service, address, threads)?;
     // A thread for connections and one for what they compress: the arithmetic has its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let farewell = runtime.context("cannot start the threads")?.block_on(async {
-        let listener = TcpListener::bind(arguments.listen).await;
-        let listener = listener.with_context(|| {
-            format!(
-                "cannot listen on {}; is another program there? choose \
-                                                         another port with --listen",
-                arguments.listen
-            )
-        })?;
-        let address = listener.local_addr().context("the socket has no address")?;
-        greet(arguments, &service, address, threads)?;
+        let listener = TcpListener::from_std(listener).context("the socket cannot be used")?;
         let listening = Listening { grace: Duration::from_secs(arguments.grace), ..Listening::default() };
         serve(listener, service, listening, asked_to_stop()).await.context("the service stopped")
     })?;

@@ -48,7 +48,7 @@ export const launch = () => chromium.launch({ executablePath: process.env.CHROMI
 export async function visit(browser, origin, hash, { forgive = null, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1180, height: 860 }, ...options });
   const page = await context.newPage();
-  page.setDefaultTimeout(20000);
+  page.setDefaultTimeout(60000);
   const [strangers, errors] = [[], []];
   page.on('request', (request) => {
     if (!request.url().startsWith(origin) && !/^(data|blob):/.test(request.url())) strangers.push(request.url());
@@ -68,22 +68,26 @@ export async function visit(browser, origin, hash, { forgive = null, ...options 
 }
 
 /** Waits until a tab has its result. */
-export const settled = (page, tab) => page.waitForSelector(`#${tab}[aria-busy=false] .take:not([hidden]):not([inert])`, { timeout: 30000 });
+export const settled = (page, tab) => page.waitForSelector(`#${tab}[aria-busy=false] .take:not([hidden]):not([inert])`, { timeout: 60000 });
 
-/** Waits until `act` has led to another result of the tab. */
+/** Waits until `act` has led to another result of the tab. What would take long on this machine is not begun unasked: it is asked for. */
 export async function rerun(page, tab, act) {
   await page.evaluate((id) => {
-    window.begun = new Promise((resolve) => {
-      const section = document.getElementById(id);
-      new MutationObserver((_, observer) => {
-        if (section.getAttribute('aria-busy') !== 'true') return;
-        observer.disconnect();
-        resolve();
-      }).observe(section, { attributes: true, attributeFilter: ['aria-busy'] });
-    });
+    window.begun = false;
+    const section = document.getElementById(id);
+    new MutationObserver((_, observer) => {
+      if (section.getAttribute('aria-busy') !== 'true') return;
+      observer.disconnect();
+      window.begun = true;
+    }).observe(section, { attributes: true, attributeFilter: ['aria-busy'] });
   }, tab);
+  const hash = await page.evaluate(() => location.hash);
   await act();
-  await page.evaluate(() => window.begun);
+  // The address says that the change has come in; where that is quick to run, it has begun or does so at once.
+  await page.waitForFunction((before) => window.begun || location.hash !== before, hash);
+  const begun = await page.waitForFunction(() => window.begun, null, { timeout: 1500 }).then(() => true, () => false);
+  if (!begun) await page.click(`#${tab} .go [type=submit]`);
+  await page.waitForFunction(() => window.begun);
   await settled(page, tab);
 }
 

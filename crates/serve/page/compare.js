@@ -24,7 +24,7 @@ export function compare(section, changed) {
     body: request,
     summary: () => `${plural(cells.size, 'run')} from the same ${plural(plan.n, 'latent')}`,
     download: async () => ({ name: 'skipstone-compare.png', blob: await print() }),
-    on: { plan: begin, cell: fill },
+    on: { plan: begin, cell: fill, done: () => runner.command([...cells.values()].map((cell) => cell.command).join('\n')) },
   });
 
   function request() {
@@ -67,6 +67,7 @@ export function compare(section, changed) {
   async function fill(data) {
     const cell = cells.get(key(data.steps, data.eta));
     if (!cell) return;
+    cell.command = data.command;
     cell.grid = new Grid(await decode(data.png), plan.n, plan.columns, plan.tile);
     cell.canvas.setAttribute('aria-label', `${data.steps} steps, η = ${data.eta}`);
     cell.canvas.parentElement.title = `${data.calls} calls, ${data.seconds.toFixed(2)} s`;

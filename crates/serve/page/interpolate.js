@@ -138,8 +138,8 @@ export function interpolate(section, changed) {
     try {
       const at = sheet.rows > 1 ? asked : [asked[0]];
       const answer = await postJson('/v1/interpolate', await request(at), mine.signal);
-      exact.set(String(asked), answer.png);
-      if (asked === point) showLarge(new Grid(await decode(answer.png), 1, 1), true);
+      exact.set(String(asked), answer.tiles[0]);
+      if (asked === point) showLarge(new Grid(await decode(answer.tiles[0]), 1, 1), true);
     } catch (error) {
       // The nearest tile stays; a busy server is not worth a word here.
       if (error.name !== 'AbortError' && error.status !== 429) runner.fail(error);

@@ -13,6 +13,8 @@ const tabs = new Map();
 let open = null;
 
 let writing = 0;
+/** The address as it was last read or written here. While it is another, somebody is on the way to that, and it stays. */
+let known = null;
 
 /** A tab's state has changed: the address and the tab's own link follow. */
 function changed(id) {
@@ -22,12 +24,17 @@ function changed(id) {
   if (open !== id) return;
   // Browsers let a page write its address only so often; dragging asks for more.
   clearTimeout(writing);
-  writing = setTimeout(() => history.replaceState(null, '', tab.address), 120);
+  writing = setTimeout(() => {
+    if (location.hash !== known) return;
+    history.replaceState(null, '', tab.address);
+    known = location.hash;
+  }, 120);
 }
 
 /** Opens what the address says, and runs it where that is not what is there already. */
 function route() {
   clearTimeout(writing);
+  known = location.hash;
   const params = current();
   const id = tabs.has(params.get('tab')) ? params.get('tab') : 'sample';
   open = id;

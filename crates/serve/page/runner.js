@@ -131,10 +131,10 @@ export class Runner {
       const begun = performance.now();
       for await (const { event, data } of this.#ask(body, controller.signal)) {
         controller.signal.throwIfAborted();
-        if (event === 'queued') this.say(`Waiting, number ${data.position} in the queue`);
-        if (event === 'plan') this.say(`${this.#task.doing}…`);
+        const others = event === 'queued' && data.position;
+        this.say(others ? `Waiting for ${plural(others, 'other run')}` : `${this.#task.doing}…`);
         await this.#task.on[event]?.(data);
-        if (event === 'plan') this.command(data.command ?? data.commands?.join('\n'));
+        if (event === 'plan') this.command(data.command);
         if (event === 'done') await this.#finish(data, (performance.now() - begun) / 1000);
       }
     } catch (error) {
@@ -214,7 +214,9 @@ export class Runner {
   }
 
   say(text) {
-    this.result.querySelector('.status').textContent = text;
+    const status = this.result.querySelector('.status');
+    // The same words again would be read aloud again.
+    if (status.textContent !== text) status.textContent = text;
   }
 
   command(text) {

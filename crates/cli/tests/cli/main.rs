@@ -6,6 +6,7 @@ mod evaluating;
 mod latents;
 mod sampling;
 mod scoring;
+mod serving;
 mod support;
 mod tools;
 mod training;

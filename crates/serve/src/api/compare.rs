@@ -1,7 +1,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ClipName, Png, SampleRequest};
+use super::{ClipName, Png, SampleRequest, Tile};
 
 /// Cells unless the request says.
 const STEPS: [usize; 4] = [5, 10, 20, 50];
@@ -93,22 +93,41 @@ impl CompareRequest {
     }
 }
 
+/// Event `plan` of a comparison.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ComparePlan {
+    /// Numbers of steps: the rows.
+    pub steps: Vec<usize>,
+    /// η: the columns.
+    pub eta: Vec<f64>,
+    /// Images of a cell.
+    pub n: usize,
+    /// Columns of the grid of a cell.
+    pub columns: usize,
+    /// Where an image lies in a grid.
+    pub tile: Tile,
+    /// Network calls in all, for each image.
+    pub calls: usize,
+}
+
 /// All cells.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Comparison {
-    /// Row by row: for each number of steps, each η.
+    /// Row by row: for each number of steps, each η. In a stream's `done` none: they have been sent.
     pub cells: Vec<Cell>,
     /// Columns of the grid of a cell.
     pub columns: usize,
     /// Images of a cell.
     pub n: usize,
+    /// Network calls in all, for each image.
+    pub calls: usize,
     /// The model's id.
     pub model: String,
     /// Seconds at work, without waiting.
     pub seconds: f64,
 }
 
-/// The images of one number of steps and one η; event `cell` of `/v1/compare/stream`.
+/// The images of one number of steps and one η; event `cell` of a stream.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Cell {
     /// Number of steps.

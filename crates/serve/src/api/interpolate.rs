@@ -3,7 +3,7 @@ use skipstone::Result;
 use skipstone::generate::{ClipMode, Request};
 use utoipa::ToSchema;
 
-use super::Png;
+use super::{Png, Tile};
 
 /// Points unless the request says.
 const POINTS: usize = 7;
@@ -22,6 +22,9 @@ pub struct InterpolateRequest {
     /// Points of the line, or of each side; 7.
     #[schema(minimum = 2, example = 5)]
     pub points: Option<usize>,
+    /// A single point instead: λ of a line, or column and row of a square, from 0 to 1.
+    #[schema(example = json!(null), min_items = 1, max_items = 2)]
+    pub at: Option<Vec<f64>>,
     /// Steps S; 20.
     #[schema(minimum = 1, example = 10)]
     pub steps: Option<usize>,
@@ -44,6 +47,8 @@ pub struct InterpolateForm {
     /// Points of the line, or of each side; 7.
     #[schema(minimum = 2)]
     pub points: Option<usize>,
+    /// A single point instead: λ of a line, or column and row of a square, as `0.3,0.5`.
+    pub at: Option<String>,
     /// Steps S; 20.
     #[schema(minimum = 1)]
     pub steps: Option<usize>,
@@ -95,6 +100,25 @@ impl InterpolateRequest {
     }
 }
 
+/// Event `plan` of an interpolation.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct InterpolatePlan {
+    /// Columns of the grid.
+    pub columns: usize,
+    /// Rows of the grid.
+    pub rows: usize,
+    /// Number of images.
+    pub n: usize,
+    /// Where an image lies in a grid.
+    pub tile: Tile,
+    /// The index of each step's time.
+    pub times: Vec<u32>,
+    /// Network calls for each image; those that encode the ends among them.
+    pub calls: usize,
+    /// The command that makes the same picture; null for a single point.
+    pub command: Option<String>,
+}
+
 /// Images between images.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Interpolation {
@@ -108,12 +132,12 @@ pub struct Interpolation {
     /// Every image at its own size, row by row.
     #[schema(value_type = Vec<String>)]
     pub tiles: Vec<Png>,
-    /// Network calls for each image.
+    /// Network calls for each image; those that encode the ends among them.
     pub calls: usize,
     /// Seconds at work, without waiting.
     pub seconds: f64,
     /// The model's id.
     pub model: String,
-    /// The command that makes the same picture.
-    pub command: String,
+    /// The command that makes the same picture; null for a single point.
+    pub command: Option<String>,
 }

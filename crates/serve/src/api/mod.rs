@@ -10,12 +10,12 @@ mod reconstruct;
 mod sample;
 mod stream;
 
-pub use compare::{Cell, CompareRequest, Comparison};
+pub use compare::{Cell, ComparePlan, CompareRequest, Comparison};
 pub use encode::{EncodeForm, EncodeRequest, Encoded};
 pub use image::{Png, base64, grid_png, image_png};
-pub use interpolate::{InterpolateForm, InterpolateRequest, Interpolation};
-pub use models::{ModelInfo, Models, TestImages};
+pub use interpolate::{InterpolateForm, InterpolatePlan, InterpolateRequest, Interpolation};
+pub use models::{Defaults, ModelInfo, Models, TestImages};
 pub use options::{ClipName, SigmaName};
-pub use reconstruct::{ReconstructForm, ReconstructRequest, Reconstructed, Reconstruction};
+pub use reconstruct::{ReconstructForm, ReconstructPlan, ReconstructRequest, Reconstructed, Reconstruction};
 pub use sample::{Sample, SampleRequest};
-pub use stream::{DoneEvent, PlanEvent, PlanRow, QueuedEvent, StepEvent, Tile};
+pub use stream::{PlanEvent, PlanRow, QueuedEvent, StepEvent, Tile};

@@ -1,4 +1,6 @@
 use serde::Serialize;
+use skipstone::checkpoint::Model;
+use skipstone::denoiser::Clip;
 use skipstone::generate::SpacingChoice;
 use skipstone::solver::Solver;
 use skipstone::trajectory::Spacing;
@@ -56,10 +58,42 @@ pub struct ModelInfo {
     pub analytic: bool,
     /// Whether `spacing` = optimal can be asked for.
     pub optimal: bool,
+    /// What holds where a request says nothing.
+    pub defaults: Defaults,
+    /// The data set it was trained on, where that is known and has a name.
+    pub data: Option<String>,
     /// Requests that wait for it.
     pub queued: usize,
     /// Requests it works on.
     pub running: usize,
+}
+
+/// A model's own choices.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Defaults {
+    /// Name for `spacing`.
+    pub spacing: String,
+    /// Name for `clip`.
+    pub clip: String,
+}
+
+impl Defaults {
+    fn of(model: &Model) -> Self {
+        let scheduler = &model.scheduler;
+        let clip = match scheduler.clip() {
+            None | Some(Clip::Off) => ClipName::Off,
+            Some(Clip::KeepEps(_)) => ClipName::KeepEps,
+            Some(Clip::RederiveEps(_)) => ClipName::RederiveEps,
+        };
+        let spacing = scheduler.timestep_spacing.unwrap_or(Spacing::Linear);
+        Self { spacing: spacing.to_string(), clip: clip.name().to_owned() }
+    }
+}
+
+/// The known data set a model says it was trained on; never a folder, whose name may tell more than it should.
+fn data_of(model: &Model) -> Option<String> {
+    let name = model.provenance.get("data")?.split(' ').next()?;
+    ["fashion-mnist", "mnist", "cifar10"].contains(&name).then(|| name.to_owned())
 }
 
 impl ModelInfo {
@@ -86,6 +120,8 @@ impl ModelInfo {
             ms_per_call: served.ms_per_call,
             analytic: served.calibrated,
             optimal: served.calibrated,
+            defaults: Defaults::of(model),
+            data: data_of(model),
             queued,
             running,
         }

@@ -75,6 +75,20 @@ impl ReconstructRequest {
     }
 }
 
+/// Event `plan` of a reconstruction.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ReconstructPlan {
+    /// The image as the model sees it.
+    #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
+    pub original: Png,
+    /// Numbers of steps; an event `row` will come for each.
+    pub steps: Vec<usize>,
+    /// Network calls in all.
+    pub calls: usize,
+    /// The command that measures the same with the picture in a file.
+    pub command: String,
+}
+
 /// An image and what came back of it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Reconstruction {

@@ -129,6 +129,8 @@ pub struct Sample {
     pub calls: usize,
     /// Seconds at work, without waiting.
     pub seconds: f64,
+    /// What a call for every trained time would have taken at the same pace: DDPM.
+    pub ddpm_seconds: f64,
     /// The index of each network call's time.
     pub times: Vec<u32>,
     /// The model's id.

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::Png;
 
-/// Event `plan`, the first: what will be done.
+/// Event `plan` of sampling.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PlanEvent {
     /// The index of each step's time.
@@ -112,18 +112,4 @@ pub struct StepEvent {
     pub png: Png,
     /// Seconds since the work began.
     pub seconds: f64,
-}
-
-/// Event `done`, the last.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct DoneEvent {
-    /// The grid that the command line writes, pixel for pixel.
-    #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
-    pub png: Png,
-    /// Seconds at work, without waiting.
-    pub seconds: f64,
-    /// Network calls for each image.
-    pub calls: usize,
-    /// What a call for every trained time would have taken at the same pace: DDPM.
-    pub ddpm_seconds: f64,
 }

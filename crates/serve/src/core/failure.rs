@@ -19,7 +19,9 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.kind() {
             // Never the path: what lies where is nobody's business.
-            Kind::InvalidArgument | Kind::InvalidData => Self::Refused(error.message().to_owned()),
+            Kind::InvalidArgument | Kind::InvalidData | Kind::Unsupported | Kind::NotFound => {
+                Self::Refused(error.message().to_owned())
+            }
             Kind::NonFinite => Self::NotFinite(error.message().to_owned()),
             _ => Self::Internal(error.to_string()),
         }

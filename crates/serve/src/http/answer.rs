@@ -1,17 +1,22 @@
 //! From work to a response: at once, or as a job.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::events;
+use super::observe::RequestId;
 use crate::core::{Cancel, Phase, Refusal, Served, Task};
 use crate::service::Service;
-use crate::work::{Answer, Work};
+use crate::work::{Answer, Show, Work};
 
 /// A job was taken.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,11 +40,6 @@ impl Leave {
     /// The task.
     pub fn task(&self) -> &Task {
         &self.task
-    }
-
-    /// The model at work.
-    pub fn served(&self) -> &Served {
-        &self.served
     }
 
     /// How many wait before the task, while it waits.
@@ -94,13 +94,46 @@ pub fn job(service: &Service, served: &Served, work: Box<dyn Work>, cancel: Canc
     Ok((StatusCode::ACCEPTED, Json(Accepted { job })).into_response())
 }
 
-/// Small work at once, large work as a job.
-pub async fn either(
+/// How an answer is wanted.
+#[derive(Clone, Debug)]
+pub struct Way {
+    events: bool,
+    request_id: String,
+}
+
+impl Way {
+    /// As events, whatever the headers say.
+    #[must_use]
+    pub fn events(self) -> Self {
+        Self { events: true, ..self }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Way {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let accepted = parts.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let events = accepted.flat_map(|line| line.split(',')).any(|kind| kind.trim().starts_with("text/event-stream"));
+        let request_id = parts.extensions.get::<RequestId>().map_or(String::new(), |RequestId(id)| id.clone());
+        Ok(Self { events, request_id })
+    }
+}
+
+/// Events where they are wanted; else small work at once, large work as a job.
+pub async fn respond(
     service: &Service,
+    way: Way,
     served: Arc<Served>,
-    work: Box<dyn Work>,
+    mut work: Box<dyn Work>,
     cancel: Cancel,
 ) -> Result<Response, ApiError> {
+    if let (true, Some(plan)) = (way.events, work.plan()) {
+        let (show, news) = Show::channel(work.frame_bytes());
+        work.watch(show);
+        let task = submit(service, &served, work, cancel)?;
+        return Ok(events::stream(Leave::of(task, served), plan, news, way.request_id).into_response());
+    }
     if work.rows() > service.limits.sync {
         return job(service, &served, work, cancel);
     }

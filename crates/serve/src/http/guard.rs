@@ -61,8 +61,12 @@ impl Guard {
         if !is_api(path) {
             return Ok(());
         }
-        let origin = text(header::ORIGIN).and_then(|origin| origin.split_once("://"));
-        let foreign = origin.is_some_and(|(_, origin)| host.is_some_and(|host| !origin.eq_ignore_ascii_case(host)));
+        let own = |origin: &str| {
+            origin
+                .split_once("://")
+                .is_some_and(|(_, origin)| host.is_some_and(|host| origin.eq_ignore_ascii_case(host)))
+        };
+        let foreign = headers.contains_key(header::ORIGIN) && !text(header::ORIGIN).is_some_and(own);
         let site = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site");
         let visited = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
         if foreign || (site && !visited) {

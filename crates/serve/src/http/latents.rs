@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use ndarray::{Array4, Axis, concatenate};
 
-use super::answer::{Accepted, either};
+use super::answer::{Accepted, Way, respond};
 use super::error::{ApiError, ErrorBody};
 use super::upload::{Asked, Form};
 use crate::api::{
@@ -73,7 +73,7 @@ impl EncodeRequest {
         (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn encode(State(app): State<App>, asked: Asked<EncodeRequest>) -> Result<Response, ApiError> {
+pub async fn encode(State(app): State<App>, way: Way, asked: Asked<EncodeRequest>) -> Result<Response, ApiError> {
     let cancel = Cancel::new();
     let (served, work) = match asked {
         Asked::Json(request) => request.of_test(&app, &cancel).await?,
@@ -86,7 +86,7 @@ pub async fn encode(State(app): State<App>, asked: Asked<EncodeRequest>) -> Resu
             (served, work)
         }
     };
-    either(&app, served, Box::new(work), cancel).await
+    respond(&app, way, served, Box::new(work), cancel).await
 }
 
 impl ReconstructRequest {
@@ -124,7 +124,7 @@ impl ReconstructRequest {
     path = "/v1/reconstruct",
     request_body(content((ReconstructForm = "multipart/form-data"), (ReconstructRequest = "application/json"))),
     responses(
-        (status = 200, description = "What came back", body = Reconstruction),
+        (status = 200, description = "What came back; or events", content((Reconstruction = "application/json"), (String = "text/event-stream"))),
         (status = 202, description = "A job: there is more to do than is done at once", body = Accepted),
         (status = 400, description = "The request means nothing, or the file is no picture", body = ErrorBody),
         (status = 404, description = "No such test image", body = ErrorBody),
@@ -135,7 +135,11 @@ impl ReconstructRequest {
         (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn reconstruct(State(app): State<App>, asked: Asked<ReconstructRequest>) -> Result<Response, ApiError> {
+pub async fn reconstruct(
+    State(app): State<App>,
+    way: Way,
+    asked: Asked<ReconstructRequest>,
+) -> Result<Response, ApiError> {
     let cancel = Cancel::new();
     let (served, work) = match asked {
         Asked::Json(request) => request.of_test(&app, &cancel).await?,
@@ -148,7 +152,7 @@ pub async fn reconstruct(State(app): State<App>, asked: Asked<ReconstructRequest
             (served, work)
         }
     };
-    either(&app, served, Box::new(work), cancel).await
+    respond(&app, way, served, Box::new(work), cancel).await
 }
 
 impl InterpolateRequest {
@@ -157,6 +161,7 @@ impl InterpolateRequest {
             model: form.text("model"),
             seeds: Vec::new(),
             points: form.number("points")?,
+            at: form.numbers("at")?,
             steps: form.number("steps")?,
             spacing: form.text("spacing"),
             class: form.number("class")?,
@@ -188,7 +193,7 @@ impl InterpolateRequest {
     path = "/v1/interpolate",
     request_body(content((InterpolateRequest = "application/json"), (InterpolateForm = "multipart/form-data"))),
     responses(
-        (status = 200, description = "The images", body = Interpolation),
+        (status = 200, description = "The images; or events", content((Interpolation = "application/json"), (String = "text/event-stream"))),
         (status = 202, description = "A job: there is more to do than is done at once", body = Accepted),
         (status = 400, description = "The request means nothing, or a file is no picture", body = ErrorBody),
         (status = 413, description = "The upload is too long", body = ErrorBody),
@@ -198,13 +203,17 @@ impl InterpolateRequest {
         (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn interpolate(State(app): State<App>, asked: Asked<InterpolateRequest>) -> Result<Response, ApiError> {
+pub async fn interpolate(
+    State(app): State<App>,
+    way: Way,
+    asked: Asked<InterpolateRequest>,
+) -> Result<Response, ApiError> {
     let cancel = Cancel::new();
     let (served, work) = match asked {
         Asked::Json(request) => request.of_seeds(&app, &cancel)?,
         Asked::Form(mut form) => {
             let (images, request) = (std::mem::take(&mut form.images), InterpolateRequest::of_form(&mut form)?);
-            form.end(&["image", "model", "points", "steps", "spacing", "class"])?;
+            form.end(&["image", "model", "points", "at", "steps", "spacing", "class"])?;
             if !matches!(images.len(), 2 | 4) {
                 let message = format!("image: expected two files (a line) or four (a square), found {}", images.len());
                 return Err(ApiError::bad(message));
@@ -222,5 +231,5 @@ pub async fn interpolate(State(app): State<App>, asked: Asked<InterpolateRequest
             (served, work)
         }
     };
-    either(&app, served, Box::new(work), cancel).await
+    respond(&app, way, served, Box::new(work), cancel).await
 }

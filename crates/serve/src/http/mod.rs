@@ -8,6 +8,7 @@ mod events;
 mod extract;
 mod guard;
 mod jobs;
+mod kinds;
 mod latents;
 mod observe;
 mod probes;
@@ -26,10 +27,14 @@ use axum::routing::get;
 use axum::{Json, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
-use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::api::{
+    Cell, ComparePlan, InterpolatePlan, PlanEvent, QueuedEvent, ReconstructPlan, Reconstructed, StepEvent,
+};
 use crate::limits::Limits;
 use crate::service::App;
 
@@ -40,12 +45,31 @@ const BODY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The document without its routes.
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "skipstone",
-    description = "Denoising diffusion implicit models: sample, watch, encode, reconstruct, interpolate, compare. \
-                   The same request means the same pixels, whatever else the service is doing."
-))]
+#[openapi(
+    info(
+        title = "skipstone",
+        description = "Denoising diffusion implicit models: sample, watch, encode, reconstruct, interpolate, compare. \
+                       The same request means the same pixels, whatever else the service is doing. Whatever is posted \
+                       can be watched: with `Accept: text/event-stream` the answer comes as events."
+    ),
+    components(schemas(
+        PlanEvent, InterpolatePlan, ReconstructPlan, ComparePlan, QueuedEvent, StepEvent, Reconstructed, Cell
+    )),
+    modifiers(&Bearer)
+)]
 struct Document;
+
+/// The token, for a service that asks for one.
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+        let none = SecurityRequirement::default();
+        document.security = Some(vec![none, SecurityRequirement::new("token", Vec::<String>::new())]);
+    }
+}
 
 /// Routes that take pictures, of at most so many bytes.
 fn uploads(bytes: usize) -> OpenApiRouter<App> {
@@ -72,7 +96,9 @@ fn routes(limits: &Limits) -> OpenApiRouter<App> {
         .routes(routes!(probes::ready))
         .routes(routes!(probes::metrics))
         .layer(DefaultBodyLimit::max(MOST_JSON));
-    OpenApiRouter::with_openapi(Document::openapi()).merge(uploads(limits.upload_bytes)).merge(others)
+    let mut all = OpenApiRouter::with_openapi(Document::openapi()).merge(uploads(limits.upload_bytes)).merge(others);
+    kinds::in_one_piece(all.get_openapi_mut());
+    all
 }
 
 /// The OpenAPI document.

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::answer::{Accepted, either, wait};
+use super::answer::{Accepted, Way, respond, wait};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, Fields};
 use crate::api::{Sample, SampleRequest};
@@ -20,7 +20,7 @@ use crate::work::{Answer, SampleWork, Work};
     path = "/v1/sample",
     request_body = SampleRequest,
     responses(
-        (status = 200, description = "The images", body = Sample),
+        (status = 200, description = "The images; or events", content((Sample = "application/json"), (String = "text/event-stream"))),
         (status = 202, description = "A job: there is more to do than is done at once", body = Accepted),
         (status = 400, description = "The request means nothing", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
@@ -30,10 +30,14 @@ use crate::work::{Answer, SampleWork, Work};
         (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn sample(State(app): State<App>, Body(request): Body<SampleRequest>) -> Result<Response, ApiError> {
+pub async fn sample(
+    State(app): State<App>,
+    way: Way,
+    Body(request): Body<SampleRequest>,
+) -> Result<Response, ApiError> {
     let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
     let work = SampleWork::new(served.clone(), &request, &app.limits, &cancel)?;
-    either(&app, served, Box::new(work), cancel).await
+    respond(&app, way, served, Box::new(work), cancel).await
 }
 
 /// A picture by its address

@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use skipstone::generate::{Generator, Inputs};
 use skipstone::image::near_square;
-use tokio::sync::mpsc;
 
 use super::run::Course;
-use super::{Answer, Work};
-use crate::api::{Cell, CompareRequest, Comparison, grid_png};
+use super::{Answer, Plan, Show, Work};
+use crate::api::{Cell, ComparePlan, CompareRequest, Comparison, Tile, grid_png};
 use crate::core::{Cancel, Failure, Served, Task};
 use crate::limits::Limits;
 
@@ -21,7 +20,8 @@ pub struct CompareWork {
     served: Arc<Served>,
     cells: Vec<Wanted>,
     n: usize,
-    show: Option<mpsc::UnboundedSender<Cell>>,
+    plan: ComparePlan,
+    show: Option<Show>,
 }
 
 struct Wanted {
@@ -58,12 +58,10 @@ impl CompareWork {
                 cells.push(Wanted { steps, eta, generator, command: request.command(&served.words()) });
             }
         }
-        Ok(Self { served, cells, n, show: None })
-    }
-
-    /// The same, which shows every cell as soon as it is there.
-    pub fn with_show(self, show: mpsc::UnboundedSender<Cell>) -> Self {
-        Self { show: Some(show), ..self }
+        let calls = cells.iter().map(|cell| cell.generator.calls() * cell.generator.calls_per_step()).sum();
+        let (columns, tile) = (near_square(n), Tile::of(served.shape()));
+        let plan = ComparePlan { steps, eta: etas, n, columns, tile, calls };
+        Ok(Self { served, cells, n, plan, show: None })
     }
 }
 
@@ -73,12 +71,19 @@ impl Work for CompareWork {
     }
 
     fn calls(&self) -> u64 {
-        let calls = |cell: &Wanted| (cell.generator.calls() * cell.generator.calls_per_step()) as u64;
-        self.cells.iter().map(calls).sum()
+        self.plan.calls as u64
     }
 
     fn rows(&self) -> u64 {
         self.calls() * self.n as u64
+    }
+
+    fn plan(&self) -> Option<Plan> {
+        Some(Plan::Compare(self.plan.clone()))
+    }
+
+    fn watch(&mut self, show: Show) {
+        self.show = Some(show);
     }
 
     fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
@@ -98,15 +103,16 @@ impl Work for CompareWork {
                 command: command.clone(),
             };
             if let Some(show) = &self.show {
-                // Whoever listened may have gone; then the task is cancelled.
-                let _ = show.send(cell.clone());
+                show.cell(cell);
+            } else {
+                cells.push(cell);
             }
-            cells.push(cell);
         }
         Ok(Answer::Comparison(Comparison {
             cells,
             columns,
             n: self.n,
+            calls: self.plan.calls,
             model: self.served.id.clone(),
             seconds: begun.elapsed().as_secs_f64(),
         }))

@@ -10,8 +10,8 @@ use skipstone::latent;
 use skipstone::noise::initial_latent;
 
 use super::run::Course;
-use super::{Answer, Work};
-use crate::api::{InterpolateRequest, Interpolation, grid_png, image_png};
+use super::{Answer, Plan, Show, Work};
+use crate::api::{InterpolatePlan, InterpolateRequest, Interpolation, Tile, grid_png, image_png};
 use crate::core::{Cancel, Failure, Served, Task};
 use crate::limits::Limits;
 
@@ -38,10 +38,68 @@ pub struct InterpolateWork {
     served: Arc<Served>,
     ends: Ends,
     generator: Generator,
-    /// Points of a line or of a side.
-    points: usize,
+    place: Place,
     n: usize,
-    command: String,
+    command: Option<String>,
+    show: Option<Show>,
+}
+
+/// Which points.
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    /// So many on a line, or on each side of a square.
+    Points(usize),
+    /// One: λ of a line, or column and row of a square.
+    At(Vec<f64>),
+}
+
+impl Place {
+    /// What a request asks for between so many ends, and how many images that is.
+    fn of(request: &InterpolateRequest, ends: usize) -> Result<(Self, usize), Failure> {
+        let coordinates = match ends {
+            2 => 1,
+            4 => 2,
+            found => {
+                let message = format!("seeds: expected two ends (a line) or four (a square), found {found}");
+                return Err(Failure::Refused(message));
+            }
+        };
+        if let Some(at) = &request.at {
+            if at.len() != coordinates || at.iter().any(|at| !(0.0..=1.0).contains(at)) {
+                let message = format!("at: expected {coordinates} number(s) from 0 to 1 for {ends} ends, found {at:?}");
+                return Err(Failure::Refused(message));
+            }
+            return Ok((Self::At(at.clone()), 1));
+        }
+        let points = request.points();
+        if points < 2 {
+            return Err(Failure::Refused(format!("points: expected at least 2, the ends, found {points}")));
+        }
+        Ok((Self::Points(points), points.saturating_pow(coordinates as u32)))
+    }
+
+    /// Columns of the grid.
+    fn columns(&self) -> usize {
+        match self {
+            Self::Points(points) => *points,
+            Self::At(_) => 1,
+        }
+    }
+
+    /// The latents there.
+    fn latents(&self, ends: &Array4<f32>) -> skipstone::Result<Array4<f32>> {
+        let end = |i| ends.index_axis(Axis(0), i);
+        match (self, ends.dim().0) {
+            (Self::Points(points), 2) => latent::line(end(0), end(1), *points),
+            (Self::Points(points), _) => latent::grid([end(0), end(1), end(2), end(3)], *points),
+            (Self::At(at), 2) => Ok(latent::slerp(end(0), end(1), at[0])?.insert_axis(Axis(0))),
+            // As the square does it: the column on both lines first, then the row between.
+            (Self::At(at), _) => {
+                let (top, bottom) = (latent::slerp(end(0), end(1), at[0])?, latent::slerp(end(2), end(3), at[0])?);
+                Ok(latent::slerp(top.view(), bottom.view(), at[1])?.insert_axis(Axis(0)))
+            }
+        }
+    }
 }
 
 impl InterpolateWork {
@@ -56,18 +114,7 @@ impl InterpolateWork {
         limits: &Limits,
         cancel: &Cancel,
     ) -> Result<Self, Failure> {
-        let points = request.points();
-        if points < 2 {
-            return Err(Failure::Refused(format!("points: expected at least 2, the ends, found {points}")));
-        }
-        let n = match ends.count() {
-            2 => points,
-            4 => points.saturating_mul(points),
-            found => {
-                let message = format!("seeds: expected two ends (a line) or four (a square), found {found}");
-                return Err(Failure::Refused(message));
-            }
-        };
+        let (place, n) = Place::of(request, ends.count())?;
         if n > limits.n {
             let message = format!("points: expected at most {} images in all, found {n}", limits.n);
             return Err(Failure::Refused(message));
@@ -76,11 +123,13 @@ impl InterpolateWork {
         limits.check_steps(request.steps())?;
         let from_images = matches!(ends, Ends::Images(_));
         let generator = served.generator(&request.request(from_images)?, Inputs::default(), (0, n), cancel)?;
-        let command = match &ends {
-            Ends::Seeds(seeds) => request.command(&served.words(), &seeds_words(seeds)),
-            Ends::Images(_) => request.command(&served.words(), &format!("--images {}", files.join(","))),
+        let ends_words = match &ends {
+            Ends::Seeds(seeds) => seeds_words(seeds),
+            Ends::Images(_) => format!("--images {}", files.join(",")),
         };
-        Ok(Self { served, ends, generator, points, n, command })
+        let is_point = matches!(place, Place::At(_));
+        let command = (!is_point).then(|| request.command(&served.words(), &ends_words));
+        Ok(Self { served, ends, generator, place, n, command, show: None })
     }
 
     /// Network calls that encoding takes.
@@ -124,28 +173,53 @@ impl Work for InterpolateWork {
         (rows * self.generator.calls_per_step()) as u64
     }
 
+    fn plan(&self) -> Option<Plan> {
+        let columns = self.place.columns();
+        Some(Plan::Interpolate(InterpolatePlan {
+            columns,
+            rows: self.n / columns,
+            n: self.n,
+            tile: Tile::of(self.generator.shape()),
+            times: self.generator.settings().times.clone(),
+            calls: self.calls() as usize,
+            command: self.command.clone(),
+        }))
+    }
+
+    fn frame_bytes(&self) -> usize {
+        4 * self.n * self.generator.shape().iter().product::<usize>()
+    }
+
+    fn watch(&mut self, show: Show) {
+        self.show = Some(show);
+    }
+
     fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut course = Course::new(task, self.served.network());
         let ends = self.latents(&mut course)?;
-        let end = |i| ends.index_axis(Axis(0), i);
-        let latents = match ends.dim().0 {
-            2 => latent::line(end(0), end(1), self.points)?,
-            _ => latent::grid([end(0), end(1), end(2), end(3)], self.points)?,
-        };
+        let latents = self.place.latents(&ends)?;
         let calls = self.calls() as usize;
         let inputs = Inputs { latents: Some(latents), ..Inputs::default() };
         let generator = self.generator.with_inputs(inputs, 0, self.n)?;
-        let x0 = course.generate(&generator, 0..self.n as u64, |_, _| ())?;
+        let columns = self.place.columns();
+        let x0 = course.generate(&generator, 0..self.n as u64, |call, progress| {
+            if let Some(show) = &self.show {
+                show.step(call, progress.t, progress.x0, columns, begun.elapsed().as_secs_f64());
+            }
+        })?;
         let seconds = begun.elapsed().as_secs_f64();
         let mut texts = generator.settings().to_texts();
         texts.retain(|(key, _)| key != "seed");
-        texts.push(("points".to_owned(), self.points.to_string()));
+        texts.push(match &self.place {
+            Place::Points(points) => ("points".to_owned(), points.to_string()),
+            Place::At(at) => ("at".to_owned(), format!("{at:?}")),
+        });
         let tiles = x0.outer_iter().map(image_png).collect::<skipstone::Result<Vec<_>>>()?;
         Ok(Answer::Interpolation(Interpolation {
-            png: grid_png(&x0, self.points, &texts)?,
-            columns: self.points,
-            rows: self.n / self.points,
+            png: grid_png(&x0, columns, &texts)?,
+            columns,
+            rows: self.n / columns,
             tiles,
             calls,
             seconds,

@@ -2,21 +2,21 @@
 
 mod compare;
 mod encode;
-mod frames;
 mod interpolate;
 mod reconstruct;
 mod run;
 mod sample;
+mod show;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use compare::CompareWork;
 pub use encode::EncodeWork;
-pub use frames::{Frame, Frames};
 pub use interpolate::{Ends, InterpolateWork};
 pub use reconstruct::ReconstructWork;
 pub use sample::SampleWork;
+pub use show::{Frame, News, Plan, Show};
 
 use crate::api::{Comparison, Encoded, Interpolation, Reconstruction, Sample};
 use crate::core::{Failure, Task};
@@ -31,6 +31,21 @@ pub trait Work: Send {
 
     /// Images put through the network in all, one for each call.
     fn rows(&self) -> u64;
+
+    /// What will be done, for who watches; `None` where there is nothing to see.
+    fn plan(&self) -> Option<Plan> {
+        None
+    }
+
+    /// Bytes of a frame.
+    fn frame_bytes(&self) -> usize {
+        1
+    }
+
+    /// Shows from now on what becomes of it.
+    fn watch(&mut self, show: Show) {
+        drop(show);
+    }
 
     /// Does it, on a runner's thread.
     ///

@@ -8,8 +8,8 @@ use skipstone::generate::{Generator, Inputs};
 use skipstone::inversion::{Latents, squared_errors};
 
 use super::run::Course;
-use super::{Answer, Work};
-use crate::api::{ReconstructRequest, Reconstructed, Reconstruction, image_png};
+use super::{Answer, Plan, Show, Work};
+use crate::api::{Png, ReconstructPlan, ReconstructRequest, Reconstructed, Reconstruction, image_png};
 use crate::core::{Cancel, Failure, Served, Task};
 use crate::limits::Limits;
 
@@ -24,7 +24,9 @@ pub struct ReconstructWork {
     /// One for each number of steps.
     runs: Vec<(usize, Generator)>,
     x0: Array4<f32>,
+    original: Png,
     command: String,
+    show: Option<Show>,
 }
 
 impl ReconstructWork {
@@ -51,7 +53,8 @@ impl ReconstructWork {
             runs.push((steps, served.generator(&request, Inputs::default(), (0, 1), cancel)?));
         }
         let command = request.command(&served.words(), &steps, file);
-        Ok(Self { served, runs, x0, command })
+        let original = image_png(x0.index_axis(Axis(0), 0))?;
+        Ok(Self { served, runs, x0, original, command, show: None })
     }
 }
 
@@ -70,6 +73,19 @@ impl Work for ReconstructWork {
         self.calls()
     }
 
+    fn plan(&self) -> Option<Plan> {
+        Some(Plan::Reconstruct(ReconstructPlan {
+            original: self.original.clone(),
+            steps: self.runs.iter().map(|(steps, _)| *steps).collect(),
+            calls: self.calls() as usize,
+            command: self.command.clone(),
+        }))
+    }
+
+    fn watch(&mut self, show: Show) {
+        self.show = Some(show);
+    }
+
     fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let calls = self.calls() as usize;
@@ -84,10 +100,14 @@ impl Work for ReconstructWork {
             let inputs = Inputs { latents: Some(x_t), ..Inputs::default() };
             let back = course.generate(&generator.with_inputs(inputs, 0, 1)?, 0..1, |_, _| ())?;
             let mse = squared_errors(&self.x0, &back)?[0];
-            rows.push(Reconstructed { steps, png: image_png(back.index_axis(Axis(0), 0))?, latent_png, mse });
+            let row = Reconstructed { steps, png: image_png(back.index_axis(Axis(0), 0))?, latent_png, mse };
+            if let Some(show) = &self.show {
+                show.row(row.clone());
+            }
+            rows.push(row);
         }
         Ok(Answer::Reconstruction(Reconstruction {
-            original: image_png(self.x0.index_axis(Axis(0), 0))?,
+            original: self.original,
             rows,
             calls,
             seconds: begun.elapsed().as_secs_f64(),

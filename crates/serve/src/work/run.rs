@@ -23,7 +23,7 @@ impl<'a> Course<'a> {
         Self { task, network, before: 0 }
     }
 
-    /// Makes images; `show` sees every step.
+    /// Makes images; `show` sees every step, and the task's calls until then.
     pub fn generate(
         &mut self,
         generator: &Generator,
@@ -33,8 +33,9 @@ impl<'a> Course<'a> {
         let _inside = self.network.enter();
         let outcome = generator.generate(images, &mut |progress| {
             let calls = generator.calls_after(progress.step) * generator.calls_per_step();
-            self.task.set_done_calls(self.before + calls as u64);
-            show(calls, progress);
+            let calls = self.before + calls as u64;
+            self.task.set_done_calls(calls);
+            show(calls as usize, progress);
             self.flow()
         })?;
         self.before += (generator.calls() * generator.calls_per_step()) as u64;

@@ -9,7 +9,7 @@ use skipstone::generate::{Generator, Inputs};
 use skipstone::image::near_square;
 
 use super::run::Course;
-use super::{Answer, Frame, Frames, Work};
+use super::{Answer, Plan, Show, Work};
 use crate::api::{PlanEvent, Sample, SampleRequest, grid_png};
 use crate::core::{Cancel, Failure, Served, Task};
 use crate::limits::Limits;
@@ -22,7 +22,7 @@ pub struct SampleWork {
     first: u64,
     n: usize,
     command: String,
-    frames: Option<Frames>,
+    show: Option<Show>,
 }
 
 impl SampleWork {
@@ -41,22 +41,7 @@ impl SampleWork {
         limits.check_steps(request.steps())?;
         let generator = served.generator(&request.request()?, Inputs::default(), (first, n), cancel)?;
         let command = request.command(&served.words());
-        Ok(Self { served, generator, first, n, command, frames: None })
-    }
-
-    /// The same, which shows what becomes of the images.
-    pub fn with_frames(self, frames: Frames) -> Self {
-        Self { frames: Some(frames), ..self }
-    }
-
-    /// Bytes of a frame.
-    pub fn frame_bytes(&self) -> usize {
-        4 * self.n * self.generator.shape().iter().product::<usize>()
-    }
-
-    /// What will be done.
-    pub fn plan(&self) -> PlanEvent {
-        PlanEvent::of(&self.generator, self.n, &self.command)
+        Ok(Self { served, generator, first, n, command, show: None })
     }
 
     /// What the picture depends on, in 32 hexadecimal digits.
@@ -81,28 +66,40 @@ impl Work for SampleWork {
         self.calls() * self.n as u64
     }
 
+    fn plan(&self) -> Option<Plan> {
+        Some(Plan::Sample(PlanEvent::of(&self.generator, self.n, &self.command)))
+    }
+
+    fn frame_bytes(&self) -> usize {
+        4 * self.n * self.generator.shape().iter().product::<usize>()
+    }
+
+    fn watch(&mut self, show: Show) {
+        self.show = Some(show);
+    }
+
     fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
         let (generator, n) = (&self.generator, self.n);
         let begun = Instant::now();
         let mut course = Course::new(task, self.served.network());
         let x0 = course.generate(generator, self.first..self.first + n as u64, |call, progress| {
-            if let Some(frames) = &self.frames {
-                let seconds = begun.elapsed().as_secs_f64();
-                frames.show(|| Frame { call, t: progress.t, x0: progress.x0.clone(), seconds });
+            if let Some(show) = &self.show {
+                show.step(call, progress.t, progress.x0, near_square(n), begun.elapsed().as_secs_f64());
             }
         })?;
         let seconds = begun.elapsed().as_secs_f64();
         let mut texts = generator.settings().to_texts();
         texts.push(("first".to_owned(), self.first.to_string()));
         texts.push(("n".to_owned(), n.to_string()));
-        let columns = near_square(n);
+        let (columns, calls) = (near_square(n), generator.calls() * generator.calls_per_step());
         Ok(Answer::Sample(Sample {
             id: task.id.clone(),
             png: grid_png(&x0, columns, &texts)?,
             columns,
             n,
-            calls: generator.calls() * generator.calls_per_step(),
+            calls,
             seconds,
+            ddpm_seconds: seconds * f64::from(self.served.timesteps) / calls.max(1) as f64,
             times: generator.settings().times.clone(),
             model: self.served.id.clone(),
             command: self.command.clone(),

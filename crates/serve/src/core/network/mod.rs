@@ -146,7 +146,7 @@ fn cancelled() -> Error {
 
 /// The network's thread has gone, or a call panicked: our own bug.
 fn broken() -> Error {
-    Error::new(Kind::Unsupported, "the network's thread ended")
+    Error::new(Kind::Io, "the network's thread ended")
 }
 
 impl Denoiser for Asker {
@@ -277,7 +277,7 @@ impl<N: Network> Hall<N> {
         }
         let network = AssertUnwindSafe(&self.network);
         let out = catch_unwind(|| network.forward(&x_t, &times, classes.as_deref()));
-        let out = out.unwrap_or_else(|_| Err(Error::new(Kind::Unsupported, "the network's call panicked")))?;
+        let out = out.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the network's call panicked")))?;
         let mut at = 0;
         for (question, &rows) in waiting.iter_mut().zip(dealt) {
             let part = question.done..question.done + rows;
@@ -312,3 +312,6 @@ impl<N: Network> Hall<N> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+
+/// Says x·(1 + t) + class; notes the rows of every call, waits at a gate, fails and panics where told to.
+struct Fake {
+    calls: Arc<Mutex<Vec<usize>>>,
+    gate: Arc<AtomicBool>,
+}
+
+impl Network for Fake {
+    fn shape(&self) -> [usize; 3] {
+        [1, 1, 2]
+    }
+
+    fn prediction(&self) -> Prediction {
+        Prediction::Epsilon
+    }
+
+    fn forward(&self, x_t: &Array4<f32>, times: &[Time], classes: Option<&[usize]>) -> Result<Array4<f32>> {
+        self.calls.lock().unwrap().push(times.len());
+        while !self.gate.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_micros(100));
+        }
+        assert!(!times.contains(&Time::new(666)), "told to panic");
+        if classes.is_some_and(|classes| classes.contains(&9)) {
+            return Err(Error::argument("class 9"));
+        }
+        let mut y = x_t.clone();
+        for (i, mut row) in y.outer_iter_mut().enumerate() {
+            let class = classes.map_or(0, |classes| classes[i]);
+            row.mapv_inplace(|x| x * (1 + times[i].get()) as f32 + class as f32);
+        }
+        Ok(y)
+    }
+}
+
+struct Stage {
+    network: SharedNetwork,
+    calls: Arc<Mutex<Vec<usize>>>,
+    gate: Arc<AtomicBool>,
+}
+
+impl Stage {
+    fn new(most: usize, open: bool) -> Self {
+        let (calls, gate) = (Arc::default(), Arc::new(AtomicBool::new(open)));
+        let fake = Fake { calls: Arc::clone(&calls), gate: gate.clone() };
+        Self { network: SharedNetwork::start(fake, most, Box::new(|_, _| ())).unwrap(), calls, gate }
+    }
+
+    fn open(&self) {
+        self.gate.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until the network is asked.
+    fn busy(&self, calls: usize) {
+        while self.calls.lock().unwrap().len() < calls {
+            thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
+fn images(n: usize, from: f32) -> Array4<f32> {
+    Array4::from_shape_fn((n, 1, 1, 2), |(i, _, _, j)| from + (2 * i + j) as f32)
+}
+
+fn expected(x: &Array4<f32>, t: u32, class: usize) -> Array4<f32> {
+    x.mapv(|x| x * (1 + t) as f32 + class as f32)
+}
+
+#[test]
+fn everybody_gets_their_own_rows_back_whatever_was_in_the_call() {
+    for most in [1, 2, 3, 7, 100] {
+        let stage = Stage::new(most, true);
+        thread::scope(|scope| {
+            for i in 1..=6usize {
+                let network = &stage.network;
+                scope.spawn(move || {
+                    let _inside = network.enter();
+                    let asker = network.asker(Cancel::new());
+                    for t in 1..=20 {
+                        let x = images(i, (10 * i) as f32);
+                        let y = asker.predict(&x, Time::new(t), Some(&vec![i; i])).unwrap();
+                        assert_eq!(y, expected(&x, t, i), "{i} rows at {t}, calls of {most}");
+                    }
+                });
+            }
+        });
+        let calls = stage.calls.lock().unwrap();
+        assert!(calls.iter().all(|&rows| rows <= most));
+        assert_eq!(calls.iter().sum::<usize>(), 20 * (1..=6).sum::<usize>());
+    }
+}
+
+#[test]
+fn who_waits_while_the_network_is_busy_shares_the_next_call() {
+    let stage = Stage::new(16, false);
+    thread::scope(|scope| {
+        let ask = |n: usize| {
+            let asker = stage.network.asker(Cancel::new());
+            scope.spawn(move || asker.predict(&images(n, 0.0), Time::new(1), None).unwrap())
+        };
+        ask(1);
+        stage.busy(1);
+        for n in [2, 3, 4] {
+            ask(n);
+        }
+        thread::sleep(Duration::from_millis(30));
+        stage.open();
+    });
+    assert_eq!(*stage.calls.lock().unwrap(), [1, 9]);
+}
+
+#[test]
+fn a_cancelled_request_leaves_the_hall_at_the_next_call() {
+    let stage = Stage::new(4, false);
+    thread::scope(|scope| {
+        let cancel = Cancel::new();
+        let leaver = stage.network.asker(cancel.clone());
+        let leaver = scope.spawn(move || leaver.predict(&images(40, 0.0), Time::new(1), None));
+        stage.busy(1);
+        let stayer = stage.network.asker(Cancel::new());
+        let stayer = scope.spawn(move || stayer.predict(&images(4, 0.0), Time::new(2), None));
+        thread::sleep(Duration::from_millis(30));
+        cancel.cancel();
+        stage.open();
+        assert_eq!(leaver.join().unwrap().unwrap_err().message(), "cancelled");
+        assert_eq!(stayer.join().unwrap().unwrap(), expected(&images(4, 0.0), 2, 0));
+        assert!(stage.network.asker(cancel).predict(&images(1, 0.0), Time::new(1), None).is_err());
+    });
+    assert_eq!(*stage.calls.lock().unwrap(), [4, 4]);
+}
+
+#[test]
+fn an_error_meets_the_one_who_caused_it() {
+    let stage = Stage::new(16, false);
+    thread::scope(|scope| {
+        let ask = |class: usize| {
+            let asker = stage.network.asker(Cancel::new());
+            scope.spawn(move || asker.predict(&images(1, 0.0), Time::new(1), Some(&[class])))
+        };
+        let first = ask(1);
+        stage.busy(1);
+        let (good, bad, other) = (ask(2), ask(9), ask(3));
+        thread::sleep(Duration::from_millis(30));
+        stage.open();
+        assert_eq!(bad.join().unwrap().unwrap_err().message(), "class 9");
+        for (asked, class) in [(first, 1), (good, 2), (other, 3)] {
+            assert_eq!(asked.join().unwrap().unwrap(), expected(&images(1, 0.0), 1, class));
+        }
+    });
+}
+
+#[test]
+fn a_panic_in_the_network_is_one_error_and_not_the_end() {
+    let stage = Stage::new(16, true);
+    let asker = stage.network.asker(Cancel::new());
+    let error = asker.predict(&images(1, 0.0), Time::new(666), None).unwrap_err();
+    assert!(error.message().contains("panicked"), "{error}");
+    assert_eq!(asker.predict(&images(1, 0.0), Time::new(1), None).unwrap(), expected(&images(1, 0.0), 1, 0));
+}

@@ -1,0 +1,121 @@
+//! Whatever else is going on: the same request, the same bytes.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use skipstone::generate::Request;
+use skipstone::sigma::NoiseScale;
+use skipstone::solver::Solver;
+use skipstone_serve::{Setup, app};
+
+use crate::support::{alone, finished, get, model, picture, post, shared, soon, two_models};
+
+#[test]
+fn a_sample_is_what_the_library_makes_pixel_for_pixel() {
+    shared(async |router| {
+        let body = json!({"n": 5, "steps": 7, "eta": 0.4, "seed": 11, "first": 3, "spacing": "quadratic"});
+        let reply = post(&router, "/v1/sample", body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{:?}", reply.body);
+        let sample = reply.json();
+        let wanted = Request {
+            steps: Some(7),
+            spacing: Some("quadratic".parse().unwrap()),
+            scale: NoiseScale::Eta(0.4),
+            seed: 11,
+            ..Request::default()
+        };
+        assert_eq!(picture(&sample["png"]), alone(model(false), &wanted, 3, 5));
+        assert_eq!((sample["columns"].as_u64(), sample["n"].as_u64()), (Some(3), Some(5)));
+        assert_eq!(
+            sample["command"],
+            "skipstone sample --model tiny -n 5 --steps 7 --eta 0.4 --spacing quadratic --seed 11 --first 3"
+        );
+        // The picture's address gives the same bytes.
+        let png = get(&router, "/v1/sample.png?n=5&steps=7&eta=0.4&seed=11&first=3&spacing=quadratic").await;
+        assert_eq!(png.header("content-type"), Some("image/png"));
+        assert_eq!(png.body, crate::support::decoded(&sample["png"]));
+    });
+}
+
+#[test]
+fn guidance_classes_and_solvers_are_the_library_s_too() {
+    shared(async |router| {
+        let guided = json!({"model": "classes", "n": 2, "steps": 4, "class": 1, "guidance": 2.5});
+        let reply = post(&router, "/v1/sample", guided).await.json();
+        let wanted = Request { steps: Some(4), class: Some(1), guidance: Some(2.5), ..Request::default() };
+        assert_eq!(picture(&reply["png"]), alone(model(true), &wanted, 0, 2));
+        assert_eq!(reply["calls"], 8);
+        let heun = post(&router, "/v1/sample", json!({"n": 2, "steps": 4, "solver": "heun"})).await.json();
+        let wanted = Request { steps: Some(4), solver: Solver::Heun, ..Request::default() };
+        assert_eq!(picture(&heun["png"]), alone(model(false), &wanted, 0, 2));
+        assert_eq!(heun["calls"], 7);
+    });
+}
+
+/// Requests that agree in nothing.
+fn crowd() -> Vec<Value> {
+    let etas = [json!(0.0), json!(1.0), json!(0.3)];
+    let mut all: Vec<Value> = (0..9)
+        .map(|i: usize| json!({"n": 1 + i % 4, "steps": 3 + i, "eta": etas[i % 3], "seed": i, "first": i}))
+        .collect();
+    all.push(json!({"n": 40, "steps": 5, "sigma": "hat"}));
+    all.push(json!({"n": 3, "steps": 6, "solver": "ab3"}));
+    all.push(json!({"model": "classes", "n": 3, "steps": 6, "class": 0, "guidance": -1.0}));
+    all.push(json!({"model": "classes", "n": 3, "steps": 5, "class": 1, "clip": "keep-eps"}));
+    all.push(json!({"model": "classes", "n": 2, "steps": 7}));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_gets_the_bytes_that_each_would_get_alone() {
+    let service = two_models(Setup { runners: 16, ..Setup::default() });
+    let router = app(service.clone());
+    let mut one_by_one = Vec::new();
+    for body in crowd() {
+        one_by_one.push(post(&router, "/v1/sample", body).await.json()["png"].clone());
+    }
+    let calls = |text: &str| -> f64 {
+        let lines = text.lines().filter(|line| line.starts_with("skipstone_network_calls_total"));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    let text = async || String::from_utf8(get(&router, "/metrics").await.body.to_vec()).unwrap();
+    let alone = calls(&text().await);
+    for _ in 0..3 {
+        let together: Vec<_> = crowd()
+            .into_iter()
+            .map(|body| {
+                let router = router.clone();
+                tokio::spawn(async move { post(&router, "/v1/sample", body).await.json()["png"].clone() })
+            })
+            .collect();
+        for (together, alone) in together.into_iter().zip(&one_by_one) {
+            assert_eq!(&together.await.unwrap(), alone);
+        }
+    }
+    // They did share calls: three crowds together took fewer than three times the calls of one, one by one.
+    let shared = calls(&text().await) - alone;
+    assert!(shared < 2.5 * alone, "{shared} calls for three crowds, {alone} for one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_changes_nothing_for_who_stays() {
+    let service = two_models(Setup::default());
+    let router = app(service.clone());
+    let body = json!({"n": 4, "steps": 60, "eta": 1.0, "seed": 5});
+    let expected = post(&router, "/v1/sample", body.clone()).await.json()["png"].clone();
+    for leaves_after in [1, 20] {
+        let leaver = json!({"kind": "sample", "n": 30, "steps": 1000, "seed": 1});
+        let leaver = post(&router, "/v1/jobs", leaver).await.json()["job"].as_str().unwrap().to_owned();
+        let stays = tokio::spawn({
+            let (router, body) = (router.clone(), body.clone());
+            async move { post(&router, "/v1/sample", body).await.json()["png"].clone() }
+        });
+        let path = format!("/v1/jobs/{leaver}");
+        while get(&router, &path).await.json()["done_calls"].as_u64() < Some(leaves_after) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert_eq!(crate::support::delete(&router, &path).await.status, StatusCode::NO_CONTENT);
+        assert_eq!(stays.await.unwrap(), expected);
+        assert_eq!(finished(&router, &leaver).await["state"], "cancelled");
+        soon("the worker is free", || service.is_idle()).await;
+    }
+}

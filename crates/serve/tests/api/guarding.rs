@@ -1,0 +1,120 @@
+//! Who may ask, and what browsers are told.
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use skipstone_serve::{Guard, Setup, app};
+
+use crate::support::{Reply, get, send, service, shared};
+
+const TOKEN: &str = "correct-horse-battery";
+
+async fn with(router: &axum::Router, path: &str, headers: &[(&str, &str)]) -> Reply {
+    let mut request = Request::get(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    send(router, request.body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn without_the_token_only_the_page_and_the_probes_answer() {
+    let guard = Guard::open().with_token(TOKEN);
+    let router = app(service(Setup { guard, ..Setup::default() }));
+    for path in ["/", "/health", "/ready"] {
+        assert_eq!(get(&router, path).await.status, StatusCode::OK, "{path}");
+    }
+    let bearer = format!("Bearer {TOKEN}");
+    let cookie = format!("theme=dark; skipstone-token={TOKEN}");
+    for path in ["/v1/models", "/v1/openapi.json", "/metrics", "/v1/sample.png?n=1&steps=1"] {
+        let reply = get(&router, path).await;
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
+        for wrong in ["Bearer correct-horse-batter", "Bearer ", "Basic correct-horse-battery", TOKEN] {
+            let reply = with(&router, path, &[("authorization", wrong)]).await;
+            assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{path} {wrong}");
+        }
+        assert_eq!(with(&router, path, &[("cookie", "skipstone-token=no")]).await.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(with(&router, path, &[("authorization", &bearer)]).await.status, StatusCode::OK, "{path}");
+        assert_eq!(with(&router, path, &[("cookie", &cookie)]).await.status, StatusCode::OK, "{path}");
+    }
+    // A job cannot be told from none.
+    assert_eq!(get(&router, "/v1/jobs/x").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_name_that_somebody_pointed_here_is_not_answered() {
+    let guard = Guard::open().with_hosts(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
+    let router = app(service(Setup { guard, ..Setup::default() }));
+    for host in ["localhost:8080", "127.0.0.1", "[::1]:8080", "LocalHost"] {
+        assert_eq!(with(&router, "/v1/models", &[("host", host)]).await.status, StatusCode::OK, "{host}");
+    }
+    for host in ["evil.example", "127.0.0.1.evil.example:8080", "localhost.evil.example"] {
+        for path in ["/", "/v1/models"] {
+            let reply = with(&router, path, &[("host", host)]).await;
+            assert_eq!(reply.status, StatusCode::MISDIRECTED_REQUEST, "{host}");
+        }
+    }
+}
+
+#[test]
+fn pages_of_other_sites_may_not_ask() {
+    shared(async |router| {
+        let host = ("host", "127.0.0.1:8080");
+        let ask = async |headers: &[(&str, &str)]| {
+            let headers = [&[host], headers].concat();
+            with(&router, "/v1/sample.png?n=1&steps=1", &headers).await.status
+        };
+        assert_eq!(ask(&[]).await, StatusCode::OK);
+        assert_eq!(
+            ask(&[("origin", "http://127.0.0.1:8080"), ("sec-fetch-site", "same-origin")]).await,
+            StatusCode::OK
+        );
+        // Somebody follows a link.
+        assert_eq!(ask(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")]).await, StatusCode::OK);
+        assert_eq!(
+            ask(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")]).await,
+            StatusCode::FORBIDDEN
+        );
+        assert_eq!(ask(&[("origin", "http://evil.example")]).await, StatusCode::FORBIDDEN);
+        assert_eq!(ask(&[("origin", "null")]).await, StatusCode::FORBIDDEN);
+        assert_eq!(ask(&[("origin", "http://127.0.0.1:9090")]).await, StatusCode::FORBIDDEN);
+    });
+}
+
+#[test]
+fn browsers_are_told_to_be_careful() {
+    shared(async |router| {
+        for path in ["/", "/v1/models", "/v1/nothing"] {
+            let reply = get(&router, path).await;
+            let policy = reply.header("content-security-policy").unwrap();
+            assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+            assert!(!policy.contains("unsafe"), "{policy}");
+            assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+            assert_eq!(reply.header("x-frame-options"), Some("DENY"));
+            assert_eq!(reply.header("referrer-policy"), Some("no-referrer"));
+        }
+        let page = get(&router, "/").await;
+        assert!(page.header("content-type").unwrap().starts_with("text/html"));
+        let tag = page.header("etag").unwrap().to_owned();
+        let again = with(&router, "/", &[("if-none-match", &tag)]).await;
+        assert_eq!((again.status, again.body.len()), (StatusCode::NOT_MODIFIED, 0));
+        assert_eq!(get(&router, "/v1/models").await.header("cache-control"), Some("no-store"));
+    });
+}
+
+#[test]
+fn everything_the_page_loads_comes_from_here() {
+    shared(async |router| {
+        let page = String::from_utf8(get(&router, "/").await.body.to_vec()).unwrap();
+        let quoted = page.split(['"', '\'']).filter(|text| text.starts_with("/assets/"));
+        let mut count = 0;
+        for path in quoted {
+            assert_eq!(get(&router, path).await.status, StatusCode::OK, "{path}");
+            count += 1;
+        }
+        assert!(count > 0, "the page has no assets");
+        for foreign in ["src=\"http", "href=\"http", "src=\"//", "@import"] {
+            assert!(!page.contains(foreign), "{foreign}");
+        }
+    });
+}

@@ -1,0 +1,120 @@
+//! What may not be asked for, and how that is said.
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use serde_json::json;
+
+use crate::support::{delete, get, post, send, shared};
+
+#[test]
+fn what_means_nothing_is_400_with_the_field_and_what_was_expected() {
+    shared(async |router| {
+        for (body, field, expected) in [
+            (json!({"n": 0}), "n", "expected 1 to 64, found 0"),
+            (json!({"n": 65}), "n", "expected 1 to 64, found 65"),
+            (json!({"steps": 0}), "steps", "expected 1 to 1000, found 0"),
+            (json!({"steps": 1001}), "steps", "expected 1 to 1000, found 1001"),
+            (json!({"steps": "ten"}), "steps", "invalid type"),
+            (json!({"eta": -0.5}), "eta", "at least 0"),
+            (json!({"eta": 0.5, "sigma": "hat"}), "eta", "nothing beside sigma hat"),
+            (json!({"sigma": "hut"}), "sigma", "unknown variant"),
+            (json!({"sigma": "analytic"}), "sigma", "calibrate"),
+            (json!({"solver": "huen"}), "solver", "expected one of"),
+            (json!({"solver": "heun", "eta": 1}), "solver", "needs eta = 0"),
+            (json!({"spacing": "uneven"}), "spacing", "expected one of"),
+            (json!({"clip": "on"}), "clip", "unknown variant"),
+            (json!({"class": 1}), "class", "unconditional"),
+            (json!({"model": "classes", "class": 3}), "class", "the model knows 0 to 2"),
+            (json!({"model": "classes", "guidance": 2.0}), "guidance", "needs a class"),
+            (json!({"model": "clases"}), "model", "the nearest is \"classes\""),
+            (json!({"sead": 1}), "sead", "did you mean \"seed\"?"),
+            (json!({"seed": -1}), "seed", "invalid value"),
+            (json!({"first": u64::MAX}), "first", "overflows"),
+        ] {
+            let reply = post(&router, "/v1/sample", body.clone()).await;
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}: {:?}", reply.body);
+            let (code, message, found) = reply.error();
+            assert_eq!(code, "bad_request");
+            assert!(message.contains(expected), "{body}: {message}");
+            assert_eq!(found.as_deref(), Some(field), "{body}: {message}");
+        }
+        for query in ["n=0", "steps=x", "eta=1&sigma=hat", "stepz=3", "seed=-1", "clip=on"] {
+            for path in ["/v1/sample.png", "/v1/stream"] {
+                let reply = get(&router, &format!("{path}?{query}")).await;
+                assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{query}: {:?}", reply.body);
+                assert!(reply.error().2.is_some(), "{query}: {:?}", reply.error());
+            }
+        }
+        for body in ["", "{", "[]", "{\"n\": 1} more", "null"] {
+            let request = Request::post("/v1/sample").header("content-type", "application/json");
+            let reply = send(&router, request.body(Body::from(body)).unwrap()).await;
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}: {:?}", reply.body);
+        }
+    });
+}
+
+#[test]
+fn the_other_requests_have_limits_too() {
+    shared(async |router| {
+        let many: Vec<usize> = (1..=13).collect();
+        for (path, body, expected) in [
+            ("/v1/interpolate", json!({"seeds": [1, 2], "points": 1}), "at least 2"),
+            ("/v1/interpolate", json!({"seeds": [1, 2], "points": 65}), "at most 64"),
+            ("/v1/interpolate", json!({"seeds": [1, 2, 3, 4], "points": 9}), "at most 64"),
+            ("/v1/interpolate", json!({"seeds": [1, 2, 3, 4], "points": usize::MAX}), "at most 64"),
+            ("/v1/interpolate", json!({"seeds": [1], "points": 3}), "two ends (a line) or four"),
+            ("/v1/interpolate", json!({"seeds": [1, 2], "at": [0.5, 0.5]}), "1 number(s)"),
+            ("/v1/interpolate", json!({"seeds": [1, 2], "at": [1.5]}), "from 0 to 1"),
+            ("/v1/interpolate", json!({"points": 3}), "missing field"),
+            ("/v1/compare", json!({"steps": many, "eta": [0, 0.1, 0.2, 0.3, 0.4]}), "65 cells"),
+            ("/v1/compare", json!({"steps": [1, 2000], "eta": [0]}), "found 2000"),
+            ("/v1/compare", json!({"steps": [1], "eta": [-1]}), "at least 0"),
+            ("/v1/compare", json!({"n": 65}), "found 65"),
+        ] {
+            let reply = post(&router, path, body.clone()).await;
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}: {:?}", reply.body);
+            assert!(reply.error().1.contains(expected), "{body}: {:?}", reply.error());
+        }
+        let png = crate::uploads::gradient(8, 8);
+        let steps: Vec<String> = many.iter().map(usize::to_string).collect();
+        let fields = [("steps", &*steps.join(","))];
+        let reply = send(&router, crate::support::form("/v1/reconstruct", &fields, &[&png])).await;
+        assert!(reply.error().1.contains("expected 1 to 12 numbers, found 13"), "{:?}", reply.error());
+    });
+}
+
+#[test]
+fn what_is_not_there_is_404_and_what_cannot_be_done_with_it_405() {
+    shared(async |router| {
+        for path in
+            ["/v2/sample", "/assets/none.js", "/assets/../Cargo.toml", "/assets/%2e%2e/Cargo.toml", "/etc/passwd"]
+        {
+            let reply = get(&router, path).await;
+            assert_eq!((reply.status, reply.error().0.as_str()), (StatusCode::NOT_FOUND, "not_found"), "{path}");
+        }
+        assert_eq!(get(&router, "/v1/jobs/0123").await.status, StatusCode::NOT_FOUND);
+        assert_eq!(delete(&router, "/v1/jobs/0123").await.status, StatusCode::NOT_FOUND);
+        let reply = delete(&router, "/v1/sample").await;
+        assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(reply.header("allow"), Some("POST"));
+        assert_eq!(reply.error().0, "method_not_allowed");
+    });
+}
+
+#[test]
+fn a_request_s_id_is_in_the_header_and_in_the_error() {
+    shared(async |router| {
+        let named = Request::get("/v1/jobs/x").header("x-request-id", "my-id.1").body(Body::empty()).unwrap();
+        let reply = send(&router, named).await;
+        assert_eq!(reply.header("x-request-id"), Some("my-id.1"));
+        assert_eq!(reply.json()["error"]["request_id"], "my-id.1");
+        let mut seen = Vec::new();
+        for strange in ["a b", "x\"y", &"long".repeat(30)] {
+            let request = Request::get("/health").header("x-request-id", strange).body(Body::empty()).unwrap();
+            let id = send(&router, request).await.header("x-request-id").unwrap().to_owned();
+            assert_eq!(id.len(), 16);
+            assert!(!seen.contains(&id));
+            seen.push(id);
+        }
+    });
+}

@@ -1,0 +1,10 @@
+//! The service without a socket: requests go to the router as they are.
+
+mod batching;
+mod contract;
+mod guarding;
+mod limits;
+mod streams;
+mod support;
+mod uploads;
+mod working;
