@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws and scores everything that docs/results.md reports: some nine hours on two quiet cores. It may be stopped at any
+# Draws and scores everything that docs/results.md reports: some eight hours on two quiet cores. It may be stopped at any
 # time; the same command goes on where it was.
 #
 #   cargo build --release
@@ -14,32 +14,38 @@ skipstone=${SKIPSTONE:-target/release/skipstone}
 out=${RESULTS:-runs/results}
 n=${N:-5000}
 few=$((n / 5))
-mkdir -p "$out"
 
-evaluate() { "$skipstone" evaluate --data fashion-mnist "$@"; }
+# evaluate PART OPTION...: all parts share their images, so that what two of them ask for is drawn once.
+evaluate() {
+    local part=$1
+    shift
+    mkdir -p "$out/samples" "$out/$part"
+    ln -sfn ../samples "$out/$part/samples"
+    "$skipstone" evaluate --data fashion-mnist "$@" -o "$out/$part"
+}
 
 # What half precision costs in quality; f32's cells are in table1.
-part_f16() { evaluate --steps 20,50 --eta 0 --spacing linear --precision f16 -n "$n" -o "$out/f16"; }
+part_f16() { evaluate f16 --steps 20,50 --eta 0 --spacing linear --precision f16 -n "$n"; }
 
 # Table 1 of the paper.
 part_table1() {
-    evaluate --steps 10,20,50,100 --eta 0,0.2,0.5,1,hat --spacing linear -n "$n" -o "$out/table1"
-    evaluate --steps 10,20,50,100 --eta 0,1 --spacing quadratic -n "$n" -o "$out/table1"
+    evaluate table1 --steps 10,20,50,100 --eta 0,0.2,0.5,1,hat --spacing linear -n "$n"
+    evaluate table1 --steps 10,20,50,100 --eta 0,1 --spacing quadratic -n "$n"
 }
 
 # Score against time, over all solvers.
 part_solvers() {
-    evaluate --steps 5,10,20,50 --solver ddim,ve-euler,heun,ab2,ab3,ab4,dpm++2m --spacing linear -n "$n" -o "$out/solvers"
+    evaluate solvers --steps 5,10,20,50 --solver ddim,ve-euler,heun,ab2,ab3,ab4,dpm++2m --spacing linear -n "$n"
 }
 
 # What the calibration gives: variances that fit the network, times chosen by the bound.
 part_calibrated() {
-    evaluate --steps 10,20,50,100 --eta analytic --spacing linear -n "$n" -o "$out/calibrated"
-    evaluate --steps 10,20,50,100 --eta 0 --spacing optimal -n "$n" -o "$out/calibrated"
+    evaluate calibrated --steps 10,20,50,100 --eta analytic --spacing linear -n "$n"
+    evaluate calibrated --steps 10,20,50,100 --eta 0 --spacing optimal -n "$n"
 }
 
 # Every one of the 1000 times, with fewer images, beside two of the other columns at the same n.
-part_thousand() { evaluate --steps 20,50,1000 --eta 0,0.2,0.5,1,hat --spacing linear -n "$few" -o "$out/thousand"; }
+part_thousand() { evaluate thousand --steps 20,50,1000 --eta 0,0.2,0.5,1,hat --spacing linear -n "$few"; }
 
 # Table 2 of the paper.
 part_table2() {
