@@ -8,9 +8,9 @@ left as they are, and said.
 """
 
 import csv
+import io
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -51,9 +51,9 @@ class Table:
             raise LookupError(f"{self.folder.name}: {len(found)} rows of {key}")
         return found[0]
 
-    def keep(self, name):
+    def csv(self):
         """The CSV beside the page."""
-        shutil.copyfile(self.folder / "results.csv", TABLES / f"{name}.csv")
+        return (TABLES / f"{self.folder.name}.csv", (self.folder / "results.csv").read_bytes())
 
     def provenance(self):
         r = self.rows[0]
@@ -73,7 +73,8 @@ def number(value):
     """Three or four digits that say something."""
     if value is None:
         return "–"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{digits}f}"
 
 
 def grid(title, lines, columns, value, best=None):
@@ -96,16 +97,25 @@ def style(ax, x, y):
     ax.legend(frameon=False, fontsize=8)
 
 
-def save(figure, name):
-    IMAGES.mkdir(parents=True, exist_ok=True)
+def image(figure, name):
+    """A figure as a file beside the page."""
+    out = io.BytesIO()
     figure.tight_layout()
-    figure.savefig(IMAGES / name, dpi=110)
+    figure.savefig(out, dpi=110)
     plt.close(figure)
+    return (IMAGES / name, out.getvalue())
+
+
+def comparable(*tables):
+    """Refuses tables whose scores do not compare."""
+    names = ["n", "first", "seed", "model", "process", "weights", "clip", "features", "data_digest", "program"]
+    found = {tuple(r[name] for name in names) for t in tables for r in t.rows}
+    if len(found) != 1:
+        raise LookupError("rows that do not compare: " + " / ".join(t.folder.name for t in tables))
 
 
 def table1(folder):
     t = Table(folder)
-    t.keep("table1")
     steps = [10, 20, 50, 100]
     lines = [(NAMES[eta] + ", linear τ", (eta, "linear")) for eta in NOISES]
     lines += [(NAMES[eta] + ", quadratic τ", (eta, "quadratic")) for eta in (0.0, 1.0)]
@@ -117,7 +127,7 @@ def table1(folder):
                 ls="--" if line[1] == "quadratic" else "-")
     ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
     style(ax, "steps S", "Fréchet distance")
-    save(figure, "table1.png")
+    curves = image(figure, "table1.png")
 
     base = t.cell(100)["frechet"]
     shape = lambda eta, s: t.cell(s, eta)["frechet"] / base
@@ -126,7 +136,7 @@ def table1(folder):
     for eta in NOISES:
         compared.append([NAMES[eta]] + [f"{number(shape(eta, s))} ({number(paper(eta, s))})" for s in steps])
     seconds = sum(r["seconds"] for r in t.rows)
-    return {
+    texts = {
         "table1": grid("", lines, steps, of("frechet"), min) + "\n\n" + t.provenance()
         + f"\n\nDrawing took {seconds / 3600:.1f} hours of wall clock in all ({', '.join(t.rows[0]['machines'])}).",
         "kid": grid("KID × 1000", lines, steps, lambda line, s: 1000 * t.cell(s, *line)["kid"], min)
@@ -141,18 +151,18 @@ def table1(folder):
         "memory": f"Between {min(r['memorisation'] for r in t.rows):.2f} and {max(r['memorisation'] for r in t.rows):.2f} "
         "over all cells: the median distance of a sample to its nearest training image in pixels, divided by that of a test image.",
     }
+    return texts, [t.csv(), curves]
 
 
 def thousand(folder):
     t = Table(folder)
-    t.keep("thousand")
     lines = [(NAMES[eta], eta) for eta in NOISES]
-    return {"thousand": grid("", lines, [20, 50, 1000], lambda eta, s: t.cell(s, eta)["frechet"], min) + "\n\n" + t.provenance()}
+    table = grid("", lines, [20, 50, 1000], lambda eta, s: t.cell(s, eta)["frechet"], min)
+    return {"thousand": table + "\n\n" + t.provenance()}, [t.csv()]
 
 
 def solvers(folder):
     t = Table(folder)
-    t.keep("solvers")
     names = ["ddim", "ve-euler", "heun", "ab2", "ab3", "ab4", "dpm++2m"]
     steps = [5, 10, 20, 50]
     figure, ax = plt.subplots(figsize=(6, 4))
@@ -161,17 +171,16 @@ def solvers(folder):
         ax.plot([c["calls"] for c in cells], [c["frechet"] for c in cells], marker="o", ms=4, lw=1.3, label=name)
     ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
     style(ax, "network calls for an image", "Fréchet distance")
-    save(figure, "solvers.png")
+    curves = image(figure, "solvers.png")
     rows = [
         [f"`{name}`"] + [f"{number(t.cell(s, solver=name)['frechet'])} ({t.cell(s, solver=name)['calls']})" for s in steps]
         for name in names
     ]
-    return {"solvers": markdown([""] + [f"S = {s}" for s in steps], rows) + "\n\n" + t.provenance()}
+    return {"solvers": markdown([""] + [f"S = {s}" for s in steps], rows) + "\n\n" + t.provenance()}, [t.csv(), curves]
 
 
 def calibrated(folder):
     t, plain = Table(folder), Table(folder.parent / "table1")
-    t.keep("calibrated")
     lines = [
         ("η = 0, linear τ", (plain, 0.0, "linear")),
         ("η = 0, optimal τ", (t, 0.0, "optimal")),
@@ -179,37 +188,42 @@ def calibrated(folder):
         ("analytic σ, linear τ", (t, "analytic", "linear")),
     ]
     value = lambda line, s: line[0].cell(s, *line[1:])["frechet"]
-    return {"calibrated": grid("", lines, [10, 20, 50, 100], value, min)}
+    comparable(t, plain)
+    return {"calibrated": grid("", lines, [10, 20, 50, 100], value, min) + "\n\n" + t.provenance()}, [t.csv()]
 
 
 def f16(folder):
     t, plain = Table(folder), Table(folder.parent / "table1")
-    t.keep("f16")
     rows = []
     for s in (20, 50):
         a, b = plain.cell(s), t.cell(s)
         rows.append([f"S = {s}", f"{a['frechet']:.4f}", f"{b['frechet']:.4f}", f"{1000 * a['kid']:.3f}", f"{1000 * b['kid']:.3f}"])
-    return {"f16": markdown(["", "Fréchet, f32", "Fréchet, f16", "KID × 1000, f32", "KID × 1000, f16"], rows)}
+    comparable(t, plain)
+    table = markdown(["", "Fréchet, f32", "Fréchet, f16", "KID × 1000, f32", "KID × 1000, f16"], rows)
+    return {"f16": table + "\n\n" + t.provenance()}, [t.csv()]
 
 
 def table2(folder):
-    shutil.copyfile(folder / "table.csv", TABLES / "table2.csv")
-    shutil.copyfile(folder / "error.png", IMAGES / "table2.png")
-    shutil.copyfile(folder / "images.png", IMAGES / "table2-images.png")
-    with open(folder / "table.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = (folder / "table.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
     paper = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
-    lines = [["error"] + [f"{float(r['mse']):.2g}" for r in rows], ["the paper's, CIFAR-10"] + [f"{paper[int(r['steps'])]:g}" for r in rows]]
-    return {"table2": markdown([""] + [f"S = {r['steps']}" for r in rows], lines)}
+    if [int(r["steps"]) for r in rows] != list(paper):
+        raise LookupError("table2: not all steps")
+    lines = [
+        ["error"] + [f"{float(r['mse']):.2g}" for r in rows],
+        ["the paper's, CIFAR-10"] + [f"{value:g}" for value in paper.values()],
+    ]
+    files = [(TABLES / "table2.csv", text.encode())]
+    files += [(IMAGES / to, (folder / name).read_bytes()) for name, to in (("error.png", "table2.png"), ("images.png", "table2-images.png"))]
+    return {"table2": markdown([""] + [f"S = {r['steps']}" for r in rows], lines)}, files
 
 
 def main():
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs/results"
-    IMAGES.mkdir(parents=True, exist_ok=True)
     page = PAGE.read_text()
     for part in (table1, thousand, solvers, calibrated, f16, table2):
         try:
-            made = part(results / part.__name__)
+            made, files = part(results / part.__name__)
         except (FileNotFoundError, LookupError) as missing:
             print(f"{part.__name__}: left as it is ({missing})")
             continue
@@ -218,6 +232,10 @@ def main():
             if not block.search(page):
                 sys.exit(f"{PAGE}: no block {name}")
             page = block.sub(lambda m: m.group(1) + text + "\n" + m.group(2), page)
+        # Only now: a part that lacks a cell leaves everything as it was.
+        for path, data in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
         print(f"{part.__name__}: made")
     PAGE.write_text(page)
 

@@ -69,7 +69,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let sigma_1 = default_sigma_1(&schedule)?;
     let n = data.len();
     let classes = classes_of(&model, &data, 0..n)?;
-    let (hash, times) = (model.hash.clone(), schedule.train_steps());
+    let (hash, process, times) = (model.hash.clone(), model.process()?, schedule.train_steps());
     let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
     let gflop = unet.flops() as f64 * f64::from(times) * n as f64 / 1e9;
     let name = format!("{} ({}, first {n})", data.name(), arguments.split);
@@ -98,6 +98,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     }
     let mut calibration = found?;
     calibration.model = hash;
+    calibration.process = process;
     calibration.provenance = BTreeMap::from([
         ("data".to_owned(), name.clone()),
         ("made_by".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),

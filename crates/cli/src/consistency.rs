@@ -10,7 +10,7 @@ use skipstone::checkpoint::Model;
 use skipstone::eval::{FeatureNetwork, feature_distance, features};
 use skipstone::generate::{Generator, Request, Settings};
 use skipstone::image::{Layout, grid, write_png};
-use skipstone::latent::distance;
+use skipstone::latent::{SQUARE, distance};
 use skipstone::sampler::{Outcome, Plan};
 
 use crate::batch::batches;
@@ -18,9 +18,6 @@ use crate::common::duration;
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 use crate::output::{Target, borrowed};
-
-/// Side of the squares whose means are the low frequencies.
-const SQUARE: usize = 4;
 
 /// Several runs of the same latents, a row each.
 pub struct Rows {

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::ProgressBar;
+use ndarray::{Array4, Axis, Slice};
 use skipstone::checkpoint::Model;
 use skipstone::data::{DataSpec, LoadOptions, Split};
 use skipstone::denoiser::DynamicThreshold;
 use skipstone::eval::table::{
     Cell, Evaluation, Judge, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Shard,
 };
-use skipstone::eval::{FeatureNetwork, FeatureSpec};
+use skipstone::eval::{FeatureNetwork, FeatureSpec, features};
 use skipstone::files;
 use skipstone::generate::{ClipMode, Generator, Inputs, Request, Settings, SpacingChoice};
 use skipstone::solver::Solver;
@@ -147,12 +148,15 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
         end.ok_or_else(|| Usage(format!("-n {}: at most {MOST_IMAGES} images, and indices of 64 bits", arguments.n)))?;
     let images = arguments.first..end;
     let evaluation = Evaluation::new(&arguments.output, &model, images.clone(), arguments.seed, arguments.repeats.0)?;
-    let results = Results::read(&arguments.output)?;
     let part = arguments.shard.map_or(images.clone(), |shard| shard.range(images.clone()));
     // What is wrong with data or features is said before the work, not after it.
     let scored = arguments.shard.is_none();
     let network = if scored { Some(arguments.features.open(skipstone_model::FASHION_CNN)?) } else { None };
     let real = if scored { Some(real_images(arguments, &model)?) } else { None };
+    if let (Some(network), Some(real)) = (&network, &real) {
+        // Images it does not take are an error before the work as well.
+        features(&**network, first_image(real).view())?;
+    }
 
     let generator = Generator::new(model, &requests[0], Inputs::default(), arguments.first, arguments.n as usize)?;
     let mut jobs = Vec::with_capacity(cells.len());
@@ -168,6 +172,13 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
         return table::dry_run(arguments, &generator, &jobs, size, threads);
     }
     files::create_dir(&arguments.output)?;
+    // Shards write samples alone, of which each file is whole or not there.
+    let _lock = if scored { Some(files::lock(&arguments.output)?) } else { None };
+    if scored {
+        files::remove_stale_temporaries(&arguments.output)?;
+        files::remove_stale_temporaries(&arguments.output.join("pictures"))?;
+    }
+    let results = Results::read(&arguments.output)?;
     let judge = match (network, real) {
         (Some(network), Some(real)) => match prepare(arguments, network, real)? {
             Some(judge) => Some(judge),
@@ -212,6 +223,11 @@ fn real_images(arguments: &EvaluateArguments, model: &Model) -> anyhow::Result<R
     Ok(real)
 }
 
+/// One of the images, in network values.
+fn first_image(real: &RealImages) -> Array4<f32> {
+    real.train().slice_axis(Axis(0), Slice::from(..1)).mapv(|byte| f32::from(byte) / 127.5 - 1.0)
+}
+
 /// The reference and the floor; `None` at Ctrl-C.
 fn prepare(
     arguments: &EvaluateArguments,
@@ -225,6 +241,13 @@ fn prepare(
     bar.finish_and_clear();
     let Some(reference) = reference else { return Ok(None) };
     let floor = reference.floor(&*network, arguments.n as usize)?;
+    let floor_n = reference.floor_n(arguments.n as usize);
+    if (floor_n as u64) < arguments.n {
+        say(format_args!(
+            "note: the floor is of {floor_n} test images, the scores of {} samples: fewer images have a larger distance",
+            arguments.n
+        ));
+    }
     if arguments.n < 2 * network.dimensions() as u64 {
         say(format_args!(
             "note: {} images are few for {} features: the Fréchet distance is well above what many images would give",

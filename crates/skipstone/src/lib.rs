@@ -10,6 +10,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod generate;
+mod hex;
 pub mod image;
 pub mod inpaint;
 pub mod inversion;

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::Calibration;
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::hex::hex;
 
 /// The layout of the file.
 const FORMAT: u64 = 1;
@@ -19,6 +20,7 @@ impl Calibration {
         let fields = [
             ("format", json!(FORMAT)),
             ("model", json!(self.model)),
+            ("process", json!(self.process)),
             ("provenance", json!(self.provenance)),
             ("sigma_1", json!(self.sigma_1)),
             ("eps_squares", json!(self.eps_squares)),
@@ -61,6 +63,7 @@ impl Calibration {
         }
         let found = Self {
             model: text("model")?,
+            process: text("process")?,
             provenance,
             sigma_1: value["sigma_1"].as_f64().ok_or_else(|| wrong("sigma_1: expected a number".to_owned()))?,
             eps_squares: list("eps_squares")?,
@@ -116,6 +119,6 @@ impl Calibration {
 
     /// SHA-256 of the file's text, in hexadecimal: what a manifest records.
     pub fn hash(&self) -> String {
-        Sha256::digest(self.to_json().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(self.to_json().as_bytes()))
     }
 }

@@ -54,6 +54,7 @@ pub fn measure<D: Denoiser + ?Sized>(
     let times = schedule.train_steps() as usize;
     let mut found = Calibration {
         model: String::new(),
+        process: String::new(),
         provenance: BTreeMap::new(),
         sigma_1,
         eps_squares: Vec::with_capacity(times),

@@ -27,6 +27,8 @@ pub const FILE: &str = "calibration.json";
 pub struct Calibration {
     /// Hash of the model the numbers are of.
     pub model: String,
+    /// Hash of the process it was trained on: [`Model::process`](crate::checkpoint::Model::process).
+    pub process: String,
     /// How they were made: data, images, seed.
     pub provenance: BTreeMap<String, String>,
     /// σ₁ of the decoder.
@@ -51,18 +53,23 @@ impl Calibration {
         path.with_file_name(name)
     }
 
-    /// Refuses numbers of another model, or of another number of times.
+    /// Refuses numbers of another model or process, or of another number of times.
     ///
     /// # Errors
-    /// Another hash (other weights, or the model was trained on), another T.
-    pub fn check(&self, model_hash: &str, train_steps: u32) -> Result<()> {
-        if self.model != model_hash {
-            return Err(Error::data(format!(
-                "the calibration is of the model {}, this one is {} (other weights, or trained further); make it again \
-                 with: skipstone calibrate",
-                short(&self.model),
-                short(model_hash)
-            )));
+    /// Another hash (other weights, or the model was trained on; another schedule or prediction), another T.
+    pub fn check(&self, model_hash: &str, process: &str, train_steps: u32) -> Result<()> {
+        let others = [
+            ("model", &self.model, model_hash, "other weights, or trained further"),
+            ("process", &self.process, process, "another schedule, or another prediction"),
+        ];
+        for (what, of, found, why) in others {
+            if of != found {
+                return Err(Error::data(format!(
+                    "the calibration is of the {what} {}, this one is {} ({why}); make it again with: skipstone calibrate",
+                    short(of),
+                    short(found)
+                )));
+            }
         }
         if self.eps_squares.len() != train_steps as usize {
             return Err(Error::data(format!(
@@ -145,6 +152,7 @@ pub fn required<'a>(
     calibration: Option<&'a Calibration>,
     what: &str,
     model_hash: &str,
+    process: &str,
     train_steps: u32,
 ) -> Result<&'a Calibration> {
     let calibration = calibration.ok_or_else(|| {
@@ -156,7 +164,7 @@ pub fn required<'a>(
             ),
         )
     })?;
-    calibration.check(model_hash, train_steps)?;
+    calibration.check(model_hash, process, train_steps)?;
     Ok(calibration)
 }
 

@@ -151,6 +151,7 @@ fn a_file_comes_back_whole_and_a_broken_one_names_its_field() {
     let folder = tempfile::tempdir().unwrap();
     let mut calibration = measured(&oracle(), &schedule());
     calibration.model = "abc".to_owned();
+    calibration.process = "p".to_owned();
     calibration.provenance.insert("data".to_owned(), "a Gaussian".to_owned());
     let path = Calibration::path_of(folder.path());
     assert_eq!(Calibration::read(&path).unwrap(), None);
@@ -173,10 +174,12 @@ fn a_file_comes_back_whole_and_a_broken_one_names_its_field() {
         let error = Calibration::from_json(&text.replacen(from, to, 1)).unwrap_err();
         assert!(error.message().contains(message), "{error}");
     }
-    assert!(required(Some(&back), "x", "abc", T).is_ok());
-    assert!(required(Some(&back), "x", "abd", T).unwrap_err().message().contains("skipstone calibrate"));
-    assert!(required(Some(&back), "x", "abc", 1000).unwrap_err().message().contains("40 times"));
-    let missing = required(None, "spacing optimal", "abc", T).unwrap_err();
+    assert!(required(Some(&back), "x", "abc", "p", T).is_ok());
+    assert!(required(Some(&back), "x", "abd", "p", T).unwrap_err().message().contains("skipstone calibrate"));
+    let other = required(Some(&back), "x", "abc", "q", T).unwrap_err();
+    assert!(other.message().contains("another schedule, or another prediction"), "{other}");
+    assert!(required(Some(&back), "x", "abc", "p", 1000).unwrap_err().message().contains("40 times"));
+    let missing = required(None, "spacing optimal", "abc", "p", T).unwrap_err();
     assert_eq!(missing.kind(), Kind::NotFound);
     assert!(missing.message().contains("skipstone calibrate --model DIR --data DATASET"), "{missing}");
 }

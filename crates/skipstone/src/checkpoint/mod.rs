@@ -30,6 +30,7 @@ pub use scheduler::{SchedulerConfig, VarianceName};
 
 use crate::calibration::{self, Calibration};
 use crate::error::{Error, Kind, Result};
+use crate::hex::hex;
 use crate::unet::{Config, Parameters};
 use tensors::TensorFile;
 
@@ -124,7 +125,24 @@ pub fn model_hash(config: &Config, parameters: &Parameters) -> String {
     } else {
         parameters.data().iter().for_each(|v| hash.update(v.to_le_bytes()));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
+}
+
+impl Model {
+    /// SHA-256, in hexadecimal, of the process that the weights were trained on: what the network predicts, and β_t of every
+    /// t. The same weights under another schedule make other images.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::schedule`].
+    pub fn process(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(self.scheduler.prediction_type.to_string());
+        let schedule = self.scheduler.schedule()?;
+        for beta in schedule.betas() {
+            hash.update(beta.to_le_bytes());
+        }
+        Ok(hex(&hash.finalize()))
+    }
 }
 
 /// Loads a model from `path`: a diffusers folder (weights and config at its root or under `unet/`), an original

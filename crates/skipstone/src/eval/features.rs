@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 /// A network whose inner values describe an image.
 pub trait FeatureNetwork {
     /// What scores, files and messages call it: the same name always means the same weights, as in
-    /// `fashion-cnn-128d`.
+    /// `fashion-cnn-128d (0a1b2c3d)`.
     fn name(&self) -> &str;
 
     /// Length of a feature vector.

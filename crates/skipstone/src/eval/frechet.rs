@@ -58,7 +58,7 @@ impl Gaussian {
     fn root(&self) -> Result<DMatrix<f64>> {
         let (name, d) = (&self.network, self.mean.len());
         let sigma = &self.covariance;
-        if sigma.dim() != (d, d) {
+        if d == 0 || sigma.dim() != (d, d) {
             return Err(Error::data(format!("{name}: a mean of {d} numbers, a covariance of {:?}", sigma.dim())));
         }
         if self.mean.iter().chain(sigma).any(|v| !v.is_finite()) {

@@ -156,7 +156,8 @@ fn visit<T: Send>(
                 for (j, product) in products.iter().enumerate() {
                     let reference = begin + j;
                     let other = references.norms[reference];
-                    let slack = 2.0 * gamma * norm * other;
+                    // Products below the least normal number are not rounded but lost.
+                    let slack = 2.0 * gamma * norm * other + 2.0 * d as f64 * f64::from(f32::MIN_POSITIVE);
                     let at_least = norm * norm + other * other - 2.0 * f64::from(*product) - slack;
                     // Products too large for f32 say nothing.
                     let at_least = if at_least.is_finite() { at_least } else { 0.0 };

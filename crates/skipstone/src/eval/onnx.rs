@@ -16,9 +16,14 @@ use super::features::FeatureNetwork;
 use super::resize::bilinear;
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::hex::hex;
 
 /// The largest file read: the format itself holds no more than 2 GiB.
 const MAX_BYTES: u64 = 2 << 30;
+/// The largest height or width of an input.
+const MOST_SIDE: usize = 4096;
+/// The most features: a covariance of more would not fit into memory.
+const MOST_DIMENSIONS: usize = 8192;
 /// Side of the image a network is tried on whose graph states no size.
 const TRIAL: usize = 64;
 
@@ -56,7 +61,7 @@ impl OnnxFeatures {
     /// A file that is missing or cannot be run, no such value, an input of another kind.
     pub fn open(path: &Path, output: &str) -> Result<Self> {
         let bytes = files::read(path, MAX_BYTES)?;
-        let hash: String = Sha256::digest(&bytes).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(&Sha256::digest(&bytes)[..4]);
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let name = format!("{stem}:{output} (onnx {hash})");
         Self::from_bytes(name, bytes, output).map_err(|e| e.in_file(path))
@@ -81,7 +86,7 @@ impl OnnxFeatures {
             return Err(wrong());
         }
         let size = match (fixed(height), fixed(width)) {
-            (Some(height), Some(width)) if height > 0 && width > 0 => Some([height, width]),
+            (Some(height @ 1..=MOST_SIDE), Some(width @ 1..=MOST_SIDE)) => Some([height, width]),
             (None, None) => None,
             _ => return Err(wrong()),
         };
@@ -89,6 +94,10 @@ impl OnnxFeatures {
         let mut network = Self { name, model, input, output, channels, size, dimensions: 0, threads };
         let [height, width] = size.unwrap_or([TRIAL; 2]);
         network.dimensions = network.run(vec![0.5; channels * height * width], [height, width])?.len();
+        if !(1..=MOST_DIMENSIONS).contains(&network.dimensions) {
+            let (name, found) = (&network.name, network.dimensions);
+            return Err(Error::unsupported(format!("{name}: {found} features; expected 1 to {MOST_DIMENSIONS}")));
+        }
         Ok(network)
     }
 

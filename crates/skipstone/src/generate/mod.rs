@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::Model;
 use crate::denoiser::{Denoiser, Guided};
 use crate::error::{Error, Result};
+use crate::hex::hex;
 use crate::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
 use crate::sampler::{Outcome, Plan, Progress, sample};
@@ -301,5 +302,5 @@ pub fn digest<D: Dimension>(tensor: ArrayView<'_, f32, D>) -> String {
     let mut hash = Sha256::new();
     tensor.shape().iter().for_each(|&length| hash.update((length as u64).to_le_bytes()));
     tensor.iter().for_each(|value| hash.update(value.to_le_bytes()));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }

@@ -146,6 +146,8 @@ impl ClassRule {
 pub struct Settings {
     /// The model's hash.
     pub model: String,
+    /// That of the process it was trained on: [`Model::process`].
+    pub process: String,
     /// S as asked; `None` for explicit times.
     pub steps: Option<usize>,
     /// The spacing; `None` for explicit times.
@@ -187,7 +189,9 @@ impl Settings {
         let scheduler = &model.scheduler;
         let schedule = scheduler.schedule()?;
         let t = schedule.train_steps();
-        let calibration = |what: &str| calibration::required(model.calibration.as_ref(), what, &model.hash, t);
+        let process = model.process()?;
+        let calibration =
+            |what: &str| calibration::required(model.calibration.as_ref(), what, &model.hash, &process, t);
         let (steps, spacing, trajectory) = match &request.times {
             Some(times) => (None, None, Trajectory::explicit(times, t)?),
             None => {
@@ -232,6 +236,7 @@ impl Settings {
         let plan = plan.with_solver(request.solver)?;
         let settings = Self {
             model: model.hash.clone(),
+            process,
             steps,
             spacing,
             times: trajectory.times().iter().filter_map(|t| t.index()).collect(),
@@ -285,6 +290,7 @@ impl Settings {
             ("model", json!(self.model)),
             ("noise", json!(self.noise)),
             ("noise_version", json!(NOISE_VERSION)),
+            ("process", json!(self.process)),
             ("seed", json!(self.seed)),
             ("sigma", sigma),
             ("spacing", json!(self.spacing.map(|spacing| spacing.to_string()))),

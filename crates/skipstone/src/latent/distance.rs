@@ -2,6 +2,9 @@ use ndarray::{Array4, ArrayView3, Axis, Slice};
 
 use crate::error::{Error, Result};
 
+/// Side of the squares whose means are what remains of an image without its detail, where a command compares images.
+pub const SQUARE: usize = 4;
+
 /// How far two sets of images are apart, root mean square with pixels scaled to [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Distance {

@@ -2,7 +2,7 @@
 
 mod distance;
 
-pub use distance::{Distance, distance};
+pub use distance::{Distance, SQUARE, distance};
 
 use ndarray::{Array3, Array4, ArrayView3, Axis, Zip};
 

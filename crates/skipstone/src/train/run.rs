@@ -18,6 +18,7 @@ use crate::checkpoint::{self, ModelFiles, Precision, Weights};
 use crate::data::Dataset;
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::hex::hex;
 use crate::image::{Layout, encode_png, grid, near_square, write_png};
 use crate::unet::Parameters;
 
@@ -100,7 +101,7 @@ impl Run {
         let mut hash = Sha256::new();
         hash.update(data.images().as_slice().unwrap_or_default());
         hash.update(data.labels().unwrap_or_default().iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<_>>());
-        let hash: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(&hash.finalize()[..8]);
         let identity = Identity {
             recipe: recipe.to_toml(),
             data: format!("{} ({} images, sha256 {hash})", data.name(), data.len()),

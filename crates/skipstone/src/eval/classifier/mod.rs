@@ -26,20 +26,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView4, Axis};
+use sha2::{Digest, Sha256};
 use skipstone_kernels::{Isa, Team};
 
 use super::features::FeatureNetwork;
 use crate::checkpoint::{Precision, read_tensors, write_tensors};
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::hex::hex;
 use crate::unet::Parameters;
 use forward::Network;
 
-/// What scores call its features.
+/// What scores call its features, before the digest of its weights.
 const NAME: &str = "fashion-cnn-128d";
 
 /// The trained classifier.
 pub struct FashionCnn {
+    name: String,
     parameters: Parameters,
     network: Network,
 }
@@ -58,7 +61,10 @@ impl FashionCnn {
     pub(super) fn new(parameters: Parameters) -> Result<Self> {
         let mut network = Network::new(Isa::best(), team()?);
         network.pack(&parameters);
-        Ok(Self { parameters, network })
+        let mut hash = Sha256::new();
+        parameters.data().iter().for_each(|weight| hash.update(weight.to_le_bytes()));
+        let name = format!("{NAME} ({})", hex(&hash.finalize()[..4]));
+        Ok(Self { name, parameters, network })
     }
 
     /// Reads the weights from the bytes of a safetensors file, such as `skipstone_model::FASHION_CNN`.
@@ -133,7 +139,7 @@ impl FashionCnn {
 
 impl FeatureNetwork for FashionCnn {
     fn name(&self) -> &str {
-        NAME
+        &self.name
     }
 
     fn dimensions(&self) -> usize {

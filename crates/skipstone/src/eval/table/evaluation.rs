@@ -1,11 +1,10 @@
 //! From the options of a cell to its row: which images it needs, drawing them, scoring them.
 
-use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use ndarray::{Array2, Array4, Axis, concatenate};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::cell::Cell;
@@ -16,53 +15,15 @@ use super::results::Results;
 use super::row::Row;
 use super::samples::Samples;
 use super::score::{Judge, MOST_QUERIES, Scores};
-use super::variance::{PixelSums, variance_within};
+use super::variance::{PixelSums, Repeats, variance_within};
 use crate::checkpoint::Model;
 use crate::error::{Error, Result};
 use crate::eval::FeatureNetwork;
 use crate::generate::{Generator, Inputs, Settings, digest};
-use crate::latent::{Distance, distance};
+use crate::hex::hex;
+use crate::latent::{Distance, SQUARE, distance};
 use crate::noise::initial_latent;
 use crate::sampler::Plan;
-
-/// Side of the squares whose means are what remains of an image without its detail.
-const SQUARE: usize = 4;
-
-/// How the variance of samples from one latent is measured: from so many latents, with so many noises each.
-///
-/// ```
-/// use skipstone::eval::table::Repeats;
-/// let repeats: Repeats = "32x5".parse()?;
-/// assert_eq!((repeats.latents, repeats.draws), (32, 5));
-/// # Ok::<(), skipstone::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Repeats {
-    /// Latents.
-    pub latents: u64,
-    /// Noises of each, the sample that is scored among them; at least 2.
-    pub draws: u64,
-}
-
-impl fmt::Display for Repeats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.latents, self.draws)
-    }
-}
-
-impl FromStr for Repeats {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let numbers = text.split_once('x').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-        match numbers {
-            Some((latents @ 1.., draws @ 2..)) => Ok(Self { latents, draws }),
-            _ => Err(Error::argument(format!(
-                "repeats: expected LATENTSxDRAWS with at least 1 latent and 2 draws, for example 32x5, found \"{text}\""
-            ))),
-        }
-    }
-}
 
 /// What the cells of one evaluation have in common.
 #[derive(Debug)]
@@ -196,7 +157,7 @@ impl Evaluation {
             Ok(ControlFlow::Continue(()))
         })?;
         let mut row = self.row(cell, run, calls, judge);
-        row.samples = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        row.samples = hex(&hash.finalize());
         row.variance = sums.variance().unwrap_or(0.0);
         row.latent_variance = self.latent_variance(run)?.map(|within| share(within, row.variance));
         (row.seconds, row.machines) = samples.effort(&self.images());
@@ -275,6 +236,11 @@ impl Evaluation {
         let n = self.images.end - self.images.start;
         let real = reference.images();
         let options = settings.to_json();
+        let stated = |name: &str| match options.get(name) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(other) => Some(other.to_string()),
+        };
         let mut row = Row {
             steps: cell.steps,
             eta: cell.noise,
@@ -287,7 +253,14 @@ impl Evaluation {
             repeats: self.repeats.map(|repeats| repeats.to_string()),
             first: self.images.start,
             seed: settings.seed,
+            arithmetic: settings.precision.to_string(),
+            class: stated("class"),
+            guidance: settings.guidance,
+            final_level: stated("final_level").unwrap_or_default(),
+            calibration: settings.calibration.clone(),
+            size: self.shape.map(|length| length.to_string()).join("x"),
             model: settings.model.clone(),
+            process: settings.process.clone(),
             weights: self.weights.clone(),
             data: real.name().to_owned(),
             data_digest: real.digest().to_owned(),
@@ -295,7 +268,7 @@ impl Evaluation {
             floor_n: reference.floor_n(n as usize),
             halves: real.are_halves(),
             program: concat!("skipstone ", env!("CARGO_PKG_VERSION")).to_owned(),
-            options,
+            options: options.clone(),
             ..Row::default()
         };
         row.set_scores(floor, floor);

@@ -20,7 +20,7 @@ mod variance;
 
 pub use cell::{Cell, Lists, Noise};
 pub use draw::{Drawn, draw};
-pub use evaluation::{Evaluation, Repeats, Run};
+pub use evaluation::{Evaluation, Run};
 pub use reference::{RealImages, Reference};
 pub use report::report;
 pub use results::Results;
@@ -28,4 +28,4 @@ pub use row::Row;
 pub use samples::{Effort, Samples};
 pub use score::{Judge, MOST_QUERIES, Scores};
 pub use shard::Shard;
-pub use variance::{PixelSums, variance_within};
+pub use variance::{PixelSums, Repeats, variance_within};

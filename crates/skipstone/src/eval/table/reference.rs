@@ -12,6 +12,7 @@ use super::score::Scores;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{FeatureNetwork, Statistics};
+use crate::hex::hex;
 use crate::noise::{KeyedRng, Purpose};
 
 /// Images a feature network is shown at a time.
@@ -96,7 +97,7 @@ impl RealImages {
             part.shape().iter().for_each(|&length| hash.update((length as u64).to_le_bytes()));
             hash.update(part.as_slice().expect("made in standard layout"));
         }
-        let digest = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&hash.finalize());
         Ok(Self { name: train.name().to_owned(), digest, train: train_part, test: test_part, halves })
     }
 

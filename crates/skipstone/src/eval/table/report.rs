@@ -23,13 +23,13 @@ use sections::{Line, Section, sections};
 use text::{Html, distance, escaped, seconds};
 
 const STYLE: &str = include_str!("report/style.css");
-/// A picture of a cell is far below it.
+/// A picture of a cell of small images is far below it; a larger one would make a page that no browser likes.
 const MOST_PICTURE: u64 = 1 << 24;
 
 /// The page `report.html` of the results in `folder`, whose pictures are read from there.
 ///
 /// # Errors
-/// No row, or a picture that cannot be read; one that is not there is left out.
+/// No row, or a picture that cannot be read; one that is not there, or is larger than 16 MB, is left out.
 pub fn report(results: &Results, folder: &Path) -> Result<String> {
     let sections = sections(results.rows());
     let Some(first) = results.rows().first() else {
@@ -56,7 +56,8 @@ pub fn report(results: &Results, folder: &Path) -> Result<String> {
 
 /// What is on the page, in a sentence.
 fn lead(rows: &[Row]) -> String {
-    let mut models: Vec<String> = rows.iter().map(|row| format!("{} ({})", &row.model[..8], row.weights)).collect();
+    let mut models: Vec<String> =
+        rows.iter().map(|row| format!("{} ({})", text::short(&row.model), row.weights)).collect();
     models.sort();
     models.dedup();
     let (model, cells) = (models.join(", "), rows.len());
@@ -163,7 +164,8 @@ fn nearest(page: &mut Html, section: &Section<'_>, folder: &Path) -> Result<()> 
 fn figure(page: &mut Html, path: &Path, alt: &str, caption: &str, attributes: &str) -> Result<()> {
     let bytes = match files::read(path, MOST_PICTURE) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        // Not there, or too large for a page.
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::InvalidData) => return Ok(()),
         Err(e) => return Err(e),
     };
     let space = if attributes.is_empty() { "" } else { " " };

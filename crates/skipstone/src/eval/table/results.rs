@@ -55,11 +55,12 @@ impl Results {
         }
     }
 
-    /// Says how far these images of the cell of these options are from those with `most` steps, in every row of them.
+    /// Says how far these images of the cell of these options are from those with `most` steps, in every row of them that
+    /// has not been held against more steps before.
     pub fn set_distance(&mut self, settings: &Settings, images: &Range<u64>, found: Distance, most: usize) {
         let options = settings.to_json();
         let same = |row: &Row| row.first == images.start && row.first + row.n == images.end && row.options == options;
-        for row in self.0.iter_mut().filter(|row| same(row)) {
+        for row in self.0.iter_mut().filter(|row| same(row) && row.against.is_none_or(|other| other <= most)) {
             (row.coarse_rms, row.rms, row.against) = (Some(found.low), Some(found.full), Some(most));
         }
     }

@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 use super::cell::Noise;
 use super::score::Scores;
 
+use crate::hex::hex;
+
 /// A cell with its scores and all that they depend on. In files and in JSON lines the fields have these names.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -74,8 +76,22 @@ pub struct Row {
     pub first: u64,
     /// Seed of latents and noise.
     pub seed: u64,
+    /// How exactly the network was computed: `f32` or `f16`.
+    pub arithmetic: String,
+    /// The class of the images, or the rule that gives it; absent for an unconditional model.
+    pub class: Option<String>,
+    /// The weight of guidance.
+    pub guidance: Option<f64>,
+    /// Where the last step landed.
+    pub final_level: String,
+    /// SHA-256 of the calibration that times or variances come from.
+    pub calibration: Option<String>,
+    /// Channels, height and width of an image. Images of a data set that have another size are cropped and resized to it.
+    pub size: String,
     /// SHA-256 of the model's architecture and weights.
     pub model: String,
+    /// SHA-256 of the process it was trained on.
+    pub process: String,
     /// Which weights: `ema`, `raw` or `unspecified`.
     pub weights: String,
     /// What is scored against.
@@ -150,7 +166,7 @@ impl Row {
 }
 
 /// The columns of `results.csv`.
-pub(super) const COLUMNS: [&str; 40] = [
+pub(super) const COLUMNS: [&str; 47] = [
     "steps",
     "eta",
     "spacing",
@@ -181,7 +197,14 @@ pub(super) const COLUMNS: [&str; 40] = [
     "machines",
     "first",
     "seed",
+    "arithmetic",
+    "class",
+    "guidance",
+    "final_level",
+    "calibration",
+    "size",
     "model",
+    "process",
     "weights",
     "data",
     "data_digest",
@@ -197,7 +220,7 @@ pub(super) const COLUMNS: [&str; 40] = [
 pub(super) fn place(options: &Map<String, Value>, first: u64, n: u64, data: &str, features: &str) -> String {
     let sorted: BTreeMap<&String, &Value> = options.iter().collect();
     let what = json!([sorted, first, n, data, features]);
-    Sha256::digest(what.to_string()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(what.to_string())[..8])
 }
 
 /// A value as a field of a CSV file.
@@ -250,7 +273,14 @@ pub(super) mod tests {
             machines: vec!["2 threads (avx512)".to_owned()],
             first: 0,
             seed: 3,
+            arithmetic: "f32".to_owned(),
+            class: None,
+            guidance: None,
+            final_level: "clean".to_owned(),
+            calibration: None,
+            size: "1x28x28".to_owned(),
             model: "ab".repeat(32),
+            process: "ba".repeat(32),
             weights: "ema".to_owned(),
             data: "clothes, \"plain\"".to_owned(),
             data_digest: "cd".repeat(32),

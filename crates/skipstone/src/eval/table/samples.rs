@@ -13,9 +13,10 @@ use ndarray::{Array4, ArrayView4, Axis, Slice, concatenate};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::generate::Settings;
+use crate::hex::hex;
 use crate::image::{Picture, read_png, write_png};
 
 /// What a file says about itself: the program, a digest of the options, the first image, a digest of the pixels, what they
@@ -56,10 +57,6 @@ fn key_of(options: &Map<String, Value>) -> String {
     // By name: whether a map of serde_json keeps another order is any dependency's choice.
     let sorted: BTreeMap<&String, &Value> = options.iter().collect();
     hex(&Sha256::digest(json!(sorted).to_string()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Options that tell folders apart at a glance.
@@ -136,7 +133,11 @@ impl Samples {
     /// A file cannot be removed.
     pub fn repair(&mut self) -> Result<()> {
         for path in self.damaged.drain(..).filter_map(|error| error.path().map(Path::to_path_buf)) {
-            std::fs::remove_file(&path).map_err(|e| Error::io(path, e))?;
+            match std::fs::remove_file(&path) {
+                // Somebody else has seen it as well.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|e| Error::io(path, e))?,
+            }
         }
         Ok(())
     }
@@ -152,7 +153,9 @@ impl Samples {
             let Some(images) = path.file_name().and_then(|name| images_of(&name.to_string_lossy())) else { continue };
             match self.verified(&path, &images) {
                 Ok((_, effort)) => self.blocks.push(Block { images, path, effort }),
-                Err(error) => self.damaged.push(error.in_file(&path)),
+                Err(error) if error.kind() != Kind::Io => self.damaged.push(error.in_file(&path)),
+                // A disk that does not answer, or no permission: the images may be whole.
+                Err(error) => return Err(error.in_file(&path)),
             }
         }
         self.sort();

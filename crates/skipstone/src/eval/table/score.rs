@@ -13,8 +13,8 @@ use crate::eval::{
 pub const MOST_QUERIES: usize = 1000;
 /// Most vectors of each set that the kernel distance is taken over.
 const MOST_KERNELS: usize = 5000;
-/// Training images compared at a time.
-const CHUNK: usize = 4096;
+/// Values of the training images that are compared at a time: a quarter of a gigabyte.
+const CHUNK: usize = 1 << 26;
 
 /// What images score. What needs more images than there are is absent.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub struct Scores {
     pub frechet: f64,
     /// Kernel distance to the first 5,000 training images, of the first 5,000 images: 0 is best.
     pub kid: Option<Estimate>,
-    /// Precision and recall in sets of equal size, at most 10,000: 1 is best.
+    /// Precision and recall in sets of equal size, at most 10,000 and no more than there are test images: 1 is best.
     pub precision_recall: Option<PrecisionRecall>,
     /// The median distance of the first 1,000 images to their nearest training image in pixels: root mean square, in
     /// [0, 1].
@@ -59,14 +59,15 @@ impl Scores {
         let real = &reference.train_features;
         let frechet = frechet(&statistics_of(network, features)?, &reference.train)?;
         let most = features.nrows().min(real.nrows());
+        // As many as the floor has, that both may be compared; and a larger set would have smaller balls.
+        let equal = most.min(reference.test_features.nrows());
         let first = |x: &Array2<f32>, n: usize| x.slice_axis(Axis(0), Slice::from(..n.min(x.nrows()))).to_owned();
         let kid = match most {
             0..3 => None,
             _ => Some(kid_full(first(features, MOST_KERNELS).view(), first(real, MOST_KERNELS).view())?),
         };
-        let balls = if most > DEFAULT_NEIGHBOURS {
-            // Equal sizes: a larger set has smaller balls.
-            Some(precision_recall(first(real, most).view(), first(features, most).view(), DEFAULT_NEIGHBOURS)?)
+        let balls = if equal > DEFAULT_NEIGHBOURS {
+            Some(precision_recall(first(real, equal).view(), first(features, equal).view(), DEFAULT_NEIGHBOURS)?)
         } else {
             None
         };
@@ -85,7 +86,8 @@ pub(super) fn nearest_training(real: &RealImages, images: ArrayView4<'_, u8>) ->
     let images = images.slice_axis(Axis(0), Slice::from(..images.dim().0.min(MOST_QUERIES)));
     let queries = pixels(network_values(images).view());
     let mut best = Nearest { indices: vec![0; queries.nrows()], distances: vec![f64::INFINITY; queries.nrows()] };
-    for (start, chunk) in (0..).step_by(CHUNK).zip(real.train().axis_chunks_iter(Axis(0), CHUNK)) {
+    let rows = (CHUNK / queries.ncols().max(1)).clamp(1, 4096);
+    for (start, chunk) in (0..).step_by(rows).zip(real.train().axis_chunks_iter(Axis(0), rows)) {
         let found = nearest(queries.view(), pixels(network_values(chunk).view()).view())?;
         for (i, (index, distance)) in found.indices.into_iter().zip(found.distances).enumerate() {
             if distance < best.distances[i] {

@@ -1,8 +1,48 @@
 //! How varied images are: in all, and when all of them come from one latent.
 
+use std::fmt;
+use std::str::FromStr;
+
 use ndarray::{Array4, ArrayView4, Axis, Slice};
 
 use crate::error::{Error, Result};
+
+/// How the variance of samples from one latent is measured: from so many latents, with so many noises each.
+///
+/// ```
+/// use skipstone::eval::table::Repeats;
+/// let repeats: Repeats = "32x5".parse()?;
+/// assert_eq!((repeats.latents, repeats.draws), (32, 5));
+/// # Ok::<(), skipstone::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeats {
+    /// Latents.
+    pub latents: u64,
+    /// Noises of each, the sample that is scored among them; at least 2.
+    pub draws: u64,
+}
+
+impl fmt::Display for Repeats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.latents, self.draws)
+    }
+}
+
+impl FromStr for Repeats {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let numbers = text.split_once('x').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        match numbers {
+            Some((latents @ 1..=100_000, draws @ 2..=1000)) => Ok(Self { latents, draws }),
+            _ => Err(Error::argument(format!(
+                "repeats: expected LATENTSxDRAWS with 1 to 100000 latents and 2 to 1000 draws, for example 32x5, found \
+                 \"{text}\""
+            ))),
+        }
+    }
+}
 
 /// Sums of pixels, exact: the order in which images are added, and in which parts, changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

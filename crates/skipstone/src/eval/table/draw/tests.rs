@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
-use crate::generate::{Inputs, Request};
+use crate::denoiser::Prediction;
+use crate::generate::{Inputs, Request, Settings};
 use crate::noise::{KeyedRng, Purpose};
+use crate::schedule::BetaSchedule;
 use crate::sigma::NoiseScale;
 use crate::unet::{Config, DownBlock, UpBlock, initialise};
 
@@ -90,5 +92,24 @@ fn exactly_what_is_missing_is_drawn_and_kept_wherever_the_work_is_stopped() {
         assert!(draw(&generator, samples, 5..16, 7, &mut |_| unreachable!()).unwrap().is_continue());
         let (seconds, machines) = samples.effort(&(5..16));
         assert!(seconds > 0.0 && machines.len() == 1 && machines[0].contains("threads"), "{machines:?}");
+    }
+}
+
+#[test]
+fn the_same_weights_under_another_schedule_or_prediction_are_other_images() {
+    let root = tempfile::tempdir().unwrap();
+    let request = Request { steps: Some(3), ..Request::default() };
+    let folder = |scheduler: SchedulerConfig| {
+        let model = Model { scheduler, ..model() };
+        let (settings, _) = Settings::resolve(&model, &request).unwrap();
+        Samples::open(root.path(), &settings, [1, 8, 8]).unwrap().folder().to_path_buf()
+    };
+    let plain = folder(SchedulerConfig::default());
+    assert_eq!(folder(SchedulerConfig::default()), plain);
+    let schedule = SchedulerConfig { beta_schedule: BetaSchedule::SquaredCosCapV2, ..SchedulerConfig::default() };
+    let prediction = SchedulerConfig { prediction_type: Prediction::Velocity, ..SchedulerConfig::default() };
+    let end = SchedulerConfig { beta_end: 0.021, ..SchedulerConfig::default() };
+    for other in [schedule, prediction, end] {
+        assert_ne!(folder(other), plain);
     }
 }

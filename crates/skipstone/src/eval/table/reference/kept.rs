@@ -3,14 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::Array2;
+use ndarray::{Array2, Array4, Ix2};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::RealImages;
+use super::{MOST_VECTORS, RealImages};
 use crate::error::Result;
 use crate::eval::{FeatureNetwork, Statistics};
 use crate::files;
+use crate::hex::hex;
 use crate::image::npy;
 
 const FILES: [&str; 3] = ["train.npz", "train.npy", "test.npy"];
@@ -75,11 +76,17 @@ fn verified(
     }
     let text = |e: crate::Error| e.to_string();
     let train = Statistics::read(&folder.join(FILES[0])).map_err(text)?;
-    let [some, test] = [1, 2].map(|i| npy::read(&folder.join(FILES[i])));
-    Ok((train, some.map_err(text)?, test.map_err(text)?))
+    let [some, test] = [1, 2].map(|i| npy::read::<Ix2>(&folder.join(FILES[i])));
+    let (some, test) = (some.map_err(text)?, test.map_err(text)?);
+    let vectors = |images: &Array4<u8>| (images.dim().0.min(MOST_VECTORS), network.dimensions());
+    let whole = train.count() == images.train.dim().0 as u64 && train.dimensions() == network.dimensions();
+    if !whole || some.dim() != vectors(&images.train) || test.dim() != vectors(&images.test) {
+        return Err("not of so many images".to_owned());
+    }
+    Ok((train, some, test))
 }
 
 fn digest(path: &Path) -> Result<String> {
     let bytes = files::read(path, MOST_BYTES)?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&Sha256::digest(&bytes)))
 }

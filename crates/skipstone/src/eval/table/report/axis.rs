@@ -111,10 +111,14 @@ fn log_marks(range: &Range<f64>) -> Vec<f64> {
 /// Four to eight round values.
 fn even_marks(range: &Range<f64>) -> Vec<f64> {
     let rough = (range.end - range.start) / 5.0;
+    // A range that rounding has made empty, or one without end.
+    if !(rough > 0.0 && rough.is_finite()) {
+        return vec![range.start];
+    }
     let decade = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|d| d * decade).find(|step| *step >= rough).unwrap_or(rough);
     let first = (range.start / step).ceil() as i64;
-    (first..).map(|i| i as f64 * step).take_while(|mark| *mark <= range.end).collect()
+    (0..20).map(|i| (first + i) as f64 * step).take_while(|mark| *mark <= range.end).collect()
 }
 
 #[cfg(test)]
@@ -127,6 +131,7 @@ mod tests {
         assert_eq!(round(log_marks(&(0.5..2.6))), ["5", "10", "20", "50", "100", "200"]);
         assert_eq!(round(log_marks(&(0.55..1.0))), ["4", "5", "6", "7", "8", "9"]);
         assert_eq!(round(log_marks(&(-2.2..2.0))), ["0.01", "0.1", "1", "10"]);
+        assert_eq!(even_marks(&(1e20..1e20)), [1e20]);
         let even = |range| even_marks(&range).into_iter().map(plain).collect::<Vec<_>>();
         assert_eq!(even(0.0..1.0), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
         assert_eq!(even(0.43..0.61), ["0.45", "0.5", "0.55", "0.6"]);

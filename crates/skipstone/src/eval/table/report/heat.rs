@@ -79,9 +79,9 @@ const METRICS: [Metric; 8] = [
     },
     Metric {
         title: "Consistency",
-        about: "how far the same latents are from where most steps lead; less is nearer",
+        about: "how far the same latents are from where most steps lead (that S below); less is nearer",
         value: |row| row.coarse_rms,
-        text: |row| row.coarse_rms.map(|rms| format!("{rms:.3}")),
+        text: |row| Some(format!("{:.3} ({})", row.coarse_rms?, row.against?)),
         real: |_| None,
         scale: Shade::Less,
     },
@@ -127,10 +127,11 @@ fn table(page: &mut Html, section: &Section<'_>, metric: &Metric, large: bool) {
             };
             let shade = shades.of((metric.value)(row));
             let best = if shades.is_best((metric.value)(row)) { " class=\"best\"" } else { "" };
-            // A standard error stands smaller below its value.
-            let text = match text.split_once(" ± ") {
-                Some((value, error)) => format!("{} <small>± {}</small>", escaped(value), escaped(error)),
-                None => escaped(&text),
+            // A standard error, and what a distance is to, stand smaller below the value.
+            let text = match (text.split_once(" ± "), text.split_once(" (")) {
+                (Some((value, error)), _) => format!("{} <small>± {}</small>", escaped(value), escaped(error)),
+                (_, Some((value, to))) => format!("{} <small>({}</small>", escaped(value), escaped(to)),
+                _ => escaped(&text),
             };
             page.raw(&format!("<td{best} style=\"--q:{shade:.2}\">{text}</td>"));
         }

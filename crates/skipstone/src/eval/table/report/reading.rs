@@ -78,8 +78,9 @@ pub(super) fn reading(page: &mut Html) {
         ),
         (
             "Floor",
-            "The same distance of test images, as many as there are samples where there are so many. A model at the floor is as \
-             near to the training images as new photographs are; below it, it copies them.",
+            "The same distance of test images, as many as there are samples (but no more than 10,000, and than there are). A \
+             model at the floor is as near to the training images as new photographs are. Fewer images have a larger distance: \
+             the numbers of both stand below, and only where they are alike is the floor one.",
         ),
         (
             "KID",

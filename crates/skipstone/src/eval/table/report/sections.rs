@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::cell::Noise;
 use super::super::row::Row;
-use super::text::grouped;
+use super::text::{grouped, short};
 
 /// Rows that may be compared: of the same data, features and number of images.
 pub(super) struct Section<'a> {
@@ -13,7 +13,7 @@ pub(super) struct Section<'a> {
     /// Every S of some line.
     pub steps: Vec<usize>,
     /// What all rows have in common, by name.
-    constant: Vec<(&'static str, String)>,
+    constant: Vec<(String, String)>,
 }
 
 /// One way of sampling, over S.
@@ -26,29 +26,45 @@ pub(super) struct Line<'a> {
 
 /// Options that few runs have.
 const RARE: [&str; 3] = ["class", "guidance", "precision"];
+/// Options that have a place of their own, or say again what another says.
+const PLACED: [&str; 9] = ["steps", "times", "eta", "sigma", "spacing", "solver", "clip", "model", "seed"];
 
-/// What lines are told apart by, most telling first.
-fn attributes(row: &Row) -> Vec<(&'static str, String)> {
+/// Other options of which these rows state more than one value: without them, two rows would be one line.
+fn further(rows: &[&Row]) -> Vec<String> {
+    let mut stated: BTreeMap<&String, BTreeSet<String>> = BTreeMap::new();
+    for (name, value) in rows.iter().flat_map(|row| &row.options).filter(|(_, value)| !value.is_null()) {
+        stated.entry(name).or_default().insert(value.to_string());
+    }
+    let known = |name: &str| RARE.contains(&name) || PLACED.contains(&name);
+    stated.into_iter().filter(|(name, values)| values.len() > 1 && !known(name)).map(|(name, _)| name.clone()).collect()
+}
+
+/// What lines are told apart by, most telling first; `further` are options by name.
+fn attributes(row: &Row, further: &[String]) -> Vec<(String, String)> {
     let noise = match row.eta {
         Noise::Eta(eta) => format!("η = {eta}"),
         Noise::Hat => "σ̂".to_owned(),
         Noise::Analytic => "analytic variance".to_owned(),
     };
     let option = |name: &str| row.options.get(name).filter(|value| !value.is_null()).map(ToString::to_string);
-    let mut all = vec![
+    let all = [
         ("noise", noise),
         ("solver", row.solver.clone()),
         ("times", row.spacing.clone()),
         ("clipping", row.clip.clone()),
         ("weights", row.weights.clone()),
-        ("model", row.model[..row.model.len().min(8)].to_owned()),
+        ("model", short(&row.model)),
         ("seed", row.seed.to_string()),
         ("first image", row.first.to_string()),
     ];
     // Strings of JSON stand in quotes.
     let stated = |name: &str| option(name).map_or("none".to_owned(), |text| text.trim_matches('"').to_owned());
-    all.extend(RARE.map(|name| (name, stated(name))));
-    all
+    let digest = |text: String| {
+        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) { short(&text) } else { text }
+    };
+    let rare = RARE.into_iter().chain(further.iter().map(String::as_str));
+    let rare = rare.map(|name| (name.to_owned(), digest(stated(name))));
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(rare).collect()
 }
 
 /// The rows of each section.
@@ -65,14 +81,15 @@ pub(super) fn sections(rows: &[Row]) -> Vec<Section<'_>> {
 }
 
 fn section<'a>(rows: &[&'a Row]) -> Section<'a> {
-    let all: Vec<_> = rows.iter().map(|row| attributes(row)).collect();
+    let further = further(rows);
+    let all: Vec<_> = rows.iter().map(|row| attributes(row, &further)).collect();
     let differs = |i: usize| all.iter().any(|attributes| attributes[i] != all[0][i]);
     let constant: Vec<_> = (0..all[0].len()).filter(|&i| i > 0 && !differs(i)).map(|i| all[0][i].clone()).collect();
     // Moving average and raw weights of one training are two models, which "weights" tells apart well enough.
     let kinds = |of: &dyn Fn(&Row) -> String| rows.iter().map(|row| of(row)).collect::<BTreeSet<_>>().len();
     let by_weights = kinds(&|row| row.weights.clone()) == kinds(&|row| format!("{} {}", row.weights, row.model));
     let varies = |i: usize| differs(i) && !(by_weights && all[0][i].0 == "model");
-    let mut lines: Vec<(&Vec<(&str, String)>, Line<'a>)> = Vec::new();
+    let mut lines: Vec<(&Vec<(String, String)>, Line<'a>)> = Vec::new();
     for (row, attributes) in rows.iter().zip(&all) {
         let found = lines.iter_mut().find(|(known, _)| *known == attributes);
         let line = match found {
@@ -92,10 +109,10 @@ fn section<'a>(rows: &[&'a Row]) -> Section<'a> {
 }
 
 /// The noise, and whatever else varies.
-fn label(attributes: &[(&'static str, String)], varies: &dyn Fn(usize) -> bool) -> String {
+fn label(attributes: &[(String, String)], varies: &dyn Fn(usize) -> bool) -> String {
     let mut words = Vec::new();
     for (i, (name, value)) in attributes.iter().enumerate() {
-        match *name {
+        match name.as_str() {
             "noise" => words.push(value.clone()),
             "solver" | "times" if varies(i) => words.push(value.clone()),
             _ if varies(i) => words.push(format!("{name} {value}")),
@@ -131,7 +148,7 @@ impl<'a> Section<'a> {
         let said: Vec<String> = self
             .constant
             .iter()
-            .filter(|(name, value)| !(RARE.contains(name) && value == "none") && *name != "first image")
+            .filter(|(name, value)| !(RARE.contains(&name.as_str()) && value == "none") && name != "first image")
             .map(|(name, value)| format!("{name} {value}"))
             .collect();
         if said.is_empty() { String::new() } else { format!("The same for all: {}.", said.join(", ")) }
@@ -157,6 +174,8 @@ impl<'a> Section<'a> {
                 format!("{} training images; floor of {}", grouped(row.train as u64), grouped(row.floor_n as u64)),
             ),
             ("Images of the data, SHA-256".to_owned(), row.data_digest.clone()),
+            ("Size of an image".to_owned(), every(&|row| vec![format!("{} (channels, height, width)", row.size)])),
+            ("Arithmetic".to_owned(), every(&|row| vec![row.arithmetic.clone()])),
             ("Samples".to_owned(), format!("{} a cell, 8 bits a value, as a file holds them", grouped(row.n))),
             ("Noise".to_owned(), format!("seed {}", every(&|row| vec![row.seed.to_string()]))),
             ("Drawn on".to_owned(), every(&|row| row.machines.clone())),

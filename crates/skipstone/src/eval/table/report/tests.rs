@@ -134,3 +134,21 @@ fn a_page_to_look_at() {
     let page = report(&results, folder.path()).unwrap();
     files::write_bytes(&out.join("report.html"), page.as_bytes()).unwrap();
 }
+
+#[test]
+fn rows_that_differ_in_any_option_are_lines_of_their_own() {
+    let with = |calibration: &str, frechet| {
+        let mut row = row(10, Noise::Analytic, frechet);
+        row.options.insert("calibration".to_owned(), calibration.into());
+        row
+    };
+    let (one, other) = ("0123456789abcdef".repeat(4), "f123456789abcdef".repeat(4));
+    let rows = [with(&one, 9.0), with(&other, 8.0), row(10, Noise::Eta(0.0), 7.0)];
+    let found = sections(&rows);
+    let labels: Vec<&str> = found[0].lines.iter().map(|line| line.label.as_str()).collect();
+    assert_eq!(labels.len(), 3);
+    assert!(labels[0].contains("calibration 01234567") && labels[1].contains("calibration f1234567"), "{labels:?}");
+    // One calibration is none to tell lines apart by.
+    let rows = [with(&one, 9.0), row(10, Noise::Eta(0.0), 7.0)];
+    assert!(sections(&rows)[0].lines.iter().all(|line| !line.label.contains("calibration")));
+}

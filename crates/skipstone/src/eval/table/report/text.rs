@@ -67,6 +67,11 @@ pub(super) fn grouped(value: u64) -> String {
     text
 }
 
+/// The beginning of a digest.
+pub(super) fn short(digest: &str) -> String {
+    digest.chars().take(8).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

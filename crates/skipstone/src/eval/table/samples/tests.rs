@@ -12,6 +12,7 @@ use crate::unet::Precision;
 fn settings(seed: u64) -> Settings {
     Settings {
         model: "0123".to_owned(),
+        process: "4567".to_owned(),
         steps: Some(2),
         spacing: Some(Spacing::Linear.into()),
         times: vec![999, 499],

@@ -1,0 +1,14 @@
+//! Bytes as hexadecimal digits.
+
+/// Two lower-case digits for each byte, as digests are written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_byte_has_two_digits() {
+        assert_eq!(super::hex(&[0, 10, 255]), "000aff");
+    }
+}
