@@ -152,6 +152,7 @@ impl From<Failure> for ApiError {
             Failure::Refused(message) => Self::bad(message),
             Failure::Missing(message) => Self::not_found(message),
             Failure::NotFinite(message) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, message),
+            Failure::Busy => Self::refused(Refusal::Full, 1.0),
             Failure::ShuttingDown => Self::shutting_down(),
             Failure::Internal(message) => Self::internal(message),
         }

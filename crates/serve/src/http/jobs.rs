@@ -81,7 +81,7 @@ async fn work_of(app: &App, request: JobRequest, cancel: &Cancel) -> Result<(Arc
     Ok(match request {
         JobRequest::Sample(request) => {
             let served = app.model(request.model.as_deref())?;
-            let work = SampleWork::new(served.clone(), &request, &app.limits, cancel)?;
+            let work = app.prepare(&served, cancel, move |s, l, c| SampleWork::new(s, &request, l, c)).await?;
             (served, Box::new(work))
         }
         JobRequest::Encode(request) => {
@@ -93,12 +93,12 @@ async fn work_of(app: &App, request: JobRequest, cancel: &Cancel) -> Result<(Arc
             (served, Box::new(work))
         }
         JobRequest::Interpolate(request) => {
-            let (served, work) = request.of_seeds(app, cancel)?;
+            let (served, work) = request.of_seeds(app, cancel).await?;
             (served, Box::new(work))
         }
         JobRequest::Compare(request) => {
             let served = app.model(request.model.as_deref())?;
-            let work = CompareWork::new(served.clone(), &request, &app.limits, cancel)?;
+            let work = app.prepare(&served, cancel, move |s, l, c| CompareWork::new(s, &request, l, c)).await?;
             (served, Box::new(work))
         }
     })
@@ -125,13 +125,16 @@ pub async fn show(
 ) -> Result<Json<Job>, ApiError> {
     let (task, worker) = find(&app, &id)?;
     let phase = task.phase();
-    let (state, position) = (phase.name(), worker.position(&task));
+    let (state, position, is_over) = (phase.name(), worker.position(&task), phase.is_over());
     let (result, error) = match phase {
         Phase::Done(answer) => (Some(answer), None),
         Phase::Failed(failure) => (None, Some(ApiError::from(failure).body(&request_id).error)),
         Phase::Queued | Phase::Running | Phase::Cancelled => (None, None),
     };
-    app.jobs.fetched(&id);
+    // What it has come to since has not been told.
+    if is_over {
+        app.jobs.fetched(&id);
+    }
     Ok(Json(Job { state, position, done_calls: task.done_calls(), calls: task.calls, result, error }))
 }
 
@@ -148,6 +151,8 @@ pub async fn show(
 pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
     let (task, worker) = find(&app, &id)?;
     worker.cancel(&task);
-    app.jobs.fetched(&id);
+    if task.phase().is_over() {
+        app.jobs.fetched(&id);
+    }
     Ok(StatusCode::NO_CONTENT)
 }

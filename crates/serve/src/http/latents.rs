@@ -13,14 +13,14 @@ use crate::api::{
     EncodeForm, EncodeRequest, Encoded, InterpolateForm, InterpolateRequest, Interpolation, ReconstructForm,
     ReconstructRequest, Reconstruction,
 };
-use crate::core::{Cancel, Served};
+use crate::core::{Cancel, Failure, Served};
 use crate::service::{App, Service};
 use crate::work::{EncodeWork, Ends, InterpolateWork, ReconstructWork};
 
 /// What commands call an uploaded picture.
 const FILE: &str = "image.png";
 /// What commands call several.
-const FILES: [&str; 4] = ["a.png", "b.png", "c.png", "d.png"];
+const FILES: &[&str] = &["a.png", "b.png", "c.png", "d.png"];
 
 /// What a command calls the file of a test image.
 pub fn test_file(k: usize) -> String {
@@ -43,14 +43,24 @@ impl EncodeRequest {
     /// # Errors
     /// What means nothing.
     pub(super) async fn of_test(
-        &self,
+        self,
         service: &Service,
         cancel: &Cancel,
     ) -> Result<(Arc<Served>, EncodeWork), ApiError> {
         let served = service.model(self.model.as_deref())?;
-        let (x0, file) = (service.pictures.test(self.test_image, &served).await?, test_file(self.test_image));
-        let work = EncodeWork::new(served.clone(), self, (x0, &file), &service.limits, cancel)?;
+        let image = (service.pictures.test(self.test_image, &served).await?, test_file(self.test_image));
+        let work = self.about(service, &served, image, cancel).await?;
         Ok((served, work))
+    }
+
+    async fn about(
+        self,
+        service: &Service,
+        served: &Arc<Served>,
+        (x0, file): (Array4<f32>, String),
+        cancel: &Cancel,
+    ) -> Result<EncodeWork, Failure> {
+        service.prepare(served, cancel, move |s, l, c| EncodeWork::new(s, &self, (x0, &file), l, c)).await
     }
 }
 
@@ -82,7 +92,7 @@ pub async fn encode(State(app): State<App>, way: Way, asked: Asked<EncodeRequest
             form.end(&["image", "model", "steps", "spacing", "class"])?;
             let served = app.model(request.model.as_deref())?;
             let x0 = app.pictures.decode(image, &served).await?;
-            let work = EncodeWork::new(served.clone(), &request, (x0, FILE), &app.limits, &cancel)?;
+            let work = request.about(&app, &served, (x0, FILE.to_owned()), &cancel).await?;
             (served, work)
         }
     };
@@ -105,14 +115,24 @@ impl ReconstructRequest {
     /// # Errors
     /// What means nothing.
     pub(super) async fn of_test(
-        &self,
+        self,
         service: &Service,
         cancel: &Cancel,
     ) -> Result<(Arc<Served>, ReconstructWork), ApiError> {
         let served = service.model(self.model.as_deref())?;
-        let (x0, file) = (service.pictures.test(self.test_image, &served).await?, test_file(self.test_image));
-        let work = ReconstructWork::new(served.clone(), self, (x0, &file), &service.limits, cancel)?;
+        let image = (service.pictures.test(self.test_image, &served).await?, test_file(self.test_image));
+        let work = self.about(service, &served, image, cancel).await?;
         Ok((served, work))
+    }
+
+    async fn about(
+        self,
+        service: &Service,
+        served: &Arc<Served>,
+        (x0, file): (Array4<f32>, String),
+        cancel: &Cancel,
+    ) -> Result<ReconstructWork, Failure> {
+        service.prepare(served, cancel, move |s, l, c| ReconstructWork::new(s, &self, (x0, &file), l, c)).await
     }
 }
 
@@ -148,7 +168,7 @@ pub async fn reconstruct(
             form.end(&["image", "model", "steps", "spacing", "class"])?;
             let served = app.model(request.model.as_deref())?;
             let x0 = app.pictures.decode(image, &served).await?;
-            let work = ReconstructWork::new(served.clone(), &request, (x0, FILE), &app.limits, &cancel)?;
+            let work = request.about(&app, &served, (x0, FILE.to_owned()), &cancel).await?;
             (served, work)
         }
     };
@@ -173,15 +193,25 @@ impl InterpolateRequest {
     ///
     /// # Errors
     /// What means nothing.
-    pub(super) fn of_seeds(
-        &self,
+    pub(super) async fn of_seeds(
+        self,
         service: &Service,
         cancel: &Cancel,
     ) -> Result<(Arc<Served>, InterpolateWork), ApiError> {
         let served = service.model(self.model.as_deref())?;
         let ends = Ends::Seeds(self.seeds.clone());
-        let work = InterpolateWork::new(served.clone(), self, (ends, &[]), &service.limits, cancel)?;
+        let work = self.between(service, &served, (ends, &[]), cancel).await?;
         Ok((served, work))
+    }
+
+    async fn between(
+        self,
+        service: &Service,
+        served: &Arc<Served>,
+        ends: (Ends, &'static [&'static str]),
+        cancel: &Cancel,
+    ) -> Result<InterpolateWork, Failure> {
+        service.prepare(served, cancel, move |s, l, c| InterpolateWork::new(s, &self, ends, l, c)).await
     }
 }
 
@@ -210,7 +240,7 @@ pub async fn interpolate(
 ) -> Result<Response, ApiError> {
     let cancel = Cancel::new();
     let (served, work) = match asked {
-        Asked::Json(request) => request.of_seeds(&app, &cancel)?,
+        Asked::Json(request) => request.of_seeds(&app, &cancel).await?,
         Asked::Form(mut form) => {
             let (images, request) = (std::mem::take(&mut form.images), InterpolateRequest::of_form(&mut form)?);
             form.end(&["image", "model", "points", "at", "steps", "spacing", "class"])?;
@@ -226,8 +256,7 @@ pub async fn interpolate(
             let views: Vec<_> = ends.iter().map(|x0| x0.view()).collect();
             let ends = concatenate(Axis(0), &views).map_err(|e| ApiError::internal(e.to_string()))?;
             let files = &FILES[..ends.dim().0];
-            let work =
-                InterpolateWork::new(served.clone(), &request, (Ends::Images(ends), files), &app.limits, &cancel)?;
+            let work = request.between(&app, &served, (Ends::Images(ends), files), &cancel).await?;
             (served, work)
         }
     };

@@ -118,3 +118,15 @@ fn everything_the_page_loads_comes_from_here() {
         }
     });
 }
+
+#[tokio::test]
+async fn a_method_that_somebody_made_up_is_no_label() {
+    let router = app(service(Setup::default()));
+    for method in ["BREW", "GETX", "LONGERTHANTHAT"] {
+        let request = Request::builder().method(method).uri("/health").body(Body::empty()).unwrap();
+        assert_eq!(send(&router, request).await.status, StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let metrics = String::from_utf8(get(&router, "/metrics").await.body.to_vec()).unwrap();
+    let methods = metrics.lines().filter(|line| line.contains("route=\"/health\"")).collect::<Vec<_>>();
+    assert_eq!(methods, ["skipstone_http_requests_total{method=\"other\",route=\"/health\",status=\"405\"} 3"]);
+}

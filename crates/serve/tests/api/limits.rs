@@ -70,6 +70,7 @@ fn the_other_requests_have_limits_too() {
             ("/v1/compare", json!({"steps": [1, 2000], "eta": [0]}), "found 2000"),
             ("/v1/compare", json!({"steps": [1], "eta": [-1]}), "at least 0"),
             ("/v1/compare", json!({"n": 65}), "found 65"),
+            ("/v1/compare", json!({"n": 6}), "12 cells of 6 are 72 images; expected at most 64 in all"),
         ] {
             let reply = post(&router, path, body.clone()).await;
             assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}: {:?}", reply.body);
