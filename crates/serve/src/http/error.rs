@@ -46,7 +46,8 @@ pub struct ErrorInfo {
 }
 
 /// Fields a library's message may begin with.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
+    "at",
     "model",
     "n",
     "steps",
@@ -79,6 +80,11 @@ impl ApiError {
     /// What was asked for has no meaning.
     pub fn bad(public: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, public)
+    }
+
+    /// The body of a request has stopped before its end.
+    pub fn cut() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "the body of the request stopped before its end, or came too slowly")
     }
 
     /// There is no such thing.

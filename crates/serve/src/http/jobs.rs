@@ -6,12 +6,13 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::answer::{Accepted, job};
 use super::error::{ApiError, ErrorBody, ErrorInfo};
-use super::extract::Body;
+use super::extract::{Body, parse};
 use super::observe::RequestId;
 use crate::api::{CompareRequest, EncodeRequest, InterpolateRequest, ReconstructRequest, SampleRequest};
 use crate::core::{Cancel, Phase, Served, Task, Worker};
@@ -19,8 +20,9 @@ use crate::service::App;
 use crate::work::{Answer, CompareWork, SampleWork, Work};
 
 /// What to do; `kind` says what the other fields mean.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[derive(Clone, Debug, ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[serde(tag = "kind")]
 pub enum JobRequest {
     /// Images out of noise.
     Sample(SampleRequest),
@@ -32,6 +34,30 @@ pub enum JobRequest {
     Interpolate(InterpolateRequest),
     /// The same latents under several options.
     Compare(CompareRequest),
+}
+
+impl JobRequest {
+    /// Reads the kind, then the fields as those of that kind: so a field that is wrong is told by its name.
+    fn of(request: Value) -> Result<Self, ApiError> {
+        let Value::Object(mut fields) = request else {
+            return Err(ApiError::bad("expected an object of the fields of a job"));
+        };
+        let kind = fields.remove("kind");
+        let text = Value::Object(fields).to_string();
+        Ok(match kind.as_ref().and_then(Value::as_str) {
+            Some("sample") => Self::Sample(parse(&text)?),
+            Some("encode") => Self::Encode(parse(&text)?),
+            Some("reconstruct") => Self::Reconstruct(parse(&text)?),
+            Some("interpolate") => Self::Interpolate(parse(&text)?),
+            Some("compare") => Self::Compare(parse(&text)?),
+            _ => {
+                let found = kind.map_or("none".to_owned(), |kind| kind.to_string());
+                return Err(ApiError::bad(format!(
+                    "kind: expected sample, encode, reconstruct, interpolate or compare, found {found}"
+                )));
+            }
+        })
+    }
 }
 
 /// How a job stands.
@@ -65,15 +91,16 @@ fn answer<S: Serializer>(answer: &Option<Arc<Answer>>, serializer: S) -> Result<
     responses(
         (status = 202, description = "Taken", body = Accepted),
         (status = 400, description = "The request means nothing", body = ErrorBody),
+        (status = 404, description = "No such test image", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 415, description = "The body is no JSON", body = ErrorBody),
         (status = 429, description = "The queue is full; see Retry-After", body = ErrorBody),
         (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn create(State(app): State<App>, Body(request): Body<JobRequest>) -> Result<Response, ApiError> {
+pub async fn create(State(app): State<App>, Body(request): Body<Value>) -> Result<Response, ApiError> {
     let cancel = Cancel::new();
-    let (served, work) = work_of(&app, request, &cancel).await?;
+    let (served, work) = work_of(&app, JobRequest::of(request)?, &cancel).await?;
     job(&app, &served, work, cancel)
 }
 
