@@ -145,7 +145,8 @@ impl Served {
         Ok(generator.with_run(run, n)?)
     }
 
-    /// What a request for optimal times comes to; the times come from a table that is made once. `None` for other requests, and for those that are refused.
+    /// What a request for optimal times comes to; the times come from a table that is made once. `None` for other
+    /// requests, and for those that are refused.
     fn optimal(&self, request: &Request) -> std::result::Result<Option<Optimal>, Failure> {
         let most = self.timesteps as usize;
         let steps = request.steps.unwrap_or(50.min(most));

@@ -21,12 +21,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// What JSON text says.
+/// What JSON text of our own writing says: places in it mean nothing to anybody.
 ///
 /// # Errors
 /// It means nothing as a `T`.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
-    Json::<T>::from_bytes(text.as_bytes()).map(|Json(body)| body).map_err(|e| rejected(&e))
+    Json::<T>::from_bytes(text.as_bytes()).map(|Json(body)| body).map_err(|e| {
+        let mut error = rejected(&e);
+        if let Some(end) = error.public.rfind(" at line ") {
+            error.public.truncate(end);
+        }
+        error
+    })
 }
 
 fn rejected(rejection: &JsonRejection) -> ApiError {

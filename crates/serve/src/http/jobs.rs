@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::answer::{Accepted, job};
 use super::error::{ApiError, ErrorBody, ErrorInfo};
 use super::extract::{Body, parse};
+use super::latents::of_test;
 use super::observe::RequestId;
 use crate::api::{CompareRequest, EncodeRequest, InterpolateRequest, ReconstructRequest, SampleRequest};
 use crate::core::{Cancel, Phase, Served, Task, Worker};
@@ -111,14 +112,8 @@ async fn work_of(app: &App, request: JobRequest, cancel: &Cancel) -> Result<(Arc
             let work = app.prepare(&served, cancel, move |s, l, c| SampleWork::new(s, &request, l, c)).await?;
             (served, Box::new(work))
         }
-        JobRequest::Encode(request) => {
-            let (served, work) = request.of_test(app, cancel).await?;
-            (served, Box::new(work))
-        }
-        JobRequest::Reconstruct(request) => {
-            let (served, work) = request.of_test(app, cancel).await?;
-            (served, Box::new(work))
-        }
+        JobRequest::Encode(request) => of_test(request, app, cancel).await?,
+        JobRequest::Reconstruct(request) => of_test(request, app, cancel).await?,
         JobRequest::Interpolate(request) => {
             let (served, work) = request.of_seeds(app, cancel).await?;
             (served, Box::new(work))

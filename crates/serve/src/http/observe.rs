@@ -39,7 +39,6 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     let _in_span = span.enter();
     let mut response = finish(response, &id);
     let (status, took) = (response.status().as_u16(), begun.elapsed());
-    // Methods are anything a caller likes to write; only known ones become labels.
     app.metrics.request(label(&method), &route, status, took);
     tracing::info!(status, ms = took.as_secs_f64() * 1e3, "answered");
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -48,6 +47,7 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     response
 }
 
+/// Methods are anything a caller likes to write; only known ones become labels.
 fn label(method: &Method) -> &'static str {
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     known.into_iter().find(|known| method == known).unwrap_or("other")
