@@ -1,5 +1,6 @@
 //! `skipstone serve`: the page and the HTTP API.
 
+use std::env::VarError;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,7 +69,7 @@ pub struct ServeArguments {
     #[arg(long, value_name = "MIN", default_value_t = 15)]
     keep: u64,
     /// Seconds that work under way has to end when the service is stopped
-    #[arg(long, value_name = "S", default_value_t = 30)]
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=86_400))]
     grace: u64,
     /// Print the address as a JSON line
     #[arg(long)]
@@ -81,11 +82,11 @@ pub struct ServeArguments {
 #[derive(Args, Debug)]
 struct Most {
     /// Most images of one request
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    max_images: usize,
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    max_images: u32,
     /// Most steps of one run
-    #[arg(long, value_name = "S", default_value_t = 1000)]
-    max_steps: usize,
+    #[arg(long, value_name = "S", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    max_steps: u32,
     /// Most pixels, in millions: of an uploaded picture, and of all images of one request
     #[arg(long, value_name = "MPX", default_value_t = 16)]
     max_pixels: u64,
@@ -103,8 +104,8 @@ struct Most {
 impl Most {
     fn limits(&self) -> Limits {
         Limits {
-            n: self.max_images,
-            steps: self.max_steps,
+            n: self.max_images as usize,
+            steps: self.max_steps as usize,
             pixels: self.max_pixels.saturating_mul(1_000_000),
             upload_bytes: self.max_upload.saturating_mul(1_000_000),
             queue: self.max_queue,
@@ -139,7 +140,7 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
     let farewell = runtime.context("cannot start the threads")?.block_on(async {
         let listener = TcpListener::from_std(listener).context("the socket cannot be used")?;
         let listening = Listening { grace: Duration::from_secs(arguments.grace), ..Listening::default() };
-        serve(listener, service, listening, asked_to_stop()).await.context("the service stopped")
+        anyhow::Ok(serve(listener, service, listening, asked_to_stop()).await)
     })?;
     part(farewell);
     Ok(Done::Finished)
@@ -148,13 +149,24 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
 fn models(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, Model)>> {
     let options = LoadOptions { weights: weights_choice(arguments.weights), ..LoadOptions::default() };
     let mut models = Vec::new();
-    for path in &arguments.model {
-        models.push((name_of(path), load_model(Some(path), &options)?));
+    for (path, name) in arguments.model.iter().zip(names(&arguments.model)) {
+        models.push((name, load_model(Some(path), &options)?));
     }
     if models.is_empty() || arguments.carried {
         models.push((CARRIED.to_owned(), load_model(None, &options)?));
     }
     Ok(models)
+}
+
+/// What requests call these models: the name of each, or that of the folder around it where several have the same.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let own: Vec<String> = paths.iter().map(|path| name_of(path)).collect();
+    let around = |path: &Path| path.canonicalize().ok()?.parent().map(name_of);
+    let named = paths.iter().zip(&own).map(|(path, name)| {
+        let alone = own.iter().filter(|other| *other == name).count() == 1;
+        if alone { name.clone() } else { around(path).unwrap_or_else(|| name.clone()) }
+    });
+    named.collect()
 }
 
 /// Who may ask.
@@ -186,10 +198,15 @@ fn token(file: Option<&Path>) -> anyhow::Result<Option<String>> {
             (text, path.display().to_string())
         }
         (None, Ok(text)) => (text, "SKIPSTONE_TOKEN".to_owned()),
-        (None, Err(_)) => return Ok(None),
+        (None, Err(VarError::NotPresent)) => return Ok(None),
+        (None, Err(VarError::NotUnicode(_))) => {
+            return Err(
+                Usage("SKIPSTONE_TOKEN: expected letters, digits and signs, found something else".to_owned()).into()
+            );
+        }
     };
     let token = text.trim();
-    // What a header and a cookie can carry.
+    // What a header can carry.
     let plain = |b: u8| b.is_ascii_graphic() && !b"\",;\\".contains(&b);
     if token.len() < LEAST_TOKEN || !token.bytes().all(plain) {
         return Err(Usage(format!(

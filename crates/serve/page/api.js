@@ -26,7 +26,8 @@ async function ask(path, options = {}) {
     }
     if (response.ok) return response;
     if (response.status === 401) {
-      await askToken();
+      // Another request may have been given a token meanwhile.
+      if (token === sessionStorage.getItem(TOKEN)) await askToken(token);
       continue;
     }
     const text = await response.text();
@@ -42,18 +43,30 @@ async function ask(path, options = {}) {
 
 let asking = null;
 
-/** Asks the visitor, once for all requests that wait for it. */
-function askToken() {
+/** Asks the visitor, once for all requests that wait for it; says so where `wrong` was not the right one. */
+function askToken(wrong) {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById('token');
-    const field = dialog.querySelector('input');
+    const [field, note] = [dialog.querySelector('input'), dialog.querySelector('.error')];
+    const say = (message) => {
+      note.textContent = message;
+      note.hidden = !message;
+    };
+    // Other letters cannot be sent.
+    const plain = () => /^[\x21-\x7e]+$/.test(field.value.trim());
+    say(wrong ? 'That was not the right one.' : '');
     field.value = '';
-    dialog.addEventListener('cancel', (event) => event.preventDefault());
-    dialog.addEventListener('close', () => {
-      sessionStorage.setItem(TOKEN, field.value.trim());
+    dialog.oncancel = (event) => event.preventDefault();
+    dialog.querySelector('form').onsubmit = (event) => {
+      if (plain()) return;
+      event.preventDefault();
+      say('A token is one word of plain letters, digits and signs.');
+    };
+    dialog.onclose = () => {
+      sessionStorage.setItem(TOKEN, plain() ? field.value.trim() : '');
       asking = null;
       resolve();
-    }, { once: true });
+    };
     dialog.showModal();
   });
   return asking;

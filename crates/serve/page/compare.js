@@ -34,6 +34,12 @@ export function compare(section, changed) {
       runner.fail({ field: name, message: 'choose at least one' });
       return null;
     }
+    const [count, n] = [all.steps.length * all.eta.length, Number(form.elements.n.value)];
+    const most = runner.limits.n;
+    if (count * n > most) {
+      runner.fail({ field: 'n', message: `${count} cells of ${plural(n, 'image')} are ${count * n}; at most ${most} in all` });
+      return null;
+    }
     for (const name of ['n', 'seed', 'class', 'guidance']) {
       const field = form.elements[name];
       if (!field.disabled && field.value !== '') all[name] = Number(field.value);
@@ -88,6 +94,17 @@ export function compare(section, changed) {
     const bitmaps = plan.steps.map((steps) => plan.eta.map((eta) => cells.get(key(steps, eta)).grid.bitmap));
     const scale = 2 / (plan.tile?.scale ?? 1);
     return sheet(plan.steps.map((s) => `S = ${s}`), plan.eta.map((eta) => `η = ${eta}`), bitmaps, Math.max(1, scale));
+  }
+
+  /** The more cells, the fewer images in each. */
+  const bound = () => {
+    const n = form.elements.n;
+    n.max = Math.max(1, Math.floor(runner.limits.n / Math.max(1, list('steps').length * list('eta').length)));
+    n.dispatchEvent(new Event('skip:set'));
+  };
+  for (const box of form.querySelectorAll('.chips')) {
+    box.addEventListener('input', bound);
+    box.addEventListener('skip:set', bound, true);
   }
 
   let known = 0;

@@ -1,6 +1,6 @@
 // Interpolating: a square of images among four latents, or a line between two pictures, and a point to move in it.
 
-import { postJson } from './api.js';
+import { events } from './api.js';
 import { anySeed, diceButton } from './fields.js';
 import { blobOf, decode, Grid, Mosaic } from './pictures.js';
 import { Picker } from './pick.js';
@@ -35,9 +35,10 @@ export function interpolate(section, changed) {
     changed,
     work: () => form.elements.steps.value * (ofImages() ? points() + 4 : points() ** 2),
     body: request,
+    looks: () => ({ at: field.value }),
     summary: (done) => `${done.columns * done.rows} images between ${ofImages() ? 'two pictures' : 'four seeds'}`,
     download: (done) => ({ name: 'skipstone-between.png', blob: blobOf(done.file ?? done.png) }),
-    on: { plan: begin, step: draw, done: (done) => draw(done).then(rest) },
+    on: { plan: begin, step: draw, done: finish },
   });
   const pickers = ['First picture', 'Second picture'].map((title) => new Picker(picks, {
     name: 'images',
@@ -45,9 +46,8 @@ export function interpolate(section, changed) {
     picked: (error) => runner.picked(error),
   }));
 
-  async function request(at) {
+  async function request() {
     const one = { model: form.elements.model.value, steps: Number(form.elements.steps.value), points: points() };
-    if (at) one.at = at;
     if (!ofImages()) return { ...one, seeds: [...form.elements.seeds].map((seed) => Number(seed.value)) };
     const blobs = await Promise.all(pickers.map((picker) => picker.blob()));
     if (blobs.some((blob) => !blob)) {
@@ -60,11 +60,20 @@ export function interpolate(section, changed) {
     return body;
   }
 
-  function begin(plan) {
+  /** What the grid was asked for, with a single point in its place: the form may have gone on since. */
+  function pointOf(body, at) {
+    if (!(body instanceof FormData)) return { ...body, at };
+    const one = new FormData();
+    for (const [name, value] of body) one.append(name, value);
+    one.append('at', at.join(','));
+    return one;
+  }
+
+  function begin(plan, body) {
     clearTimeout(timer);
     refine?.abort();
     exact = new Map();
-    sheet = { columns: plan.columns, rows: plan.rows ?? 1, tile: plan.tile, grid: null };
+    sheet = { columns: plan.columns, rows: plan.rows ?? 1, tile: plan.tile, grid: null, body };
     const { width, height } = runner.model;
     mosaic.expect(Grid.blank(sheet.columns * sheet.rows, sheet.columns, width, height));
     large.expect(Grid.blank(1, 1, width, height));
@@ -79,6 +88,12 @@ export function interpolate(section, changed) {
     mosaic.show(sheet.grid);
     place();
     await near();
+  }
+
+  async function finish(done) {
+    const mine = sheet;
+    await draw(done);
+    if (mine === sheet) rest();
   }
 
   /** The tile nearest to the point, and whether the point is right on it. */
@@ -137,12 +152,16 @@ export function interpolate(section, changed) {
     refine = mine;
     try {
       const at = sheet.rows > 1 ? asked : [asked[0]];
-      const answer = await postJson('/v1/interpolate', await request(at), mine.signal);
-      exact.set(String(asked), answer.tiles[0]);
-      if (asked === point) showLarge(new Grid(await decode(answer.tiles[0]), 1, 1), true);
+      for await (const { event, data } of events({ path: '/v1/interpolate' }, pointOf(sheet.body, at), mine.signal)) {
+        if (mine.signal.aborted) return;
+        if (event !== 'done') continue;
+        exact.set(String(asked), data.tiles[0]);
+        if (asked === point) showLarge(new Grid(await decode(data.tiles[0]), 1, 1), true);
+      }
     } catch (error) {
       // The nearest tile stays; a busy server is not worth a word here.
-      if (error.name !== 'AbortError' && error.status !== 429) runner.fail(error);
+      if (mine.signal.aborted || error.status === 429) return;
+      if (asked === point) caption.textContent = `${words()}, nearest image; ${error.message}`;
     }
   }
 

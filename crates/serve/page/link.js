@@ -37,9 +37,9 @@ export function apply(form, params) {
   return unknown;
 }
 
-/** The address of a tab in this state. */
-export function address(tab, form) {
-  const params = new URLSearchParams({ tab, ...Object.fromEntries(values(form)) });
+/** The address of a tab whose form says this. */
+export function address(tab, said) {
+  const params = new URLSearchParams({ tab, ...Object.fromEntries(said) });
   // Commas and colons mean nothing in a fragment; written as they are, people can read them.
   return `#${params.toString().replaceAll('%2C', ',').replaceAll('%3A', ':')}`;
 }

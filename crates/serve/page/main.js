@@ -4,7 +4,7 @@ import { getJson } from './api.js';
 import { compare } from './compare.js';
 import { clearErrors, dress, options } from './fields.js';
 import { interpolate } from './interpolate.js';
-import { address, apply, current } from './link.js';
+import { address, apply, current, values } from './link.js';
 import { reconstruct } from './reconstruct.js';
 import { sample } from './sample.js';
 
@@ -19,7 +19,7 @@ let known = null;
 /** A tab's state has changed: the address and the tab's own link follow. */
 function changed(id) {
   const tab = tabs.get(id);
-  tab.address = address(id, tab.runner.form);
+  tab.address = address(id, values(tab.runner.form));
   tab.link.href = tab.address;
   if (open !== id) return;
   // Browsers let a page write its address only so often; dragging asks for more.
@@ -48,6 +48,7 @@ function route() {
   const bare = [...params.keys()].every((key) => key === 'tab');
   if (before && (bare || before === location.hash)) return changed(id);
   const [unknown] = apply(runner.form, params);
+  for (const select of own(runner.form)) select.toggleAttribute('data-said', params.get(select.name) === select.value);
   condition(runner);
   if (!unknown) return runner.start();
   runner.stop();
@@ -55,9 +56,19 @@ function route() {
   runner.fail(unknown);
 }
 
-/** Fields that only some models have, and what a model takes when nothing is said. */
+/** Fields for which every model has a choice of its own. */
+const own = (form) => ['spacing', 'clip'].map((name) => form.elements[name]).filter(Boolean);
+
+/** Fields that only some models have, and what a model takes when neither the address nor the visitor has said. */
 function condition(runner) {
   const { model, form } = runner;
+  for (const select of own(form)) {
+    const first = model.defaults?.[select.name];
+    if (!first) continue;
+    const value = select.hasAttribute('data-said') ? select.value : first;
+    for (const option of select.options) option.defaultSelected = option.value === first;
+    select.value = value;
+  }
   for (const field of form.querySelectorAll('.conditional')) {
     field.hidden = !model.classes;
     for (const control of field.querySelectorAll('input,select')) {
@@ -95,6 +106,7 @@ function furnish(runner, offer) {
   }
   dress(form);
   elements.model.addEventListener('change', () => condition(runner));
+  for (const select of own(form)) select.addEventListener('change', () => select.setAttribute('data-said', ''));
 }
 
 function complain(error) {
@@ -109,7 +121,7 @@ async function begin() {
     const section = document.getElementById(id);
     const runner = build(section, () => changed(id));
     furnish(runner, offer);
-    runner.link = () => new URL(tabs.get(id).address, location.href).href;
+    runner.link = () => new URL(address(id, runner.shown), location.href).href;
     tabs.set(id, { section, runner, link: document.querySelector(`nav [href="#tab=${id}"]`), address: null });
   }
   const tests = await getJson('/v1/test-images').catch(() => ({ available: false }));

@@ -18,6 +18,9 @@ export class Picker {
   #picked;
   #tests = 0;
   #limit = 0;
+  /** Counts choices and offers: what comes late of an earlier one is not wanted. */
+  #choice = 0;
+  #offers = 0;
 
   /**
    * Puts itself into `box`; its value is the hidden field `name`. `picked(error)` is called when there is another picture, or
@@ -57,7 +60,8 @@ export class Picker {
       this.take(event.dataTransfer.files[0]);
     });
     this.#field.addEventListener('skip:set', () => {
-        this.#show();
+      this.#choice += 1;
+      this.#show();
     });
     box.append(root);
   }
@@ -83,6 +87,8 @@ export class Picker {
   }
 
   async #offerFrom(first) {
+    this.#offers += 1;
+    const mine = this.#offers;
     const ids = Array.from({ length: Math.min(THUMBS, this.#tests) }, (_, i) => (first + i) % this.#tests);
     const buttons = await Promise.all(ids.map(async (k) => {
       const button = Object.assign(document.createElement('button'), { type: 'button', className: 'thumb' });
@@ -92,6 +98,10 @@ export class Picker {
       button.addEventListener('click', () => this.choose(k));
       return button;
     }));
+    if (mine !== this.#offers) {
+      for (const button of buttons) URL.revokeObjectURL(button.firstChild.src);
+      return;
+    }
     this.#thumbs.querySelectorAll('img').forEach((image) => URL.revokeObjectURL(image.src));
     this.#thumbs.replaceChildren(...buttons, diceButton('Other test images', () => this.#offerFrom(Math.floor(Math.random() * this.#tests))));
     this.#mark();
@@ -99,6 +109,7 @@ export class Picker {
 
   /** A test image. */
   choose(k) {
+    this.#choice += 1;
     this.#field.value = `test:${k}`;
     this.#show();
     this.#picked();
@@ -107,6 +118,8 @@ export class Picker {
   /** A file. */
   async take(file) {
     if (!file) return;
+    this.#choice += 1;
+    const mine = this.#choice;
     const refuse = (message) => this.#picked({ field: this.#root.dataset.field, message });
     const mega = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
     if (file.size > this.#limit) return refuse(`this file has ${mega(file.size)}; at most ${mega(this.#limit)} can be sent`);
@@ -116,11 +129,12 @@ export class Picker {
     body.append('image', file);
     try {
       const { png } = await postJson('/v1/encode', body);
+      if (mine !== this.#choice) return;
       this.#field.value = `png:${toUrl(png)}`;
       this.#show();
       this.#picked();
     } catch (error) {
-      refuse(error.message);
+      if (mine === this.#choice) refuse(error.message);
     }
   }
 
@@ -132,7 +146,9 @@ export class Picker {
 
   async #show() {
     this.#mark();
+    const { value } = this;
     const blob = await this.blob().catch(() => null);
+    if (value !== this.value) return;
     this.#preview.hidden = !blob;
     URL.revokeObjectURL(this.#preview.src);
     if (!blob) return;

@@ -2,6 +2,7 @@
 
 import { ApiError, events } from './api.js';
 import { clearErrors, errorAt, wrong } from './fields.js';
+import { values } from './link.js';
 
 /** Runs that take no longer start by themselves when something is changed. */
 const QUICK = 6; // seconds
@@ -25,15 +26,19 @@ const pause = (ms, signal) => new Promise((resolve, reject) => {
   signal.addEventListener('abort', () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
 });
 
+const ahead = (others) => (others ? `Waiting for ${plural(others, 'other run')}` : 'Next in line');
+
 export class Runner {
   #section;
   #task;
   #controller = null;
+  #ran = null;
   #timer = 0;
 
   /**
    * `task` says what this tab does: `word` on its button, `doing` while it runs; `path` and `body()` of the request, sent as a `query` or posted, or
-   * null where something is still missing; `work()` in images × calls; `on`, a function for each event; `download()`, a `{ name, blob }`.
+   * null where something is still missing; `work()` in images × calls; `on`, a function for each event, which gets its data and that body;
+   * `download()`, a `{ name, blob }`; `looks()`, fields that say only what of a result is looked at, by name.
    */
   constructor(section, task) {
     this.#section = section;
@@ -102,6 +107,16 @@ export class Runner {
     }, 150);
   }
 
+  /** What the run was asked for whose result is shown, and what of it is looked at: the form may have gone on. */
+  get shown() {
+    const all = new Map(this.#ran ?? values(this.form));
+    for (const [name, value] of Object.entries(this.#task.looks?.() ?? {})) {
+      if (value === '') all.delete(name);
+      else all.set(name, String(value));
+    }
+    return all;
+  }
+
   /** Another picture was chosen, or something that is none. */
   picked(error) {
     clearErrors(this.form);
@@ -124,16 +139,18 @@ export class Runner {
     this.fail(null);
     try {
       const mistake = wrong(this.form);
+      const asked = values(this.form);
       const body = mistake ? this.fail(mistake) : await this.#task.body();
       controller.signal.throwIfAborted();
       if (!body) return;
+      this.#ran = asked;
       this.#busy(true);
       const begun = performance.now();
       for await (const { event, data } of this.#ask(body, controller.signal)) {
         controller.signal.throwIfAborted();
-        const others = event === 'queued' && data.position;
-        this.say(others ? `Waiting for ${plural(others, 'other run')}` : `${this.#task.doing}…`);
-        await this.#task.on[event]?.(data);
+        this.say(event === 'queued' ? ahead(data.position) : `${this.#task.doing}…`);
+        await this.#task.on[event]?.(data, body);
+        controller.signal.throwIfAborted();
         if (event === 'plan') this.command(data.command);
         if (event === 'done') await this.#finish(data, (performance.now() - begun) / 1000);
       }

@@ -38,6 +38,7 @@ export function sample(section, changed) {
     work: () => value('n') * value('steps') * (value('guidance') && !form.elements.guidance.disabled ? 2 : 1),
     body: request,
     summary: () => `${plural(plan.n, 'image')} in ${plural(plan.times.length, 'step')}`,
+    looks: () => ({ step: frames.length && line.shown < frames.length ? line.shown : '' }),
     download: (done) => ({ name: `skipstone-seed-${value('seed')}.png`, blob: blobOf(done.png) }),
     on: {
       plan: begin,
@@ -113,10 +114,13 @@ export function sample(section, changed) {
     wanted = k;
     say(k);
     drawing = drawing.then(async () => {
-      const frame = frames.slice(0, k).findLast(Boolean);
-      if (k !== wanted || !frame) return;
-      const grid = new Grid(await decode(frame), plan.n, plan.columns, plan.tile);
-      if (k === wanted) mosaic.show(grid);
+      // A frame that has not come is stood for by the last before it, under that one's name.
+      const there = frames.slice(0, k).findLastIndex(Boolean);
+      if (k !== wanted || there < 0) return;
+      const grid = new Grid(await decode(frames[there]), plan.n, plan.columns, plan.tile);
+      if (k !== wanted) return;
+      mosaic.show(grid);
+      say(there + 1);
     });
     return drawing;
   }

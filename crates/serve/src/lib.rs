@@ -13,6 +13,7 @@ mod limits;
 mod metrics;
 pub mod server;
 mod service;
+mod stall;
 pub mod work;
 
 pub use http::{Guard, app, document};

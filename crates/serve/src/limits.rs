@@ -38,12 +38,17 @@ impl Limits {
         if n == 0 || n > self.n {
             return Err(Failure::Refused(format!("n: expected 1 to {}, found {n}", self.n)));
         }
-        let pixels = (n as u64).saturating_mul((h * w) as u64);
-        if pixels > self.pixels {
-            let most = self.pixels / (h * w).max(1) as u64;
+        let most = self.most_images([1, h, w]);
+        if n > most {
             return Err(Failure::Refused(format!("n: expected at most {most} images of {h}×{w} pixels, found {n}")));
         }
         Ok(())
+    }
+
+    /// Most images of this shape that one request may have.
+    pub(crate) fn most_images(&self, [_, h, w]: [usize; 3]) -> usize {
+        let of_pixels = self.pixels / (h * w).max(1) as u64;
+        self.n.min(usize::try_from(of_pixels).unwrap_or(usize::MAX))
     }
 
     /// Refuses more steps than a run may have, or none.

@@ -1,6 +1,5 @@
 //! Listening, and going down without losing what was accepted.
 
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::http::app;
 use crate::service::App;
+use crate::stall::Stalls;
 
 /// How connections are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +23,11 @@ pub struct Listening {
     pub connections: usize,
     /// How long the head of a request may take to arrive, also on a connection kept open.
     pub head: Duration,
+    /// How long a response may wait for a reader who takes nothing of it.
+    pub stall: Duration,
     /// How long work under way may take to end once the service goes down.
     pub grace: Duration,
-    /// How long results of jobs then wait to be fetched, within the grace.
+    /// How long results of jobs then wait to be fetched; never longer than the grace itself.
     pub linger: Duration,
 }
 
@@ -34,6 +36,7 @@ impl Default for Listening {
         Self {
             connections: 512,
             head: Duration::from_secs(30),
+            stall: Duration::from_secs(60),
             grace: Duration::from_secs(30),
             linger: Duration::from_secs(5),
         }
@@ -50,16 +53,13 @@ pub struct Farewell {
 }
 
 /// Serves until `stop`, then finishes or reports what was accepted: new work is refused, what is under way goes on,
-/// results can still be fetched, all within the grace.
-///
-/// # Errors
-/// The listener fails for good.
+/// results can still be fetched for a moment. A listener that fails is tried again.
 pub async fn serve(
     listener: TcpListener,
     service: App,
     listening: Listening,
     stop: impl Future<Output = ()>,
-) -> io::Result<Farewell> {
+) -> Farewell {
     let router = app(service.clone());
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(listening.connections.max(1)));
@@ -103,19 +103,19 @@ pub async fn serve(
         () = graceful.shutdown() => {}
         () = tokio::time::sleep(Duration::from_secs(2)) => tracing::info!("closing connections still open"),
     }
-    Ok(farewell)
+    farewell
 }
 
 fn connection_of(
     stream: tokio::net::TcpStream,
     router: Router,
     listening: &Listening,
-) -> http1::Connection<TokioIo<tokio::net::TcpStream>, TowerToHyperService<Router>> {
+) -> http1::Connection<TokioIo<Stalls<tokio::net::TcpStream>>, TowerToHyperService<Router>> {
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(listening.head)
         .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(Stalls::new(stream, listening.stall)), TowerToHyperService::new(router))
 }
 
 /// Waits for what was accepted; what does not end in time is ended and told.
@@ -130,7 +130,7 @@ async fn go_down(service: &App, listening: &Listening) -> Farewell {
     for task in &abandoned {
         tracing::warn!(task = %task.id, kind = task.kind, "not done within the grace period; ended");
     }
-    let until = until.min(Instant::now() + listening.linger);
+    let until = Instant::now() + listening.linger.min(listening.grace);
     while !service.jobs.unfetched().is_empty() && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

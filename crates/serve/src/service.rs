@@ -6,11 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use skipstone::Result;
 use skipstone::checkpoint::Model;
 
-use crate::core::{Cancel, Capacity, Failure, Ids, Jobs, Keep, Pictures, Refusal, Served, Task};
+use crate::core::{Aside, Cancel, Capacity, Failure, Ids, Jobs, Keep, Pictures, Refusal, Served, Task};
 use crate::http::Guard;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::work::Work;
+
+/// Requests whose options are looked at at a time.
+const PREPARED: usize = 4;
+/// Requests that may wait for that: more than there are connections.
+const UNPREPARED: usize = 4096;
 
 /// The service, as handlers have it.
 pub type App = Arc<Service>;
@@ -43,6 +48,8 @@ pub struct Service {
     pub jobs: Jobs,
     /// Pictures from outside.
     pub pictures: Pictures,
+    /// Where options are looked at: optimal times take long to find.
+    prepare: Aside,
     /// What one request may ask for.
     pub limits: Limits,
     /// What is counted.
@@ -61,7 +68,7 @@ impl Service {
     /// No model; a name given twice; a network that cannot be made.
     pub fn start(models: Vec<(String, Model)>, setup: Setup) -> Result<App> {
         let metrics = Arc::new(Metrics::new());
-        let capacity = Capacity { runners: setup.runners, queue: setup.limits.queue };
+        let capacity = Capacity { runners: setup.runners, queue: setup.limits.queue, steps: setup.limits.steps };
         let mut served: Vec<Arc<Served>> = Vec::new();
         for (id, model) in models {
             if served.iter().any(|other| other.id == id) {
@@ -76,6 +83,7 @@ impl Service {
             models: served,
             jobs: Jobs::new(setup.keep),
             pictures: Pictures::new(setup.limits.pixels),
+            prepare: Aside::new(PREPARED, UNPREPARED),
             limits: setup.limits,
             metrics,
             ids: Ids::default(),
@@ -98,6 +106,20 @@ impl Service {
                 nearest.map_or("", |n| n)
             ))
         })
+    }
+
+    /// Checks a request to `served`, beside the connections, and makes work of it.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub async fn prepare<W: Send + 'static>(
+        &self,
+        served: &Arc<Served>,
+        cancel: &Cancel,
+        make: impl FnOnce(Arc<Served>, &Limits, &Cancel) -> std::result::Result<W, Failure> + Send + 'static,
+    ) -> std::result::Result<W, Failure> {
+        let (served, limits, cancel) = (served.clone(), self.limits, cancel.clone());
+        self.prepare.run(move || make(served, &limits, &cancel)).await?
     }
 
     /// Queues work for a model.

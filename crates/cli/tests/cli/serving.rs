@@ -255,9 +255,49 @@ fn wrong_usage_and_a_taken_port_say_what_to_do() {
     let serving = Serving::start(at, &[], None);
     let (_, said) = run(at, &["serve", "--model", "model", "--listen", &serving.address], 1);
     assert!(said.contains("is another program there? choose another port with --listen"), "{said}");
+    for (flag, value) in
+        [("--grace", "1000000000000"), ("--max-images", "0"), ("--max-steps", "0"), ("--max-queue", "0")]
+    {
+        let (_, said) = run(at, &["serve", "--model", "model", "--listen", "127.0.0.1:0", flag, value], 2);
+        assert!(said.contains(flag), "{said}");
+    }
     let (_, said) = run(at, &["serve", "--listen", "8080"], 2);
     assert!(said.contains("invalid socket address"), "{said}");
     let (_, said) = run(at, &["serve", "--model", "model", "--model", "./model", "--listen", "127.0.0.1:0"], 2);
     assert!(said.contains("two models have this name"), "{said}");
     assert!(run(at, &["serve", "--model", "none", "--listen", "127.0.0.1:0"], 1).1.contains("none"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_token_that_is_no_text_is_refused_and_not_taken_for_none() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = with_model();
+    let mut command = skipstone(folder.path(), &["serve", "--model", "model", "--listen", "127.0.0.1:0"]);
+    command.env("SKIPSTONE_TOKEN", std::ffi::OsStr::from_bytes(b"a-token-of-some-length-\xff"));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("SKIPSTONE_TOKEN: expected letters"), "{said}");
+}
+
+#[test]
+fn models_of_one_name_go_by_the_folder_around_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for name in ["clothes", "digits", "third"] {
+        std::fs::create_dir(at.join(name)).unwrap();
+        write_model(&at.join(name), &tiny(), None);
+    }
+    std::fs::rename(at.join("third/model"), at.join("alone")).unwrap();
+    let mut command = skipstone(at, &["serve", "--listen", "127.0.0.1:0", "--json"]);
+    command.args(["--model", "clothes/model", "--model", "digits/model", "--model", "alone"]);
+    command.env_remove("SKIPSTONE_TOKEN").stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let greeting: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(greeting["models"], serde_json::json!(["clothes", "digits", "alone"]));
 }

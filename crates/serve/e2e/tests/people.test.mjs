@@ -92,12 +92,20 @@ test('a server that wants a token is given one', async () => {
   const { page, done } = await visit(browser, server.origin, '#tab=compare&steps=2&eta=0&n=1', { forgive: /status of 401/ });
   await settled(page, 'compare');
   await page.route('**/v1/**', async (route) => {
-    if ((await route.request().headerValue('authorization')) === 'Bearer open sesame') return route.continue();
+    if ((await route.request().headerValue('authorization')) === 'Bearer open-sesame') return route.continue();
     return route.fulfill({ status: 401, json: { error: { code: 'unauthorized', message: 'no token', field: null } } });
   });
   await rerun(page, 'compare', async () => {
     await page.click('#compare .go [type=submit]');
-    await page.fill('#token-value', 'open sesame');
+    const note = page.locator('#token .error');
+    assert.equal(await note.isVisible(), false);
+    // What cannot be sent is said at once, what is wrong when the server has said so.
+    for (const [token, word] of [['Öffne dich', /plain letters/], ['open-barley', /not the right one/]]) {
+      await page.fill('#token-value', token);
+      await page.press('#token-value', 'Enter');
+      await page.waitForFunction((word) => new RegExp(word).test(document.querySelector('#token[open] .error')?.textContent), word.source);
+    }
+    await page.fill('#token-value', 'open-sesame');
     await page.press('#token-value', 'Enter');
   });
   await done();

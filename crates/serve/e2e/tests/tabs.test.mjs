@@ -153,6 +153,51 @@ test('a link brings a sample back to the pixel, and the step that was looked at'
   await done();
 });
 
+/** Asks for more than is begun unasked. */
+async function longer(page, tab) {
+  await page.locator(`#${tab} [name=steps]`).fill('1000');
+  await page.locator(`#${tab} [name=steps]`).blur();
+  await page.waitForFunction(() => location.hash.includes('steps=1000'));
+  assert.equal(await page.getAttribute(`#${tab}`, 'aria-busy'), 'false', 'too long to begin unasked');
+}
+
+test('a link is that of the images shown, whatever the form says since', async () => {
+  const { page, context, done } = await visit(browser, server.origin, '#tab=sample&steps=3&n=64&seed=8');
+  await settled(page, 'sample');
+  await longer(page, 'sample');
+  await sameFromLink(page, context, 'sample', ['#sample canvas']);
+  await done();
+});
+
+test('the image at the point is one of the run shown, whatever the form says since', async () => {
+  const { page, done } = await visit(browser, server.origin, '#tab=interpolate&seeds=1,2,3,4&points=8&steps=3&at=0,0', { forgive: /status of 422/ });
+  await settled(page, 'interpolate');
+  await longer(page, 'interpolate');
+  await page.focus('#interpolate .plane .frame');
+  const [request] = await Promise.all([
+    page.waitForRequest((request) => request.url().endsWith('/v1/interpolate')),
+    page.keyboard.press('Shift+ArrowRight'),
+  ]);
+  const { steps, at } = request.postDataJSON();
+  assert.deepEqual([steps, at.length], [3, 2]);
+  await page.waitForFunction(() => !document.querySelector('#interpolate .large figcaption').textContent.includes('nearest'));
+  // What goes wrong with it leaves the grid and what can be taken away.
+  await page.route('**/v1/interpolate', (route) => route.fulfill({ status: 422, json: { error: { code: 'x', message: 'no numbers', field: null } } }));
+  await page.keyboard.press('Shift+ArrowRight');
+  await page.waitForFunction(() => /nearest image; no numbers$/.test(document.querySelector('#interpolate .large figcaption').textContent));
+  assert.ok(await page.locator('#interpolate .take').isVisible());
+  await done();
+});
+
+test('more images than one request may have are not asked for', async () => {
+  const { page, done } = await visit(browser, server.origin, '#tab=compare&steps=2,5,10&eta=0,0.5,1&n=9');
+  const note = page.locator('#compare .field .error');
+  await note.waitFor();
+  assert.match(await note.textContent(), /9 cells of 9 images are 81; at most 64/);
+  assert.equal(await page.getAttribute('#c-n', 'max'), '7');
+  await done();
+});
+
 /** Copies the link, opens it in a page that knows nothing, and asserts that these canvases show the same. */
 async function sameFromLink(page, context, tab, canvases) {
   await context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: server.origin });

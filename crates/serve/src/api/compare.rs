@@ -1,3 +1,8 @@
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -42,22 +47,39 @@ pub struct CompareRequest {
 }
 
 /// A list, or the text of one.
-fn list<'de, D: Deserializer<'de>, T: Deserialize<'de> + std::str::FromStr>(
-    deserializer: D,
-) -> Result<Option<Vec<T>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form<T> {
-        List(Vec<T>),
-        Text(String),
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de> + FromStr>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    struct Numbers<T>(Vec<T>);
+    struct Reader<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de> + FromStr> Visitor<'de> for Reader<T> {
+        type Value = Numbers<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of numbers")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            let wrong = |word: &str| E::custom(format!("expected numbers between commas, found \"{word}\""));
+            let parse = |word: &str| word.trim().parse().map_err(|_| wrong(word));
+            text.split(',').map(parse).collect::<Result<_, _>>().map(Numbers)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut numbers = Vec::new();
+            while let Some(number) = list.next_element()? {
+                numbers.push(number);
+            }
+            Ok(Numbers(numbers))
+        }
     }
-    let wrong = |word: &str| serde::de::Error::custom(format!("expected numbers between commas, found \"{word}\""));
-    let parse = |word: &str| word.trim().parse().map_err(|_| wrong(word));
-    match Option::<Form<T>>::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(Form::List(list)) => Ok(Some(list)),
-        Some(Form::Text(text)) => text.split(',').map(parse).collect::<Result<_, _>>().map(Some),
+
+    impl<'de, T: Deserialize<'de> + FromStr> Deserialize<'de> for Numbers<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(Reader(PhantomData))
+        }
     }
+
+    Ok(Option::<Numbers<T>>::deserialize(deserializer)?.map(|Numbers(numbers)| numbers))
 }
 
 impl CompareRequest {

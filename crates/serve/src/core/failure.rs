@@ -9,6 +9,8 @@ pub enum Failure {
     Missing(String),
     /// The numbers left what floats can hold: the model and the options do not go together.
     NotFinite(String),
+    /// Too much of this is being done already.
+    Busy,
     /// Cancelled by the service itself: it is going down.
     ShuttingDown,
     /// Our fault; the message is for the log alone.

@@ -57,18 +57,19 @@ impl Jobs {
         self.entries().get(id).map(|entry| (entry.task.clone(), entry.worker.clone()))
     }
 
-    /// Notes that somebody has seen how a task ended.
+    /// Notes that somebody has been told how a task ended.
     pub fn fetched(&self, id: &str) {
         if let Some(entry) = self.entries().get_mut(id) {
-            entry.fetched = entry.task.phase().is_over();
+            entry.fetched = true;
         }
     }
 
-    /// Tasks that are over and that nobody has asked about since.
+    /// Tasks whose end nobody has been told, but for those that somebody cancelled.
     pub fn unfetched(&self) -> Vec<Arc<Task>> {
+        let has_result = |task: &Task| matches!(task.phase(), Phase::Done(_) | Phase::Failed(_));
         let entries = self.entries();
-        let over = entries.values().filter(|entry| !entry.fetched && entry.task.phase().is_over());
-        over.map(|entry| entry.task.clone()).collect()
+        let waits = entries.values().filter(|entry| !entry.fetched && has_result(&entry.task));
+        waits.map(|entry| entry.task.clone()).collect()
     }
 
     /// How many are kept.

@@ -1,5 +1,6 @@
 //! The service without HTTP: one network asked by many, a bounded queue, tasks, kept results.
 
+mod aside;
 mod cancel;
 mod deal;
 mod failure;
@@ -11,6 +12,7 @@ mod served;
 mod task;
 mod worker;
 
+pub use aside::Aside;
 pub use cancel::Cancel;
 pub use failure::Failure;
 pub use ids::Ids;

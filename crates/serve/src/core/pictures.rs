@@ -5,14 +5,16 @@ use std::sync::{Arc, OnceLock};
 use ndarray::{Array4, Axis};
 use skipstone::data::{DataSpec, Dataset, Fit, LoadOptions, PictureLimits, Split, WHITE, decode_image, network_values};
 use skipstone::image::{Picture, encode_png};
-use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::aside::Aside;
 use super::failure::Failure;
 use super::served::Served;
 
 /// Pictures decoded at a time: each may take much memory for a moment.
 const TOGETHER: usize = 2;
+/// Pictures that may wait for that; each is in memory meanwhile.
+const WAITING: usize = 16;
 /// Longest side of a picture.
 const MOST_SIDE: u32 = 1 << 14;
 /// Bytes a pixel may take while it is decoded: four values of sixteen bits.
@@ -22,7 +24,7 @@ const PER_PIXEL: u64 = 8;
 #[derive(Debug)]
 pub struct Pictures {
     limits: PictureLimits,
-    places: Semaphore,
+    aside: Aside,
     tests: Arc<OnceLock<Option<Dataset>>>,
 }
 
@@ -30,13 +32,13 @@ impl Pictures {
     /// Of at most so many pixels.
     pub fn new(pixels: u64) -> Self {
         let limits = PictureLimits { side: MOST_SIDE, pixels, memory: pixels.saturating_mul(PER_PIXEL) };
-        Self { limits, places: Semaphore::new(TOGETHER), tests: Arc::default() }
+        Self { limits, aside: Aside::new(TOGETHER, WAITING), tests: Arc::default() }
     }
 
     /// The picture in these bytes of a PNG, JPEG or WebP file as `served` sees it: `[1, c, h, w]`.
     ///
     /// # Errors
-    /// Bytes that are no picture, or one beyond the limits.
+    /// Bytes that are no picture, or one beyond the limits; too many others are being decoded.
     pub async fn decode(
         &self,
         bytes: impl AsRef<[u8]> + Send + 'static,
@@ -44,10 +46,7 @@ impl Pictures {
     ) -> Result<Array4<f32>, Failure> {
         let [channels, h, w] = served.shape();
         let (fit, limits) = (Fit { size: [h, w], channels, background: WHITE }, self.limits);
-        // The semaphore is never closed.
-        let _place = self.places.acquire().await;
-        let decoded = spawn_blocking(move || decode_image(bytes.as_ref(), &fit, &limits)).await;
-        let image = decoded.map_err(|e| Failure::Internal(format!("decoding: {e}")))?;
+        let image = self.aside.run(move || decode_image(bytes.as_ref(), &fit, &limits)).await?;
         let image = image.map_err(|e| Failure::Refused(format!("image: {}", e.message())))?;
         Ok(network_values(&image).insert_axis(Axis(0)))
     }

@@ -1,18 +1,21 @@
 //! A model as it is served: loaded once, its network on a thread, its queue.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use skipstone::Result;
 use skipstone::bench;
+use skipstone::calibration;
 use skipstone::checkpoint::Model;
 use skipstone::generate::{Cost, Generator, Inputs, Request, Settings, SpacingChoice, Variance};
+use skipstone::sampler::Plan;
 use skipstone::sigma::NoiseScale;
+use skipstone::trajectory::BestTimes;
 use skipstone::unet::{Parameters, UNet};
 
-use super::{Cancel, SharedNetwork, Worker};
+use super::{Cancel, Failure, SharedNetwork, Worker};
 use crate::metrics::Metrics;
 
 /// Activations of one network call stay below this.
@@ -25,6 +28,16 @@ pub struct Capacity {
     pub runners: usize,
     /// Requests that may wait.
     pub queue: usize,
+    /// Most steps of a run.
+    pub steps: usize,
+}
+
+/// A request for optimal times whose times are known.
+struct Optimal {
+    /// The same with explicit times.
+    explicit: Request,
+    /// As [`Settings::resolve`] has it.
+    run: (Settings, Plan),
 }
 
 /// A model that can be asked.
@@ -48,6 +61,9 @@ pub struct Served {
     network: SharedNetwork,
     /// Milliseconds a row took lately, as the bits of an f64.
     row_ms: Arc<AtomicU64>,
+    most_steps: usize,
+    /// The times of `spacing` = optimal for every number of steps, from the first request for them on.
+    best_times: OnceLock<std::result::Result<BestTimes, Failure>>,
 }
 
 impl Served {
@@ -94,6 +110,8 @@ impl Served {
             worker,
             network,
             row_ms,
+            most_steps: capacity.steps,
+            best_times: OnceLock::new(),
         }))
     }
 
@@ -107,7 +125,8 @@ impl Served {
         &self.network
     }
 
-    /// A generator of `n` images from index `first` on whose network is this one, until `cancel` says so.
+    /// A generator of `n` images from index `first` on whose network is this one, until `cancel` says so. The first one
+    /// of optimal times takes long.
     ///
     /// # Errors
     /// Options that mean nothing for this model.
@@ -115,10 +134,37 @@ impl Served {
         &self,
         request: &Request,
         inputs: Inputs,
-        range: (u64, usize),
+        (first, n): (u64, usize),
         cancel: &Cancel,
-    ) -> Result<Generator> {
-        Generator::over(self.network.asker(cancel.clone()), self.cost, &self.model, request, inputs, range)
+    ) -> std::result::Result<Generator, Failure> {
+        let asker = self.network.asker(cancel.clone());
+        let Some(Optimal { explicit, run }) = self.optimal(request)? else {
+            return Ok(Generator::over(asker, self.cost, &self.model, request, inputs, (first, n))?);
+        };
+        let generator = Generator::over(asker, self.cost, &self.model, &explicit, inputs, (first, n))?;
+        Ok(generator.with_run(run, n)?)
+    }
+
+    /// What a request for optimal times comes to; the times come from a table that is made once. `None` for other
+    /// requests, and for those that are refused.
+    fn optimal(&self, request: &Request) -> std::result::Result<Option<Optimal>, Failure> {
+        let most = self.timesteps as usize;
+        let steps = request.steps.unwrap_or(50.min(most));
+        let asked = request.times.is_none() && request.spacing == Some(SpacingChoice::Optimal);
+        if !asked || !(1..=most.min(self.most_steps)).contains(&steps) {
+            return Ok(None);
+        }
+        let (model, what) = (&self.model, "spacing optimal");
+        let calibration =
+            calibration::required(model.calibration.as_ref(), what, &model.hash, &model.process()?, self.timesteps)?;
+        let make = || Ok(calibration.best_times(&model.scheduler.schedule()?, most.min(self.most_steps))?);
+        let table = self.best_times.get_or_init(make).as_ref().map_err(Clone::clone)?;
+        let times = table.trajectory(steps)?.times().iter().filter_map(|t| t.index()).collect();
+        let explicit = Request { times: Some(times), ..request.clone() };
+        let (mut settings, plan) = Settings::resolve(model, &explicit)?;
+        (settings.steps, settings.spacing) = (Some(steps), request.spacing);
+        settings.calibration = Some(calibration.hash());
+        Ok(Some(Optimal { explicit, run: (settings, plan) }))
     }
 
     /// Seconds until all that waits and runs here will be done, as things go.

@@ -119,13 +119,15 @@ impl Worker {
         let waiting: Vec<_> = state.queue.drain(..).collect();
         let running = state.running.clone();
         drop(state);
-        for task in waiting.iter().chain(&running) {
-            // Who waits hears the reason; the runner, when it stops, finds the task over.
-            self.shared.over(task, Phase::Failed(Failure::ShuttingDown), 0.0);
+        let mut ended: Vec<_> = waiting.into_iter().chain(running).collect();
+        // Who waits hears the reason; the runner, when it stops, finds the task over.
+        ended.retain(|task| {
+            let ended = self.shared.over(task, Phase::Failed(Failure::ShuttingDown), 0.0);
             task.cancel().cancel();
-        }
+            ended
+        });
         self.shared.news.notify_all();
-        waiting.into_iter().chain(running).collect()
+        ended
     }
 }
 
@@ -148,8 +150,9 @@ impl Shared {
                     Err(_) => Phase::Failed(Failure::Internal("the work panicked".to_owned())),
                 },
             };
-            self.state().running.retain(|other| other.id != task.id);
+            // Over first: whoever finds nothing running finds no task that is not over.
             self.over(&task, phase, begun.elapsed().as_secs_f64());
+            self.state().running.retain(|other| other.id != task.id);
         }
     }
 
@@ -168,11 +171,14 @@ impl Shared {
         }
     }
 
-    fn over(&self, task: &Task, phase: Phase, seconds: f64) {
+    /// Ends a task; whether it was not over before.
+    fn over(&self, task: &Task, phase: Phase, seconds: f64) -> bool {
         // What never began lets go of what it holds: its readers see that nothing will come.
         drop(task.take_work());
-        if task.set(phase.clone()) {
+        let ended = task.set(phase.clone());
+        if ended {
             (self.on_over)(task, &phase, seconds);
         }
+        ended
     }
 }

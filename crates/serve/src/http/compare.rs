@@ -33,7 +33,7 @@ pub async fn compare(
     Body(request): Body<CompareRequest>,
 ) -> Result<Response, ApiError> {
     let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
-    let work = CompareWork::new(served.clone(), &request, &app.limits, &cancel)?;
+    let work = app.prepare(&served, &cancel, move |s, l, c| CompareWork::new(s, &request, l, c)).await?;
     respond(&app, way, served, Box::new(work), cancel).await
 }
 
@@ -59,6 +59,6 @@ pub async fn stream(
     Fields(request): Fields<CompareRequest>,
 ) -> Result<Response, ApiError> {
     let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
-    let work = CompareWork::new(served.clone(), &request, &app.limits, &cancel)?;
+    let work = app.prepare(&served, &cancel, move |s, l, c| CompareWork::new(s, &request, l, c)).await?;
     respond(&app, way.events(), served, Box::new(work), cancel).await
 }

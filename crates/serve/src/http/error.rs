@@ -46,7 +46,8 @@ pub struct ErrorInfo {
 }
 
 /// Fields a library's message may begin with.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
+    "at",
     "model",
     "n",
     "steps",
@@ -79,6 +80,11 @@ impl ApiError {
     /// What was asked for has no meaning.
     pub fn bad(public: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, public)
+    }
+
+    /// The body of a request has stopped before its end.
+    pub fn cut() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "the body of the request stopped before its end, or came too slowly")
     }
 
     /// There is no such thing.
@@ -152,6 +158,7 @@ impl From<Failure> for ApiError {
             Failure::Refused(message) => Self::bad(message),
             Failure::Missing(message) => Self::not_found(message),
             Failure::NotFinite(message) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, message),
+            Failure::Busy => Self::refused(Refusal::Full, 1.0),
             Failure::ShuttingDown => Self::shutting_down(),
             Failure::Internal(message) => Self::internal(message),
         }

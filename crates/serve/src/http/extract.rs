@@ -1,6 +1,7 @@
 //! Request bodies and queries, and what is wrong with them in words.
 
 use axum::Json;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -16,8 +17,28 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let parsed = Json::<T>::from_request(request, state).await;
-        parsed.map(|Json(body)| Self(body)).map_err(|e| refused(e.status(), &e.body_text()))
+        Json::<T>::from_request(request, state).await.map(|Json(body)| Self(body)).map_err(|e| rejected(&e))
+    }
+}
+
+/// What JSON text of our own writing says: places in it mean nothing to anybody.
+///
+/// # Errors
+/// It means nothing as a `T`.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
+    Json::<T>::from_bytes(text.as_bytes()).map(|Json(body)| body).map_err(|e| {
+        let mut error = rejected(&e);
+        if let Some(end) = error.public.rfind(" at line ") {
+            error.public.truncate(end);
+        }
+        error
+    })
+}
+
+fn rejected(rejection: &JsonRejection) -> ApiError {
+    match rejection {
+        JsonRejection::BytesRejection(e) if e.status() != StatusCode::PAYLOAD_TOO_LARGE => ApiError::cut(),
+        _ => refused(rejection.status(), &rejection.body_text()),
     }
 }
 

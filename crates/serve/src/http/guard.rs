@@ -1,5 +1,7 @@
 //! Who may ask: the token, and pages of other sites.
 
+use std::net::Ipv6Addr;
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
@@ -8,9 +10,6 @@ use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
 use crate::service::App;
-
-/// The cookie in which a browser may bring the token: its event streams and pictures cannot bring a header.
-const COOKIE: &str = "skipstone-token";
 
 /// Who may ask.
 #[derive(Clone, Default)]
@@ -37,11 +36,11 @@ impl Guard {
         Self { token: Some(hash(token)), ..self }
     }
 
-    /// Only under these names (without port). A name server of somebody else's can point any name at 127.0.0.1, and
+    /// Only under these names; a port beside one means nothing. A name server of somebody else's can point any name at 127.0.0.1, and
     /// then that name's pages could read what is served here.
     #[must_use]
     pub fn with_hosts(self, hosts: impl IntoIterator<Item = String>) -> Self {
-        Self { hosts: Some(hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect()), ..self }
+        Self { hosts: Some(hosts.into_iter().map(|host| name(&host)).collect()), ..self }
     }
 
     /// Whether there is a token.
@@ -68,7 +67,9 @@ impl Guard {
         };
         let foreign = headers.contains_key(header::ORIGIN) && !text(header::ORIGIN).is_some_and(own);
         let site = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site");
-        let visited = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+        // Somebody follows a link; a frame inside another page navigates too.
+        let says = |name: &str, word: &str| headers.get(name).is_some_and(|value| value == word);
+        let visited = says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document");
         if foreign || (site && !visited) {
             return Err(ApiError::new(StatusCode::FORBIDDEN, "pages of other sites may not ask here"));
         }
@@ -77,13 +78,8 @@ impl Guard {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
-        let cookie = || {
-            let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-            let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-            pairs.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
-        };
         // Hashes are compared, so the time it takes tells nothing of the token.
-        match bearer.or_else(cookie) {
+        match bearer {
             Some(token) if hash(token) == *expected => Ok(()),
             Some(_) => Err(ApiError::new(StatusCode::UNAUTHORIZED, "the token is not the right one")),
             None => Err(ApiError::new(StatusCode::UNAUTHORIZED, "this service asks for a bearer token")),
@@ -92,12 +88,15 @@ impl Guard {
 }
 
 /// What the token protects; the page's files and the two probes are for everybody.
-fn is_api(path: &str) -> bool {
+pub fn is_api(path: &str) -> bool {
     path.starts_with("/v1/") || path == "/metrics"
 }
 
 /// The host without its port, in lower case.
 fn name(host: &str) -> String {
+    if let Ok(bare) = host.parse::<Ipv6Addr>() {
+        return bare.to_string();
+    }
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),

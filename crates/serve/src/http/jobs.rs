@@ -6,12 +6,14 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::answer::{Accepted, job};
 use super::error::{ApiError, ErrorBody, ErrorInfo};
-use super::extract::Body;
+use super::extract::{Body, parse};
+use super::latents::of_test;
 use super::observe::RequestId;
 use crate::api::{CompareRequest, EncodeRequest, InterpolateRequest, ReconstructRequest, SampleRequest};
 use crate::core::{Cancel, Phase, Served, Task, Worker};
@@ -19,8 +21,9 @@ use crate::service::App;
 use crate::work::{Answer, CompareWork, SampleWork, Work};
 
 /// What to do; `kind` says what the other fields mean.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[derive(Clone, Debug, ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[serde(tag = "kind")]
 pub enum JobRequest {
     /// Images out of noise.
     Sample(SampleRequest),
@@ -32,6 +35,30 @@ pub enum JobRequest {
     Interpolate(InterpolateRequest),
     /// The same latents under several options.
     Compare(CompareRequest),
+}
+
+impl JobRequest {
+    /// Reads the kind, then the fields as those of that kind: so a field that is wrong is told by its name.
+    fn of(request: Value) -> Result<Self, ApiError> {
+        let Value::Object(mut fields) = request else {
+            return Err(ApiError::bad("expected an object of the fields of a job"));
+        };
+        let kind = fields.remove("kind");
+        let text = Value::Object(fields).to_string();
+        Ok(match kind.as_ref().and_then(Value::as_str) {
+            Some("sample") => Self::Sample(parse(&text)?),
+            Some("encode") => Self::Encode(parse(&text)?),
+            Some("reconstruct") => Self::Reconstruct(parse(&text)?),
+            Some("interpolate") => Self::Interpolate(parse(&text)?),
+            Some("compare") => Self::Compare(parse(&text)?),
+            _ => {
+                let found = kind.map_or("none".to_owned(), |kind| kind.to_string());
+                return Err(ApiError::bad(format!(
+                    "kind: expected sample, encode, reconstruct, interpolate or compare, found {found}"
+                )));
+            }
+        })
+    }
 }
 
 /// How a job stands.
@@ -65,15 +92,16 @@ fn answer<S: Serializer>(answer: &Option<Arc<Answer>>, serializer: S) -> Result<
     responses(
         (status = 202, description = "Taken", body = Accepted),
         (status = 400, description = "The request means nothing", body = ErrorBody),
+        (status = 404, description = "No such test image", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 415, description = "The body is no JSON", body = ErrorBody),
         (status = 429, description = "The queue is full; see Retry-After", body = ErrorBody),
         (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn create(State(app): State<App>, Body(request): Body<JobRequest>) -> Result<Response, ApiError> {
+pub async fn create(State(app): State<App>, Body(request): Body<Value>) -> Result<Response, ApiError> {
     let cancel = Cancel::new();
-    let (served, work) = work_of(&app, request, &cancel).await?;
+    let (served, work) = work_of(&app, JobRequest::of(request)?, &cancel).await?;
     job(&app, &served, work, cancel)
 }
 
@@ -81,24 +109,18 @@ async fn work_of(app: &App, request: JobRequest, cancel: &Cancel) -> Result<(Arc
     Ok(match request {
         JobRequest::Sample(request) => {
             let served = app.model(request.model.as_deref())?;
-            let work = SampleWork::new(served.clone(), &request, &app.limits, cancel)?;
+            let work = app.prepare(&served, cancel, move |s, l, c| SampleWork::new(s, &request, l, c)).await?;
             (served, Box::new(work))
         }
-        JobRequest::Encode(request) => {
-            let (served, work) = request.of_test(app, cancel).await?;
-            (served, Box::new(work))
-        }
-        JobRequest::Reconstruct(request) => {
-            let (served, work) = request.of_test(app, cancel).await?;
-            (served, Box::new(work))
-        }
+        JobRequest::Encode(request) => of_test(request, app, cancel).await?,
+        JobRequest::Reconstruct(request) => of_test(request, app, cancel).await?,
         JobRequest::Interpolate(request) => {
-            let (served, work) = request.of_seeds(app, cancel)?;
+            let (served, work) = request.of_seeds(app, cancel).await?;
             (served, Box::new(work))
         }
         JobRequest::Compare(request) => {
             let served = app.model(request.model.as_deref())?;
-            let work = CompareWork::new(served.clone(), &request, &app.limits, cancel)?;
+            let work = app.prepare(&served, cancel, move |s, l, c| CompareWork::new(s, &request, l, c)).await?;
             (served, Box::new(work))
         }
     })
@@ -125,13 +147,16 @@ pub async fn show(
 ) -> Result<Json<Job>, ApiError> {
     let (task, worker) = find(&app, &id)?;
     let phase = task.phase();
-    let (state, position) = (phase.name(), worker.position(&task));
+    let (state, position, is_over) = (phase.name(), worker.position(&task), phase.is_over());
     let (result, error) = match phase {
         Phase::Done(answer) => (Some(answer), None),
         Phase::Failed(failure) => (None, Some(ApiError::from(failure).body(&request_id).error)),
         Phase::Queued | Phase::Running | Phase::Cancelled => (None, None),
     };
-    app.jobs.fetched(&id);
+    // What it has come to since has not been told.
+    if is_over {
+        app.jobs.fetched(&id);
+    }
     Ok(Json(Job { state, position, done_calls: task.done_calls(), calls: task.calls, result, error }))
 }
 
@@ -148,6 +173,8 @@ pub async fn show(
 pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
     let (task, worker) = find(&app, &id)?;
     worker.cancel(&task);
-    app.jobs.fetched(&id);
+    if task.phase().is_over() {
+        app.jobs.fetched(&id);
+    }
     Ok(StatusCode::NO_CONTENT)
 }

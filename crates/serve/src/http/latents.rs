@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use ndarray::{Array4, Axis, concatenate};
+use serde::de::DeserializeOwned;
 
 use super::answer::{Accepted, Way, respond};
 use super::error::{ApiError, ErrorBody};
@@ -13,21 +14,45 @@ use crate::api::{
     EncodeForm, EncodeRequest, Encoded, InterpolateForm, InterpolateRequest, Interpolation, ReconstructForm,
     ReconstructRequest, Reconstruction,
 };
-use crate::core::{Cancel, Served};
+use crate::core::{Cancel, Failure, Served};
+use crate::limits::Limits;
 use crate::service::{App, Service};
-use crate::work::{EncodeWork, Ends, InterpolateWork, ReconstructWork};
+use crate::work::{EncodeWork, Ends, InterpolateWork, ReconstructWork, Work};
 
 /// What commands call an uploaded picture.
 const FILE: &str = "image.png";
 /// What commands call several.
-const FILES: [&str; 4] = ["a.png", "b.png", "c.png", "d.png"];
+const FILES: &[&str] = &["a.png", "b.png", "c.png", "d.png"];
 
 /// What a command calls the file of a test image.
 pub fn test_file(k: usize) -> String {
     format!("test-{k}.png")
 }
 
-impl EncodeRequest {
+/// A request about one image: a test image, or the picture of a form.
+pub(super) trait AboutImage: DeserializeOwned + Send + 'static {
+    /// What becomes of it.
+    type Work: Work + 'static;
+
+    /// Reads the fields beside the picture.
+    fn of_form(form: &mut Form) -> Result<Self, ApiError>;
+
+    /// The model's name, where one is given, and the test image.
+    fn names(&self) -> (Option<&str>, usize);
+
+    /// Checks the request about the image `x0`; `file` is what commands call it.
+    fn work(
+        &self,
+        served: Arc<Served>,
+        image: (Array4<f32>, &str),
+        limits: &Limits,
+        cancel: &Cancel,
+    ) -> Result<Self::Work, Failure>;
+}
+
+impl AboutImage for EncodeRequest {
+    type Work = EncodeWork;
+
     fn of_form(form: &mut Form) -> Result<Self, ApiError> {
         Ok(Self {
             model: form.text("model"),
@@ -38,20 +63,86 @@ impl EncodeRequest {
         })
     }
 
-    /// The work it asks for about a test image.
-    ///
-    /// # Errors
-    /// What means nothing.
-    pub(super) async fn of_test(
-        &self,
-        service: &Service,
-        cancel: &Cancel,
-    ) -> Result<(Arc<Served>, EncodeWork), ApiError> {
-        let served = service.model(self.model.as_deref())?;
-        let (x0, file) = (service.pictures.test(self.test_image, &served).await?, test_file(self.test_image));
-        let work = EncodeWork::new(served.clone(), self, (x0, &file), &service.limits, cancel)?;
-        Ok((served, work))
+    fn names(&self) -> (Option<&str>, usize) {
+        (self.model.as_deref(), self.test_image)
     }
+
+    fn work(
+        &self,
+        served: Arc<Served>,
+        image: (Array4<f32>, &str),
+        limits: &Limits,
+        cancel: &Cancel,
+    ) -> Result<EncodeWork, Failure> {
+        EncodeWork::new(served, self, image, limits, cancel)
+    }
+}
+
+impl AboutImage for ReconstructRequest {
+    type Work = ReconstructWork;
+
+    fn of_form(form: &mut Form) -> Result<Self, ApiError> {
+        Ok(Self {
+            model: form.text("model"),
+            test_image: 0,
+            steps: form.numbers("steps")?,
+            spacing: form.text("spacing"),
+            class: form.number("class")?,
+        })
+    }
+
+    fn names(&self) -> (Option<&str>, usize) {
+        (self.model.as_deref(), self.test_image)
+    }
+
+    fn work(
+        &self,
+        served: Arc<Served>,
+        image: (Array4<f32>, &str),
+        limits: &Limits,
+        cancel: &Cancel,
+    ) -> Result<ReconstructWork, Failure> {
+        ReconstructWork::new(served, self, image, limits, cancel)
+    }
+}
+
+/// The work that a request about a test image asks for.
+///
+/// # Errors
+/// What means nothing.
+pub(super) async fn of_test<R: AboutImage>(
+    request: R,
+    service: &Service,
+    cancel: &Cancel,
+) -> Result<(Arc<Served>, Box<dyn Work>), ApiError> {
+    let (model, k) = request.names();
+    let served = service.model(model)?;
+    let (x0, file) = (service.pictures.test(k, &served).await?, test_file(k));
+    let work = service.prepare(&served, cancel, move |s, l, c| request.work(s, (x0, &file), l, c)).await?;
+    Ok((served, Box::new(work)))
+}
+
+/// The work that a form with a picture asks for.
+async fn of_picture<R: AboutImage>(
+    mut form: Form,
+    service: &Service,
+    cancel: &Cancel,
+) -> Result<(Arc<Served>, Box<dyn Work>), ApiError> {
+    let (image, request) = (form.image()?, R::of_form(&mut form)?);
+    form.end(&["image", "model", "steps", "spacing", "class"])?;
+    let served = service.model(request.names().0)?;
+    let x0 = service.pictures.decode(image, &served).await?;
+    let work = service.prepare(&served, cancel, move |s, l, c| request.work(s, (x0, FILE), l, c)).await?;
+    Ok((served, Box::new(work)))
+}
+
+async fn about_image<R: AboutImage>(app: &App, way: Way, asked: Asked<R>) -> Result<Response, ApiError> {
+    let cancel = Cancel::new();
+    let (served, work) = match asked {
+        Asked::Json(request) => of_test(request, app, &cancel).await?,
+        Asked::Form(form) => of_picture::<R>(form, app, &cancel).await?,
+    };
+    respond(app, way, served, work, cancel).await
 }
 
 /// Encode an image
@@ -74,46 +165,7 @@ impl EncodeRequest {
     )
 )]
 pub async fn encode(State(app): State<App>, way: Way, asked: Asked<EncodeRequest>) -> Result<Response, ApiError> {
-    let cancel = Cancel::new();
-    let (served, work) = match asked {
-        Asked::Json(request) => request.of_test(&app, &cancel).await?,
-        Asked::Form(mut form) => {
-            let (image, request) = (form.image()?, EncodeRequest::of_form(&mut form)?);
-            form.end(&["image", "model", "steps", "spacing", "class"])?;
-            let served = app.model(request.model.as_deref())?;
-            let x0 = app.pictures.decode(image, &served).await?;
-            let work = EncodeWork::new(served.clone(), &request, (x0, FILE), &app.limits, &cancel)?;
-            (served, work)
-        }
-    };
-    respond(&app, way, served, Box::new(work), cancel).await
-}
-
-impl ReconstructRequest {
-    fn of_form(form: &mut Form) -> Result<Self, ApiError> {
-        Ok(Self {
-            model: form.text("model"),
-            test_image: 0,
-            steps: form.numbers("steps")?,
-            spacing: form.text("spacing"),
-            class: form.number("class")?,
-        })
-    }
-
-    /// The work it asks for about a test image.
-    ///
-    /// # Errors
-    /// What means nothing.
-    pub(super) async fn of_test(
-        &self,
-        service: &Service,
-        cancel: &Cancel,
-    ) -> Result<(Arc<Served>, ReconstructWork), ApiError> {
-        let served = service.model(self.model.as_deref())?;
-        let (x0, file) = (service.pictures.test(self.test_image, &served).await?, test_file(self.test_image));
-        let work = ReconstructWork::new(served.clone(), self, (x0, &file), &service.limits, cancel)?;
-        Ok((served, work))
-    }
+    about_image(&app, way, asked).await
 }
 
 /// Encode an image and decode it again
@@ -140,19 +192,7 @@ pub async fn reconstruct(
     way: Way,
     asked: Asked<ReconstructRequest>,
 ) -> Result<Response, ApiError> {
-    let cancel = Cancel::new();
-    let (served, work) = match asked {
-        Asked::Json(request) => request.of_test(&app, &cancel).await?,
-        Asked::Form(mut form) => {
-            let (image, request) = (form.image()?, ReconstructRequest::of_form(&mut form)?);
-            form.end(&["image", "model", "steps", "spacing", "class"])?;
-            let served = app.model(request.model.as_deref())?;
-            let x0 = app.pictures.decode(image, &served).await?;
-            let work = ReconstructWork::new(served.clone(), &request, (x0, FILE), &app.limits, &cancel)?;
-            (served, work)
-        }
-    };
-    respond(&app, way, served, Box::new(work), cancel).await
+    about_image(&app, way, asked).await
 }
 
 impl InterpolateRequest {
@@ -173,15 +213,25 @@ impl InterpolateRequest {
     ///
     /// # Errors
     /// What means nothing.
-    pub(super) fn of_seeds(
-        &self,
+    pub(super) async fn of_seeds(
+        self,
         service: &Service,
         cancel: &Cancel,
     ) -> Result<(Arc<Served>, InterpolateWork), ApiError> {
         let served = service.model(self.model.as_deref())?;
         let ends = Ends::Seeds(self.seeds.clone());
-        let work = InterpolateWork::new(served.clone(), self, (ends, &[]), &service.limits, cancel)?;
+        let work = self.between(service, &served, (ends, &[]), cancel).await?;
         Ok((served, work))
+    }
+
+    async fn between(
+        self,
+        service: &Service,
+        served: &Arc<Served>,
+        ends: (Ends, &'static [&'static str]),
+        cancel: &Cancel,
+    ) -> Result<InterpolateWork, Failure> {
+        service.prepare(served, cancel, move |s, l, c| InterpolateWork::new(s, &self, ends, l, c)).await
     }
 }
 
@@ -210,7 +260,7 @@ pub async fn interpolate(
 ) -> Result<Response, ApiError> {
     let cancel = Cancel::new();
     let (served, work) = match asked {
-        Asked::Json(request) => request.of_seeds(&app, &cancel)?,
+        Asked::Json(request) => request.of_seeds(&app, &cancel).await?,
         Asked::Form(mut form) => {
             let (images, request) = (std::mem::take(&mut form.images), InterpolateRequest::of_form(&mut form)?);
             form.end(&["image", "model", "points", "at", "steps", "spacing", "class"])?;
@@ -226,8 +276,7 @@ pub async fn interpolate(
             let views: Vec<_> = ends.iter().map(|x0| x0.view()).collect();
             let ends = concatenate(Axis(0), &views).map_err(|e| ApiError::internal(e.to_string()))?;
             let files = &FILES[..ends.dim().0];
-            let work =
-                InterpolateWork::new(served.clone(), &request, (Ends::Images(ends), files), &app.limits, &cancel)?;
+            let work = request.between(&app, &served, (Ends::Images(ends), files), &cancel).await?;
             (served, work)
         }
     };

@@ -1,6 +1,7 @@
 //! The service over HTTP: routes, errors, who may ask.
 
 mod answer;
+mod anywhere;
 mod assets;
 mod compare;
 mod error;
@@ -49,8 +50,8 @@ const BODY_PATIENCE: Duration = Duration::from_secs(20);
     info(
         title = "skipstone",
         description = "Denoising diffusion implicit models: sample, watch, encode, reconstruct, interpolate, compare. \
-                       The same request means the same pixels, whatever else the service is doing. Whatever is posted \
-                       can be watched: with `Accept: text/event-stream` the answer comes as events."
+                       The same request means the same pixels, whatever else the service is doing. Whatever is posted, but \
+                       for encoding, can be watched: with `Accept: text/event-stream` the answer comes as events."
     ),
     components(schemas(
         PlanEvent, InterpolatePlan, ReconstructPlan, ComparePlan, QueuedEvent, StepEvent, Reconstructed, Cell
@@ -98,6 +99,7 @@ fn routes(limits: &Limits) -> OpenApiRouter<App> {
         .layer(DefaultBodyLimit::max(MOST_JSON));
     let mut all = OpenApiRouter::with_openapi(Document::openapi()).merge(uploads(limits.upload_bytes)).merge(others);
     kinds::in_one_piece(all.get_openapi_mut());
+    anywhere::documented(all.get_openapi_mut());
     all
 }
 

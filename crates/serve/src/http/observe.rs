@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument;
@@ -39,14 +39,18 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     let _in_span = span.enter();
     let mut response = finish(response, &id);
     let (status, took) = (response.status().as_u16(), begun.elapsed());
-    // Methods are anything a caller likes to write; only known ones become labels.
-    let label = if method.as_str().len() <= 7 { method.as_str() } else { "other" };
-    app.metrics.request(label, &route, status, took);
+    app.metrics.request(label(&method), &route, status, took);
     tracing::info!(status, ms = took.as_secs_f64() * 1e3, "answered");
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// Methods are anything a caller likes to write; only known ones become labels.
+fn label(method: &Method) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    known.into_iter().find(|known| method == known).unwrap_or("other")
 }
 
 /// Writes the bodies of errors and the headers that all responses have.

@@ -36,7 +36,7 @@ pub async fn sample(
     Body(request): Body<SampleRequest>,
 ) -> Result<Response, ApiError> {
     let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
-    let work = SampleWork::new(served.clone(), &request, &app.limits, &cancel)?;
+    let work = app.prepare(&served, &cancel, move |s, l, c| SampleWork::new(s, &request, l, c)).await?;
     respond(&app, way, served, Box::new(work), cancel).await
 }
 
@@ -62,7 +62,7 @@ pub async fn picture(
     Fields(request): Fields<SampleRequest>,
 ) -> Result<Response, ApiError> {
     let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
-    let work = SampleWork::new(served.clone(), &request, &app.limits, &cancel)?;
+    let work = app.prepare(&served, &cancel, move |s, l, c| SampleWork::new(s, &request, l, c)).await?;
     if work.rows() > app.limits.sync {
         let (rows, most) = (work.rows(), app.limits.sync);
         let message = format!("n: images times network calls are {rows}, at once at most {most}; ask /v1/jobs");

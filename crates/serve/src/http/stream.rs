@@ -34,6 +34,6 @@ pub async fn stream(
     Fields(request): Fields<SampleRequest>,
 ) -> Result<Response, ApiError> {
     let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
-    let work = SampleWork::new(served.clone(), &request, &app.limits, &cancel)?;
+    let work = app.prepare(&served, &cancel, move |s, l, c| SampleWork::new(s, &request, l, c)).await?;
     respond(&app, way.events(), served, Box::new(work), cancel).await
 }

@@ -11,6 +11,8 @@ use super::extract::Body;
 
 /// Fields of a form beside its pictures, and pictures.
 const MOST_FIELDS: usize = 16;
+/// Bytes of a field's name.
+const MOST_NAME: usize = 64;
 /// Bytes of a field that is no picture.
 const MOST_TEXT: usize = 1 << 10;
 
@@ -47,6 +49,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
                 return Err(ApiError::bad(format!("a form of more than {MOST_FIELDS} fields")));
             }
             let name = field.name().unwrap_or_default().to_owned();
+            if name.len() > MOST_NAME {
+                return Err(ApiError::bad(format!("a form's field has a name of more than {MOST_NAME} bytes")));
+            }
             let bytes = field.bytes().await.map_err(refused)?;
             if name == "image" {
                 found.images.push(bytes);
@@ -66,6 +71,8 @@ fn refused(error: MultipartError) -> ApiError {
     let status = error.status();
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(status, "image: the upload is too long"),
+        // Not what it says is wrong, but how it comes.
+        _ if status.is_server_error() => ApiError::cut(),
         _ => ApiError::new(status, format!("the form cannot be read: {}", error.body_text())),
     }
 }

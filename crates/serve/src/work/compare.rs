@@ -49,6 +49,11 @@ impl CompareWork {
             return Err(Failure::Refused(format!("steps: times eta make {count} cells; expected 1 to {MOST_CELLS}")));
         }
         limits.check_images(n, served.shape())?;
+        let all = n.saturating_mul(count);
+        limits.check_images(all, served.shape()).map_err(|_| {
+            let most = limits.most_images(served.shape());
+            Failure::Refused(format!("n: {count} cells of {n} are {all} images; expected at most {most} in all"))
+        })?;
         let mut cells = Vec::with_capacity(count);
         for &steps in &steps {
             limits.check_steps(steps)?;

@@ -48,6 +48,8 @@ impl SampleWork {
     pub fn fingerprint(&self) -> String {
         let mut options = self.generator.settings().to_json();
         options.insert("range".to_owned(), json!([self.first, self.n]));
+        // The same weights may be given another schedule.
+        options.insert("scheduler".to_owned(), json!(format!("{:?}", self.served.model.scheduler)));
         let text = serde_json::Value::Object(options).to_string() + env!("CARGO_PKG_VERSION");
         Sha256::digest(text.as_bytes())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }

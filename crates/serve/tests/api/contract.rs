@@ -4,8 +4,10 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use jsonschema::Validator;
 use serde_json::{Value, json};
+use skipstone::checkpoint::Model;
+use skipstone_serve::{Guard, Service, Setup, app};
 
-use crate::support::{Reply, finished, form, get, post, send, shared};
+use crate::support::{Reply, finished, form, get, model, post, send, service, shared};
 
 fn document() -> Value {
     serde_json::to_value(skipstone_serve::document()).unwrap()
@@ -145,6 +147,7 @@ fn answers_are_as_documented() {
             ("/v1/jobs", json!({"kind": "compare", "steps": [1], "eta": [0.0], "n": 1})),
             ("/v1/jobs", json!({"kind": "interpolate", "seeds": [1, 2], "steps": 2})),
             ("/v1/jobs", json!({"kind": "dream"})),
+            ("/v1/jobs", json!({"kind": "encode", "test_image": 1_000_000})),
             ("/v1/encode", json!({"test_image": 1_000_000, "steps": 2})),
             ("/v1/reconstruct", json!({"test_image": 1_000_000, "steps": [2]})),
         ] {
@@ -174,6 +177,9 @@ fn answers_are_as_documented() {
             conforms(&document, "get", path, &get(&router, &format!("{path}?{query}")).await);
         }
         conforms(&document, "get", "/v1/jobs/{id}", &get(&router, "/v1/jobs/none").await);
+        let reply = get(&router, "/v1/jobs/%ff").await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+        conforms(&document, "get", "/v1/jobs/{id}", &reply);
         conforms(&document, "get", "/v1/test-images/{file}", &get(&router, "/v1/test-images/99999.png").await);
         conforms(&document, "get", "/v1/test-images/{file}", &get(&router, "/v1/test-images/x").await);
         let text = Request::post("/v1/sample").header("content-type", "text/plain").body(Body::from("{}")).unwrap();
@@ -181,6 +187,29 @@ fn answers_are_as_documented() {
         assert_eq!(reply.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         conforms(&document, "post", "/v1/sample", &reply);
     });
+}
+
+#[tokio::test]
+async fn a_picture_s_tag_is_that_of_the_same_pixels() {
+    let path = "/v1/sample.png?n=1&steps=2";
+    let of = async |model: Model| {
+        let service = Service::start(vec![("tiny".to_owned(), model)], Setup::default()).unwrap();
+        let router = app(service);
+        let first = get(&router, path).await;
+        let tag = first.header("etag").unwrap().to_owned();
+        let again = Request::get(path).header("if-none-match", &tag).body(Body::empty()).unwrap();
+        let again = send(&router, again).await;
+        assert_eq!((again.status, again.body.len()), (StatusCode::NOT_MODIFIED, 0));
+        (tag, first.body)
+    };
+    let same = of(model(false)).await;
+    assert_eq!(of(model(false)).await, same);
+    // The same weights under another schedule.
+    let mut other = model(false);
+    other.scheduler.beta_end *= 2.0;
+    let other = of(other).await;
+    assert_ne!(other.1, same.1);
+    assert_ne!(other.0, same.0);
 }
 
 #[test]
@@ -224,4 +253,23 @@ fn events_are_as_documented() {
             }
         }
     });
+}
+
+#[tokio::test]
+async fn whom_the_guard_turns_away_is_answered_as_documented() {
+    let document = document();
+    let guard = Guard::open().with_token("correct-horse-battery").with_hosts(["localhost".to_owned()]);
+    let router = app(service(Setup { guard, ..Setup::default() }));
+    for (header, value, status) in [
+        ("authorization", "Bearer nothing", StatusCode::UNAUTHORIZED),
+        ("origin", "http://elsewhere.example", StatusCode::FORBIDDEN),
+        ("host", "elsewhere.example", StatusCode::MISDIRECTED_REQUEST),
+    ] {
+        for path in ["/v1/models", "/v1/sample.png", "/metrics"] {
+            let request = Request::get(path).header(header, value).body(Body::empty()).unwrap();
+            let reply = send(&router, request).await;
+            assert_eq!(reply.status, status, "{path}");
+            conforms(&document, "get", path, &reply);
+        }
+    }
 }

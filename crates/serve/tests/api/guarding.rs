@@ -24,7 +24,6 @@ async fn without_the_token_only_the_page_and_the_probes_answer() {
         assert_eq!(get(&router, path).await.status, StatusCode::OK, "{path}");
     }
     let bearer = format!("Bearer {TOKEN}");
-    let cookie = format!("theme=dark; skipstone-token={TOKEN}");
     for path in ["/v1/models", "/v1/openapi.json", "/metrics", "/v1/sample.png?n=1&steps=1"] {
         let reply = get(&router, path).await;
         assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{path}");
@@ -33,9 +32,7 @@ async fn without_the_token_only_the_page_and_the_probes_answer() {
             let reply = with(&router, path, &[("authorization", wrong)]).await;
             assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{path} {wrong}");
         }
-        assert_eq!(with(&router, path, &[("cookie", "skipstone-token=no")]).await.status, StatusCode::UNAUTHORIZED);
         assert_eq!(with(&router, path, &[("authorization", &bearer)]).await.status, StatusCode::OK, "{path}");
-        assert_eq!(with(&router, path, &[("cookie", &cookie)]).await.status, StatusCode::OK, "{path}");
     }
     // A job cannot be told from none.
     assert_eq!(get(&router, "/v1/jobs/x").await.status, StatusCode::UNAUTHORIZED);
@@ -43,9 +40,10 @@ async fn without_the_token_only_the_page_and_the_probes_answer() {
 
 #[tokio::test]
 async fn a_name_that_somebody_pointed_here_is_not_answered() {
-    let guard = Guard::open().with_hosts(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
+    let hosts = ["localhost", "127.0.0.1", "::1", "Named.example:8443"].map(str::to_owned);
+    let guard = Guard::open().with_hosts(hosts);
     let router = app(service(Setup { guard, ..Setup::default() }));
-    for host in ["localhost:8080", "127.0.0.1", "[::1]:8080", "LocalHost"] {
+    for host in ["localhost:8080", "127.0.0.1", "[::1]:8080", "LocalHost", "named.example", "named.example:8443"] {
         assert_eq!(with(&router, "/v1/models", &[("host", host)]).await.status, StatusCode::OK, "{host}");
     }
     for host in ["evil.example", "127.0.0.1.evil.example:8080", "localhost.evil.example"] {
@@ -69,8 +67,12 @@ fn pages_of_other_sites_may_not_ask() {
             ask(&[("origin", "http://127.0.0.1:8080"), ("sec-fetch-site", "same-origin")]).await,
             StatusCode::OK
         );
-        // Somebody follows a link.
-        assert_eq!(ask(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")]).await, StatusCode::OK);
+        // Somebody follows a link; or another site's page has a frame here.
+        let navigates = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+        let into = async |dest| ask(&[&navigates[..], &[("sec-fetch-dest", dest)]].concat()).await;
+        assert_eq!(into("document").await, StatusCode::OK);
+        assert_eq!(into("iframe").await, StatusCode::FORBIDDEN);
+        assert_eq!(into("object").await, StatusCode::FORBIDDEN);
         assert_eq!(
             ask(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")]).await,
             StatusCode::FORBIDDEN
@@ -117,4 +119,16 @@ fn everything_the_page_loads_comes_from_here() {
             assert!(!page.contains(foreign), "{foreign}");
         }
     });
+}
+
+#[tokio::test]
+async fn a_method_that_somebody_made_up_is_no_label() {
+    let router = app(service(Setup::default()));
+    for method in ["BREW", "GETX", "LONGERTHANTHAT"] {
+        let request = Request::builder().method(method).uri("/health").body(Body::empty()).unwrap();
+        assert_eq!(send(&router, request).await.status, StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let metrics = String::from_utf8(get(&router, "/metrics").await.body.to_vec()).unwrap();
+    let methods = metrics.lines().filter(|line| line.contains("route=\"/health\"")).collect::<Vec<_>>();
+    assert_eq!(methods, ["skipstone_http_requests_total{method=\"other\",route=\"/health\",status=\"405\"} 3"]);
 }

@@ -70,6 +70,7 @@ fn the_other_requests_have_limits_too() {
             ("/v1/compare", json!({"steps": [1, 2000], "eta": [0]}), "found 2000"),
             ("/v1/compare", json!({"steps": [1], "eta": [-1]}), "at least 0"),
             ("/v1/compare", json!({"n": 65}), "found 65"),
+            ("/v1/compare", json!({"n": 6}), "12 cells of 6 are 72 images; expected at most 64 in all"),
         ] {
             let reply = post(&router, path, body.clone()).await;
             assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}: {:?}", reply.body);
@@ -116,5 +117,28 @@ fn a_request_s_id_is_in_the_header_and_in_the_error() {
             assert!(!seen.contains(&id));
             seen.push(id);
         }
+    });
+}
+
+#[test]
+fn a_job_s_field_is_named_as_that_of_the_request_alone() {
+    shared(async |router| {
+        for (body, field, expected) in [
+            (json!({"kind": "sample", "steps": "ten"}), "steps", "invalid type"),
+            (json!({"kind": "sample", "sead": 1}), "sead", "did you mean \"seed\"?"),
+            (json!({"kind": "sample", "seed": -1}), "seed", "invalid value"),
+            (json!({"kind": "interpolate", "seeds": [1, 2], "at": [2.0]}), "at", "from 0 to 1"),
+            (json!({"kind": "compare", "steps": 3}), "steps", "expected a list of numbers"),
+            (json!({"kind": "compare", "steps": "3,x"}), "steps", "found \"x\""),
+            (json!({"kind": "dream"}), "kind", "found \"dream\""),
+            (json!({"n": 1}), "kind", "found none"),
+        ] {
+            let reply = post(&router, "/v1/jobs", body.clone()).await;
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}: {:?}", reply.body);
+            let (_, message, found) = reply.error();
+            assert!(message.contains(expected) && !message.contains("column"), "{body}: {message}");
+            assert_eq!(found.as_deref(), Some(field), "{body}: {message}");
+        }
+        assert_eq!(post(&router, "/v1/jobs", json!([1])).await.status, StatusCode::BAD_REQUEST);
     });
 }

@@ -4,6 +4,8 @@ mod batching;
 mod contract;
 mod guarding;
 mod limits;
+mod listening;
+mod optimal;
 mod streams;
 mod support;
 mod uploads;

@@ -64,7 +64,7 @@ fn a_stream_shows_the_plan_every_step_and_the_same_picture_as_the_answer() {
 }
 
 #[test]
-fn whatever_is_posted_can_be_watched() {
+fn whatever_is_posted_but_for_encoding_can_be_watched() {
     shared(async |router| {
         let body = json!({"seeds": [1, 2, 3, 4], "points": 3, "steps": 4});
         let seen = events(&streamed(&router, posted("/v1/interpolate", &body)).await.body);
@@ -81,6 +81,10 @@ fn whatever_is_posted_can_be_watched() {
         let rows: Vec<&Value> = of(&seen, "row");
         assert_eq!(rows, answer["rows"].as_array().unwrap().iter().collect::<Vec<_>>());
         assert_eq!(of(&seen, "plan")[0]["original"], answer["original"]);
+
+        let mut encode = form("/v1/encode", &[("steps", "2")], &[&png]);
+        encode.headers_mut().insert(header::ACCEPT, "text/event-stream".parse().unwrap());
+        assert_eq!(send(&router, encode).await.header("content-type"), Some("application/json"));
 
         let seen = events(&streamed(&router, posted("/v1/sample", &json!({"n": 1, "steps": 3}))).await.body);
         assert_eq!(names(&seen), ["plan", "step", "done"]);

@@ -176,3 +176,29 @@ fn the_ends_of_a_line_between_pictures_are_their_reconstructions() {
         assert!(point["command"].is_null());
     });
 }
+
+#[test]
+fn a_body_that_stops_before_its_end_is_408() {
+    shared(async |router| {
+        let begun = "--edge\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.png\"\r\n\r\nhalf";
+        for (path, kind, begun) in
+            [("/v1/encode", "multipart/form-data; boundary=edge", begun), ("/v1/sample", "application/json", "{\"n\":")]
+        {
+            let parts = [Ok(begun), Err(std::io::Error::other("the caller has gone"))];
+            let body = Body::from_stream(tokio_stream::iter(parts));
+            let reply = send(&router, Request::post(path).header("content-type", kind).body(body).unwrap()).await;
+            assert_eq!(reply.status, StatusCode::REQUEST_TIMEOUT, "{path}: {:?}", reply.body);
+            assert_eq!(reply.error().0, "request_timeout");
+        }
+    });
+}
+
+#[test]
+fn a_field_s_name_is_not_repeated_at_any_length() {
+    shared(async |router| {
+        let long = "x".repeat(65);
+        let reply = send(&router, form("/v1/encode", &[(&long, "1")], &[&gradient(8, 8)])).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+        assert!(reply.error().1.contains("a name of more than 64 bytes"), "{:?}", reply.error());
+    });
+}

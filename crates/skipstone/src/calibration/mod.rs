@@ -17,7 +17,7 @@ pub use measure::measure;
 use crate::error::{Error, Kind, Result};
 use crate::schedule::{Schedule, Time};
 use crate::sigma::{Analytic, Coefficients, NoiseScale, sigma};
-use crate::trajectory::{Trajectory, optimal};
+use crate::trajectory::{BestTimes, Trajectory};
 
 /// The file's name in a model's folder.
 pub const FILE: &str = "calibration.json";
@@ -128,10 +128,18 @@ impl Calibration {
     /// The times of a budget of `steps` network calls, from T down, under which the bound is least.
     ///
     /// # Errors
-    /// As [`optimal()`], or a schedule of another T.
+    /// As [`trajectory::optimal()`](crate::trajectory::optimal()), or a schedule of another T.
     pub fn optimal(&self, schedule: &Schedule, steps: usize) -> Result<Trajectory> {
+        self.best_times(schedule, steps)?.trajectory(steps)
+    }
+
+    /// The same for every budget of at most `most` network calls, for whoever asks for several.
+    ///
+    /// # Errors
+    /// As [`optimal`](Self::optimal).
+    pub fn best_times(&self, schedule: &Schedule, most: usize) -> Result<BestTimes> {
         let mut failure = None;
-        let found = optimal(steps, schedule.train_steps(), |t, s| {
+        let found = BestTimes::new(most, schedule.train_steps(), |t, s| {
             self.cost(schedule, t, s).unwrap_or_else(|error| {
                 failure.get_or_insert(error);
                 f64::NAN

@@ -6,7 +6,7 @@
 mod optimal;
 mod spacing;
 
-pub use optimal::optimal;
+pub use optimal::{BestTimes, optimal};
 pub use spacing::Spacing;
 
 use crate::error::{Error, Result};
