@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use skipstone::calibration::{Calibration, measure};
+use skipstone::checkpoint::process_hash;
 use skipstone::likelihood::classes_of;
 use skipstone::noise::{NOISE_VERSION, Purpose, Seeded};
 use skipstone::objective::default_sigma_1;
@@ -69,7 +70,8 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let sigma_1 = default_sigma_1(&schedule)?;
     let n = data.len();
     let classes = classes_of(&model, &data, 0..n)?;
-    let (hash, process, times) = (model.hash.clone(), model.process()?, schedule.train_steps());
+    let (hash, times) = (model.hash.clone(), schedule.train_steps());
+    let process = process_hash(model.scheduler.prediction_type, &schedule);
     let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
     let gflop = unet.flops() as f64 * f64::from(times) * n as f64 / 1e9;
     let name = format!("{} ({}, first {n})", data.name(), arguments.split);

@@ -7,14 +7,14 @@ use std::time::Instant;
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
 use skipstone::checkpoint::Model;
-use skipstone::eval::{FeatureNetwork, feature_distance, features};
+use skipstone::eval::{FeatureNetwork, check_takes, feature_distance, features};
 use skipstone::generate::{Generator, Request, Settings};
 use skipstone::image::{Layout, grid, write_png};
 use skipstone::latent::{SQUARE, distance};
 use skipstone::sampler::{Outcome, Plan};
 
 use crate::batch::batches;
-use crate::common::duration;
+use crate::common::{Conduct, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 use crate::output::{Target, borrowed};
@@ -44,10 +44,9 @@ impl Rows {
             .into());
         };
         let runs = requests.iter().map(|request| Settings::resolve(model, request)).collect::<Result<_, _>>()?;
-        // Images it does not take are an error before the work, not after it.
         if let Some(network) = &network {
             let [height, width] = model.config.sample_size;
-            network.features(Array4::zeros((1, model.config.out_channels, height, width)).view())?;
+            check_takes(&**network, [model.config.out_channels, height, width])?;
         }
         Ok(Self { path: path.clone(), runs, network })
     }
@@ -58,23 +57,24 @@ impl Rows {
     }
 
     /// Makes them.
-    pub fn run(self, mut generator: Generator, n: usize, batch: usize, json: bool, dry: bool) -> anyhow::Result<Done> {
+    pub fn run(self, mut generator: Generator, n: usize, batch: usize, conduct: &Conduct) -> anyhow::Result<Done> {
+        let json = conduct.json;
         let steps: Vec<usize> = self.runs.iter().map(|(_, plan)| plan.steps().len()).collect();
         let calls: Vec<usize> = self.runs.iter().map(|(_, plan)| generator.calls_of(plan)).collect();
         let output = self.path.display().to_string();
-        if dry {
+        if conduct.dry_run {
             let total: usize = calls.iter().sum();
             let gflop = generator.flops_per_call() as f64 * (total * n) as f64 / 1e9;
             let total = total * generator.calls_per_step();
-            if json {
-                emit(json!({"n": n, "steps": steps, "calls": total, "gflop": gflop, "output": output}))?;
-            } else {
-                emit(format_args!("images      {n} in each of {} rows, {batch} at a time", steps.len()))?;
-                emit(format_args!("steps       {steps:?}, together {total} network calls for a latent"))?;
-                emit(format_args!("work        {gflop:.1} GFLOP"))?;
-                emit(format_args!("would write {output}"))?;
-            }
-            return Ok(Done::Finished);
+            return conduct.promise(
+                &json!({"n": n, "steps": steps, "calls": total, "gflop": gflop, "output": output}),
+                &[
+                    format!("images      {n} in each of {} rows, {batch} at a time", steps.len()),
+                    format!("steps       {steps:?}, together {total} network calls for a latent"),
+                    format!("work        {gflop:.1} GFLOP"),
+                    format!("would write {output}"),
+                ],
+            );
         }
         let first = generator.first();
         let ranges = batches(n, batch);

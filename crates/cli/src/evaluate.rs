@@ -8,20 +8,19 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use ndarray::{Array4, Axis, Slice};
 use skipstone::checkpoint::Model;
 use skipstone::data::{DataSpec, LoadOptions, Split};
 use skipstone::denoiser::DynamicThreshold;
 use skipstone::eval::table::{
     Cell, Evaluation, Judge, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Shard,
 };
-use skipstone::eval::{FeatureNetwork, FeatureSpec, features};
+use skipstone::eval::{FeatureNetwork, FeatureSpec, check_takes};
 use skipstone::files;
 use skipstone::generate::{ClipMode, Generator, Inputs, Request, Settings, SpacingChoice};
 use skipstone::solver::Solver;
 
 use crate::batch::BatchArguments;
-use crate::common::{Machine, ModelArguments};
+use crate::common::{Conduct, ModelArguments};
 use crate::failure::{Done, Usage, say};
 use crate::interrupt;
 use crate::options::{ConditionArguments, PrecisionArguments, clip, threshold};
@@ -102,14 +101,8 @@ pub struct EvaluateArguments {
     /// Folder of the results; continued where it exists
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Print each cell as a JSON line
-    #[arg(long)]
-    json: bool,
-    /// Say what would be done and what it would cost, and write nothing
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    conduct: Conduct,
 }
 
 /// Whether latents are drawn from repeatedly.
@@ -136,7 +129,7 @@ struct Job {
 /// Runs the command.
 pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let cells = lists(arguments).cells()?;
-    let threads = arguments.machine.start()?;
+    let threads = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let (precision, threshold) = (arguments.precision.precision, arguments.threshold);
     let mut common = Request { seed: arguments.seed, precision, threshold, ..Request::default() };
@@ -153,9 +146,8 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let scored = arguments.shard.is_none();
     let network = if scored { Some(arguments.features.open(skipstone_model::FASHION_CNN)?) } else { None };
     let real = if scored { Some(real_images(arguments, &model)?) } else { None };
-    if let (Some(network), Some(real)) = (&network, &real) {
-        // Images it does not take are an error before the work as well.
-        features(&**network, first_image(real).view())?;
+    if let Some(network) = &network {
+        check_takes(&**network, evaluation.shape())?;
     }
 
     let generator = Generator::new(model, &requests[0], Inputs::default(), arguments.first, arguments.n as usize)?;
@@ -168,7 +160,7 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     }
     let most = jobs.iter().map(|job| job.missing).max().unwrap_or(0).clamp(1, arguments.n) as usize;
     let size = arguments.batch.of(&generator, most, threads);
-    if arguments.dry_run {
+    if arguments.conduct.dry_run {
         return table::dry_run(arguments, &generator, &jobs, size, threads);
     }
     files::create_dir(&arguments.output)?;
@@ -221,11 +213,6 @@ fn real_images(arguments: &EvaluateArguments, model: &Model) -> anyhow::Result<R
         ));
     }
     Ok(real)
-}
-
-/// One of the images, in network values.
-fn first_image(real: &RealImages) -> Array4<f32> {
-    real.train().slice_axis(Axis(0), Slice::from(..1)).mapv(|byte| f32::from(byte) / 127.5 - 1.0)
 }
 
 /// The reference and the floor; `None` at Ctrl-C.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+pub use skipstone_serve::core::quoted;
 
 /// What a shell expects of an interrupted program: 128 + SIGINT.
 pub const EXIT_CODE: u8 = 130;
@@ -33,16 +34,6 @@ pub fn command_line(extra: Option<&str>) -> String {
         words.push(extra.to_owned());
     }
     words.join(" ")
-}
-
-/// A word as a shell reads it.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]

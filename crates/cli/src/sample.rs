@@ -146,7 +146,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let batch = arguments.batch.of(&generator, n, threads);
     if let Some(rows) = rows {
         check(&target, n.saturating_mul(rows.len()), generator.shape())?;
-        return rows.run(generator, n, batch, arguments.conduct.json, arguments.conduct.dry_run);
+        return rows.run(generator, n, batch, &arguments.conduct);
     }
     check(&target, n, generator.shape())?;
     let steps = generator.moves();
@@ -191,25 +191,25 @@ fn dry_run(
     let memory = generator.bytes(batch);
     let per_call = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
     let seconds = per_call * (generator.calls() * n) as f64 / batch as f64;
-    if arguments.conduct.json {
-        emit(json!({
+    arguments.conduct.promise(
+        &json!({
             "n": n, "steps": generator.plan().steps().len(), "calls": calls, "batch": batch, "gflop": gflop,
             "memory_bytes": memory, "seconds_per_call": per_call, "seconds": seconds, "threads": threads,
             "output": arguments.output.display().to_string(),
-        }))?;
-        return Ok(Done::Finished);
-    }
-    emit(format_args!("images      {n}, {batch} at a time"))?;
-    emit(format_args!("steps       {}", steps_and_calls(generator)))?;
-    emit(format_args!("work        {gflop:.1} GFLOP"))?;
-    emit(format_args!("memory      about {}", bytes(memory)))?;
-    emit(format_args!(
-        "time        about {}: one call on {batch} image(s) took {} with {threads} thread(s)",
-        duration(seconds),
-        duration(per_call)
-    ))?;
-    emit(format_args!("would write {}", arguments.output.display()))?;
-    Ok(Done::Finished)
+        }),
+        &[
+            format!("images      {n}, {batch} at a time"),
+            format!("steps       {}", steps_and_calls(generator)),
+            format!("work        {gflop:.1} GFLOP"),
+            format!("memory      about {}", bytes(memory)),
+            format!(
+                "time        about {}: one call on {batch} image(s) took {} with {threads} thread(s)",
+                duration(seconds),
+                duration(per_call)
+            ),
+            format!("would write {}", arguments.output.display()),
+        ],
+    )
 }
 
 /// The time of one call of the plan: by the faster of the first two steps, as the very first also makes room.

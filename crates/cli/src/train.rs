@@ -119,27 +119,27 @@ fn dry_run(
     let memory = trainer.bytes() + data_bytes;
     let per_step = trainer.measure()?.as_secs_f64();
     let total = per_step * t.steps as f64;
-    if arguments.conduct.json {
-        emit(json!({
+    let epochs = t.steps as f64 * (t.batch * t.accumulate) as f64 / images as f64;
+    arguments.conduct.promise(
+        &json!({
             "parameters": parameters, "images": images, "steps": t.steps, "batch": t.batch * t.accumulate,
             "gflop_per_step": gflop, "memory_bytes": memory, "seconds_per_step": per_step, "seconds": total,
             "threads": threads, "out": arguments.out.display().to_string(),
-        }))?;
-        return Ok(Done::Finished);
-    }
-    let epochs = t.steps as f64 * (t.batch * t.accumulate) as f64 / images as f64;
-    emit(format_args!("data        {name}, {images} images of {:?}", trainer.data().shape()))?;
-    emit(format_args!("network     {parameters} parameters"))?;
-    emit(format_args!("length      {} steps of {} images, {epochs:.1} epochs", t.steps, t.batch * t.accumulate))?;
-    emit(format_args!("work        {gflop:.2} GFLOP per step"))?;
-    emit(format_args!("memory      about {}", bytes(memory)))?;
-    emit(format_args!(
-        "time        {} per step measured with {threads} threads, {} in all",
-        duration(per_step),
-        duration(total)
-    ))?;
-    emit(format_args!("would write {}", arguments.out.display()))?;
-    Ok(Done::Finished)
+        }),
+        &[
+            format!("data        {name}, {images} images of {:?}", trainer.data().shape()),
+            format!("network     {parameters} parameters"),
+            format!("length      {} steps of {} images, {epochs:.1} epochs", t.steps, t.batch * t.accumulate),
+            format!("work        {gflop:.2} GFLOP per step"),
+            format!("memory      about {}", bytes(memory)),
+            format!(
+                "time        {} per step measured with {threads} threads, {} in all",
+                duration(per_step),
+                duration(total)
+            ),
+            format!("would write {}", arguments.out.display()),
+        ],
+    )
 }
 
 fn train(arguments: &TrainArguments, mut run: Run) -> anyhow::Result<Done> {

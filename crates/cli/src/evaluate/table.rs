@@ -23,33 +23,31 @@ pub fn dry_run(
     let seconds = |job: &Job| per_call * job.calls as f64 * job.missing as f64;
     let total: f64 = jobs.iter().map(seconds).sum();
     let missing: u64 = jobs.iter().map(|job| job.missing).sum();
-    if arguments.json {
-        let cell = |job: &Job| {
-            json!({
-                "steps": job.cell.steps, "eta": job.cell.noise, "row": name_of(&job.cell), "calls": job.calls,
-                "images": job.missing, "seconds": seconds(job),
-            })
-        };
-        emit(json!({
-            "cells": jobs.iter().map(cell).collect::<Vec<_>>(), "images": missing, "seconds": total,
-            "seconds_per_call": per_call, "batch": batch, "threads": threads,
-            "output": arguments.output.display().to_string(),
-        }))?;
-        return Ok(Done::Finished);
-    }
-    emit(format_args!("{:<24} {:>6} {:>6} {:>15} {:>12}", "row", "steps", "calls", "images to draw", "time"))?;
+    let cell = |job: &Job| {
+        json!({
+            "steps": job.cell.steps, "eta": job.cell.noise, "row": name_of(&job.cell), "calls": job.calls,
+            "images": job.missing, "seconds": seconds(job),
+        })
+    };
+    let json = json!({
+        "cells": jobs.iter().map(cell).collect::<Vec<_>>(), "images": missing, "seconds": total,
+        "seconds_per_call": per_call, "batch": batch, "threads": threads,
+        "output": arguments.output.display().to_string(),
+    });
+    let mut lines =
+        vec![format!("{:<24} {:>6} {:>6} {:>15} {:>12}", "row", "steps", "calls", "images to draw", "time")];
     for job in jobs {
         let (name, time) = (name_of(&job.cell), duration(seconds(job)));
-        emit(format_args!("{name:<24} {:>6} {:>6} {:>15} {time:>12}", job.cell.steps, job.calls, job.missing))?;
+        lines.push(format!("{name:<24} {:>6} {:>6} {:>15} {time:>12}", job.cell.steps, job.calls, job.missing));
     }
-    emit(format_args!(
+    lines.push(format!(
         "together about {} for {missing} images, and the scoring: one call takes {:.2} ms an image, {batch} at a time, with \
          {threads} thread(s)",
         duration(total),
         1e3 * per_call
-    ))?;
-    emit(format_args!("would write {}", arguments.output.display()))?;
-    Ok(Done::Finished)
+    ));
+    lines.push(format!("would write {}", arguments.output.display()));
+    arguments.conduct.promise(&json, &lines)
 }
 
 /// The row of a cell, as the options that were given say it.

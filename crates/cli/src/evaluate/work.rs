@@ -29,7 +29,7 @@ impl Work<'_> {
     pub fn run(mut self, mut generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
         let length: u64 = self.jobs.iter().map(|job| job.missing * job.calls as u64).sum();
         let bar = crate::bars::bar("drawing", 0, length);
-        if let (Some(judge), false) = (judge, self.arguments.json) {
+        if let (Some(judge), false) = (judge, self.arguments.conduct.json) {
             head(judge)?;
         }
         for i in 0..self.jobs.len() {
@@ -51,7 +51,7 @@ impl Work<'_> {
                 self.write_report()?;
                 return Ok(interrupted(i, self.jobs.len()));
             };
-            let json = self.arguments.json;
+            let json = self.arguments.conduct.json;
             crate::bars::above(|| if json { emit(json!(row)) } else { emit(line(&job.cell, &row)) })?;
             self.results.put(row);
             self.results.write(&self.arguments.output)?;
@@ -107,7 +107,7 @@ impl Work<'_> {
         self.compare()?;
         self.results.write(&self.arguments.output)?;
         let path = self.write_report()?;
-        if let (Some(path), false) = (path, self.arguments.json) {
+        if let (Some(path), false) = (path, self.arguments.conduct.json) {
             emit(path.display())?;
         }
         Ok(Done::Finished)

@@ -19,6 +19,6 @@ pub use ids::Ids;
 pub use jobs::{Jobs, Keep};
 pub use network::{Asker, Inside, Network, OnCall, SharedNetwork};
 pub use pictures::Pictures;
-pub use served::{Capacity, Served, name_of};
+pub use served::{Capacity, Served, name_of, quoted};
 pub use task::{Phase, Task};
 pub use worker::{OnOver, Refusal, Worker};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use skipstone::Result;
 use skipstone::bench;
 use skipstone::calibration;
-use skipstone::checkpoint::Model;
+use skipstone::checkpoint::{Model, process_hash};
 use skipstone::generate::{Cost, Generator, Inputs, Request, Settings, SpacingChoice, Variance};
 use skipstone::sampler::Plan;
 use skipstone::sigma::NoiseScale;
@@ -155,9 +155,11 @@ impl Served {
             return Ok(None);
         }
         let (model, what) = (&self.model, "spacing optimal");
+        let schedule = model.scheduler.schedule()?;
+        let process = process_hash(model.scheduler.prediction_type, &schedule);
         let calibration =
-            calibration::required(model.calibration.as_ref(), what, &model.hash, &model.process()?, self.timesteps)?;
-        let make = || Ok(calibration.best_times(&model.scheduler.schedule()?, most.min(self.most_steps))?);
+            calibration::required(model.calibration.as_ref(), what, &model.hash, &process, self.timesteps)?;
+        let make = || Ok(calibration.best_times(&schedule, most.min(self.most_steps))?);
         let table = self.best_times.get_or_init(make).as_ref().map_err(Clone::clone)?;
         let times = table.trajectory(steps)?.times().iter().filter_map(|t| t.index()).collect();
         let explicit = Request { times: Some(times), ..request.clone() };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use serde_json::json;
 use skipstone::calibration::Calibration;
-use skipstone::checkpoint::Model;
+use skipstone::checkpoint::{Model, process_hash};
 use skipstone::generate::{Request as Wanted, SpacingChoice};
 use skipstone::image::decode_png;
 use skipstone_serve::{App, Service, Setup, app};
@@ -19,7 +19,7 @@ fn calibrated() -> Model {
     let of_time = |f: fn(f64) -> f64| (1..=1000).map(|t| f(f64::from(t) / 1000.0)).collect();
     let calibration = Calibration {
         model: model.hash.clone(),
-        process: model.process().expect("a schedule"),
+        process: process_hash(model.scheduler.prediction_type, &model.scheduler.schedule().unwrap()),
         provenance: BTreeMap::new(),
         sigma_1: 0.01,
         eps_squares: of_time(|t| 1.0 - 0.1 * (1.0 - t)),

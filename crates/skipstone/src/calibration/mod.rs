@@ -27,7 +27,7 @@ pub const FILE: &str = "calibration.json";
 pub struct Calibration {
     /// Hash of the model the numbers are of.
     pub model: String,
-    /// Hash of the process it was trained on: [`Model::process`](crate::checkpoint::Model::process).
+    /// Hash of the process it was trained on: [`process_hash`](crate::checkpoint::process_hash()).
     pub process: String,
     /// How they were made: data, images, seed.
     pub provenance: BTreeMap<String, String>,

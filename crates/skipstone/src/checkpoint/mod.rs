@@ -29,8 +29,10 @@ pub use save::{ModelFiles, save};
 pub use scheduler::{SchedulerConfig, VarianceName};
 
 use crate::calibration::{self, Calibration};
+use crate::denoiser::Prediction;
 use crate::error::{Error, Kind, Result};
 use crate::hex::hex;
+use crate::schedule::Schedule;
 use crate::unet::{Config, Parameters};
 use tensors::TensorFile;
 
@@ -128,21 +130,15 @@ pub fn model_hash(config: &Config, parameters: &Parameters) -> String {
     hex(&hash.finalize())
 }
 
-impl Model {
-    /// SHA-256, in hexadecimal, of the process that the weights were trained on: what the network predicts, and β_t of every
-    /// t. The same weights under another schedule make other images.
-    ///
-    /// # Errors
-    /// As [`SchedulerConfig::schedule`].
-    pub fn process(&self) -> Result<String> {
-        let mut hash = Sha256::new();
-        hash.update(self.scheduler.prediction_type.to_string());
-        let schedule = self.scheduler.schedule()?;
-        for beta in schedule.betas() {
-            hash.update(beta.to_le_bytes());
-        }
-        Ok(hex(&hash.finalize()))
+/// SHA-256, in hexadecimal, of the process that weights were trained on: what the network predicts, and β_t of every t. The
+/// same weights under another schedule make other images.
+pub fn process_hash(prediction: Prediction, schedule: &Schedule) -> String {
+    let mut hash = Sha256::new();
+    hash.update(prediction.to_string());
+    for beta in schedule.betas() {
+        hash.update(beta.to_le_bytes());
     }
+    hex(&hash.finalize())
 }
 
 /// Loads a model from `path`: a diffusers folder (weights and config at its root or under `unet/`), an original

@@ -36,6 +36,15 @@ pub fn features(network: &dyn FeatureNetwork, images: ArrayView4<'_, f32>) -> Re
     network.features(pictures.view())
 }
 
+/// Refuses a network that does not take images of this shape, `[channels, height, width]`, by showing it a gray one: before the
+/// work, not after it.
+///
+/// # Errors
+/// What the network says.
+pub fn check_takes(network: &dyn FeatureNetwork, [channels, height, width]: [usize; 3]) -> Result<()> {
+    network.features(Array4::zeros((1, channels, height, width)).view()).map(drop)
+}
+
 /// Brings raw network values to what a picture file holds: clamped to −1..1, of 256 levels.
 ///
 /// Data sets are made of bytes. A score that saw more of a sample than a file does would punish or reward what nobody

@@ -25,7 +25,7 @@ pub mod table;
 
 pub use classifier::FashionCnn;
 pub use feature_distance::feature_distance;
-pub use features::{FeatureNetwork, FeatureSpec, as_pictures, features, pixels};
+pub use features::{FeatureNetwork, FeatureSpec, as_pictures, check_takes, features, pixels};
 pub use frechet::{Gaussian, frechet};
 pub use kid::{Estimate, Subsets, kid, kid_full};
 pub use nearest::{Nearest, nearest};

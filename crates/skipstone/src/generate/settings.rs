@@ -4,7 +4,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 
 use crate::calibration;
-use crate::checkpoint::Model;
+use crate::checkpoint::{Model, process_hash};
 use crate::denoiser::{Bound, Clip, DynamicThreshold};
 use crate::error::{Error, Result};
 use crate::noise::NOISE_VERSION;
@@ -146,7 +146,7 @@ impl ClassRule {
 pub struct Settings {
     /// The model's hash.
     pub model: String,
-    /// That of the process it was trained on: [`Model::process`].
+    /// That of the process it was trained on: [`process_hash()`].
     pub process: String,
     /// S as asked; `None` for explicit times.
     pub steps: Option<usize>,
@@ -189,7 +189,7 @@ impl Settings {
         let scheduler = &model.scheduler;
         let schedule = scheduler.schedule()?;
         let t = schedule.train_steps();
-        let process = model.process()?;
+        let process = process_hash(scheduler.prediction_type, &schedule);
         let calibration =
             |what: &str| calibration::required(model.calibration.as_ref(), what, &model.hash, &process, t);
         let (steps, spacing, trajectory) = match &request.times {
@@ -309,14 +309,19 @@ impl Settings {
 
     /// The options that say something, as (keyword, text) for a PNG file.
     pub fn to_texts(&self) -> Vec<(String, String)> {
-        let text = |value: Value| match value {
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
-        let stated = self.to_json().into_iter().filter(|(_, value)| !value.is_null());
+        let options = self.to_json();
         let mut texts = vec![("Software".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION")))];
-        texts.extend(stated.map(|(name, value)| (name, text(value))));
+        texts.extend(options.keys().filter_map(|name| Some((name.clone(), stated(&options, name)?))));
         texts
+    }
+}
+
+/// What an option of [`Settings::to_json`] says, as text; `None` where it says nothing.
+pub(crate) fn stated(options: &Map<String, Value>, name: &str) -> Option<String> {
+    match options.get(name)? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::noise::initial_latent;
 use crate::oracle::{Component, Oracle};
 use crate::schedule::{BetaSchedule, Schedule, Time};
 use crate::trajectory::{Spacing, Trajectory};
-use crate::unet::{Config, DownBlock, UpBlock, initialise};
+use crate::unet::{Config, initialise};
 
 const MEAN: f64 = 0.2;
 const VARIANCE: f64 = 0.3;
@@ -168,16 +168,7 @@ fn dequantised_values_fill_their_bins_evenly() {
 
 #[test]
 fn a_networks_pullback_is_its_slope_by_differences() {
-    let config = Config {
-        sample_size: [8, 8],
-        block_out_channels: vec![8],
-        down_blocks: vec![DownBlock::Plain],
-        up_blocks: vec![UpBlock::Plain],
-        layers_per_block: 1,
-        norm_num_groups: 4,
-        add_attention: false,
-        ..Config::default()
-    };
+    let config = Config::smallest();
     let mut rng = KeyedRng::new(1, Purpose::Weights, 0, 0);
     let mut gaussian = KeyedRng::new(1, Purpose::Weights, 1, 0);
     let mut weights = initialise(&config, || rng.next_f64(), || gaussian.next_gaussians()[0]).unwrap();

@@ -138,6 +138,23 @@ impl Default for Config {
     }
 }
 
+#[cfg(test)]
+impl Config {
+    /// About the smallest network there is, of one level at 8×8, for tests of what is done with networks.
+    pub(crate) fn smallest() -> Self {
+        Self {
+            sample_size: [8, 8],
+            block_out_channels: vec![8],
+            down_blocks: vec![DownBlock::Plain],
+            up_blocks: vec![UpBlock::Plain],
+            layers_per_block: 1,
+            norm_num_groups: 4,
+            add_attention: false,
+            ..Self::default()
+        }
+    }
+}
+
 impl Config {
     /// Width of the time embedding, four times the first level's.
     pub fn time_embed_dim(&self) -> usize {

@@ -4,7 +4,6 @@ use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, Array4, Axis, concatenate};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::cell::Cell;
@@ -19,7 +18,7 @@ use super::variance::{PixelSums, Repeats, variance_within};
 use crate::checkpoint::Model;
 use crate::error::{Error, Result};
 use crate::eval::FeatureNetwork;
-use crate::generate::{Generator, Inputs, Settings, digest};
+use crate::generate::{Generator, Inputs, Settings, digest, stated};
 use crate::hex::hex;
 use crate::latent::{Distance, SQUARE, distance};
 use crate::noise::initial_latent;
@@ -65,6 +64,11 @@ impl Evaluation {
     /// Where the samples are.
     fn folder(&self) -> PathBuf {
         self.root.join("samples")
+    }
+
+    /// Channels, height and width of an image.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
     }
 
     /// The images of a cell.
@@ -236,11 +240,6 @@ impl Evaluation {
         let n = self.images.end - self.images.start;
         let real = reference.images();
         let options = settings.to_json();
-        let stated = |name: &str| match options.get(name) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(other) => Some(other.to_string()),
-        };
         let mut row = Row {
             steps: cell.steps,
             eta: cell.noise,
@@ -254,9 +253,9 @@ impl Evaluation {
             first: self.images.start,
             seed: settings.seed,
             arithmetic: settings.precision.to_string(),
-            class: stated("class"),
+            class: stated(&options, "class"),
             guidance: settings.guidance,
-            final_level: stated("final_level").unwrap_or_default(),
+            final_level: stated(&options, "final_level").unwrap_or_default(),
             calibration: settings.calibration.clone(),
             size: self.shape.map(|length| length.to_string()).join("x"),
             model: settings.model.clone(),
@@ -268,7 +267,7 @@ impl Evaluation {
             floor_n: reference.floor_n(n as usize),
             halves: real.are_halves(),
             program: concat!("skipstone ", env!("CARGO_PKG_VERSION")).to_owned(),
-            options: options.clone(),
+            options,
             ..Row::default()
         };
         row.set_scores(floor, floor);

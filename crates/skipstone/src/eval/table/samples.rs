@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Result};
 use crate::files;
-use crate::generate::Settings;
+use crate::generate::{Settings, stated};
 use crate::hex::hex;
 use crate::image::{Picture, read_png, write_png};
 
@@ -61,13 +61,9 @@ fn key_of(options: &Map<String, Value>) -> String {
 
 /// Options that tell folders apart at a glance.
 fn label(options: &Map<String, Value>) -> String {
-    let word = |name: &str| match &options[name] {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    };
+    let word = |name: &str| stated(options, name);
     let noise = word("sigma").or_else(|| word("eta").map(|eta| format!("eta{eta}")));
-    let words = [word("steps"), noise, word("spacing"), options.get("solver").and_then(|_| word("solver"))];
+    let words = [word("steps"), noise, word("spacing"), word("solver")];
     let words: Vec<String> = words.into_iter().flatten().collect();
     words.join("-").replace(|c: char| !(c.is_ascii_alphanumeric() || "-.+".contains(c)), "_")
 }

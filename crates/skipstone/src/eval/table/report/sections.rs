@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::cell::Noise;
 use super::super::row::Row;
 use super::text::{grouped, short};
+use crate::generate::stated;
 
 /// Rows that may be compared: of the same data, features and number of images.
 pub(super) struct Section<'a> {
@@ -46,7 +47,6 @@ fn attributes(row: &Row, further: &[String]) -> Vec<(String, String)> {
         Noise::Hat => "σ̂".to_owned(),
         Noise::Analytic => "analytic variance".to_owned(),
     };
-    let option = |name: &str| row.options.get(name).filter(|value| !value.is_null()).map(ToString::to_string);
     let all = [
         ("noise", noise),
         ("solver", row.solver.clone()),
@@ -57,13 +57,11 @@ fn attributes(row: &Row, further: &[String]) -> Vec<(String, String)> {
         ("seed", row.seed.to_string()),
         ("first image", row.first.to_string()),
     ];
-    // Strings of JSON stand in quotes.
-    let stated = |name: &str| option(name).map_or("none".to_owned(), |text| text.trim_matches('"').to_owned());
     let digest = |text: String| {
         if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) { short(&text) } else { text }
     };
     let rare = RARE.into_iter().chain(further.iter().map(String::as_str));
-    let rare = rare.map(|name| (name.to_owned(), digest(stated(name))));
+    let rare = rare.map(|name| (name.to_owned(), stated(&row.options, name).map_or("none".to_owned(), digest)));
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(rare).collect()
 }
 
