@@ -98,7 +98,7 @@ impl Metrics {
         let r = &mut self.registry;
         r.register("http_requests", "Requests answered", self.requests.clone());
         r.register("http_request_seconds", "Time to the head of the response", self.request_seconds.clone());
-        r.register("refused", "Requests refused because the queue was full", self.refused.clone());
+        r.register("refused", "Requests refused because too many were waiting (429)", self.refused.clone());
         r.register("network_calls", "Network calls", self.calls.clone());
         r.register("network_rows", "Images put through the network, one for each call", self.rows.clone());
         r.register("network_rows_per_call", "Images in one network call", self.rows_per_call.clone());
@@ -115,12 +115,10 @@ impl Metrics {
     pub fn request(&self, method: &str, route: &str, status: u16, took: Duration) {
         let route = Route { method: method.to_owned(), route: route.to_owned(), status };
         self.requests.get_or_create(&route).inc();
+        if status == 429 {
+            self.refused.inc();
+        }
         self.request_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A request found the queue full.
-    pub fn refuse(&self) {
-        self.refused.inc();
     }
 
     /// The network was called with so many rows.

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use super::events;
 use super::observe::RequestId;
-use crate::core::{Cancel, Phase, Refusal, Served, Task};
+use crate::core::{Cancel, Phase, Served, Task};
 use crate::service::Service;
 use crate::work::{Answer, Show, Work};
 
@@ -59,9 +59,6 @@ impl Drop for Leave {
 /// Queues work, or says when there may be a place.
 pub fn submit(service: &Service, served: &Served, work: Box<dyn Work>, cancel: Cancel) -> Result<Arc<Task>, ApiError> {
     service.submit(served, work, cancel).map_err(|refusal| {
-        if refusal == Refusal::Full {
-            service.metrics.refuse();
-        }
         // By then a place in the queue is free: the time of all that is before it, shared among its places.
         let places = (service.limits.queue.max(1)) as f64;
         ApiError::refused(refusal, served.seconds_left() / places)

@@ -10,7 +10,7 @@ use skipstone::inversion::{Latents, Method, encode, squared_errors, unobserved};
 use skipstone::noise::{KeyedRng, Purpose};
 use skipstone_serve::{Limits, Setup, app};
 
-use crate::support::{decoded, form, model, picture, post, send, service, shared};
+use crate::support::{decoded, form, get, model, picture, post, send, service, shared};
 
 /// A gray picture.
 pub fn gradient(width: usize, height: usize) -> Vec<u8> {
@@ -124,6 +124,33 @@ async fn a_picture_of_more_pixels_than_allowed_is_refused_before_it_is_decoded()
     let reply = send(&router, form("/v1/encode", &[("steps", "1")], &[&gradient(101, 100)])).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST);
     assert!(reply.error().1.contains("expected 1 to 10000"), "{:?}", reply.error());
+}
+
+#[tokio::test]
+async fn more_pictures_at_once_than_may_wait_are_429_and_counted() {
+    let router = app(service(Setup::default()));
+    // Large enough that none is decoded before the last has come.
+    let large = gradient(2000, 2000);
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..24 {
+        let (router, request) = (router.clone(), form("/v1/encode", &[("steps", "1")], &[&large]));
+        asked.spawn(async move { send(&router, request).await });
+    }
+    let mut refused = 0;
+    while let Some(reply) = asked.join_next().await {
+        let reply = reply.unwrap();
+        match reply.status {
+            StatusCode::OK => {}
+            StatusCode::TOO_MANY_REQUESTS => {
+                assert!(reply.header("retry-after").is_some());
+                refused += 1;
+            }
+            other => panic!("{other}: {:?}", reply.body),
+        }
+    }
+    assert!((1..=6).contains(&refused), "18 have a place, {refused} of 24 were refused");
+    let metrics = String::from_utf8(get(&router, "/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains(&format!("skipstone_refused_total {refused}\n")), "{metrics}");
 }
 
 /// The library's own encoding of an 8×8 picture in so many steps: images, latents, images again.
