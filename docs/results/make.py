@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ PAGE = ROOT / "docs/results.md"
 TABLES = ROOT / "docs/results"
 IMAGES = ROOT / "docs/images/results"
 
+SOLVERS = ["ddim", "ve-euler", "heun", "ab2", "ab3", "ab4", "dpm++2m"]
 NOISES = [0.0, 0.2, 0.5, 1.0, "hat"]
 NAMES = {0.0: "η = 0 (DDIM)", 0.2: "η = 0.2", 0.5: "η = 0.5", 1.0: "η = 1 (DDPM)", "hat": "σ̂", "analytic": "analytic"}
 
@@ -163,32 +165,36 @@ def thousand(folder):
 
 def solvers(folder):
     t = Table(folder)
-    names = ["ddim", "ve-euler", "heun", "ab2", "ab3", "ab4", "dpm++2m"]
+    runs = [json.loads(line) for line in (folder.parent / "times.jsonl").read_text().splitlines()]
+    of = lambda name: [run["run"] for run in runs if run["solver"] == name]
+    # Milliseconds of a call for an image.
+    call = {name: statistics.median(1000 * r["seconds"] / (r["n"] * r["calls"]) for r in of(name)) for name in SOLVERS}
     steps = [5, 10, 20, 50]
     figure, ax = plt.subplots(figsize=(6, 4))
-    for name in names:
+    for name in SOLVERS:
         cells = [t.cell(s, solver=name) for s in steps]
-        ax.plot([c["calls"] for c in cells], [c["frechet"] for c in cells], marker="o", ms=4, lw=1.3, label=name)
+        ax.plot([c["calls"] * call[name] for c in cells], [c["frechet"] for c in cells], marker="o", ms=4, lw=1.3, label=name)
     ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
-    style(ax, "network calls for an image", "Fréchet distance")
+    style(ax, "milliseconds for an image", "Fréchet distance")
     curves = image(figure, "solvers.png")
     rows = [
         [f"`{name}`"] + [f"{number(t.cell(s, solver=name)['frechet'])} ({t.cell(s, solver=name)['calls']})" for s in steps]
-        for name in names
+        + [f"{call[name]:.2f}"]
+        for name in SOLVERS
     ]
-    return {"solvers": markdown([""] + [f"S = {s}" for s in steps], rows) + "\n\n" + t.provenance()}, [t.csv(), curves]
+    table = markdown([""] + [f"S = {s}" for s in steps] + ["ms a call"], rows)
+    return {"solvers": table + "\n\n" + t.provenance()}, [t.csv(), curves]
 
 
 def calibrated(folder):
-    t, plain = Table(folder), Table(folder.parent / "table1")
+    t = Table(folder)
     lines = [
-        ("η = 0, linear τ", (plain, 0.0, "linear")),
-        ("η = 0, optimal τ", (t, 0.0, "optimal")),
-        ("η = 1, linear τ", (plain, 1.0, "linear")),
-        ("analytic σ, linear τ", (t, "analytic", "linear")),
+        ("η = 0, linear τ", (0.0, "linear")),
+        ("η = 0, optimal τ", (0.0, "optimal")),
+        ("η = 1, linear τ", (1.0, "linear")),
+        ("analytic σ, linear τ", ("analytic", "linear")),
     ]
-    value = lambda line, s: line[0].cell(s, *line[1:])["frechet"]
-    comparable(t, plain)
+    value = lambda line, s: t.cell(s, *line)["frechet"]
     return {"calibrated": grid("", lines, [10, 20, 50, 100], value, min) + "\n\n" + t.provenance()}, [t.csv()]
 
 

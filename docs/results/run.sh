@@ -13,6 +13,7 @@ cd "$(dirname "$0")/../.."
 skipstone=${SKIPSTONE:-target/release/skipstone}
 out=${RESULTS:-runs/results}
 n=${N:-5000}
+some=$((n * 2 / 5))
 few=$((n / 5))
 
 # evaluate PART OPTION...: all parts share their images, so that what two of them ask for is drawn once.
@@ -35,17 +36,33 @@ part_table1() {
 
 # Score against time, over all solvers.
 part_solvers() {
-    evaluate solvers --steps 5,10,20,50 --solver ddim,ve-euler,heun,ab2,ab3,ab4,dpm++2m --spacing linear -n "$n"
+    evaluate solvers --steps 5,10,20,50 --solver ddim,ve-euler,heun,ab2,ab3,ab4,dpm++2m --spacing linear -n "$some"
 }
 
-# What the calibration gives: variances that fit the network, times chosen by the bound.
+# How long a call of each solver takes: all in turn, three times. (What evaluate counts depends on what else ran for hours.)
+part_times() {
+    local round solver
+    for round in 1 2 3; do
+        for solver in ddim ve-euler heun ab2 ab3 ab4 dpm++2m; do
+            printf '{"round": %d, "solver": "%s", "run": %s}\n' "$round" "$solver" \
+                "$("$skipstone" sample -n 64 --steps 20 --spacing linear --solver "$solver" --json -o "$out/times.npy")"
+        done
+    done >"$out/times.part"
+    mv "$out/times.part" "$out/times.jsonl"
+    rm "$out/times.npy"
+}
+
+# What the calibration gives: variances that fit the network, times chosen by the bound; beside two columns of table1.
 part_calibrated() {
-    evaluate calibrated --steps 10,20,50,100 --eta analytic --spacing linear -n "$n"
-    evaluate calibrated --steps 10,20,50,100 --eta 0 --spacing optimal -n "$n"
+    evaluate calibrated --steps 10,20,50,100 --eta 0,1,analytic --spacing linear -n "$some"
+    evaluate calibrated --steps 10,20,50,100 --eta 0 --spacing optimal -n "$some"
 }
 
 # Every one of the 1000 times, with fewer images, beside two of the other columns at the same n.
-part_thousand() { evaluate thousand --steps 20,50,1000 --eta 0,0.2,0.5,1,hat --spacing linear -n "$few"; }
+part_thousand() {
+    evaluate thousand --steps 20,50,1000 --eta 0,1,hat --spacing linear -n "$few"
+    evaluate thousand --steps 20,50,1000 --eta 0.2,0.5 --spacing linear -n "$few"
+}
 
 # Table 2 of the paper.
 part_table2() {
@@ -55,7 +72,7 @@ part_table2() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(f16 table1 solvers calibrated table2 thousand)
+[ ${#parts[@]} -gt 0 ] || parts=(times f16 table1 solvers calibrated table2 thousand)
 for part in "${parts[@]}"; do
     declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
     echo "== $part"
