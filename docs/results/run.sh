@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Draws and scores everything that docs/results.md reports: some eight hours on two quiet cores. It may be stopped at any
-# time; the same command goes on where it was (but for table2, which begins again).
+# time; the same command goes on where it was (but for times and table2, which begin again).
 #
 #   cargo build --release
 #   docs/results/run.sh                    # all of it
@@ -35,15 +35,20 @@ part_table1() {
 }
 
 # Score against time, over all solvers.
+solvers=(ddim ve-euler heun ab2 ab3 ab4 dpm++2m)
 part_solvers() {
-    evaluate solvers --steps 5,10,20,50 --solver ddim,ve-euler,heun,ab2,ab3,ab4,dpm++2m --spacing linear -n "$some"
+    local all
+    all=$(IFS=,; echo "${solvers[*]}")
+    evaluate solvers --steps 5,10,20,50 --solver "$all" --spacing linear -n "$some"
 }
 
 # How long a call of each solver takes: all in turn, three times. (What evaluate counts depends on what else ran for hours.)
 part_times() {
+    [ ! -e "$out/times.jsonl" ] || return 0
     local round solver
+    mkdir -p "$out"
     for round in 1 2 3; do
-        for solver in ddim ve-euler heun ab2 ab3 ab4 dpm++2m; do
+        for solver in "${solvers[@]}"; do
             printf '{"round": %d, "solver": "%s", "run": %s}\n' "$round" "$solver" \
                 "$("$skipstone" sample -n 64 --steps 20 --spacing linear --solver "$solver" --json -o "$out/times.npy")"
         done
