@@ -211,8 +211,8 @@ impl Scale {
     fn text(self, value: f64) -> String {
         match self {
             Self::Linear => short(value),
-            // 1e-5 fits where 0.00001 does not.
-            Self::Log if !(1e-4..1e5).contains(&value) => format!("{value:e}"),
+            // 1e-4 fits where 0.0001 touches the edge.
+            Self::Log if !(1e-3..1e5).contains(&value) => format!("{value:e}"),
             Self::Log => format!("{value}"),
         }
     }
@@ -311,6 +311,7 @@ mod tests {
         assert_eq!(labels(-1.65, -1.5), [0.03]);
         assert_eq!(labels(-1.65, -1.64).len(), 1);
         assert_eq!([0.0, 500.0, 1500.0, 2e6].map(short), ["0", "500", "1.5k", "2M"]);
+        assert_eq!([1e-4, 1e-3, 0.5, 1e4, 1e5].map(|v| Scale::Log.text(v)), ["1e-4", "0.001", "0.5", "10000", "1e5"]);
     }
 
     #[test]
