@@ -14,7 +14,7 @@ use crate::options::PrecisionArguments;
 /// Measure the time of a network call or a training step, and the peak memory
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A time is the median of the calls. GFLOP/s counts the operations of the definition of a convolution: Winograd's
+A time is the median of the calls. GFLOP/s counts the operations of the definition of a convolution: Winograd's \
 algorithms need fewer, so the figure may be above what the processor can do. Memory is the process's peak so far.
 
 The environment variable SKIPSTONE_ISA (avx512, avx2 or portable) forces an instruction set.

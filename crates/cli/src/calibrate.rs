@@ -22,8 +22,8 @@ use crate::output::writable;
 /// Measure a model on data once, for `--sigma analytic` and `--spacing optimal`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The network is asked at every one of its T times about n images: T x n calls, once and for all. What comes out is one
-small file beside the model (MODEL/calibration.json), from which every variance and every budget of steps follows.
+The network is asked at every one of its T times about n images: T x n calls, once and for all. What comes out is one \
+small file beside the model (MODEL/calibration.json), from which every variance and every budget of steps follows. \
 The carried model has its calibration inside.
 
 Examples:

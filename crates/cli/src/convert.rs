@@ -17,7 +17,7 @@ use crate::failure::{Done, emit, say};
 /// Convert a checkpoint to a diffusers folder
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The architecture of an original checkpoint (.ckpt, .pth) is inferred from its tensors. What cannot be inferred, the
+The architecture of an original checkpoint (.ckpt, .pth) is inferred from its tensors. What cannot be inferred, the \
 image size and the schedule, has flags; without them the published defaults hold (linear, 1e-4 to 0.02, 1000 times).
 
 Examples:

@@ -20,7 +20,7 @@ use crate::output::{Sink, Target, apart, check, stopped};
 /// Decode latents that encode has found
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Give the steps, spacing and method of the encoding. For ddim and fixed-point this is `sample --latents` without
+Give the steps, spacing and method of the encoding. For ddim and fixed-point this is `sample --latents` without \
 clipping; pairs of latents (bdia, edict; [2, n, channels, height, width]) have no other way back.
 
 Examples:

@@ -27,9 +27,9 @@ const MOST_NOISE_BYTES: usize = 8 << 30;
 /// Encode images: find the latents they come from
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The latents belong to the steps they were found with: decode with the same --steps, --spacing and method. The command
-to do so is printed. ddim and fixed-point write [n, channels, height, width], which `sample --latents` takes as well;
-bdia and edict write pairs, [2, n, channels, height, width], which only `decode` takes. With --eta above 0 the noise
+The latents belong to the steps they were found with: decode with the same --steps, --spacing and method. The command \
+to do so is printed. ddim and fixed-point write [n, channels, height, width], which `sample --latents` takes as well; \
+bdia and edict write pairs, [2, n, channels, height, width], which only `decode` takes. With --eta above 0 the noise \
 of every step is recovered too: --noise-out. The predicted image is not clipped unless --clip says so.
 
 Examples:

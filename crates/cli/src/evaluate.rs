@@ -28,12 +28,12 @@ use crate::options::{ConditionArguments, PrecisionArguments, clip, threshold};
 /// Score samples against a data set, for lists of steps, noise, times and solvers (the paper's Table 1)
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Every combination of the lists is a cell: exactly n images, drawn as `sample` draws them and scored as pictures of 8 bits.
-Beside each Fréchet distance stands its floor: what as many test images score. It is no FID, unless you bring the network
+Every combination of the lists is a cell: exactly n images, drawn as `sample` draws them and scored as pictures of 8 bits. \
+Beside each Fréchet distance stands its floor: what as many test images score. It is no FID, unless you bring the network \
 of FID (--features), and it is comparable only between numbers of the same features, data and n.
 
-DIR keeps the images, so that nothing is drawn twice: the same command continues where it was stopped, another --features
-scores the same images, more cells are added to those that are there. In DIR: report.html (one file, to look at),
+DIR keeps the images, so that nothing is drawn twice: the same command continues where it was stopped, another --features \
+scores the same images, more cells are added to those that are there. In DIR: report.html (one file, to look at), \
 results.csv, results.json, samples/.
 
 Examples:
@@ -169,6 +169,9 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     if scored {
         files::remove_stale_temporaries(&arguments.output)?;
         files::remove_stale_temporaries(&arguments.output.join("pictures"))?;
+        for kept in std::fs::read_dir(arguments.output.join("reference")).into_iter().flatten().flatten() {
+            files::remove_stale_temporaries(&kept.path())?;
+        }
     }
     let results = Results::read(&arguments.output)?;
     let judge = match (network, real) {

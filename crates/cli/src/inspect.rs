@@ -14,7 +14,7 @@ use crate::options::RunArguments;
 /// Show a model's architecture and schedule, and the table of a run's steps
 #[derive(Args, Debug)]
 #[command(after_help = "\
-With --steps or --times, a table follows: for each step the index of its network call, the index it lands on, the
+With --steps or --times, a table follows: for each step the index of its network call, the index it lands on, the \
 noise levels a of both, sigma, and what the predicted image, the predicted noise and fresh noise are multiplied by.
 
 Examples:

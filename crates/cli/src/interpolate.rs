@@ -26,8 +26,8 @@ use crate::output::{Sink, Target, apart, check, stopped};
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("ends").required(true))]
 #[command(after_help = "\
-Two ends make a line, four a square with the ends in its corners (top left, top right, bottom left, bottom right). The
-latents between are spherical interpolations. Seed A is the image that `sample -n 1 --seed A` makes with the same steps;
+Two ends make a line, four a square with the ends in its corners (top left, top right, bottom left, bottom right). The \
+latents between are spherical interpolations. Seed A is the image that `sample -n 1 --seed A` makes with the same steps; \
 images are encoded first, with the same steps, so the ends of the line are their reconstructions.
 
 Examples:

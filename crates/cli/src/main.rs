@@ -39,10 +39,11 @@ use failure::Done;
 /// Denoising diffusion implicit models: train them, sample from them in few steps, encode images,
 /// read others' checkpoints, serve them.
 #[derive(Debug, Parser)]
-#[command(name = "skipstone", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "skipstone", version, max_term_width = 120, arg_required_else_help = true)]
 #[command(after_help = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (what was finished is kept).
-The environment variable RUST_LOG sets how much is logged to stderr: error, warn (the default), info, debug.")]
+The environment variable RUST_LOG sets how much is logged to stderr: error, warn (the default; serve
+logs its requests as well), info, debug.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -47,10 +47,10 @@ pub struct PrecisionArguments {
 /// Steps, noise, clipping.
 #[derive(Args, Debug)]
 pub struct RunArguments {
-    /// Steps S; a list, 10,20,50, where the command says so [default: 50]
+    /// Steps S; a list, 10,20,50, where the command says so [default: 50; reconstruct: the paper's seven]
     #[arg(long, value_name = "S", conflicts_with = "times", value_delimiter = ',')]
     pub steps: Option<Vec<usize>>,
-    /// Noise per step, DDIM Eq. 16: 0 is DDIM (same latent, same image), 1 is DDPM [default: 0]
+    /// Noise per step, DDIM Eq. 16: 0 is DDIM (same latent, same image), 1 is DDPM [default: 0; likelihood: 1]
     #[arg(long, value_name = "ETA", conflicts_with = "sigmas", allow_negative_numbers = true)]
     pub eta: Option<f64>,
     /// Noise by name: hat is DDPM's larger variance, analytic the one that fits the network best (needs a calibration;
@@ -64,13 +64,13 @@ pub struct RunArguments {
     #[arg(long, value_name = "SIGMA", allow_negative_numbers = true)]
     pub final_sigma: Option<f64>,
     /// Which S of the model's T times: linear, quadratic, leading, trailing, linspace, official-uniform, official-quad or
-    /// optimal (needs a calibration) [default: the model's, else linear]
+    /// optimal (needs a calibration) [default: the model's, else linear; likelihood --method ode: quadratic]
     #[arg(long, value_name = "NAME", conflicts_with = "times")]
     pub spacing: Option<SpacingChoice>,
     /// Explicit network indices, strictly decreasing, for example 999,700,17
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     pub times: Option<Vec<u32>>,
-    /// Clip the predicted image: off, keep-eps (diffusers) or rederive-eps [default: the model's, else off]
+    /// Clip the predicted image: off, keep-eps (diffusers) or rederive-eps [default: the model's, else off; encode, decode and reconstruct: off]
     #[arg(long, value_name = "HOW", value_parser = clip)]
     pub clip: Option<ClipMode>,
     /// Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5

@@ -31,9 +31,9 @@ const ROWS: usize = 4;
 /// Encode images, decode them again and measure the error (the paper's Table 2)
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The error is the mean squared difference per value with values scaled to [0, 1], of what the network makes, unclamped.
-Without --steps, the paper's: 10,20,50,100,200,500,1000, as far as the model was trained. With -o, a folder: error.png
-(error against steps, both logarithmic), images.png (originals; then for up to 4 of the steps a row of reconstructions
+The error is the mean squared difference per value with values scaled to [0, 1], of what the network makes, unclamped. \
+Without --steps, the paper's: 10,20,50,100,200,500,1000, as far as the model was trained. With -o, a folder: error.png \
+(error against steps, both logarithmic), images.png (originals; then for up to 4 of the steps a row of reconstructions \
 and a row of their differences, 5 times enlarged about gray), table.csv.
 
 Examples:

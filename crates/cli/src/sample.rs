@@ -26,10 +26,10 @@ use crate::output::{STRIP, Sink, Strip, Target, apart, check};
 /// Generate images
 #[derive(Args, Debug)]
 #[command(after_help = "\
-With a list of --steps the same latents are sampled with each S, one row each (8 images unless -n says otherwise),
-and how far each row is from the longest run is printed.
-Image i depends on the model, the options, the seed and its own index alone: not on -n, --batch, --threads, nor on
-whether the run was interrupted. `--first 8 -n 8` makes images 8 to 15 of what `-n 16` would make. A folder (`-o DIR/`)
+With a list of --steps the same latents are sampled with each S, one row each (8 images unless -n says otherwise), \
+and how far each row is from the longest run is printed. \
+Image i depends on the model, the options, the seed and its own index alone: not on -n, --batch, --threads, nor on \
+whether the run was interrupted. `--first 8 -n 8` makes images 8 to 15 of what `-n 16` would make. A folder (`-o DIR/`) \
 is continued by the same command: images that are there are kept, missing ones made.
 
 Examples:

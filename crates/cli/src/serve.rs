@@ -27,11 +27,11 @@ const LEAST_TOKEN: usize = 16;
 /// Serve the page and the HTTP API
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Open the address that is printed in a browser, or ask it: GET /v1/openapi.json describes every request. Ctrl-C or SIGTERM
-stops: no new work is taken, what was accepted is finished and can be fetched within --grace. A second Ctrl-C ends at once.
+Open the address that is printed in a browser, or ask it: GET /v1/openapi.json describes every request. Ctrl-C or SIGTERM \
+stops: no new work is taken, what was accepted is finished and can be fetched within --grace. A second Ctrl-C ends at once. \
 A line for every request goes to stderr; RUST_LOG=warn silences them.
 
-The service listens on this machine alone unless told otherwise. Where others can reach it, give a token: requests then
+The service listens on this machine alone unless told otherwise. Where others can reach it, give a token: requests then \
 need `Authorization: Bearer TOKEN`, and the page asks for it. There is no encryption: put a proxy that has it in front.
 
 Examples:

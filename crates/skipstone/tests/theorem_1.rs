@@ -1,5 +1,6 @@
 //! Theorem 1 of the paper in numbers: J_σ and L_γ with the exact weights differ by a constant, the same for every
-//! network, whatever σ. `cargo test --test theorem_1 -- --nocapture` prints the table of docs/guide/theorem-1.md.
+//! network, whatever σ. `cargo test -p skipstone --test theorem_1 -- --nocapture` prints the table of
+//! docs/guide/theorem-1.md.
 
 use ndarray::{Array3, Array4};
 use skipstone::denoiser::{Clip, Denoiser, Prediction, denoise};

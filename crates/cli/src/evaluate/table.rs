@@ -64,13 +64,14 @@ pub fn name_of(cell: &Cell) -> String {
 }
 
 /// What the numbers are, and the names of the columns.
-pub fn head(judge: &Judge) -> anyhow::Result<()> {
+pub fn head(judge: &Judge, n: u64, weights: &str) -> anyhow::Result<()> {
     let real = judge.reference.images();
     emit(format_args!(
-        "Fréchet distance of features {} to {} training images of {}",
+        "Fréchet distance of features {} to {} training images of {}: {n} samples by {weights} weights; floor of {} test images",
         judge.reference.features(),
         real.train().dim().0,
-        real.name()
+        real.name(),
+        judge.reference.floor_n(n as usize)
     ))?;
     emit(format_args!(
         "{:<24} {:>6} {:>6} {:>9} {:>9} {:>17} {:>9} {:>7} {:>12} {:>8} {:>9}",

@@ -3,6 +3,7 @@
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use serde_json::json;
 use skipstone::eval::table::{Cell, Evaluation, Judge, Results, Row, report};
 use skipstone::files;
@@ -26,35 +27,51 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
-    pub fn run(mut self, mut generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
+    /// Draws and scores every cell. Where one fails, the report of those before it is written all the same.
+    pub fn run(mut self, generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
+        let done = self.cells(generator, judge);
+        if done.is_err() {
+            // What went wrong there matters more than that this does as well.
+            drop(self.write_report());
+        }
+        done
+    }
+
+    fn cells(&mut self, mut generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
         let length: u64 = self.jobs.iter().map(|job| job.missing * job.calls as u64).sum();
         let bar = crate::bars::bar("drawing", 0, length);
         if let (Some(judge), false) = (judge, self.arguments.conduct.json) {
-            head(judge)?;
+            head(judge, self.arguments.n, self.evaluation.weights())?;
         }
         for i in 0..self.jobs.len() {
             let job = &self.jobs[i];
-            bar.set_message(format!("{}, S = {}", name_of(&job.cell), job.cell.steps));
+            let name = format!("{}, S = {}", name_of(&job.cell), job.cell.steps);
+            let cell = || format!("cell {name}");
+            bar.set_message(name.clone());
             let guided = generator.calls_per_step() as u64;
-            let (back, flow) = self.evaluation.draw(generator, &job.run, &self.part, self.size, &mut |drawn| {
-                bar.inc((drawn.batch * drawn.calls) as u64 * guided);
-                if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
+            let (back, flow) = self
+                .evaluation
+                .draw(generator, &job.run, &self.part, self.size, &mut |drawn| {
+                    bar.inc((drawn.batch * drawn.calls) as u64 * guided);
+                    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                })
+                .with_context(cell)?;
             generator = back;
             let row = match (flow, judge) {
                 (ControlFlow::Break(()), _) => None,
                 (ControlFlow::Continue(()), None) => continue,
-                (ControlFlow::Continue(()), Some(judge)) => self.score(job, judge)?,
+                (ControlFlow::Continue(()), Some(judge)) => self.score(job, judge).with_context(cell)?,
             };
             let Some(row) = row else {
                 bar.finish_and_clear();
                 self.write_report()?;
                 return Ok(interrupted(i, self.jobs.len()));
             };
-            let json = self.arguments.conduct.json;
-            crate::bars::above(|| if json { emit(json!(row)) } else { emit(line(&job.cell, &row)) })?;
+            // Kept first: whoever reads the lines may be gone.
+            let text = if self.arguments.conduct.json { json!(row).to_string() } else { line(&job.cell, &row) };
             self.results.put(row);
             self.results.write(&self.arguments.output)?;
+            crate::bars::above(|| emit(text))?;
         }
         bar.finish_and_clear();
         self.conclude()

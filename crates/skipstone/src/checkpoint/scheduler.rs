@@ -90,7 +90,8 @@ pub struct SchedulerConfig {
 }
 
 impl Default for SchedulerConfig {
-    /// The defaults of diffusers' `DDIMScheduler` and `DDPMScheduler`, which are the official linear schedule.
+    /// The defaults of diffusers' `DDIMScheduler` and `DDPMScheduler`, which are the official linear schedule; of clipping and
+    /// spacing nothing is said.
     fn default() -> Self {
         Self {
             num_train_timesteps: 1000,
@@ -115,7 +116,8 @@ impl Default for SchedulerConfig {
 
 impl SchedulerConfig {
     /// Reads the text of a scheduler_config.json. A field that is absent has `DDIMScheduler`'s default, whichever
-    /// discrete-time scheduler the file names: what `DDIMScheduler.from_config` does.
+    /// discrete-time scheduler the file names: what `DDIMScheduler.from_config` does. But `clip_sample` and
+    /// `timestep_spacing` stay `None`: what is not said is the sampler's to decide.
     ///
     /// # Errors
     /// The first field that is malformed or unknown, by name; a scheduler of continuous σ or flow matching.

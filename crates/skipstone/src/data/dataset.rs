@@ -1,5 +1,7 @@
 //! Images of one shape, as bytes, with or without classes.
 
+use std::collections::BTreeSet;
+
 use ndarray::{Array4, ArrayView3, Axis, Slice};
 
 use crate::error::{Error, Result};
@@ -29,6 +31,7 @@ pub struct Dataset {
     images: Array4<u8>,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
+    resized_from: Option<String>,
 }
 
 impl Dataset {
@@ -59,7 +62,19 @@ impl Dataset {
         }
         // Rows are copied as slices.
         let images = images.as_standard_layout().into_owned();
-        Ok(Self { name, images, labels, class_names })
+        Ok(Self { name, images, labels, class_names, resized_from: None })
+    }
+
+    /// The same, said to have been cropped and resized to its shape from `shapes` `[channels, height, width]`, where these
+    /// are others.
+    #[must_use]
+    pub(super) fn resized_from(mut self, shapes: impl IntoIterator<Item = [usize; 3]>) -> Self {
+        let shapes: BTreeSet<[usize; 3]> = shapes.into_iter().collect();
+        self.resized_from = match shapes.first() {
+            Some(&[c, h, w]) if shapes.len() == 1 => ([c, h, w] != self.shape()).then(|| format!("{c}x{h}x{w}")),
+            _ => (!shapes.is_empty()).then(|| "various sizes".to_owned()),
+        };
+        self
     }
 
     /// What the data set is called.
@@ -81,6 +96,12 @@ impl Dataset {
     pub fn shape(&self) -> [usize; 3] {
         let (_, c, h, w) = self.images.dim();
         [c, h, w]
+    }
+
+    /// What the images were before they were cropped and resized, as `3x32x32` or `various sizes`; `None` where they are as
+    /// they were.
+    pub fn original_size(&self) -> Option<&str> {
+        self.resized_from.as_deref()
     }
 
     /// All images, `[n, channels, height, width]`.

@@ -69,8 +69,14 @@ pub fn read_folder(folder: &Path, fit: &Fit) -> Result<Dataset> {
     let total =
         total.ok_or_else(|| Error::argument(format!("{} images of {size} bytes", paths.len())).in_file(folder))?;
     let mut pixels = vec![0; total];
-    let broken = pixels.par_chunks_exact_mut(size).zip(&paths).find_map_first(|(planes, path)| {
-        decode(path, fit.background).and_then(|p| p.fit_into(fit, planes)).err().map(|e| e.in_file(path))
+    let mut shapes = vec![[0; 3]; paths.len()];
+    let places = pixels.par_chunks_exact_mut(size).zip(&mut shapes).zip(&paths);
+    let broken = places.find_map_first(|((planes, shape), path)| {
+        let read = decode(path, fit.background).and_then(|pixels| {
+            *shape = [pixels.channels, pixels.height, pixels.width];
+            pixels.fit_into(fit, planes)
+        });
+        read.err().map(|e| e.in_file(path))
     });
     if let Some(error) = broken {
         return Err(error);
@@ -79,7 +85,7 @@ pub fn read_folder(folder: &Path, fit: &Fit) -> Result<Dataset> {
         .map_err(|e| Error::data(e.to_string()).in_file(folder))?;
     let (labels, class_names) = classes(folder, &paths);
     let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy();
-    Dataset::new(name, images, labels, class_names)
+    Ok(Dataset::new(name, images, labels, class_names)?.resized_from(shapes))
 }
 
 /// Class of each path and the sorted class names, if every path has one.
@@ -131,7 +137,7 @@ mod tests {
         assert_eq!(values(&data), [10, 30, 20, 40]);
         assert_eq!(data.labels().unwrap(), [0, 1, 1, 1]);
         assert_eq!(data.class_names(), ["ant", "cat"]);
-        assert_eq!(data.shape(), [1, 4, 4]);
+        assert_eq!((data.shape(), data.original_size()), ([1, 4, 4], Some("1x5x9")));
         // An image outside the classes: there are none then.
         save(folder.path(), "root.png", 50);
         assert_eq!(read_folder(folder.path(), &GRAY).unwrap().labels(), None);

@@ -238,7 +238,8 @@ fn fitted(data: Dataset, options: &LoadOptions) -> Result<Dataset> {
     })?;
     let images = Array4::from_shape_vec((data.len(), channels, size[0], size[1]), pixels)
         .map_err(|e| Error::data(e.to_string()))?;
-    Dataset::new(data.name(), images, data.labels().map(<[u32]>::to_vec), data.class_names().to_vec())
+    let labels = data.labels().map(<[u32]>::to_vec);
+    Ok(Dataset::new(data.name(), images, labels, data.class_names().to_vec())?.resized_from([data.shape()]))
 }
 
 #[cfg(test)]

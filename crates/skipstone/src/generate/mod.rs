@@ -86,7 +86,7 @@ impl Generator {
         let options = Options::from(run.0.precision);
         let unet = UNet::with_options(model.config, model.parameters, model.scheduler.prediction_type, options)?;
         let cost = Cost::of(&unet);
-        Self::assemble(unet, cost, model.null_class, run)?.with_inputs(inputs, first, n)
+        Self::assemble(unet, cost, run)?.with_inputs(inputs, first, n)
     }
 
     /// A generator with a network that is there already, perhaps shared with others: that of `model`, whose parameters
@@ -104,20 +104,19 @@ impl Generator {
     ) -> Result<Self> {
         let run = Settings::resolve(model, request)?;
         run.1.check(network.prediction())?;
-        Self::assemble(network, cost, model.null_class, run)?.with_inputs(inputs, first, n)
+        Self::assemble(network, cost, run)?.with_inputs(inputs, first, n)
     }
 
     fn assemble(
         network: impl Denoiser + Send + Sync + 'static,
         cost: Cost,
-        null_class: Option<usize>,
         (settings, plan): (Settings, Plan),
     ) -> Result<Self> {
-        let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) = match (settings.guidance, null_class)
-        {
-            (Some(weight), Some(null)) => (Box::new(Guided::new(network, weight, null)?), 2),
-            _ => (Box::new(network), 1),
-        };
+        let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) =
+            match (settings.guidance, settings.null_class) {
+                (Some(weight), Some(null)) => (Box::new(Guided::new(network, weight, null)?), 2),
+                _ => (Box::new(network), 1),
+            };
         Ok(Self { network, plan, settings, inputs: Inputs::default(), first: 0, calls_per_step, cost })
     }
 

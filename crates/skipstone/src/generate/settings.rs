@@ -76,7 +76,7 @@ pub enum Variance {
 pub struct Request {
     /// S; 50, or T where that is less.
     pub steps: Option<usize>,
-    /// How S of T times are picked; `linear`.
+    /// How S of T times are picked; as the model says, else `linear`.
     pub spacing: Option<SpacingChoice>,
     /// The network calls by index, in place of `steps` and `spacing`.
     pub times: Option<Vec<u32>>,
@@ -86,7 +86,7 @@ pub struct Request {
     pub variance: Variance,
     /// How a deterministic run steps; DDIM.
     pub solver: Solver,
-    /// What becomes of x̂₀; off.
+    /// What becomes of x̂₀; as the model says, else nothing.
     pub clip: Option<ClipMode>,
     /// Dynamic thresholding in place of a fixed range.
     pub threshold: Option<DynamicThreshold>,
@@ -170,6 +170,8 @@ pub struct Settings {
     pub classes: Option<ClassRule>,
     /// The weight of guidance.
     pub guidance: Option<f64>,
+    /// The class that guidance leads away from; absent without guidance.
+    pub null_class: Option<usize>,
     /// SHA-256 of given latents.
     pub latents: Option<String>,
     /// SHA-256 of given noise.
@@ -248,6 +250,7 @@ impl Settings {
             seed: request.seed,
             classes: classes(model, request)?,
             guidance: request.guidance,
+            null_class: model.null_class.filter(|_| request.guidance.is_some()),
             latents: None,
             noise: None,
             precision: request.precision,
@@ -302,7 +305,8 @@ impl Settings {
         let solver = (self.solver != Solver::Ddim).then(|| ("solver", json!(self.solver.to_string())));
         let calibration = self.calibration.as_ref().map(|hash| ("calibration", json!(hash)));
         let precision = (self.precision != Precision::F32).then(|| ("precision", json!(self.precision.to_string())));
-        let fields = fields.into_iter().chain(solver).chain(calibration).chain(precision);
+        let null_class = self.null_class.map(|class| ("null_class", json!(class)));
+        let fields = fields.into_iter().chain(null_class).chain(solver).chain(calibration).chain(precision);
         let extra = self.extra.iter().map(|(name, value)| (name.clone(), value.clone()));
         fields.map(|(name, value)| (name.to_owned(), value)).chain(extra).collect()
     }

@@ -71,6 +71,11 @@ impl Evaluation {
         self.shape
     }
 
+    /// Which weights the model's are: `ema`, `raw` or `unspecified`.
+    pub fn weights(&self) -> &str {
+        &self.weights
+    }
+
     /// The images of a cell.
     pub fn images(&self) -> Range<u64> {
         self.images.clone()
@@ -236,7 +241,7 @@ impl Evaluation {
     }
 
     /// The row but for what comes from the images.
-    fn row(&self, cell: &Cell, (settings, _): &Run, calls: usize, Judge { reference, floor, .. }: &Judge) -> Row {
+    fn row(&self, cell: &Cell, (settings, _): &Run, calls: usize, Judge { network, reference, floor }: &Judge) -> Row {
         let n = self.images.end - self.images.start;
         let real = reference.images();
         let options = settings.to_json();
@@ -249,6 +254,7 @@ impl Evaluation {
             calls,
             n,
             features: reference.features().to_owned(),
+            dimensions: network.dimensions(),
             repeats: self.repeats.map(|repeats| repeats.to_string()),
             first: self.images.start,
             seed: settings.seed,
@@ -258,6 +264,7 @@ impl Evaluation {
             final_level: stated(&options, "final_level").unwrap_or_default(),
             calibration: settings.calibration.clone(),
             size: self.shape.map(|length| length.to_string()).join("x"),
+            resized_from: real.original_size().map(str::to_owned),
             model: settings.model.clone(),
             process: settings.process.clone(),
             weights: self.weights.clone(),

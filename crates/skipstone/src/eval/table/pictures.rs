@@ -55,7 +55,7 @@ pub(super) fn write_nearest(
 ) -> Result<()> {
     let order: Vec<usize> = found.order().into_iter().take(PAIRS).collect();
     let theirs: Vec<usize> = order.iter().map(|&i| found.indices[i]).collect();
-    let pairs = [images.select(Axis(0), &order), real.train().select(Axis(0), &theirs)];
+    let pairs = [images.select(Axis(0), &order), real.seen().select(Axis(0), &theirs)];
     let both = concatenate(Axis(0), &pairs.each_ref().map(|images| images.view())).expect("images of one shape");
     write(folder, &nearest(folder, row), row, &both, order.len())
 }

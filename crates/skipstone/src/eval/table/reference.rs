@@ -57,9 +57,13 @@ pub(super) fn statistics_of(network: &dyn FeatureNetwork, features: &Array2<f32>
 pub struct RealImages {
     name: String,
     digest: String,
-    train: Array4<u8>,
+    /// All images a model may have been trained on.
+    seen: Array4<u8>,
+    /// How many of them, the first, are scored against.
+    train: usize,
     test: Array4<u8>,
     halves: bool,
+    resized_from: Option<String>,
 }
 
 impl RealImages {
@@ -77,15 +81,15 @@ impl RealImages {
         }
         let most = |n: usize| limit.unwrap_or(n).min(n);
         let halves = train.images() == test.images();
-        let (train_part, test_part) = if halves {
-            let all = shuffled(train.images(), train.len());
-            let (a, b) = all.view().split_at(Axis(0), train.len().div_ceil(2));
-            let part = |x: ArrayView4<'_, u8>| x.slice_axis(Axis(0), Slice::from(..most(x.dim().0))).to_owned();
-            (part(a), part(b))
+        let seen = shuffled(train.images(), train.len());
+        let (n, test_part) = if halves {
+            let half = train.len().div_ceil(2);
+            let end = half + most(train.len() - half);
+            (most(half), seen.slice_axis(Axis(0), Slice::from(half..end)).to_owned())
         } else {
-            (shuffled(train.images(), most(train.len())), shuffled(test.images(), most(test.len())))
+            (most(train.len()), shuffled(test.images(), most(test.len())))
         };
-        let (n, m) = (train_part.dim().0, test_part.dim().0);
+        let m = test_part.dim().0;
         if n.min(m) < 2 {
             return Err(Error::argument(format!(
                 "data set {}: {n} training and {m} test images; at least 2 of each are needed",
@@ -93,12 +97,13 @@ impl RealImages {
             )));
         }
         let mut hash = Sha256::new();
-        for part in [&train_part, &test_part] {
+        for part in [seen.slice_axis(Axis(0), Slice::from(..n)), test_part.view()] {
             part.shape().iter().for_each(|&length| hash.update((length as u64).to_le_bytes()));
             hash.update(part.as_slice().expect("made in standard layout"));
         }
         let digest = hex(&hash.finalize());
-        Ok(Self { name: train.name().to_owned(), digest, train: train_part, test: test_part, halves })
+        let (name, resized_from) = (train.name().to_owned(), train.original_size().map(str::to_owned));
+        Ok(Self { name, digest, seen, train: n, test: test_part, halves, resized_from })
     }
 
     /// What the data set is called.
@@ -106,14 +111,20 @@ impl RealImages {
         &self.name
     }
 
-    /// SHA-256 of all images in their order, in hexadecimal.
+    /// SHA-256 of both parts in their order, in hexadecimal.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Training images, `[n, channels, height, width]`.
-    pub fn train(&self) -> &Array4<u8> {
-        &self.train
+    /// The training images that are scored against, `[n, channels, height, width]`.
+    pub fn train(&self) -> ArrayView4<'_, u8> {
+        self.seen.slice_axis(Axis(0), Slice::from(..self.train))
+    }
+
+    /// Every image that a model may have been trained on, those of [`train`](Self::train) first: without the limit, and of a
+    /// data set without a test part both halves.
+    pub fn seen(&self) -> ArrayView4<'_, u8> {
+        self.seen.view()
     }
 
     /// Test images, `[n, channels, height, width]`.
@@ -124,6 +135,11 @@ impl RealImages {
     /// Whether the parts are halves of one set of images, because the data set has no test part.
     pub fn are_halves(&self) -> bool {
         self.halves
+    }
+
+    /// What the training images were before they were cropped and resized, as [`Dataset::original_size`].
+    pub fn original_size(&self) -> Option<&str> {
+        self.resized_from.as_deref()
     }
 }
 
@@ -173,7 +189,9 @@ impl Reference {
             }
         };
         let (train, train_features, test_features) = kept;
-        let test_nearest = super::score::nearest_training(&images, images.test.view())?.distances;
+        // Half of a set is not looked for in itself.
+        let others = if images.halves { images.train() } else { images.seen() };
+        let test_nearest = super::score::nearest_to(others, images.test.view())?.distances;
         Ok(Some(Self { images, train, train_features, test_features, test_nearest }))
     }
 
@@ -211,12 +229,12 @@ fn made(
     network: &dyn FeatureNetwork,
     seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Option<kept::Kept>> {
-    let first = |x: &Array4<u8>| Slice::from(..x.dim().0.min(MOST_VECTORS));
-    let Some(train) = features_of(network, images.train.view(), seen)? else { return Ok(None) };
-    let test = images.test.slice_axis(Axis(0), first(&images.test));
+    let first = |n: usize| Slice::from(..n.min(MOST_VECTORS));
+    let Some(train) = features_of(network, images.train(), seen)? else { return Ok(None) };
+    let test = images.test.slice_axis(Axis(0), first(images.test.dim().0));
     let Some(test) = features_of(network, test, seen)? else { return Ok(None) };
     let statistics = statistics_of(network, &train)?;
-    Ok(Some((statistics, train.slice_axis(Axis(0), first(&images.train)).to_owned(), test)))
+    Ok(Some((statistics, train.slice_axis(Axis(0), first(images.train)).to_owned(), test)))
 }
 
 #[cfg(test)]

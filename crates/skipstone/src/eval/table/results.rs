@@ -46,11 +46,16 @@ impl Results {
         Ok(Self(rows))
     }
 
-    /// Adds a row, in place of the one with the same place.
-    pub fn put(&mut self, row: Row) {
+    /// Adds a row, in place of the one with the same place; what that one measured and this one did not stays.
+    pub fn put(&mut self, mut row: Row) {
         let place = row.place();
         match self.0.iter_mut().find(|old| old.place() == place) {
-            Some(old) => *old = row,
+            Some(old) => {
+                if row.repeats.is_none() {
+                    (row.repeats, row.latent_variance) = (old.repeats.take(), old.latent_variance);
+                }
+                *old = row;
+            }
             None => self.0.push(row),
         }
     }
@@ -107,6 +112,10 @@ mod tests {
         results.put(row(10, Noise::Eta(0.0), 19.0));
         let other = Row { n: 1000, ..row(10, Noise::Eta(0.0), 25.0) };
         results.put(other);
+        // Latents that are not drawn from again keep their variance.
+        let hat = Row { repeats: None, latent_variance: None, ..row(10, Noise::Hat, 300.0) };
+        results.put(hat);
+        assert_eq!(results.rows()[1], row(10, Noise::Hat, 300.0));
         let found: Vec<f64> = results.rows().iter().map(|row| row.frechet).collect();
         assert_eq!(found, [19.0, 300.0, 25.0]);
         results.write(folder.path()).unwrap();
@@ -124,9 +133,9 @@ mod tests {
         let csv = results.to_csv();
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines[1].starts_with("10,hat,linear,ddim,off,10,5000,300.0,1.5,two-numbers,0.3,"), "{csv}");
+        assert!(lines[1].starts_with("10,hat,linear,ddim,off,10,5000,300.0,1.5,two-numbers,2,0.3,"), "{csv}");
         assert!(lines[1].contains(r#","clothes, ""plain""","#), "{csv}");
-        assert!(lines[2].contains(",two-numbers,,0.0002,"), "{csv}");
+        assert!(lines[2].contains(",two-numbers,2,,0.0002,"), "{csv}");
         let Value::Object(fields) = serde_json::to_value(row(1, Noise::Hat, 1.0)).unwrap() else { unreachable!() };
         let mut named: Vec<&str> = COLUMNS.to_vec();
         named.push("options");

@@ -34,6 +34,8 @@ pub struct Row {
     pub frechet_floor: f64,
     /// The features both are in.
     pub features: String,
+    /// How many numbers they are; of fewer images than twice that, the Fréchet distance says little.
+    pub dimensions: usize,
     /// Kernel distance to the training images.
     pub kid: Option<f64>,
     /// Its standard error.
@@ -61,8 +63,8 @@ pub struct Row {
     /// Latents × draws of the former.
     pub repeats: Option<String>,
     /// How far the first 1,000 images are from those of the same row with most steps: root mean square of the means of
-    /// squares of 4 × 4 pixels, values in [0, 1]. Absent for the latter, and until every cell of the row is
-    /// there.
+    /// squares of 4 × 4 pixels, values in [0, 1]. Absent for the latter, and for cells that never were in one command with
+    /// more steps.
     pub coarse_rms: Option<f64>,
     /// The same of pixels.
     pub rms: Option<f64>,
@@ -86,8 +88,10 @@ pub struct Row {
     pub final_level: String,
     /// SHA-256 of the calibration that times or variances come from.
     pub calibration: Option<String>,
-    /// Channels, height and width of an image. Images of a data set that have another size are cropped and resized to it.
+    /// Channels, height and width of an image.
     pub size: String,
+    /// What the images of the data set were before they were cropped and resized to it; absent where they had that size.
+    pub resized_from: Option<String>,
     /// SHA-256 of the model's architecture and weights.
     pub model: String,
     /// SHA-256 of the process it was trained on.
@@ -166,7 +170,7 @@ impl Row {
 }
 
 /// The columns of `results.csv`.
-pub(super) const COLUMNS: [&str; 47] = [
+pub(super) const COLUMNS: [&str; 49] = [
     "steps",
     "eta",
     "spacing",
@@ -177,6 +181,7 @@ pub(super) const COLUMNS: [&str; 47] = [
     "frechet",
     "frechet_floor",
     "features",
+    "dimensions",
     "kid",
     "kid_error",
     "kid_floor",
@@ -203,6 +208,7 @@ pub(super) const COLUMNS: [&str; 47] = [
     "final_level",
     "calibration",
     "size",
+    "resized_from",
     "model",
     "process",
     "weights",
@@ -253,6 +259,7 @@ pub(super) mod tests {
             frechet,
             frechet_floor: 1.5,
             features: "two-numbers".to_owned(),
+            dimensions: 2,
             kid: Some(frechet / 1000.0),
             kid_error: Some(0.0002),
             kid_floor: Some(-0.0001),
@@ -279,6 +286,7 @@ pub(super) mod tests {
             final_level: "clean".to_owned(),
             calibration: None,
             size: "1x28x28".to_owned(),
+            resized_from: None,
             model: "ab".repeat(32),
             process: "ba".repeat(32),
             weights: "ema".to_owned(),

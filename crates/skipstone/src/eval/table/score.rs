@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView4, Axis, Slice};
 
-use super::reference::{RealImages, Reference, network_values, statistics_of};
+use super::reference::{Reference, network_values, statistics_of};
 use crate::error::Result;
 use crate::eval::{
     DEFAULT_NEIGHBOURS, Estimate, FeatureNetwork, Nearest, PrecisionRecall, frechet, kid_full, nearest, pixels,
@@ -25,11 +25,12 @@ pub struct Scores {
     pub kid: Option<Estimate>,
     /// Precision and recall in sets of equal size, at most 10,000 and no more than there are test images: 1 is best.
     pub precision_recall: Option<PrecisionRecall>,
-    /// The median distance of the first 1,000 images to their nearest training image in pixels: root mean square, in
+    /// The median distance of the first 1,000 images to the nearest of [`RealImages::seen`] in pixels: root mean square, in
     /// [0, 1].
     pub nearest: f64,
     /// [`nearest`](Self::nearest) divided by that of as many test images: well below 1, images are copies of training images.
-    /// Absent where the test images themselves are in the training set.
+    /// Absent where the test images themselves are in the training set. (Of a data set that was cut into halves, a test image
+    /// has half as many images to be near to.)
     pub memorisation: Option<f64>,
     /// The distances and the training images they lead to, of the first 1,000 images.
     pub neighbours: Nearest,
@@ -71,7 +72,7 @@ impl Scores {
         } else {
             None
         };
-        let neighbours = nearest_training(reference.images(), images)?;
+        let neighbours = nearest_to(reference.images().seen(), images)?;
         let queries = neighbours.distances.len();
         let median = neighbours.quantile(0.5).unwrap_or(f64::NAN);
         let test = &reference.test_nearest[..queries.min(reference.test_nearest.len())];
@@ -81,13 +82,13 @@ impl Scores {
     }
 }
 
-/// For each of the first 1,000 images the nearest training image: root mean square of the difference, values in [0, 1].
-pub(super) fn nearest_training(real: &RealImages, images: ArrayView4<'_, u8>) -> Result<Nearest> {
+/// For each of the first 1,000 images the nearest of `others`: root mean square of the difference, values in [0, 1].
+pub(super) fn nearest_to(others: ArrayView4<'_, u8>, images: ArrayView4<'_, u8>) -> Result<Nearest> {
     let images = images.slice_axis(Axis(0), Slice::from(..images.dim().0.min(MOST_QUERIES)));
     let queries = pixels(network_values(images).view());
     let mut best = Nearest { indices: vec![0; queries.nrows()], distances: vec![f64::INFINITY; queries.nrows()] };
     let rows = (CHUNK / queries.ncols().max(1)).clamp(1, 4096);
-    for (start, chunk) in (0..).step_by(rows).zip(real.train().axis_chunks_iter(Axis(0), rows)) {
+    for (start, chunk) in (0..).step_by(rows).zip(others.axis_chunks_iter(Axis(0), rows)) {
         let found = nearest(queries.view(), pixels(network_values(chunk).view()).view())?;
         for (i, (index, distance)) in found.indices.into_iter().zip(found.distances).enumerate() {
             if distance < best.distances[i] {

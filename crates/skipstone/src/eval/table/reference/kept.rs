@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, Array4, Ix2};
+use ndarray::{Array2, Ix2};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -36,7 +36,7 @@ pub(super) fn write(folder: &Path, images: &RealImages, (train, some, test): &Ke
     npy::write(&folder.join(FILES[2]), test.view())?;
     let mut value = json!({
         "format": 1, "data": images.name, "images": images.digest, "features": train.network(),
-        "train": images.train.dim().0, "test": images.test.dim().0, "halves": images.halves, "files": {},
+        "train": images.train, "test": images.test.dim().0, "halves": images.halves, "files": {},
     });
     for name in FILES {
         value["files"][name] = json!(digest(&folder.join(name))?);
@@ -78,9 +78,9 @@ fn verified(
     let train = Statistics::read(&folder.join(FILES[0])).map_err(text)?;
     let [some, test] = [1, 2].map(|i| npy::read::<Ix2>(&folder.join(FILES[i])));
     let (some, test) = (some.map_err(text)?, test.map_err(text)?);
-    let vectors = |images: &Array4<u8>| (images.dim().0.min(MOST_VECTORS), network.dimensions());
-    let whole = train.count() == images.train.dim().0 as u64 && train.dimensions() == network.dimensions();
-    if !whole || some.dim() != vectors(&images.train) || test.dim() != vectors(&images.test) {
+    let vectors = |n: usize| (n.min(MOST_VECTORS), network.dimensions());
+    let whole = train.count() == images.train as u64 && train.dimensions() == network.dimensions();
+    if !whole || some.dim() != vectors(images.train) || test.dim() != vectors(images.test.dim().0) {
         return Err("not of so many images".to_owned());
     }
     Ok((train, some, test))

@@ -52,14 +52,18 @@ fn sorted(images: &Array4<u8>) -> Vec<Vec<u8>> {
 fn both_parts_keep_their_images_in_another_order_and_limits_choose_among_them() {
     let real = RealImages::new(&data(50, 1), &data(20, 2), None).unwrap();
     assert!(!real.are_halves());
-    assert_eq!((sorted(real.train()), sorted(real.test())), (sorted(&images(50, 1)), sorted(&images(20, 2))));
-    assert_ne!(*real.train(), images(50, 1));
+    assert_eq!(
+        (sorted(&real.train().to_owned()), sorted(real.test())),
+        (sorted(&images(50, 1)), sorted(&images(20, 2)))
+    );
+    assert_ne!(real.train(), images(50, 1));
     let again = RealImages::new(&data(50, 1), &data(20, 2), None).unwrap();
     assert_eq!((again.train(), again.digest()), (real.train(), real.digest()));
     let few = RealImages::new(&data(50, 1), &data(20, 2), Some(30)).unwrap();
     assert_eq!((few.train().dim().0, few.test().dim().0), (30, 20));
     assert_eq!(few.train(), real.train().slice_axis(Axis(0), Slice::from(..30)));
     assert_ne!(few.digest(), real.digest());
+    assert_eq!(few.seen(), real.seen());
 }
 
 #[test]
@@ -67,7 +71,7 @@ fn a_data_set_without_a_test_part_is_cut_into_halves() {
     let real = RealImages::new(&data(11, 1), &data(11, 1), None).unwrap();
     assert!(real.are_halves());
     assert_eq!((real.train().dim().0, real.test().dim().0), (6, 5));
-    let mut both = sorted(real.train());
+    let mut both = sorted(&real.train().to_owned());
     both.extend(sorted(real.test()));
     both.sort();
     assert_eq!(both, sorted(&images(11, 1)));
@@ -126,7 +130,7 @@ fn scores_are_those_of_their_definitions() {
     let cache = tempfile::tempdir().unwrap();
     let network = corners();
     let real = RealImages::new(&data(60, 1), &data(40, 2), None).unwrap();
-    let train = real.train().clone();
+    let train = real.train().to_owned();
     let reference = Reference::open(real, &network, cache.path(), &mut go_on).unwrap().unwrap();
     let score = |images: &Array4<u8>| {
         let features = features_of(&network, images.view(), &mut go_on).unwrap().unwrap();
@@ -152,4 +156,22 @@ fn scores_are_those_of_their_definitions() {
     let three = score(&train.slice_axis(Axis(0), Slice::from(..3)).to_owned());
     assert!(three.precision_recall.is_none() && three.kid.is_some());
     assert!(score(&train.slice_axis(Axis(0), Slice::from(..2)).to_owned()).kid.is_none());
+}
+
+#[test]
+fn copies_are_found_in_training_images_that_are_not_scored_against() {
+    let cache = tempfile::tempdir().unwrap();
+    let network = corners();
+    for (real, copied) in [
+        // Beyond the limit, and in the half that gives the floor.
+        (RealImages::new(&data(60, 1), &data(40, 2), Some(10)).unwrap(), 10..60),
+        (RealImages::new(&data(60, 1), &data(60, 1), None).unwrap(), 30..60),
+    ] {
+        let copies = real.seen().slice_axis(Axis(0), Slice::from(copied)).to_owned();
+        let reference = Reference::open(real, &network, cache.path(), &mut go_on).unwrap().unwrap();
+        let features = features_of(&network, copies.view(), &mut go_on).unwrap().unwrap();
+        let scores = Scores::of(&reference, &network, &features, copies.view()).unwrap();
+        assert_eq!(scores.memorisation, Some(0.0));
+        assert!(reference.test_nearest.iter().all(|&distance| distance > 0.0));
+    }
 }

@@ -105,7 +105,13 @@ fn log_marks(range: &Range<f64>) -> Vec<f64> {
     };
     let (first, last) = (range.start.floor() as i32, range.end.ceil() as i32);
     let all = (first..=last).flat_map(|decade| digits.iter().map(move |digit| digit.log10() + f64::from(decade)));
-    all.filter(|mark| range.contains(mark)).collect()
+    let marks: Vec<f64> = all.filter(|mark| range.contains(mark)).collect();
+    if marks.len() > 1 {
+        return marks;
+    }
+    // So narrow that even marks are as good.
+    let values = 10f64.powf(range.start)..10f64.powf(range.end);
+    even_marks(&values).into_iter().map(f64::log10).filter(|mark| range.contains(mark)).collect()
 }
 
 /// Four to eight round values.
@@ -131,6 +137,8 @@ mod tests {
         assert_eq!(round(log_marks(&(0.5..2.6))), ["5", "10", "20", "50", "100", "200"]);
         assert_eq!(round(log_marks(&(0.55..1.0))), ["4", "5", "6", "7", "8", "9"]);
         assert_eq!(round(log_marks(&(-2.2..2.0))), ["0.01", "0.1", "1", "10"]);
+        assert_eq!(round(log_marks(&(0.0518f64.log10()..0.0536f64.log10()))), ["0.052", "0.0525", "0.053", "0.0535"]);
+        assert_eq!(round(log_marks(&(5.15f64.log10()..5.85f64.log10()))), ["5.2", "5.4", "5.6", "5.8"]);
         assert_eq!(even_marks(&(1e20..1e20)), [1e20]);
         let even = |range| even_marks(&range).into_iter().map(plain).collect::<Vec<_>>();
         assert_eq!(even(0.0..1.0), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);

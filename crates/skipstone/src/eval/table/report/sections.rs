@@ -1,5 +1,6 @@
 //! Rows in order: what may be compared together, a line for each way of sampling, a column for each S.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::cell::Noise;
@@ -21,8 +22,8 @@ pub(super) struct Section<'a> {
 pub(super) struct Line<'a> {
     /// What tells it from the other lines.
     pub label: String,
-    /// By S.
-    pub cells: BTreeMap<usize, &'a Row>,
+    /// By S; without the consistency of those that were held against fewer steps than the line has.
+    pub cells: BTreeMap<usize, Cow<'a, Row>>,
 }
 
 /// Options that few runs have.
@@ -98,7 +99,14 @@ fn section<'a>(rows: &[&'a Row]) -> Section<'a> {
                 &mut lines.last_mut().expect("just added").1
             }
         };
-        line.cells.insert(row.steps, row);
+        line.cells.insert(row.steps, Cow::Borrowed(*row));
+    }
+    for (_, line) in &mut lines {
+        let most = line.cells.keys().next_back().copied();
+        for row in line.cells.values_mut().filter(|row| row.against.is_some() && row.against < most) {
+            let row = row.to_mut();
+            (row.coarse_rms, row.rms, row.against) = (None, None, None);
+        }
     }
     let mut steps: Vec<usize> = rows.iter().map(|row| row.steps).collect();
     steps.sort_unstable();
@@ -122,22 +130,22 @@ fn label(attributes: &[(String, String)], varies: &dyn Fn(usize) -> bool) -> Str
 
 impl<'a> Section<'a> {
     /// Any of its rows.
-    pub fn first(&self) -> &'a Row {
+    pub fn first(&self) -> &Row {
         self.rows().next().expect("a section has a row").1
     }
 
     /// Every row with its line, line by line.
-    pub fn rows(&self) -> impl Iterator<Item = (&Line<'a>, &'a Row)> {
-        self.lines.iter().flat_map(|line| line.cells.values().map(move |row| (line, *row)))
+    pub fn rows(&self) -> impl Iterator<Item = (&Line<'a>, &Row)> {
+        self.lines.iter().flat_map(|line| line.cells.values().map(move |row| (line, &**row)))
     }
 
     /// The row of least Fréchet distance.
-    pub fn best(&self) -> Option<(&Line<'a>, &'a Row)> {
+    pub fn best(&self) -> Option<(&Line<'a>, &Row)> {
         self.rows().min_by(|(_, a), (_, b)| a.frechet.total_cmp(&b.frechet))
     }
 
     /// The row of fewest calls among those of at most this distance.
-    pub fn cheapest_near(&self, frechet: f64) -> Option<(&Line<'a>, &'a Row)> {
+    pub fn cheapest_near(&self, frechet: f64) -> Option<(&Line<'a>, &Row)> {
         self.rows().filter(|(_, row)| row.frechet <= frechet).min_by_key(|(_, row)| row.calls)
     }
 
@@ -172,17 +180,28 @@ impl<'a> Section<'a> {
                 format!("{} training images; floor of {}", grouped(row.train as u64), grouped(row.floor_n as u64)),
             ),
             ("Images of the data, SHA-256".to_owned(), row.data_digest.clone()),
-            ("Size of an image".to_owned(), every(&|row| vec![format!("{} (channels, height, width)", row.size)])),
+            ("Size of an image".to_owned(), every(&|row| vec![sized(row)])),
             ("Arithmetic".to_owned(), every(&|row| vec![row.arithmetic.clone()])),
             ("Samples".to_owned(), format!("{} a cell, 8 bits a value, as a file holds them", grouped(row.n))),
             ("Noise".to_owned(), format!("seed {}", every(&|row| vec![row.seed.to_string()]))),
             ("Drawn on".to_owned(), every(&|row| row.machines.clone())),
             ("Scored by".to_owned(), every(&|row| vec![row.program.clone()])),
         ];
+        if row.n.min(row.train as u64) < 2 * row.dimensions as u64 {
+            let few =
+                format!("few for {} features: the Fréchet distance is above what many would give", row.dimensions);
+            all.push(("Number of images".to_owned(), few));
+        }
         let repeats = every(&|row| row.repeats.iter().cloned().collect());
         if !repeats.is_empty() {
             all.push(("Latent variance".to_owned(), format!("{repeats} (latents x draws)")));
         }
         all
     }
+}
+
+/// The size of the images, and what became of the data set's to have it.
+fn sized(row: &Row) -> String {
+    let resized = row.resized_from.as_ref().map(|from| format!("; the data's were cropped and resized from {from}"));
+    format!("{} (channels, height, width){}", row.size, resized.unwrap_or_default())
 }

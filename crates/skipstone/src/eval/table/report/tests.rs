@@ -152,3 +152,29 @@ fn rows_that_differ_in_any_option_are_lines_of_their_own() {
     let rows = [with(&one, 9.0), row(10, Noise::Eta(0.0), 7.0)];
     assert!(sections(&rows)[0].lines.iter().all(|line| !line.label.contains("calibration")));
 }
+
+#[test]
+fn consistency_is_shown_against_the_most_steps_of_the_line_alone() {
+    let mut results = Results::default();
+    let against =
+        |steps, against| Row { against, coarse_rms: against.map(|_| 0.125), ..row(steps, Noise::Eta(0.0), 9.0) };
+    [against(10, Some(50)), against(20, Some(100)), against(100, None)].into_iter().for_each(|row| results.put(row));
+    let page = report(&results, tempfile::tempdir().unwrap().path()).unwrap();
+    let table = &page[page.find("<strong>Consistency").unwrap()..];
+    let table = &table[..table.find("</table>").unwrap()];
+    assert_eq!((table.matches("0.125").count(), table.matches("not measured").count()), (1, 2), "{table}");
+    assert!(table.contains("0.125 <small>(100)"), "{table}");
+}
+
+#[test]
+fn few_images_and_resized_data_are_said() {
+    let mut results = Results::default();
+    let few =
+        Row { n: 200, dimensions: 128, resized_from: Some("3x32x32".to_owned()), ..row(10, Noise::Eta(0.0), 9.0) };
+    results.put(few);
+    let page = report(&results, tempfile::tempdir().unwrap().path()).unwrap();
+    assert!(page.contains("few for 128 features") && page.contains("cropped and resized from 3x32x32"), "{page}");
+    let (folder, results) = folder();
+    let page = report(&results, folder.path()).unwrap();
+    assert!(!page.contains("few for") && !page.contains("resized from"));
+}

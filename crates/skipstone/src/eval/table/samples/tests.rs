@@ -24,6 +24,7 @@ fn settings(seed: u64) -> Settings {
         seed,
         classes: None,
         guidance: None,
+        null_class: None,
         latents: None,
         noise: None,
         precision: Precision::F32,
