@@ -46,9 +46,9 @@ class Table:
         self.folder = folder
         self.rows = json.loads((folder / "results.json").read_text())["rows"]
 
-    def cell(self, steps, eta=0.0, spacing="linear", solver="ddim"):
-        key = (steps, eta, spacing, solver)
-        found = [r for r in self.rows if (r["steps"], r["eta"], r["spacing"], r["solver"]) == key]
+    def cell(self, steps, eta=0.0, spacing="linear", solver="ddim", model=None):
+        key = (steps, eta, spacing, solver, model)
+        found = [r for r in self.rows if (r["steps"], r["eta"], r["spacing"], r["solver"], model and r["model"]) == key]
         if len(found) != 1:
             raise LookupError(f"{self.folder.name}: {len(found)} rows of {key}")
         return found[0]
@@ -131,18 +131,33 @@ def table1(folder):
     style(ax, "steps S", "Fréchet distance")
     curves = image(figure, "table1.png")
 
+    figure, axes = plt.subplots(len(lines), len(steps), figsize=(1.75 * len(steps), 1.8 * len(lines)))
+    for (name, line), row in zip(lines, axes):
+        row[0].set_ylabel(name, fontsize=8)
+        for s, ax in zip(steps, row):
+            ax.imshow(plt.imread(folder / "pictures" / f"{t.cell(s, *line)['name']}.png"), cmap="gray")
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(f"S = {s}: {number(t.cell(s, *line)['frechet'])}", fontsize=8)
+    samples = image(figure, "samples.png")
+
     base = t.cell(100)["frechet"]
     shape = lambda eta, s: t.cell(s, eta)["frechet"] / base
-    paper = lambda eta, s: PAPER[eta][[10, 20, 50, 100, 1000].index(s)] / PAPER[0.0][3]
+    papers = lambda eta, s: PAPER[eta][[10, 20, 50, 100, 1000].index(s)]
     compared = []
     for eta in NOISES:
-        compared.append([NAMES[eta]] + [f"{number(shape(eta, s))} ({number(paper(eta, s))})" for s in steps])
+        compared.append([NAMES[eta]] + [f"{number(shape(eta, s))} ({number(papers(eta, s) / PAPER[0.0][3])})" for s in steps])
+    # What few steps add to what the network's own error costs.
+    above = [
+        ["here"] + [number(t.cell(s)["frechet"] - base) for s in steps[:-1]],
+        ["the paper's, CIFAR-10"] + [number(papers(0.0, s) - PAPER[0.0][3]) for s in steps[:-1]],
+    ]
     seconds = sum(r["seconds"] for r in t.rows)
     texts = {
         "table1": grid("", lines, steps, of("frechet"), min) + "\n\n" + t.provenance()
         + f"\n\nDrawing took {seconds / 3600:.1f} hours of wall clock in all ({', '.join(t.rows[0]['machines'])}).",
         "kid": grid("KID × 1000", lines, steps, lambda line, s: 1000 * t.cell(s, *line)["kid"], min)
         + f"\n\n(Standard errors up to {1000 * max(r['kid_error'] for r in t.rows):.2f}; test images {1000 * t.rows[0]['kid_floor']:.3f}.)",
+        "above": markdown(["η = 0"] + [f"S = {s}" for s in steps[:-1]], above),
         "shape": markdown([""] + [f"S = {s}" for s in steps], compared),
         "precision": grid("precision", lines, steps, of("precision"), max)
         + f"\n\n(Test images: {t.rows[0]['precision_test']:.3f}.)",
@@ -153,7 +168,7 @@ def table1(folder):
         "memory": f"Between {min(r['memorisation'] for r in t.rows):.2f} and {max(r['memorisation'] for r in t.rows):.2f} "
         "over all cells: the median distance of a sample to its nearest training image in pixels, divided by that of a test image.",
     }
-    return texts, [t.csv(), curves]
+    return texts, [t.csv(), curves, samples]
 
 
 def thousand(folder):
@@ -209,6 +224,31 @@ def f16(folder):
     return {"f16": table + "\n\n" + t.provenance()}, [t.csv()]
 
 
+def noise(folder):
+    runs = [json.loads(line) for line in (folder.parent / "noise.jsonl").read_text().splitlines()]
+    seconds = lambda eta: [run["run"]["seconds"] for run in runs if run["eta"] == eta]
+    ratios = sorted(a / b for a, b in zip(seconds("1"), seconds("0"), strict=True))
+    text = (
+        f"Drawing 64 images in 20 steps takes with η = 1 {statistics.median(ratios):.3f} times as long as with η = 0 "
+        f"(median of {len(ratios)} rounds in turn, {ratios[0]:.3f} to {ratios[-1]:.3f}; two threads)."
+    )
+    return {"noise": text}, []
+
+
+def weaker(folder):
+    t = Table(folder)
+    models = list(dict.fromkeys(r["model"] for r in t.rows))
+    if len(models) != 2:
+        raise LookupError(f"weaker: {len(models)} models")
+    steps = [20, 50, 100]
+    rows = [
+        [f"{name}, {NAMES[eta]}"] + [number(t.cell(s, eta, model=model)["frechet"]) for s in steps]
+        for name, model in zip(("10,000 steps of training", "1,000"), models)
+        for eta in (0.0, 0.5, 1.0)
+    ]
+    return {"weaker": markdown([""] + [f"S = {s}" for s in steps], rows) + f"\n\n(n = {t.rows[0]['n']:,}; other options as above.)"}, [t.csv()]
+
+
 def table2(folder):
     text = (folder / "table.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -227,7 +267,7 @@ def table2(folder):
 def main():
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs/results"
     page = PAGE.read_text()
-    for part in (table1, thousand, solvers, calibrated, f16, table2):
+    for part in (table1, noise, thousand, weaker, solvers, calibrated, f16, table2):
         try:
             made, files = part(results / part.__name__)
         except (FileNotFoundError, LookupError) as missing:

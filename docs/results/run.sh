@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Draws and scores everything that docs/results.md reports: some six hours on two quiet cores. It may be stopped at any
-# time; the same command goes on where it was (but for times and table2, which begin again).
+# time; the same command goes on where it was (but for times, noise and table2, which begin again).
 #
 #   cargo build --release
 #   docs/results/run.sh                    # all of it
@@ -41,20 +41,24 @@ part_solvers() {
     evaluate solvers --steps 5,10,20,50 --solver "$all" --spacing linear -n "$few"
 }
 
-# How long a call of each solver takes: all in turn, three times. (What evaluate counts depends on what else ran for hours.)
-part_times() {
-    [ ! -e "$out/times.jsonl" ] || return 0
-    local round solver
+# time_in_turn FILE ROUNDS FLAG VALUE...: how long a call takes with each value of a flag, all in turn. (What evaluate counts depends
+# on what else ran for hours.)
+time_in_turn() {
+    local file=$1 rounds=$2 flag=$3 round value
+    shift 3
+    [ ! -e "$out/$file.jsonl" ] || return 0
     mkdir -p "$out"
-    for round in 1 2 3; do
-        for solver in "${solvers[@]}"; do
-            printf '{"round": %d, "solver": "%s", "run": %s}\n' "$round" "$solver" \
-                "$("$skipstone" sample -n 64 --steps 20 --spacing linear --solver "$solver" --json -o "$out/times.npy")"
+    for ((round = 1; round <= rounds; round++)); do
+        for value in "$@"; do
+            printf '{"round": %d, "%s": "%s", "run": %s}\n' "$round" "$flag" "$value" \
+                "$("$skipstone" sample -n 64 --steps 20 --spacing linear "--$flag" "$value" --json -o "$out/$file.npy")"
         done
-    done >"$out/times.part"
-    mv "$out/times.part" "$out/times.jsonl"
-    rm "$out/times.npy"
+    done >"$out/$file.part"
+    mv "$out/$file.part" "$out/$file.jsonl"
+    rm "$out/$file.npy"
 }
+part_times() { time_in_turn times 3 solver "${solvers[@]}"; }
+part_noise() { time_in_turn noise 7 eta 0 1; }
 
 # What the calibration gives: variances that fit the network, times chosen by the bound; beside two columns of table1.
 part_calibrated() {
@@ -65,6 +69,14 @@ part_calibrated() {
 # Every one of the 1000 times, with fewer images, beside two of the other columns at the same n.
 part_thousand() { evaluate thousand --steps 20,50,1000 --eta 0,1,hat --spacing linear -n "$few"; }
 
+# The same recipe with a tenth of the steps, to see what a worse model makes of noise.
+part_weaker() {
+    local run="$out/weaker-run"
+    "$skipstone" train --data fashion-mnist --config configs/fashion-mnist.toml --set train.steps=1000 --out "$run" --resume
+    evaluate weaker --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few"
+    evaluate weaker --model "$run/model" --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few"
+}
+
 # Table 2 of the paper.
 part_table2() {
     # It keeps nothing between runs, but is done where its table has all seven rows.
@@ -73,7 +85,7 @@ part_table2() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(times f16 table1 solvers calibrated table2 thousand)
+[ ${#parts[@]} -gt 0 ] || parts=(times noise f16 table1 solvers calibrated table2 weaker thousand)
 for part in "${parts[@]}"; do
     declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
     echo "== $part"

@@ -205,6 +205,15 @@ mod tests {
     }
 
     #[test]
+    fn what_images_were_resized_from_is_said_where_it_was_another_shape() {
+        let data = || Dataset::new("gray", Array4::zeros((2, 1, 4, 4)), None, Vec::new()).unwrap();
+        assert_eq!(data().original_size(), None);
+        assert_eq!(data().resized_from([[1, 4, 4]; 2]).original_size(), None);
+        assert_eq!(data().resized_from([[3, 32, 48]; 2]).original_size(), Some("3x32x48"));
+        assert_eq!(data().resized_from([[1, 4, 4], [1, 5, 4]]).original_size(), Some("various sizes"));
+    }
+
+    #[test]
     fn a_batch_holds_the_picked_images_in_order_and_mirrors_columns_only() {
         let mut batch = Array4::zeros((3, 3, 1, 3));
         let picks = [(1, false), (0, true), (1, true)].map(|(index, flip)| Pick { index, flip });
