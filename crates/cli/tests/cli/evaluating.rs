@@ -133,7 +133,9 @@ fn the_table_of_the_carried_model_has_its_cells_floor_and_provenance() {
     assert_eq!(["results.json", "results.csv", "report.html"].map(|name| read(&at.join("out"), name)), before);
     assert!(
         table.starts_with("Fréchet distance of features fashion-cnn-128d (")
-            && table.lines().next().unwrap().ends_with(") to 50 training images of fashion-mnist"),
+            && table.lines().next().unwrap().ends_with(
+                ") to 50 training images of fashion-mnist: 8 samples by ema weights; floor of 8 test images"
+            ),
         "{table}"
     );
     assert_eq!(table.lines().count(), 2 + rows.len() + 1);

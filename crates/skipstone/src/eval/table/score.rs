@@ -25,8 +25,8 @@ pub struct Scores {
     pub kid: Option<Estimate>,
     /// Precision and recall in sets of equal size, at most 10,000 and no more than there are test images: 1 is best.
     pub precision_recall: Option<PrecisionRecall>,
-    /// The median distance of the first 1,000 images to the nearest of [`RealImages::seen`] in pixels: root mean square, in
-    /// [0, 1].
+    /// The median distance of the first 1,000 images to the nearest of [`RealImages::seen`](super::RealImages::seen) in
+    /// pixels: root mean square, in [0, 1].
     pub nearest: f64,
     /// [`nearest`](Self::nearest) divided by that of as many test images: well below 1, images are copies of training images.
     /// Absent where the test images themselves are in the training set. (Of a data set that was cut into halves, a test image
