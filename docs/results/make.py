@@ -235,6 +235,24 @@ def noise(folder):
     return {"noise": text}, []
 
 
+def spread(folder):
+    """The standard deviation of a Fréchet distance at the n of Table 1, as a share of it, from halves of its images."""
+    t = Table(folder)
+    cells = {}
+    for r in t.rows:
+        cells.setdefault((r["steps"], r["eta"]), []).append(r["frechet"])
+    if any(len(halves) != 2 for halves in cells.values()):
+        raise LookupError("spread: not both halves of every cell")
+    # Of a half: half the mean square of the differences. Of the whole: half of that.
+    of = lambda keep: (statistics.fmean((2 * (a - b) / (a + b)) ** 2 for key, (a, b) in cells.items() if keep(key)) / 4) ** 0.5
+    text = (
+        f"Both halves of the images of a cell, scored apart (n = {t.rows[0]['n']:,}), differ by so much that the standard "
+        f"deviation of a distance in the table is about {100 * of(lambda key: True):.0f} % of it, from other latents "
+        "and other noise; all cells share their latents, so differences between them are surer than that."
+    )
+    return {"spread": text}, [t.csv()]
+
+
 def weaker(folder):
     t = Table(folder)
     models = list(dict.fromkeys(r["model"] for r in t.rows))
@@ -267,7 +285,7 @@ def table2(folder):
 def main():
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs/results"
     page = PAGE.read_text()
-    for part in (table1, noise, thousand, weaker, solvers, calibrated, f16, table2):
+    for part in (table1, spread, noise, thousand, weaker, solvers, calibrated, f16, table2):
         try:
             made, files = part(results / part.__name__)
         except (FileNotFoundError, LookupError) as missing:

@@ -33,6 +33,14 @@ part_table1() {
     evaluate table1 --steps 10,20,50,100 --eta 0,1 --spacing quadratic -n "$n"
 }
 
+# How much chance there is in it: both halves of the same images scored apart.
+part_spread() {
+    local half=$((n / 2)) first
+    for first in 0 "$half"; do
+        evaluate spread --steps 10,20,50,100 --eta 0,0.2,0.5,1,hat --spacing linear -n "$half" --first "$first" --repeats off
+    done
+}
+
 # Score against time, over all solvers.
 solvers=(ddim ve-euler heun ab2 ab3 ab4 dpm++2m)
 part_solvers() {
@@ -85,7 +93,7 @@ part_table2() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(times noise f16 table1 solvers calibrated table2 weaker thousand)
+[ ${#parts[@]} -gt 0 ] || parts=(times noise f16 table1 spread solvers calibrated table2 weaker thousand)
 for part in "${parts[@]}"; do
     declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
     echo "== $part"
