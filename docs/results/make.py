@@ -244,10 +244,10 @@ def spread(folder):
     if any(len(halves) != 2 for halves in cells.values()):
         raise LookupError("spread: not both halves of every cell")
     # Of a half: half the mean square of the differences. Of the whole: half of that.
-    of = lambda keep: (statistics.fmean((2 * (a - b) / (a + b)) ** 2 for key, (a, b) in cells.items() if keep(key)) / 4) ** 0.5
+    deviation = (statistics.fmean((2 * (a - b) / (a + b)) ** 2 for a, b in cells.values()) / 4) ** 0.5
     text = (
         f"Both halves of the images of a cell, scored apart (n = {t.rows[0]['n']:,}), differ by so much that the standard "
-        f"deviation of a distance in the table is about {100 * of(lambda key: True):.0f} % of it, from other latents "
+        f"deviation of a distance in the table is about {100 * deviation:.0f} % of it, from other latents "
         "and other noise; all cells share their latents, so differences between them are surer than that."
     )
     return {"spread": text}, [t.csv()]

@@ -12,7 +12,7 @@ use skipstone::checkpoint::Model;
 use skipstone::data::{DataSpec, LoadOptions, Split};
 use skipstone::denoiser::DynamicThreshold;
 use skipstone::eval::table::{
-    Cell, Evaluation, Judge, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Shard,
+    Cell, Evaluation, Judge, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Shard, are_few,
 };
 use skipstone::eval::{FeatureNetwork, FeatureSpec, check_takes};
 use skipstone::files;
@@ -238,7 +238,7 @@ fn prepare(
             arguments.n
         ));
     }
-    if arguments.n < 2 * network.dimensions() as u64 {
+    if are_few(arguments.n, network.dimensions()) {
         say(format_args!(
             "note: {} images are few for {} features: the Fréchet distance is well above what many images would give",
             arguments.n,

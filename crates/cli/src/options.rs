@@ -70,7 +70,8 @@ pub struct RunArguments {
     /// Explicit network indices, strictly decreasing, for example 999,700,17
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     pub times: Option<Vec<u32>>,
-    /// Clip the predicted image: off, keep-eps (diffusers) or rederive-eps [default: the model's, else off; encode, decode and reconstruct: off]
+    /// Clip the predicted image: off, keep-eps (diffusers) or rederive-eps [default: the model's, else off; encode, decode
+    /// and reconstruct: off]
     #[arg(long, value_name = "HOW", value_parser = clip)]
     pub clip: Option<ClipMode>,
     /// Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5

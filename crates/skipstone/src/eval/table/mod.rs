@@ -24,7 +24,7 @@ pub use evaluation::{Evaluation, Run};
 pub use reference::{RealImages, Reference};
 pub use report::report;
 pub use results::Results;
-pub use row::Row;
+pub use row::{Row, are_few};
 pub use samples::{Effort, Samples};
 pub use score::{Judge, MOST_QUERIES, Scores};
 pub use shard::Shard;

@@ -34,7 +34,7 @@ pub struct Row {
     pub frechet_floor: f64,
     /// The features both are in.
     pub features: String,
-    /// How many numbers they are; of fewer images than twice that, the Fréchet distance says little.
+    /// How many numbers they are; see [`are_few`].
     pub dimensions: usize,
     /// Kernel distance to the training images.
     pub kid: Option<f64>,
@@ -221,6 +221,12 @@ pub(super) const COLUMNS: [&str; 49] = [
     "name",
     "program",
 ];
+
+/// Whether these are few images for features of so many `dimensions`: the Fréchet distance is then well above what many
+/// would give.
+pub fn are_few(images: u64, dimensions: usize) -> bool {
+    images < 2 * dimensions as u64
+}
 
 /// What a row is about, in short.
 pub(super) fn place(options: &Map<String, Value>, first: u64, n: u64, data: &str, features: &str) -> String {

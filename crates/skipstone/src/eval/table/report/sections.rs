@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::cell::Noise;
-use super::super::row::Row;
+use super::super::row::{Row, are_few};
 use super::text::{grouped, short};
 use crate::generate::stated;
 
@@ -187,7 +187,7 @@ impl<'a> Section<'a> {
             ("Drawn on".to_owned(), every(&|row| row.machines.clone())),
             ("Scored by".to_owned(), every(&|row| vec![row.program.clone()])),
         ];
-        if row.n.min(row.train as u64) < 2 * row.dimensions as u64 {
+        if are_few(row.n.min(row.train as u64), row.dimensions) {
             let few =
                 format!("few for {} features: the Fréchet distance is above what many would give", row.dimensions);
             all.push(("Number of images".to_owned(), few));
