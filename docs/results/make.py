@@ -96,7 +96,7 @@ def style(ax, x, y):
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.grid(True, which="both", alpha=0.2)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def image(figure, name):
@@ -123,12 +123,14 @@ def table1(folder):
     lines += [(NAMES[eta] + ", quadratic τ", (eta, "quadratic")) for eta in (0.0, 1.0)]
     of = lambda field: lambda line, s: t.cell(s, *line)[field]
 
-    figure, ax = plt.subplots(figsize=(6, 4))
+    figure, ax = plt.subplots(figsize=(7.5, 4))
     for name, line in lines:
         ax.plot(steps, [t.cell(s, *line)["frechet"] for s in steps], marker="o", ms=4, lw=1.3, label=name,
                 ls="--" if line[1] == "quadratic" else "-")
     ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
     style(ax, "steps S", "Fréchet distance")
+    ax.set_xticks(steps, labels=steps)
+    ax.xaxis.minorticks_off()
     curves = image(figure, "table1.png")
 
     figure, axes = plt.subplots(len(lines), len(steps), figsize=(1.75 * len(steps), 1.8 * len(lines)))
@@ -152,9 +154,10 @@ def table1(folder):
         ["the paper's, CIFAR-10"] + [number(papers(0.0, s) - PAPER[0.0][3]) for s in steps[:-1]],
     ]
     seconds = sum(r["seconds"] for r in t.rows)
+    machines = sorted({machine for r in t.rows for machine in r["machines"]})
     texts = {
         "table1": grid("", lines, steps, of("frechet"), min) + "\n\n" + t.provenance()
-        + f"\n\nDrawing took {seconds / 3600:.1f} hours of wall clock in all ({', '.join(t.rows[0]['machines'])}).",
+        + f"\n\nDrawing took {seconds / 3600:.1f} hours of wall clock in all ({' or '.join(machines)}, beside other work).",
         "kid": grid("KID × 1000", lines, steps, lambda line, s: 1000 * t.cell(s, *line)["kid"], min)
         + f"\n\n(Standard errors up to {1000 * max(r['kid_error'] for r in t.rows):.2f}; test images {1000 * t.rows[0]['kid_floor']:.3f}.)",
         "above": markdown(["η = 0"] + [f"S = {s}" for s in steps[:-1]], above),
@@ -185,7 +188,7 @@ def solvers(folder):
     # Milliseconds of a call for an image.
     call = {name: statistics.median(1000 * r["seconds"] / (r["n"] * r["calls"]) for r in of(name)) for name in SOLVERS}
     steps = [5, 10, 20, 50]
-    figure, ax = plt.subplots(figsize=(6, 4))
+    figure, ax = plt.subplots(figsize=(7.5, 4))
     for name in SOLVERS:
         cells = [t.cell(s, solver=name) for s in steps]
         ax.plot([c["calls"] * call[name] for c in cells], [c["frechet"] for c in cells], marker="o", ms=4, lw=1.3, label=name)
