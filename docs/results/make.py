@@ -90,15 +90,6 @@ def grid(title, lines, columns, value, best=None):
     return markdown([title] + [f"S = {s}" for s in columns], rows)
 
 
-def style(ax, x, y):
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.grid(True, which="both", alpha=0.2)
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-
-
 def image(figure, name):
     """A figure as a file beside the page."""
     out = io.BytesIO()
@@ -106,6 +97,21 @@ def image(figure, name):
     figure.savefig(out, dpi=110)
     plt.close(figure)
     return (IMAGES / name, out.getvalue())
+
+
+def curves(name, x, lines, floor, ticks=None):
+    """The plot of Fréchet distances: `lines` are names, values of x, distances and styles; `floor` is that of test images."""
+    figure, ax = plt.subplots(figsize=(7.5, 4))
+    for label, xs, distances, dashes in lines:
+        ax.plot(xs, distances, marker="o", ms=4, lw=1.3, label=label, ls=dashes)
+    ax.axhline(floor, color="gray", lw=1, ls=":", label="test images")
+    ax.set(xscale="log", yscale="log", xlabel=x, ylabel="Fréchet distance")
+    if ticks:
+        ax.set_xticks(ticks, labels=ticks)
+        ax.xaxis.minorticks_off()
+    ax.grid(True, which="both", alpha=0.2)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return image(figure, name)
 
 
 def comparable(*tables):
@@ -123,15 +129,9 @@ def table1(folder):
     lines += [(NAMES[eta] + ", quadratic τ", (eta, "quadratic")) for eta in (0.0, 1.0)]
     of = lambda field: lambda line, s: t.cell(s, *line)[field]
 
-    figure, ax = plt.subplots(figsize=(7.5, 4))
-    for name, line in lines:
-        ax.plot(steps, [t.cell(s, *line)["frechet"] for s in steps], marker="o", ms=4, lw=1.3, label=name,
-                ls="--" if line[1] == "quadratic" else "-")
-    ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
-    style(ax, "steps S", "Fréchet distance")
-    ax.set_xticks(steps, labels=steps)
-    ax.xaxis.minorticks_off()
-    curves = image(figure, "table1.png")
+    dashes = {"linear": "-", "quadratic": "--"}
+    plotted = [(name, steps, [t.cell(s, *line)["frechet"] for s in steps], dashes[line[1]]) for name, line in lines]
+    plot = curves("table1.png", "steps S", plotted, t.rows[0]["frechet_floor"], ticks=steps)
 
     figure, axes = plt.subplots(len(lines), len(steps), figsize=(1.75 * len(steps), 1.8 * len(lines)))
     for (name, line), row in zip(lines, axes):
@@ -171,7 +171,7 @@ def table1(folder):
         "memory": f"Between {min(r['memorisation'] for r in t.rows):.2f} and {max(r['memorisation'] for r in t.rows):.2f} "
         "over all cells: the median distance of a sample to its nearest training image in pixels, divided by that of a test image.",
     }
-    return texts, [t.csv(), curves, samples]
+    return texts, [t.csv(), plot, samples]
 
 
 def thousand(folder):
@@ -188,20 +188,16 @@ def solvers(folder):
     # Milliseconds of a call for an image.
     call = {name: statistics.median(1000 * r["seconds"] / (r["n"] * r["calls"]) for r in of(name)) for name in SOLVERS}
     steps = [5, 10, 20, 50]
-    figure, ax = plt.subplots(figsize=(7.5, 4))
-    for name in SOLVERS:
-        cells = [t.cell(s, solver=name) for s in steps]
-        ax.plot([c["calls"] * call[name] for c in cells], [c["frechet"] for c in cells], marker="o", ms=4, lw=1.3, label=name)
-    ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
-    style(ax, "milliseconds for an image", "Fréchet distance")
-    curves = image(figure, "solvers.png")
+    cells = {name: [t.cell(s, solver=name) for s in steps] for name in SOLVERS}
+    plotted = [(name, [c["calls"] * call[name] for c in cells[name]], [c["frechet"] for c in cells[name]], "-") for name in SOLVERS]
+    plot = curves("solvers.png", "milliseconds for an image", plotted, t.rows[0]["frechet_floor"])
     rows = [
-        [f"`{name}`"] + [f"{number(t.cell(s, solver=name)['frechet'])} ({t.cell(s, solver=name)['calls']})" for s in steps]
+        [f"`{name}`"] + [f"{number(c['frechet'])} ({c['calls']})" for c in cells[name]]
         + [f"{call[name]:.2f}"]
         for name in SOLVERS
     ]
     table = markdown([""] + [f"S = {s}" for s in steps] + ["ms a call"], rows)
-    return {"solvers": table + "\n\n" + t.provenance()}, [t.csv(), curves]
+    return {"solvers": table + "\n\n" + t.provenance()}, [t.csv(), plot]
 
 
 def calibrated(folder):
