@@ -1,8 +1,9 @@
 use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use ndarray::{Array4, Array5, Axis, Slice};
+use ndarray::{Array4, Array5, ArrayView1, Axis, Slice};
 use skipstone::image::{npy, read_png};
 
 use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
@@ -332,14 +333,43 @@ fn without_a_model_the_carried_one_makes_pictures_of_the_data_sets_kind() {
     assert_eq!(x.shape(), [8, 1, 28, 28]);
     // The 60,000 training images are 0.286 bright on average, 0.023 in their two leftmost columns and 0.558 in rows 8 to
     // 19 of columns 10 to 17. Noise, a gray field or an exploded sample is not.
-    let bright = |y: std::ops::Range<usize>, x_range: std::ops::Range<usize>| {
-        let part = x.slice_axis(Axis(2), Slice::from(y)).slice_axis(Axis(3), Slice::from(x_range)).to_owned();
-        part.iter().map(|v| (v.clamp(-1.0, 1.0) + 1.0) / 2.0).sum::<f32>() / part.len() as f32
-    };
+    let bright = |y, x_range| brightness(&x, y, x_range);
     assert!((0.1..0.5).contains(&bright(0..28, 0..28)), "{}", bright(0..28, 0..28));
     assert!(bright(0..28, 0..2) < 0.12 && bright(8..20, 10..18) > 0.35);
+    assert_near_range(&x);
+}
+
+/// The mean of these rows and columns of all images, values in [0, 1].
+fn brightness(x: &Array4<f32>, rows: Range<usize>, columns: Range<usize>) -> f32 {
+    let part = x.slice_axis(Axis(2), Slice::from(rows)).slice_axis(Axis(3), Slice::from(columns)).to_owned();
+    part.iter().map(|v| (v.clamp(-1.0, 1.0) + 1.0) / 2.0).sum::<f32>() / part.len() as f32
+}
+
+#[track_caller]
+fn assert_near_range(x: &Array4<f32>) {
     let outside = x.iter().filter(|v| v.abs() > 1.5).count();
     assert!(outside * 100 < x.len(), "{outside} of {} values far outside the data's range", x.len());
+}
+
+#[test]
+fn the_emoji_model_makes_coloured_things_on_white() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/emoji-32/weights");
+    run(folder.path(), &["sample", "--model", model, "-n", "8", "--steps", "10", "-o", "x.npy"], 0);
+    let x: Array4<f32> = npy::read(&folder.path().join("x.npy")).unwrap();
+    assert_eq!(x.shape(), [8, 3, 32, 32]);
+    // The 1,694 training images are 0.989 bright in their corners and 0.655 in the middle; the brightest colour of a
+    // pixel is 0.224 above its darkest, on average.
+    let corners = [0..4, 28..32].map(|rows| [0..4, 28..32].map(|columns| brightness(&x, rows.clone(), columns)));
+    assert!(corners.iter().flatten().sum::<f32>() / 4.0 > 0.9, "{corners:?}");
+    assert!((0.4..0.85).contains(&brightness(&x, 8..24, 8..24)), "{}", brightness(&x, 8..24, 8..24));
+    let range = |pixel: ArrayView1<'_, f32>| {
+        let (low, high) = pixel.iter().fold((1.0f32, -1.0f32), |(low, high), v| (low.min(*v), high.max(*v)));
+        (high.min(1.0) - low.max(-1.0)) / 2.0
+    };
+    let colour = x.lanes(Axis(1)).into_iter().map(range).sum::<f32>() / (8 * 32 * 32) as f32;
+    assert!((0.1..0.4).contains(&colour), "{colour}");
+    assert_near_range(&x);
 }
 
 #[test]
