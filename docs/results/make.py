@@ -46,12 +46,16 @@ class Table:
         self.folder = folder
         self.rows = json.loads((folder / "results.json").read_text())["rows"]
 
-    def cell(self, steps, eta=0.0, spacing="linear", solver="ddim", model=None):
-        key = (steps, eta, spacing, solver, model)
-        found = [r for r in self.rows if (r["steps"], r["eta"], r["spacing"], r["solver"], model and r["model"]) == key]
+    def cell(self, steps, eta=0.0, spacing="linear", solver="ddim", **others):
+        key = {"steps": steps, "eta": eta, "spacing": spacing, "solver": solver, **others}
+        found = [r for r in self.rows if key.items() <= r.items()]
         if len(found) != 1:
             raise LookupError(f"{self.folder.name}: {len(found)} rows of {key}")
         return found[0]
+
+    def models(self):
+        """The hashes of the networks, in the order in which they were scored."""
+        return list(dict.fromkeys(r["model"] for r in self.rows))
 
     def csv(self):
         """The CSV beside the page."""
@@ -254,16 +258,30 @@ def spread(folder):
 
 def weaker(folder):
     t = Table(folder)
-    models = list(dict.fromkeys(r["model"] for r in t.rows))
-    if len(models) != 2:
-        raise LookupError(f"weaker: {len(models)} models")
+    if len(t.models()) != 2:
+        raise LookupError(f"weaker: {len(t.models())} models")
     steps = [20, 50, 100]
     rows = [
         [f"{name}, {NAMES[eta]}"] + [number(t.cell(s, eta, model=model)["frechet"]) for s in steps]
-        for name, model in zip(("10,000 steps of training", "1,000"), models)
+        for name, model in zip(("10,000 steps of training", "1,000"), t.models())
         for eta in (0.0, 0.5, 1.0)
     ]
     return {"weaker": markdown([""] + [f"S = {s}" for s in steps], rows) + f"\n\n(n = {t.rows[0]['n']:,}; other options as above.)"}, [t.csv()]
+
+
+def choices(folder):
+    t = Table(folder)
+    names = ["the recipe", "learning rate 7.5e-4", "learning rate 3e-3", "widths 24, 48, 72"]
+    # Moving average and raw weights are two networks, scored one after the other.
+    averages, raws = t.models()[::2], t.models()[1::2]
+    if len(raws) != len(names):
+        raise LookupError(f"choices: {len(t.models())} models")
+    rows = [
+        [name] + [number(t.cell(20, eta, model=model)["frechet"]) for eta in (0.0, 1.0) for model in pair]
+        for name, pair in zip(names, zip(averages, raws))
+    ]
+    table = markdown(["1,000 steps of training", "η = 0", "η = 0, raw weights", "η = 1", "η = 1, raw weights"], rows)
+    return {"choices": table + f"\n\n(n = {t.rows[0]['n']:,}, S = 20; other options as above.)"}, [t.csv()]
 
 
 def table2(folder):
@@ -284,7 +302,7 @@ def table2(folder):
 def main():
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs/results"
     page = PAGE.read_text()
-    for part in (table1, spread, noise, thousand, weaker, solvers, calibrated, f16, table2):
+    for part in (table1, spread, noise, thousand, weaker, choices, solvers, calibrated, f16, table2):
         try:
             made, files = part(results / part.__name__)
         except (FileNotFoundError, LookupError) as missing:

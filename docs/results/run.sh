@@ -77,12 +77,36 @@ part_calibrated() {
 # Every one of the 1000 times, with fewer images, beside two of the other columns at the same n.
 part_thousand() { evaluate thousand --steps 20,50,1000 --eta 0,1,hat --spacing linear -n "$few"; }
 
-# The same recipe with a tenth of the steps, to see what a worse model makes of noise.
+# train_short RUN OPTION...: the carried model's recipe with a tenth of the steps.
+train_short() {
+    local run=$1
+    shift
+    "$skipstone" train --data fashion-mnist --config configs/fashion-mnist.toml --set train.steps=1000 "$@" --out "$run" --resume
+}
+
+# What a worse model makes of noise.
 part_weaker() {
     local run="$out/weaker-run"
-    "$skipstone" train --data fashion-mnist --config configs/fashion-mnist.toml --set train.steps=1000 --out "$run" --resume
+    train_short "$run"
     evaluate weaker --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few"
     evaluate weaker --model "$run/model" --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few"
+}
+
+# What other values of the recipe would have given, in training a tenth as long; beside the recipe's own, which is weaker's.
+choices=(optimizer.lr=7.5e-4 optimizer.lr=3e-3 model.block_out_channels=[24,48,72])
+part_choices() {
+    local runs=("$out/weaker-run") run set weights
+    train_short "$out/weaker-run"
+    for set in "${choices[@]}"; do
+        run="$out/choices-run-$((${#runs[@]}))"
+        train_short "$run" --set "$set"
+        runs+=("$run")
+    done
+    for run in "${runs[@]}"; do
+        for weights in ema raw; do
+            evaluate choices --model "$run/model" --weights "$weights" --steps 20 --eta 0,1 --spacing linear -n "$few" --repeats off
+        done
+    done
 }
 
 # Table 2 of the paper.
@@ -93,7 +117,7 @@ part_table2() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(times noise f16 table1 spread solvers calibrated table2 weaker thousand)
+[ ${#parts[@]} -gt 0 ] || parts=(times noise f16 table1 spread solvers calibrated table2 weaker choices thousand)
 for part in "${parts[@]}"; do
     declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
     echo "== $part"
