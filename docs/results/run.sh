@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws and scores everything that docs/results.md reports: some six hours on two quiet cores. It may be stopped at any
+# Draws and scores everything that docs/results.md reports: some nine hours on two cores. It may be stopped at any
 # time; the same command goes on where it was (but for times, noise and table2, which begin again).
 #
 #   cargo build --release
