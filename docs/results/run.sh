@@ -98,7 +98,7 @@ part_choices() {
     local runs=("$out/weaker-run") run set weights
     train_short "$out/weaker-run"
     for set in "${choices[@]}"; do
-        run="$out/choices-run-$((${#runs[@]}))"
+        run="$out/choices-run-${#runs[@]}"
         train_short "$run" --set "$set"
         runs+=("$run")
     done
