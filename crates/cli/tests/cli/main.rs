@@ -3,6 +3,7 @@
 mod accuracy;
 mod benchmark;
 mod evaluating;
+mod frozen;
 mod latents;
 mod sampling;
 mod scoring;

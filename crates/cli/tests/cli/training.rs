@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{names, read, run, signal, skipstone, tiny, write_scaled_model};
 
-const RECIPE: &str = "\
+pub const RECIPE: &str = "\
 [model]
 sample_size = [8, 8]
 block_out_channels = [8]
@@ -29,10 +29,15 @@ const STATE: &str = "state/training.safetensors";
 fn bench() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("r.toml"), RECIPE).unwrap();
+    write_images(folder.path());
+    folder
+}
+
+/// Writes a data set of 20 images of 8×8 pixels.
+pub fn write_images(folder: &Path) {
     let mut idx = vec![0, 0, 8, 3, 0, 0, 0, 20, 0, 0, 0, 8, 0, 0, 0, 8];
     idx.extend((0..20 * 64).map(|i: u32| (i * i % 251) as u8));
-    std::fs::write(folder.path().join("images-idx3-ubyte"), idx).unwrap();
-    folder
+    std::fs::write(folder.join("images-idx3-ubyte"), idx).unwrap();
 }
 
 fn arguments<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {

@@ -2,6 +2,7 @@
 
 mod batching;
 mod contract;
+mod frozen;
 mod guarding;
 mod limits;
 mod listening;
