@@ -46,10 +46,11 @@ fn assert_frozen(name: &str, text: &str) {
 
 /// The flags of a help text, each with the name of its value.
 fn flags(help: &str) -> Vec<String> {
+    // Descriptions are indented further.
     let mut flags: Vec<String> = help
         .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("--") || (line.starts_with('-') && line.as_bytes().get(1) != Some(&b' ')))
+        .filter_map(|line| line.strip_prefix("      ").or_else(|| line.strip_prefix("  ")))
+        .filter(|line| line.starts_with("--") || line.starts_with('-') && !line.starts_with("- "))
         .map(|line| line.split("  ").next().unwrap().to_owned())
         .collect();
     flags.sort();
