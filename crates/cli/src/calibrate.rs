@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use skipstone::calibration::{Calibration, measure};
 use skipstone::checkpoint::process_hash;
-use skipstone::likelihood::classes_of;
+use skipstone::likelihood::conditions_of;
 use skipstone::noise::{NOISE_VERSION, Purpose, Seeded};
 use skipstone::objective::default_sigma_1;
 use skipstone::unet::UNet;
@@ -69,7 +69,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let schedule = model.scheduler.schedule()?;
     let sigma_1 = default_sigma_1(&schedule)?;
     let n = data.len();
-    let classes = classes_of(&model, &data, 0..n)?;
+    let conditions = conditions_of(&model, &data, 0..n)?;
     let (hash, times) = (model.hash.clone(), schedule.train_steps());
     let process = process_hash(model.scheduler.prediction_type, &schedule);
     let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
@@ -89,7 +89,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
 
     let bar = crate::bars::bar("calibrating", 0, times.into());
     let mut noise = Seeded { seed: arguments.seed, first_image: 0, purpose: Purpose::Likelihood };
-    let found = measure(&unet, &schedule, &data.batch(0..n)?, &mut noise, classes.as_deref(), sigma_1, &mut |_| {
+    let found = measure(&unet, &schedule, &data.batch(0..n)?, &mut noise, &conditions, sigma_1, &mut |_| {
         bar.inc(1);
         if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

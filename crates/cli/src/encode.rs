@@ -233,11 +233,11 @@ fn with_noise(
     let begun = Instant::now();
     let (mut latents, mut noise, mut square) = (Vec::new(), Vec::new(), 0.0);
     for (i, range) in ranges.iter().enumerate() {
-        let classes = generator.classes(range.start as u64..range.end as u64);
+        let conditions = generator.conditions(range.start as u64..range.end as u64);
         let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(arguments.seed, range.start as u64) };
         let mut observer = watch(&bar, (i * steps) as u64);
         let x0 = rows(x0, range);
-        let found = encode_noise(generator.network(), plan, &x0, draw, &mut source, classes.as_deref(), &mut observer)?;
+        let found = encode_noise(generator.network(), plan, &x0, draw, &mut source, &conditions, &mut observer)?;
         let Some(found) = found else { return Ok(interrupted(&bar)) };
         square += found.residual.powi(2) * range.len() as f64;
         latents.push(Latents::One(found.x_t));

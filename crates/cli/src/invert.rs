@@ -106,10 +106,10 @@ pub fn encode_batch(
     method: &Method,
     (bar, before): (&ProgressBar, u64),
 ) -> anyhow::Result<Option<Encoded>> {
-    let classes = generator.classes(range.start as u64..range.end as u64);
+    let conditions = generator.conditions(range.start as u64..range.end as u64);
     let x0 = rows(x0, range);
     let (network, plan) = (generator.network(), generator.plan());
-    Ok(encode(network, plan, &x0, method, classes.as_deref(), &mut watch(bar, before))?)
+    Ok(encode(network, plan, &x0, method, &conditions, &mut watch(bar, before))?)
 }
 
 /// Decodes the latents of images `range`; `None` at Ctrl-C.
@@ -120,9 +120,9 @@ pub fn decode_batch(
     method: &Method,
     (bar, before): (&ProgressBar, u64),
 ) -> anyhow::Result<Option<Array4<f32>>> {
-    let classes = generator.classes(range.start as u64..range.end as u64);
+    let conditions = generator.conditions(range.start as u64..range.end as u64);
     let (network, plan) = (generator.network(), generator.plan());
-    let decoded = decode(network, plan, latents, method, classes.as_deref(), &mut watch(bar, before))?;
+    let decoded = decode(network, plan, latents, method, &conditions, &mut watch(bar, before))?;
     Ok(decoded.map(|decoded| decoded.images))
 }
 

@@ -7,7 +7,7 @@ use golden::unets::Network;
 use ndarray::{Array4, Axis, concatenate, s};
 use skipstone::Kind;
 use skipstone::checkpoint::SchedulerConfig;
-use skipstone::denoiser::{Clip, Denoiser, Prediction};
+use skipstone::denoiser::{Clip, Condition, Denoiser, Prediction};
 use skipstone::noise::{Seeded, initial_latent};
 use skipstone::sampler::{Plan, Progress, sample, unobserved};
 use skipstone::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
@@ -26,7 +26,7 @@ fn plan(spacing: Spacing, steps: usize, scale: NoiseScale) -> Plan {
 /// Images `first..first + n` of seed 5, with fresh noise at every step.
 fn images(denoiser: &dyn Denoiser, plan: &Plan, first: u64, n: usize) -> Array4<f32> {
     let latents = initial_latent(5, first, n, denoiser.shape());
-    sample(denoiser, plan, latents, &mut Seeded::new(5, first), None, &mut unobserved).unwrap().finished().unwrap()
+    sample(denoiser, plan, latents, &mut Seeded::new(5, first), &[], &mut unobserved).unwrap().finished().unwrap()
 }
 
 #[test]
@@ -76,8 +76,8 @@ fn the_network_is_asked_about_the_index_of_the_paper_s_time() {
         fn prediction(&self) -> Prediction {
             Prediction::Epsilon
         }
-        fn predict(&self, x_t: &Array4<f32>, t: Time, _: Option<&[usize]>) -> skipstone::Result<Array4<f32>> {
-            self.0.lock().unwrap().push(t.index().unwrap());
+        fn predict(&self, x_t: &Array4<f32>, t: &[Time], _: &[Condition]) -> skipstone::Result<Array4<f32>> {
+            self.0.lock().unwrap().push(t[0].index().unwrap());
             Ok(Array4::zeros(x_t.dim()))
         }
     }
@@ -101,7 +101,7 @@ fn no_noise_reaches_the_image_in_the_last_step_even_where_the_final_level_is_not
         let mut ends = Vec::new();
         for other_at_the_end in [false, true] {
             let mut noise = LastStep { inner: Seeded::new(5, 0), last: plan.calls() - 1, other_at_the_end };
-            let end = sample(&network, &plan, latents.clone(), &mut noise, None, &mut unobserved).unwrap();
+            let end = sample(&network, &plan, latents.clone(), &mut noise, &[], &mut unobserved).unwrap();
             ends.push(end.finished().unwrap());
         }
         assert_eq!(ends[0], ends[1], "{scale:?}, {level:?}");
@@ -158,7 +158,7 @@ fn a_model_of_zero_snr_that_predicts_noise_is_refused_before_the_network_is_call
     let network = Network::read("cifar").unet(Prediction::Epsilon);
     let mut seen = |_: &Progress<'_>| -> std::ops::ControlFlow<()> { panic!("a step was made") };
     let latents = initial_latent(0, 0, 1, network.shape());
-    let error = sample(&network, &plan, latents, &mut Seeded::new(0, 0), None, &mut seen).unwrap_err();
+    let error = sample(&network, &plan, latents, &mut Seeded::new(0, 0), &[], &mut seen).unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
     assert!(error.message().contains("v_prediction") || error.message().contains("v-prediction"), "{error}");
 }

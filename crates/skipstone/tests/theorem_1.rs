@@ -3,7 +3,7 @@
 //! docs/guide/theorem-1.md.
 
 use ndarray::{Array3, Array4};
-use skipstone::denoiser::{Clip, Denoiser, Prediction, denoise};
+use skipstone::denoiser::{Clip, Condition, Denoiser, Prediction, denoise};
 use skipstone::error::Result;
 use skipstone::noise::{NoiseSource, Seeded, initial_latent};
 use skipstone::objective::{Weighting, j_sigma_weights, l_gamma, squared_errors};
@@ -30,7 +30,7 @@ impl Denoiser for Zero {
         Prediction::Epsilon
     }
 
-    fn predict(&self, x_t: &Array4<f32>, _: Time, _: Option<&[usize]>) -> Result<Array4<f32>> {
+    fn predict(&self, x_t: &Array4<f32>, _: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
         Ok(Array4::zeros(x_t.dim()))
     }
 }
@@ -48,7 +48,7 @@ fn objectives(network: &dyn Denoiser, steps: &[Step], x0: &Array4<f32>) -> [f64;
     for (call, step) in steps.iter().enumerate() {
         noise.fill(call, &mut eps).unwrap();
         let x_t = diffuse(x0, &eps, &vec![step.from; x0.dim().0]).unwrap();
-        let found = denoise(network, &x_t, step.t, step.from, None, Clip::Off).unwrap();
+        let found = denoise(network, &x_t, step.t, step.from, &[], Clip::Off).unwrap();
         errors.push(squared_errors(&eps, &found.eps).unwrap().iter().sum::<f64>() / n);
         let apart: f64 = x0.iter().zip(&found.x0).map(|(&x0, &hat)| (f64::from(x0) - f64::from(hat)).powi(2)).sum();
         j_sigma += if step.s == Time::CLEAN {

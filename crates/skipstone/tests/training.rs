@@ -9,7 +9,7 @@ use ndarray::{Array4, Axis};
 use skipstone::Kind;
 use skipstone::checkpoint::{LoadOptions, Weights, WeightsChoice, load};
 use skipstone::data::Dataset;
-use skipstone::denoiser::{Denoiser, Guided, Prediction};
+use skipstone::denoiser::{Condition, Denoiser, Guided, Prediction};
 use skipstone::noise::initial_latent;
 use skipstone::schedule::Time;
 use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
@@ -491,17 +491,18 @@ fn a_class_conditional_training_learns_its_classes_and_can_be_guided() {
     // At t = T the noisy image says nothing: the class has to.
     let (t, x) = (Time::new(1000), initial_latent(3, 0, 1, [1, 8, 8]));
     let mean = |y: Array4<f32>| f64::from(y.mean().unwrap());
-    let [black, white, none] = [0, 1, 2].map(|class| mean(unet.predict(&x, t, Some(&[class])).unwrap()));
+    let [black, white, none] = [0, 1, 2].map(|class| mean(unet.predict(&x, &[t], &[Condition::Class(class)]).unwrap()));
     println!("black {black:.2}, none {none:.2}, white {white:.2}");
     assert!(black < -0.5 && white > 0.5, "black {black}, white {white}");
     assert!(black < none && none < white, "black {black}, none {none}, white {white}");
 
-    let guided = |weight| mean(Guided::new(&unet, weight, 2).unwrap().predict(&x, t, Some(&[1])).unwrap());
+    let guided =
+        |weight| mean(Guided::new(&unet, weight, 2).unwrap().predict(&x, &[t], &[Condition::Class(1)]).unwrap());
     for (weight, expected) in [(0.0, none), (1.0, white), (3.0, none + 3.0 * (white - none))] {
         assert!((guided(weight) - expected).abs() < 1e-5, "weight {weight}: {} for {expected}", guided(weight));
     }
-    assert!(unet.predict(&x, t, None).is_err(), "a conditional network needs a class");
-    assert!(unet.predict(&x, t, Some(&[3])).is_err(), "class 3 of 3");
+    assert!(unet.predict(&x, &[t], &[]).is_err(), "a conditional network needs a class");
+    assert!(unet.predict(&x, &[t], &[Condition::Class(3)]).is_err(), "class 3 of 3");
 }
 
 #[test]

@@ -9,10 +9,11 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use skipstone::data::Dataset;
+use skipstone::denoiser::Condition;
 use skipstone::files;
 use skipstone::generate::{Settings, Variance};
 use skipstone::image::write_png;
-use skipstone::likelihood::{DifferentiableUNet, FlowOptions, Flowed, ProbeKind, classes_of, dequantised, flow};
+use skipstone::likelihood::{DifferentiableUNet, FlowOptions, Flowed, ProbeKind, conditions_of, dequantised, flow};
 use skipstone::noise::{Purpose, Seeded};
 use skipstone::objective::{Elbo, ElboOptions, default_sigma_1, elbo};
 use skipstone::schedule::Schedule;
@@ -106,7 +107,7 @@ struct Task<'a> {
     trajectory: Trajectory,
     data: Dataset,
     /// One per image, for a conditional model.
-    classes: Option<Vec<usize>>,
+    conditions: Vec<Condition>,
 }
 
 /// Runs the command.
@@ -127,8 +128,8 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     let schedule = model.scheduler.schedule()?;
     let trajectory = Trajectory::explicit(&settings.times, schedule.train_steps())?;
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
-    let classes = classes_of(&model, &data, 0..data.len())?;
-    let task = Task { arguments, settings, schedule, trajectory, data, classes };
+    let conditions = conditions_of(&model, &data, 0..data.len())?;
+    let task = Task { arguments, settings, schedule, trajectory, data, conditions };
     if arguments.conduct.dry_run {
         return task.dry_run(unet::flops(&model.config)?);
     }
@@ -188,8 +189,8 @@ impl Task<'_> {
         (0..n).step_by(size).map(move |first| first..(first + size).min(n))
     }
 
-    fn classes(&self, images: &Range<usize>) -> Option<&[usize]> {
-        self.classes.as_ref().map(|classes| &classes[images.clone()])
+    fn conditions(&self, images: &Range<usize>) -> &[Condition] {
+        if self.conditions.is_empty() { &[] } else { &self.conditions[images.clone()] }
     }
 
     fn elbo(&self, unet: &UNet) -> anyhow::Result<Option<Report>> {
@@ -206,10 +207,11 @@ impl Task<'_> {
             let x0 = self.data.batch(images.clone())?;
             let mut noise =
                 Seeded { seed: self.arguments.seed, first_image: images.start as u64, purpose: Purpose::Likelihood };
-            let classes = self.classes(&images);
-            let found = elbo(unet, &self.schedule, &self.trajectory, &options, &x0, &mut noise, classes, &mut |_| {
-                advance(&bar)
-            });
+            let conditions = self.conditions(&images);
+            let found =
+                elbo(unet, &self.schedule, &self.trajectory, &options, &x0, &mut noise, conditions, &mut |_| {
+                    advance(&bar)
+                });
             if interrupt::asked() {
                 return Ok(None);
             }
@@ -228,8 +230,9 @@ impl Task<'_> {
             let first_image = images.start as u64;
             let x0 = dequantised(&self.data.batch(images.clone())?, seed, first_image);
             let options = FlowOptions { probes, kind: self.arguments.probe, seed, first_image };
-            let classes = self.classes(&images);
-            let found = flow(network, &self.schedule, &self.trajectory, &options, &x0, classes, &mut |_| advance(&bar));
+            let conditions = self.conditions(&images);
+            let found =
+                flow(network, &self.schedule, &self.trajectory, &options, &x0, conditions, &mut |_| advance(&bar));
             if interrupt::asked() {
                 return Ok(None);
             }

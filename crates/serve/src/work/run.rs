@@ -48,13 +48,12 @@ impl<'a> Course<'a> {
     /// Takes images to latents by plain encoding.
     pub fn encode(&mut self, generator: &Generator, x0: &Array4<f32>) -> Result<Encoded, Failure> {
         let _inside = self.network.enter();
-        let classes = generator.classes(0..x0.dim().0 as u64);
+        let conditions = generator.conditions(0..x0.dim().0 as u64);
         let each = generator.calls_per_step() as u64;
-        let encoded =
-            encode(generator.network(), generator.plan(), x0, &Method::Ddim, classes.as_deref(), &mut |progress| {
-                self.task.set_done_calls(self.before + progress.calls as u64 * each);
-                self.flow()
-            })?;
+        let encoded = encode(generator.network(), generator.plan(), x0, &Method::Ddim, &conditions, &mut |progress| {
+            self.task.set_done_calls(self.before + progress.calls as u64 * each);
+            self.flow()
+        })?;
         self.before += generator.plan().steps().len() as u64 * each;
         encoded.ok_or_else(stopped)
     }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use ndarray::Array4;
 
 use super::Calibration;
-use crate::denoiser::{Clip, Denoiser, check_finite, check_shape, denoise};
+use crate::denoiser::{Clip, Condition, Denoiser, check_finite, check_shape, denoise};
 use crate::error::{Error, Result};
 use crate::noise::NoiseSource;
 use crate::objective::log_likelihood;
@@ -26,7 +26,7 @@ use crate::schedule::{Schedule, Time};
 /// let oracle = Oracle::gaussian(&schedule, Array3::zeros((1, 2, 2)), Array3::ones((1, 2, 2)))?;
 /// let go_on = &mut |_| std::ops::ControlFlow::Continue(());
 /// let x0 = Array4::zeros((2, 1, 2, 2));
-/// let found = skipstone::calibration::measure(&oracle, &schedule, &x0, &mut Seeded::new(0, 0), None, 0.1, go_on)?;
+/// let found = skipstone::calibration::measure(&oracle, &schedule, &x0, &mut Seeded::new(0, 0), &[], 0.1, go_on)?;
 /// assert_eq!(found.eps_squares.len(), 2);
 /// # Ok::<(), skipstone::Error>(())
 /// ```
@@ -39,7 +39,7 @@ pub fn measure<D: Denoiser + ?Sized>(
     schedule: &Schedule,
     x0: &Array4<f32>,
     noise: &mut dyn NoiseSource,
-    classes: Option<&[usize]>,
+    conditions: &[Condition],
     sigma_1: f64,
     observer: &mut dyn FnMut(Time) -> ControlFlow<()>,
 ) -> Result<Calibration> {
@@ -65,7 +65,7 @@ pub fn measure<D: Denoiser + ?Sized>(
     for t in (1..=schedule.train_steps()).map(Time::new) {
         let level = schedule.level(t)?;
         let x_t = diffuse(x0, &eps, &vec![level; x0.dim().0])?;
-        let at = denoise(denoiser, &x_t, t, level, classes, Clip::Off)?;
+        let at = denoise(denoiser, &x_t, t, level, conditions, Clip::Off)?;
         found.eps_squares.push(mean(at.eps.iter().map(|&eps| f64::from(eps).powi(2)).sum()));
         let pairs = || x0.iter().zip(&at.x0).map(|(&x0, &x0_hat)| (f64::from(x0), f64::from(x0_hat)));
         found.x0_errors.push(mean(pairs().map(|(x0, x0_hat)| (x0 - x0_hat).powi(2)).sum()));

@@ -37,7 +37,7 @@ fn data(n: usize) -> Array4<f32> {
 fn measured(denoiser: &Oracle, schedule: &Schedule) -> Calibration {
     let sigma_1 = default_sigma_1(schedule).unwrap();
     let go_on = &mut |_| ControlFlow::Continue(());
-    measure(denoiser, schedule, &data(4), &mut seeded(), None, sigma_1, go_on).unwrap()
+    measure(denoiser, schedule, &data(4), &mut seeded(), &[], sigma_1, go_on).unwrap()
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn with_the_analytic_variance_a_gaussian_keeps_its_marginals_in_any_number_of_st
         let plan = Plan::new(&schedule, &tau, &scale(&tau), FinalLevel::Clean, Clip::Off).unwrap();
         let last = plan.steps()[steps - 1].from;
         let x = initial_latent(5, 0, 8, [1, 40, 50]);
-        let x = sample(&oracle(), &plan, x, &mut Seeded::new(5, 0), None, &mut unobserved).unwrap();
+        let x = sample(&oracle(), &plan, x, &mut Seeded::new(5, 0), &[], &mut unobserved).unwrap();
         // x at the last time has the marginal variance a·v + 1 − a; x̂₀ is linear in it.
         let total = last.alpha_bar * VARIANCE + last.one_minus;
         x.finished().unwrap().mapv(f64::from).var(0.0) / (last.alpha_bar * VARIANCE * VARIANCE / total)
@@ -87,7 +87,7 @@ fn the_cost_of_a_step_is_its_term_of_the_bound() {
     let tau = Trajectory::explicit(&[39, 30, 12, 3, 0], T).unwrap();
     let options = ElboOptions { scale: NoiseScale::Eta(1.0), sigma_1: Some(calibration.sigma_1), clip: Clip::Off };
     let go_on = &mut |_: &_| ControlFlow::Continue(());
-    let bound = elbo(&oracle(), &schedule, &tau, &options, &data(4), &mut seeded(), None, go_on).unwrap();
+    let bound = elbo(&oracle(), &schedule, &tau, &options, &data(4), &mut seeded(), &[], go_on).unwrap();
     for (term, (t, s)) in bound.terms.iter().zip(tau.steps()) {
         let cost = calibration.cost(&schedule, t, s).unwrap() * bound.dims as f64;
         // Other draws of ε.
@@ -108,7 +108,7 @@ fn optimal_times_lower_the_bound_they_were_chosen_for() {
     let bits_under = |scale: NoiseScale, tau: &Trajectory| {
         let options = ElboOptions { scale, sigma_1: None, clip: Clip::Off };
         let go_on = &mut |_: &_| ControlFlow::Continue(());
-        elbo(&oracle(), &schedule, tau, &options, &data(4), &mut seeded(), None, go_on).unwrap().bits_per_dim()
+        elbo(&oracle(), &schedule, tau, &options, &data(4), &mut seeded(), &[], go_on).unwrap().bits_per_dim()
     };
     let bits = |tau: &Trajectory| bits_under(NoiseScale::Eta(1.0), tau);
     let mut last = f64::INFINITY;
@@ -139,11 +139,11 @@ fn zero_snr_has_costs_and_refuses_what_has_none() {
     let error = Plan::new(&schedule, &tau, &scale, FinalLevel::Clean, Clip::Off).unwrap_err();
     assert!(error.to_string().contains("zero terminal SNR"), "{error}");
     let go_on = &mut |_| ControlFlow::Continue(());
-    assert!(measure(&oracle, &schedule, &data(1), &mut seeded(), None, 0.1, go_on).is_err());
+    assert!(measure(&oracle, &schedule, &data(1), &mut seeded(), &[], 0.1, go_on).is_err());
     let schedule = self::schedule();
     let stop = &mut |_| ControlFlow::Break(());
-    assert!(measure(&self::oracle(), &schedule, &data(1), &mut seeded(), None, 0.1, stop).is_err());
-    assert!(measure(&self::oracle(), &schedule, &data(1), &mut seeded(), None, 0.0, go_on).is_err());
+    assert!(measure(&self::oracle(), &schedule, &data(1), &mut seeded(), &[], 0.1, stop).is_err());
+    assert!(measure(&self::oracle(), &schedule, &data(1), &mut seeded(), &[], 0.0, go_on).is_err());
 }
 
 #[test]

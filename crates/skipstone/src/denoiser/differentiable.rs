@@ -1,6 +1,6 @@
 use ndarray::Array4;
 
-use super::Denoiser;
+use super::{Condition, Denoiser};
 use crate::error::Result;
 use crate::schedule::Time;
 
@@ -22,8 +22,8 @@ pub trait DifferentiableDenoiser: Denoiser {
     fn pullback(
         &self,
         x_t: &Array4<f32>,
-        t: Time,
-        classes: Option<&[usize]>,
+        times: &[Time],
+        conditions: &[Condition],
         cotangent: &Array4<f32>,
     ) -> Result<Pullback>;
 }
@@ -32,10 +32,10 @@ impl<D: DifferentiableDenoiser + ?Sized> DifferentiableDenoiser for &D {
     fn pullback(
         &self,
         x_t: &Array4<f32>,
-        t: Time,
-        classes: Option<&[usize]>,
+        times: &[Time],
+        conditions: &[Condition],
         cotangent: &Array4<f32>,
     ) -> Result<Pullback> {
-        (**self).pullback(x_t, t, classes, cotangent)
+        (**self).pullback(x_t, times, conditions, cotangent)
     }
 }

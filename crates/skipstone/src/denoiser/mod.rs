@@ -1,11 +1,14 @@
 //! The one contract between samplers and networks, and the two views x̂₀ and ε̂ of a network's output.
 
 mod clip;
+mod condition;
 mod differentiable;
 mod guided;
 mod views;
 
 pub use clip::{Bound, Clip, DynamicThreshold};
+pub use condition::Condition;
+pub(crate) use condition::{classes, per_row};
 pub use differentiable::{DifferentiableDenoiser, Pullback};
 pub use guided::Guided;
 pub use views::{Denoised, denoise, views};
@@ -51,10 +54,11 @@ impl FromStr for Prediction {
     }
 }
 
-/// Something that, given x_t and the time t, predicts noise, data or velocity.
+/// A network, or anything else that predicts noise, data or velocity from x_t and the time t.
 ///
-/// Arrays are `[n, channels, height, width]`. Image i of the output depends on image i of the input
-/// only, to the bit: never on n, nor on the number of threads.
+/// Arrays are `[n, channels, height, width]`, one row per image. Each row has its own time and its own condition, and
+/// its prediction depends on these and on its pixels alone, to the bit: never on the other rows, on n, or on the number
+/// of threads. Whoever has rows for different requests can therefore ask for all of them in one call.
 pub trait Denoiser {
     /// `[channels, height, width]` of one image.
     fn shape(&self) -> [usize; 3];
@@ -62,17 +66,24 @@ pub trait Denoiser {
     /// What [`predict`](Self::predict) returns.
     fn prediction(&self) -> Prediction;
 
-    /// The prediction for each image of `x_t`, all at time `t` (never [`Time::CLEAN`]); `classes`, one per image,
-    /// for a network that is conditioned on them.
+    /// The prediction for each row of `x_t`, row i at `times[i]` (never [`Time::CLEAN`]) under `conditions[i]`. An empty
+    /// list of conditions means [`Condition::Null`] for every row.
     ///
     /// # Errors
-    /// A wrong shape, a class out of range, or classes given to an unconditional network.
-    fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>>;
+    /// A wrong shape, another number of times or conditions than rows, a class out of range, a class for an
+    /// unconditional network.
+    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>>;
 
-    /// Hears at which times, and for which classes, it is about to be asked: what depends on these alone can be made
-    /// for all of them at once. Nothing need be done, and nothing changes a prediction.
-    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
-        let _ = (times, classes);
+    /// Whether the network can be asked at a time between two indices. Sinusoidal embeddings can; a learned table of
+    /// embeddings cannot.
+    fn takes_fractional_times(&self) -> bool {
+        true
+    }
+
+    /// Precomputes the conditioning for these timesteps, each under each of these conditions. A run announces its times
+    /// this way; the default does nothing, and predictions never depend on it.
+    fn prepare(&self, times: &[Time], conditions: &[Condition]) {
+        let _ = (times, conditions);
     }
 }
 
@@ -85,12 +96,16 @@ impl<D: Denoiser + ?Sized> Denoiser for &D {
         (**self).prediction()
     }
 
-    fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
-        (**self).predict(x_t, t, classes)
+    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
+        (**self).predict(x_t, times, conditions)
     }
 
-    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
-        (**self).prepare(times, classes);
+    fn takes_fractional_times(&self) -> bool {
+        (**self).takes_fractional_times()
+    }
+
+    fn prepare(&self, times: &[Time], conditions: &[Condition]) {
+        (**self).prepare(times, conditions);
     }
 }
 

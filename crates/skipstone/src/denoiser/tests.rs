@@ -85,18 +85,18 @@ impl Denoiser for ByClass {
         Prediction::Epsilon
     }
 
-    fn predict(&self, x_t: &Array4<f32>, _: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
-        Ok(Array4::from_shape_fn(x_t.dim(), |(i, ..)| classes.unwrap()[i] as f32))
+    fn predict(&self, x_t: &Array4<f32>, _: &[Time], classes: &[Condition]) -> Result<Array4<f32>> {
+        Ok(Array4::from_shape_fn(x_t.dim(), |(i, ..)| classes[i].class().unwrap() as f32))
     }
 }
 
 #[test]
 fn guidance_moves_from_the_null_class_towards_the_class() {
     let guided = Guided::new(ByClass, 3.0, 10).unwrap();
-    let out = guided.predict(&Array4::zeros((2, 1, 1, 2)), Time::new(1), Some(&[4, 11])).unwrap();
+    let out = guided.predict(&Array4::zeros((2, 1, 1, 2)), &[Time::new(1); 2], &Condition::classes(&[4, 11])).unwrap();
     // 10 + 3·(4 − 10) and 10 + 3·(11 − 10).
     assert_eq!((out[[0, 0, 0, 0]], out[[1, 0, 0, 1]]), (-8.0, 13.0));
-    let out = guided.predict(&Array4::zeros((1, 1, 1, 2)), Time::new(1), None).unwrap();
+    let out = guided.predict(&Array4::zeros((1, 1, 1, 2)), &[Time::new(1)], &[]).unwrap();
     assert_eq!(out[[0, 0, 0, 0]], 10.0);
     assert!(Guided::new(ByClass, f64::NAN, 10).is_err());
 }
@@ -104,7 +104,7 @@ fn guidance_moves_from_the_null_class_towards_the_class() {
 #[test]
 fn a_class_list_of_another_length_than_the_batch_is_refused() {
     let x = Array4::zeros((2, 1, 1, 2));
-    let error = denoise(&ByClass, &x, Time::new(1), LEVEL, Some(&[1]), Clip::Off).unwrap_err();
-    assert!(error.to_string().contains("classes: expected one per image, 2, found 1"));
-    assert!(denoise(&ByClass, &Array4::zeros((2, 1, 2, 2)), Time::new(1), LEVEL, None, Clip::Off).is_err());
+    let error = denoise(&ByClass, &x, Time::new(1), LEVEL, &[Condition::Class(1)], Clip::Off).unwrap_err();
+    assert!(error.to_string().contains("conditions: expected one per image, 2, found 1"));
+    assert!(denoise(&ByClass, &Array4::zeros((2, 1, 2, 2)), Time::new(1), LEVEL, &[], Clip::Off).is_err());
 }

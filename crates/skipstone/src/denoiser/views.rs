@@ -1,6 +1,6 @@
 use ndarray::{Array4, Axis, Zip};
 
-use super::{Clip, Denoiser, Prediction, check_finite, check_shape};
+use super::{Clip, Condition, Denoiser, Prediction, check_finite, check_shape};
 use crate::error::{Error, Result};
 use crate::schedule::{NoiseLevel, Time};
 
@@ -115,27 +115,22 @@ pub fn views(
 /// Asks `denoiser` about x_t at time `t` of the given level and returns x̂₀ and ε̂.
 ///
 /// # Errors
-/// Whatever the network refuses, a shape that is not its own, a class list of another length than the batch, and
-/// outputs that are not finite.
+/// Whatever the network refuses, a shape that is not its own, another number of conditions than images, and outputs
+/// that are not finite.
 pub fn denoise<D: Denoiser + ?Sized>(
     denoiser: &D,
     x_t: &Array4<f32>,
     t: Time,
     level: NoiseLevel,
-    classes: Option<&[usize]>,
+    conditions: &[Condition],
     clip: Clip,
 ) -> Result<Denoised> {
     check_shape("x_t", x_t, denoiser.shape())?;
-    if let Some(classes) = classes
-        && classes.len() != x_t.dim().0
-    {
-        return Err(Error::argument(format!(
-            "classes: expected one per image, {}, found {}",
-            x_t.dim().0,
-            classes.len()
-        )));
+    let n = x_t.dim().0;
+    if !matches!(conditions.len(), 0) && conditions.len() != n {
+        return Err(Error::argument(format!("conditions: expected one per image, {n}, found {}", conditions.len())));
     }
-    let out = denoiser.predict(x_t, t, classes)?;
+    let out = denoiser.predict(x_t, &vec![t; n], conditions)?;
     check_finite(&format!("network output at t = {}", t.get()), &out)?;
     views(denoiser.prediction(), x_t, &out, level, clip)
 }

@@ -19,7 +19,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Model;
-use crate::denoiser::{Denoiser, Guided};
+use crate::denoiser::{Condition, Denoiser, Guided};
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::inpaint::{Noises, Region, Resampling, inpaint};
@@ -183,9 +183,10 @@ impl Generator {
         &*self.network
     }
 
-    /// The class of each of these images, for a network that is conditioned on them.
-    pub fn classes(&self, images: Range<u64>) -> Option<Vec<usize>> {
-        self.settings.classes.map(|rule| images.map(|i| rule.class(i)).collect())
+    /// The condition of each of these images; empty for an unconditional network.
+    pub fn conditions(&self, images: Range<u64>) -> Vec<Condition> {
+        let rule = self.settings.classes;
+        rule.map_or_else(Vec::new, |rule| images.map(|i| Condition::Class(rule.class(i))).collect())
     }
 
     /// The options as they came out of request, model and defaults.
@@ -287,13 +288,13 @@ impl Generator {
             Some(noise) => Box::new(Given::new(noise.slice_axis(Axis(1), rows).to_owned())),
             None => Box::new(Seeded::new(seed, images.start)),
         };
-        let classes = self.classes(images.clone());
+        let conditions = self.conditions(images.clone());
         if let Some((region, by)) = &self.inputs.region {
             let mut around = Seeded { purpose: Purpose::Inpaint, ..Seeded::new(seed, images.start) };
             let noises = Noises { step: &mut *noise, around: &mut around };
-            return inpaint(&*self.network, &self.plan, x_t, region, *by, noises, classes.as_deref(), observer);
+            return inpaint(&*self.network, &self.plan, x_t, region, *by, noises, &conditions, observer);
         }
-        sample(&*self.network, &self.plan, x_t, &mut *noise, classes.as_deref(), observer)
+        sample(&*self.network, &self.plan, x_t, &mut *noise, &conditions, observer)
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use ndarray::{Array2, Array3, Array4, Zip};
 
-use crate::denoiser::{Denoiser, check_finite, check_shape, denoise};
+use crate::denoiser::{Condition, Denoiser, check_finite, check_shape, denoise};
 use crate::error::{Error, Kind, Result};
 use crate::noise::NoiseSource;
 use crate::sampler::{Outcome, Plan, Progress, step};
@@ -100,7 +100,7 @@ pub struct Noises<'a> {
 /// let (mut step, mut around) = (Seeded::new(0, 0), Seeded { purpose: Purpose::Inpaint, ..Seeded::new(0, 0) });
 /// let noises = Noises { step: &mut step, around: &mut around };
 /// let x_t = initial_latent(0, 0, 1, [1, 2, 2]);
-/// let x = inpaint(&oracle, &plan, x_t, &region, Resampling::PROJECTION, noises, None, &mut unobserved)?.finished()?;
+/// let x = inpaint(&oracle, &plan, x_t, &region, Resampling::PROJECTION, noises, &[], &mut unobserved)?.finished()?;
 /// assert!((x[[0, 0, 0, 0]] - 0.5).abs() < 1e-4 && x[[0, 0, 1, 1]] == 0.0);
 /// # Ok::<(), skipstone::Error>(())
 /// ```
@@ -117,7 +117,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
     region: &Region,
     resampling: Resampling,
     noises: Noises<'_>,
-    classes: Option<&[usize]>,
+    conditions: &[Condition],
     observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Outcome> {
     plan.check(denoiser.prediction())?;
@@ -144,7 +144,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
         match to {
             Move::Down(i) => {
                 let at = &steps[i];
-                let denoised = denoise(denoiser, &x, at.t, at.from, classes, plan.clip()).map_err(|error| {
+                let denoised = denoise(denoiser, &x, at.t, at.from, conditions, plan.clip()).map_err(|error| {
                     Error::new(error.kind(), format!("call {} of {calls}: {}", called + 1, error.message()))
                 })?;
                 let z = at.coefficients.z != 0.0;

@@ -28,7 +28,7 @@ fn run<D: Denoiser>(
 ) -> Array4<f32> {
     let (mut step, mut around) = (Seeded::new(1, first), Seeded { purpose: Purpose::Inpaint, ..Seeded::new(1, first) });
     let noises = Noises { step: &mut step, around: &mut around };
-    inpaint(denoiser, plan, x_t, region, by, noises, None, &mut unobserved).unwrap().finished().unwrap()
+    inpaint(denoiser, plan, x_t, region, by, noises, &[], &mut unobserved).unwrap().finished().unwrap()
 }
 
 /// Two pixels near (1, 1) or near (−1, −1): the one that is known tells the other.
@@ -106,9 +106,9 @@ fn resampling_brings_the_filling_nearer_to_the_true_conditional_than_projection(
         fn prediction(&self) -> Prediction {
             Prediction::Epsilon
         }
-        fn predict(&self, x: &Array4<f32>, t: Time, _: Option<&[usize]>) -> Result<Array4<f32>> {
+        fn predict(&self, x: &Array4<f32>, t: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
             // ε̂ = √(1−a)·(a·Σ + (1−a)·I)⁻¹·x, in the eigenbasis (1, ±1)/√2 with variances 1.9 and 0.1.
-            let level = self.0.level(t)?;
+            let level = self.0.level(t[0])?;
             let mut out = x.clone();
             for mut row in out.outer_iter_mut() {
                 let (u, v) = (f64::from(row[[0, 0, 0]]), f64::from(row[[0, 0, 1]]));
@@ -151,8 +151,7 @@ fn where_everything_is_filled_projection_is_plain_sampling() {
     let region = Region::new(Array3::zeros((1, 1, 2)), Array2::from_elem((1, 2), true)).unwrap();
     let x_t = initial_latent(0, 0, 2, [1, 1, 2]);
     let filled = run(&oracle, &plan(10, 0.0), x_t.clone(), &region, Resampling::PROJECTION, 0);
-    let plain =
-        sample(&oracle, &plan(10, 0.0), x_t, &mut Forbidden, None, &mut unobserved).unwrap().finished().unwrap();
+    let plain = sample(&oracle, &plan(10, 0.0), x_t, &mut Forbidden, &[], &mut unobserved).unwrap().finished().unwrap();
     assert_eq!(filled, plain);
 }
 
@@ -172,6 +171,6 @@ fn another_solver_than_ddim_is_refused() {
     let x_t = initial_latent(0, 0, 1, [1, 1, 2]);
     let by = Resampling::PROJECTION;
     let oracle = twins(&schedule());
-    let error = inpaint(&oracle, &plan, x_t, &first_known(0.5), by, noises, None, &mut unobserved).unwrap_err();
+    let error = inpaint(&oracle, &plan, x_t, &first_known(0.5), by, noises, &[], &mut unobserved).unwrap_err();
     assert!(error.to_string().contains("solver ab2; choose solver ddim"), "{error}");
 }

@@ -1,7 +1,7 @@
 use ndarray::{Array4, Axis, Zip};
 
 use super::{Affine, FixedPoint, Halt, Run};
-use crate::denoiser::Denoiser;
+use crate::denoiser::{Condition, Denoiser};
 use crate::schedule::Time;
 use crate::sigma::Step;
 
@@ -59,8 +59,9 @@ fn invert<D: Denoiser + ?Sized>(
     while !active.is_empty() && iterations < by.iterations {
         iterations += 1;
         let rows = trial.select(Axis(0), &active);
-        let classes: Option<Vec<usize>> = run.classes.map(|classes| active.iter().map(|&i| classes[i]).collect());
-        let found = run.ask_about(&rows, step.t, step.from, classes.as_deref())?.eps;
+        let all = run.conditions;
+        let conditions: Vec<Condition> = active.iter().filter_map(|&i| all.get(i).copied()).collect();
+        let found = run.ask_about(&rows, step.t, step.from, &conditions)?.eps;
         let mut left = Vec::with_capacity(active.len());
         for (found, &i) in found.outer_iter().zip(&active) {
             let (mut at, x_s) = (trial.index_axis_mut(Axis(0), i), x_s.index_axis(Axis(0), i));

@@ -30,7 +30,7 @@ use std::ops::ControlFlow;
 
 use ndarray::{Array4, Zip};
 
-use crate::denoiser::{Clip, Denoised, Denoiser, check_finite, check_shape, denoise};
+use crate::denoiser::{Clip, Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
 use crate::error::{Error, Result};
 use crate::noise::Forbidden;
 use crate::sampler::{Outcome, Plan, sample};
@@ -99,8 +99,8 @@ pub struct Decoded {
 /// let oracle = Oracle::gaussian(&schedule, Array3::zeros((1, 2, 2)), Array3::from_elem((1, 2, 2), 0.25))?;
 /// let plan = Plan::ddim(&schedule, &Trajectory::named(Spacing::Linear, 10, 1000, 0)?)?;
 /// let (x0, method) = (Array4::from_elem((1, 1, 2, 2), 0.3), Method::Bdia(Bdia::default()));
-/// let encoded = encode(&oracle, &plan, &x0, &method, None, &mut unobserved)?.expect("not stopped");
-/// let back = decode(&oracle, &plan, &encoded.latents, &method, None, &mut unobserved)?.expect("not stopped");
+/// let encoded = encode(&oracle, &plan, &x0, &method, &[], &mut unobserved)?.expect("not stopped");
+/// let back = decode(&oracle, &plan, &encoded.latents, &method, &[], &mut unobserved)?.expect("not stopped");
 /// assert!((&back.images - &x0).iter().all(|difference| difference.abs() < 1e-6));
 /// # Ok::<(), skipstone::Error>(())
 /// ```
@@ -113,14 +113,14 @@ pub fn encode<D: Denoiser + ?Sized>(
     plan: &Plan,
     x0: &Array4<f32>,
     method: &Method,
-    classes: Option<&[usize]>,
+    conditions: &[Condition],
     observer: Observer<'_>,
 ) -> Result<Option<Encoded>> {
     method.check(plan)?;
     plan.check(denoiser.prediction())?;
     check_shape("images", x0, denoiser.shape())?;
     check_finite("images", x0)?;
-    let mut run = Run::new(denoiser, plan, classes, observer);
+    let mut run = Run::new(denoiser, plan, conditions, observer);
     let mut convergence = Vec::new();
     let latents = match method {
         Method::Ddim => ddim::encode(&mut run, x0).map(one),
@@ -145,7 +145,7 @@ pub fn decode<D: Denoiser + ?Sized>(
     plan: &Plan,
     latents: &Latents,
     method: &Method,
-    classes: Option<&[usize]>,
+    conditions: &[Condition],
     observer: Observer<'_>,
 ) -> Result<Option<Decoded>> {
     method.check(plan)?;
@@ -155,7 +155,7 @@ pub fn decode<D: Denoiser + ?Sized>(
             let evaluations = (x_t.dim().0 * plan.steps().len()) as u64;
             let mut watch =
                 |p: &crate::sampler::Progress<'_>| observer(Progress { step: p.step, steps: p.calls, calls: p.step });
-            return Ok(match sample(denoiser, plan, x_t.clone(), &mut Forbidden, classes, &mut watch)? {
+            return Ok(match sample(denoiser, plan, x_t.clone(), &mut Forbidden, conditions, &mut watch)? {
                 Outcome::Finished(images) => Some(Decoded { images, evaluations }),
                 Outcome::Stopped(_) => None,
             });
@@ -177,7 +177,7 @@ pub fn decode<D: Denoiser + ?Sized>(
         check_shape("latents", &state, denoiser.shape())?;
         check_finite("latents", &state)?;
     }
-    let mut run = Run::new(denoiser, plan, classes, observer);
+    let mut run = Run::new(denoiser, plan, conditions, observer);
     let images = match method {
         Method::Edict(by) => edict::decode(&mut run, pair, *by),
         Method::Bdia(by) => bdia::decode(&mut run, pair, *by),
@@ -220,7 +220,7 @@ fn finished<T>(result: Result<T, Halt>) -> Result<Option<T>> {
 struct Run<'a, D: ?Sized> {
     denoiser: &'a D,
     plan: &'a Plan,
-    classes: Option<&'a [usize]>,
+    conditions: &'a [Condition],
     observer: Observer<'a>,
     evaluations: u64,
     calls: usize,
@@ -229,26 +229,26 @@ struct Run<'a, D: ?Sized> {
 }
 
 impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
-    fn new(denoiser: &'a D, plan: &'a Plan, classes: Option<&'a [usize]>, observer: Observer<'a>) -> Self {
-        Self { denoiser, plan, classes, observer, evaluations: 0, calls: 0, step: 0, steps: plan.steps().len() }
+    fn new(denoiser: &'a D, plan: &'a Plan, conditions: &'a [Condition], observer: Observer<'a>) -> Self {
+        Self { denoiser, plan, conditions, observer, evaluations: 0, calls: 0, step: 0, steps: plan.steps().len() }
     }
 
     /// x̂₀ and ε̂ of the states `x` at time `t` and its level.
     fn ask(&mut self, x: &Array4<f64>, t: Time, level: NoiseLevel) -> Result<Denoised, Halt> {
-        self.ask_about(x, t, level, self.classes)
+        self.ask_about(x, t, level, self.conditions)
     }
 
-    /// The same of states that have classes of their own.
+    /// The same of states that have conditions of their own.
     fn ask_about(
         &mut self,
         x: &Array4<f64>,
         t: Time,
         level: NoiseLevel,
-        classes: Option<&[usize]>,
+        conditions: &[Condition],
     ) -> Result<Denoised, Halt> {
         let x = x.mapv(|value| value as f32);
         check_finite(&format!("x at t = {}", t.get()), &x)?;
-        let denoised = denoise(self.denoiser, &x, t, level, classes, self.plan.clip())?;
+        let denoised = denoise(self.denoiser, &x, t, level, conditions, self.plan.clip())?;
         self.evaluations += x.dim().0 as u64;
         self.calls += 1;
         let progress = Progress { step: self.step, steps: self.steps, calls: self.calls };

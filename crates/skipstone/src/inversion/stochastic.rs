@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use ndarray::{Array4, Array5, Axis, Zip};
 
-use crate::denoiser::{Denoised, Denoiser, check_finite, check_shape, denoise};
+use crate::denoiser::{Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
 use crate::error::{Error, Kind, Result};
 use crate::inversion::{Observer, Progress};
 use crate::noise::NoiseSource;
@@ -59,10 +59,10 @@ pub struct NoiseTrajectory {
 /// let tau = Trajectory::named(Spacing::Linear, 5, 1000, 0)?;
 /// let plan = Plan::new(&schedule, &tau, &NoiseScale::Eta(1.0), FinalLevel::Clean, Clip::Off)?.with_final_sigma(0.1)?;
 /// let x0 = Array4::from_elem((1, 1, 2, 2), 0.7);
-/// let found = encode_noise(&oracle, &plan, &x0, Draw::Chain, &mut Seeded::new(3, 0), None, &mut unobserved)?
+/// let found = encode_noise(&oracle, &plan, &x0, Draw::Chain, &mut Seeded::new(3, 0), &[], &mut unobserved)?
 ///     .expect("not stopped");
 /// let mut z = Given::new(found.noise);
-/// let back = sample(&oracle, &plan, found.x_t, &mut z, None, &mut skipstone::sampler::unobserved)?.finished()?;
+/// let back = sample(&oracle, &plan, found.x_t, &mut z, &[], &mut skipstone::sampler::unobserved)?.finished()?;
 /// assert!((back - x0).iter().all(|difference| difference.abs() < 1e-6));
 /// # Ok::<(), skipstone::Error>(())
 /// ```
@@ -76,7 +76,7 @@ pub fn encode_noise<D: Denoiser + ?Sized>(
     x0: &Array4<f32>,
     draw: Draw,
     source: &mut dyn NoiseSource,
-    classes: Option<&[usize]>,
+    conditions: &[Condition],
     observer: Observer<'_>,
 ) -> Result<Option<NoiseTrajectory>> {
     plan.check(denoiser.prediction())?;
@@ -96,7 +96,7 @@ pub fn encode_noise<D: Denoiser + ?Sized>(
     let mut noise = Array5::zeros((calls, n, c, h, w));
     let mut x = x_t.clone();
     for (i, at) in plan.steps().iter().enumerate() {
-        let Denoised { x0: seen, eps } = denoise(denoiser, &x, at.t, at.from, classes, plan.clip())?;
+        let Denoised { x0: seen, eps } = denoise(denoiser, &x, at.t, at.from, conditions, plan.clip())?;
         let c = at.coefficients;
         let target = if at.s == Time::CLEAN {
             x0.clone()

@@ -46,13 +46,13 @@ fn rms(a: &Array4<f32>, b: &Array4<f32>) -> f64 {
 }
 
 fn encoded(oracle: &Oracle, plan: &Plan, x0: &Array4<f32>, method: Method) -> Encoded {
-    encode(oracle, plan, x0, &method, None, &mut unobserved).unwrap().unwrap()
+    encode(oracle, plan, x0, &method, &[], &mut unobserved).unwrap().unwrap()
 }
 
 fn round_trip(oracle: &Oracle, steps: usize, x0: &Array4<f32>, method: Method) -> (f64, u64, u64) {
     let plan = plan(steps, 0.0);
     let up = encoded(oracle, &plan, x0, method);
-    let down = decode(oracle, &plan, &up.latents, &method, None, &mut unobserved).unwrap().unwrap();
+    let down = decode(oracle, &plan, &up.latents, &method, &[], &mut unobserved).unwrap().unwrap();
     (rms(&down.images, x0), up.evaluations, down.evaluations)
 }
 
@@ -98,8 +98,8 @@ fn the_network_is_asked_where_the_state_stands() {
         fn prediction(&self) -> Prediction {
             Prediction::Epsilon
         }
-        fn predict(&self, x: &Array4<f32>, t: Time, _: Option<&[usize]>) -> Result<Array4<f32>> {
-            self.0.lock().unwrap().push(t.index().unwrap());
+        fn predict(&self, x: &Array4<f32>, t: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
+            self.0.lock().unwrap().push(t[0].index().unwrap());
             Ok(Array4::zeros(x.dim()))
         }
     }
@@ -107,7 +107,7 @@ fn the_network_is_asked_where_the_state_stands() {
     let plan = Plan::ddim(&schedule(), &tau).unwrap();
     let asked = |method| {
         let recorder = Recorder(std::sync::Mutex::new(Vec::new()));
-        encode(&recorder, &plan, &Array4::ones((1, 1, 1, 1)), &method, None, &mut unobserved).unwrap().unwrap();
+        encode(&recorder, &plan, &Array4::ones((1, 1, 1, 1)), &method, &[], &mut unobserved).unwrap().unwrap();
         recorder.0.into_inner().unwrap()
     };
     assert_eq!(asked(Method::Ddim), [0, 17, 499]);
@@ -127,13 +127,13 @@ fn with_a_network_that_sees_no_noise_the_latent_is_the_scaled_image() {
         fn prediction(&self) -> Prediction {
             Prediction::Epsilon
         }
-        fn predict(&self, x: &Array4<f32>, _: Time, _: Option<&[usize]>) -> Result<Array4<f32>> {
+        fn predict(&self, x: &Array4<f32>, _: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
             Ok(Array4::zeros(x.dim()))
         }
     }
     let signal = schedule().level(Time::new(1000)).unwrap().signal();
     for method in [Method::Ddim, Method::FixedPoint(FixedPoint::default())] {
-        let up = encode(&Silent, &plan(7, 0.0), &Array4::ones((1, 1, 1, 1)), &method, None, &mut unobserved).unwrap();
+        let up = encode(&Silent, &plan(7, 0.0), &Array4::ones((1, 1, 1, 1)), &method, &[], &mut unobserved).unwrap();
         let Latents::One(x_t) = up.unwrap().latents else { panic!() };
         assert!((f64::from(x_t[[0, 0, 0, 0]]) / signal - 1.0).abs() < 1e-6);
     }
@@ -181,7 +181,7 @@ fn fixed_points_are_latents_whose_ddim_sample_is_the_image() {
     assert!(up.convergence.iter().all(|step| step.unconverged == 0 && step.residual <= 1e-6), "{:?}", up.convergence);
     assert_eq!(up.convergence.len(), 20);
     assert_eq!((up.convergence[0].s, up.convergence[19].t), (Time::CLEAN, Time::new(1000)));
-    let x = decode(&gaussian(), &plan(20, 0.0), &up.latents, &method, None, &mut unobserved).unwrap().unwrap();
+    let x = decode(&gaussian(), &plan(20, 0.0), &up.latents, &method, &[], &mut unobserved).unwrap().unwrap();
     assert!(rms(&x.images, &x0) < 1e-4, "{}", rms(&x.images, &x0));
     // In closed form: the step t → s of Gaussian data multiplies x − √a·μ by a number, so the latent is their quotient.
     let mut factor = 1.0;
@@ -236,7 +236,7 @@ fn an_image_does_not_depend_on_its_batch() {
 #[test]
 fn an_observer_sees_every_call_and_can_stop() {
     let mut seen = Vec::new();
-    let all = encode(&gaussian(), &plan(4, 0.0), &images(1), &Method::Edict(Edict::default()), None, &mut |p| {
+    let all = encode(&gaussian(), &plan(4, 0.0), &images(1), &Method::Edict(Edict::default()), &[], &mut |p| {
         seen.push((p.step, p.steps, p.calls));
         ControlFlow::Continue(())
     });
@@ -245,14 +245,14 @@ fn an_observer_sees_every_call_and_can_stop() {
     assert_eq!((seen[0], seen[7]), ((0, 4, 1), (3, 4, 8)));
     for method in [Method::Ddim, Method::Bdia(Bdia::default()), Method::FixedPoint(FixedPoint::default())] {
         let stop = &mut |_| ControlFlow::Break(());
-        assert_eq!(encode(&gaussian(), &plan(4, 0.0), &images(1), &method, None, stop).unwrap(), None);
+        assert_eq!(encode(&gaussian(), &plan(4, 0.0), &images(1), &method, &[], stop).unwrap(), None);
     }
 }
 
 #[test]
 fn what_cannot_be_inverted_is_refused() {
     let refused = |plan: &Plan, method: Method| {
-        encode(&gaussian(), plan, &images(1), &method, None, &mut unobserved).unwrap_err().message().to_owned()
+        encode(&gaussian(), plan, &images(1), &method, &[], &mut unobserved).unwrap_err().message().to_owned()
     };
     assert!(refused(&plan(5, 0.5), Method::Ddim).contains("draws noise"));
     let tau = Trajectory::named(Spacing::Linear, 5, 1000, 0).unwrap();
@@ -277,9 +277,9 @@ fn what_cannot_be_inverted_is_refused() {
         assert!(refused(&plan(5, 0.0), method).contains("expected"), "{method}");
     }
     let pair = encoded(&gaussian(), &plan(5, 0.0), &images(1), Method::Bdia(Bdia::default())).latents;
-    assert!(decode(&gaussian(), &plan(5, 0.0), &pair, &Method::Ddim, None, &mut unobserved).is_err());
+    assert!(decode(&gaussian(), &plan(5, 0.0), &pair, &Method::Ddim, &[], &mut unobserved).is_err());
     assert!(
-        encode(&gaussian(), &plan(5, 0.0), &Array4::zeros((1, 1, 2, 2)), &Method::Ddim, None, &mut unobserved).is_err()
+        encode(&gaussian(), &plan(5, 0.0), &Array4::zeros((1, 1, 2, 2)), &Method::Ddim, &[], &mut unobserved).is_err()
     );
 }
 
@@ -294,9 +294,9 @@ proptest! {
         let draw = if independent { Draw::Independent } else { Draw::Chain };
         let x0 = images(2);
         let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(seed, 0) };
-        let found = encode_noise(&clusters(), &plan, &x0, draw, &mut source, None, &mut unobserved).unwrap().unwrap();
+        let found = encode_noise(&clusters(), &plan, &x0, draw, &mut source, &[], &mut unobserved).unwrap().unwrap();
         let mut z = Given::new(found.noise);
-        let back = sample(&clusters(), &plan, found.x_t, &mut z, None, &mut crate::sampler::unobserved);
+        let back = sample(&clusters(), &plan, found.x_t, &mut z, &[], &mut crate::sampler::unobserved);
         let error = rms(&back.unwrap().finished().unwrap(), &x0);
         prop_assert!(error < 1e-6, "{error:e}");
         prop_assert!((error - found.residual).abs() < 1e-9);
@@ -312,7 +312,7 @@ fn noise_recovered_from_the_chain_is_the_process_own_and_what_the_prediction_mis
         let plan = plan(steps, 1.0);
         let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(0, 0) };
         let found =
-            encode_noise(&gaussian(), &plan, &x0, Draw::Chain, &mut source, None, &mut unobserved).unwrap().unwrap();
+            encode_noise(&gaussian(), &plan, &x0, Draw::Chain, &mut source, &[], &mut unobserved).unwrap().unwrap();
         for i in looked_at {
             let z = found.noise.index_axis(Axis(0), i);
             let variance = z.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / z.len() as f64;
@@ -355,7 +355,7 @@ fn the_iteration_converges_at_the_rate_that_the_data_allow() {
 #[test]
 fn a_plan_without_noise_has_none_to_recover() {
     let mut source = Seeded::new(0, 0);
-    let found = encode_noise(&gaussian(), &plan(5, 0.0), &images(1), Draw::Chain, &mut source, None, &mut unobserved);
+    let found = encode_noise(&gaussian(), &plan(5, 0.0), &images(1), Draw::Chain, &mut source, &[], &mut unobserved);
     assert!(found.unwrap_err().message().contains("eta > 0"));
     assert!(plan(5, 1.0).with_final_sigma(-0.1).is_err());
 }
@@ -364,13 +364,13 @@ fn a_plan_without_noise_has_none_to_recover() {
 fn only_the_steps_of_ddim_are_inverted() {
     let plan = plan(5, 0.0).with_solver(crate::solver::Solver::Heun).unwrap();
     for method in [Method::Ddim, Method::FixedPoint(FixedPoint::default()), Method::Bdia(Bdia::default())] {
-        let error = encode(&gaussian(), &plan, &images(1), &method, None, &mut unobserved).unwrap_err();
+        let error = encode(&gaussian(), &plan, &images(1), &method, &[], &mut unobserved).unwrap_err();
         assert!(error.to_string().contains("solver heun; choose solver ddim"), "{error}");
     }
     let latents = Latents::One(images(1));
-    assert!(decode(&gaussian(), &plan, &latents, &Method::Ddim, None, &mut unobserved).is_err());
+    assert!(decode(&gaussian(), &plan, &latents, &Method::Ddim, &[], &mut unobserved).is_err());
     let mut source = Seeded::new(3, 0);
-    assert!(encode_noise(&gaussian(), &plan, &images(1), Draw::Chain, &mut source, None, &mut unobserved).is_err());
+    assert!(encode_noise(&gaussian(), &plan, &images(1), Draw::Chain, &mut source, &[], &mut unobserved).is_err());
     // Nor does noise come in by a side door.
     assert!(plan.with_final_sigma(0.1).unwrap_err().to_string().contains("needs eta = 0"));
 }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use ndarray::{Array4, Axis, Zip, concatenate};
 
-use crate::denoiser::{DifferentiableDenoiser, check_finite, check_shape};
+use crate::denoiser::{Condition, DifferentiableDenoiser, check_finite, check_shape};
 use crate::error::{Error, Kind, Result};
 use crate::noise::{KeyedRng, Purpose};
 use crate::schedule::{NoiseLevel, Schedule, Time};
@@ -126,7 +126,7 @@ impl Flowed {
 /// let white = Oracle::gaussian(&schedule, Array3::zeros((1, 1, 2)), Array3::ones((1, 1, 2)))?;
 /// let tau = Trajectory::named(Spacing::Linear, 20, 1000, 0)?;
 /// let options = FlowOptions { probes: 1, kind: ProbeKind::Rademacher, seed: 0, first_image: 0 };
-/// let found = flow(&white, &schedule, &tau, &options, &Array4::zeros((1, 1, 1, 2)), None, &mut |_| {
+/// let found = flow(&white, &schedule, &tau, &options, &Array4::zeros((1, 1, 1, 2)), &[], &mut |_| {
 ///     std::ops::ControlFlow::Continue(())
 /// })?;
 /// // log N(0; 0, I) in two dimensions.
@@ -143,7 +143,7 @@ pub fn flow<D: DifferentiableDenoiser + ?Sized>(
     trajectory: &Trajectory,
     options: &FlowOptions,
     x0: &Array4<f32>,
-    classes: Option<&[usize]>,
+    conditions: &[Condition],
     observer: &mut dyn FnMut(FlowStep) -> ControlFlow<()>,
 ) -> Result<Flowed> {
     schedule.check_prediction(denoiser.prediction())?;
@@ -152,7 +152,7 @@ pub fn flow<D: DifferentiableDenoiser + ?Sized>(
     if options.probes == 0 {
         return Err(Error::argument("probes: expected at least 1, found 0"));
     }
-    let field = Field { denoiser, classes, probes: (0..options.probes).map(|k| probe(options, k, x0)).collect() };
+    let field = Field { denoiser, conditions, probes: (0..options.probes).map(|k| probe(options, k, x0)).collect() };
 
     let first = (Time::new(1), schedule.level(Time::new(1))?);
     let mut x = x0.mapv(f64::from);
@@ -232,7 +232,7 @@ struct Slope {
 /// The vector field with its probes.
 struct Field<'a, D: ?Sized> {
     denoiser: &'a D,
-    classes: Option<&'a [usize]>,
+    conditions: &'a [Condition],
     probes: Vec<Array4<f32>>,
 }
 
@@ -244,7 +244,7 @@ impl<D: DifferentiableDenoiser + ?Sized> Field<'_, D> {
         let mut traces = vec![Vec::with_capacity(self.probes.len()); x.dim().0];
         let mut velocity = None;
         for z in &self.probes {
-            let pulled = self.denoiser.pullback(&input, t, self.classes, z)?;
+            let pulled = self.denoiser.pullback(&input, &vec![t; x.dim().0], self.conditions, z)?;
             check_finite(&format!("network output at t = {}", t.get()), &pulled.out)?;
             check_finite(&format!("network gradient at t = {}", t.get()), &pulled.gradient)?;
             for (traces, (z, gradient)) in traces.iter_mut().zip(z.outer_iter().zip(pulled.gradient.outer_iter())) {

@@ -18,6 +18,7 @@ pub use network::DifferentiableUNet;
 
 use crate::checkpoint::Model;
 use crate::data::Dataset;
+use crate::denoiser::Condition;
 use crate::error::{Error, Result};
 use crate::noise::{KeyedRng, Purpose};
 
@@ -53,13 +54,13 @@ pub fn dequantised(x0: &Array4<f32>, seed: u64, first_image: u64) -> Array4<f32>
     x
 }
 
-/// The classes under which a model is asked about `images` of a data set: the data's own, else the model's class for
-/// none; `None` for an unconditional model.
+/// The conditions under which a model is asked about `images` of a data set: the data's own classes, else the model's
+/// class for "none"; empty for an unconditional model.
 ///
 /// # Errors
 /// A class that the model does not know, data without classes for a model that needs them, or a range beyond the data.
-pub fn classes_of(model: &Model, data: &Dataset, images: Range<usize>) -> Result<Option<Vec<usize>>> {
-    let Some(known) = model.config.num_class_embeds else { return Ok(None) };
+pub fn conditions_of(model: &Model, data: &Dataset, images: Range<usize>) -> Result<Vec<Condition>> {
+    let Some(known) = model.config.num_class_embeds else { return Ok(Vec::new()) };
     let labels = match data.labels() {
         Some(labels) => labels.get(images.clone()).ok_or_else(|| {
             Error::argument(format!("data set {}: no images {images:?} among {}", data.name(), labels.len()))
@@ -68,13 +69,13 @@ pub fn classes_of(model: &Model, data: &Dataset, images: Range<usize>) -> Result
             let class = model.null_class.ok_or_else(|| {
                 Error::argument(format!("data set {} has no classes, and the model needs them", data.name()))
             })?;
-            return Ok(Some(vec![class; images.len()]));
+            return Ok(vec![Condition::Class(class); images.len()]);
         }
     };
     if let Some(label) = labels.iter().find(|&&label| label as usize >= known) {
         return Err(Error::argument(format!("data set {}: class {label}, the model knows {known}", data.name())));
     }
-    Ok(Some(labels.iter().map(|&label| label as usize).collect()))
+    Ok(labels.iter().map(|&label| Condition::Class(label as usize)).collect())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use ndarray::Array4;
 
-use crate::denoiser::{Denoiser, DifferentiableDenoiser, Prediction, Pullback};
+use crate::denoiser::{self, Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback};
 use crate::error::{Error, Result};
 use crate::schedule::Time;
 use crate::unet::{Backprop, Batch, Config, Parameters, UNet};
@@ -54,12 +54,12 @@ impl Denoiser for DifferentiableUNet {
         self.unet.prediction()
     }
 
-    fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
-        self.unet.predict(x_t, t, classes)
+    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
+        self.unet.predict(x_t, times, conditions)
     }
 
-    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
-        self.unet.prepare(times, classes);
+    fn prepare(&self, times: &[Time], conditions: &[Condition]) {
+        self.unet.prepare(times, conditions);
     }
 }
 
@@ -67,8 +67,8 @@ impl DifferentiableDenoiser for DifferentiableUNet {
     fn pullback(
         &self,
         x_t: &Array4<f32>,
-        t: Time,
-        classes: Option<&[usize]>,
+        times: &[Time],
+        conditions: &[Condition],
         cotangent: &Array4<f32>,
     ) -> Result<Pullback> {
         let n = x_t.dim().0;
@@ -83,8 +83,8 @@ impl DifferentiableDenoiser for DifferentiableUNet {
         let out = Mutex::new(vec![0.0f32; v.len()]);
         let per_image = v.len() / n.max(1);
         let mut gradient = Array4::zeros(x_t.dim());
-        let times = vec![t; n];
-        let batch = Batch { x_t, times: &times, classes, dropout: None };
+        let classes = denoiser::classes(conditions, n, self.unet.config().num_class_embeds)?;
+        let batch = Batch { x_t, times, classes: classes.as_deref(), dropout: None };
         let mut backward = self.backward.lock().unwrap_or_else(|poison| poison.into_inner());
         let backward = &mut *backward;
         let keep = |images: std::ops::Range<usize>, y: &[f32], dy: &mut [f32]| {

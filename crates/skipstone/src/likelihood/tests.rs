@@ -29,7 +29,7 @@ fn run(
     x0: &Array4<f32>,
 ) -> Result<Flowed> {
     let tau = Trajectory::named(Spacing::Linear, steps, 1000, 0)?;
-    flow(denoiser, schedule, &tau, options, x0, None, &mut |_| ControlFlow::Continue(()))
+    flow(denoiser, schedule, &tau, options, x0, &[], &mut |_| ControlFlow::Continue(()))
 }
 
 fn log_gaussian(x: f64, mean: f64, variance: f64) -> f64 {
@@ -148,7 +148,7 @@ fn an_images_likelihood_depends_on_nothing_but_the_image_and_its_index() {
     assert_eq!(Flowed::merged(vec![first, alone]).unwrap(), Some(whole));
     assert!(run(&oracle, &schedule, 5, &options(0, ProbeKind::Gaussian), &x0).is_err());
     let tau = Trajectory::named(Spacing::Linear, 5, 1000, 0).unwrap();
-    let stopped = flow(&oracle, &schedule, &tau, &options(1, ProbeKind::Gaussian), &x0, None, &mut |step| {
+    let stopped = flow(&oracle, &schedule, &tau, &options(1, ProbeKind::Gaussian), &x0, &[], &mut |step| {
         if step.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert!(stopped.is_err());
@@ -180,14 +180,15 @@ fn a_networks_pullback_is_its_slope_by_differences() {
     let unet = network(2);
     let x = initial_latent(0, 0, 3, [1, 8, 8]);
     let v = initial_latent(1, 0, 3, [1, 8, 8]);
-    let found = unet.pullback(&x, Time::new(500), None, &v).unwrap();
-    let plain = unet.predict(&x, Time::new(500), None).unwrap();
+    let times = [Time::new(500); 3];
+    let found = unet.pullback(&x, &times, &[], &v).unwrap();
+    let plain = unet.predict(&x, &times, &[]).unwrap();
     assert!(found.out.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-4));
     // Along one direction for all elements: v·(f(x + hu) − f(x − hu))/2h = u·Jᵀv.
     let u = initial_latent(2, 0, 3, [1, 8, 8]);
     for i in 0..3 {
         let at = |h: f32| {
-            let y = unet.predict(&(&x + &(&u * h)), Time::new(500), None).unwrap();
+            let y = unet.predict(&(&x + &(&u * h)), &times, &[]).unwrap();
             let product = &y * &v;
             f64::from(product.index_axis(ndarray::Axis(0), i).sum())
         };
@@ -197,7 +198,7 @@ fn a_networks_pullback_is_its_slope_by_differences() {
         assert!((along - slope).abs() < 2e-2 * slope.abs().max(0.5), "{i}: {along} {slope}");
     }
     // Again, on one thread, and alone: the same to the bit.
-    assert_eq!(network(1).pullback(&x, Time::new(500), None, &v).unwrap(), found);
-    assert_eq!(unet.pullback(&x, Time::new(500), None, &v).unwrap(), found);
-    assert!(unet.pullback(&x, Time::new(500), None, &Array4::zeros((1, 1, 8, 8))).is_err());
+    assert_eq!(network(1).pullback(&x, &times, &[], &v).unwrap(), found);
+    assert_eq!(unet.pullback(&x, &times, &[], &v).unwrap(), found);
+    assert!(unet.pullback(&x, &times, &[], &Array4::zeros((1, 1, 8, 8))).is_err());
 }

@@ -5,7 +5,7 @@ use ndarray::Array4;
 
 use super::decoder::log_likelihood;
 use super::weights::check_sigma;
-use crate::denoiser::{Clip, Denoised, Denoiser, check_finite, check_shape, denoise};
+use crate::denoiser::{Clip, Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
 use crate::error::{Error, Kind, Result};
 use crate::noise::NoiseSource;
 use crate::process::diffuse;
@@ -113,7 +113,7 @@ pub fn elbo<D: Denoiser + ?Sized>(
     options: &ElboOptions,
     x0: &Array4<f32>,
     noise: &mut dyn NoiseSource,
-    classes: Option<&[usize]>,
+    conditions: &[Condition],
     observer: &mut dyn FnMut(&ElboTerm) -> ControlFlow<()>,
 ) -> Result<Elbo> {
     schedule.check_prediction(denoiser.prediction())?;
@@ -139,7 +139,7 @@ pub fn elbo<D: Denoiser + ?Sized>(
     for (call, step) in steps.iter().enumerate() {
         noise.fill(call, &mut eps)?;
         let x_t = diffuse(x0, &eps, &vec![step.from; n])?;
-        let found = denoise(denoiser, &x_t, step.t, step.from, classes, options.clip)?;
+        let found = denoise(denoiser, &x_t, step.t, step.from, conditions, options.clip)?;
         let squared_error = mean(&super::squared_errors(&eps, &found.eps)?);
         let nats = match step.s {
             Time::CLEAN => decoder_nats(x0, &found.x0, sigma_1),

@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 use ndarray::Array3;
 
 use super::*;
-use crate::denoiser::{Clip, Denoiser, Prediction};
+use crate::denoiser::{Clip, Condition, Denoiser, Prediction};
 use crate::noise::{Purpose, Seeded};
 use crate::oracle::Oracle;
 use crate::schedule::{BetaSchedule, FinalLevel, NoiseLevel, Schedule};
@@ -101,7 +101,7 @@ fn terms_of_the_bound_on_a_gaussian_match_their_closed_forms() {
     for (scale, hat) in [(NoiseScale::Eta(1.0), false), (NoiseScale::Eta(0.4), false), (NoiseScale::Hat, true)] {
         let steps = table(&schedule, &tau, &scale, FinalLevel::Clean).unwrap();
         let found =
-            elbo(&gaussian(&schedule), &schedule, &tau, &options(scale), &x0, &mut seeded(), None, &mut unobserved)
+            elbo(&gaussian(&schedule), &schedule, &tau, &options(scale), &x0, &mut seeded(), &[], &mut unobserved)
                 .unwrap();
         for (term, step) in found.terms.iter().zip(&steps).take(4) {
             let (a_t, n_t, a_s) = (step.from.alpha_bar, step.from.one_minus, step.to.alpha_bar);
@@ -136,7 +136,7 @@ fn the_bound_in_bits_is_the_expected_one_and_above_the_true_likelihood() {
     let x0 = Array4::from_elem((1, 1, 40, 50), X0 as f32);
     let tau = Trajectory::named(Spacing::Linear, 1000, 1000, 0).unwrap();
     let options = options(NoiseScale::Eta(1.0));
-    let bits = elbo(&gaussian(&schedule), &schedule, &tau, &options, &x0, &mut seeded(), None, &mut unobserved)
+    let bits = elbo(&gaussian(&schedule), &schedule, &tau, &options, &x0, &mut seeded(), &[], &mut unobserved)
         .unwrap()
         .bits_per_dim();
     // A script apart (plain sums over t for the KLs, quadrature over ε with math.erfc for the decoder) expects
@@ -158,7 +158,7 @@ fn a_bound_that_would_be_infinite_or_meaningless_is_refused_before_any_call() {
         fn prediction(&self) -> Prediction {
             self.0
         }
-        fn predict(&self, _: &Array4<f32>, _: Time, _: Option<&[usize]>) -> Result<Array4<f32>> {
+        fn predict(&self, _: &Array4<f32>, _: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
             panic!("the network was called")
         }
     }
@@ -166,7 +166,7 @@ fn a_bound_that_would_be_infinite_or_meaningless_is_refused_before_any_call() {
     let x0 = Array4::zeros((1, 1, 1, 1));
     let ask = |schedule: &Schedule, options: &ElboOptions| {
         let denoiser = Unasked(Prediction::Epsilon);
-        elbo(&denoiser, schedule, &tau, options, &x0, &mut seeded(), None, &mut unobserved).unwrap_err().to_string()
+        elbo(&denoiser, schedule, &tau, options, &x0, &mut seeded(), &[], &mut unobserved).unwrap_err().to_string()
     };
     assert!(ask(&linear(), &options(NoiseScale::Eta(0.0))).contains("sigma > 0"));
     let zero = ElboOptions { sigma_1: Some(0.0), ..options(NoiseScale::Eta(1.0)) };
@@ -186,7 +186,7 @@ fn a_bound_beyond_the_range_of_numbers_is_an_error_and_names_its_sigma() {
     {
         let options = ElboOptions { scale, sigma_1, clip: Clip::Off };
         let oracle = gaussian(&schedule);
-        let error = elbo(&oracle, &schedule, &tau, &options, &x0, &mut seeded(), None, &mut unobserved).unwrap_err();
+        let error = elbo(&oracle, &schedule, &tau, &options, &x0, &mut seeded(), &[], &mut unobserved).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::NonFinite);
         assert!(error.message().contains(named), "{error}");
     }

@@ -3,7 +3,7 @@
 
 use ndarray::{Array3, Array4, ArrayView3, Zip};
 
-use crate::denoiser::{Denoiser, DifferentiableDenoiser, Prediction, Pullback, check_shape};
+use crate::denoiser::{self, Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback, check_shape};
 use crate::error::{Error, Result};
 use crate::schedule::{NoiseLevel, Schedule, Time};
 
@@ -27,7 +27,7 @@ pub struct Component {
 /// let schedule = Schedule::from_betas(&[0.5])?;
 /// // White data: x_t is white as well, and ε̂ = √(1−a)·x_t.
 /// let oracle = Oracle::gaussian(&schedule, Array3::zeros((1, 2, 2)), Array3::ones((1, 2, 2)))?;
-/// let eps = oracle.predict(&Array4::ones((1, 1, 2, 2)), Time::new(1), None)?;
+/// let eps = oracle.predict(&Array4::ones((1, 1, 2, 2)), &[Time::new(1)], &[])?;
 /// assert!((eps[[0, 0, 0, 0]] - 0.5f32.sqrt()).abs() < 1e-6);
 /// # Ok::<(), skipstone::Error>(())
 /// ```
@@ -87,6 +87,21 @@ impl Oracle {
         self
     }
 
+    /// The level of each row, its time and condition checked.
+    fn levels(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Vec<NoiseLevel>> {
+        check_shape("x_t", x_t, self.shape())?;
+        let n = x_t.dim().0;
+        if times.len() != n {
+            return Err(Error::argument(format!("{} times for {n} images", times.len())));
+        }
+        denoiser::classes(conditions, n, None)?;
+        let level = |&t: &Time| match t {
+            Time::CLEAN => Err(Error::argument("a denoiser is never asked about clean data (t = 0)")),
+            t => self.schedule.level(t),
+        };
+        times.iter().map(level).collect()
+    }
+
     /// What the oracle would say if the data were this component alone.
     fn answer(&self, k: &Component, x: ArrayView3<'_, f32>, level: NoiseLevel) -> Array3<f64> {
         Zip::from(x).and(&k.mean).and(&k.variance).map_collect(|&x, &mean, &variance| {
@@ -129,17 +144,10 @@ impl Denoiser for Oracle {
         self.prediction
     }
 
-    fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
-        check_shape("x_t", x_t, self.shape())?;
-        if classes.is_some() {
-            return Err(Error::argument("classes: the oracle is unconditional"));
-        }
-        let level = self.schedule.level(t)?;
-        if t == Time::CLEAN {
-            return Err(Error::argument("a denoiser is never asked about clean data (t = 0)"));
-        }
+    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
+        let levels = self.levels(x_t, times, conditions)?;
         let mut out = Array4::zeros(x_t.dim());
-        for (mut out, x) in out.outer_iter_mut().zip(x_t.outer_iter()) {
+        for ((mut out, x), &level) in out.outer_iter_mut().zip(x_t.outer_iter()).zip(&levels) {
             let mut sum = Array3::<f64>::zeros(x.raw_dim());
             for (k, r) in self.components.iter().zip(self.responsibilities(x, level)) {
                 sum.scaled_add(r, &self.answer(k, x, level));
@@ -156,19 +164,20 @@ impl DifferentiableDenoiser for Oracle {
     fn pullback(
         &self,
         x_t: &Array4<f32>,
-        t: Time,
-        classes: Option<&[usize]>,
+        times: &[Time],
+        conditions: &[Condition],
         cotangent: &Array4<f32>,
     ) -> Result<Pullback> {
-        let out = self.predict(x_t, t, classes)?;
+        let levels = self.levels(x_t, times, conditions)?;
+        let out = self.predict(x_t, times, conditions)?;
         check_shape("cotangent", cotangent, self.shape())?;
         if cotangent.dim() != x_t.dim() {
             let (n, found) = (x_t.dim().0, cotangent.dim().0);
             return Err(Error::argument(format!("cotangent: expected {n} images as in x_t, found {found}")));
         }
-        let level = self.schedule.level(t)?;
         let mut gradient = Array4::zeros(x_t.dim());
-        for ((mut gradient, x), v) in gradient.outer_iter_mut().zip(x_t.outer_iter()).zip(cotangent.outer_iter()) {
+        let rows = x_t.outer_iter().zip(cotangent.outer_iter()).zip(&levels);
+        for (mut gradient, ((x, v), &level)) in gradient.outer_iter_mut().zip(rows) {
             let v = v.mapv(f64::from);
             let weights = self.responsibilities(x, level);
             let mut sum = Array3::<f64>::zeros(x.raw_dim());
@@ -219,7 +228,7 @@ mod tests {
     fn one_point_tells_exactly_the_noise_that_was_added() {
         // a = 0.81: x = 0.9·2 + √0.19·ε.
         let oracle = Oracle::points(&schedule(), vec![value(2.0)]).unwrap();
-        let eps = oracle.predict(&x(1.8 + 0.19f32.sqrt() * 1.5), Time::new(1), None).unwrap();
+        let eps = oracle.predict(&x(1.8 + 0.19f32.sqrt() * 1.5), &[Time::new(1)], &[]).unwrap();
         assert!((eps[[0, 0, 0, 0]] - 1.5).abs() < 1e-6);
     }
 
@@ -230,9 +239,9 @@ mod tests {
         for v in [0.05f32, -0.3, 2.0] {
             let x0 = (0.9 * f64::from(v) / 0.19).tanh();
             let expected = (f64::from(v) - 0.9 * x0) / 0.19f64.sqrt();
-            let found = oracle.predict(&x(v), Time::new(1), None).unwrap()[[0, 0, 0, 0]];
+            let found = oracle.predict(&x(v), &[Time::new(1)], &[]).unwrap()[[0, 0, 0, 0]];
             assert!((f64::from(found) - expected).abs() < 1e-6);
-            let v_out = oracle.clone().predicting(Prediction::Sample).predict(&x(v), Time::new(1), None).unwrap();
+            let v_out = oracle.clone().predicting(Prediction::Sample).predict(&x(v), &[Time::new(1)], &[]).unwrap();
             assert!((f64::from(v_out[[0, 0, 0, 0]]) - x0).abs() < 1e-6);
         }
     }
@@ -241,7 +250,7 @@ mod tests {
     fn distant_components_neither_underflow_nor_blend() {
         let component = |mean| Component { weight: 1.0, mean: value(mean), variance: value(0.5) };
         let oracle = Oracle::mixture(&schedule(), vec![component(1e4), component(-1e4)]).unwrap();
-        let eps = oracle.predict(&x(9_001.0), Time::new(1), None).unwrap()[[0, 0, 0, 0]];
+        let eps = oracle.predict(&x(9_001.0), &[Time::new(1)], &[]).unwrap()[[0, 0, 0, 0]];
         // √(1−a)·(x − √a·μ)/(a·v + 1 − a) with x − √a·μ = 1.
         assert!((f64::from(eps) - 0.19f64.sqrt() / (0.405 + 0.19)).abs() < 1e-6);
     }
@@ -258,20 +267,20 @@ mod tests {
             let oracle = Oracle::mixture(&schedule(), parts.clone()).unwrap().predicting(prediction);
             let at = Array4::from_shape_vec((1, 1, 1, 3), vec![0.1f32, -0.2, 0.3]).unwrap();
             let v = Array4::from_shape_vec((1, 1, 1, 3), vec![0.7f32, -1.1, 0.4]).unwrap();
-            let found = oracle.pullback(&at, Time::new(2), None, &v).unwrap();
-            assert_eq!(found.out, oracle.predict(&at, Time::new(2), None).unwrap());
+            let found = oracle.pullback(&at, &[Time::new(2); 2], &[], &v).unwrap();
+            assert_eq!(found.out, oracle.predict(&at, &[Time::new(2)], &[]).unwrap());
             for i in 0..3 {
                 let h = 0.01f32;
                 let moved = |h: f32| {
                     let mut x = at.clone();
                     x[[0, 0, 0, i]] += h;
-                    (oracle.predict(&x, Time::new(2), None).unwrap() * &v).sum()
+                    (oracle.predict(&x, &[Time::new(2)], &[]).unwrap() * &v).sum()
                 };
                 let slope = (moved(h) - moved(-h)) / (2.0 * h);
                 let gradient = found.gradient[[0, 0, 0, i]];
                 assert!((gradient - slope).abs() < 1e-4, "{prediction} {i}: {gradient} {slope}");
             }
-            assert!(oracle.pullback(&at, Time::new(2), None, &Array4::zeros((2, 1, 1, 3))).is_err());
+            assert!(oracle.pullback(&at, &[Time::new(2); 2], &[], &Array4::zeros((2, 1, 1, 3))).is_err());
         }
     }
 
@@ -281,8 +290,8 @@ mod tests {
         assert!(Oracle::points(&schedule(), vec![value(0.0), Array3::zeros((1, 1, 2))]).is_err());
         assert!(Oracle::gaussian(&schedule(), value(0.0), value(-1.0)).is_err());
         let oracle = Oracle::points(&schedule(), vec![value(0.0)]).unwrap();
-        assert!(oracle.predict(&x(0.0), Time::CLEAN, None).is_err());
-        assert!(oracle.predict(&x(0.0), Time::new(3), None).is_err());
-        assert!(oracle.predict(&x(0.0), Time::new(1), Some(&[0])).is_err());
+        assert!(oracle.predict(&x(0.0), &[Time::CLEAN], &[]).is_err());
+        assert!(oracle.predict(&x(0.0), &[Time::new(3)], &[]).is_err());
+        assert!(oracle.predict(&x(0.0), &[Time::new(1)], &[Condition::Class(0)]).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use ndarray::{Array4, Zip};
 
-use crate::denoiser::{Denoised, Denoiser, check_finite, check_shape, denoise};
+use crate::denoiser::{Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
 use crate::error::{Error, Result};
 use crate::noise::NoiseSource;
 use crate::schedule::{NoiseLevel, Time};
@@ -94,7 +94,7 @@ pub fn step(denoised: &Denoised, c: Coefficients, z: Option<&Array4<f32>>) -> Ar
 /// let point = Array3::from_elem((1, 4, 4), 0.5);
 /// let denoiser = Oracle::points(&schedule, vec![point])?;
 /// let plan = Plan::ddim(&schedule, &Trajectory::named(Spacing::Linear, 10, 1000, 0)?)?;
-/// let x = sample(&denoiser, &plan, initial_latent(0, 0, 2, [1, 4, 4]), &mut Forbidden, None, &mut unobserved)?;
+/// let x = sample(&denoiser, &plan, initial_latent(0, 0, 2, [1, 4, 4]), &mut Forbidden, &[], &mut unobserved)?;
 /// assert!(x.finished()?.iter().all(|value| (value - 0.5).abs() < 1e-4));
 /// # Ok::<(), skipstone::Error>(())
 /// ```
@@ -108,7 +108,7 @@ pub fn sample<D: Denoiser + ?Sized>(
     plan: &Plan,
     x_t: Array4<f32>,
     noise: &mut dyn NoiseSource,
-    classes: Option<&[usize]>,
+    conditions: &[Condition],
     observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Outcome> {
     plan.check(denoiser.prediction())?;
@@ -116,10 +116,10 @@ pub fn sample<D: Denoiser + ?Sized>(
     check_finite("initial latents", &x_t)?;
 
     let times: Vec<Time> = plan.steps().iter().map(|step| step.t).collect();
-    denoiser.prepare(&times, classes);
+    denoiser.prepare(&times, conditions);
     let calls = plan.steps().len();
     let ask = |i: usize, x: &Array4<f32>, t: Time, level: NoiseLevel| {
-        denoise(denoiser, x, t, level, classes, plan.clip())
+        denoise(denoiser, x, t, level, conditions, plan.clip())
             .map_err(|error| Error::new(error.kind(), format!("step {} of {calls}: {}", i + 1, error.message())))
     };
     let mut stepper = Stepper::new(plan.solver());

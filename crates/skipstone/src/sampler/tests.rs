@@ -26,7 +26,7 @@ fn plan(calls: usize, scale: NoiseScale) -> Plan {
 }
 
 fn run(denoiser: &dyn Denoiser, plan: &Plan, x: Array4<f32>, noise: &mut dyn NoiseSource) -> Result<Array4<f32>> {
-    sample(denoiser, plan, x, noise, None, &mut unobserved)?.finished()
+    sample(denoiser, plan, x, noise, &[], &mut unobserved)?.finished()
 }
 
 /// a_t of the linear schedule, as a plain product.
@@ -170,8 +170,8 @@ impl Denoiser for Constant {
         Prediction::Epsilon
     }
 
-    fn predict(&self, x_t: &Array4<f32>, t: Time, _: Option<&[usize]>) -> Result<Array4<f32>> {
-        Ok(Array4::from_elem(x_t.dim(), if t.get() < 500 { self.0 } else { 0.5 }))
+    fn predict(&self, x_t: &Array4<f32>, t: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
+        Ok(Array4::from_elem(x_t.dim(), if t[0].get() < 500 { self.0 } else { 0.5 }))
     }
 }
 
@@ -220,7 +220,8 @@ fn wrong_shapes_and_class_counts_are_refused() {
     assert!(run(&Constant(0.0), &plan, Array4::zeros((1, 1, 1, 2)), &mut Forbidden).is_err());
     assert!(run(&Constant(0.0), &plan, Array4::zeros((0, 1, 1, 1)), &mut Forbidden).is_err());
     let x = Array4::zeros((2, 1, 1, 1));
-    let error = sample(&Constant(0.0), &plan, x, &mut Forbidden, Some(&[1]), &mut unobserved).unwrap_err();
+    let error =
+        sample(&Constant(0.0), &plan, x, &mut Forbidden, &Condition::classes(&[1]), &mut unobserved).unwrap_err();
     assert!(error.to_string().contains("expected one per image, 2, found 1"), "{error}");
 }
 
@@ -233,10 +234,10 @@ fn the_observer_sees_every_step_and_can_stop_the_run() {
         seen.push((p.step, p.calls, p.t.get(), p.s.get()));
         ControlFlow::Continue(())
     };
-    sample(&Constant(0.1), &plan, x(), &mut Forbidden, None, &mut watch).unwrap();
+    sample(&Constant(0.1), &plan, x(), &mut Forbidden, &[], &mut watch).unwrap();
     assert_eq!(seen, [(1, 4, 1000, 750), (2, 4, 750, 500), (3, 4, 500, 250), (4, 4, 250, 0)]);
     let mut stop = |p: &Progress<'_>| if p.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-    let outcome = sample(&Constant(0.1), &plan, x(), &mut Forbidden, None, &mut stop).unwrap();
+    let outcome = sample(&Constant(0.1), &plan, x(), &mut Forbidden, &[], &mut stop).unwrap();
     assert!(matches!(outcome, Outcome::Stopped(_)) && outcome.finished().is_err());
 }
 

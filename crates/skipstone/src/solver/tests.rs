@@ -1,7 +1,7 @@
 use ndarray::{Array3, Array4};
 
 use super::*;
-use crate::denoiser::{Bound, Clip, Denoiser, Prediction};
+use crate::denoiser::{Bound, Clip, Condition, Denoiser, Prediction};
 use crate::noise::{Forbidden, initial_latent};
 use crate::oracle::{Component, Oracle};
 use crate::sampler::{Plan, sample, unobserved};
@@ -29,7 +29,7 @@ fn plan(schedule: &Schedule, steps: usize, solver: Solver) -> Plan {
 }
 
 fn run(denoiser: &dyn Denoiser, plan: &Plan, x: Array4<f32>) -> Result<Array4<f32>> {
-    sample(denoiser, plan, x, &mut Forbidden, None, &mut unobserved)?.finished()
+    sample(denoiser, plan, x, &mut Forbidden, &[], &mut unobserved)?.finished()
 }
 
 fn component(weight: f64, mean: f64, variance: f64) -> Component {
@@ -154,8 +154,8 @@ fn one_step_of_each_solver_is_what_a_pencil_gives() {
         fn prediction(&self) -> Prediction {
             Prediction::Epsilon
         }
-        fn predict(&self, x_t: &Array4<f32>, t: Time, _: Option<&[usize]>) -> Result<Array4<f32>> {
-            Ok(Array4::from_elem(x_t.dim(), t.get() as f32))
+        fn predict(&self, x_t: &Array4<f32>, t: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
+            Ok(Array4::from_elem(x_t.dim(), t[0].get() as f32))
         }
     }
     // σ_ve = 3 at t = 2 and 1 at t = 1; x̄_2 = 10, and ε̂ = 2, then 1.
@@ -191,7 +191,7 @@ fn network_calls_are_counted_as_they_are_made() {
         fn prediction(&self) -> Prediction {
             self.0.prediction()
         }
-        fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
+        fn predict(&self, x_t: &Array4<f32>, t: &[Time], classes: &[Condition]) -> Result<Array4<f32>> {
             self.1.set(self.1.get() + 1);
             self.0.predict(x_t, t, classes)
         }
@@ -207,7 +207,7 @@ fn network_calls_are_counted_as_they_are_made() {
                 std::ops::ControlFlow::Continue(())
             };
             let x = initial_latent(0, 0, 2, [1, 1, 1]);
-            sample(&counting, &plan, x, &mut Forbidden, None, &mut watch).unwrap();
+            sample(&counting, &plan, x, &mut Forbidden, &[], &mut watch).unwrap();
             assert_eq!(counting.1.get(), plan.calls(), "{solver}");
             assert_eq!(seen.len(), steps);
             assert!(seen.iter().all(|(made, counted)| made == counted), "{solver}: {seen:?}");

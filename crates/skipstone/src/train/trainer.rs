@@ -10,7 +10,7 @@ use super::recipe::{Recipe, Weighting};
 use super::state::State;
 use crate::checkpoint::SchedulerConfig;
 use crate::data::{Dataset, Epochs, Stream};
-use crate::denoiser::{Clip, Prediction};
+use crate::denoiser::{Clip, Condition, Prediction};
 use crate::error::{Error, Kind, Result};
 use crate::noise::{Forbidden, KeyedRng, Purpose, fill_gaussian, initial_latent};
 use crate::objective::antithetic_times;
@@ -322,9 +322,9 @@ impl Trainer {
         let scale = NoiseScale::Eta(0.0);
         let plan = Plan::new(&self.schedule, &trajectory, &scale, FinalLevel::Clean, Clip::Off)?;
         let latents = initial_latent(t.seed, 0, t.preview_images, self.data.shape());
-        let classes: Option<Vec<usize>> =
-            self.config.num_class_embeds.map(|k| (0..t.preview_images).map(|i| i % k).collect());
-        sample(&network, &plan, latents, &mut Forbidden, classes.as_deref(), &mut unobserved)?.finished()
+        let condition = |k: usize| (0..t.preview_images).map(|i| Condition::Class(i % k)).collect();
+        let conditions: Vec<Condition> = self.config.num_class_embeds.map_or_else(Vec::new, condition);
+        sample(&network, &plan, latents, &mut Forbidden, &conditions, &mut unobserved)?.finished()
     }
 }
 

@@ -18,7 +18,7 @@ use super::graph::{Graph, Op, VectorOp};
 use super::params::{Layout, Parameters};
 use super::plan::Plan;
 use super::team;
-use crate::denoiser::{Denoiser, Prediction};
+use crate::denoiser::{self, Denoiser, Prediction};
 use crate::error::{Error, Result};
 use crate::schedule::Time;
 
@@ -454,18 +454,19 @@ impl Denoiser for UNet {
         self.prediction
     }
 
-    fn predict(&self, x_t: &Array4<f32>, t: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
-        self.forward(x_t, &vec![t; x_t.dim().0], classes)
+    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[denoiser::Condition]) -> Result<Array4<f32>> {
+        let classes = denoiser::classes(conditions, x_t.dim().0, self.config.num_class_embeds)?;
+        self.forward(x_t, times, classes.as_deref())
     }
 
-    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
-        // What is wrong with them is reported by the calls.
+    fn prepare(&self, times: &[Time], conditions: &[denoiser::Condition]) {
+        // The calls report what is wrong with times or conditions.
         let Ok(times) = time_indices(&self.config, times) else { return };
-        let known = self.config.num_class_embeds;
-        let mut wanted: Vec<Option<usize>> = match (classes, known) {
-            (None, None) => vec![None],
-            (Some(classes), Some(k)) if classes.iter().all(|c| *c < k) => classes.iter().copied().map(Some).collect(),
-            _ => return,
+        let n = conditions.len().max(1);
+        let mut wanted: Vec<Option<usize>> = match denoiser::classes(conditions, n, self.config.num_class_embeds) {
+            Ok(Some(classes)) => classes.into_iter().map(Some).collect(),
+            Ok(None) => vec![None],
+            Err(_) => return,
         };
         wanted.sort_unstable();
         wanted.dedup();
