@@ -70,18 +70,18 @@ fn expected(x: &Array4<f32>, t: u32, class: usize) -> Array4<f32> {
 }
 
 #[test]
-fn everybody_gets_their_own_rows_back_whatever_was_in_the_call() {
+fn every_request_gets_its_own_rows_back_whatever_was_in_the_call() {
     for most in [1, 2, 3, 7, 100] {
         let stage = Stage::new(most, true);
         thread::scope(|scope| {
             for i in 1..=6usize {
                 let network = &stage.network;
                 scope.spawn(move || {
-                    let _inside = network.enter();
-                    let asker = network.asker(Cancel::new());
+                    let _active = network.begin_request();
+                    let denoiser = network.denoiser(Cancel::new());
                     for t in 1..=20 {
                         let x = images(i, (10 * i) as f32);
-                        let y = asker.predict(&x, Time::new(t), Some(&vec![i; i])).unwrap();
+                        let y = denoiser.predict(&x, Time::new(t), Some(&vec![i; i])).unwrap();
                         assert_eq!(y, expected(&x, t, i), "{i} rows at {t}, calls of {most}");
                     }
                 });
@@ -94,12 +94,12 @@ fn everybody_gets_their_own_rows_back_whatever_was_in_the_call() {
 }
 
 #[test]
-fn who_waits_while_the_network_is_busy_shares_the_next_call() {
+fn requests_that_wait_while_the_network_is_busy_share_the_next_call() {
     let stage = Stage::new(16, false);
     thread::scope(|scope| {
         let ask = |n: usize| {
-            let asker = stage.network.asker(Cancel::new());
-            scope.spawn(move || asker.predict(&images(n, 0.0), Time::new(1), None).unwrap())
+            let denoiser = stage.network.denoiser(Cancel::new());
+            scope.spawn(move || denoiser.predict(&images(n, 0.0), Time::new(1), None).unwrap())
         };
         ask(1);
         stage.busy(1);
@@ -113,32 +113,32 @@ fn who_waits_while_the_network_is_busy_shares_the_next_call() {
 }
 
 #[test]
-fn a_cancelled_request_leaves_the_hall_at_the_next_call() {
+fn a_cancelled_request_leaves_at_the_next_call() {
     let stage = Stage::new(4, false);
     thread::scope(|scope| {
         let cancel = Cancel::new();
-        let leaver = stage.network.asker(cancel.clone());
+        let leaver = stage.network.denoiser(cancel.clone());
         let leaver = scope.spawn(move || leaver.predict(&images(40, 0.0), Time::new(1), None));
         stage.busy(1);
-        let stayer = stage.network.asker(Cancel::new());
+        let stayer = stage.network.denoiser(Cancel::new());
         let stayer = scope.spawn(move || stayer.predict(&images(4, 0.0), Time::new(2), None));
         thread::sleep(Duration::from_millis(30));
         cancel.cancel();
         stage.open();
         assert_eq!(leaver.join().unwrap().unwrap_err().message(), "cancelled");
         assert_eq!(stayer.join().unwrap().unwrap(), expected(&images(4, 0.0), 2, 0));
-        assert!(stage.network.asker(cancel).predict(&images(1, 0.0), Time::new(1), None).is_err());
+        assert!(stage.network.denoiser(cancel).predict(&images(1, 0.0), Time::new(1), None).is_err());
     });
     assert_eq!(*stage.calls.lock().unwrap(), [4, 4]);
 }
 
 #[test]
-fn an_error_meets_the_one_who_caused_it() {
+fn an_error_reaches_the_request_that_caused_it() {
     let stage = Stage::new(16, false);
     thread::scope(|scope| {
         let ask = |class: usize| {
-            let asker = stage.network.asker(Cancel::new());
-            scope.spawn(move || asker.predict(&images(1, 0.0), Time::new(1), Some(&[class])))
+            let denoiser = stage.network.denoiser(Cancel::new());
+            scope.spawn(move || denoiser.predict(&images(1, 0.0), Time::new(1), Some(&[class])))
         };
         let first = ask(1);
         stage.busy(1);
@@ -155,8 +155,8 @@ fn an_error_meets_the_one_who_caused_it() {
 #[test]
 fn a_panic_in_the_network_is_one_error_and_not_the_end() {
     let stage = Stage::new(16, true);
-    let asker = stage.network.asker(Cancel::new());
-    let error = asker.predict(&images(1, 0.0), Time::new(666), None).unwrap_err();
+    let denoiser = stage.network.denoiser(Cancel::new());
+    let error = denoiser.predict(&images(1, 0.0), Time::new(666), None).unwrap_err();
     assert!(error.message().contains("panicked"), "{error}");
-    assert_eq!(asker.predict(&images(1, 0.0), Time::new(1), None).unwrap(), expected(&images(1, 0.0), 1, 0));
+    assert_eq!(denoiser.predict(&images(1, 0.0), Time::new(1), None).unwrap(), expected(&images(1, 0.0), 1, 0));
 }

@@ -1,4 +1,4 @@
-//! What the service counts, in the words of Prometheus.
+//! The service's counters, for Prometheus.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -10,8 +10,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-
-use crate::core::{Phase, Task};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
@@ -36,7 +34,7 @@ struct OfKind {
     kind: &'static str,
 }
 
-/// Every counter.
+/// All counters.
 pub struct Metrics {
     registry: Registry,
     requests: Family<Route, Counter>,
@@ -71,7 +69,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Counters at zero.
     pub fn new() -> Self {
         let rows = || Histogram::new([1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0]);
         let mut metrics = Self {
@@ -111,7 +109,7 @@ impl Metrics {
         r.register("resident_memory_bytes", "Memory of the process (Linux; 0 elsewhere)", self.memory.clone());
     }
 
-    /// A request was answered.
+    /// Counts a request that was answered, and the seconds until the head of the response.
     pub fn request(&self, method: &str, route: &str, status: u16, took: Duration) {
         let route = Route { method: method.to_owned(), route: route.to_owned(), status };
         self.requests.get_or_create(&route).inc();
@@ -121,7 +119,7 @@ impl Metrics {
         self.request_seconds.observe(took.as_secs_f64());
     }
 
-    /// The network was called with so many rows.
+    /// Counts a network call of so many rows.
     pub fn call(&self, model: &str, rows: usize, took: Duration) {
         let model = OfModel { model: model.to_owned() };
         self.calls.get_or_create(&model).inc();
@@ -130,14 +128,13 @@ impl Metrics {
         self.call_seconds.get_or_create(&model).inc_by(took.as_secs_f64());
     }
 
-    /// A task is over.
-    pub fn over(&self, task: &Task, phase: &Phase, seconds: f64) {
-        self.tasks.get_or_create(&Ended { kind: task.kind, state: phase.name() }).inc();
-        self.task_seconds.get_or_create(&OfKind { kind: task.kind }).observe(seconds);
-        tracing::info!(task = %task.id, kind = task.kind, state = phase.name(), seconds, "task over");
+    /// Counts a task of this kind that ended in this state after so many seconds of work.
+    pub fn task(&self, kind: &'static str, state: &'static str, seconds: f64) {
+        self.tasks.get_or_create(&Ended { kind, state }).inc();
+        self.task_seconds.get_or_create(&OfKind { kind }).observe(seconds);
     }
 
-    /// The text that Prometheus reads, with what is so at this moment: (model, waiting, running) and kept jobs.
+    /// The text that Prometheus reads. `loads` are (model, waiting, running) at this moment, `jobs` the jobs kept.
     pub fn text(&self, loads: &[(&str, usize, usize)], jobs: usize) -> String {
         for &(model, queued, running) in loads {
             let model = OfModel { model: model.to_owned() };
@@ -153,7 +150,7 @@ impl Metrics {
     }
 }
 
-/// What Linux says this process holds in memory.
+/// The resident memory of this process as Linux reports it; 0 elsewhere.
 fn resident_bytes() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

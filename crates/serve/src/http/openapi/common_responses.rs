@@ -1,12 +1,14 @@
-//! Refusals that any request may meet, in the document.
+//! Documents the refusals that any request may meet.
 
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 
-/// Writes them beside what an operation itself answers.
-pub fn documented(document: &mut OpenApi) {
+use crate::guard::is_api;
+
+/// Adds them to every operation that does not document them itself.
+pub fn add_common_responses(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let guarded = super::guard::is_api(path);
+        let guarded = is_api(path);
         let named = path.contains('{');
         let operations = [(&mut item.get, false), (&mut item.post, true), (&mut item.delete, false)];
         for (operation, has_body) in operations {
