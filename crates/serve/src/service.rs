@@ -68,7 +68,7 @@ impl Service {
     /// # Errors
     /// No model; a name given twice; a network that cannot be made.
     pub fn start(models: Vec<(String, Model)>, setup: Setup) -> Result<App> {
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::<Metrics>::default();
         let capacity = Capacity { runners: setup.runners, queue: setup.limits.queue, steps: setup.limits.steps };
         let mut served: Vec<Arc<ServedModel>> = Vec::new();
         for (id, model) in models {

@@ -6,9 +6,8 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::events::Tile;
 use super::options::ClipName;
-use super::png::Png;
+use super::png::{Png, Tile};
 use super::sample::SampleRequest;
 
 /// Default numbers of steps and η.

@@ -1,5 +1,5 @@
 use serde::Serialize;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 /// The body of every error.
 #[derive(Debug, Serialize, ToSchema)]
@@ -21,37 +21,4 @@ pub struct ErrorInfo {
     pub field: Option<String>,
     /// What the log calls this request.
     pub request_id: String,
-}
-
-/// How every request for work may be refused.
-#[derive(Debug, IntoResponses)]
-pub enum WorkRefused {
-    /// The queue is full; see Retry-After
-    #[response(status = 429)]
-    QueueFull(ErrorBody),
-    /// The service is shutting down
-    #[response(status = 503)]
-    ShuttingDown(ErrorBody),
-}
-
-/// How a JSON body may be refused.
-#[derive(Debug, IntoResponses)]
-pub enum JsonRefused {
-    /// The body is too long
-    #[response(status = 413)]
-    TooLong(ErrorBody),
-    /// The body is no JSON
-    #[response(status = 415)]
-    NoJson(ErrorBody),
-}
-
-/// How a form or a JSON body may be refused.
-#[derive(Debug, IntoResponses)]
-pub enum UploadRefused {
-    /// The upload is too long
-    #[response(status = 413)]
-    TooLong(ErrorBody),
-    /// Neither a form nor JSON
-    #[response(status = 415)]
-    NeitherFormNorJson(ErrorBody),
 }

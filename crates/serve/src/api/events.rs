@@ -1,12 +1,12 @@
 use serde::Serialize;
 use skipstone::generate::Generator;
-use skipstone::image::{Layout, near_square};
+use skipstone::image::near_square;
 use utoipa::ToSchema;
 
 use super::compare::{Cell, ComparePlan, Comparison};
 use super::error::ErrorBody;
 use super::interpolate::{InterpolatePlan, Interpolation};
-use super::png::Png;
+use super::png::{Png, Tile};
 use super::reconstruct::{ReconstructPlan, Reconstructed, Reconstruction};
 use super::sample::Sample;
 
@@ -41,27 +41,6 @@ pub struct PlanEvent {
     pub n: usize,
     /// Where an image lies in a grid.
     pub tile: Tile,
-}
-
-/// Image i of a grid begins `gutter + (i mod columns)·(width + gutter)` pixels from the left, and so from the top.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Tile {
-    /// Width of an image in the grid.
-    pub width: usize,
-    /// Its height.
-    pub height: usize,
-    /// Pixels between images and around them.
-    pub gutter: usize,
-    /// How many pixels of the grid are one of the image, each way.
-    pub scale: usize,
-}
-
-impl Tile {
-    /// The layout of a grid of images of this shape.
-    pub fn of([_, h, w]: [usize; 3]) -> Self {
-        let Layout { gutter, scale, .. } = Layout::magnified(h, w);
-        Self { width: w * scale, height: h * scale, gutter: gutter * scale, scale }
-    }
 }
 
 /// A step t → s: x_s = x0·x̂₀ + eps·ε̂ + z·z.

@@ -4,9 +4,8 @@ use skipstone::generate::Request;
 use utoipa::ToSchema;
 
 use super::command::{flag, list};
-use super::events::Tile;
 use super::inversion::unclipped;
-use super::png::Png;
+use super::png::{Png, Tile};
 
 /// Default number of points.
 const POINTS: usize = 7;

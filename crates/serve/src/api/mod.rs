@@ -19,16 +19,15 @@ mod sample;
 pub use answer::Answer;
 pub use compare::{Cell, ComparePlan, CompareRequest, Comparison};
 pub use encode::{EncodeForm, EncodeRequest, Encoded};
-pub use error::{ErrorBody, ErrorInfo, JsonRefused, UploadRefused, WorkRefused};
+pub use error::{ErrorBody, ErrorInfo};
 pub use events::{
     CompareEvent, InterpolateEvent, Plan, PlanEvent, PlanRow, QueuedEvent, ReconstructEvent, SampleEvent, StepEvent,
-    Tile,
 };
 pub use interpolate::{InterpolateForm, InterpolatePlan, InterpolateRequest, Interpolation};
 pub use job::{Accepted, Job, JobRequest};
 pub use limits::Limits;
 pub use models::{Defaults, ModelInfo, Models, TestImages};
 pub use options::{ClipName, SigmaName};
-pub use png::{Png, base64, grid_png, image_png};
+pub use png::{Png, Tile, base64, grid_png, image_png};
 pub use reconstruct::{ReconstructForm, ReconstructPlan, ReconstructRequest, Reconstructed, Reconstruction};
 pub use sample::{Sample, SampleRequest};

@@ -2,6 +2,7 @@
 
 mod blocking_pool;
 mod cancel;
+mod cancel_on_drop;
 mod event_sink;
 mod failure;
 mod fair_shares;
@@ -19,6 +20,7 @@ mod worker;
 
 pub use blocking_pool::BlockingPool;
 pub use cancel::Cancel;
+pub use cancel_on_drop::CancelOnDrop;
 pub use event_sink::{Event, EventReceiver, EventSink, Frame};
 pub use failure::Failure;
 pub use ids::Ids;

@@ -13,35 +13,9 @@ use super::error::ApiError;
 use super::events;
 use super::observe::RequestId;
 use crate::api::{Accepted, Answer};
-use crate::core::{EventSink, Phase, Refusal, ServedModel, Task, Work};
+use crate::core::{CancelOnDrop, EventSink, Phase, Task, Work, Worker};
 use crate::service::Service;
 use crate::work::{Prepared, WorkRequest, prepare};
-
-/// Cancels its task when it is dropped, for then the caller has gone.
-pub struct CancelOnDrop {
-    task: Arc<Task>,
-    model: Arc<ServedModel>,
-}
-
-impl CancelOnDrop {
-    /// The task.
-    pub fn task(&self) -> &Task {
-        &self.task
-    }
-
-    /// How many tasks wait before this one, while it waits.
-    pub fn position(&self) -> Option<usize> {
-        self.model.worker.position(&self.task)
-    }
-}
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if !self.task.phase().is_finished() {
-            self.model.worker.cancel(&self.task);
-        }
-    }
-}
 
 /// How a caller wants the answer.
 #[derive(Clone, Debug)]
@@ -101,10 +75,9 @@ pub async fn wait(service: &Service, prepared: Prepared<Box<dyn Work>>) -> Resul
 
 /// Accepts the work as a job.
 pub fn job(service: &Service, prepared: Prepared<Box<dyn Work>>) -> Result<Response, ApiError> {
-    let Prepared { model, work, cancel } = prepared;
-    let task = service.submit(&model, work, cancel, None).map_err(|refusal| refused(service, &model, refusal))?;
+    let (task, worker) = queue(service, prepared, None)?;
     let job = task.id.clone();
-    service.jobs.insert(task, model.worker.clone());
+    service.jobs.insert(task, worker);
     Ok((StatusCode::ACCEPTED, Json(Accepted { job })).into_response())
 }
 
@@ -114,13 +87,18 @@ fn submit(
     prepared: Prepared<Box<dyn Work>>,
     events: Option<EventSink>,
 ) -> Result<CancelOnDrop, ApiError> {
-    let Prepared { model, work, cancel } = prepared;
-    let task = service.submit(&model, work, cancel, events).map_err(|refusal| refused(service, &model, refusal))?;
-    Ok(CancelOnDrop { task, model })
+    let (task, worker) = queue(service, prepared, events)?;
+    Ok(CancelOnDrop::new(task, worker))
 }
 
-/// A refusal, with the seconds until there is probably a place in the queue: the time of all work before, divided among
-/// the queue's places.
-fn refused(service: &Service, model: &ServedModel, refusal: Refusal) -> ApiError {
-    ApiError::refused(refusal, model.seconds_left() / service.limits.queue.max(1) as f64)
+/// Queues work. A refusal says when there is probably a place: the time of all work before, divided among the places.
+fn queue(
+    service: &Service,
+    Prepared { model, work, cancel }: Prepared<Box<dyn Work>>,
+    events: Option<EventSink>,
+) -> Result<(Arc<Task>, Worker), ApiError> {
+    let task = service
+        .submit(&model, work, cancel, events)
+        .map_err(|refusal| ApiError::refused(refusal, model.seconds_left() / service.limits.queue.max(1) as f64))?;
+    Ok((task, model.worker.clone()))
 }

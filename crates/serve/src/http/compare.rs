@@ -6,7 +6,7 @@ use axum::response::Response;
 use super::answer::{ResponseMode, answer};
 use super::error::ApiError;
 use super::extract::{JsonBody, QueryParams};
-use crate::api::{Accepted, CompareEvent, CompareRequest, Comparison, ErrorBody, JsonRefused, WorkRefused};
+use crate::api::{Accepted, CompareEvent, CompareRequest, Comparison, ErrorBody};
 use crate::service::App;
 
 /// Compare numbers of steps and η
@@ -19,8 +19,6 @@ use crate::service::App;
         (status = 202, description = "A job: there is more to do than is done at once", body = Accepted),
         (status = 400, description = "The request means nothing", body = ErrorBody),
         (status = 422, description = "The network's numbers were not finite", body = ErrorBody),
-        JsonRefused,
-        WorkRefused,
     )
 )]
 pub async fn compare(
@@ -42,7 +40,6 @@ pub async fn compare(
     responses(
         (status = 200, description = "Events", body = CompareEvent, content_type = "text/event-stream"),
         (status = 400, description = "The request means nothing", body = ErrorBody),
-        WorkRefused,
     )
 )]
 pub async fn compare_stream(

@@ -8,10 +8,9 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::answer::CancelOnDrop;
 use super::error::ApiError;
 use crate::api::{Plan, QueuedEvent, StepEvent, grid_png};
-use crate::core::{Event, EventReceiver, Frame, Phase};
+use crate::core::{CancelOnDrop, Event, EventReceiver, Frame, Phase};
 
 /// The events as they go over the wire.
 pub type Events = ReceiverStream<Result<sse::Event, Infallible>>;

@@ -8,7 +8,7 @@ use super::error::ApiError;
 use super::form::{Form, FormRequest, JsonOrForm};
 use crate::api::{
     Accepted, EncodeForm, EncodeRequest, Encoded, ErrorBody, InterpolateEvent, InterpolateForm, InterpolateRequest,
-    Interpolation, ReconstructEvent, ReconstructForm, ReconstructRequest, Reconstruction, UploadRefused, WorkRefused,
+    Interpolation, ReconstructEvent, ReconstructForm, ReconstructRequest, Reconstruction,
 };
 use crate::service::App;
 
@@ -25,8 +25,6 @@ use crate::service::App;
         (status = 400, description = "The request means nothing, or the file is no picture", body = ErrorBody),
         (status = 404, description = "No such test image", body = ErrorBody),
         (status = 422, description = "The network's numbers were not finite", body = ErrorBody),
-        UploadRefused,
-        WorkRefused,
     )
 )]
 pub async fn encode(
@@ -50,8 +48,6 @@ pub async fn encode(
         (status = 400, description = "The request means nothing, or the file is no picture", body = ErrorBody),
         (status = 404, description = "No such test image", body = ErrorBody),
         (status = 422, description = "The network's numbers were not finite", body = ErrorBody),
-        UploadRefused,
-        WorkRefused,
     )
 )]
 pub async fn reconstruct(
@@ -74,8 +70,6 @@ pub async fn reconstruct(
         (status = 202, description = "A job: there is more to do than is done at once", body = Accepted),
         (status = 400, description = "The request means nothing, or a file is no picture", body = ErrorBody),
         (status = 422, description = "The network's numbers were not finite", body = ErrorBody),
-        UploadRefused,
-        WorkRefused,
     )
 )]
 pub async fn interpolate(

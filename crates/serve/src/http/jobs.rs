@@ -13,8 +13,8 @@ use super::error::ApiError;
 use super::extract::{JsonBody, parse};
 use super::observe::RequestId;
 use crate::api::{
-    Accepted, CompareRequest, EncodeRequest, ErrorBody, InterpolateRequest, Job, JobRequest, JsonRefused,
-    ReconstructRequest, SampleRequest, WorkRefused,
+    Accepted, CompareRequest, EncodeRequest, ErrorBody, InterpolateRequest, Job, JobRequest, ReconstructRequest,
+    SampleRequest,
 };
 use crate::core::{Phase, Task, Work, Worker};
 use crate::service::App;
@@ -29,8 +29,6 @@ use crate::work::{Prepared, WorkRequest, prepare};
         (status = 202, description = "Taken", body = Accepted),
         (status = 400, description = "The request means nothing", body = ErrorBody),
         (status = 404, description = "No such test image", body = ErrorBody),
-        JsonRefused,
-        WorkRefused,
     )
 )]
 pub async fn create(State(app): State<App>, JsonBody(request): JsonBody<Value>) -> Result<Response, ApiError> {

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use super::answer::{ResponseMode, answer, wait};
 use super::error::ApiError;
 use super::extract::{JsonBody, QueryParams};
-use crate::api::{Accepted, Answer, ErrorBody, JsonRefused, Sample, SampleEvent, SampleRequest, WorkRefused};
+use crate::api::{Accepted, Answer, ErrorBody, Sample, SampleEvent, SampleRequest};
 use crate::core::Work;
 use crate::service::App;
 use crate::work::prepare;
@@ -24,8 +24,6 @@ use crate::work::prepare;
         (status = 202, description = "A job: there is more to do than is done at once", body = Accepted),
         (status = 400, description = "The request means nothing", body = ErrorBody),
         (status = 422, description = "The network's numbers were not finite", body = ErrorBody),
-        JsonRefused,
-        WorkRefused,
     )
 )]
 pub async fn sample(
@@ -48,7 +46,6 @@ pub async fn sample(
         (status = 304, description = "It is the one you have"),
         (status = 400, description = "The request means nothing, or is too large for an answer at once", body = ErrorBody),
         (status = 422, description = "The network's numbers were not finite", body = ErrorBody),
-        WorkRefused,
     )
 )]
 pub async fn sample_png(
@@ -87,7 +84,6 @@ pub async fn sample_png(
     responses(
         (status = 200, description = "Events", body = SampleEvent, content_type = "text/event-stream"),
         (status = 400, description = "The request means nothing", body = ErrorBody),
-        WorkRefused,
     )
 )]
 pub async fn sample_stream(
