@@ -8,8 +8,7 @@ use skipstone::{Error, Result};
 
 use crate::api::Limits;
 use crate::core::{
-    BlockingPool, Cancel, Capacity, EventSink, Failure, Ids, InputImages, Jobs, Metrics, Refusal, Retention,
-    ServedModel, Task, Work,
+    BlockingPool, Cancel, EventSink, Failure, Ids, InputImages, Jobs, Metrics, Retention, ServedModel, Task, Work,
 };
 use crate::guard::Guard;
 
@@ -69,13 +68,12 @@ impl Service {
     /// No model; a name given twice; a network that cannot be made.
     pub fn start(models: Vec<(String, Model)>, setup: Setup) -> Result<App> {
         let metrics = Arc::<Metrics>::default();
-        let capacity = Capacity { runners: setup.runners, queue: setup.limits.queue, steps: setup.limits.steps };
         let mut served: Vec<Arc<ServedModel>> = Vec::new();
         for (id, model) in models {
             if served.iter().any(|other| other.id == id) {
                 return Err(Error::argument(format!("model {id}: two models have this name")));
             }
-            served.push(ServedModel::start(id, model, capacity, &metrics)?);
+            served.push(ServedModel::start(id, model, setup.runners, &setup.limits, &metrics)?);
         }
         if served.is_empty() {
             return Err(Error::argument("model: expected at least one to serve"));
@@ -121,16 +119,23 @@ impl Service {
     /// Queues work for a model. `events` is where it sends its events if somebody watches.
     ///
     /// # Errors
-    /// The queue is full; or the service is shutting down.
+    /// The queue is full, and probably has a place once its share of all work before is done; or the service is shutting
+    /// down.
     pub fn submit(
         &self,
         model: &ServedModel,
         work: Box<dyn Work>,
         cancel: Cancel,
         events: Option<EventSink>,
-    ) -> std::result::Result<Arc<Task>, Refusal> {
+    ) -> std::result::Result<Arc<Task>, Failure> {
         let task = Task::new(self.ids.next(), work, cancel, events);
-        model.worker.submit(task.clone())?;
+        model.worker.submit(task.clone()).map_err(|failure| match failure {
+            Failure::Busy { .. } => {
+                let seconds = model.seconds_left() / self.limits.queue.max(1) as f64;
+                Failure::Busy { retry_after: (seconds.ceil() as u64).clamp(1, 600) }
+            }
+            failure => failure,
+        })?;
         tracing::info!(task = %task.id, kind = task.kind, rows = task.rows, "accepted");
         Ok(task)
     }

@@ -28,7 +28,7 @@ impl BlockingPool {
     /// # Errors
     /// Too many wait; or `work` panicked.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        let accepted = self.accepted.clone().try_acquire_owned().map_err(|_| Failure::Busy)?;
+        let accepted = self.accepted.clone().try_acquire_owned().map_err(|_| Failure::Busy { retry_after: 1 })?;
         // The semaphore is never closed.
         let running = self.running.clone().acquire_owned().await;
         let done = spawn_blocking(move || {
@@ -65,7 +65,7 @@ mod tests {
             async move { pool.run(|| 2).await }
         });
         assert!(tokio::time::timeout(Duration::from_millis(50), &mut second).await.is_err(), "two at a time");
-        assert_eq!(pool.run(|| 3).await, Err(Failure::Busy));
+        assert_eq!(pool.run(|| 3).await, Err(Failure::Busy { retry_after: 1 }));
         end.send(()).unwrap();
         assert_eq!(second.await.unwrap(), Ok(2));
         assert_eq!(pool.run(|| 4).await, Ok(4));

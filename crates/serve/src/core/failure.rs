@@ -9,9 +9,12 @@ pub enum Failure {
     Missing(String),
     /// The network's numbers were not finite: the model and the options do not go together.
     NotFinite(String),
-    /// Too many requests of this sort are under way.
-    Busy,
-    /// The service ended the work because it is shutting down.
+    /// Too many requests wait already.
+    Busy {
+        /// Seconds until there is probably a place.
+        retry_after: u64,
+    },
+    /// The service is shutting down.
     ShuttingDown,
     /// A fault of the service; the message is for the log alone.
     Internal(String),

@@ -29,6 +29,6 @@ pub use jobs::{Jobs, Retention};
 pub use metrics::Metrics;
 pub use names::{name_of, quoted};
 pub use network::{ActiveRequest, Network, OnCall, SharedDenoiser, SharedNetwork};
-pub use served_model::{Capacity, ServedModel};
+pub use served_model::ServedModel;
 pub use task::{Phase, Task, Work};
-pub use worker::{OnFinished, Refusal, Worker};
+pub use worker::{OnFinished, Worker};

@@ -51,7 +51,7 @@ fn defaults_of(model: &Model) -> Defaults {
     Defaults { spacing: spacing.to_string(), clip: clip.name().to_owned() }
 }
 
-/// The well-known data set that a model was trained on. A folder is never told: its name may say more than it should.
+/// The well-known data set that a model was trained on. The name of a folder is kept back: it may reveal too much.
 fn data_of(model: &Model) -> Option<String> {
     let name = model.provenance.get("data")?.split(' ').next()?;
     ["fashion-mnist", "mnist", "cifar10"].contains(&name).then(|| name.to_owned())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// The name of the model in `path`: that of the file or folder itself. Nothing else of the path is told to callers.
+/// The name of the model in `path`: that of the file or folder itself. Callers learn nothing else of the path.
 pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };

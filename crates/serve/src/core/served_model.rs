@@ -19,20 +19,10 @@ use super::optimal_times::{Explicit, OptimalTimes, is_calibrated};
 use super::task::{Phase, Task};
 use super::worker::Worker;
 use crate::CARRIED;
+use crate::api::Limits;
 
 /// Most bytes of activations of one network call.
 const MOST_ACTIVATIONS: usize = 1 << 28;
-
-/// How much work one model takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// Requests worked on together; their images share network calls.
-    pub runners: usize,
-    /// Requests that may wait.
-    pub queue: usize,
-    /// Most steps of a run.
-    pub steps: usize,
-}
 
 /// A model that answers requests.
 pub struct ServedModel {
@@ -59,11 +49,17 @@ pub struct ServedModel {
 }
 
 impl ServedModel {
-    /// Loads `model` under the name `id` and starts its threads.
+    /// Loads `model` under the name `id` and starts its threads; `runners` requests are worked on together.
     ///
     /// # Errors
     /// The network cannot be made; or the system grants no threads.
-    pub fn start(id: String, mut model: Model, capacity: Capacity, metrics: &Arc<Metrics>) -> Result<Arc<Self>> {
+    pub fn start(
+        id: String,
+        mut model: Model,
+        runners: usize,
+        limits: &Limits,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<Self>> {
         let parameters = std::mem::replace(&mut model.parameters, Parameters::zeros(Arc::default()));
         let count = parameters.data().len();
         let timesteps = model.scheduler.schedule()?.train_steps();
@@ -83,7 +79,7 @@ impl ServedModel {
             counters.task(task.kind, phase.name(), seconds);
             tracing::info!(task = %task.id, kind = task.kind, state = phase.name(), seconds, "task over");
         };
-        let worker = Worker::start(capacity.runners, capacity.queue, Arc::new(on_finished))?;
+        let worker = Worker::start(runners, limits.queue, Arc::new(on_finished))?;
         Ok(Arc::new(Self {
             id,
             parameters: count,
@@ -94,7 +90,7 @@ impl ServedModel {
             worker,
             network,
             row_ms,
-            optimal_times: OptimalTimes::new(capacity.steps),
+            optimal_times: OptimalTimes::new(limits.steps),
             model,
         }))
     }

@@ -74,9 +74,9 @@ impl Phase {
     }
 }
 
-/// One request's work. Whoever waits for it, runs it or may cancel it shares it.
+/// One request's work, shared by its caller, its runner and whoever may cancel it.
 pub struct Task {
-    /// Its id. It cannot be guessed, for whoever knows it may read the result.
+    /// Its id. It cannot be guessed, because knowing it is enough to read the result.
     pub id: String,
     /// The kind of work, as metrics name it.
     pub kind: &'static str,
@@ -154,7 +154,7 @@ impl Task {
         })
     }
 
-    /// The work, for the first who asks.
+    /// Takes the work out; `None` once it is taken.
     pub(super) fn take_work(&self) -> Option<Watched> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -14,15 +14,6 @@ use super::task::{Phase, Task};
 /// Called when a task has ended, with the task, how it ended and the seconds of work.
 pub type OnFinished = Arc<dyn Fn(&Task, &Phase, f64) + Send + Sync>;
 
-/// Why a task was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The queue is full.
-    Full,
-    /// The service is shutting down.
-    Closed,
-}
-
 /// The queue of one model. Its threads end when the queue is closed and empty.
 #[derive(Clone)]
 pub struct Worker {
@@ -62,13 +53,13 @@ impl Worker {
     ///
     /// # Errors
     /// The queue is full or closed; the task never starts.
-    pub fn submit(&self, task: Arc<Task>) -> std::result::Result<(), Refusal> {
+    pub fn submit(&self, task: Arc<Task>) -> std::result::Result<(), Failure> {
         let mut state = self.shared.state();
         if state.closed {
-            return Err(Refusal::Closed);
+            return Err(Failure::ShuttingDown);
         }
         if state.queue.len() >= self.shared.capacity {
-            return Err(Refusal::Full);
+            return Err(Failure::Busy { retry_after: 1 });
         }
         state.queue.push_back(task);
         drop(state);

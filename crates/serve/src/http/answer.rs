@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::events;
 use super::observe::RequestId;
 use crate::api::{Accepted, Answer};
-use crate::core::{CancelOnDrop, EventSink, Phase, Task, Work, Worker};
+use crate::core::{CancelOnDrop, EventSink, Phase, Work};
 use crate::service::Service;
 use crate::work::{Prepared, WorkRequest, prepare};
 
@@ -75,9 +75,10 @@ pub async fn wait(service: &Service, prepared: Prepared<Box<dyn Work>>) -> Resul
 
 /// Accepts the work as a job.
 pub fn job(service: &Service, prepared: Prepared<Box<dyn Work>>) -> Result<Response, ApiError> {
-    let (task, worker) = queue(service, prepared, None)?;
+    let Prepared { model, work, cancel } = prepared;
+    let task = service.submit(&model, work, cancel, None)?;
     let job = task.id.clone();
-    service.jobs.insert(task, worker);
+    service.jobs.insert(task, model.worker.clone());
     Ok((StatusCode::ACCEPTED, Json(Accepted { job })).into_response())
 }
 
@@ -87,18 +88,6 @@ fn submit(
     prepared: Prepared<Box<dyn Work>>,
     events: Option<EventSink>,
 ) -> Result<CancelOnDrop, ApiError> {
-    let (task, worker) = queue(service, prepared, events)?;
-    Ok(CancelOnDrop::new(task, worker))
-}
-
-/// Queues work. A refusal says when there is probably a place: the time of all work before, divided among the places.
-fn queue(
-    service: &Service,
-    Prepared { model, work, cancel }: Prepared<Box<dyn Work>>,
-    events: Option<EventSink>,
-) -> Result<(Arc<Task>, Worker), ApiError> {
-    let task = service
-        .submit(&model, work, cancel, events)
-        .map_err(|refusal| ApiError::refused(refusal, model.seconds_left() / service.limits.queue.max(1) as f64))?;
-    Ok((task, model.worker.clone()))
+    let Prepared { model, work, cancel } = prepared;
+    Ok(CancelOnDrop::new(service.submit(&model, work, cancel, events)?, model.worker.clone()))
 }

@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::{ErrorBody, ErrorInfo};
-use crate::core::{Failure, Refusal};
+use crate::core::Failure;
 
 /// An error that becomes a response. The middleware writes its body, because it knows the request's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,17 +87,6 @@ impl ApiError {
         }
     }
 
-    /// The queue refused the work; it will probably have a place in `seconds`.
-    pub fn refused(refusal: Refusal, seconds: f64) -> Self {
-        match refusal {
-            Refusal::Closed => Self::shutting_down(),
-            Refusal::Full => Self {
-                retry_after: Some((seconds.ceil() as u64).clamp(1, 600)),
-                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are waiting; try again later")
-            },
-        }
-    }
-
     /// The word for programs.
     pub fn code(&self) -> String {
         let reason = self.status.canonical_reason().unwrap_or("error");
@@ -135,7 +124,10 @@ impl From<Failure> for ApiError {
             Failure::Refused(message) => Self::bad(message),
             Failure::Missing(message) => Self::not_found(message),
             Failure::NotFinite(message) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, message),
-            Failure::Busy => Self::refused(Refusal::Full, 1.0),
+            Failure::Busy { retry_after } => Self {
+                retry_after: Some(retry_after),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are waiting; try again later")
+            },
             Failure::ShuttingDown => Self::shutting_down(),
             Failure::Internal(message) => Self::internal(message),
         }

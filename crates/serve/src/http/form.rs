@@ -25,7 +25,7 @@ pub trait FormRequest: WorkRequest {
     /// Reads the fields beside the images.
     ///
     /// # Errors
-    /// A field that is none of what was expected.
+    /// A field that cannot be read.
     fn of_form(form: &mut Form) -> Result<Self, ApiError>;
 }
 

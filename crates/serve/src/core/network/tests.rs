@@ -3,7 +3,8 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 
-/// Says x·(1 + t) + class; notes the rows of every call, waits at a gate, fails and panics where told to.
+/// Predicts x·(1 + t) + class. It records the rows of every call, waits at a gate, fails for class 9 and panics at time
+/// 666.
 struct Fake {
     calls: Arc<Mutex<Vec<usize>>>,
     gate: Arc<AtomicBool>,
@@ -23,7 +24,7 @@ impl Network for Fake {
         while !self.gate.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_micros(100));
         }
-        assert!(!times.contains(&Time::new(666)), "told to panic");
+        assert!(!times.contains(&Time::new(666)), "time 666");
         if classes.is_some_and(|classes| classes.contains(&9)) {
             return Err(Error::argument("class 9"));
         }
