@@ -20,9 +20,7 @@ pub mod service;
 pub mod work;
 
 pub use api::Limits;
+pub use core::CARRIED;
 pub use guard::Guard;
 pub use http::{app, document};
 pub use service::{App, Service, Setup};
-
-/// The id of the model that the program carries inside.
-pub const CARRIED: &str = "carried";

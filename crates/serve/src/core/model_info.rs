@@ -4,8 +4,8 @@ use skipstone::checkpoint::Model;
 use skipstone::denoiser::Clip;
 use skipstone::trajectory::Spacing;
 
+use super::names::CARRIED;
 use super::served_model::ServedModel;
-use crate::CARRIED;
 use crate::api::{ClipName, Defaults, ModelInfo};
 
 impl ServedModel {

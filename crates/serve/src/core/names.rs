@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+/// The id of the model that the program carries inside.
+pub const CARRIED: &str = "carried";
+
 /// The name of the model in `path`: that of the file or folder itself. Callers learn nothing else of the path.
 pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());

@@ -13,12 +13,11 @@ use skipstone::unet::{Parameters, UNet};
 use super::cancel::Cancel;
 use super::failure::Failure;
 use super::metrics::Metrics;
-use super::names::quoted;
+use super::names::{CARRIED, quoted};
 use super::network::SharedNetwork;
 use super::optimal_times::{Explicit, OptimalTimes, is_calibrated};
 use super::task::{Phase, Task};
 use super::worker::Worker;
-use crate::CARRIED;
 use crate::api::Limits;
 
 /// Most bytes of activations of one network call.
