@@ -10,8 +10,8 @@ use clap::Args;
 use serde_json::json;
 use skipstone::checkpoint::{LoadOptions, Model};
 use skipstone::files;
-use skipstone_serve::core::{Keep, name_of};
-use skipstone_serve::server::{Farewell, Listening, serve};
+use skipstone_serve::core::{Retention, name_of};
+use skipstone_serve::server::{ServerOptions, ShutdownReport, serve};
 use skipstone_serve::{CARRIED, Guard, Limits, Service, Setup};
 use tokio::net::TcpListener;
 
@@ -130,19 +130,19 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
     let setup = Setup {
         limits: arguments.most.limits(),
         runners: arguments.together.into(),
-        keep: Keep { time: Duration::from_secs(arguments.keep.saturating_mul(60)), ..Keep::default() },
+        retention: Retention { time: Duration::from_secs(arguments.keep.saturating_mul(60)), ..Retention::default() },
         guard,
     };
     let service = Service::start(models(arguments)?, setup)?;
     greet(arguments, &service, address, threads)?;
     // A thread for connections and one for what they compress: the arithmetic has its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let farewell = runtime.context("cannot start the threads")?.block_on(async {
+    let report = runtime.context("cannot start the threads")?.block_on(async {
         let listener = TcpListener::from_std(listener).context("the socket cannot be used")?;
-        let listening = Listening { grace: Duration::from_secs(arguments.grace), ..Listening::default() };
-        anyhow::Ok(serve(listener, service, listening, asked_to_stop()).await)
+        let options = ServerOptions { grace: Duration::from_secs(arguments.grace), ..ServerOptions::default() };
+        anyhow::Ok(serve(listener, service, options, asked_to_stop()).await)
     })?;
-    part(farewell);
+    report_shutdown(report);
     Ok(Done::Finished)
 }
 
@@ -248,10 +248,10 @@ async fn asked_to_stop() {
     say("stopping: finishing what was accepted (again Ctrl-C: at once)");
 }
 
-fn part(farewell: Farewell) {
-    match farewell {
-        Farewell { abandoned: 0, unfetched: 0 } => say("stopped: everything that was accepted is done"),
-        Farewell { abandoned, unfetched } => say(format_args!(
+fn report_shutdown(report: ShutdownReport) {
+    match report {
+        ShutdownReport { abandoned: 0, unfetched: 0 } => say("stopped: everything that was accepted is done"),
+        ShutdownReport { abandoned, unfetched } => say(format_args!(
             "stopped: {abandoned} request(s) had to be ended and were told so, {unfetched} result(s) were never fetched"
         )),
     }

@@ -1,25 +1,26 @@
 //! Diffusion models over HTTP: an API described by OpenAPI, and a page.
 //!
-//! [`core`] is the service without HTTP: one thread per network that takes the images of all requests under way into
-//! one call, a bounded queue, tasks that can be cancelled, results kept for a while. [`work`] is what can be asked for;
-//! [`api`] the words in which it is asked; [`http`] the routes. [`app`] puts them together and needs no socket;
-//! [`server`] listens.
+//! The modules are layers. Each uses only those above it in this list:
+//!
+//! 1. [`api`]: requests, answers and events as they go over the wire; [`guard`]: who may use the service.
+//! 2. [`core`]: the service without HTTP. One thread per network batches the rows of all requests into shared calls;
+//!    queues are bounded, tasks can be cancelled, results are kept for a while.
+//! 3. [`service`]: what all routes share.
+//! 4. [`work`]: every kind of request, how it is checked and what it does.
+//! 5. [`http`]: the routes, errors and event streams. [`app`] is all of them and needs no socket.
+//! 6. [`server`]: listening, and shutting down.
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod core;
+pub mod guard;
 pub mod http;
-mod limits;
-mod metrics;
 pub mod server;
-mod service;
-mod stall;
+pub mod service;
 pub mod work;
 
-pub use http::{Guard, app, document};
-pub use limits::Limits;
-pub use metrics::Metrics;
+pub use api::Limits;
+pub use core::CARRIED;
+pub use guard::Guard;
+pub use http::{app, document};
 pub use service::{App, Service, Setup};
-
-/// The id of the model that the program carries inside.
-pub const CARRIED: &str = "carried";

@@ -1,23 +1,23 @@
-//! Everything the routes share.
+//! What all routes share: the models, the jobs, the counters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use skipstone::Result;
 use skipstone::checkpoint::Model;
+use skipstone::{Error, Result};
 
-use crate::core::{Aside, Cancel, Capacity, Failure, Ids, Jobs, Keep, Pictures, Refusal, Served, Task};
-use crate::http::Guard;
-use crate::limits::Limits;
-use crate::metrics::Metrics;
-use crate::work::Work;
+use crate::api::Limits;
+use crate::core::{
+    BlockingPool, Cancel, EventSink, Failure, Ids, InputImages, Jobs, Metrics, Retention, ServedModel, Task, Work,
+};
+use crate::guard::Guard;
 
-/// Requests whose options are looked at at a time.
-const PREPARED: usize = 4;
-/// Requests that may wait for that: more than there are connections.
-const UNPREPARED: usize = 4096;
+/// Requests whose options are checked at a time; optimal times take long to find.
+const CHECKED: usize = 4;
+/// Requests that may wait to be checked: more than there are connections.
+const UNCHECKED: usize = 4096;
 
-/// The service, as handlers have it.
+/// The service, as handlers hold it.
 pub type App = Arc<Service>;
 
 /// How a service is set up.
@@ -27,15 +27,15 @@ pub struct Setup {
     pub limits: Limits,
     /// Requests of one model that are worked on together.
     pub runners: usize,
-    /// How long results of jobs are kept.
-    pub keep: Keep,
-    /// Who may ask.
+    /// How long the results of jobs are kept.
+    pub retention: Retention,
+    /// Who may use the service.
     pub guard: Guard,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { limits: Limits::default(), runners: 8, keep: Keep::default(), guard: Guard::open() }
+        Self { limits: Limits::default(), runners: 8, retention: Retention::default(), guard: Guard::open() }
     }
 }
 
@@ -43,47 +43,46 @@ impl Default for Setup {
 #[derive(Debug)]
 pub struct Service {
     /// The models; the first is the default.
-    pub models: Vec<Arc<Served>>,
-    /// Tasks kept by name.
+    pub models: Vec<Arc<ServedModel>>,
+    /// Tasks kept by id.
     pub jobs: Jobs,
-    /// Pictures from outside.
-    pub pictures: Pictures,
-    /// Where options are looked at: optimal times take long to find.
-    prepare: Aside,
+    /// Uploads and test images.
+    pub images: InputImages,
+    /// Where requests are checked.
+    checks: BlockingPool,
     /// What one request may ask for.
     pub limits: Limits,
-    /// What is counted.
+    /// The counters.
     pub metrics: Arc<Metrics>,
-    /// Names of tasks and requests.
+    /// Ids of tasks and requests.
     pub ids: Ids,
-    /// Who may ask.
+    /// Who may use the service.
     pub guard: Guard,
     draining: AtomicBool,
 }
 
 impl Service {
-    /// Loads the networks of these models, named, and starts their threads.
+    /// Loads these models under their names and starts their threads.
     ///
     /// # Errors
     /// No model; a name given twice; a network that cannot be made.
     pub fn start(models: Vec<(String, Model)>, setup: Setup) -> Result<App> {
-        let metrics = Arc::new(Metrics::new());
-        let capacity = Capacity { runners: setup.runners, queue: setup.limits.queue, steps: setup.limits.steps };
-        let mut served: Vec<Arc<Served>> = Vec::new();
+        let metrics = Arc::<Metrics>::default();
+        let mut served: Vec<Arc<ServedModel>> = Vec::new();
         for (id, model) in models {
             if served.iter().any(|other| other.id == id) {
-                return Err(skipstone::Error::argument(format!("model {id}: two models have this name")));
+                return Err(Error::argument(format!("model {id}: two models have this name")));
             }
-            served.push(Served::start(id, model, capacity, &metrics)?);
+            served.push(ServedModel::start(id, model, setup.runners, &setup.limits, &metrics)?);
         }
         if served.is_empty() {
-            return Err(skipstone::Error::argument("model: expected at least one to serve"));
+            return Err(Error::argument("model: expected at least one to serve"));
         }
         Ok(Arc::new(Self {
             models: served,
-            jobs: Jobs::new(setup.keep),
-            pictures: Pictures::new(setup.limits.pixels),
-            prepare: Aside::new(PREPARED, UNPREPARED),
+            jobs: Jobs::new(setup.retention),
+            images: InputImages::new(setup.limits.pixels),
+            checks: BlockingPool::new(CHECKED, UNCHECKED),
             limits: setup.limits,
             metrics,
             ids: Ids::default(),
@@ -92,59 +91,62 @@ impl Service {
         }))
     }
 
-    /// The model a request means.
+    /// The model of this id, or the default.
     ///
     /// # Errors
-    /// A name that no model has; the nearest is told.
-    pub fn model(&self, id: Option<&str>) -> std::result::Result<Arc<Served>, Failure> {
+    /// No model has this id; the message names the nearest.
+    pub fn model(&self, id: Option<&str>) -> std::result::Result<Arc<ServedModel>, Failure> {
         let Some(id) = id else { return Ok(self.models[0].clone()) };
         self.models.iter().find(|model| model.id == id).cloned().ok_or_else(|| {
-            let nearest = self.models.iter().map(|model| &model.id);
-            let nearest = nearest.min_by_key(|known| strsim::damerau_levenshtein(known, id));
-            Failure::Refused(format!(
-                "model \"{id}\": not served here; the nearest is \"{}\"",
-                nearest.map_or("", |n| n)
-            ))
+            let known = self.models.iter().map(|model| &model.id);
+            let nearest = known.min_by_key(|known| strsim::damerau_levenshtein(known, id));
+            let nearest = nearest.map_or("", |id| id);
+            Failure::Refused(format!("model \"{id}\": not served here; the nearest is \"{nearest}\""))
         })
     }
 
-    /// Checks a request to `served`, beside the connections, and makes work of it.
+    /// Runs a check of a request, which may take long, without blocking connections.
     ///
     /// # Errors
-    /// Those of `make`.
-    pub async fn prepare<W: Send + 'static>(
+    /// Those of `check`; or too many requests wait to be checked.
+    pub async fn check<W: Send + 'static>(
         &self,
-        served: &Arc<Served>,
-        cancel: &Cancel,
-        make: impl FnOnce(Arc<Served>, &Limits, &Cancel) -> std::result::Result<W, Failure> + Send + 'static,
+        check: impl FnOnce() -> std::result::Result<W, Failure> + Send + 'static,
     ) -> std::result::Result<W, Failure> {
-        let (served, limits, cancel) = (served.clone(), self.limits, cancel.clone());
-        self.prepare.run(move || make(served, &limits, &cancel)).await?
+        self.checks.run(check).await?
     }
 
-    /// Queues work for a model.
+    /// Queues work for a model. `events` is where it sends its events if somebody watches.
     ///
     /// # Errors
-    /// The queue is full, or the service going down.
+    /// The queue is full, and probably has a place once its share of all work before is done; or the service is shutting
+    /// down.
     pub fn submit(
         &self,
-        served: &Served,
+        model: &ServedModel,
         work: Box<dyn Work>,
         cancel: Cancel,
-    ) -> std::result::Result<Arc<Task>, Refusal> {
-        let task = Task::new(self.ids.next(), work, cancel);
-        served.worker.submit(task.clone())?;
+        events: Option<EventSink>,
+    ) -> std::result::Result<Arc<Task>, Failure> {
+        let task = Task::new(self.ids.next(), work, cancel, events);
+        model.worker.submit(task.clone()).map_err(|failure| match failure {
+            Failure::Busy { .. } => {
+                let seconds = model.seconds_left() / self.limits.queue.max(1) as f64;
+                Failure::Busy { retry_after: (seconds.ceil() as u64).clamp(1, 600) }
+            }
+            failure => failure,
+        })?;
         tracing::info!(task = %task.id, kind = task.kind, rows = task.rows, "accepted");
         Ok(task)
     }
 
-    /// Takes no more work; what has been accepted goes on.
+    /// Accepts no more work; what has been accepted goes on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.models.iter().for_each(|model| model.worker.close());
     }
 
-    /// Whether it still takes work.
+    /// Whether it accepts work.
     pub fn is_open(&self) -> bool {
         !self.draining.load(Ordering::SeqCst)
     }

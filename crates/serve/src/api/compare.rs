@@ -6,11 +6,14 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ClipName, Png, SampleRequest, Tile};
+use super::options::ClipName;
+use super::png::{Png, Tile};
+use super::sample::SampleRequest;
 
-/// Cells unless the request says.
+/// Default numbers of steps and η.
 const STEPS: [usize; 4] = [5, 10, 20, 50];
 const ETA: [f64; 3] = [0.0, 0.5, 1.0];
+/// Default number of images of a cell.
 const N: usize = 4;
 
 /// The same latents under every number of steps and every η. In a query, lists are written `5,10,20`.
@@ -22,13 +25,13 @@ pub struct CompareRequest {
     pub model: Option<String>,
     /// Numbers of steps; 5, 10, 20, 50.
     #[serde(default, deserialize_with = "list")]
-    #[schema(example = json!([5, 10]))]
-    #[param(value_type = Option<String>, pattern = "^[0-9]+(,[0-9]+)*$", example = "5,10")]
+    #[schema(example = json!([5, 10]), min_items = 1)]
+    #[param(value_type = Option<String>, pattern = "^[1-9][0-9]*(,[1-9][0-9]*)*$", example = "5,10")]
     pub steps: Option<Vec<usize>>,
     /// η of each column; 0, 0.5, 1.
     #[serde(default, deserialize_with = "list")]
-    #[schema(example = json!([0.0, 1.0]))]
-    #[param(value_type = Option<String>, example = "0,1")]
+    #[schema(example = json!([0.0, 1.0]), min_items = 1)]
+    #[param(value_type = Option<String>, pattern = "^[0-9]+([.][0-9]+)?(,[0-9]+([.][0-9]+)?)*$", example = "0,1")]
     pub eta: Option<Vec<f64>>,
     /// Images of a cell; 4.
     #[schema(minimum = 1, example = 1)]
@@ -46,7 +49,7 @@ pub struct CompareRequest {
     pub clip: Option<ClipName>,
 }
 
-/// A list, or the text of one.
+/// Reads a list, or the text of one.
 fn list<'de, D: Deserializer<'de>, T: Deserialize<'de> + FromStr>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
     struct Numbers<T>(Vec<T>);
     struct Reader<T>(PhantomData<T>);
@@ -93,12 +96,12 @@ impl CompareRequest {
         self.steps.clone().unwrap_or_else(|| STEPS.to_vec())
     }
 
-    /// The η.
+    /// η of each column.
     pub fn etas(&self) -> Vec<f64> {
         self.eta.clone().unwrap_or_else(|| ETA.to_vec())
     }
 
-    /// What a cell asks for.
+    /// The request that makes a cell.
     pub fn sample(&self, steps: usize, eta: f64) -> SampleRequest {
         SampleRequest {
             model: self.model.clone(),

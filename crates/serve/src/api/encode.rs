@@ -1,11 +1,13 @@
 use serde::{Deserialize, Serialize};
 use skipstone::Result;
-use skipstone::generate::{ClipMode, Request};
+use skipstone::generate::Request;
 use utoipa::ToSchema;
 
-use super::Png;
+use super::command::flag;
+use super::inversion::unclipped;
+use super::png::Png;
 
-/// Steps unless the request says.
+/// Default number of steps.
 const STEPS: usize = 50;
 
 /// What to encode. The predicted image is not clipped.
@@ -28,45 +30,42 @@ pub struct EncodeRequest {
 
 /// The same with a picture of one's own.
 #[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct EncodeForm {
     /// The model's id.
+    #[schema(nullable = false)]
     pub model: Option<String>,
     /// A PNG, JPEG or WebP file; cropped and resized to the model's size.
     #[schema(value_type = String, format = Binary)]
     pub image: Vec<u8>,
     /// Steps S; 50.
-    #[schema(minimum = 1)]
+    #[schema(nullable = false, minimum = 1)]
     pub steps: Option<usize>,
     /// Which S of the model's times; the model's own, else linear.
+    #[schema(nullable = false)]
     pub spacing: Option<String>,
     /// Class of the image, for a class-conditional model.
+    #[schema(nullable = false)]
     pub class: Option<usize>,
 }
 
 impl EncodeRequest {
-    /// Number of steps asked for.
+    /// Number of steps.
     pub fn steps(&self) -> usize {
         self.steps.unwrap_or(STEPS)
     }
 
-    /// What the library is asked for.
+    /// The library's request.
     ///
     /// # Errors
-    /// A name that is none.
+    /// `spacing` names none.
     pub fn request(&self) -> Result<Request> {
-        Ok(Request {
-            steps: Some(self.steps()),
-            spacing: self.spacing.as_deref().map(str::parse).transpose()?,
-            clip: Some(ClipMode::Off),
-            class: self.class,
-            ..Request::default()
-        })
+        unclipped(self.steps(), self.spacing.as_deref(), self.class)
     }
 
-    /// The command that does the same.
+    /// The command that does the same; `model` is its flag, empty or beginning with a space.
     pub fn command(&self, model: &str, file: &str) -> String {
-        let spacing = self.spacing.as_ref().map_or(String::new(), |name| format!(" --spacing {name}"));
-        let class = self.class.map_or(String::new(), |class| format!(" --class {class}"));
+        let (spacing, class) = (flag("spacing", self.spacing.as_ref()), flag("class", self.class));
         format!("skipstone encode{model} --images {file} --steps {}{spacing}{class} -o x_T.npy", self.steps())
     }
 }

@@ -1,13 +1,15 @@
 use serde::{Deserialize, Serialize};
 use skipstone::Result;
-use skipstone::generate::{ClipMode, Request};
+use skipstone::generate::Request;
 use utoipa::ToSchema;
 
-use super::{Png, Tile};
+use super::command::{flag, list};
+use super::inversion::unclipped;
+use super::png::{Png, Tile};
 
-/// Points unless the request says.
+/// Default number of points.
 const POINTS: usize = 7;
-/// Steps unless the request says.
+/// Default number of steps.
 const STEPS: usize = 20;
 
 /// What to interpolate between.
@@ -38,23 +40,28 @@ pub struct InterpolateRequest {
 
 /// The same between two or four pictures of one's own: they are encoded first, so the ends are their reconstructions.
 #[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct InterpolateForm {
     /// The model's id.
+    #[schema(nullable = false)]
     pub model: Option<String>,
     /// Two or four PNG, JPEG or WebP files.
-    #[schema(value_type = Vec<String>, format = Binary)]
+    #[schema(value_type = Vec<String>, format = Binary, min_items = 2, max_items = 4)]
     pub image: Vec<Vec<u8>>,
     /// Points of the line, or of each side; 7.
-    #[schema(minimum = 2)]
+    #[schema(nullable = false, minimum = 2)]
     pub points: Option<usize>,
     /// A single point instead: λ of a line, or column and row of a square, as `0.3,0.5`.
+    #[schema(nullable = false, pattern = "^(0([.][0-9]+)?|1)(,(0([.][0-9]+)?|1))?$")]
     pub at: Option<String>,
     /// Steps S; 20.
-    #[schema(minimum = 1)]
+    #[schema(nullable = false, minimum = 1)]
     pub steps: Option<usize>,
     /// Which S of the model's times; the model's own, else linear.
+    #[schema(nullable = false)]
     pub spacing: Option<String>,
     /// Class of the images, for a class-conditional model.
+    #[schema(nullable = false)]
     pub class: Option<usize>,
 }
 
@@ -64,39 +71,31 @@ impl InterpolateRequest {
         self.points.unwrap_or(POINTS)
     }
 
-    /// Number of steps asked for.
+    /// Number of steps.
     pub fn steps(&self) -> usize {
         self.steps.unwrap_or(STEPS)
     }
 
-    /// What the library is asked for; nothing is clipped where images are encoded.
+    /// The library's request; nothing is clipped where images are encoded.
     ///
     /// # Errors
-    /// A name that is none.
+    /// `spacing` names none.
     pub fn request(&self, from_images: bool) -> Result<Request> {
-        Ok(Request {
-            steps: Some(self.steps()),
-            spacing: self.spacing.as_deref().map(str::parse).transpose()?,
-            clip: from_images.then_some(ClipMode::Off),
-            class: self.class,
-            guidance: self.guidance,
-            ..Request::default()
-        })
+        let request = unclipped(self.steps(), self.spacing.as_deref(), self.class)?;
+        Ok(Request { clip: request.clip.filter(|_| from_images), guidance: self.guidance, ..request })
     }
 
-    /// The command that makes the same picture between `ends`.
-    pub fn command(&self, model: &str, ends: &str) -> String {
-        let mut command =
-            format!("skipstone interpolate{model} {ends} --points {} --steps {}", self.points(), self.steps());
-        let mut flag = |name: &str, value: Option<String>| {
-            if let Some(value) = value {
-                command += &format!(" --{name} {value}");
-            }
+    /// The command that makes the same picture between the seeds, or between the images in `files` where there are any;
+    /// `model` is its flag, empty or beginning with a space.
+    pub fn command(&self, model: &str, files: &[String]) -> String {
+        let ends = match files {
+            [] => format!("--seeds {}", list(&self.seeds)),
+            files => format!("--images {}", list(files)),
         };
-        flag("spacing", self.spacing.clone());
-        flag("class", self.class.map(|class| class.to_string()));
-        flag("guidance", self.guidance.map(|weight| weight.to_string()));
-        command
+        let (points, steps) = (self.points(), self.steps());
+        let (spacing, class) = (flag("spacing", self.spacing.as_ref()), flag("class", self.class));
+        let guidance = flag("guidance", self.guidance);
+        format!("skipstone interpolate{model} {ends} --points {points} --steps {steps}{spacing}{class}{guidance}")
     }
 }
 

@@ -1,21 +1,33 @@
 //! What goes over the wire: requests, answers, events.
 
+mod answer;
+mod command;
 mod compare;
 mod encode;
-mod image;
+mod error;
+mod events;
 mod interpolate;
+mod inversion;
+mod job;
+mod limits;
 mod models;
 mod options;
+mod png;
 mod reconstruct;
 mod sample;
-mod stream;
 
+pub use answer::Answer;
 pub use compare::{Cell, ComparePlan, CompareRequest, Comparison};
 pub use encode::{EncodeForm, EncodeRequest, Encoded};
-pub use image::{Png, base64, grid_png, image_png};
+pub use error::{ErrorBody, ErrorInfo};
+pub use events::{
+    CompareEvent, InterpolateEvent, Plan, PlanEvent, PlanRow, QueuedEvent, ReconstructEvent, SampleEvent, StepEvent,
+};
 pub use interpolate::{InterpolateForm, InterpolatePlan, InterpolateRequest, Interpolation};
+pub use job::{Accepted, Job, JobRequest};
+pub use limits::Limits;
 pub use models::{Defaults, ModelInfo, Models, TestImages};
 pub use options::{ClipName, SigmaName};
+pub use png::{Png, Tile, base64, grid_png, image_png};
 pub use reconstruct::{ReconstructForm, ReconstructPlan, ReconstructRequest, Reconstructed, Reconstruction};
 pub use sample::{Sample, SampleRequest};
-pub use stream::{PlanEvent, PlanRow, QueuedEvent, StepEvent, Tile};

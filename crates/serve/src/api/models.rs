@@ -1,14 +1,11 @@
 use serde::Serialize;
-use skipstone::checkpoint::Model;
-use skipstone::denoiser::Clip;
 use skipstone::generate::SpacingChoice;
 use skipstone::solver::Solver;
 use skipstone::trajectory::Spacing;
 use utoipa::ToSchema;
 
-use super::ClipName;
-use crate::core::Served;
-use crate::limits::Limits;
+use super::limits::Limits;
+use super::options::ClipName;
 
 /// What can be asked for here.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -77,63 +74,12 @@ pub struct Defaults {
     pub clip: String,
 }
 
-impl Defaults {
-    fn of(model: &Model) -> Self {
-        let scheduler = &model.scheduler;
-        let clip = match scheduler.clip() {
-            None | Some(Clip::Off) => ClipName::Off,
-            Some(Clip::KeepEps(_)) => ClipName::KeepEps,
-            Some(Clip::RederiveEps(_)) => ClipName::RederiveEps,
-        };
-        let spacing = scheduler.timestep_spacing.unwrap_or(Spacing::Linear);
-        Self { spacing: spacing.to_string(), clip: clip.name().to_owned() }
-    }
-}
-
-/// The known data set a model says it was trained on; never a folder, whose name may tell more than it should.
-fn data_of(model: &Model) -> Option<String> {
-    let name = model.provenance.get("data")?.split(' ').next()?;
-    ["fashion-mnist", "mnist", "cifar10"].contains(&name).then(|| name.to_owned())
-}
-
-impl ModelInfo {
-    /// About this model.
-    pub fn of(served: &Served) -> Self {
-        let [channels, height, width] = served.shape();
-        let (queued, running) = served.worker.load();
-        let model = &served.model;
-        let name = if served.id == crate::CARRIED { "Fashion-MNIST, carried inside" } else { &served.id };
-        let null = usize::from(model.null_class.is_some());
-        Self {
-            id: served.id.clone(),
-            name: name.to_owned(),
-            channels,
-            height,
-            width,
-            classes: model.config.num_class_embeds.map(|all| all - null.min(all)),
-            guidance: model.null_class.is_some(),
-            prediction: model.scheduler.prediction_type.to_string(),
-            timesteps: served.timesteps,
-            parameters: served.parameters,
-            weights: model.weights.to_string(),
-            hash: model.hash.clone(),
-            ms_per_call: served.ms_per_call,
-            analytic: served.calibrated,
-            optimal: served.calibrated,
-            defaults: Defaults::of(model),
-            data: data_of(model),
-            queued,
-            running,
-        }
-    }
-}
-
 impl Models {
-    /// What these models and limits allow.
-    pub fn of<'a>(models: impl Iterator<Item = &'a Served>, limits: Limits) -> Self {
+    /// The answer for these models and limits.
+    pub fn of(models: Vec<ModelInfo>, limits: Limits) -> Self {
         let spacings = Spacing::ALL.iter().map(|&s| SpacingChoice::Named(s)).chain([SpacingChoice::Optimal]);
         Self {
-            models: models.map(ModelInfo::of).collect(),
+            models,
             spacings: spacings.map(|spacing| spacing.to_string()).collect(),
             solvers: Solver::ALL.iter().map(Solver::to_string).collect(),
             clips: ClipName::ALL.iter().map(|clip| clip.name().to_owned()).collect(),

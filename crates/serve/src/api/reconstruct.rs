@@ -1,11 +1,13 @@
 use serde::{Deserialize, Serialize};
 use skipstone::Result;
-use skipstone::generate::{ClipMode, Request};
+use skipstone::generate::Request;
 use utoipa::ToSchema;
 
-use super::Png;
+use super::command::{flag, list};
+use super::inversion::unclipped;
+use super::png::Png;
 
-/// Steps unless the request says, as far as the model was trained.
+/// Default numbers of steps, as far as the model was trained.
 const STEPS: [usize; 4] = [10, 20, 50, 100];
 
 /// What to encode and decode again, with each number of steps. The predicted image is not clipped.
@@ -18,7 +20,7 @@ pub struct ReconstructRequest {
     #[schema(example = 0)]
     pub test_image: usize,
     /// Numbers of steps; 10, 20, 50, 100.
-    #[schema(example = json!([5, 10]), max_items = 12)]
+    #[schema(example = json!([5, 10]), min_items = 1, max_items = 12)]
     pub steps: Option<Vec<usize>>,
     /// Which of the model's times; the model's own, else linear.
     pub spacing: Option<String>,
@@ -28,23 +30,27 @@ pub struct ReconstructRequest {
 
 /// The same with a picture of one's own.
 #[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ReconstructForm {
     /// The model's id.
+    #[schema(nullable = false)]
     pub model: Option<String>,
     /// A PNG, JPEG or WebP file; cropped and resized to the model's size.
     #[schema(value_type = String, format = Binary)]
     pub image: Vec<u8>,
     /// Numbers of steps, as `10,20,50`.
-    #[schema(pattern = "^[0-9]+(,[0-9]+)*$")]
+    #[schema(nullable = false, pattern = "^[1-9][0-9]*(,[1-9][0-9]*)*$")]
     pub steps: Option<String>,
     /// Which of the model's times; the model's own, else linear.
+    #[schema(nullable = false)]
     pub spacing: Option<String>,
     /// Class of the image, for a class-conditional model.
+    #[schema(nullable = false)]
     pub class: Option<usize>,
 }
 
 impl ReconstructRequest {
-    /// The numbers of steps asked for of a model with so many trained times.
+    /// The numbers of steps, for a model of `trained` times.
     pub fn steps(&self, trained: usize) -> Vec<usize> {
         match &self.steps {
             Some(steps) => steps.clone(),
@@ -52,26 +58,18 @@ impl ReconstructRequest {
         }
     }
 
-    /// What the library is asked for, with so many steps.
+    /// The library's request for so many steps.
     ///
     /// # Errors
-    /// A name that is none.
+    /// `spacing` names none.
     pub fn request(&self, steps: usize) -> Result<Request> {
-        Ok(Request {
-            steps: Some(steps),
-            spacing: self.spacing.as_deref().map(str::parse).transpose()?,
-            clip: Some(ClipMode::Off),
-            class: self.class,
-            ..Request::default()
-        })
+        unclipped(steps, self.spacing.as_deref(), self.class)
     }
 
-    /// The command that measures the same.
+    /// The command that measures the same; `model` is its flag, empty or beginning with a space.
     pub fn command(&self, model: &str, steps: &[usize], file: &str) -> String {
-        let steps: Vec<String> = steps.iter().map(usize::to_string).collect();
-        let spacing = self.spacing.as_ref().map_or(String::new(), |name| format!(" --spacing {name}"));
-        let class = self.class.map_or(String::new(), |class| format!(" --class {class}"));
-        format!("skipstone reconstruct{model} --images {file} --steps {}{spacing}{class}", steps.join(","))
+        let (spacing, class) = (flag("spacing", self.spacing.as_ref()), flag("class", self.class));
+        format!("skipstone reconstruct{model} --images {file} --steps {}{spacing}{class}", list(steps))
     }
 }
 

@@ -5,7 +5,8 @@ use skipstone::solver::Solver;
 use skipstone::{Error, Result};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ClipName, Png, SigmaName};
+use super::options::{ClipName, SigmaName};
+use super::png::Png;
 
 /// Images wanted unless the request says.
 const N: usize = 16;

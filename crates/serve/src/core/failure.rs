@@ -3,24 +3,27 @@ use skipstone::{Error, Kind};
 /// Why work was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// What was asked for has no meaning: the message is for the one who asked.
+    /// The request is not valid; the message is for the caller.
     Refused(String),
-    /// There is no such thing.
+    /// The thing asked for does not exist; the message is for the caller.
     Missing(String),
-    /// The numbers left what floats can hold: the model and the options do not go together.
+    /// The network's numbers were not finite: the model and the options do not go together.
     NotFinite(String),
-    /// Too much of this is being done already.
-    Busy,
-    /// Cancelled by the service itself: it is going down.
+    /// Too many requests wait already.
+    Busy {
+        /// Seconds until there is probably a place.
+        retry_after: u64,
+    },
+    /// The service is shutting down.
     ShuttingDown,
-    /// Our fault; the message is for the log alone.
+    /// A fault of the service; the message is for the log alone.
     Internal(String),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.kind() {
-            // Never the path: what lies where is nobody's business.
+            // Without the path: callers must not learn where files lie.
             Kind::InvalidArgument | Kind::InvalidData | Kind::Unsupported | Kind::NotFound => {
                 Self::Refused(error.message().to_owned())
             }

@@ -1,7 +1,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Names that cannot be guessed: a counter under SipHash with a key the system drew.
+/// Makes ids that cannot be guessed: a counter hashed by SipHash under keys from the system.
 #[derive(Debug, Default)]
 pub struct Ids {
     keys: [RandomState; 2],
@@ -9,7 +9,7 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// A new name, 32 hexadecimal digits.
+    /// A new id of 32 hexadecimal digits.
     pub fn next(&self) -> String {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let [a, b] = &self.keys;

@@ -1,4 +1,4 @@
-//! Tasks that nobody holds a connection for: kept by name until they are fetched, or for a while.
+//! Jobs: tasks that run without a connection and are kept by id, with their results, for a while.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use super::task::{Phase, Task};
 use super::worker::Worker;
 
-/// How long and how many results are kept.
+/// How long and how many jobs are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// How long a result is kept from the moment it is there.
+pub struct Retention {
+    /// How long a result is kept once the job has ended.
     pub time: Duration,
-    /// Most tasks kept by name, those not over among them.
+    /// Most jobs, those that have not ended among them.
     pub count: usize,
     /// Most bytes of results.
     pub bytes: usize,
 }
 
-impl Default for Keep {
+impl Default for Retention {
     fn default() -> Self {
         Self { time: Duration::from_secs(15 * 60), count: 1024, bytes: 256 << 20 }
     }
@@ -27,73 +27,73 @@ impl Default for Keep {
 struct Entry {
     task: Arc<Task>,
     worker: Worker,
-    /// When it was first seen to be over.
-    over: Option<Instant>,
+    /// When it was first seen to have ended.
+    ended: Option<Instant>,
     fetched: bool,
 }
 
-/// The tasks by name.
+/// The jobs by id.
 pub struct Jobs {
-    keep: Keep,
+    retention: Retention,
     entries: Mutex<HashMap<String, Entry>>,
 }
 
 impl Jobs {
-    /// None yet.
-    pub fn new(keep: Keep) -> Self {
-        Self { keep, entries: Mutex::default() }
+    /// No jobs yet.
+    pub fn new(retention: Retention) -> Self {
+        Self { retention, entries: Mutex::default() }
     }
 
-    /// Keeps a task that `worker` has taken.
+    /// Keeps a task that `worker` has accepted.
     pub fn insert(&self, task: Arc<Task>, worker: Worker) {
-        let entry = Entry { task: task.clone(), worker, over: None, fetched: false };
+        let entry = Entry { task: task.clone(), worker, ended: None, fetched: false };
         self.entries().insert(task.id.clone(), entry);
-        self.tidy();
+        self.evict();
     }
 
-    /// A task and the worker it is with.
+    /// A task and its worker.
     pub fn get(&self, id: &str) -> Option<(Arc<Task>, Worker)> {
-        self.tidy();
+        self.evict();
         self.entries().get(id).map(|entry| (entry.task.clone(), entry.worker.clone()))
     }
 
-    /// Notes that somebody has been told how a task ended.
-    pub fn fetched(&self, id: &str) {
+    /// Notes that a caller has been told how a job ended.
+    pub fn mark_fetched(&self, id: &str) {
         if let Some(entry) = self.entries().get_mut(id) {
             entry.fetched = true;
         }
     }
 
-    /// Tasks whose end nobody has been told, but for those that somebody cancelled.
+    /// Jobs with a result or an error that no caller has been told yet.
     pub fn unfetched(&self) -> Vec<Arc<Task>> {
         let has_result = |task: &Task| matches!(task.phase(), Phase::Done(_) | Phase::Failed(_));
         let entries = self.entries();
-        let waits = entries.values().filter(|entry| !entry.fetched && has_result(&entry.task));
-        waits.map(|entry| entry.task.clone()).collect()
+        let unfetched = entries.values().filter(|entry| !entry.fetched && has_result(&entry.task));
+        unfetched.map(|entry| entry.task.clone()).collect()
     }
 
-    /// How many are kept.
-    pub fn kept(&self) -> usize {
+    /// How many jobs are kept.
+    pub fn count(&self) -> usize {
         self.entries().len()
     }
 
-    /// Forgets results that are too old, or too many; the oldest go first. What is not over is never forgotten.
-    pub fn tidy(&self) {
+    /// Forgets results that are too old or too many; the oldest go first. A job that has not ended is never forgotten.
+    pub fn evict(&self) {
         let now = Instant::now();
         let mut entries = self.entries();
         for entry in entries.values_mut() {
-            if entry.over.is_none() && entry.task.phase().is_over() {
-                entry.over = Some(now);
+            if entry.ended.is_none() && entry.task.phase().is_finished() {
+                entry.ended = Some(now);
             }
         }
-        let time = self.keep.time;
-        entries.retain(|_, entry| entry.over.is_none_or(|over| now.duration_since(over) <= time));
-        let mut over: Vec<(Instant, String, usize)> =
-            entries.iter().filter_map(|(id, e)| Some((e.over?, id.clone(), bytes(&e.task)))).collect();
-        over.sort();
-        let mut total: usize = over.iter().map(|(.., bytes)| bytes).sum();
-        for (_, id, bytes) in over {
-            if entries.len() <= self.keep.count && total <= self.keep.bytes {
+        let time = self.retention.time;
+        entries.retain(|_, entry| entry.ended.is_none_or(|ended| now.duration_since(ended) <= time));
+        let mut ended: Vec<(Instant, String, usize)> =
+            entries.iter().filter_map(|(id, e)| Some((e.ended?, id.clone(), bytes(&e.task)))).collect();
+        ended.sort();
+        let mut total: usize = ended.iter().map(|(.., bytes)| bytes).sum();
+        for (_, id, bytes) in ended {
+            if entries.len() <= self.retention.count && total <= self.retention.bytes {
                 break;
             }
             entries.remove(&id);
@@ -108,7 +108,7 @@ impl Jobs {
 
 impl std::fmt::Debug for Jobs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Jobs").field("keep", &self.keep).field("kept", &self.kept()).finish()
+        f.debug_struct("Jobs").field("retention", &self.retention).field("count", &self.count()).finish()
     }
 }
 

@@ -1,24 +1,34 @@
-//! The service without HTTP: one network asked by many, a bounded queue, tasks, kept results.
+//! The service without HTTP: shared networks, bounded queues, tasks, kept results.
 
-mod aside;
+mod blocking_pool;
 mod cancel;
-mod deal;
+mod cancel_on_drop;
+mod event_sink;
 mod failure;
+mod fair_shares;
 mod ids;
+mod input_images;
 mod jobs;
+mod metrics;
+mod model_info;
+mod names;
 mod network;
-mod pictures;
-mod served;
+mod optimal_times;
+mod served_model;
 mod task;
 mod worker;
 
-pub use aside::Aside;
+pub use blocking_pool::BlockingPool;
 pub use cancel::Cancel;
+pub use cancel_on_drop::CancelOnDrop;
+pub use event_sink::{Event, EventReceiver, EventSink, Frame};
 pub use failure::Failure;
 pub use ids::Ids;
-pub use jobs::{Jobs, Keep};
-pub use network::{Asker, Inside, Network, OnCall, SharedNetwork};
-pub use pictures::Pictures;
-pub use served::{Capacity, Served, name_of, quoted};
-pub use task::{Phase, Task};
-pub use worker::{OnOver, Refusal, Worker};
+pub use input_images::InputImages;
+pub use jobs::{Jobs, Retention};
+pub use metrics::Metrics;
+pub use names::{CARRIED, name_of, quoted};
+pub use network::{ActiveRequest, OnCall, SharedDenoiser, SharedNetwork};
+pub use served_model::ServedModel;
+pub use task::{Phase, Task, Work};
+pub use worker::{OnFinished, Worker};

@@ -1,37 +1,68 @@
-//! A piece of work on its way: queued, running, over.
+//! A task: work that was accepted, from the queue to its end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use tokio::sync::watch;
 
 use super::cancel::Cancel;
+use super::event_sink::EventSink;
 use super::failure::Failure;
-use crate::work::{Answer, Work};
+use crate::api::{Answer, Plan};
 
-/// Where a task stands. What is over never changes again.
+/// Work that has been checked and can begin.
+pub trait Work: Send {
+    /// Its kind, as metrics name it.
+    fn kind(&self) -> &'static str;
+
+    /// Network calls in all, for each image.
+    fn calls(&self) -> u64;
+
+    /// Rows it puts through the network in all: images times calls.
+    fn rows(&self) -> u64;
+
+    /// The first event of its stream; `None` for work that cannot be watched.
+    fn plan(&self) -> Option<Plan> {
+        None
+    }
+
+    /// Bytes of one frame of its events.
+    fn frame_bytes(&self) -> usize {
+        1
+    }
+
+    /// Does the work on a runner's thread, and sends `events` if somebody watches.
+    ///
+    /// # Errors
+    /// Whatever could not be seen when the request was checked.
+    fn run(self: Box<Self>, task: &Task, events: Option<&EventSink>) -> Result<Answer, Failure>;
+}
+
+/// Work, and where it sends its events if somebody watches.
+type Watched = (Box<dyn Work>, Option<EventSink>);
+
+/// Where a task stands. A task that has ended never changes again.
 #[derive(Clone, Debug)]
 pub enum Phase {
     /// Waits for a runner.
     Queued,
-    /// At work.
+    /// Runs.
     Running,
-    /// Over: what it made.
+    /// Ended with this answer.
     Done(Arc<Answer>),
-    /// Over: why it could not be done.
+    /// Ended with this failure.
     Failed(Failure),
-    /// Over: nobody wanted it any more.
+    /// Ended because its caller cancelled it.
     Cancelled,
 }
 
 impl Phase {
-    /// Whether the task is over.
-    pub fn is_over(&self) -> bool {
+    /// Whether the task has ended.
+    pub fn is_finished(&self) -> bool {
         matches!(self, Self::Done(_) | Self::Failed(_) | Self::Cancelled)
     }
 
-    /// The word of the API.
+    /// Its name in the API.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -43,36 +74,34 @@ impl Phase {
     }
 }
 
-/// One request's work, shared by who waits for it, who runs it and who may cancel it.
+/// One request's work, shared by its caller, its runner and whoever may cancel it.
 pub struct Task {
-    /// Cannot be guessed: whoever knows it may read the result.
+    /// Its id. It cannot be guessed, because knowing it is enough to read the result.
     pub id: String,
-    /// What kind of work it is, as metrics call it.
+    /// The kind of work, as metrics name it.
     pub kind: &'static str,
-    /// Network calls it makes.
+    /// Network calls in all, for each image.
     pub calls: u64,
-    /// Rows it puts through the network in all: what it costs.
+    /// Rows it puts through the network in all: its cost.
     pub rows: u64,
     cancel: Cancel,
-    work: Mutex<Option<Box<dyn Work>>>,
+    work: Mutex<Option<Watched>>,
     phase: watch::Sender<Phase>,
     done_calls: AtomicU64,
-    accepted: Instant,
 }
 
 impl Task {
-    /// Work not yet queued. `cancel` is the one its network askers look at.
-    pub fn new(id: String, work: Box<dyn Work>, cancel: Cancel) -> Arc<Self> {
+    /// A task that is not queued yet. `cancel` is the flag that the work's denoisers watch.
+    pub fn new(id: String, work: Box<dyn Work>, cancel: Cancel, events: Option<EventSink>) -> Arc<Self> {
         Arc::new(Self {
             id,
             kind: work.kind(),
             calls: work.calls(),
             rows: work.rows(),
             cancel,
-            work: Mutex::new(Some(work)),
+            work: Mutex::new(Some((work, events))),
             phase: watch::Sender::new(Phase::Queued),
             done_calls: AtomicU64::new(0),
-            accepted: Instant::now(),
         })
     }
 
@@ -81,11 +110,11 @@ impl Task {
         self.phase.borrow().clone()
     }
 
-    /// Waits until it is over.
-    pub async fn over(&self) -> Phase {
+    /// Waits until it has ended.
+    pub async fn finished(&self) -> Phase {
         let mut phase = self.phase.subscribe();
         // The sender lives as long as the task.
-        phase.wait_for(Phase::is_over).await.map_or(Phase::Cancelled, |phase| phase.clone())
+        phase.wait_for(Phase::is_finished).await.map_or(Phase::Cancelled, |phase| phase.clone())
     }
 
     /// Network calls made so far.
@@ -93,20 +122,15 @@ impl Task {
         self.done_calls.load(Ordering::Relaxed)
     }
 
-    /// Says how many network calls have been made.
+    /// Records how many network calls have been made.
     pub fn set_done_calls(&self, calls: u64) {
         self.done_calls.store(calls, Ordering::Relaxed);
     }
 
-    /// Rows that are still to go through the network.
+    /// Rows that have yet to go through the network.
     pub fn rows_left(&self) -> u64 {
         let left = self.calls.saturating_sub(self.done_calls());
         self.rows.checked_div(self.calls).unwrap_or(0) * left
-    }
-
-    /// When it was accepted.
-    pub fn accepted(&self) -> Instant {
-        self.accepted
     }
 
     /// Whether the work should end at its next step.
@@ -119,10 +143,10 @@ impl Task {
         &self.cancel
     }
 
-    /// Moves on, unless it is over already; whether it was not.
+    /// Moves to `phase`; false if the task has ended before.
     pub(super) fn set(&self, phase: Phase) -> bool {
         self.phase.send_if_modified(|now| {
-            let changes = !now.is_over();
+            let changes = !now.is_finished();
             if changes {
                 *now = phase;
             }
@@ -130,7 +154,8 @@ impl Task {
         })
     }
 
-    pub(super) fn take_work(&self) -> Option<Box<dyn Work>> {
+    /// Takes the work out; `None` once it is taken.
+    pub(super) fn take_work(&self) -> Option<Watched> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -1,4 +1,4 @@
-//! A bounded queue and the threads that work it off.
+//! A bounded queue and the threads that work on it.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,19 +11,10 @@ use skipstone::{Error, Result};
 use super::failure::Failure;
 use super::task::{Phase, Task};
 
-/// Hears of every task that is over: the task, how it ended, seconds of work.
-pub type OnOver = Arc<dyn Fn(&Task, &Phase, f64) + Send + Sync>;
+/// Called when a task has ended, with the task, how it ended and the seconds of work.
+pub type OnFinished = Arc<dyn Fn(&Task, &Phase, f64) + Send + Sync>;
 
-/// Why a task was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// As many wait as may.
-    Full,
-    /// The service is going down.
-    Closed,
-}
-
-/// The queue of one model. Its runners end when it is closed and nothing is left in it.
+/// The queue of one model. Its threads end when the queue is closed and empty.
 #[derive(Clone)]
 pub struct Worker {
     shared: Arc<Shared>,
@@ -31,9 +22,9 @@ pub struct Worker {
 
 struct Shared {
     state: Mutex<State>,
-    news: Condvar,
-    most: usize,
-    on_over: OnOver,
+    changed: Condvar,
+    capacity: usize,
+    on_finished: OnFinished,
 }
 
 #[derive(Default)]
@@ -44,12 +35,12 @@ struct State {
 }
 
 impl Worker {
-    /// A queue of at most `most` waiting tasks and `runners` threads.
+    /// A queue of at most `capacity` waiting tasks, and `runners` threads.
     ///
     /// # Errors
     /// The system grants no thread.
-    pub fn start(runners: usize, most: usize, on_over: OnOver) -> Result<Self> {
-        let shared = Arc::new(Shared { state: Mutex::default(), news: Condvar::new(), most, on_over });
+    pub fn start(runners: usize, capacity: usize, on_finished: OnFinished) -> Result<Self> {
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), capacity, on_finished });
         for i in 0..runners.max(1) {
             let shared = shared.clone();
             let thread = thread::Builder::new().name(format!("skipstone-run-{i}"));
@@ -61,58 +52,58 @@ impl Worker {
     /// Puts a task at the end of the queue.
     ///
     /// # Errors
-    /// The queue is full or closed; the task is not started.
-    pub fn submit(&self, task: Arc<Task>) -> std::result::Result<(), Refusal> {
+    /// The queue is full or closed; the task never starts.
+    pub fn submit(&self, task: Arc<Task>) -> std::result::Result<(), Failure> {
         let mut state = self.shared.state();
         if state.closed {
-            return Err(Refusal::Closed);
+            return Err(Failure::ShuttingDown);
         }
-        if state.queue.len() >= self.shared.most {
-            return Err(Refusal::Full);
+        if state.queue.len() >= self.shared.capacity {
+            return Err(Failure::Busy { retry_after: 1 });
         }
         state.queue.push_back(task);
         drop(state);
-        self.shared.news.notify_one();
+        self.shared.changed.notify_one();
         Ok(())
     }
 
-    /// Ends a task: at once where it waits, at its next step where it runs.
+    /// Ends a task: at once if it waits, at its next step if it runs.
     pub fn cancel(&self, task: &Task) {
         task.cancel().cancel();
         let mut state = self.shared.state();
         let before = state.queue.len();
         state.queue.retain(|other| other.id != task.id);
-        let waited = state.queue.len() < before;
+        let was_queued = state.queue.len() < before;
         drop(state);
-        if waited {
-            self.shared.over(task, Phase::Cancelled, 0.0);
+        if was_queued {
+            self.shared.finish(task, Phase::Cancelled, 0.0);
         }
     }
 
-    /// How many wait before this task; `None` for one that does not wait.
+    /// How many tasks wait before this one; `None` unless it waits.
     pub fn position(&self, task: &Task) -> Option<usize> {
         self.shared.state().queue.iter().position(|other| other.id == task.id)
     }
 
-    /// Tasks that wait, and tasks at work.
+    /// How many tasks wait, and how many run.
     pub fn load(&self) -> (usize, usize) {
         let state = self.shared.state();
         (state.queue.len(), state.running.len())
     }
 
-    /// Rows that all tasks here are still to put through the network.
+    /// Rows that all tasks here have yet to put through the network.
     pub fn rows_left(&self) -> u64 {
         let state = self.shared.state();
         state.queue.iter().chain(&state.running).map(|task| task.rows_left()).sum()
     }
 
-    /// Takes no more tasks.
+    /// Accepts no more tasks.
     pub fn close(&self) {
         self.shared.state().closed = true;
-        self.shared.news.notify_all();
+        self.shared.changed.notify_all();
     }
 
-    /// Ends everything that waits or runs, as the service goes down; returns what that was.
+    /// Ends every task that waits or runs because the service is shutting down, and returns them.
     pub fn abandon(&self) -> Vec<Arc<Task>> {
         let mut state = self.shared.state();
         state.closed = true;
@@ -120,13 +111,13 @@ impl Worker {
         let running = state.running.clone();
         drop(state);
         let mut ended: Vec<_> = waiting.into_iter().chain(running).collect();
-        // Who waits hears the reason; the runner, when it stops, finds the task over.
+        // Callers are told the reason; the runner, when it stops, finds that the task has ended.
         ended.retain(|task| {
-            let ended = self.shared.over(task, Phase::Failed(Failure::ShuttingDown), 0.0);
+            let ended = self.shared.finish(task, Phase::Failed(Failure::ShuttingDown), 0.0);
             task.cancel().cancel();
             ended
         });
-        self.shared.news.notify_all();
+        self.shared.changed.notify_all();
         ended
     }
 }
@@ -143,20 +134,20 @@ impl Shared {
             let phase = match task.take_work() {
                 None => Phase::Cancelled,
                 Some(_) if task.is_cancelled() => Phase::Cancelled,
-                Some(work) => match catch_unwind(AssertUnwindSafe(|| work.run(&task))) {
+                Some((work, events)) => match catch_unwind(AssertUnwindSafe(|| work.run(&task, events.as_ref()))) {
                     _ if task.is_cancelled() => Phase::Cancelled,
                     Ok(Ok(answer)) => Phase::Done(Arc::new(answer)),
                     Ok(Err(failure)) => Phase::Failed(failure),
                     Err(_) => Phase::Failed(Failure::Internal("the work panicked".to_owned())),
                 },
             };
-            // Over first: whoever finds nothing running finds no task that is not over.
-            self.over(&task, phase, begun.elapsed().as_secs_f64());
+            // The task ends before it leaves the list: while none is listed, none is unfinished.
+            self.finish(&task, phase, begun.elapsed().as_secs_f64());
             self.state().running.retain(|other| other.id != task.id);
         }
     }
 
-    /// The next task; waits for one. `None` when the queue is closed and empty.
+    /// Waits for the next task. `None` when the queue is closed and empty.
     fn next(&self) -> Option<Arc<Task>> {
         let mut state = self.state();
         loop {
@@ -167,17 +158,17 @@ impl Shared {
             if state.closed {
                 return None;
             }
-            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Ends a task; whether it was not over before.
-    fn over(&self, task: &Task, phase: Phase, seconds: f64) -> bool {
-        // What never began lets go of what it holds: its readers see that nothing will come.
+    /// Ends a task; false if it had ended before.
+    fn finish(&self, task: &Task, phase: Phase, seconds: f64) -> bool {
+        // A task that never began drops its event sink, so that its reader sees the end.
         drop(task.take_work());
         let ended = task.set(phase.clone());
         if ended {
-            (self.on_over)(task, &phase, seconds);
+            (self.on_finished)(task, &phase, seconds);
         }
         ended
     }

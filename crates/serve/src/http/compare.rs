@@ -3,13 +3,11 @@
 use axum::extract::State;
 use axum::response::Response;
 
-use super::answer::{Accepted, Way, respond};
-use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, Fields};
-use crate::api::{CompareRequest, Comparison};
-use crate::core::Cancel;
+use super::answer::{ResponseMode, answer};
+use super::error::ApiError;
+use super::extract::{JsonBody, QueryParams};
+use crate::api::{Accepted, CompareEvent, CompareRequest, Comparison, ErrorBody};
 use crate::service::App;
-use crate::work::CompareWork;
 
 /// Compare numbers of steps and η
 #[utoipa::path(
@@ -17,24 +15,18 @@ use crate::work::CompareWork;
     path = "/v1/compare",
     request_body = CompareRequest,
     responses(
-        (status = 200, description = "All cells; or events", content((Comparison = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "All cells; or events", content((Comparison = "application/json"), (CompareEvent = "text/event-stream"))),
         (status = 202, description = "A job: there is more to do than is done at once", body = Accepted),
         (status = 400, description = "The request means nothing", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is no JSON", body = ErrorBody),
         (status = 422, description = "The network's numbers were not finite", body = ErrorBody),
-        (status = 429, description = "The queue is full; see Retry-After", body = ErrorBody),
-        (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
 pub async fn compare(
     State(app): State<App>,
-    way: Way,
-    Body(request): Body<CompareRequest>,
+    mode: ResponseMode,
+    JsonBody(request): JsonBody<CompareRequest>,
 ) -> Result<Response, ApiError> {
-    let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
-    let work = app.prepare(&served, &cancel, move |s, l, c| CompareWork::new(s, &request, l, c)).await?;
-    respond(&app, way, served, Box::new(work), cancel).await
+    answer(&app, mode, request, Vec::new()).await
 }
 
 /// Compare and watch
@@ -46,19 +38,14 @@ pub async fn compare(
     path = "/v1/compare/stream",
     params(CompareRequest),
     responses(
-        (status = 200, description = "Events; the data of each is JSON: ComparePlan, QueuedEvent, Cell, Comparison, ErrorBody",
-         body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Events", body = CompareEvent, content_type = "text/event-stream"),
         (status = 400, description = "The request means nothing", body = ErrorBody),
-        (status = 429, description = "The queue is full; see Retry-After", body = ErrorBody),
-        (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn stream(
+pub async fn compare_stream(
     State(app): State<App>,
-    way: Way,
-    Fields(request): Fields<CompareRequest>,
+    mode: ResponseMode,
+    QueryParams(request): QueryParams<CompareRequest>,
 ) -> Result<Response, ApiError> {
-    let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
-    let work = app.prepare(&served, &cancel, move |s, l, c| CompareWork::new(s, &request, l, c)).await?;
-    respond(&app, way.events(), served, Box::new(work), cancel).await
+    answer(&app, mode.events(), request, Vec::new()).await
 }

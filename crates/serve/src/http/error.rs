@@ -1,48 +1,25 @@
-//! Errors as the API tells them: to the caller what helps the caller, to the log the rest.
+//! Errors as the API reports them: what helps the caller goes to the caller, the rest to the log.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use utoipa::ToSchema;
 
-use crate::core::{Failure, Refusal};
+use crate::api::{ErrorBody, ErrorInfo};
+use crate::core::Failure;
 
-/// An error on its way to a response. The middleware writes the body, because it knows the request's id.
+/// An error that becomes a response. The middleware writes its body, because it knows the request's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     /// The status.
     pub status: StatusCode,
-    /// What the caller is told.
+    /// The message for the caller.
     pub public: String,
-    /// The field of the request that is to blame.
+    /// The field of the request that caused it.
     pub field: Option<String>,
-    /// What the log is told beside it.
+    /// The message for the log.
     pub internal: Option<String>,
-    /// When to come again, in seconds.
+    /// When to try again, in seconds.
     pub retry_after: Option<u64>,
-}
-
-/// The body of every error.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ErrorBody {
-    /// What went wrong.
-    pub error: ErrorInfo,
-}
-
-/// What went wrong.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ErrorInfo {
-    /// A word for programs: bad_request, not_found, too_many_requests, …
-    #[schema(example = "bad_request")]
-    pub code: String,
-    /// A sentence for people.
-    #[schema(example = "steps: expected 1 to 1000, found 0")]
-    pub message: String,
-    /// The field of the request that is to blame.
-    pub field: Option<String>,
-    /// What the log calls this request.
-    pub request_id: String,
 }
 
 /// Fields a library's message may begin with.
@@ -77,22 +54,22 @@ impl ApiError {
         Self { status, public, field, internal: None, retry_after: None }
     }
 
-    /// What was asked for has no meaning.
+    /// The request is not valid.
     pub fn bad(public: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, public)
     }
 
-    /// The body of a request has stopped before its end.
+    /// The body of the request stopped before its end.
     pub fn cut() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "the body of the request stopped before its end, or came too slowly")
     }
 
-    /// There is no such thing.
+    /// The thing asked for does not exist.
     pub fn not_found(public: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, public)
     }
 
-    /// Our fault: the caller hears nothing of it.
+    /// A fault of the service; the caller is told nothing of it.
     pub fn internal(internal: impl Into<String>) -> Self {
         let internal = Some(internal.into());
         Self {
@@ -101,23 +78,12 @@ impl ApiError {
         }
     }
 
-    /// The service is going down.
+    /// The service is shutting down.
     pub fn shutting_down() -> Self {
         let retry_after = Some(10);
         Self {
             retry_after,
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "the service is shutting down; try again later")
-        }
-    }
-
-    /// The queue had no place; `seconds` until it probably has.
-    pub fn refused(refusal: Refusal, seconds: f64) -> Self {
-        match refusal {
-            Refusal::Closed => Self::shutting_down(),
-            Refusal::Full => Self {
-                retry_after: Some((seconds.ceil() as u64).clamp(1, 600)),
-                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are waiting; try again later")
-            },
         }
     }
 
@@ -127,7 +93,7 @@ impl ApiError {
         reason.to_ascii_lowercase().replace([' ', '-'], "_")
     }
 
-    /// The body, for the request called `request_id`.
+    /// The body, for the request of this id.
     pub fn body(&self, request_id: &str) -> ErrorBody {
         ErrorBody {
             error: ErrorInfo {
@@ -139,7 +105,7 @@ impl ApiError {
         }
     }
 
-    /// The response, for the request called `request_id`.
+    /// The response, for the request of this id.
     pub fn render(&self, request_id: &str) -> Response {
         let mut response = (self.status, Json(self.body(request_id))).into_response();
         if let Some(seconds) = self.retry_after {
@@ -158,7 +124,10 @@ impl From<Failure> for ApiError {
             Failure::Refused(message) => Self::bad(message),
             Failure::Missing(message) => Self::not_found(message),
             Failure::NotFinite(message) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, message),
-            Failure::Busy => Self::refused(Refusal::Full, 1.0),
+            Failure::Busy { retry_after } => Self {
+                retry_after: Some(retry_after),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are waiting; try again later")
+            },
             Failure::ShuttingDown => Self::shutting_down(),
             Failure::Internal(message) => Self::internal(message),
         }

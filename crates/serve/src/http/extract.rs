@@ -1,4 +1,4 @@
-//! Request bodies and queries, and what is wrong with them in words.
+//! Request bodies and queries, and messages about what is wrong with them.
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -11,9 +11,9 @@ use super::error::ApiError;
 
 /// A JSON body.
 #[derive(Debug)]
-pub struct Body<T>(pub T);
+pub struct JsonBody<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -21,10 +21,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// What JSON text of our own writing says: places in it mean nothing to anybody.
+/// Reads JSON that the service itself has written: its errors name no line and column, which mean nothing to callers.
 ///
 /// # Errors
-/// It means nothing as a `T`.
+/// It is no `T`.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
     Json::<T>::from_bytes(text.as_bytes()).map(|Json(body)| body).map_err(|e| {
         let mut error = rejected(&e);
@@ -42,11 +42,11 @@ fn rejected(rejection: &JsonRejection) -> ApiError {
     }
 }
 
-/// The fields of a query.
+/// The parameters of a query.
 #[derive(Debug)]
-pub struct Fields<T>(pub T);
+pub struct QueryParams<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Fields<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryParams<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
@@ -55,7 +55,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Fields<T> {
     }
 }
 
-/// The framework's refusal as ours: 400 for whatever is wrong with the content.
+/// A rejection of the framework as an [`ApiError`]: 400 for whatever is wrong with the content.
 fn refused(status: StatusCode, text: &str) -> ApiError {
     let status = if status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { status };
     // "Failed to deserialize the JSON body into the target type: steps: invalid type …"

@@ -1,88 +1,24 @@
-//! `/v1/jobs`: work that nobody waits for with an open connection.
+//! `/v1/jobs`: work without an open connection.
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::{Serialize, Serializer};
+use axum::{Extension, Json};
 use serde_json::Value;
-use utoipa::ToSchema;
 
-use super::answer::{Accepted, job};
-use super::error::{ApiError, ErrorBody, ErrorInfo};
-use super::extract::{Body, parse};
-use super::latents::of_test;
+use super::answer::job;
+use super::error::ApiError;
+use super::extract::{JsonBody, parse};
 use super::observe::RequestId;
-use crate::api::{CompareRequest, EncodeRequest, InterpolateRequest, ReconstructRequest, SampleRequest};
-use crate::core::{Cancel, Phase, Served, Task, Worker};
+use crate::api::{
+    Accepted, CompareRequest, EncodeRequest, ErrorBody, InterpolateRequest, Job, JobRequest, ReconstructRequest,
+    SampleRequest,
+};
+use crate::core::{Phase, Task, Work, Worker};
 use crate::service::App;
-use crate::work::{Answer, CompareWork, SampleWork, Work};
-
-/// What to do; `kind` says what the other fields mean.
-#[derive(Clone, Debug, ToSchema)]
-#[schema(rename_all = "lowercase")]
-#[serde(tag = "kind")]
-pub enum JobRequest {
-    /// Images out of noise.
-    Sample(SampleRequest),
-    /// The latent of a test image.
-    Encode(EncodeRequest),
-    /// A test image encoded and decoded.
-    Reconstruct(ReconstructRequest),
-    /// Images between seeds.
-    Interpolate(InterpolateRequest),
-    /// The same latents under several options.
-    Compare(CompareRequest),
-}
-
-impl JobRequest {
-    /// Reads the kind, then the fields as those of that kind: so a field that is wrong is told by its name.
-    fn of(request: Value) -> Result<Self, ApiError> {
-        let Value::Object(mut fields) = request else {
-            return Err(ApiError::bad("expected an object of the fields of a job"));
-        };
-        let kind = fields.remove("kind");
-        let text = Value::Object(fields).to_string();
-        Ok(match kind.as_ref().and_then(Value::as_str) {
-            Some("sample") => Self::Sample(parse(&text)?),
-            Some("encode") => Self::Encode(parse(&text)?),
-            Some("reconstruct") => Self::Reconstruct(parse(&text)?),
-            Some("interpolate") => Self::Interpolate(parse(&text)?),
-            Some("compare") => Self::Compare(parse(&text)?),
-            _ => {
-                let found = kind.map_or("none".to_owned(), |kind| kind.to_string());
-                return Err(ApiError::bad(format!(
-                    "kind: expected sample, encode, reconstruct, interpolate or compare, found {found}"
-                )));
-            }
-        })
-    }
-}
-
-/// How a job stands.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Job {
-    /// queued, running, done, failed or cancelled.
-    pub state: &'static str,
-    /// How many wait before it, where it is queued.
-    pub position: Option<usize>,
-    /// Network calls made.
-    pub done_calls: u64,
-    /// Network calls of the whole job.
-    pub calls: u64,
-    /// What came of it, where it is done: the answer of its kind.
-    #[serde(serialize_with = "answer")]
-    #[schema(value_type = Option<Answer>)]
-    pub result: Option<Arc<Answer>>,
-    /// What went wrong, where it failed.
-    pub error: Option<ErrorInfo>,
-}
-
-fn answer<S: Serializer>(answer: &Option<Arc<Answer>>, serializer: S) -> Result<S::Ok, S::Error> {
-    answer.as_deref().serialize(serializer)
-}
+use crate::work::{Prepared, WorkRequest, prepare};
 
 /// Take work as a job
 #[utoipa::path(
@@ -93,37 +29,35 @@ fn answer<S: Serializer>(answer: &Option<Arc<Answer>>, serializer: S) -> Result<
         (status = 202, description = "Taken", body = Accepted),
         (status = 400, description = "The request means nothing", body = ErrorBody),
         (status = 404, description = "No such test image", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is no JSON", body = ErrorBody),
-        (status = 429, description = "The queue is full; see Retry-After", body = ErrorBody),
-        (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn create(State(app): State<App>, Body(request): Body<Value>) -> Result<Response, ApiError> {
-    let cancel = Cancel::new();
-    let (served, work) = work_of(&app, JobRequest::of(request)?, &cancel).await?;
-    job(&app, &served, work, cancel)
+pub async fn create(State(app): State<App>, JsonBody(request): JsonBody<Value>) -> Result<Response, ApiError> {
+    job(&app, prepare_job(&app, request).await?)
 }
 
-async fn work_of(app: &App, request: JobRequest, cancel: &Cancel) -> Result<(Arc<Served>, Box<dyn Work>), ApiError> {
-    Ok(match request {
-        JobRequest::Sample(request) => {
-            let served = app.model(request.model.as_deref())?;
-            let work = app.prepare(&served, cancel, move |s, l, c| SampleWork::new(s, &request, l, c)).await?;
-            (served, Box::new(work))
+/// Reads the fields of a job as those of its kind, so that an error names the field, and checks the request.
+async fn prepare_job(app: &App, job: Value) -> Result<Prepared<Box<dyn Work>>, ApiError> {
+    let Value::Object(mut fields) = job else {
+        return Err(ApiError::bad("expected an object of the fields of a job"));
+    };
+    let kind = fields.remove("kind");
+    let text = Value::Object(fields).to_string();
+    match kind.as_ref().and_then(Value::as_str) {
+        Some("sample") => prepare_as::<SampleRequest>(app, &text).await,
+        Some("encode") => prepare_as::<EncodeRequest>(app, &text).await,
+        Some("reconstruct") => prepare_as::<ReconstructRequest>(app, &text).await,
+        Some("interpolate") => prepare_as::<InterpolateRequest>(app, &text).await,
+        Some("compare") => prepare_as::<CompareRequest>(app, &text).await,
+        _ => {
+            let found = kind.map_or("none".to_owned(), |kind| kind.to_string());
+            let kinds = "sample, encode, reconstruct, interpolate or compare";
+            Err(ApiError::bad(format!("kind: expected {kinds}, found {found}")))
         }
-        JobRequest::Encode(request) => of_test(request, app, cancel).await?,
-        JobRequest::Reconstruct(request) => of_test(request, app, cancel).await?,
-        JobRequest::Interpolate(request) => {
-            let (served, work) = request.of_seeds(app, cancel).await?;
-            (served, Box::new(work))
-        }
-        JobRequest::Compare(request) => {
-            let served = app.model(request.model.as_deref())?;
-            let work = app.prepare(&served, cancel, move |s, l, c| CompareWork::new(s, &request, l, c)).await?;
-            (served, Box::new(work))
-        }
-    })
+    }
+}
+
+async fn prepare_as<R: WorkRequest>(app: &App, text: &str) -> Result<Prepared<Box<dyn Work>>, ApiError> {
+    Ok(prepare(app, parse::<R>(text)?, Vec::new()).await?.boxed())
 }
 
 fn find(app: &App, id: &str) -> Result<(Arc<Task>, Worker), ApiError> {
@@ -142,20 +76,20 @@ fn find(app: &App, id: &str) -> Result<(Arc<Task>, Worker), ApiError> {
 )]
 pub async fn show(
     State(app): State<App>,
-    axum::Extension(RequestId(request_id)): axum::Extension<RequestId>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
     Path(id): Path<String>,
 ) -> Result<Json<Job>, ApiError> {
     let (task, worker) = find(&app, &id)?;
     let phase = task.phase();
-    let (state, position, is_over) = (phase.name(), worker.position(&task), phase.is_over());
+    let (state, position, is_finished) = (phase.name(), worker.position(&task), phase.is_finished());
     let (result, error) = match phase {
         Phase::Done(answer) => (Some(answer), None),
         Phase::Failed(failure) => (None, Some(ApiError::from(failure).body(&request_id).error)),
         Phase::Queued | Phase::Running | Phase::Cancelled => (None, None),
     };
-    // What it has come to since has not been told.
-    if is_over {
-        app.jobs.fetched(&id);
+    // It may have ended since, but this caller is not told so.
+    if is_finished {
+        app.jobs.mark_fetched(&id);
     }
     Ok(Json(Job { state, position, done_calls: task.done_calls(), calls: task.calls, result, error }))
 }
@@ -173,8 +107,8 @@ pub async fn show(
 pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
     let (task, worker) = find(&app, &id)?;
     worker.cancel(&task);
-    if task.phase().is_over() {
-        app.jobs.fetched(&id);
+    if task.phase().is_finished() {
+        app.jobs.mark_fetched(&id);
     }
     Ok(StatusCode::NO_CONTENT)
 }

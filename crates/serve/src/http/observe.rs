@@ -1,5 +1,5 @@
-//! What surrounds every request: its id, its line in the log, its counters, the body of its error, headers that keep
-//! browsers careful.
+//! The middleware around every request: its id, its line in the log, its counters, the body of its error, and the
+//! security headers.
 
 use std::time::Instant;
 
@@ -12,10 +12,11 @@ use tracing::Instrument;
 use super::error::ApiError;
 use crate::service::App;
 
-/// Where a request's id travels.
+/// The header of a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Scripts, styles and data from here alone; pictures also from data: and blob: addresses, as the page makes them.
+/// Scripts, styles and data come from this service alone; images also from `data:` and `blob:` addresses, which the page
+/// makes.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
                       connect-src 'self'; font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
@@ -26,12 +27,12 @@ pub struct RequestId(pub String);
 
 /// Wraps a request.
 pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let id = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| sensible(id));
+    let id = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| fits_log(id));
     let id = id.map_or_else(|| app.ids.next()[..16].to_owned(), str::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    // A path that is no route comes from outside: it goes into no counter.
+    // A path that is no route is the caller's invention and becomes no label.
     let route = route.unwrap_or_else(|| "none".to_owned());
     let span = tracing::info_span!("request", id = %id, %method, path = request.uri().path());
     let begun = Instant::now();
@@ -47,13 +48,13 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     response
 }
 
-/// Methods are anything a caller likes to write; only known ones become labels.
+/// A method as a label of counters: callers may invent methods, so unknown ones are all `other`.
 fn label(method: &Method) -> &'static str {
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     known.into_iter().find(|known| method == known).unwrap_or("other")
 }
 
-/// Writes the bodies of errors and the headers that all responses have.
+/// Writes the body of an error and the headers that all responses have.
 fn finish(mut response: Response, id: &str) -> Response {
     let status = response.status();
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
@@ -81,12 +82,12 @@ fn finish(mut response: Response, id: &str) -> Response {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    // Answers are made for one question; what may be kept says so itself.
+    // No answer is kept by caches unless it says so itself.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-/// What the router itself refused.
+/// The error for a refusal of the router itself.
 fn plain(status: StatusCode) -> ApiError {
     match status {
         StatusCode::NOT_FOUND => ApiError::not_found("there is nothing at this address"),
@@ -98,7 +99,7 @@ fn plain(status: StatusCode) -> ApiError {
     }
 }
 
-/// Ids of callers are taken where they fit into a log.
-fn sensible(id: &str) -> bool {
+/// Whether a caller's id fits into a log.
+fn fits_log(id: &str) -> bool {
     (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }

@@ -1,4 +1,4 @@
-//! What is served, and whether it is well.
+//! What is served, and how the service is.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,8 +7,8 @@ use axum::response::IntoResponse;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::error::{ApiError, ErrorBody};
-use crate::api::Models;
+use super::error::ApiError;
+use crate::api::{ErrorBody, Models};
 use crate::service::App;
 
 /// How the service is.
@@ -21,7 +21,7 @@ pub struct Status {
 /// What can be asked for
 #[utoipa::path(get, path = "/v1/models", responses((status = 200, description = "Models, names, limits", body = Models)))]
 pub async fn models(State(app): State<App>) -> Json<Models> {
-    Json(Models::of(app.models.iter().map(|model| &**model), app.limits))
+    Json(Models::of(app.models.iter().map(|model| model.info()).collect(), app.limits))
 }
 
 /// Whether the process lives
@@ -50,7 +50,7 @@ pub async fn ready(State(app): State<App>) -> Result<Json<Status>, ApiError> {
     responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"))
 )]
 pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    app.jobs.tidy();
+    app.jobs.evict();
     let loads: Vec<(&str, usize, usize)> = app
         .models
         .iter()
@@ -60,5 +60,5 @@ pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
         })
         .collect();
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&loads, app.jobs.kept()))
+    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&loads, app.jobs.count()))
 }

@@ -1,16 +1,16 @@
-//! `/v1/sample`: images, or one picture of them.
+//! `/v1/sample`: images, one picture of them, or a stream.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::answer::{Accepted, Way, respond, wait};
-use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, Fields};
-use crate::api::{Sample, SampleRequest};
-use crate::core::Cancel;
+use super::answer::{ResponseMode, answer, wait};
+use super::error::ApiError;
+use super::extract::{JsonBody, QueryParams};
+use crate::api::{Accepted, Answer, ErrorBody, Sample, SampleEvent, SampleRequest};
+use crate::core::Work;
 use crate::service::App;
-use crate::work::{Answer, SampleWork, Work};
+use crate::work::prepare;
 
 /// Sample images
 ///
@@ -20,24 +20,18 @@ use crate::work::{Answer, SampleWork, Work};
     path = "/v1/sample",
     request_body = SampleRequest,
     responses(
-        (status = 200, description = "The images; or events", content((Sample = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "The images; or events", content((Sample = "application/json"), (SampleEvent = "text/event-stream"))),
         (status = 202, description = "A job: there is more to do than is done at once", body = Accepted),
         (status = 400, description = "The request means nothing", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is no JSON", body = ErrorBody),
         (status = 422, description = "The network's numbers were not finite", body = ErrorBody),
-        (status = 429, description = "The queue is full; see Retry-After", body = ErrorBody),
-        (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
 pub async fn sample(
     State(app): State<App>,
-    way: Way,
-    Body(request): Body<SampleRequest>,
+    mode: ResponseMode,
+    JsonBody(request): JsonBody<SampleRequest>,
 ) -> Result<Response, ApiError> {
-    let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
-    let work = app.prepare(&served, &cancel, move |s, l, c| SampleWork::new(s, &request, l, c)).await?;
-    respond(&app, way, served, Box::new(work), cancel).await
+    answer(&app, mode, request, Vec::new()).await
 }
 
 /// A picture by its address
@@ -52,32 +46,50 @@ pub async fn sample(
         (status = 304, description = "It is the one you have"),
         (status = 400, description = "The request means nothing, or is too large for an answer at once", body = ErrorBody),
         (status = 422, description = "The network's numbers were not finite", body = ErrorBody),
-        (status = 429, description = "The queue is full; see Retry-After", body = ErrorBody),
-        (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn picture(
+pub async fn sample_png(
     State(app): State<App>,
     headers: HeaderMap,
-    Fields(request): Fields<SampleRequest>,
+    QueryParams(request): QueryParams<SampleRequest>,
 ) -> Result<Response, ApiError> {
-    let (served, cancel) = (app.model(request.model.as_deref())?, Cancel::new());
-    let work = app.prepare(&served, &cancel, move |s, l, c| SampleWork::new(s, &request, l, c)).await?;
-    if work.rows() > app.limits.sync {
-        let (rows, most) = (work.rows(), app.limits.sync);
+    let prepared = prepare(&app, request, Vec::new()).await?;
+    if prepared.work.rows() > app.limits.sync {
+        let (rows, most) = (prepared.work.rows(), app.limits.sync);
         let message = format!("n: images times network calls are {rows}, at once at most {most}; ask /v1/jobs");
         return Err(ApiError::bad(message));
     }
-    let tag = format!("\"{}\"", work.fingerprint());
+    let tag = format!("\"{}\"", prepared.work.fingerprint());
     let caching = [(header::ETAG, tag.clone()), (header::CACHE_CONTROL, "private, no-cache".to_owned())];
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return Ok((StatusCode::NOT_MODIFIED, caching).into_response());
     }
-    let answer = wait(&app, served, Box::new(work), cancel).await?;
-    match &*answer {
+    match &*wait(&app, prepared.boxed()).await? {
         Answer::Sample(sample) => {
             Ok((caching, [(header::CONTENT_TYPE, "image/png")], sample.png.0.clone()).into_response())
         }
         _ => Err(ApiError::internal("sampling gave another answer")),
     }
+}
+
+/// Sample images and watch
+///
+/// Server-sent events: `plan` once, `queued` while others come first, `step` after each step (a reader who is too slow
+/// misses some), then `done` with the answer, or `error` with the body of an error. Closing the connection ends the
+/// work. The other requests do the same where they accept `text/event-stream`.
+#[utoipa::path(
+    get,
+    path = "/v1/stream",
+    params(SampleRequest),
+    responses(
+        (status = 200, description = "Events", body = SampleEvent, content_type = "text/event-stream"),
+        (status = 400, description = "The request means nothing", body = ErrorBody),
+    )
+)]
+pub async fn sample_stream(
+    State(app): State<App>,
+    mode: ResponseMode,
+    QueryParams(request): QueryParams<SampleRequest>,
+) -> Result<Response, ApiError> {
+    answer(&app, mode.events(), request, Vec::new()).await
 }

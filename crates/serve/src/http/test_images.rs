@@ -1,12 +1,12 @@
-//! `/v1/test-images`: pictures to try things with.
+//! `/v1/test-images`: images to try things with.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::IntoResponse;
 
-use super::error::{ApiError, ErrorBody};
-use crate::api::TestImages;
+use super::error::ApiError;
+use crate::api::{ErrorBody, TestImages};
 use crate::service::App;
 
 /// How many test images there are
@@ -14,7 +14,7 @@ use crate::service::App;
 /// Those of Fashion-MNIST, where the data set is installed.
 #[utoipa::path(get, path = "/v1/test-images", responses((status = 200, description = "How many", body = TestImages)))]
 pub async fn count(State(app): State<App>) -> Result<Json<TestImages>, ApiError> {
-    let count = app.pictures.tests().await?;
+    let count = app.images.test_count().await?;
     Ok(Json(TestImages { available: count.is_some(), count: count.unwrap_or(0) }))
 }
 
@@ -28,10 +28,10 @@ pub async fn count(State(app): State<App>) -> Result<Json<TestImages>, ApiError>
         (status = 404, description = "There is none of this number", body = ErrorBody),
     )
 )]
-pub async fn picture(State(app): State<App>, Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {
+pub async fn test_image(State(app): State<App>, Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {
     let number = file.strip_suffix(".png").and_then(|number| number.parse().ok());
     let number = number.ok_or_else(|| ApiError::not_found("test images are called 0.png, 1.png, …"))?;
-    let png = app.pictures.test_png(number).await?;
+    let png = app.images.test_png(number).await?;
     let caching = "public, max-age=86400";
     Ok(([(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, caching)], png))
 }

@@ -3,70 +3,67 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use skipstone::generate::{Generator, Inputs};
+use skipstone::generate::Generator;
 use skipstone::image::near_square;
 
-use super::run::Course;
-use super::{Answer, Plan, Show, Work};
-use crate::api::{Cell, ComparePlan, CompareRequest, Comparison, Tile, grid_png};
-use crate::core::{Cancel, Failure, Served, Task};
-use crate::limits::Limits;
+use super::context::Context;
+use super::request::{SourceImages, WorkRequest};
+use super::task_run::TaskRun;
+use crate::api::{Answer, Cell, ComparePlan, CompareRequest, Comparison, Plan, Tile, grid_png};
+use crate::core::{EventSink, Failure, ServedModel, Task, Work};
 
-/// Cells of one request.
+/// Most cells of one request.
 const MOST_CELLS: usize = 64;
 
 /// A checked request to compare.
 pub struct CompareWork {
-    served: Arc<Served>,
-    cells: Vec<Wanted>,
+    model: Arc<ServedModel>,
+    cells: Vec<CheckedCell>,
     n: usize,
     plan: ComparePlan,
-    show: Option<Show>,
 }
 
-struct Wanted {
+/// A cell that has been checked.
+struct CheckedCell {
     steps: usize,
     eta: f64,
     generator: Generator,
     command: String,
 }
 
-impl CompareWork {
-    /// Checks a request to this model.
-    ///
-    /// # Errors
-    /// What is beyond the limits, or means nothing for the model.
-    pub fn new(
-        served: Arc<Served>,
-        request: &CompareRequest,
-        limits: &Limits,
-        cancel: &Cancel,
-    ) -> Result<Self, Failure> {
-        let n = request.n();
-        let (steps, etas) = (request.steps(), request.etas());
+impl WorkRequest for CompareRequest {
+    type Work = CompareWork;
+
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    fn check(self, context: Context, _: Option<SourceImages>) -> Result<CompareWork, Failure> {
+        let (n, steps, etas) = (self.n(), self.steps(), self.etas());
         let count = steps.len().saturating_mul(etas.len());
         if count == 0 || count > MOST_CELLS {
             return Err(Failure::Refused(format!("steps: times eta make {count} cells; expected 1 to {MOST_CELLS}")));
         }
-        limits.check_images(n, served.shape())?;
+        context.check_images(n)?;
         let all = n.saturating_mul(count);
-        limits.check_images(all, served.shape()).map_err(|_| {
-            let most = limits.most_images(served.shape());
+        context.check_images(all).map_err(|_| {
+            let most = context.most_images();
             Failure::Refused(format!("n: {count} cells of {n} are {all} images; expected at most {most} in all"))
         })?;
         let mut cells = Vec::with_capacity(count);
         for &steps in &steps {
-            limits.check_steps(steps)?;
+            context.check_steps(steps)?;
             for &eta in &etas {
-                let request = request.sample(steps, eta);
-                let generator = served.generator(&request.request()?, Inputs::default(), (0, n), cancel)?;
-                cells.push(Wanted { steps, eta, generator, command: request.command(&served.words()) });
+                let request = self.sample(steps, eta);
+                let generator = context.generator(&request.request()?, 0, n)?;
+                let command = request.command(&context.model.model_flag());
+                cells.push(CheckedCell { steps, eta, generator, command });
             }
         }
         let calls = cells.iter().map(|cell| cell.generator.calls() * cell.generator.calls_per_step()).sum();
-        let (columns, tile) = (near_square(n), Tile::of(served.shape()));
+        let (columns, tile) = (near_square(n), Tile::of(context.model.shape()));
         let plan = ComparePlan { steps, eta: etas, n, columns, tile, calls };
-        Ok(Self { served, cells, n, plan, show: None })
+        Ok(CompareWork { model: context.model, cells, n, plan })
     }
 }
 
@@ -87,18 +84,14 @@ impl Work for CompareWork {
         Some(Plan::Compare(self.plan.clone()))
     }
 
-    fn watch(&mut self, show: Show) {
-        self.show = Some(show);
-    }
-
-    fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
+    fn run(self: Box<Self>, task: &Task, events: Option<&EventSink>) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let columns = near_square(self.n);
-        let mut course = Course::new(task, self.served.network());
+        let mut run = TaskRun::new(task, self.model.network());
         let mut cells = Vec::with_capacity(self.cells.len());
-        for Wanted { steps, eta, generator, command } in &self.cells {
+        for CheckedCell { steps, eta, generator, command } in &self.cells {
             let begun = Instant::now();
-            let x0 = course.generate(generator, 0..self.n as u64, |_, _| ())?;
+            let x0 = run.generate(generator, 0..self.n as u64, |_, _| ())?;
             let cell = Cell {
                 steps: *steps,
                 eta: *eta,
@@ -107,8 +100,8 @@ impl Work for CompareWork {
                 seconds: begun.elapsed().as_secs_f64(),
                 command: command.clone(),
             };
-            if let Some(show) = &self.show {
-                show.cell(cell);
+            if let Some(events) = events {
+                events.cell(cell);
             } else {
                 cells.push(cell);
             }
@@ -118,7 +111,7 @@ impl Work for CompareWork {
             columns,
             n: self.n,
             calls: self.plan.calls,
-            model: self.served.id.clone(),
+            model: self.model.id.clone(),
             seconds: begun.elapsed().as_secs_f64(),
         }))
     }

@@ -4,41 +4,41 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{Array4, Axis};
-use skipstone::generate::{Generator, Inputs};
+use skipstone::generate::Generator;
 use skipstone::image::npy;
-use skipstone::inversion::Latents;
 
-use super::run::Course;
-use super::{Answer, Work};
-use crate::api::{EncodeRequest, Encoded, base64, image_png};
-use crate::core::{Cancel, Failure, Served, Task};
-use crate::limits::Limits;
+use super::context::Context;
+use super::request::{SourceImages, WorkRequest};
+use super::task_run::TaskRun;
+use crate::api::{Answer, EncodeRequest, Encoded, base64, image_png};
+use crate::core::{EventSink, Failure, ServedModel, Task, Work};
 
 /// A checked request to encode.
 #[derive(Debug)]
 pub struct EncodeWork {
-    served: Arc<Served>,
+    model: Arc<ServedModel>,
     generator: Generator,
     x0: Array4<f32>,
     command: String,
 }
 
-impl EncodeWork {
-    /// Checks a request about the image `x0`, `[1, c, h, w]`, to this model; `file` is what the command calls it.
-    ///
-    /// # Errors
-    /// What is beyond the limits, or means nothing for the model.
-    pub fn new(
-        served: Arc<Served>,
-        request: &EncodeRequest,
-        (x0, file): (Array4<f32>, &str),
-        limits: &Limits,
-        cancel: &Cancel,
-    ) -> Result<Self, Failure> {
-        limits.check_steps(request.steps())?;
-        let generator = served.generator(&request.request()?, Inputs::default(), (0, 1), cancel)?;
-        let command = request.command(&served.words(), file);
-        Ok(Self { served, generator, x0, command })
+impl WorkRequest for EncodeRequest {
+    type Work = EncodeWork;
+
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    fn test_image(&self) -> Option<usize> {
+        Some(self.test_image)
+    }
+
+    fn check(self, context: Context, images: Option<SourceImages>) -> Result<EncodeWork, Failure> {
+        let SourceImages { x0, files } = SourceImages::required(images)?;
+        context.check_steps(self.steps())?;
+        let generator = context.generator(&self.request()?, 0, 1)?;
+        let command = self.command(&context.model.model_flag(), &files[0]);
+        Ok(EncodeWork { model: context.model, generator, x0, command })
     }
 }
 
@@ -55,13 +55,10 @@ impl Work for EncodeWork {
         self.calls()
     }
 
-    fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
+    fn run(self: Box<Self>, task: &Task, _: Option<&EventSink>) -> Result<Answer, Failure> {
         let begun = Instant::now();
-        let encoded = Course::new(task, self.served.network()).encode(&self.generator, &self.x0)?;
+        let x_t = TaskRun::new(task, self.model.network()).encode(&self.generator, &self.x0)?;
         let seconds = begun.elapsed().as_secs_f64();
-        let Latents::One(x_t) = encoded.latents else {
-            return Err(Failure::Internal("plain encoding gave pairs of latents".to_owned()));
-        };
         let mut file = Vec::new();
         npy::encode(&mut file, x_t.view()).map_err(|e| Failure::Internal(e.to_string()))?;
         Ok(Answer::Encoded(Encoded {
@@ -69,7 +66,7 @@ impl Work for EncodeWork {
             png: image_png(self.x0.index_axis(Axis(0), 0))?,
             calls: self.calls() as usize,
             seconds,
-            command: self.command.clone(),
+            command: self.command,
         }))
     }
 }

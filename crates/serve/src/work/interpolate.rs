@@ -5,19 +5,18 @@ use std::time::Instant;
 
 use ndarray::{Array4, Axis, concatenate};
 use skipstone::generate::{Generator, Inputs};
-use skipstone::inversion::Latents;
 use skipstone::latent;
 use skipstone::noise::initial_latent;
 
-use super::run::Course;
-use super::{Answer, Plan, Show, Work};
-use crate::api::{InterpolatePlan, InterpolateRequest, Interpolation, Tile, grid_png, image_png};
-use crate::core::{Cancel, Failure, Served, Task};
-use crate::limits::Limits;
+use super::context::Context;
+use super::request::{SourceImages, WorkRequest};
+use super::task_run::TaskRun;
+use crate::api::{Answer, InterpolatePlan, InterpolateRequest, Interpolation, Plan, Tile, grid_png, image_png};
+use crate::core::{EventSink, Failure, ServedModel, Task, Work};
 
-/// What lies at the ends.
+/// The ends to interpolate between.
 #[derive(Clone, Debug)]
-pub enum Ends {
+enum Ends {
     /// The images that these seeds make.
     Seeds(Vec<u64>),
     /// Images, `[2 or 4, c, h, w]`, to be encoded first.
@@ -35,26 +34,25 @@ impl Ends {
 
 /// A checked request to interpolate.
 pub struct InterpolateWork {
-    served: Arc<Served>,
+    model: Arc<ServedModel>,
     ends: Ends,
     generator: Generator,
-    place: Place,
+    points: Points,
     n: usize,
     command: Option<String>,
-    show: Option<Show>,
 }
 
-/// Which points.
+/// The points to make images at.
 #[derive(Clone, Debug, PartialEq)]
-enum Place {
-    /// So many on a line, or on each side of a square.
-    Points(usize),
-    /// One: λ of a line, or column and row of a square.
+enum Points {
+    /// So many, evenly, on a line or on each side of a square.
+    Even(usize),
+    /// A single one: λ of a line, or column and row of a square.
     At(Vec<f64>),
 }
 
-impl Place {
-    /// What a request asks for between so many ends, and how many images that is.
+impl Points {
+    /// The points of a request between so many ends, and their number.
     fn of(request: &InterpolateRequest, ends: usize) -> Result<(Self, usize), Failure> {
         let coordinates = match ends {
             2 => 1,
@@ -75,25 +73,25 @@ impl Place {
         if points < 2 {
             return Err(Failure::Refused(format!("points: expected at least 2, the ends, found {points}")));
         }
-        Ok((Self::Points(points), points.saturating_pow(coordinates as u32)))
+        Ok((Self::Even(points), points.saturating_pow(coordinates as u32)))
     }
 
     /// Columns of the grid.
     fn columns(&self) -> usize {
         match self {
-            Self::Points(points) => *points,
+            Self::Even(points) => *points,
             Self::At(_) => 1,
         }
     }
 
-    /// The latents there.
+    /// The latents at the points, `[n, c, h, w]`.
     fn latents(&self, ends: &Array4<f32>) -> skipstone::Result<Array4<f32>> {
         let end = |i| ends.index_axis(Axis(0), i);
         match (self, ends.dim().0) {
-            (Self::Points(points), 2) => latent::line(end(0), end(1), *points),
-            (Self::Points(points), _) => latent::grid([end(0), end(1), end(2), end(3)], *points),
+            (Self::Even(points), 2) => latent::line(end(0), end(1), *points),
+            (Self::Even(points), _) => latent::grid([end(0), end(1), end(2), end(3)], *points),
             (Self::At(at), 2) => Ok(latent::slerp(end(0), end(1), at[0])?.insert_axis(Axis(0))),
-            // As the square does it: the column on both lines first, then the row between.
+            // In the order of a whole square: first the column on both lines, then the row between them.
             (Self::At(at), _) => {
                 let (top, bottom) = (latent::slerp(end(0), end(1), at[0])?, latent::slerp(end(2), end(3), at[0])?);
                 Ok(latent::slerp(top.view(), bottom.view(), at[1])?.insert_axis(Axis(0)))
@@ -102,43 +100,41 @@ impl Place {
     }
 }
 
-impl InterpolateWork {
-    /// Checks a request to this model; `files` is what the command calls images.
-    ///
-    /// # Errors
-    /// What is beyond the limits, or means nothing for the model.
-    pub fn new(
-        served: Arc<Served>,
-        request: &InterpolateRequest,
-        (ends, files): (Ends, &[&str]),
-        limits: &Limits,
-        cancel: &Cancel,
-    ) -> Result<Self, Failure> {
-        let (place, n) = Place::of(request, ends.count())?;
-        if n > limits.n {
-            let message = format!("points: expected at most {} images in all, found {n}", limits.n);
-            return Err(Failure::Refused(message));
-        }
-        limits.check_images(n, served.shape())?;
-        limits.check_steps(request.steps())?;
-        let from_images = matches!(ends, Ends::Images(_));
-        let generator = served.generator(&request.request(from_images)?, Inputs::default(), (0, n), cancel)?;
-        let ends_words = match &ends {
-            Ends::Seeds(seeds) => seeds_words(seeds),
-            Ends::Images(_) => format!("--images {}", files.join(",")),
-        };
-        let is_point = matches!(place, Place::At(_));
-        let command = (!is_point).then(|| request.command(&served.words(), &ends_words));
-        Ok(Self { served, ends, generator, place, n, command, show: None })
+impl WorkRequest for InterpolateRequest {
+    type Work = InterpolateWork;
+
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
     }
 
-    /// Network calls that encoding takes.
+    fn check(self, context: Context, images: Option<SourceImages>) -> Result<InterpolateWork, Failure> {
+        let (ends, files) = match images {
+            Some(SourceImages { x0, files }) => (Ends::Images(x0), files),
+            None => (Ends::Seeds(self.seeds.clone()), Vec::new()),
+        };
+        let (points, n) = Points::of(&self, ends.count())?;
+        if n > context.limits.n {
+            let message = format!("points: expected at most {} images in all, found {n}", context.limits.n);
+            return Err(Failure::Refused(message));
+        }
+        context.check_images(n)?;
+        context.check_steps(self.steps())?;
+        let from_images = matches!(ends, Ends::Images(_));
+        let generator = context.generator(&self.request(from_images)?, 0, n)?;
+        let is_single = matches!(points, Points::At(_));
+        let command = (!is_single).then(|| self.command(&context.model.model_flag(), &files));
+        Ok(InterpolateWork { model: context.model, ends, generator, points, n, command })
+    }
+}
+
+impl InterpolateWork {
+    /// Network calls that encoding the ends takes.
     fn encoding(&self) -> usize {
         if let Ends::Images(_) = self.ends { self.generator.plan().steps().len() } else { 0 }
     }
 
     /// The latents of the ends.
-    fn latents(&self, course: &mut Course<'_>) -> Result<Array4<f32>, Failure> {
+    fn latents(&self, run: &mut TaskRun<'_>) -> Result<Array4<f32>, Failure> {
         let shape = self.generator.shape();
         match &self.ends {
             Ends::Seeds(seeds) => {
@@ -146,17 +142,9 @@ impl InterpolateWork {
                 let views: Vec<_> = each.iter().map(|x| x.view()).collect();
                 concatenate(Axis(0), &views).map_err(|e| Failure::Internal(e.to_string()))
             }
-            Ends::Images(images) => match course.encode(&self.generator, images)?.latents {
-                Latents::One(x_t) => Ok(x_t),
-                Latents::Pair(_) => Err(Failure::Internal("plain encoding gave pairs of latents".to_owned())),
-            },
+            Ends::Images(images) => run.encode(&self.generator, images),
         }
     }
-}
-
-fn seeds_words(seeds: &[u64]) -> String {
-    let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
-    format!("--seeds {}", seeds.join(","))
 }
 
 impl Work for InterpolateWork {
@@ -174,7 +162,7 @@ impl Work for InterpolateWork {
     }
 
     fn plan(&self) -> Option<Plan> {
-        let columns = self.place.columns();
+        let columns = self.points.columns();
         Some(Plan::Interpolate(InterpolatePlan {
             columns,
             rows: self.n / columns,
@@ -190,30 +178,26 @@ impl Work for InterpolateWork {
         4 * self.n * self.generator.shape().iter().product::<usize>()
     }
 
-    fn watch(&mut self, show: Show) {
-        self.show = Some(show);
-    }
-
-    fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
+    fn run(self: Box<Self>, task: &Task, events: Option<&EventSink>) -> Result<Answer, Failure> {
         let begun = Instant::now();
-        let mut course = Course::new(task, self.served.network());
-        let ends = self.latents(&mut course)?;
-        let latents = self.place.latents(&ends)?;
+        let mut run = TaskRun::new(task, self.model.network());
+        let ends = self.latents(&mut run)?;
+        let latents = self.points.latents(&ends)?;
         let calls = self.calls() as usize;
         let inputs = Inputs { latents: Some(latents), ..Inputs::default() };
         let generator = self.generator.with_inputs(inputs, 0, self.n)?;
-        let columns = self.place.columns();
-        let x0 = course.generate(&generator, 0..self.n as u64, |call, progress| {
-            if let Some(show) = &self.show {
-                show.step(call, progress.t, progress.x0, columns, begun.elapsed().as_secs_f64());
+        let columns = self.points.columns();
+        let x0 = run.generate(&generator, 0..self.n as u64, |call, progress| {
+            if let Some(events) = events {
+                events.step(call, progress.t, progress.x0, columns, begun.elapsed().as_secs_f64());
             }
         })?;
         let seconds = begun.elapsed().as_secs_f64();
         let mut texts = generator.settings().to_texts();
         texts.retain(|(key, _)| key != "seed");
-        texts.push(match &self.place {
-            Place::Points(points) => ("points".to_owned(), points.to_string()),
-            Place::At(at) => ("at".to_owned(), format!("{at:?}")),
+        texts.push(match &self.points {
+            Points::Even(points) => ("points".to_owned(), points.to_string()),
+            Points::At(at) => ("at".to_owned(), format!("{at:?}")),
         });
         let tiles = x0.outer_iter().map(image_png).collect::<skipstone::Result<Vec<_>>>()?;
         Ok(Answer::Interpolation(Interpolation {
@@ -223,7 +207,7 @@ impl Work for InterpolateWork {
             tiles,
             calls,
             seconds,
-            model: self.served.id.clone(),
+            model: self.model.id.clone(),
             command: self.command.clone(),
         }))
     }

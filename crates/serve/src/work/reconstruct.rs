@@ -5,56 +5,55 @@ use std::time::Instant;
 
 use ndarray::{Array4, Axis};
 use skipstone::generate::{Generator, Inputs};
-use skipstone::inversion::{Latents, squared_errors};
+use skipstone::inversion::squared_errors;
 
-use super::run::Course;
-use super::{Answer, Plan, Show, Work};
-use crate::api::{Png, ReconstructPlan, ReconstructRequest, Reconstructed, Reconstruction, image_png};
-use crate::core::{Cancel, Failure, Served, Task};
-use crate::limits::Limits;
+use super::context::Context;
+use super::request::{SourceImages, WorkRequest};
+use super::task_run::TaskRun;
+use crate::api::{Answer, Plan, Png, ReconstructPlan, ReconstructRequest, Reconstructed, Reconstruction, image_png};
+use crate::core::{EventSink, Failure, ServedModel, Task, Work};
 
-/// Numbers of steps of one request.
+/// Most numbers of steps of one request.
 const MOST_ROWS: usize = 12;
-/// Latents are nearly Gaussian: so many standard deviations are black and white.
+/// Standard deviations of a latent that are drawn black and white; latents are nearly Gaussian.
 const SPREAD: f32 = 3.0;
 
 /// A checked request to reconstruct.
 pub struct ReconstructWork {
-    served: Arc<Served>,
-    /// One for each number of steps.
+    model: Arc<ServedModel>,
+    /// A generator for each number of steps.
     runs: Vec<(usize, Generator)>,
     x0: Array4<f32>,
     original: Png,
     command: String,
-    show: Option<Show>,
 }
 
-impl ReconstructWork {
-    /// Checks a request about the image `x0`, `[1, c, h, w]`, to this model; `file` is what the command calls it.
-    ///
-    /// # Errors
-    /// What is beyond the limits, or means nothing for the model.
-    pub fn new(
-        served: Arc<Served>,
-        request: &ReconstructRequest,
-        (x0, file): (Array4<f32>, &str),
-        limits: &Limits,
-        cancel: &Cancel,
-    ) -> Result<Self, Failure> {
-        let steps = request.steps(served.timesteps as usize);
+impl WorkRequest for ReconstructRequest {
+    type Work = ReconstructWork;
+
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    fn test_image(&self) -> Option<usize> {
+        Some(self.test_image)
+    }
+
+    fn check(self, context: Context, images: Option<SourceImages>) -> Result<ReconstructWork, Failure> {
+        let SourceImages { x0, files } = SourceImages::required(images)?;
+        let steps = self.steps(context.model.timesteps as usize);
         if steps.is_empty() || steps.len() > MOST_ROWS {
             let found = steps.len();
             return Err(Failure::Refused(format!("steps: expected 1 to {MOST_ROWS} numbers, found {found}")));
         }
         let mut runs = Vec::with_capacity(steps.len());
         for &steps in &steps {
-            limits.check_steps(steps)?;
-            let request = request.request(steps)?;
-            runs.push((steps, served.generator(&request, Inputs::default(), (0, 1), cancel)?));
+            context.check_steps(steps)?;
+            runs.push((steps, context.generator(&self.request(steps)?, 0, 1)?));
         }
-        let command = request.command(&served.words(), &steps, file);
+        let command = self.command(&context.model.model_flag(), &steps, &files[0]);
         let original = image_png(x0.index_axis(Axis(0), 0))?;
-        Ok(Self { served, runs, x0, original, command, show: None })
+        Ok(ReconstructWork { model: context.model, runs, x0, original, command })
     }
 }
 
@@ -82,27 +81,21 @@ impl Work for ReconstructWork {
         }))
     }
 
-    fn watch(&mut self, show: Show) {
-        self.show = Some(show);
-    }
-
-    fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
+    fn run(self: Box<Self>, task: &Task, events: Option<&EventSink>) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let calls = self.calls() as usize;
-        let mut course = Course::new(task, self.served.network());
+        let mut run = TaskRun::new(task, self.model.network());
         let mut rows = Vec::with_capacity(self.runs.len());
         for (steps, generator) in self.runs {
-            let Latents::One(x_t) = course.encode(&generator, &self.x0)?.latents else {
-                return Err(Failure::Internal("plain encoding gave pairs of latents".to_owned()));
-            };
+            let x_t = run.encode(&generator, &self.x0)?;
             let latent_png = image_png((&x_t / SPREAD).index_axis(Axis(0), 0))?;
             // The latents are inputs of the way back, by the same steps.
             let inputs = Inputs { latents: Some(x_t), ..Inputs::default() };
-            let back = course.generate(&generator.with_inputs(inputs, 0, 1)?, 0..1, |_, _| ())?;
+            let back = run.generate(&generator.with_inputs(inputs, 0, 1)?, 0..1, |_, _| ())?;
             let mse = squared_errors(&self.x0, &back)?[0];
             let row = Reconstructed { steps, png: image_png(back.index_axis(Axis(0), 0))?, latent_png, mse };
-            if let Some(show) = &self.show {
-                show.row(row.clone());
+            if let Some(events) = events {
+                events.row(row.clone());
             }
             rows.push(row);
         }

@@ -5,51 +5,49 @@ use std::time::Instant;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use skipstone::generate::{Generator, Inputs};
+use skipstone::generate::Generator;
 use skipstone::image::near_square;
 
-use super::run::Course;
-use super::{Answer, Plan, Show, Work};
-use crate::api::{PlanEvent, Sample, SampleRequest, grid_png};
-use crate::core::{Cancel, Failure, Served, Task};
-use crate::limits::Limits;
+use super::context::Context;
+use super::request::{SourceImages, WorkRequest};
+use super::task_run::TaskRun;
+use crate::api::{Answer, Plan, PlanEvent, Sample, SampleRequest, grid_png};
+use crate::core::{EventSink, Failure, ServedModel, Task, Work};
 
 /// A checked request to sample.
 #[derive(Debug)]
 pub struct SampleWork {
-    served: Arc<Served>,
+    model: Arc<ServedModel>,
     generator: Generator,
     first: u64,
     n: usize,
     command: String,
-    show: Option<Show>,
+}
+
+impl WorkRequest for SampleRequest {
+    type Work = SampleWork;
+
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    fn check(self, context: Context, _: Option<SourceImages>) -> Result<SampleWork, Failure> {
+        let (n, first) = (self.n(), self.first());
+        context.check_images(n)?;
+        context.check_steps(self.steps())?;
+        let generator = context.generator(&self.request()?, first, n)?;
+        let command = self.command(&context.model.model_flag());
+        Ok(SampleWork { model: context.model, generator, first, n, command })
+    }
 }
 
 impl SampleWork {
-    /// Checks a request to this model.
-    ///
-    /// # Errors
-    /// What is beyond the limits, or means nothing for the model.
-    pub fn new(
-        served: Arc<Served>,
-        request: &SampleRequest,
-        limits: &Limits,
-        cancel: &Cancel,
-    ) -> Result<Self, Failure> {
-        let (n, first) = (request.n(), request.first());
-        limits.check_images(n, served.shape())?;
-        limits.check_steps(request.steps())?;
-        let generator = served.generator(&request.request()?, Inputs::default(), (first, n), cancel)?;
-        let command = request.command(&served.words());
-        Ok(Self { served, generator, first, n, command, show: None })
-    }
-
-    /// What the picture depends on, in 32 hexadecimal digits.
+    /// A hash of everything that the picture depends on, in 32 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         let mut options = self.generator.settings().to_json();
         options.insert("range".to_owned(), json!([self.first, self.n]));
         // The same weights may be given another schedule.
-        options.insert("scheduler".to_owned(), json!(format!("{:?}", self.served.model.scheduler)));
+        options.insert("scheduler".to_owned(), json!(format!("{:?}", self.model.model.scheduler)));
         let text = serde_json::Value::Object(options).to_string() + env!("CARGO_PKG_VERSION");
         Sha256::digest(text.as_bytes())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -76,24 +74,20 @@ impl Work for SampleWork {
         4 * self.n * self.generator.shape().iter().product::<usize>()
     }
 
-    fn watch(&mut self, show: Show) {
-        self.show = Some(show);
-    }
-
-    fn run(self: Box<Self>, task: &Task) -> Result<Answer, Failure> {
+    fn run(self: Box<Self>, task: &Task, events: Option<&EventSink>) -> Result<Answer, Failure> {
         let (generator, n) = (&self.generator, self.n);
+        let (columns, calls) = (near_square(n), self.calls() as usize);
         let begun = Instant::now();
-        let mut course = Course::new(task, self.served.network());
-        let x0 = course.generate(generator, self.first..self.first + n as u64, |call, progress| {
-            if let Some(show) = &self.show {
-                show.step(call, progress.t, progress.x0, near_square(n), begun.elapsed().as_secs_f64());
+        let mut run = TaskRun::new(task, self.model.network());
+        let x0 = run.generate(generator, self.first..self.first + n as u64, |call, progress| {
+            if let Some(events) = events {
+                events.step(call, progress.t, progress.x0, columns, begun.elapsed().as_secs_f64());
             }
         })?;
         let seconds = begun.elapsed().as_secs_f64();
         let mut texts = generator.settings().to_texts();
         texts.push(("first".to_owned(), self.first.to_string()));
         texts.push(("n".to_owned(), n.to_string()));
-        let (columns, calls) = (near_square(n), generator.calls() * generator.calls_per_step());
         Ok(Answer::Sample(Sample {
             id: task.id.clone(),
             png: grid_png(&x0, columns, &texts)?,
@@ -101,10 +95,10 @@ impl Work for SampleWork {
             n,
             calls,
             seconds,
-            ddpm_seconds: seconds * f64::from(self.served.timesteps) / calls.max(1) as f64,
+            ddpm_seconds: seconds * f64::from(self.model.timesteps) / calls.max(1) as f64,
             times: generator.settings().times.clone(),
-            model: self.served.id.clone(),
-            command: self.command.clone(),
+            model: self.model.id.clone(),
+            command: self.command,
         }))
     }
 }

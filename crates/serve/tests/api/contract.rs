@@ -1,5 +1,7 @@
 //! Every response against the OpenAPI document.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use jsonschema::Validator;
@@ -7,7 +9,8 @@ use serde_json::{Value, json};
 use skipstone::checkpoint::Model;
 use skipstone_serve::{Guard, Service, Setup, app};
 
-use crate::support::{Reply, finished, form, get, model, post, send, service, shared};
+use crate::streams::{events, streamed};
+use crate::support::{Reply, finished, form, get, model, post, posted, send, service, shared, soon};
 
 fn document() -> Value {
     serde_json::to_value(skipstone_serve::document()).unwrap()
@@ -34,12 +37,38 @@ fn conforms(document: &Value, method: &str, path: &str, reply: &Reply) {
     };
     let kind = kind.expect("a body has a type");
     let content = content.get(&kind).unwrap_or_else(|| panic!("{method} {path}: {kind} is not documented"));
-    if kind == "application/json" {
-        let checker = checker(document, &content["schema"]);
+    let instances = match kind.as_str() {
+        "application/json" => vec![reply.json()],
+        "text/event-stream" => events(&reply.body).into_iter().map(event).collect(),
+        _ => return,
+    };
+    let checker = checker(document, &content["schema"]);
+    for instance in instances {
         let errors: Vec<String> =
-            checker.iter_errors(&reply.json()).map(|e| format!("{}: {e}", e.instance_path())).collect();
-        assert!(errors.is_empty(), "{method} {path}: {errors:?}\n{}", reply.json());
+            checker.iter_errors(&instance).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(errors.is_empty(), "{method} {path}: {errors:?}\n{instance}");
     }
+}
+
+/// An event as the document describes it.
+fn event((event, data): (String, Value)) -> Value {
+    json!({"event": event, "data": data})
+}
+
+/// The query parameters of every operation: path, name, schema.
+fn query_parameters(document: &Value) -> Vec<(String, String, Value)> {
+    let mut found = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for operation in item.as_object().unwrap().values() {
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                if parameter["in"] == "query" {
+                    let name = parameter["name"].as_str().unwrap().to_owned();
+                    found.push((path.clone(), name, parameter["schema"].clone()));
+                }
+            }
+        }
+    }
+    found
 }
 
 #[test]
@@ -230,29 +259,145 @@ fn pictures_that_are_brought_are_answered_as_documented() {
     });
 }
 
-/// The data of events against the schemas their documentation names.
+/// Whatever can be watched, and the events that come.
 #[test]
-fn events_are_as_documented() {
+fn streams_are_as_documented() {
     shared(async |router| {
         let document = document();
-        let schema = |name: &str| checker(&document, &json!({"$ref": format!("#/components/schemas/{name}")}));
-        let compare = "/v1/compare/stream?steps=1,2&eta=0,1&n=1";
-        for (path, schemas) in [
-            ("/v1/stream?n=2&steps=3", [("plan", "PlanEvent"), ("step", "StepEvent"), ("done", "Sample")]),
-            (compare, [("plan", "ComparePlan"), ("cell", "Cell"), ("done", "Comparison")]),
+        let png = crate::uploads::gradient(8, 8);
+        let seeds = json!({"seeds": [1, 2], "points": 3, "steps": 2});
+        for (path, request, expected) in [
+            ("/v1/sample", posted("/v1/sample", &json!({"n": 2, "steps": 3})), ["plan", "step", "done"]),
+            ("/v1/interpolate", posted("/v1/interpolate", &seeds), ["plan", "step", "done"]),
+            ("/v1/reconstruct", form("/v1/reconstruct", &[("steps", "2,3")], &[&png]), ["plan", "row", "done"]),
+            ("/v1/compare", posted("/v1/compare", &json!({"steps": [1, 2], "n": 1})), ["plan", "cell", "done"]),
         ] {
-            let events = crate::streams::events(&get(&router, path).await.body);
-            for (name, schema_name) in schemas {
-                let checker = schema(schema_name);
-                let of_name: Vec<_> = events.iter().filter(|(event, _)| event == name).collect();
-                assert!(!of_name.is_empty(), "{path}: no {name}");
-                for (_, data) in of_name {
-                    let errors: Vec<String> = checker.iter_errors(data).map(|e| e.to_string()).collect();
-                    assert!(errors.is_empty(), "{path} {name}: {errors:?}");
+            let reply = streamed(&router, request).await;
+            conforms(&document, "post", path, &reply);
+            let mut names: Vec<String> = events(&reply.body).into_iter().map(|(name, _)| name).collect();
+            names.retain(|name| name != "queued");
+            names.dedup();
+            assert_eq!(names, expected, "{path}");
+        }
+        // The schema of the events of one kind of work allows no others.
+        let sample = checker(&document, &json!({"$ref": "#/components/schemas/SampleEvent"}));
+        assert!(sample.is_valid(&json!({"event": "queued", "data": {"position": 1}})));
+        for wrong in [
+            json!("event: queued"),
+            json!({"event": "queued", "data": {}}),
+            json!({"event": "row", "data": {"position": 1}}),
+            json!({"data": {"position": 1}}),
+        ] {
+            assert!(!sample.is_valid(&wrong), "{wrong}");
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_before_the_work_and_instead_of_an_answer_are_as_documented() {
+    let service = service(Setup { runners: 1, ..Setup::default() });
+    let router = app(service.clone());
+    let long = json!({"kind": "sample", "n": 64, "steps": 1000});
+    assert_eq!(post(&router, "/v1/jobs", long).await.status, StatusCode::ACCEPTED);
+    soon("the job runs", || service.models[0].worker.load() == (0, 1)).await;
+    let watcher = tokio::spawn({
+        let router = router.clone();
+        async move { get(&router, "/v1/stream?n=1&steps=2").await }
+    });
+    soon("the stream waits", || service.models[0].worker.load() == (1, 1)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    service.models[0].worker.abandon();
+    let reply = watcher.await.unwrap();
+    let names: Vec<String> = events(&reply.body).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["plan", "queued", "error"]);
+    conforms(&document(), "get", "/v1/stream", &reply);
+    soon("the worker is free", || service.is_idle()).await;
+}
+
+#[test]
+fn a_query_parameter_is_neither_null_nor_empty_in_the_document_and_in_truth() {
+    shared(async |router| {
+        let document = document();
+        let parameters = query_parameters(&document);
+        assert!(parameters.len() > 30);
+        for (path, name, schema) in parameters {
+            let checker = checker(&document, &schema);
+            for value in [Value::Null, json!("")] {
+                assert!(!checker.is_valid(&value), "{path} {name}: {schema} allows {value}");
+            }
+            for value in ["", "null"] {
+                let reply = get(&router, &format!("{path}?{name}={value}")).await;
+                assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{path}?{name}={value}");
+            }
+        }
+    });
+}
+
+#[test]
+fn null_and_empty_names_in_json_are_accepted_where_the_document_allows_them() {
+    shared(async |router| {
+        let document = document();
+        for (path, name, base) in [
+            ("/v1/sample", "SampleRequest", json!({"n": 1, "steps": 1})),
+            ("/v1/encode", "EncodeRequest", json!({"test_image": 0, "steps": 1})),
+            ("/v1/reconstruct", "ReconstructRequest", json!({"test_image": 0, "steps": [1]})),
+            ("/v1/interpolate", "InterpolateRequest", json!({"seeds": [1, 2], "points": 2, "steps": 1})),
+            ("/v1/compare", "CompareRequest", json!({"steps": [1], "eta": [0.0], "n": 1})),
+        ] {
+            let properties = &document["components"]["schemas"][name]["properties"];
+            for (field, schema) in properties.as_object().unwrap() {
+                let checker = checker(&document, schema);
+                for value in [Value::Null, json!(""), json!([])] {
+                    let mut body = base.clone();
+                    body[field] = value.clone();
+                    let reply = post(&router, path, body.clone()).await;
+                    if reply.status == StatusCode::NOT_FOUND {
+                        // The test images are not installed, and the request was checked no further.
+                        continue;
+                    }
+                    let accepted = reply.status != StatusCode::BAD_REQUEST;
+                    assert_eq!(accepted, checker.is_valid(&value), "{path} {body}: {:?}", reply.body);
                 }
             }
         }
     });
+}
+
+#[test]
+fn a_form_s_field_is_no_null_in_the_document_and_in_truth() {
+    shared(async |router| {
+        let document = document();
+        let png = crate::uploads::gradient(8, 8);
+        for (path, name, images) in [
+            ("/v1/encode", "EncodeForm", 1),
+            ("/v1/reconstruct", "ReconstructForm", 1),
+            ("/v1/interpolate", "InterpolateForm", 2),
+        ] {
+            let schema = &document["components"]["schemas"][name];
+            assert_eq!(schema["additionalProperties"], false, "{name}");
+            for (field, schema) in schema["properties"].as_object().unwrap() {
+                assert!(!checker(&document, schema).is_valid(&Value::Null), "{name} {field}: {schema}");
+                if field != "image" {
+                    let reply = send(&router, form(path, &[(field, "null")], &vec![&png[..]; images])).await;
+                    assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{path} {field}");
+                }
+            }
+            let reply = send(&router, form(path, &[("colour", "red")], &vec![&png[..]; images])).await;
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{path}");
+        }
+    });
+}
+
+#[test]
+fn no_two_operations_have_the_same_id() {
+    let document = document();
+    let items = document["paths"].as_object().unwrap().values();
+    let operations = items.flat_map(|item| item.as_object().unwrap().values());
+    let mut ids: Vec<&str> = operations.map(|operation| operation["operationId"].as_str().unwrap()).collect();
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), count), (17, 17));
 }
 
 #[tokio::test]

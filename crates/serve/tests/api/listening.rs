@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::json;
-use skipstone_serve::server::{Farewell, Listening, serve};
+use skipstone_serve::server::{ServerOptions, ShutdownReport, serve};
 use skipstone_serve::{App, Setup, app};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -15,7 +15,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::support::{delete, get, post, service, soon};
 
 /// Serves until the sender is dropped.
-async fn listen(service: App, listening: Listening) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<Farewell>) {
+async fn listen(
+    service: App,
+    listening: ServerOptions,
+) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<ShutdownReport>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
@@ -37,7 +40,8 @@ fn status(address: SocketAddr, path: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_stops_reading_loses_the_connection() {
-    let listening = Listening { connections: 1, stall: Duration::from_millis(200), ..Listening::default() };
+    let listening =
+        ServerOptions { connections: 1, write_timeout: Duration::from_millis(200), ..ServerOptions::default() };
     let (address, stop, server) = listen(service(Setup::default()), listening).await;
     spawn_blocking(move || {
         let mut greedy = TcpStream::connect(address).unwrap();
@@ -50,14 +54,14 @@ async fn who_stops_reading_loses_the_connection() {
     .await
     .unwrap();
     drop(stop);
-    assert_eq!(server.await.unwrap(), Farewell::default());
+    assert_eq!(server.await.unwrap(), ShutdownReport::default());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ended_with_the_grace_can_be_fetched_still() {
     let service = service(Setup { runners: 1, ..Setup::default() });
     let router = app(service.clone());
-    let listening = Listening { grace: Duration::from_millis(700), ..Listening::default() };
+    let listening = ServerOptions { grace: Duration::from_millis(700), ..ServerOptions::default() };
     let (_, stop, server) = listen(service.clone(), listening).await;
     let reply = post(&router, "/v1/jobs", json!({"kind": "sample", "n": 64, "steps": 1000})).await;
     let path = format!("/v1/jobs/{}", reply.json()["job"].as_str().unwrap());
@@ -68,7 +72,7 @@ async fn what_ended_with_the_grace_can_be_fetched_still() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
-    assert_eq!(server.await.unwrap(), Farewell { abandoned: 1, unfetched: 0 });
+    assert_eq!(server.await.unwrap(), ShutdownReport { abandoned: 1, unfetched: 0 });
     told.await.unwrap();
 }
 

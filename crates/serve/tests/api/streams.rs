@@ -29,7 +29,8 @@ fn of<'a>(events: &'a [(String, Value)], name: &str) -> Vec<&'a Value> {
     events.iter().filter(|(event, _)| event == name).map(|(_, data)| data).collect()
 }
 
-async fn streamed(router: &axum::Router, mut request: Request<Body>) -> Reply {
+/// The reply to a request that asks for events.
+pub async fn streamed(router: &axum::Router, mut request: Request<Body>) -> Reply {
     request.headers_mut().insert(header::ACCEPT, "text/event-stream".parse().unwrap());
     let reply = send(router, request).await;
     assert!(reply.header("content-type").unwrap().starts_with("text/event-stream"), "{reply:?}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use skipstone_serve::core::Keep;
+use skipstone_serve::core::Retention;
 use skipstone_serve::{Limits, Setup, app};
 
 use crate::support::{delete, finished, get, post, service, soon};
@@ -81,8 +81,8 @@ async fn overload_is_429_and_nothing_accepted_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn results_are_forgotten_after_a_while_and_when_there_are_too_many() {
-    let keep = Keep { time: Duration::from_secs(3600), count: 2, bytes: 1 << 20 };
-    let service = service(Setup { keep, ..Setup::default() });
+    let retention = Retention { time: Duration::from_secs(3600), count: 2, bytes: 1 << 20 };
+    let service = service(Setup { retention, ..Setup::default() });
     let router = app(service.clone());
     let mut jobs = Vec::new();
     for seed in 0..4 {
@@ -93,8 +93,8 @@ async fn results_are_forgotten_after_a_while_and_when_there_are_too_many() {
     let statuses = [get(&router, &jobs[0]).await.status, get(&router, &jobs[3]).await.status];
     assert_eq!(statuses, [StatusCode::NOT_FOUND, StatusCode::OK]);
 
-    let keep = Keep { time: Duration::from_millis(1), ..Keep::default() };
-    let router = app(crate::support::service(Setup { keep, ..Setup::default() }));
+    let retention = Retention { time: Duration::from_millis(1), ..Retention::default() };
+    let router = app(crate::support::service(Setup { retention, ..Setup::default() }));
     let job = job_of(&post(&router, "/v1/jobs", json!({"kind": "sample", "n": 1, "steps": 1})).await);
     let path = format!("/v1/jobs/{job}");
     while get(&router, &path).await.status != StatusCode::NOT_FOUND {

@@ -1,11 +1,11 @@
-//! One network, asked by many at once: one thread owns it and takes what waits into one call.
+//! One network for many requests: a thread owns it and batches their rows into shared calls.
 //!
-//! Every request runs the library's own loop (`sample`, `encode`, …) on a thread of its own and asks through an
-//! [`Asker`], which is a [`Denoiser`] like any other. Requests need not agree in anything: a row of a call has its own
-//! time and class, and its result depends on nothing else. So a request joins at the next call, leaves at the next
-//! call, and gets the bytes it would have got alone.
+//! Every request runs the library's own loop (`sample`, `encode`, …) on a thread of its own. It calls a
+//! [`SharedDenoiser`], which is a [`Denoiser`] like any other. Requests need not agree in anything, because a row of a call
+//! has its own time and condition and its result depends on nothing else. So a request joins at the next call, leaves at
+//! the next call, and gets the bytes it would have got alone.
 
-mod hall;
+mod batcher;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,78 +14,41 @@ use std::thread;
 use std::time::Duration;
 
 use ndarray::Array4;
-use skipstone::denoiser::{Denoiser, Prediction};
+use skipstone::denoiser::{Condition, Denoiser, Prediction};
 use skipstone::schedule::Time;
 use skipstone::{Error, Kind, Result};
 
 use super::cancel::Cancel;
-use hall::Hall;
+use batcher::Batcher;
 
-/// What is batched: rows, each with its own time and class.
-pub trait Network: Send + 'static {
-    /// `[channels, height, width]` of one image.
-    fn shape(&self) -> [usize; 3];
-
-    /// What [`forward`](Self::forward) returns.
-    fn prediction(&self) -> Prediction;
-
-    /// The prediction for each row of `x_t`, `[n, c, h, w]`, row i at `times[i]` and of class `classes[i]`; a row's
-    /// result depends on that row alone.
-    ///
-    /// # Errors
-    /// Whatever the network refuses.
-    fn forward(&self, x_t: &Array4<f32>, times: &[Time], classes: Option<&[usize]>) -> Result<Array4<f32>>;
-
-    /// Hears at which times it is about to be asked.
-    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
-        let _ = (times, classes);
-    }
-}
-
-impl Network for skipstone::unet::UNet {
-    fn shape(&self) -> [usize; 3] {
-        Denoiser::shape(self)
-    }
-
-    fn prediction(&self) -> Prediction {
-        Denoiser::prediction(self)
-    }
-
-    fn forward(&self, x_t: &Array4<f32>, times: &[Time], classes: Option<&[usize]>) -> Result<Array4<f32>> {
-        self.forward(x_t, times, classes)
-    }
-
-    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
-        Denoiser::prepare(self, times, classes);
-    }
-}
-
-/// Hears of every call: its rows, and how long it took.
+/// Called after every network call with its rows and how long it took.
 pub type OnCall = Box<dyn Fn(usize, Duration) + Send>;
 
-/// The way to a network on a thread of its own. The thread ends when the last asker is gone.
+/// A network on a thread of its own. The thread ends when the last handle and the last denoiser are dropped.
 #[derive(Clone, Debug)]
 pub struct SharedNetwork {
     to: Sender<Message>,
     shape: [usize; 3],
     prediction: Prediction,
-    /// Requests in the middle of their loop: so many questions can come together.
-    asking: Arc<AtomicUsize>,
+    fractional: bool,
+    /// Requests in the middle of their loop: as many can call together.
+    active: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
 enum Message {
-    Ask(Box<Question>),
-    Prepare(Vec<Time>, Option<Vec<usize>>),
+    Predict(Box<PendingRows>),
+    Prepare(Vec<Time>, Vec<Condition>),
 }
 
+/// The rows of one request's call, some of them answered.
 #[derive(Debug)]
-struct Question {
+struct PendingRows {
     x_t: Array4<f32>,
-    time: Time,
-    classes: Option<Vec<usize>>,
+    times: Vec<Time>,
+    conditions: Vec<Condition>,
     cancel: Cancel,
-    /// Rows answered so far, and their answers.
+    /// How many rows are answered; their predictions are in `out`.
     done: usize,
     out: Array4<f32>,
     reply: SyncSender<Result<Array4<f32>>>,
@@ -96,14 +59,15 @@ impl SharedNetwork {
     ///
     /// # Errors
     /// The system grants no thread.
-    pub fn start(network: impl Network, most: usize, on_call: OnCall) -> Result<Self> {
+    pub fn start(network: impl Denoiser + Send + 'static, most: usize, on_call: OnCall) -> Result<Self> {
         let (to, from) = mpsc::channel();
-        let asking = Arc::new(AtomicUsize::new(0));
+        let active = Arc::new(AtomicUsize::new(0));
         let (shape, prediction) = (network.shape(), network.prediction());
-        let hall = Hall::new(from, asking.clone(), network, most, on_call);
-        let thread = thread::Builder::new().name("skipstone-model".to_owned()).spawn(move || hall.run());
+        let fractional = network.takes_fractional_times();
+        let batcher = Batcher::new(from, active.clone(), network, most, on_call);
+        let thread = thread::Builder::new().name("skipstone-model".to_owned()).spawn(move || batcher.run());
         thread.map_err(|e| Error::io("the model's thread", e))?;
-        Ok(Self { to, shape, prediction, asking })
+        Ok(Self { to, shape, prediction, fractional, active })
     }
 
     /// `[channels, height, width]` of an image.
@@ -111,23 +75,23 @@ impl SharedNetwork {
         self.shape
     }
 
-    /// Somebody who asks, until `cancel` says so.
-    pub fn asker(&self, cancel: Cancel) -> Asker {
-        Asker { network: self.clone(), cancel }
+    /// The network as one request's denoiser, until `cancel` is set.
+    pub fn denoiser(&self, cancel: Cancel) -> SharedDenoiser {
+        SharedDenoiser { network: self.clone(), cancel }
     }
 
-    /// Says that a request begins its loop: calls wait a moment for its rows as long as this lives.
-    pub fn enter(&self) -> Inside {
-        self.asking.fetch_add(1, Ordering::SeqCst);
-        Inside(self.asking.clone())
+    /// Notes that a request has begun its loop. Calls wait a moment for its rows until the result is dropped.
+    pub fn begin_request(&self) -> ActiveRequest {
+        self.active.fetch_add(1, Ordering::SeqCst);
+        ActiveRequest(self.active.clone())
     }
 }
 
 /// A request in the middle of its loop.
 #[derive(Debug)]
-pub struct Inside(Arc<AtomicUsize>);
+pub struct ActiveRequest(Arc<AtomicUsize>);
 
-impl Drop for Inside {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -135,22 +99,22 @@ impl Drop for Inside {
 
 /// The network as one request sees it.
 #[derive(Clone, Debug)]
-pub struct Asker {
+pub struct SharedDenoiser {
     network: SharedNetwork,
     cancel: Cancel,
 }
 
-/// What a request that was cancelled ends with.
+/// The error of a request that was cancelled.
 fn cancelled() -> Error {
     Error::argument("cancelled")
 }
 
-/// The network's thread has gone, or a call panicked: our own bug.
+/// The network's thread has ended: our own bug.
 fn broken() -> Error {
     Error::new(Kind::Io, "the network's thread ended")
 }
 
-impl Denoiser for Asker {
+impl Denoiser for SharedDenoiser {
     fn shape(&self) -> [usize; 3] {
         self.network.shape
     }
@@ -159,21 +123,39 @@ impl Denoiser for Asker {
         self.network.prediction
     }
 
-    /// Waits until the network has seen every row; ends early where the request is cancelled meanwhile.
-    fn predict(&self, x_t: &Array4<f32>, time: Time, classes: Option<&[usize]>) -> Result<Array4<f32>> {
+    fn takes_fractional_times(&self) -> bool {
+        self.network.fractional
+    }
+
+    /// Waits until the network has seen every row, or the request is cancelled.
+    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
         if self.cancel.is_cancelled() {
             return Err(cancelled());
         }
+        let n = x_t.dim().0;
+        if times.len() != n || !(conditions.is_empty() || conditions.len() == n) {
+            let (times, conditions) = (times.len(), conditions.len());
+            return Err(Error::argument(format!("{times} times and {conditions} conditions for {n} images")));
+        }
         let (reply, answer) = mpsc::sync_channel(1);
-        let (out, classes) = (Array4::zeros(x_t.dim()), classes.map(<[usize]>::to_vec));
-        let question = Question { x_t: x_t.clone(), time, classes, cancel: self.cancel.clone(), done: 0, out, reply };
-        self.network.to.send(Message::Ask(Box::new(question))).map_err(|_| broken())?;
+        let mut conditions = conditions.to_vec();
+        conditions.resize(n, Condition::Null);
+        let rows = PendingRows {
+            x_t: x_t.clone(),
+            times: times.to_vec(),
+            conditions,
+            cancel: self.cancel.clone(),
+            done: 0,
+            out: Array4::zeros(x_t.dim()),
+            reply,
+        };
+        self.network.to.send(Message::Predict(Box::new(rows))).map_err(|_| broken())?;
         answer.recv().map_err(|_| broken())?
     }
 
-    fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {
-        // Whatever is wrong with the thread, the next question will say.
-        let _ = self.network.to.send(Message::Prepare(times.to_vec(), classes.map(<[usize]>::to_vec)));
+    fn prepare(&self, times: &[Time], conditions: &[Condition]) {
+        // If the thread has ended, the next prediction reports it.
+        let _ = self.network.to.send(Message::Prepare(times.to_vec(), conditions.to_vec()));
     }
 }
 

@@ -3,13 +3,14 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 
-/// Says x·(1 + t) + class; notes the rows of every call, waits at a gate, fails and panics where told to.
+/// Predicts x·(1 + t) + class. It records the rows of every call, waits at a gate, fails for class 9 and panics at time
+/// 666.
 struct Fake {
     calls: Arc<Mutex<Vec<usize>>>,
     gate: Arc<AtomicBool>,
 }
 
-impl Network for Fake {
+impl Denoiser for Fake {
     fn shape(&self) -> [usize; 3] {
         [1, 1, 2]
     }
@@ -18,18 +19,18 @@ impl Network for Fake {
         Prediction::Epsilon
     }
 
-    fn forward(&self, x_t: &Array4<f32>, times: &[Time], classes: Option<&[usize]>) -> Result<Array4<f32>> {
+    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
         self.calls.lock().unwrap().push(times.len());
         while !self.gate.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_micros(100));
         }
-        assert!(!times.contains(&Time::new(666)), "told to panic");
-        if classes.is_some_and(|classes| classes.contains(&9)) {
+        assert!(!times.contains(&Time::new(666)), "time 666");
+        if conditions.contains(&Condition::Class(9)) {
             return Err(Error::argument("class 9"));
         }
         let mut y = x_t.clone();
         for (i, mut row) in y.outer_iter_mut().enumerate() {
-            let class = classes.map_or(0, |classes| classes[i]);
+            let class = conditions[i].class().unwrap_or(0);
             row.mapv_inplace(|x| x * (1 + times[i].get()) as f32 + class as f32);
         }
         Ok(y)
@@ -70,18 +71,18 @@ fn expected(x: &Array4<f32>, t: u32, class: usize) -> Array4<f32> {
 }
 
 #[test]
-fn everybody_gets_their_own_rows_back_whatever_was_in_the_call() {
+fn every_request_gets_its_own_rows_back_whatever_was_in_the_call() {
     for most in [1, 2, 3, 7, 100] {
         let stage = Stage::new(most, true);
         thread::scope(|scope| {
             for i in 1..=6usize {
                 let network = &stage.network;
                 scope.spawn(move || {
-                    let _inside = network.enter();
-                    let asker = network.asker(Cancel::new());
+                    let _active = network.begin_request();
+                    let denoiser = network.denoiser(Cancel::new());
                     for t in 1..=20 {
                         let x = images(i, (10 * i) as f32);
-                        let y = asker.predict(&x, Time::new(t), Some(&vec![i; i])).unwrap();
+                        let y = denoiser.predict(&x, &vec![Time::new(t); i], &vec![Condition::Class(i); i]).unwrap();
                         assert_eq!(y, expected(&x, t, i), "{i} rows at {t}, calls of {most}");
                     }
                 });
@@ -94,12 +95,12 @@ fn everybody_gets_their_own_rows_back_whatever_was_in_the_call() {
 }
 
 #[test]
-fn who_waits_while_the_network_is_busy_shares_the_next_call() {
+fn requests_that_wait_while_the_network_is_busy_share_the_next_call() {
     let stage = Stage::new(16, false);
     thread::scope(|scope| {
         let ask = |n: usize| {
-            let asker = stage.network.asker(Cancel::new());
-            scope.spawn(move || asker.predict(&images(n, 0.0), Time::new(1), None).unwrap())
+            let denoiser = stage.network.denoiser(Cancel::new());
+            scope.spawn(move || denoiser.predict(&images(n, 0.0), &vec![Time::new(1); n], &[]).unwrap())
         };
         ask(1);
         stage.busy(1);
@@ -113,32 +114,32 @@ fn who_waits_while_the_network_is_busy_shares_the_next_call() {
 }
 
 #[test]
-fn a_cancelled_request_leaves_the_hall_at_the_next_call() {
+fn a_cancelled_request_leaves_at_the_next_call() {
     let stage = Stage::new(4, false);
     thread::scope(|scope| {
         let cancel = Cancel::new();
-        let leaver = stage.network.asker(cancel.clone());
-        let leaver = scope.spawn(move || leaver.predict(&images(40, 0.0), Time::new(1), None));
+        let leaver = stage.network.denoiser(cancel.clone());
+        let leaver = scope.spawn(move || leaver.predict(&images(40, 0.0), &[Time::new(1); 40], &[]));
         stage.busy(1);
-        let stayer = stage.network.asker(Cancel::new());
-        let stayer = scope.spawn(move || stayer.predict(&images(4, 0.0), Time::new(2), None));
+        let stayer = stage.network.denoiser(Cancel::new());
+        let stayer = scope.spawn(move || stayer.predict(&images(4, 0.0), &[Time::new(2); 4], &[]));
         thread::sleep(Duration::from_millis(30));
         cancel.cancel();
         stage.open();
         assert_eq!(leaver.join().unwrap().unwrap_err().message(), "cancelled");
         assert_eq!(stayer.join().unwrap().unwrap(), expected(&images(4, 0.0), 2, 0));
-        assert!(stage.network.asker(cancel).predict(&images(1, 0.0), Time::new(1), None).is_err());
+        assert!(stage.network.denoiser(cancel).predict(&images(1, 0.0), &[Time::new(1)], &[]).is_err());
     });
     assert_eq!(*stage.calls.lock().unwrap(), [4, 4]);
 }
 
 #[test]
-fn an_error_meets_the_one_who_caused_it() {
+fn an_error_reaches_the_request_that_caused_it() {
     let stage = Stage::new(16, false);
     thread::scope(|scope| {
         let ask = |class: usize| {
-            let asker = stage.network.asker(Cancel::new());
-            scope.spawn(move || asker.predict(&images(1, 0.0), Time::new(1), Some(&[class])))
+            let denoiser = stage.network.denoiser(Cancel::new());
+            scope.spawn(move || denoiser.predict(&images(1, 0.0), &[Time::new(1)], &[Condition::Class(class)]))
         };
         let first = ask(1);
         stage.busy(1);
@@ -155,8 +156,8 @@ fn an_error_meets_the_one_who_caused_it() {
 #[test]
 fn a_panic_in_the_network_is_one_error_and_not_the_end() {
     let stage = Stage::new(16, true);
-    let asker = stage.network.asker(Cancel::new());
-    let error = asker.predict(&images(1, 0.0), Time::new(666), None).unwrap_err();
+    let denoiser = stage.network.denoiser(Cancel::new());
+    let error = denoiser.predict(&images(1, 0.0), &[Time::new(666)], &[]).unwrap_err();
     assert!(error.message().contains("panicked"), "{error}");
-    assert_eq!(asker.predict(&images(1, 0.0), Time::new(1), None).unwrap(), expected(&images(1, 0.0), 1, 0));
+    assert_eq!(denoiser.predict(&images(1, 0.0), &[Time::new(1)], &[]).unwrap(), expected(&images(1, 0.0), 1, 0));
 }

@@ -1,4 +1,4 @@
-//! Connections whose reader has stopped reading.
+//! A time limit for readers who stop reading.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,22 +8,22 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream that fails with [`io::ErrorKind::TimedOut`] when nothing written to it has been taken for `patience`.
+/// A stream whose writes fail with [`io::ErrorKind::TimedOut`] once none has made progress for `patience`.
 #[derive(Debug)]
-pub struct Stalls<S> {
+pub struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
-    /// Since a write first had to wait.
+    /// Runs since a write first had to wait.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Stalls<S> {
-    /// `stream`, with so much patience.
+impl<S> WriteTimeout<S> {
+    /// `stream` with a limit of `patience`.
     pub fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, waits: None }
     }
 
-    /// What a write came to, or the end of the patience.
+    /// The outcome of a write, or the timeout.
     fn watched<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.waits = None;
@@ -35,13 +35,13 @@ impl<S> Stalls<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stalls<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stalls<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.watched(cx, written)
@@ -104,7 +104,7 @@ mod tests {
     async fn a_slow_reader_is_waited_for_and_one_who_has_stopped_is_not() {
         let pauses = vec![Duration::from_millis(60); 10];
         let reader = Reader { pauses, pause: Box::pin(sleep(Duration::ZERO)) };
-        let mut stream = Stalls::new(reader, Duration::from_millis(400));
+        let mut stream = WriteTimeout::new(reader, Duration::from_millis(400));
         let mut write = async || poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"x")).await;
         // Longer in all than the patience.
         for _ in 0..11 {

@@ -1,10 +1,10 @@
-//! The schema of a job, said so that something fits it.
+//! The schema of a job, in a form that a job can satisfy.
 
 use utoipa::openapi::{ComponentsBuilder, OpenApi, Ref, RefOr, Schema};
 
-/// Writes each kind of `JobRequest` as one object. Derived, a kind is "all of" its request and of `{kind}`; but a request
-/// allows no fields beside its own, `kind` among them, and nothing would fit.
-pub fn in_one_piece(document: &mut OpenApi) {
+/// Writes each kind of `JobRequest` as one object. As derived, a kind is "all of" its request and `{kind}`. But a request
+/// allows no other fields, not even `kind`, so nothing would satisfy both.
+pub fn merge_job_kinds(document: &mut OpenApi) {
     let components = document.components.get_or_insert_with(|| ComponentsBuilder::new().build());
     let Some(RefOr::T(Schema::OneOf(mut kinds))) = components.schemas.get("JobRequest").cloned() else { return };
     for kind in &mut kinds.items {

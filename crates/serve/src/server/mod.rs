@@ -1,4 +1,6 @@
-//! Listening, and going down without losing what was accepted.
+//! Listening, and shutting down without losing accepted work.
+
+mod write_timeout;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,74 +16,74 @@ use tokio::sync::Semaphore;
 
 use crate::http::app;
 use crate::service::App;
-use crate::stall::Stalls;
+use write_timeout::WriteTimeout;
 
-/// How connections are treated.
+/// How the server treats connections and shuts down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listening {
-    /// Connections open at a time; more wait to be accepted.
+pub struct ServerOptions {
+    /// Most connections open at a time; more wait to be accepted.
     pub connections: usize,
     /// How long the head of a request may take to arrive, also on a connection kept open.
-    pub head: Duration,
-    /// How long a response may wait for a reader who takes nothing of it.
-    pub stall: Duration,
-    /// How long work under way may take to end once the service goes down.
+    pub header_timeout: Duration,
+    /// How long a response may wait for a reader who reads nothing.
+    pub write_timeout: Duration,
+    /// How long accepted work may take to end once the service shuts down.
     pub grace: Duration,
-    /// How long results of jobs then wait to be fetched; never longer than the grace itself.
-    pub linger: Duration,
+    /// How long results of jobs can then still be fetched; never longer than `grace`.
+    pub fetch_grace: Duration,
 }
 
-impl Default for Listening {
+impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             connections: 512,
-            head: Duration::from_secs(30),
-            stall: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
             grace: Duration::from_secs(30),
-            linger: Duration::from_secs(5),
+            fetch_grace: Duration::from_secs(5),
         }
     }
 }
 
-/// How the service went down.
+/// What a shutdown left behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Farewell {
-    /// Tasks that had not ended within the grace; their callers were told.
+pub struct ShutdownReport {
+    /// Tasks that did not end within the grace period; their callers were told.
     pub abandoned: usize,
-    /// Results that nobody fetched.
+    /// Results of jobs that nobody fetched.
     pub unfetched: usize,
 }
 
-/// Serves until `stop`, then finishes or reports what was accepted: new work is refused, what is under way goes on,
-/// results can still be fetched for a moment. A listener that fails is tried again.
+/// Serves until `stop`. Then new work is refused, accepted work is finished or its callers are told, and results can be
+/// fetched for a moment longer. A listener that fails is tried again.
 pub async fn serve(
     listener: TcpListener,
     service: App,
-    listening: Listening,
+    options: ServerOptions,
     stop: impl Future<Output = ()>,
-) -> Farewell {
+) -> ShutdownReport {
     let router = app(service.clone());
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(listening.connections.max(1)));
-    let mut tidy = tokio::time::interval(Duration::from_secs(30));
+    let places = Arc::new(Semaphore::new(options.connections.max(1)));
+    let mut evict = tokio::time::interval(Duration::from_secs(30));
     let mut end = pin!(async {
         stop.await;
-        go_down(&service, &listening).await
+        shut_down(&service, &options).await
     });
-    let farewell = loop {
+    let report = loop {
         let connection = async {
             // The semaphore is never closed.
             let place = places.clone().acquire_owned().await.ok();
             (listener.accept().await, place)
         };
         tokio::select! {
-            farewell = &mut end => break farewell,
-            _ = tidy.tick() => service.jobs.tidy(),
+            report = &mut end => break report,
+            _ = evict.tick() => service.jobs.evict(),
             (accepted, place) = connection => match accepted {
                 Ok((stream, _)) => {
                     // Events are small and wanted at once.
                     let _ = stream.set_nodelay(true);
-                    let connection = connection_of(stream, router.clone(), &listening);
+                    let connection = connection_of(stream, router.clone(), &options);
                     let connection = graceful.watch(connection);
                     tokio::spawn(async move {
                         if let Err(error) = connection.await {
@@ -91,7 +93,7 @@ pub async fn serve(
                     });
                 }
                 Err(error) => {
-                    // Too many open files, or a caller gone before it was greeted: neither lasts.
+                    // Too many open files, or a caller who has gone already: neither lasts.
                     tracing::warn!("cannot accept: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -103,24 +105,27 @@ pub async fn serve(
         () = graceful.shutdown() => {}
         () = tokio::time::sleep(Duration::from_secs(2)) => tracing::info!("closing connections still open"),
     }
-    farewell
+    report
 }
 
 fn connection_of(
     stream: tokio::net::TcpStream,
     router: Router,
-    listening: &Listening,
-) -> http1::Connection<TokioIo<Stalls<tokio::net::TcpStream>>, TowerToHyperService<Router>> {
+    options: &ServerOptions,
+) -> http1::Connection<TokioIo<WriteTimeout<tokio::net::TcpStream>>, TowerToHyperService<Router>> {
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(listening.head)
+        .header_read_timeout(options.header_timeout)
         .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(Stalls::new(stream, listening.stall)), TowerToHyperService::new(router))
+        .serve_connection(
+            TokioIo::new(WriteTimeout::new(stream, options.write_timeout)),
+            TowerToHyperService::new(router),
+        )
 }
 
-/// Waits for what was accepted; what does not end in time is ended and told.
-async fn go_down(service: &App, listening: &Listening) -> Farewell {
-    let until = Instant::now() + listening.grace;
+/// Waits for accepted work; what does not end in time is ended and its callers are told.
+async fn shut_down(service: &App, options: &ServerOptions) -> ShutdownReport {
+    let until = Instant::now() + options.grace;
     service.drain();
     tracing::info!("shutting down: no new work; waiting for what was accepted");
     while !service.is_idle() && Instant::now() < until {
@@ -130,7 +135,7 @@ async fn go_down(service: &App, listening: &Listening) -> Farewell {
     for task in &abandoned {
         tracing::warn!(task = %task.id, kind = task.kind, "not done within the grace period; ended");
     }
-    let until = Instant::now() + listening.linger.min(listening.grace);
+    let until = Instant::now() + options.fetch_grace.min(options.grace);
     while !service.jobs.unfetched().is_empty() && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -138,5 +143,5 @@ async fn go_down(service: &App, listening: &Listening) -> Farewell {
     for task in &unfetched {
         tracing::warn!(task = %task.id, kind = task.kind, "its result was never fetched");
     }
-    Farewell { abandoned: abandoned.len(), unfetched: unfetched.len() }
+    ShutdownReport { abandoned: abandoned.len(), unfetched: unfetched.len() }
 }

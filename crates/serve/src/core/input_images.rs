@@ -1,4 +1,4 @@
-//! Pictures that come from outside, and the test images of the data set.
+//! Images that come from outside: uploads, and the test images of the data set.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,63 +7,66 @@ use skipstone::data::{DataSpec, Dataset, Fit, LoadOptions, PictureLimits, Split,
 use skipstone::image::{Picture, encode_png};
 use tokio::task::spawn_blocking;
 
-use super::aside::Aside;
+use super::blocking_pool::BlockingPool;
 use super::failure::Failure;
-use super::served::Served;
+use super::served_model::ServedModel;
 
-/// Pictures decoded at a time: each may take much memory for a moment.
+/// Files decoded at a time; each may take much memory for a moment.
 const TOGETHER: usize = 2;
-/// Pictures that may wait for that; each is in memory meanwhile.
+/// Files that may wait to be decoded; each stays in memory meanwhile.
 const WAITING: usize = 16;
-/// Longest side of a picture.
+/// Longest side, in pixels.
 const MOST_SIDE: u32 = 1 << 14;
-/// Bytes a pixel may take while it is decoded: four values of sixteen bits.
+/// Bytes of a pixel while it is decoded: four values of sixteen bits.
 const PER_PIXEL: u64 = 8;
 
-/// Decodes pictures within limits.
+/// Decodes image files within limits.
 #[derive(Debug)]
-pub struct Pictures {
+pub struct InputImages {
     limits: PictureLimits,
-    aside: Aside,
-    tests: Arc<OnceLock<Option<Dataset>>>,
+    pool: BlockingPool,
+    test_set: Arc<OnceLock<Option<Dataset>>>,
 }
 
-impl Pictures {
-    /// Of at most so many pixels.
+impl InputImages {
+    /// A decoder of files of at most `pixels` pixels.
     pub fn new(pixels: u64) -> Self {
         let limits = PictureLimits { side: MOST_SIDE, pixels, memory: pixels.saturating_mul(PER_PIXEL) };
-        Self { limits, aside: Aside::new(TOGETHER, WAITING), tests: Arc::default() }
+        Self { limits, pool: BlockingPool::new(TOGETHER, WAITING), test_set: Arc::default() }
     }
 
-    /// The picture in these bytes of a PNG, JPEG or WebP file as `served` sees it: `[1, c, h, w]`.
+    /// The image in a PNG, JPEG or WebP file as `model` sees it: `[1, c, h, w]`.
     ///
     /// # Errors
-    /// Bytes that are no picture, or one beyond the limits; too many others are being decoded.
+    /// The bytes are no image, or one beyond the limits; or too many others wait to be decoded.
     pub async fn decode(
         &self,
         bytes: impl AsRef<[u8]> + Send + 'static,
-        served: &Served,
+        model: &ServedModel,
     ) -> Result<Array4<f32>, Failure> {
-        let [channels, h, w] = served.shape();
+        let [channels, h, w] = model.shape();
         let (fit, limits) = (Fit { size: [h, w], channels, background: WHITE }, self.limits);
-        let image = self.aside.run(move || decode_image(bytes.as_ref(), &fit, &limits)).await?;
+        let image = self.pool.run(move || decode_image(bytes.as_ref(), &fit, &limits)).await?;
         let image = image.map_err(|e| Failure::Refused(format!("image: {}", e.message())))?;
         Ok(network_values(&image).insert_axis(Axis(0)))
     }
 
-    /// The test images of Fashion-MNIST, if they are installed; read when they are first asked for.
-    pub async fn tests(&self) -> Result<Option<usize>, Failure> {
-        let tests = self.tests.clone();
-        let read = move || tests.get_or_init(load).as_ref().map(Dataset::len);
+    /// How many test images of Fashion-MNIST there are, if the data set is installed; the first call reads it.
+    ///
+    /// # Errors
+    /// Reading panicked.
+    pub async fn test_count(&self) -> Result<Option<usize>, Failure> {
+        let test_set = self.test_set.clone();
+        let read = move || test_set.get_or_init(load).as_ref().map(Dataset::len);
         spawn_blocking(read).await.map_err(|e| Failure::Internal(format!("test images: {e}")))
     }
 
-    /// The PNG of test image `k`.
+    /// The PNG file of test image `k`.
     ///
     /// # Errors
-    /// There is none of this number.
+    /// There is no such test image.
     pub async fn test_png(&self, k: usize) -> Result<Vec<u8>, Failure> {
-        let Some(count) = self.tests().await? else {
+        let Some(count) = self.test_count().await? else {
             return Err(Failure::Missing(
                 "test_image: the data set is not installed where this service runs".to_owned(),
             ));
@@ -71,18 +74,18 @@ impl Pictures {
         if k >= count {
             return Err(Failure::Missing(format!("test_image: expected 0 to {}, found {k}", count - 1)));
         }
-        let data = self.tests.get().and_then(Option::as_ref);
+        let data = self.test_set.get().and_then(Option::as_ref);
         let image = data.map(|data| network_values(&data.image(k).to_owned()));
         let image = image.ok_or_else(|| Failure::Internal("test images vanished".to_owned()))?;
         Ok(encode_png(&Picture::from_image(image.view())?, &[])?)
     }
 
-    /// Test image `k` as `served` sees it.
+    /// Test image `k` as `model` sees it: `[1, c, h, w]`.
     ///
     /// # Errors
     /// As [`test_png`](Self::test_png).
-    pub async fn test(&self, k: usize, served: &Served) -> Result<Array4<f32>, Failure> {
-        self.decode(self.test_png(k).await?, served).await
+    pub async fn test_image(&self, k: usize, model: &ServedModel) -> Result<Array4<f32>, Failure> {
+        self.decode(self.test_png(k).await?, model).await
     }
 }
 

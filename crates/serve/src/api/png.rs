@@ -4,6 +4,7 @@ use ndarray::{Array4, ArrayView3};
 use serde::{Serialize, Serializer};
 use skipstone::Result;
 use skipstone::image::{Layout, Picture, encode_png, grid};
+use utoipa::ToSchema;
 
 /// The bytes of a PNG file; base64 in JSON.
 #[derive(Clone, PartialEq, Eq)]
@@ -25,6 +26,27 @@ impl Serialize for Png {
 impl std::fmt::Debug for Png {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PNG of {} bytes", self.0.len())
+    }
+}
+
+/// Image i of a grid begins `gutter + (i mod columns)·(width + gutter)` pixels from the left, and so from the top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Tile {
+    /// Width of an image in the grid.
+    pub width: usize,
+    /// Its height.
+    pub height: usize,
+    /// Pixels between images and around them.
+    pub gutter: usize,
+    /// How many pixels of the grid are one of the image, each way.
+    pub scale: usize,
+}
+
+impl Tile {
+    /// The layout of a grid of images of this shape.
+    pub fn of([_, h, w]: [usize; 3]) -> Self {
+        let Layout { gutter, scale, .. } = Layout::magnified(h, w);
+        Self { width: w * scale, height: h * scale, gutter: gutter * scale, scale }
     }
 }
 

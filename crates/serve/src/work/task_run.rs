@@ -1,41 +1,41 @@
-//! Running a generator for a task: its progress, its end.
+//! Running generators for a task: its progress, its cancellation.
 
 use std::ops::{ControlFlow, Range};
 
 use ndarray::Array4;
 use skipstone::generate::Generator;
-use skipstone::inversion::{Encoded, Method, encode};
+use skipstone::inversion::{Latents, Method, encode};
 use skipstone::sampler::{Outcome, Progress};
 
 use crate::core::{Failure, SharedNetwork, Task};
 
-/// A task's network calls over several runs.
-pub struct Course<'a> {
+/// The runs of one task, one after the other.
+pub struct TaskRun<'a> {
     task: &'a Task,
     network: &'a SharedNetwork,
-    /// Calls of the runs behind.
+    /// Network calls of the runs that have ended.
     before: u64,
 }
 
-impl<'a> Course<'a> {
-    /// At its start.
+impl<'a> TaskRun<'a> {
+    /// Before the first run.
     pub fn new(task: &'a Task, network: &'a SharedNetwork) -> Self {
         Self { task, network, before: 0 }
     }
 
-    /// Makes images; `show` sees every step, and the task's calls until then.
+    /// Makes images, `[n, c, h, w]`. After every step calls `observe` with the task's network calls so far.
     pub fn generate(
         &mut self,
         generator: &Generator,
         images: Range<u64>,
-        mut show: impl FnMut(usize, &Progress<'_>),
+        mut observe: impl FnMut(usize, &Progress<'_>),
     ) -> Result<Array4<f32>, Failure> {
-        let _inside = self.network.enter();
+        let _active = self.network.begin_request();
         let outcome = generator.generate(images, &mut |progress| {
             let calls = generator.calls_after(progress.step) * generator.calls_per_step();
             let calls = self.before + calls as u64;
             self.task.set_done_calls(calls);
-            show(calls as usize, progress);
+            observe(calls as usize, progress);
             self.flow()
         })?;
         self.before += (generator.calls() * generator.calls_per_step()) as u64;
@@ -45,9 +45,9 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Takes images to latents by plain encoding.
-    pub fn encode(&mut self, generator: &Generator, x0: &Array4<f32>) -> Result<Encoded, Failure> {
-        let _inside = self.network.enter();
+    /// Encodes images by the plain method; returns their latents, `[n, c, h, w]`.
+    pub fn encode(&mut self, generator: &Generator, x0: &Array4<f32>) -> Result<Array4<f32>, Failure> {
+        let _active = self.network.begin_request();
         let conditions = generator.conditions(0..x0.dim().0 as u64);
         let each = generator.calls_per_step() as u64;
         let encoded = encode(generator.network(), generator.plan(), x0, &Method::Ddim, &conditions, &mut |progress| {
@@ -55,7 +55,10 @@ impl<'a> Course<'a> {
             self.flow()
         })?;
         self.before += generator.plan().steps().len() as u64 * each;
-        encoded.ok_or_else(stopped)
+        match encoded.ok_or_else(stopped)?.latents {
+            Latents::One(x_t) => Ok(x_t),
+            Latents::Pair(_) => Err(Failure::Internal("plain encoding gave pairs of latents".to_owned())),
+        }
     }
 
     fn flow(&self) -> ControlFlow<()> {
@@ -63,7 +66,7 @@ impl<'a> Course<'a> {
     }
 }
 
-/// The runner sees that the task was cancelled; nobody reads this.
+/// Nobody reads this: the runner sees that the task was cancelled.
 fn stopped() -> Failure {
     Failure::Refused("cancelled".to_owned())
 }

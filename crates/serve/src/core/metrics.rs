@@ -1,4 +1,4 @@
-//! What the service counts, in the words of Prometheus.
+//! The service's counters, for Prometheus.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -9,9 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
-
-use crate::core::{Phase, Task};
+use prometheus_client::registry::{Metric, Registry};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
@@ -36,7 +34,7 @@ struct OfKind {
     kind: &'static str,
 }
 
-/// Every counter.
+/// All counters.
 pub struct Metrics {
     registry: Registry,
     requests: Family<Route, Counter>,
@@ -65,53 +63,48 @@ fn seconds() -> Histogram {
 }
 
 impl Default for Metrics {
+    /// Counters at zero.
     fn default() -> Self {
-        Self::new()
+        let mut registry = Registry::with_prefix("skipstone");
+        let r = &mut registry;
+        let rows = || Histogram::new([1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0]);
+        Self {
+            requests: add(r, "http_requests", "Requests answered", Family::default()),
+            request_seconds: add(r, "http_request_seconds", "Time to the head of the response", seconds()),
+            refused: add(r, "refused", "Requests refused because too many were waiting (429)", Counter::default()),
+            calls: add(r, "network_calls", "Network calls", Family::default()),
+            rows: add(r, "network_rows", "Images put through the network, one for each call", Family::default()),
+            rows_per_call: add(
+                r,
+                "network_rows_per_call",
+                "Images in one network call",
+                Family::new_with_constructor(rows),
+            ),
+            call_seconds: add(r, "network_busy_seconds", "Time spent in network calls", Family::default()),
+            tasks: add(r, "tasks", "Pieces of work that are over", Family::default()),
+            task_seconds: add(
+                r,
+                "task_seconds",
+                "Time at work, without waiting",
+                Family::new_with_constructor(seconds),
+            ),
+            queued: add(r, "queued", "Pieces of work that wait", Family::default()),
+            running: add(r, "running", "Pieces of work under way", Family::default()),
+            jobs: add(r, "jobs", "Jobs kept by name, their results among them", Gauge::default()),
+            memory: add(r, "resident_memory_bytes", "Memory of the process (Linux; 0 elsewhere)", Gauge::default()),
+            registry,
+        }
     }
 }
 
+/// Registers a metric; its clones share its value.
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
 impl Metrics {
-    /// All at zero.
-    pub fn new() -> Self {
-        let rows = || Histogram::new([1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0]);
-        let mut metrics = Self {
-            registry: Registry::with_prefix("skipstone"),
-            requests: Family::default(),
-            refused: Counter::default(),
-            request_seconds: seconds(),
-            calls: Family::default(),
-            rows: Family::default(),
-            rows_per_call: Family::new_with_constructor(rows),
-            call_seconds: Family::default(),
-            tasks: Family::default(),
-            task_seconds: Family::new_with_constructor(seconds),
-            queued: Family::default(),
-            running: Family::default(),
-            jobs: Gauge::default(),
-            memory: Gauge::default(),
-        };
-        metrics.register();
-        metrics
-    }
-
-    fn register(&mut self) {
-        let r = &mut self.registry;
-        r.register("http_requests", "Requests answered", self.requests.clone());
-        r.register("http_request_seconds", "Time to the head of the response", self.request_seconds.clone());
-        r.register("refused", "Requests refused because too many were waiting (429)", self.refused.clone());
-        r.register("network_calls", "Network calls", self.calls.clone());
-        r.register("network_rows", "Images put through the network, one for each call", self.rows.clone());
-        r.register("network_rows_per_call", "Images in one network call", self.rows_per_call.clone());
-        r.register("network_busy_seconds", "Time spent in network calls", self.call_seconds.clone());
-        r.register("tasks", "Pieces of work that are over", self.tasks.clone());
-        r.register("task_seconds", "Time at work, without waiting", self.task_seconds.clone());
-        r.register("queued", "Pieces of work that wait", self.queued.clone());
-        r.register("running", "Pieces of work under way", self.running.clone());
-        r.register("jobs", "Jobs kept by name, their results among them", self.jobs.clone());
-        r.register("resident_memory_bytes", "Memory of the process (Linux; 0 elsewhere)", self.memory.clone());
-    }
-
-    /// A request was answered.
+    /// Counts a request that was answered, and the seconds until the head of the response.
     pub fn request(&self, method: &str, route: &str, status: u16, took: Duration) {
         let route = Route { method: method.to_owned(), route: route.to_owned(), status };
         self.requests.get_or_create(&route).inc();
@@ -121,7 +114,7 @@ impl Metrics {
         self.request_seconds.observe(took.as_secs_f64());
     }
 
-    /// The network was called with so many rows.
+    /// Counts a network call of so many rows.
     pub fn call(&self, model: &str, rows: usize, took: Duration) {
         let model = OfModel { model: model.to_owned() };
         self.calls.get_or_create(&model).inc();
@@ -130,14 +123,13 @@ impl Metrics {
         self.call_seconds.get_or_create(&model).inc_by(took.as_secs_f64());
     }
 
-    /// A task is over.
-    pub fn over(&self, task: &Task, phase: &Phase, seconds: f64) {
-        self.tasks.get_or_create(&Ended { kind: task.kind, state: phase.name() }).inc();
-        self.task_seconds.get_or_create(&OfKind { kind: task.kind }).observe(seconds);
-        tracing::info!(task = %task.id, kind = task.kind, state = phase.name(), seconds, "task over");
+    /// Counts a task of this kind that ended in this state after so many seconds of work.
+    pub fn task(&self, kind: &'static str, state: &'static str, seconds: f64) {
+        self.tasks.get_or_create(&Ended { kind, state }).inc();
+        self.task_seconds.get_or_create(&OfKind { kind }).observe(seconds);
     }
 
-    /// The text that Prometheus reads, with what is so at this moment: (model, waiting, running) and kept jobs.
+    /// The text that Prometheus reads. `loads` are (model, waiting, running) at this moment, `jobs` the jobs kept.
     pub fn text(&self, loads: &[(&str, usize, usize)], jobs: usize) -> String {
         for &(model, queued, running) in loads {
             let model = OfModel { model: model.to_owned() };
@@ -153,7 +145,7 @@ impl Metrics {
     }
 }
 
-/// What Linux says this process holds in memory.
+/// The resident memory of this process as Linux reports it; 0 elsewhere.
 fn resident_bytes() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

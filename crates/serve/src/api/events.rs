@@ -1,0 +1,181 @@
+use serde::Serialize;
+use skipstone::generate::Generator;
+use skipstone::image::near_square;
+use utoipa::ToSchema;
+
+use super::compare::{Cell, ComparePlan, Comparison};
+use super::error::ErrorBody;
+use super::interpolate::{InterpolatePlan, Interpolation};
+use super::png::{Png, Tile};
+use super::reconstruct::{ReconstructPlan, Reconstructed, Reconstruction};
+use super::sample::Sample;
+
+/// The first event of a stream: what will be done.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Plan {
+    /// Of sampling.
+    Sample(PlanEvent),
+    /// Of interpolating.
+    Interpolate(InterpolatePlan),
+    /// Of encoding and decoding.
+    Reconstruct(ReconstructPlan),
+    /// Of comparing.
+    Compare(ComparePlan),
+}
+
+/// Event `plan` of sampling.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PlanEvent {
+    /// The index of each step's time.
+    pub times: Vec<u32>,
+    /// The steps with their scalars.
+    pub rows: Vec<PlanRow>,
+    /// Network calls for each image.
+    pub calls: usize,
+    /// The command that makes the same picture.
+    pub command: String,
+    /// Columns of every grid.
+    pub columns: usize,
+    /// Number of images.
+    pub n: usize,
+    /// Where an image lies in a grid.
+    pub tile: Tile,
+}
+
+/// A step t → s: x_s = x0·x̂₀ + eps·ε̂ + z·z.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct PlanRow {
+    /// Network index of t.
+    pub t: Option<u32>,
+    /// Network index of s; null for clean data.
+    pub s: Option<u32>,
+    /// a_t, the paper's α_t.
+    pub alpha_t: f64,
+    /// a_s.
+    pub alpha_s: f64,
+    /// σ under the direction's root.
+    pub sigma: f64,
+    /// Coefficient of x̂₀.
+    pub x0: f64,
+    /// Coefficient of ε̂.
+    pub eps: f64,
+    /// Coefficient of fresh noise.
+    pub z: f64,
+}
+
+impl PlanEvent {
+    /// The plan of `n` images; `command` makes the same picture.
+    pub fn of(generator: &Generator, n: usize, command: &str) -> Self {
+        let row = |step: &skipstone::sigma::Step| PlanRow {
+            t: step.t.index(),
+            s: step.s.index(),
+            alpha_t: step.from.alpha_bar,
+            alpha_s: step.to.alpha_bar,
+            sigma: step.sigma,
+            x0: step.coefficients.x0,
+            eps: step.coefficients.eps,
+            z: step.coefficients.z,
+        };
+        Self {
+            times: generator.settings().times.clone(),
+            rows: generator.plan().steps().iter().map(row).collect(),
+            calls: generator.calls() * generator.calls_per_step(),
+            command: command.to_owned(),
+            columns: near_square(n),
+            n,
+            tile: Tile::of(generator.shape()),
+        }
+    }
+}
+
+/// Event `queued`: others are before this request. Sent once a second while that is so.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct QueuedEvent {
+    /// How many.
+    pub position: usize,
+}
+
+/// Event `step`: what the network takes the images for.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct StepEvent {
+    /// Network calls made so far.
+    pub call: usize,
+    /// Of so many.
+    pub of: usize,
+    /// Network index of the step's time.
+    pub t: Option<u32>,
+    /// x̂₀ of every image, as a grid.
+    #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
+    pub png: Png,
+    /// Seconds since the work began.
+    pub seconds: f64,
+}
+
+/// An event of a stream that samples: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
+/// event; a line that begins with a colon is a comment. A reader who is too slow misses events `step`.
+#[derive(Debug, ToSchema)]
+#[serde(tag = "event", content = "data", rename_all = "lowercase")]
+pub enum SampleEvent {
+    /// What will be done; comes first.
+    Plan(PlanEvent),
+    /// Others come first; once a second while that is so.
+    Queued(QueuedEvent),
+    /// A step was made.
+    Step(StepEvent),
+    /// The answer; comes last.
+    Done(Sample),
+    /// The work could not be done; comes last.
+    Error(ErrorBody),
+}
+
+/// An event of a stream that interpolates: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
+/// event; a line that begins with a colon is a comment. A reader who is too slow misses events `step`.
+#[derive(Debug, ToSchema)]
+#[serde(tag = "event", content = "data", rename_all = "lowercase")]
+pub enum InterpolateEvent {
+    /// What will be done; comes first.
+    Plan(InterpolatePlan),
+    /// Others come first; once a second while that is so.
+    Queued(QueuedEvent),
+    /// A step was made.
+    Step(StepEvent),
+    /// The answer; comes last.
+    Done(Interpolation),
+    /// The work could not be done; comes last.
+    Error(ErrorBody),
+}
+
+/// An event of a stream that reconstructs: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
+/// event; a line that begins with a colon is a comment. No event is ever missing.
+#[derive(Debug, ToSchema)]
+#[serde(tag = "event", content = "data", rename_all = "lowercase")]
+pub enum ReconstructEvent {
+    /// What will be done; comes first.
+    Plan(ReconstructPlan),
+    /// Others come first; once a second while that is so.
+    Queued(QueuedEvent),
+    /// The image came back with one number of steps.
+    Row(Reconstructed),
+    /// The answer; comes last.
+    Done(Reconstruction),
+    /// The work could not be done; comes last.
+    Error(ErrorBody),
+}
+
+/// An event of a stream that compares: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
+/// event; a line that begins with a colon is a comment. No event is ever missing.
+#[derive(Debug, ToSchema)]
+#[serde(tag = "event", content = "data", rename_all = "lowercase")]
+pub enum CompareEvent {
+    /// What will be done; comes first.
+    Plan(ComparePlan),
+    /// Others come first; once a second while that is so.
+    Queued(QueuedEvent),
+    /// A cell was made.
+    Cell(Cell),
+    /// The answer without its cells; comes last.
+    Done(Comparison),
+    /// The work could not be done; comes last.
+    Error(ErrorBody),
+}

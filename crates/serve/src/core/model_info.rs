@@ -1,0 +1,58 @@
+//! What the API tells about a served model.
+
+use skipstone::checkpoint::Model;
+use skipstone::denoiser::Clip;
+use skipstone::trajectory::Spacing;
+
+use super::names::CARRIED;
+use super::served_model::ServedModel;
+use crate::api::{ClipName, Defaults, ModelInfo};
+
+impl ServedModel {
+    /// Its entry in `/v1/models`.
+    pub fn info(&self) -> ModelInfo {
+        let [channels, height, width] = self.shape();
+        let (queued, running) = self.worker.load();
+        let model = &self.model;
+        let name = if self.id == CARRIED { "Fashion-MNIST, carried inside" } else { &self.id };
+        let null = usize::from(model.null_class.is_some());
+        ModelInfo {
+            id: self.id.clone(),
+            name: name.to_owned(),
+            channels,
+            height,
+            width,
+            classes: model.config.num_class_embeds.map(|all| all - null.min(all)),
+            guidance: model.null_class.is_some(),
+            prediction: model.scheduler.prediction_type.to_string(),
+            timesteps: self.timesteps,
+            parameters: self.parameters,
+            weights: model.weights.to_string(),
+            hash: model.hash.clone(),
+            ms_per_call: self.ms_per_call,
+            analytic: self.calibrated,
+            optimal: self.calibrated,
+            defaults: defaults_of(model),
+            data: data_of(model),
+            queued,
+            running,
+        }
+    }
+}
+
+fn defaults_of(model: &Model) -> Defaults {
+    let scheduler = &model.scheduler;
+    let clip = match scheduler.clip() {
+        None | Some(Clip::Off) => ClipName::Off,
+        Some(Clip::KeepEps(_)) => ClipName::KeepEps,
+        Some(Clip::RederiveEps(_)) => ClipName::RederiveEps,
+    };
+    let spacing = scheduler.timestep_spacing.unwrap_or(Spacing::Linear);
+    Defaults { spacing: spacing.to_string(), clip: clip.name().to_owned() }
+}
+
+/// The well-known data set that a model was trained on. The name of a folder is kept back: it may reveal too much.
+fn data_of(model: &Model) -> Option<String> {
+    let name = model.provenance.get("data")?.split(' ').next()?;
+    ["fashion-mnist", "mnist", "cifar10"].contains(&name).then(|| name.to_owned())
+}

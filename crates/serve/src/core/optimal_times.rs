@@ -1,0 +1,74 @@
+//! Spacing `optimal`: the cheapest times of a model, for every number of steps.
+
+use std::sync::OnceLock;
+
+use skipstone::calibration;
+use skipstone::checkpoint::{Model, process_hash};
+use skipstone::generate::{Request, Settings, SpacingChoice, Variance};
+use skipstone::sampler::Plan;
+use skipstone::sigma::NoiseScale;
+use skipstone::trajectory::BestTimes;
+
+use super::failure::Failure;
+
+/// The table of a model's optimal times. It takes long to compute, so the first request for them makes it for all.
+pub struct OptimalTimes {
+    most_steps: usize,
+    table: OnceLock<Result<BestTimes, Failure>>,
+}
+
+/// A request for optimal times whose times are known.
+pub struct Explicit {
+    /// The same request with explicit times.
+    pub request: Request,
+    /// Its settings and plan, as [`Settings::resolve`] returns them.
+    pub run: (Settings, Plan),
+}
+
+impl OptimalTimes {
+    /// No table yet; one for runs of at most `most_steps` steps once a request asks.
+    pub fn new(most_steps: usize) -> Self {
+        Self { most_steps, table: OnceLock::new() }
+    }
+
+    /// Looks up the times of a request. `None` for a request that asks for no optimal times, or for a number of steps
+    /// that is refused elsewhere.
+    ///
+    /// # Errors
+    /// The model has no calibration that fits; or the other options are not valid for it.
+    pub fn resolve(&self, model: &Model, request: &Request) -> Result<Option<Explicit>, Failure> {
+        if request.times.is_some() || request.spacing != Some(SpacingChoice::Optimal) {
+            return Ok(None);
+        }
+        let schedule = model.scheduler.schedule()?;
+        let (trained, most) = (schedule.train_steps(), schedule.train_steps() as usize);
+        let steps = request.steps.unwrap_or(50.min(most));
+        let longest = most.min(self.most_steps);
+        if !(1..=longest).contains(&steps) {
+            return Ok(None);
+        }
+        let process = process_hash(model.scheduler.prediction_type, &schedule);
+        let what = "spacing optimal";
+        let calibration = calibration::required(model.calibration.as_ref(), what, &model.hash, &process, trained)?;
+        let make = || Ok(calibration.best_times(&schedule, longest)?);
+        let table = self.table.get_or_init(make).as_ref().map_err(Clone::clone)?;
+        let times = table.trajectory(steps)?.times().iter().filter_map(|t| t.index()).collect();
+        let explicit = Request { times: Some(times), ..request.clone() };
+        let (mut settings, plan) = Settings::resolve(model, &explicit)?;
+        (settings.steps, settings.spacing) = (Some(steps), request.spacing);
+        settings.calibration = Some(calibration.hash());
+        Ok(Some(Explicit { request: explicit, run: (settings, plan) }))
+    }
+}
+
+/// Whether the model has a calibration with which it can be sampled: by the analytic variance, at optimal times.
+pub fn is_calibrated(model: &Model) -> bool {
+    let request = Request {
+        steps: Some(2),
+        spacing: Some(SpacingChoice::Optimal),
+        scale: NoiseScale::Eta(1.0),
+        variance: Variance::Analytic,
+        ..Request::default()
+    };
+    model.calibration.is_some() && Settings::resolve(model, &request).is_ok()
+}

@@ -1,0 +1,148 @@
+//! A model as it is served: its network on a thread, and its queue.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use skipstone::Result;
+use skipstone::bench;
+use skipstone::checkpoint::Model;
+use skipstone::generate::{Cost, Generator, Inputs, Request};
+use skipstone::unet::{Parameters, UNet};
+
+use super::cancel::Cancel;
+use super::failure::Failure;
+use super::metrics::Metrics;
+use super::names::{CARRIED, quoted};
+use super::network::SharedNetwork;
+use super::optimal_times::{Explicit, OptimalTimes, is_calibrated};
+use super::task::{Phase, Task};
+use super::worker::Worker;
+use crate::api::Limits;
+
+/// Most bytes of activations of one network call.
+const MOST_ACTIVATIONS: usize = 1 << 28;
+
+/// A model that answers requests.
+pub struct ServedModel {
+    /// The id that requests use.
+    pub id: String,
+    /// The model without its parameters, which its network holds.
+    pub model: Model,
+    /// Number of parameters.
+    pub parameters: usize,
+    /// The cost of a network call.
+    pub cost: Cost,
+    /// Trained times T.
+    pub timesteps: u32,
+    /// Milliseconds of one network call for one image, measured at the start.
+    pub ms_per_call: f64,
+    /// Whether it can be sampled with the analytic variance, and at its optimal times.
+    pub calibrated: bool,
+    /// Its queue.
+    pub worker: Worker,
+    network: SharedNetwork,
+    /// Recent milliseconds of a row, as the bits of an f64.
+    row_ms: Arc<AtomicU64>,
+    optimal_times: OptimalTimes,
+}
+
+impl ServedModel {
+    /// Loads `model` under the name `id` and starts its threads; `runners` requests are worked on together.
+    ///
+    /// # Errors
+    /// The network cannot be made; or the system grants no threads.
+    pub fn start(
+        id: String,
+        mut model: Model,
+        runners: usize,
+        limits: &Limits,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<Self>> {
+        let parameters = std::mem::replace(&mut model.parameters, Parameters::zeros(Arc::default()));
+        let count = parameters.data().len();
+        let timesteps = model.scheduler.schedule()?.train_steps();
+        let unet = UNet::new(model.config.clone(), parameters, model.scheduler.prediction_type)?;
+        let cost = Cost::of(&unet);
+        let ms_per_call = bench::calls(&unet, 1, 3)?.into_iter().min().unwrap_or_default().as_secs_f64() * 1e3;
+        let row_ms = Arc::new(AtomicU64::new(ms_per_call.to_bits()));
+        let (counters, recent, name) = (metrics.clone(), row_ms.clone(), id.clone());
+        let on_call = move |rows: usize, took: Duration| {
+            counters.call(&name, rows, took);
+            let (was, now) = (f64::from_bits(recent.load(Ordering::Relaxed)), took.as_secs_f64() * 1e3 / rows as f64);
+            recent.store((was + (now - was) / 16.0).to_bits(), Ordering::Relaxed);
+        };
+        let network = SharedNetwork::start(unet, most_rows(&cost), Box::new(on_call))?;
+        let counters = metrics.clone();
+        let on_finished = move |task: &Task, phase: &Phase, seconds: f64| {
+            counters.task(task.kind, phase.name(), seconds);
+            tracing::info!(task = %task.id, kind = task.kind, state = phase.name(), seconds, "task over");
+        };
+        let worker = Worker::start(runners, limits.queue, Arc::new(on_finished))?;
+        Ok(Arc::new(Self {
+            id,
+            parameters: count,
+            cost,
+            timesteps,
+            ms_per_call,
+            calibrated: is_calibrated(&model),
+            worker,
+            network,
+            row_ms,
+            optimal_times: OptimalTimes::new(limits.steps),
+            model,
+        }))
+    }
+
+    /// `[channels, height, width]` of an image.
+    pub fn shape(&self) -> [usize; 3] {
+        self.network.shape()
+    }
+
+    /// Its network, which all requests share.
+    pub fn network(&self) -> &SharedNetwork {
+        &self.network
+    }
+
+    /// A generator of `n` images from index `first` on that calls the shared network until `cancel` is set. The first
+    /// request for optimal times takes long.
+    ///
+    /// # Errors
+    /// Options that are not valid for this model.
+    pub fn generator(
+        &self,
+        request: &Request,
+        inputs: Inputs,
+        (first, n): (u64, usize),
+        cancel: &Cancel,
+    ) -> std::result::Result<Generator, Failure> {
+        let denoiser = self.network.denoiser(cancel.clone());
+        let Some(Explicit { request, run }) = self.optimal_times.resolve(&self.model, request)? else {
+            return Ok(Generator::over(denoiser, self.cost, &self.model, request, inputs, (first, n))?);
+        };
+        let generator = Generator::over(denoiser, self.cost, &self.model, &request, inputs, (first, n))?;
+        Ok(generator.with_run(run, n)?)
+    }
+
+    /// Estimated seconds until all that waits and runs here is done.
+    pub fn seconds_left(&self) -> f64 {
+        self.worker.rows_left() as f64 * f64::from_bits(self.row_ms.load(Ordering::Relaxed)) / 1e3
+    }
+
+    /// The flag that chooses this model on a command line: ` --model ID`, or nothing for the carried one.
+    pub fn model_flag(&self) -> String {
+        if self.id == CARRIED { String::new() } else { format!(" --model {}", quoted(&self.id)) }
+    }
+}
+
+impl std::fmt::Debug for ServedModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServedModel").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Rows of one network call. They are enough to occupy every thread and to read the weights seldom; their activations
+/// fit into a quarter of a gigabyte; and nobody waits long for the next call.
+fn most_rows(cost: &Cost) -> usize {
+    (MOST_ACTIVATIONS / cost.activation_bytes.max(1)).clamp(1, 32)
+}

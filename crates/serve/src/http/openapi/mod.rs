@@ -1,0 +1,45 @@
+//! The OpenAPI document, as far as the routes' own annotations do not say it.
+
+mod common_responses;
+mod job_schema;
+mod names;
+
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+/// The document without its routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "skipstone",
+        description = "Denoising diffusion implicit models: sample, watch, encode, reconstruct, interpolate, compare. \
+                       The same request means the same pixels, whatever else the service is doing. Whatever is posted, but \
+                       for encoding, can be watched: with `Accept: text/event-stream` the answer comes as events."
+    ),
+    modifiers(&Bearer)
+)]
+struct Document;
+
+/// The token, for a service that asks for one.
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+        let none = SecurityRequirement::default();
+        document.security = Some(vec![none, SecurityRequirement::new("token", Vec::<String>::new())]);
+    }
+}
+
+/// The document without its routes.
+pub fn frame() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// Completes a document that has all routes.
+pub fn complete(document: &mut utoipa::openapi::OpenApi) {
+    names::refuse_empty_names(document);
+    job_schema::merge_job_kinds(document);
+    common_responses::add_common_responses(document);
+}

@@ -1,0 +1,57 @@
+//! What a request is checked against.
+
+use std::sync::Arc;
+
+use skipstone::generate::{Generator, Inputs, Request};
+
+use crate::api::Limits;
+use crate::core::{Cancel, Failure, ServedModel};
+
+/// The model that a request is for, the limits, and the flag that will end the work.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The model.
+    pub model: Arc<ServedModel>,
+    /// What one request may ask for.
+    pub limits: Limits,
+    /// Ends the work.
+    pub cancel: Cancel,
+}
+
+impl Context {
+    /// A generator of `n` images from index `first` on.
+    ///
+    /// # Errors
+    /// Options that are not valid for the model.
+    pub(super) fn generator(&self, request: &Request, first: u64, n: usize) -> Result<Generator, Failure> {
+        self.model.generator(request, Inputs::default(), (first, n), &self.cancel)
+    }
+
+    /// Refuses no images, and more than one request may have.
+    pub(super) fn check_images(&self, n: usize) -> Result<(), Failure> {
+        if n == 0 || n > self.limits.n {
+            return Err(Failure::Refused(format!("n: expected 1 to {}, found {n}", self.limits.n)));
+        }
+        let most = self.most_images();
+        if n > most {
+            let [_, h, w] = self.model.shape();
+            return Err(Failure::Refused(format!("n: expected at most {most} images of {h}×{w} pixels, found {n}")));
+        }
+        Ok(())
+    }
+
+    /// Most images that one request may have.
+    pub(super) fn most_images(&self) -> usize {
+        let [_, h, w] = self.model.shape();
+        let of_pixels = self.limits.pixels / (h * w).max(1) as u64;
+        self.limits.n.min(usize::try_from(of_pixels).unwrap_or(usize::MAX))
+    }
+
+    /// Refuses no steps, and more than a run may have.
+    pub(super) fn check_steps(&self, steps: usize) -> Result<(), Failure> {
+        if steps == 0 || steps > self.limits.steps {
+            return Err(Failure::Refused(format!("steps: expected 1 to {}, found {steps}", self.limits.steps)));
+        }
+        Ok(())
+    }
+}
