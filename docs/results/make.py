@@ -3,8 +3,8 @@
     python -m venv .venv && .venv/bin/pip install matplotlib==3.11.2
     .venv/bin/python docs/results/make.py [RESULTS]      # default: runs/results
 
-In the page, what stands between `<!-- made: PART -->` and `<!-- /made -->` is replaced; parts that have not been drawn are
-left as they are, and said.
+It replaces the text between `<!-- made: PART -->` and `<!-- /made -->` in the page. It leaves parts that have not been drawn
+as they are and says so.
 """
 
 import csv
@@ -64,8 +64,8 @@ class Table:
     def provenance(self):
         r = self.rows[0]
         return (
-            f"(Fréchet distance in `{r['features']}` to {r['train']:,} training images; model {r['model'][:12]}, "
-            f"{r['weights']} weights, clip {r['clip']}, seed {r['seed']}, n = {r['n']:,}; floor, the same of "
+            f"(Fréchet distance in the features of `{r['features']}` to {r['train']:,} training images; model {r['model'][:12]}, "
+            f"{r['weights']} weights, clip {r['clip']}, seed {r['seed']}, n = {r['n']:,}. Floor, the distance of "
             f"{r['floor_n']:,} test images: **{r['frechet_floor']:.3f}**.)"
         )
 
@@ -155,13 +155,14 @@ def table1(folder):
     # What few steps add to what the network's own error costs.
     above = [
         ["here"] + [number(t.cell(s)["frechet"] - base) for s in steps[:-1]],
-        ["the paper's, CIFAR-10"] + [number(papers(0.0, s) - PAPER[0.0][3]) for s in steps[:-1]],
+        ["paper, CIFAR-10"] + [number(papers(0.0, s) - PAPER[0.0][3]) for s in steps[:-1]],
     ]
     seconds = sum(r["seconds"] for r in t.rows)
-    machines = sorted({machine for r in t.rows for machine in r["machines"]})
+    machines = sorted({re.sub(r"^1 threads", "1 thread", machine) for r in t.rows for machine in r["machines"]})
     texts = {
         "table1": grid("", lines, steps, of("frechet"), min) + "\n\n" + t.provenance()
-        + f"\n\nDrawing took {seconds / 3600:.1f} hours of wall clock in all ({' or '.join(machines)}, beside other work).",
+        + f"\n\nSampling took {seconds / 3600:.1f} hours of wall-clock time in total ({' or '.join(machines)}; other work ran at "
+        "the same time).",
         "kid": grid("KID × 1000", lines, steps, lambda line, s: 1000 * t.cell(s, *line)["kid"], min)
         + f"\n\n(Standard errors up to {1000 * max(r['kid_error'] for r in t.rows):.2f}; test images {1000 * t.rows[0]['kid_floor']:.3f}.)",
         "above": markdown(["η = 0"] + [f"S = {s}" for s in steps[:-1]], above),
@@ -172,8 +173,9 @@ def table1(folder):
         + f"\n\n(Test images: {t.rows[0]['recall_test']:.3f}.)",
         "latent": grid("share of variance", lines, steps, of("latent_variance")),
         "coarse": grid("distance to S = 100", lines, steps, lambda line, s: t.cell(s, *line).get("coarse_rms")),
-        "memory": f"Between {min(r['memorisation'] for r in t.rows):.2f} and {max(r['memorisation'] for r in t.rows):.2f} "
-        "over all cells: the median distance of a sample to its nearest training image in pixels, divided by that of a test image.",
+        "memory": "The median pixel distance from a sample to its nearest training image, divided by the same distance for test "
+        f"images, is between {min(r['memorisation'] for r in t.rows):.2f} and {max(r['memorisation'] for r in t.rows):.2f} in all "
+        "cells.",
     }
     return texts, [t.csv(), plot, samples]
 
@@ -200,7 +202,7 @@ def solvers(folder):
         + [f"{call[name]:.2f}"]
         for name in SOLVERS
     ]
-    table = markdown([""] + [f"S = {s}" for s in steps] + ["ms a call"], rows)
+    table = markdown([""] + [f"S = {s}" for s in steps] + ["ms per call"], rows)
     return {"solvers": table + "\n\n" + t.provenance()}, [t.csv(), plot]
 
 
@@ -232,8 +234,8 @@ def noise(folder):
     seconds = lambda eta: [run["run"]["seconds"] for run in runs if run["eta"] == eta]
     ratios = sorted(a / b for a, b in zip(seconds("1"), seconds("0"), strict=True))
     text = (
-        f"Drawing 64 images in 20 steps takes with η = 1 {statistics.median(ratios):.3f} times as long as with η = 0 "
-        f"(median of {len(ratios)} rounds in turn, {ratios[0]:.3f} to {ratios[-1]:.3f}; two threads)."
+        f"Sampling 64 images in 20 steps takes {statistics.median(ratios):.3f} times as long with η = 1 as with η = 0 "
+        f"(median of {len(ratios)} interleaved rounds, range {ratios[0]:.3f} to {ratios[-1]:.3f}; two threads)."
     )
     return {"noise": text}, []
 
@@ -249,9 +251,9 @@ def spread(folder):
     # Of a half: half the mean square of the differences. Of the whole: half of that.
     deviation = (statistics.fmean((2 * (a - b) / (a + b)) ** 2 for a, b in cells.values()) / 4) ** 0.5
     text = (
-        f"Both halves of the images of a cell, scored apart (n = {t.rows[0]['n']:,}), differ by so much that the standard "
-        f"deviation of a distance in the table is about {100 * deviation:.0f} % of it, from other latents "
-        "and other noise; all cells share their latents, so differences between them are surer than that."
+        f"Other latents and other noise would change a distance in the table by about {100 * deviation:.0f} % (standard "
+        f"deviation, estimated from scoring both halves of each cell's images separately, n = {t.rows[0]['n']:,}). All cells share "
+        "their latents, so differences between cells are more certain than that."
     )
     return {"spread": text}, [t.csv()]
 
@@ -263,7 +265,7 @@ def weaker(folder):
     steps = [20, 50, 100]
     rows = [
         [f"{name}, {NAMES[eta]}"] + [number(t.cell(s, eta, model=model)["frechet"]) for s in steps]
-        for name, model in zip(("10,000 steps of training", "1,000"), t.models())
+        for name, model in zip(("10,000 training steps", "1,000 training steps"), t.models())
         for eta in (0.0, 0.5, 1.0)
     ]
     return {"weaker": markdown([""] + [f"S = {s}" for s in steps], rows) + f"\n\n(n = {t.rows[0]['n']:,}; other options as above.)"}, [t.csv()]
@@ -280,7 +282,7 @@ def choices(folder):
         [name] + [number(t.cell(20, eta, model=model)["frechet"]) for eta in (0.0, 1.0) for model in pair]
         for name, pair in zip(names, zip(averages, raws))
     ]
-    table = markdown(["1,000 steps of training", "η = 0", "η = 0, raw weights", "η = 1", "η = 1, raw weights"], rows)
+    table = markdown(["1,000 training steps", "η = 0", "η = 0, raw weights", "η = 1", "η = 1, raw weights"], rows)
     return {"choices": table + f"\n\n(n = {t.rows[0]['n']:,}, S = 20; other options as above.)"}, [t.csv()]
 
 
@@ -292,7 +294,7 @@ def table2(folder):
         raise LookupError("table2: not all steps")
     lines = [
         ["error"] + [f"{float(r['mse']):.2g}" for r in rows],
-        ["the paper's, CIFAR-10"] + [f"{value:g}" for value in paper.values()],
+        ["paper, CIFAR-10"] + [f"{value:g}" for value in paper.values()],
     ]
     files = [(TABLES / "table2.csv", text.encode())]
     files += [(IMAGES / to, (folder / name).read_bytes()) for name, to in (("error.png", "table2.png"), ("images.png", "table2-images.png"))]
