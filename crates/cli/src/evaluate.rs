@@ -63,7 +63,7 @@ pub struct EvaluateArguments {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     spacing: Vec<SpacingChoice>,
     /// How to step without noise, as for sample; solvers other than ddim take the rows of eta 0 only
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_values_t = [Solver::Ddim])]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_values_t = [Solver::DDIM])]
     solver: Vec<Solver>,
     /// Clip the predicted image: off, keep-eps, rederive-eps [default: the model's, else off]
     #[arg(long, value_name = "HOW,…", value_delimiter = ',', value_parser = clip)]

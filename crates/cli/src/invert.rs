@@ -205,7 +205,7 @@ impl Report {
             say(format_args!(
                 "warning: from {s} to index {}: {} of {n} image(s) did not converge in {} iterations, \
                  residual up to {:.1e}",
-                step.t.index().unwrap_or(0),
+                step.t.index().map_or_else(String::new, |index| index.to_string()),
                 step.unconverged,
                 step.iterations,
                 step.residual

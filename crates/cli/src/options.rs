@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use skipstone::denoiser::{Bound, Clip, DynamicThreshold};
 use skipstone::generate::{ClipMode, Request, Settings, SpacingChoice, Variance};
+use skipstone::schedule::Index;
 use skipstone::sigma::NoiseScale;
 use skipstone::unet::Precision;
 
@@ -132,7 +133,7 @@ impl RunArguments {
         let mut words = match (settings.steps, settings.spacing) {
             (Some(steps), Some(spacing)) => format!("--steps {steps} --spacing {spacing}"),
             _ => {
-                let times: Vec<String> = settings.times.iter().map(u32::to_string).collect();
+                let times: Vec<String> = settings.times.iter().map(Index::to_string).collect();
                 format!("--times {}", times.join(","))
             }
         };

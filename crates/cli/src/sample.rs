@@ -53,7 +53,7 @@ pub struct SampleArguments {
     #[command(flatten)]
     run: RunArguments,
     /// How to step without noise: ddim, ve-euler, heun, ab2, ab3, ab4 or dpm++2m
-    #[arg(long, value_name = "NAME", default_value_t = Solver::Ddim)]
+    #[arg(long, value_name = "NAME", default_value_t = Solver::DDIM)]
     solver: Solver,
     /// Seed of latents and noise
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -169,7 +169,7 @@ fn steps_and_calls(generator: &Generator) -> String {
         _ => format!("{made} steps"),
     };
     let evaluations = generator.calls() * generator.calls_per_step();
-    let by = if plan.solver() == Solver::Ddim { String::new() } else { format!(" by {}", plan.solver()) };
+    let by = if plan.solver() == Solver::DDIM { String::new() } else { format!(" by {}", plan.solver()) };
     let with = match (generator.moves() > made, generator.calls_per_step() > 1) {
         (false, false) => "",
         (false, true) => " with guidance",

@@ -105,7 +105,8 @@ fn every_spacing_of_every_step_count_equals_its_source() {
                 continue;
             };
             let found = found.unwrap_or_else(|error| panic!("{what}: {error}"));
-            let indices: Vec<u64> = found.times().iter().map(|t| u64::from(t.index().unwrap())).collect();
+            let indices: Vec<u64> =
+                found.times().iter().map(|t| u64::from(t.index().unwrap().whole().unwrap())).collect();
             if let Some(expected) = case["times"].get(steps.to_string()) {
                 let expected: Vec<u64> = expected.as_array().unwrap().iter().map(|v| v.as_u64().unwrap()).collect();
                 assert_eq!(indices, expected, "{what}");

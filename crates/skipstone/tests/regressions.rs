@@ -77,7 +77,7 @@ fn the_network_is_asked_about_the_index_of_the_paper_s_time() {
             Prediction::Epsilon
         }
         fn predict(&self, x_t: &Array4<f32>, t: &[Time], _: &[Condition]) -> skipstone::Result<Array4<f32>> {
-            self.0.lock().unwrap().push(t[0].index().unwrap());
+            self.0.lock().unwrap().push(t[0].index().unwrap().whole().unwrap());
             Ok(Array4::zeros(x_t.dim()))
         }
     }

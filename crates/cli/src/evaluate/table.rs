@@ -54,7 +54,7 @@ pub fn dry_run(
 pub fn name_of(cell: &Cell) -> String {
     let mut words = vec![cell.noise.to_string()];
     words.extend(cell.spacing.map(|spacing| spacing.to_string()));
-    words.extend((cell.solver != Solver::Ddim).then(|| cell.solver.to_string()));
+    words.extend((cell.solver != Solver::DDIM).then(|| cell.solver.to_string()));
     words.extend(cell.clip.map(|clip| match clip {
         ClipMode::Off => "clip off".to_owned(),
         ClipMode::KeepEps => "keep-eps".to_owned(),

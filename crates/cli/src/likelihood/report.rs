@@ -50,7 +50,7 @@ impl Task<'_> {
             bits(decoder)
         ));
         lines.push(format!("at most     {:.4}{} bits per dimension", found.bits_per_dim(), plus_minus(error)));
-        let points = found.terms.iter().rev().map(|term| (u64::from(term.t.index().unwrap_or(0)), bits(term.nats)));
+        let points = found.terms.iter().rev().map(|term| (term.t.get() as u64 - 1, bits(term.nats)));
         Report { json, lines, csv_name: "terms.csv", csv, plot: Some(points.collect()) }
     }
 

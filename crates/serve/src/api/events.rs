@@ -1,6 +1,7 @@
 use serde::Serialize;
 use skipstone::generate::Generator;
 use skipstone::image::near_square;
+use skipstone::schedule::Index;
 use utoipa::ToSchema;
 
 use super::compare::{Cell, ComparePlan, Comparison};
@@ -28,7 +29,8 @@ pub enum Plan {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PlanEvent {
     /// The index of each step's time.
-    pub times: Vec<u32>,
+    #[schema(value_type = Vec<f64>)]
+    pub times: Vec<Index>,
     /// The steps with their scalars.
     pub rows: Vec<PlanRow>,
     /// Network calls for each image.
@@ -47,9 +49,11 @@ pub struct PlanEvent {
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct PlanRow {
     /// Network index of t.
-    pub t: Option<u32>,
+    #[schema(value_type = Option<f64>)]
+    pub t: Option<Index>,
     /// Network index of s; null for clean data.
-    pub s: Option<u32>,
+    #[schema(value_type = Option<f64>)]
+    pub s: Option<Index>,
     /// a_t, the paper's α_t.
     pub alpha_t: f64,
     /// a_s.
@@ -104,7 +108,8 @@ pub struct StepEvent {
     /// Of so many.
     pub of: usize,
     /// Network index of the step's time.
-    pub t: Option<u32>,
+    #[schema(value_type = Option<f64>)]
+    pub t: Option<Index>,
     /// x̂₀ of every image, as a grid.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 use skipstone::Result;
 use skipstone::generate::Request;
+use skipstone::schedule::Index;
 use utoipa::ToSchema;
 
 use super::command::{flag, list};
@@ -111,7 +112,8 @@ pub struct InterpolatePlan {
     /// Where an image lies in a grid.
     pub tile: Tile,
     /// The index of each step's time.
-    pub times: Vec<u32>,
+    #[schema(value_type = Vec<f64>)]
+    pub times: Vec<Index>,
     /// Network calls for each image; those that encode the ends among them.
     pub calls: usize,
     /// The command that makes the same picture; null for a single point.

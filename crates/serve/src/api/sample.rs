@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 use skipstone::generate::{Request, Variance};
+use skipstone::schedule::Index;
 use skipstone::sigma::NoiseScale;
 use skipstone::solver::Solver;
 use skipstone::{Error, Result};
@@ -84,7 +85,7 @@ impl SampleRequest {
             spacing: self.spacing.as_deref().map(str::parse).transpose()?,
             scale,
             variance,
-            solver: self.solver.as_deref().map_or(Ok(Solver::Ddim), str::parse)?,
+            solver: self.solver.as_deref().map_or(Ok(Solver::DDIM), str::parse)?,
             clip: self.clip.map(ClipName::mode),
             seed: self.seed.unwrap_or(0),
             class: self.class,
@@ -133,7 +134,8 @@ pub struct Sample {
     /// What a call for every trained time would have taken at the same pace: DDPM.
     pub ddpm_seconds: f64,
     /// The index of each network call's time.
-    pub times: Vec<u32>,
+    #[schema(value_type = Vec<f64>)]
+    pub times: Vec<Index>,
     /// The model's id.
     pub model: String,
     /// The command that makes the same picture.

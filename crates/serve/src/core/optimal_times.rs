@@ -52,7 +52,7 @@ impl OptimalTimes {
         let calibration = calibration::required(model.calibration.as_ref(), what, &model.hash, &process, trained)?;
         let make = || Ok(calibration.best_times(&schedule, longest)?);
         let table = self.table.get_or_init(make).as_ref().map_err(Clone::clone)?;
-        let times = table.trajectory(steps)?.times().iter().filter_map(|t| t.index()).collect();
+        let times = table.trajectory(steps)?.times().iter().filter_map(|t| t.index()?.whole()).collect();
         let explicit = Request { times: Some(times), ..request.clone() };
         let (mut settings, plan) = Settings::resolve(model, &explicit)?;
         (settings.steps, settings.spacing) = (Some(steps), request.spacing);

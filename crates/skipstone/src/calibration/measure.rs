@@ -70,7 +70,7 @@ pub fn measure<D: Denoiser + ?Sized>(
         let pairs = || x0.iter().zip(&at.x0).map(|(&x0, &x0_hat)| (f64::from(x0), f64::from(x0_hat)));
         found.x0_errors.push(mean(pairs().map(|(x0, x0_hat)| (x0 - x0_hat).powi(2)).sum()));
         found.decoder_nats.push(mean(pairs().map(|(x0, x0_hat)| -log_likelihood(x0, x0_hat, sigma_1)).sum()));
-        if observer(t).is_break() && t.get() < schedule.train_steps() {
+        if observer(t).is_break() && t < Time::new(schedule.train_steps()) {
             return Err(Error::argument("the calibration was stopped by its observer"));
         }
     }

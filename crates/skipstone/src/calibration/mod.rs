@@ -91,9 +91,8 @@ impl Calibration {
     /// A trajectory beyond the calibrated times or the schedule.
     pub fn analytic(&self, schedule: &Schedule, eta: f64, trajectory: &Trajectory) -> Result<NoiseScale> {
         let at = |&t: &Time| {
-            let index = t.index().map(|index| index as usize);
-            let x0_error = index.and_then(|index| self.x0_errors.get(index)).ok_or_else(|| {
-                Error::argument(format!("time {} is beyond the calibration's {}", t.get(), self.x0_errors.len()))
+            let x0_error = nearest(t).and_then(|index| self.x0_errors.get(index)).ok_or_else(|| {
+                Error::argument(format!("time {t} is beyond the calibration's {}", self.x0_errors.len()))
             })?;
             let level = schedule.level(t)?;
             // ε − ε̂ = √(a/(1−a))·(x̂₀ − x₀).
@@ -110,9 +109,9 @@ impl Calibration {
     /// # Errors
     /// A time beyond the schedule or the calibration, t = 0, or s not below t.
     pub fn cost(&self, schedule: &Schedule, t: Time, s: Time) -> Result<f64> {
-        let index = t.index().map(|index| index as usize).filter(|&index| index < self.x0_errors.len() && s < t);
+        let index = nearest(t).filter(|&index| index < self.x0_errors.len() && s < t);
         let Some(index) = index else {
-            return Err(Error::argument(format!("no step leads from t = {} to {}", t.get(), s.get())));
+            return Err(Error::argument(format!("no step leads from t = {t} to {s}")));
         };
         if s == Time::CLEAN {
             return Ok(self.decoder_nats[index]);
@@ -178,6 +177,11 @@ pub fn required<'a>(
 
 fn short(hash: &str) -> &str {
     hash.get(..16).unwrap_or(hash)
+}
+
+/// The index of the measured time nearest to `t`.
+fn nearest(t: Time) -> Option<usize> {
+    t.rounded().index()?.whole().map(|index| index as usize)
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use crate::denoiser::{Bound, Clip, DynamicThreshold};
 use crate::error::{Error, Result};
 use crate::noise::NOISE_VERSION;
 use crate::sampler::Plan;
-use crate::schedule::FinalLevel;
+use crate::schedule::{FinalLevel, Index};
 use crate::sigma::NoiseScale;
 use crate::solver::Solver;
 use crate::trajectory::{Spacing, Trajectory};
-use crate::unet::Precision;
+use crate::unet::{Precision, TimeEmbedding};
 
 /// What to do with x̂₀ outside the data's range; the range itself is the model's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Default for Request {
             times: None,
             scale: NoiseScale::Eta(0.0),
             variance: Variance::Chosen,
-            solver: Solver::Ddim,
+            solver: Solver::DDIM,
             clip: None,
             threshold: None,
             seed: 0,
@@ -153,7 +153,7 @@ pub struct Settings {
     /// The spacing; `None` for explicit times.
     pub spacing: Option<SpacingChoice>,
     /// τ: the index of each network call.
-    pub times: Vec<u32>,
+    pub times: Vec<Index>,
     /// The noise of each step.
     pub scale: NoiseScale,
     /// How the run steps.
@@ -202,7 +202,13 @@ impl Settings {
                 let spacing = request.spacing.or(theirs).unwrap_or(SpacingChoice::Named(Spacing::Linear));
                 let trajectory = match spacing {
                     // The file's offset is below T.
-                    SpacingChoice::Named(named) => Trajectory::named(named, steps, t, scheduler.steps_offset as u32)?,
+                    SpacingChoice::Named(named) => {
+                        let tau = Trajectory::spaced(&schedule, named, steps, scheduler.steps_offset as u32)?;
+                        match model.config.time_embedding {
+                            TimeEmbedding::Learned { .. } => tau.whole(),
+                            TimeEmbedding::Positional => tau,
+                        }
+                    }
                     SpacingChoice::Optimal => calibration("spacing optimal")?.optimal(&schedule, steps)?,
                 };
                 (Some(steps), Some(spacing), trajectory)
@@ -302,7 +308,7 @@ impl Settings {
             ("times", json!(self.times)),
         ];
         // Named only where they hold, so that runs without them keep the manifests they had.
-        let solver = (self.solver != Solver::Ddim).then(|| ("solver", json!(self.solver.to_string())));
+        let solver = (self.solver != Solver::DDIM).then(|| ("solver", json!(self.solver.to_string())));
         let calibration = self.calibration.as_ref().map(|hash| ("calibration", json!(hash)));
         let precision = (self.precision != Precision::F32).then(|| ("precision", json!(self.precision.to_string())));
         let null_class = self.null_class.map(|class| ("null_class", json!(class)));

@@ -165,7 +165,7 @@ fn regions_without_meaning_are_refused() {
 
 #[test]
 fn another_solver_than_ddim_is_refused() {
-    let plan = plan(5, 0.0).with_solver(crate::solver::Solver::AdamsBashforth2).unwrap();
+    let plan = plan(5, 0.0).with_solver(crate::solver::Solver::AB2).unwrap();
     let (mut step, mut around) = (Seeded::new(1, 0), Seeded { purpose: Purpose::Inpaint, ..Seeded::new(1, 0) });
     let noises = Noises { step: &mut step, around: &mut around };
     let x_t = initial_latent(0, 0, 1, [1, 1, 2]);

@@ -99,7 +99,7 @@ fn the_network_is_asked_where_the_state_stands() {
             Prediction::Epsilon
         }
         fn predict(&self, x: &Array4<f32>, t: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
-            self.0.lock().unwrap().push(t[0].index().unwrap());
+            self.0.lock().unwrap().push(t[0].index().unwrap().whole().unwrap());
             Ok(Array4::zeros(x.dim()))
         }
     }
@@ -362,7 +362,7 @@ fn a_plan_without_noise_has_none_to_recover() {
 
 #[test]
 fn only_the_steps_of_ddim_are_inverted() {
-    let plan = plan(5, 0.0).with_solver(crate::solver::Solver::Heun).unwrap();
+    let plan = plan(5, 0.0).with_solver(crate::solver::Solver::HEUN).unwrap();
     for method in [Method::Ddim, Method::FixedPoint(FixedPoint::default()), Method::Bdia(Bdia::default())] {
         let error = encode(&gaussian(), &plan, &images(1), &method, &[], &mut unobserved).unwrap_err();
         assert!(error.to_string().contains("solver heun; choose solver ddim"), "{error}");

@@ -141,10 +141,8 @@ pub fn elbo<D: Denoiser + ?Sized>(
         let x_t = diffuse(x0, &eps, &vec![step.from; n])?;
         let found = denoise(denoiser, &x_t, step.t, step.from, conditions, options.clip)?;
         let squared_error = mean(&super::squared_errors(&eps, &found.eps)?);
-        let nats = match step.s {
-            Time::CLEAN => decoder_nats(x0, &found.x0, sigma_1),
-            _ => kl_nats(step, x0, &eps, &found),
-        };
+        let nats =
+            if step.s == Time::CLEAN { decoder_nats(x0, &found.x0, sigma_1) } else { kl_nats(step, x0, &eps, &found) };
         image_nats.iter_mut().zip(&nats).for_each(|(total, nats)| *total += nats);
         let term = ElboTerm { t: step.t, s: step.s, squared_error, nats: mean(&nats) };
         check_term(&term, if step.s == Time::CLEAN { sigma_1 } else { step.sigma })?;

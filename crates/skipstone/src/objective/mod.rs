@@ -60,7 +60,7 @@ pub fn l_gamma(errors: &[f64], weights: &[f64]) -> Result<f64> {
 /// use skipstone::noise::{KeyedRng, Purpose};
 /// let times = skipstone::objective::antithetic_times(&mut KeyedRng::new(0, Purpose::TrainTime, 0, 0), 3, 1000);
 /// // Indices i, j, and T − 1 − i: as times of the paper they add to T + 1.
-/// assert_eq!(times[0].get() + times[2].get(), 1001);
+/// assert_eq!(times[0].get() + times[2].get(), 1001.0);
 /// ```
 pub fn antithetic_times(rng: &mut KeyedRng, n: usize, train_steps: u32) -> Vec<Time> {
     if train_steps == 0 {

@@ -77,8 +77,8 @@ fn antithetic_times_mirror_their_first_half_and_are_cut_to_the_batch() {
         let times = antithetic_times(&mut KeyedRng::new(1, Purpose::TrainTime, 0, 0), n, 1000);
         assert_eq!(times.len(), n);
         let half = n / 2 + 1;
-        assert!((half..n).all(|i| times[i].get() + times[i - half].get() == 1001));
-        assert!(times.iter().all(|t| (1..=1000).contains(&t.get())));
+        assert!((half..n).all(|i| times[i].get() + times[i - half].get() == 1001.0));
+        assert!(times.iter().all(|t| (1.0..=1000.0).contains(&t.get())));
     }
 }
 

@@ -95,9 +95,11 @@ impl Oracle {
             return Err(Error::argument(format!("{} times for {n} images", times.len())));
         }
         denoiser::classes(conditions, n, None)?;
-        let level = |&t: &Time| match t {
-            Time::CLEAN => Err(Error::argument("a denoiser is never asked about clean data (t = 0)")),
-            t => self.schedule.level(t),
+        let level = |&t: &Time| {
+            if t == Time::CLEAN {
+                return Err(Error::argument("a denoiser is never asked about clean data (t = 0)"));
+            }
+            self.schedule.level(t)
         };
         times.iter().map(level).collect()
     }
@@ -267,7 +269,7 @@ mod tests {
             let oracle = Oracle::mixture(&schedule(), parts.clone()).unwrap().predicting(prediction);
             let at = Array4::from_shape_vec((1, 1, 1, 3), vec![0.1f32, -0.2, 0.3]).unwrap();
             let v = Array4::from_shape_vec((1, 1, 1, 3), vec![0.7f32, -1.1, 0.4]).unwrap();
-            let found = oracle.pullback(&at, &[Time::new(2); 2], &[], &v).unwrap();
+            let found = oracle.pullback(&at, &[Time::new(2)], &[], &v).unwrap();
             assert_eq!(found.out, oracle.predict(&at, &[Time::new(2)], &[]).unwrap());
             for i in 0..3 {
                 let h = 0.01f32;
@@ -280,7 +282,7 @@ mod tests {
                 let gradient = found.gradient[[0, 0, 0, i]];
                 assert!((gradient - slope).abs() < 1e-4, "{prediction} {i}: {gradient} {slope}");
             }
-            assert!(oracle.pullback(&at, &[Time::new(2); 2], &[], &Array4::zeros((2, 1, 1, 3))).is_err());
+            assert!(oracle.pullback(&at, &[Time::new(2)], &[], &Array4::zeros((2, 1, 1, 3))).is_err());
         }
     }
 

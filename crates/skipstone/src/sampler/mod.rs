@@ -13,8 +13,8 @@ use crate::denoiser::{Condition, Denoised, Denoiser, check_finite, check_shape, 
 use crate::error::{Error, Result};
 use crate::noise::NoiseSource;
 use crate::schedule::{NoiseLevel, Time};
-use crate::sigma::Coefficients;
-use crate::solver::{Solver, Stepper};
+use crate::sigma::{self, Coefficients};
+use crate::solver;
 
 /// What an observer is shown after each step.
 #[derive(Clone, Copy, Debug)]
@@ -118,37 +118,50 @@ pub fn sample<D: Denoiser + ?Sized>(
     let times: Vec<Time> = plan.steps().iter().map(|step| step.t).collect();
     denoiser.prepare(&times, conditions);
     let calls = plan.steps().len();
-    let ask = |i: usize, x: &Array4<f32>, t: Time, level: NoiseLevel| {
-        denoise(denoiser, x, t, level, conditions, plan.clip())
-            .map_err(|error| Error::new(error.kind(), format!("step {} of {calls}: {}", i + 1, error.message())))
-    };
-    let mut stepper = Stepper::new(plan.solver());
+    let scheme = plan.solver().scheme();
+    let mut past: Vec<(NoiseLevel, Denoised)> = Vec::new();
     let mut x = x_t;
-    let mut z = None;
     for (i, at) in plan.steps().iter().enumerate() {
-        let denoised = ask(i, &x, at.t, at.from)?;
-        let c = at.coefficients;
-        let z = if c.z == 0.0 {
-            None
-        } else {
-            let z = z.get_or_insert_with(|| Array4::zeros(x.dim()));
-            noise.fill(i, z)?;
-            Some(&*z)
+        let ask = |x: &Array4<f32>, t: Time, level: NoiseLevel| {
+            denoise(denoiser, x, t, level, conditions, plan.clip())
+                .map_err(|error| Error::new(error.kind(), format!("step {} of {calls}: {}", i + 1, error.message())))
         };
-        x = match plan.solver() {
-            Solver::Ddim => step(&denoised, c, z),
-            // Deterministic, as the plan has seen to.
-            _ => stepper.step(&plan.steps()[..=i], &x, &denoised, |x_s, level| ask(i, x_s, at.s, level))?,
-        };
-        check_finite(&format!("step {} of {calls}: x at t = {}", i + 1, at.s.get()), &x)?;
+        let here = ask(&x, at.t, at.from)?;
+        let x_s = (scheme.step)(&mut solver::Step {
+            x: &x,
+            from: at.from,
+            to: at.to,
+            here: &here,
+            past: &past,
+            coefficients: at.coefficients,
+            is_last: i + 1 == calls,
+            ask: &mut |x, level| ask(x, time_of(denoiser, plan, at, level), level),
+            source: noise,
+            index: i,
+        })?;
+        x = x_s;
+        check_finite(&format!("step {} of {calls}: x at t = {}", i + 1, at.s), &x)?;
 
         tracing::debug!(step = i + 1, calls, t = at.t.get(), s = at.s.get(), sigma = at.sigma, "step");
-        let progress = Progress { step: i + 1, calls, t: at.t, s: at.s, x0: &denoised.x0, x: &x };
+        let progress = Progress { step: i + 1, calls, t: at.t, s: at.s, x0: &here.x0, x: &x };
         if observer(&progress).is_break() && i + 1 < calls {
             return Ok(Outcome::Stopped(x));
         }
+        if scheme.memory > 0 {
+            past.truncate(scheme.memory - 1);
+            past.insert(0, (at.from, here));
+        }
     }
     Ok(Outcome::Finished(x))
+}
+
+/// The time at which the network is asked about a level within the step `at`.
+fn time_of<D: Denoiser + ?Sized>(denoiser: &D, plan: &Plan, at: &sigma::Step, level: NoiseLevel) -> Time {
+    if level == at.to && at.s != Time::CLEAN {
+        return at.s;
+    }
+    let t = plan.schedule().time(level);
+    if denoiser.takes_fractional_times() { t } else { t.rounded() }
 }
 
 #[cfg(test)]

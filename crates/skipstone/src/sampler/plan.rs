@@ -2,7 +2,7 @@ use crate::denoiser::{Clip, Prediction};
 use crate::error::{Error, Result};
 use crate::schedule::{FinalLevel, Schedule};
 use crate::sigma::{NoiseScale, Step, table};
-use crate::solver::Solver;
+use crate::solver::{NoiseUse, Solver};
 use crate::trajectory::Trajectory;
 
 /// Everything about a run but the network and the noise: the scalars of every step, and the clipping.
@@ -31,7 +31,7 @@ impl Plan {
             tracing::info!("the last step lands on a of index 0 instead of 1, as the model's config asks");
         }
         let steps = table(schedule, trajectory, scale, final_level)?;
-        Ok(Self { schedule: schedule.clone(), steps, clip, solver: Solver::Ddim })
+        Ok(Self { schedule: schedule.clone(), steps, clip, solver: Solver::DDIM })
     }
 
     /// Plain DDIM: η = 0, no clipping, landing on clean data.
@@ -80,7 +80,7 @@ impl Plan {
 
     /// Refuses every solver but DDIM for `what`, which is made of its steps.
     pub(crate) fn check_ddim(&self, what: &str) -> Result<()> {
-        if self.solver == Solver::Ddim {
+        if self.solver == Solver::DDIM {
             return Ok(());
         }
         Err(Error::argument(format!(
@@ -89,7 +89,7 @@ impl Plan {
         )))
     }
 
-    /// The number of network calls: one per step, but for [`Solver::Heun`].
+    /// The number of network calls: one per step, but for solvers that make more.
     pub fn calls(&self) -> usize {
         self.solver.calls(self.steps.len())
     }
@@ -110,9 +110,9 @@ impl Plan {
         &self.schedule
     }
 
-    /// Whether any step draws noise.
+    /// Whether the run draws no noise.
     pub fn is_deterministic(&self) -> bool {
-        self.steps.iter().all(|step| step.coefficients.z == 0.0)
+        self.solver.scheme().noise != NoiseUse::Own && self.steps.iter().all(|step| step.coefficients.z == 0.0)
     }
 
     /// Refuses a parameterization without meaning under the schedule.

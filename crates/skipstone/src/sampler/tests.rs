@@ -171,7 +171,7 @@ impl Denoiser for Constant {
     }
 
     fn predict(&self, x_t: &Array4<f32>, t: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
-        Ok(Array4::from_elem(x_t.dim(), if t[0].get() < 500 { self.0 } else { 0.5 }))
+        Ok(Array4::from_elem(x_t.dim(), if t[0].get() < 500.0 { self.0 } else { 0.5 }))
     }
 }
 
@@ -231,7 +231,7 @@ fn the_observer_sees_every_step_and_can_stop_the_run() {
     let x = || Array4::zeros((1, 1, 1, 1));
     let mut seen = Vec::new();
     let mut watch = |p: &Progress<'_>| {
-        seen.push((p.step, p.calls, p.t.get(), p.s.get()));
+        seen.push((p.step, p.calls, p.t.whole().unwrap(), p.s.whole().unwrap()));
         ControlFlow::Continue(())
     };
     sample(&Constant(0.1), &plan, x(), &mut Forbidden, &[], &mut watch).unwrap();

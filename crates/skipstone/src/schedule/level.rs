@@ -45,6 +45,17 @@ impl NoiseLevel {
         (self.one_minus / self.alpha_bar).sqrt()
     }
 
+    /// ln σ_ve = −½·ln(a/(1−a)): −∞ for clean data, ∞ at zero SNR.
+    pub fn log_sigma_ve(self) -> f64 {
+        0.5 * (self.one_minus.ln() - self.alpha_bar.ln())
+    }
+
+    /// The level of a given ln σ_ve: a = 1/(1 + σ_ve²), each of a and 1 − a to full precision.
+    pub fn from_log_sigma_ve(log_sigma: f64) -> Self {
+        let odds = (2.0 * log_sigma).exp();
+        Self { alpha_bar: 1.0 / (1.0 + odds), one_minus: 1.0 / (1.0 + odds.recip()) }
+    }
+
     /// 1 − a_t/a_s, the β of a jump from s to the noisier `self` = t; a_s > 0.
     pub fn beta_from(self, s: Self) -> f64 {
         // Each form is exact where the other cancels: 1 − a near clean data, a near pure noise.

@@ -3,44 +3,16 @@
 //! a_t is the DDIM paper's α_t, which is DDPM's ᾱ_t: a₀ = 1, strictly decreasing over t = 1..=T.
 
 mod betas;
-
 mod level;
+mod time;
 
 pub(crate) use betas::linspace;
 pub use betas::{BetaSchedule, MAX_TRAIN_STEPS};
 pub use level::NoiseLevel;
+pub use time::{Index, Time};
 
 use crate::denoiser::Prediction;
 use crate::error::{Error, Result};
-
-/// A time of the paper: 0 is clean data, 1..=T are the trained noise levels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Time(u32);
-
-impl Time {
-    /// t = 0: clean data, where no network is ever asked.
-    pub const CLEAN: Self = Self(0);
-
-    /// The paper's t.
-    pub const fn new(t: u32) -> Self {
-        Self(t)
-    }
-
-    /// The time whose network index is `index` (= t − 1).
-    pub const fn from_index(index: u32) -> Self {
-        Self(index + 1)
-    }
-
-    /// The index the network is conditioned on, t − 1; `None` at clean data.
-    pub const fn index(self) -> Option<u32> {
-        self.0.checked_sub(1)
-    }
-
-    /// The paper's t.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
 
 /// The level on which the last step of a trajectory lands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -146,14 +118,53 @@ impl Schedule {
         &self.betas
     }
 
-    /// The noise level of `t`, 0 ≤ t ≤ T.
+    /// The noise level of `t`, 0 ≤ t ≤ T. Between two trained times the logarithm of the signal-to-noise ratio, and with
+    /// it log σ_ve, is interpolated linearly.
     ///
     /// # Errors
-    /// t > T.
+    /// t > T, or t between two times one of which has no noise (t < 1) or no signal (zero terminal SNR).
     pub fn level(&self, t: Time) -> Result<NoiseLevel> {
-        self.levels.get(t.get() as usize).copied().ok_or_else(|| {
-            Error::argument(format!("time {} is beyond the schedule's T = {}", t.get(), self.train_steps()))
-        })
+        let beyond = || Error::argument(format!("time {t} is beyond the schedule's T = {}", self.train_steps()));
+        if let Some(whole) = t.whole() {
+            return self.levels.get(whole as usize).copied().ok_or_else(beyond);
+        }
+        let below = t.get().floor();
+        let [s, t_above] = [below as usize, below as usize + 1].map(|i| self.levels.get(i));
+        let (Some(s), Some(above)) = (s, t_above) else { return Err(beyond()) };
+        let (from, to) = (s.log_sigma_ve(), above.log_sigma_ve());
+        if !(from.is_finite() && to.is_finite()) {
+            return Err(Error::argument(format!("time {t} lies beside a level without noise or without signal")));
+        }
+        Ok(NoiseLevel::from_log_sigma_ve(from + (to - from) * (t.get() - below)))
+    }
+
+    /// The time of a noise level, the inverse of [`level`](Self::level): fractional where the level lies between two
+    /// trained ones. Levels outside the trained range get the nearest trained time.
+    ///
+    /// ```
+    /// use skipstone::schedule::{BetaSchedule, Schedule, Time};
+    /// let schedule = Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000)?;
+    /// let t = Time::between(400.25)?;
+    /// assert!((schedule.time(schedule.level(t)?).get() - 400.25).abs() < 1e-9);
+    /// # Ok::<(), skipstone::Error>(())
+    /// ```
+    pub fn time(&self, level: NoiseLevel) -> Time {
+        let wanted = level.log_sigma_ve();
+        // The first trained level that is noisier; levels grow with t.
+        let above = self.levels.partition_point(|level| level.log_sigma_ve() < wanted);
+        let last = self.levels.len() - 1;
+        if above <= 1 {
+            return Time::new(1);
+        }
+        if above > last {
+            return Time::new(last as u32);
+        }
+        let (low, high) = (self.levels[above - 1].log_sigma_ve(), self.levels[above].log_sigma_ve());
+        if wanted == high || high.is_infinite() {
+            return Time::new(above as u32);
+        }
+        // Between two positive whole numbers.
+        Time::positive((above - 1) as f64 + (wanted - low) / (high - low))
     }
 
     /// The level the last step lands on.

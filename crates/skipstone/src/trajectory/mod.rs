@@ -10,9 +10,9 @@ pub use optimal::{BestTimes, optimal};
 pub use spacing::Spacing;
 
 use crate::error::{Error, Result};
-use crate::schedule::{MAX_TRAIN_STEPS, Time};
+use crate::schedule::{MAX_TRAIN_STEPS, NoiseLevel, Schedule, Time};
 
-/// τ: strictly decreasing times in 1..=T, one network call each, landing on [`Time::CLEAN`] after the last.
+/// τ: strictly decreasing times from 1 to T, perhaps between two trained ones, one network call each, landing on [`Time::CLEAN`] after the last.
 ///
 /// ```
 /// use skipstone::schedule::Time;
@@ -28,29 +28,67 @@ pub struct Trajectory {
 }
 
 impl Trajectory {
-    /// The trajectory of a named spacing: `steps` = S asked for, `train_steps` = T; `steps_offset` concerns
+    /// The trajectory of any named spacing over a schedule: those that pick times, as [`named`](Self::named), and those
+    /// that pick noise levels, whose times lie between the trained ones ([`whole`](Self::whole) brings them onto these).
+    ///
+    /// ```
+    /// use skipstone::schedule::{BetaSchedule, Schedule, Time};
+    /// use skipstone::trajectory::{Spacing, Trajectory};
+    /// let schedule = Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000)?;
+    /// let tau = Trajectory::spaced(&schedule, Spacing::Karras, 10, 0)?;
+    /// assert_eq!((tau.calls(), tau.start(), tau.times()[9]), (10, Time::new(1000), Time::new(1)));
+    /// # Ok::<(), skipstone::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`named`](Self::named); zero terminal SNR under a spacing by noise levels, which has no first level.
+    pub fn spaced(schedule: &Schedule, spacing: Spacing, steps: usize, steps_offset: u32) -> Result<Self> {
+        let train_steps = schedule.train_steps();
+        let Some(levels) = spacing.levels() else {
+            return Self::named(spacing, steps, train_steps, steps_offset);
+        };
+        check_steps(steps, train_steps)?;
+        if schedule.is_zero_snr() {
+            return Err(Error::argument(format!(
+                "spacing {spacing}: the first noise level is infinite (zero terminal SNR); choose another spacing"
+            )));
+        }
+        let ends = [Time::new(train_steps), Time::new(1)];
+        let [first, last] = [schedule.level(ends[0])?, schedule.level(ends[1])?].map(NoiseLevel::log_sigma_ve);
+        let mut times: Vec<Time> = levels(steps, first, last)
+            .map(|log_sigma| schedule.time(NoiseLevel::from_log_sigma_ve(log_sigma)))
+            .collect();
+        // The ends are trained times, whatever the rounding of the levels between.
+        times[0] = ends[0];
+        if steps > 1 {
+            times[steps - 1] = ends[1];
+        }
+        times.dedup();
+        Self::from_times(times, train_steps)
+    }
+
+    /// The same trajectory over trained times alone, each the nearest one: for networks with a table of times. Times
+    /// that fall together become one.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        let mut times: Vec<Time> = self.times.iter().map(|t| t.rounded()).collect();
+        times.dedup();
+        Self { times }
+    }
+
+    /// The trajectory of a spacing that picks times: `steps` = S asked for, `train_steps` = T; `steps_offset` concerns
     /// [`Spacing::Leading`] alone. Duplicates are removed and the official spacing over-runs, so
     /// [`calls`](Self::calls), not S, is the number of network calls.
     ///
     /// # Errors
-    /// S = 0, S > T, T above [`MAX_TRAIN_STEPS`], or a leading offset that pushes the first index beyond T − 1.
+    /// A spacing by noise levels, S = 0, S > T, T above [`MAX_TRAIN_STEPS`], or a leading offset that pushes the first index beyond T − 1.
     /// (diffusers lets that pass and reads past its table later.)
     pub fn named(spacing: Spacing, steps: usize, train_steps: u32, steps_offset: u32) -> Result<Self> {
-        if train_steps > MAX_TRAIN_STEPS {
-            return Err(Error::argument(format!(
-                "num_train_timesteps: expected at most {MAX_TRAIN_STEPS}, found {train_steps}"
-            )));
-        }
-        if steps == 0 {
-            return Err(Error::argument("steps: expected at least 1, found 0"));
-        }
-        if steps > train_steps as usize {
-            return Err(Error::argument(format!(
-                "steps: expected at most the model's {train_steps} trained steps, found {steps}"
-            )));
-        }
+        check_steps(steps, train_steps)?;
         // S ≤ T fits u32.
-        let mut times = spacing.times(steps as u32, train_steps, steps_offset);
+        let Some(mut times) = spacing.times(steps as u32, train_steps, steps_offset) else {
+            return Err(Error::argument(format!("spacing {spacing}: picks noise levels, so it needs the schedule")));
+        };
         times.dedup();
         times.reverse();
         if let Some(&first) = times.first()
@@ -88,14 +126,14 @@ impl Trajectory {
         if times.is_empty() {
             return Err(Error::argument("times: expected at least one, found none"));
         }
-        if let Some(t) = times.iter().find(|t| **t == Time::CLEAN || t.get() > train_steps) {
-            return Err(Error::argument(format!("times: t = {} is outside 1 to T = {train_steps}", t.get())));
+        if let Some(t) = times.iter().find(|t| **t == Time::CLEAN || **t > Time::new(train_steps)) {
+            return Err(Error::argument(format!("times: t = {t} is outside 1 to T = {train_steps}")));
         }
         if let Some(i) = times.windows(2).position(|pair| pair[1] >= pair[0]) {
             return Err(Error::argument(format!(
                 "times: must strictly decrease, but index {} is followed by {}",
-                times[i].get() - 1,
-                times[i + 1].get() - 1
+                times[i].get() - 1.0,
+                times[i + 1].get() - 1.0
             )));
         }
         Ok(Self { times })
@@ -125,6 +163,23 @@ impl Trajectory {
     pub fn reverse_steps(&self) -> impl ExactSizeIterator<Item = (Time, Time)> + '_ {
         self.steps().rev().map(|(t, s)| (s, t))
     }
+}
+
+fn check_steps(steps: usize, train_steps: u32) -> Result<()> {
+    if train_steps > MAX_TRAIN_STEPS {
+        return Err(Error::argument(format!(
+            "num_train_timesteps: expected at most {MAX_TRAIN_STEPS}, found {train_steps}"
+        )));
+    }
+    if steps == 0 {
+        return Err(Error::argument("steps: expected at least 1, found 0"));
+    }
+    if steps > train_steps as usize {
+        return Err(Error::argument(format!(
+            "steps: expected at most the model's {train_steps} trained steps, found {steps}"
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ const MOST_TIMES: u32 = 8192;
 /// ```
 /// use skipstone::schedule::Time;
 /// // Squared jumps are cheapest when they are even.
-/// let cost = |t: Time, s: Time| f64::from(t.get() - s.get()).powi(2);
+/// let cost = |t: Time, s: Time| (t.get() - s.get()).powi(2);
 /// let tau = skipstone::trajectory::optimal(4, 100, cost)?;
 /// assert_eq!(tau.times(), [100, 75, 50, 25].map(Time::new));
 /// # Ok::<(), skipstone::Error>(())
@@ -116,8 +116,8 @@ mod tests {
 
     /// Some cost without structure.
     fn uneven(t: Time, s: Time) -> f64 {
-        let mixed = (t.get() * 2654435 + s.get() * 40503) % 1009;
-        f64::from(mixed) + f64::from(t.get() - s.get()).powi(2)
+        let mixed = (t.get() * 2_654_435.0 + s.get() * 40_503.0) % 1009.0;
+        mixed + (t.get() - s.get()).powi(2)
     }
 
     /// Every trajectory of so many calls from `t` down, with its cost.

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::schedule::linspace;
 
-/// A named way to pick S of T times; each is an exact reproduction of its source.
+/// A named way to pick S times or noise levels; each is an exact reproduction of its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Spacing {
     /// t = ⌊T·i/S⌋, i = 1..=S (DDIM D.2). Always reaches T.
@@ -21,11 +21,16 @@ pub enum Spacing {
     OfficialUniform,
     /// The authors' code: index ⌊x²⌋, x equally spaced over 0..√(0.8·T).
     OfficialQuad,
+    /// σ_ve^(1/7) equally spaced from T to t = 1 (Karras et al., arXiv 2206.00364, Eq. 5 with ρ = 7), at times between
+    /// the trained ones.
+    Karras,
+    /// ln σ_ve, so the log signal-to-noise ratio, equally spaced from T to t = 1, at times between the trained ones.
+    LogSnr,
 }
 
 impl Spacing {
     /// Every spacing, in the order the command line lists them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Linear,
         Self::Quadratic,
         Self::Leading,
@@ -33,6 +38,8 @@ impl Spacing {
         Self::Linspace,
         Self::OfficialUniform,
         Self::OfficialQuad,
+        Self::Karras,
+        Self::LogSnr,
     ];
 
     const fn name(self) -> &'static str {
@@ -44,14 +51,30 @@ impl Spacing {
             Self::Linspace => "linspace",
             Self::OfficialUniform => "official-uniform",
             Self::OfficialQuad => "official-quad",
+            Self::Karras => "karras",
+            Self::LogSnr => "logsnr",
         }
     }
 
-    /// The paper's times, not decreasing, possibly repeated; 1 ≤ S ≤ T. Only an offset can push one beyond T.
-    pub(super) fn times(self, steps: u32, train_steps: u32, steps_offset: u32) -> Vec<u64> {
+    /// For a spacing by noise levels, ln σ_ve of each of S levels between that of T and that of t = 1, falling.
+    pub(super) fn levels(self) -> Option<fn(usize, f64, f64) -> Box<dyn Iterator<Item = f64>>> {
+        match self {
+            Self::Karras => Some(|steps, first, last| {
+                const RHO: f64 = 7.0;
+                let [first, last] = [first, last].map(|log_sigma| (log_sigma / RHO).exp());
+                Box::new(linspace(first, last, steps).map(|root| RHO * root.ln()))
+            }),
+            Self::LogSnr => Some(|steps, first, last| Box::new(linspace(first, last, steps))),
+            _ => None,
+        }
+    }
+
+    /// The paper's times, not decreasing, possibly repeated; 1 ≤ S ≤ T. Only an offset can push one beyond T. `None` for
+    /// spacings by noise levels.
+    pub(super) fn times(self, steps: u32, train_steps: u32, steps_offset: u32) -> Option<Vec<u64>> {
         let (s, t) = (u64::from(steps), u64::from(train_steps));
         let (s_f, t_f) = (f64::from(steps), f64::from(train_steps));
-        match self {
+        Some(match self {
             // Integers: ⌊T·(i/S)²⌋ in floats misses T for 132 of 1000 values of S.
             Self::Linear => (1..=s).map(|i| t * i / s).collect(),
             Self::Quadratic => (1..=s).map(|i| t * i * i / (s * s)).filter(|&time| time > 0).collect(),
@@ -68,7 +91,8 @@ impl Spacing {
             Self::OfficialQuad => {
                 linspace(0.0, (t_f * 0.8).sqrt(), steps as usize).map(|x| (x * x) as u64 + 1).collect()
             }
-        }
+            Self::Karras | Self::LogSnr => return None,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ fn named(spacing: Spacing, steps: usize) -> Trajectory {
 }
 
 fn indices(trajectory: &Trajectory) -> Vec<u32> {
-    trajectory.times().iter().filter_map(|t| t.index()).collect()
+    trajectory.times().iter().filter_map(|t| t.index()?.whole()).collect()
 }
 
 #[test]
@@ -97,7 +97,28 @@ proptest::proptest! {
     fn every_spacing_is_a_valid_trajectory(train in 1u32..3000, part in 0.0f64..1.0, which in 0usize..7) {
         let steps = 1 + (part * f64::from(train - 1)) as usize;
         let tau = Trajectory::named(Spacing::ALL[which], steps, train, 0).unwrap();
-        assert!(tau.calls() >= 1 && tau.start().get() <= train);
+        assert!(tau.calls() >= 1 && tau.start() <= Time::new(train));
         assert_eq!(tau.steps().last().unwrap().1, Time::CLEAN);
     }
+}
+
+#[test]
+fn spacings_by_noise_level_are_even_in_their_own_measure() {
+    let schedule = crate::schedule::Schedule::new(&crate::schedule::BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
+    let even = |spacing: Spacing, measure: fn(f64) -> f64| {
+        let tau = Trajectory::spaced(&schedule, spacing, 9, 0).unwrap();
+        let at: Vec<f64> = tau.times().iter().map(|&t| measure(schedule.level(t).unwrap().sigma_ve())).collect();
+        let step = (at[8] - at[0]) / 8.0;
+        assert!(at.windows(2).all(|pair| ((pair[1] - pair[0]) / step - 1.0).abs() < 1e-6), "{spacing}: {at:?}");
+        assert_eq!((tau.start(), tau.times()[8]), (Time::new(1000), Time::new(1)));
+        assert!(tau.times()[4].whole().is_none());
+        let whole = tau.whole();
+        assert!(whole.times().iter().all(|t| t.whole().is_some()) && whole.calls() <= 9);
+    };
+    even(Spacing::Karras, |sigma| sigma.powf(1.0 / 7.0));
+    even(Spacing::LogSnr, f64::ln);
+    assert_eq!(Trajectory::spaced(&schedule, Spacing::Karras, 1, 0).unwrap().times(), [Time::new(1000)]);
+    assert!(Trajectory::named(Spacing::LogSnr, 9, 1000, 0).unwrap_err().message().contains("schedule"));
+    let zero_snr = schedule.with_zero_terminal_snr().unwrap();
+    assert!(Trajectory::spaced(&zero_snr, Spacing::Karras, 9, 0).unwrap_err().message().contains("zero terminal"));
 }

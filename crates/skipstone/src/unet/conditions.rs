@@ -13,7 +13,7 @@ use super::graph::{Graph, Row, ValueId, VectorOp};
 /// What distinguishes one condition from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Condition {
-    /// The time index.
+    /// The bits of the time index, an f32 as networks were trained with it: a whole number or one between two.
     pub time: u32,
     /// The class, for a conditional network.
     pub class: Option<usize>,
@@ -55,11 +55,11 @@ impl RowLayout {
 
 /// Sines, then cosines, of a time index at geometrically spaced frequencies (Vaswani et al., arXiv 1706.03762), as the
 /// networks were trained with it: angles are rounded to f32.
-pub(crate) fn time_embedding(config: &Config, time: u32, out: &mut [f32]) {
+pub(crate) fn time_embedding(config: &Config, time: f32, out: &mut [f32]) {
     let half = out.len() / 2;
     for i in 0..half {
         let exponent = -(10_000f64.ln()) * i as f64 / (half as f64 - config.freq_shift);
-        let angle = f64::from(time as f32 * (exponent as f32).exp());
+        let angle = f64::from(time * (exponent as f32).exp());
         let (sin, cos) = (libm::sin(angle) as f32, libm::cos(angle) as f32);
         let (first, second) = if config.flip_sin_to_cos { (cos, sin) } else { (sin, cos) };
         out[i] = first;
@@ -102,7 +102,7 @@ impl Graph {
         if let Some(time) = self.time {
             let mut y = fresh(values, time);
             for (condition, y) in conditions.iter().zip(y.chunks_exact_mut(len(time))) {
-                time_embedding(config, condition.time, y);
+                time_embedding(config, f32::from_bits(condition.time), y);
             }
             values.insert(time, y);
         }
@@ -210,7 +210,7 @@ fn add_to(sum: &mut Vec<f32>, more: &[f32], put: impl FnOnce(Vec<f32>) -> Option
 
 fn embedding_row(row: Row, condition: &Condition) -> usize {
     match row {
-        Row::Time => condition.time as usize,
+        Row::Time => f32::from_bits(condition.time) as usize,
         Row::Class => condition.class.expect("classes are checked before"),
     }
 }

@@ -425,21 +425,21 @@ pub(super) fn check(config: &Config, x: &Array4<f32>, times: usize, classes: Opt
     Ok(n)
 }
 
-/// The network indices of times.
+/// The bits of the network indices of times.
 pub(super) fn time_indices(config: &Config, times: &[Time]) -> Result<Vec<u32>> {
     times
         .iter()
         .map(|t| {
             let index = t.index().ok_or_else(|| Error::argument("the network is never asked about clean data"))?;
             if let TimeEmbedding::Learned { num_train_timesteps } = config.time_embedding
-                && index as usize >= num_train_timesteps
+                && index.whole().is_none_or(|index| index as usize >= num_train_timesteps)
             {
                 return Err(Error::argument(format!(
-                    "time index {index}; the network's table knows 0 to {}",
+                    "time index {index}; the network's table knows the whole numbers 0 to {}",
                     num_train_timesteps - 1
                 )));
             }
-            Ok(index)
+            Ok((index.value() as f32).to_bits())
         })
         .collect()
 }
@@ -457,6 +457,10 @@ impl Denoiser for UNet {
     fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[denoiser::Condition]) -> Result<Array4<f32>> {
         let classes = denoiser::classes(conditions, x_t.dim().0, self.config.num_class_embeds)?;
         self.forward(x_t, times, classes.as_deref())
+    }
+
+    fn takes_fractional_times(&self) -> bool {
+        !matches!(self.config.time_embedding, TimeEmbedding::Learned { .. })
     }
 
     fn prepare(&self, times: &[Time], conditions: &[denoiser::Condition]) {

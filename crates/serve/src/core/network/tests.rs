@@ -31,7 +31,7 @@ impl Denoiser for Fake {
         let mut y = x_t.clone();
         for (i, mut row) in y.outer_iter_mut().enumerate() {
             let class = conditions[i].class().unwrap_or(0);
-            row.mapv_inplace(|x| x * (1 + times[i].get()) as f32 + class as f32);
+            row.mapv_inplace(|x| x * (1.0 + times[i].get()) as f32 + class as f32);
         }
         Ok(y)
     }

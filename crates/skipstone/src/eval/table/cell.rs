@@ -159,7 +159,7 @@ impl Lists {
         for spacing in optional(&self.spacings) {
             for clip in optional(&self.clips) {
                 for &solver in &self.solvers {
-                    let takes = |noise: &&Noise| solver == Solver::Ddim || **noise == Noise::Eta(0.0);
+                    let takes = |noise: &&Noise| solver == Solver::DDIM || **noise == Noise::Eta(0.0);
                     let noises: Vec<Noise> = self.noises.iter().filter(takes).copied().collect();
                     if noises.is_empty() {
                         return Err(Error::argument(format!(
@@ -196,7 +196,7 @@ mod tests {
             steps: vec![10, 20, 10],
             noises: vec![Noise::Eta(0.0), Noise::Hat],
             spacings: Vec::new(),
-            solvers: vec![Solver::Ddim, Solver::Heun],
+            solvers: vec![Solver::DDIM, Solver::HEUN],
             clips: Vec::new(),
         }
     }
@@ -209,12 +209,12 @@ mod tests {
         assert_eq!(
             short,
             [
-                (Solver::Ddim, zero, 10),
-                (Solver::Ddim, zero, 20),
-                (Solver::Ddim, hat, 10),
-                (Solver::Ddim, hat, 20),
-                (Solver::Heun, zero, 10),
-                (Solver::Heun, zero, 20),
+                (Solver::DDIM, zero, 10),
+                (Solver::DDIM, zero, 20),
+                (Solver::DDIM, hat, 10),
+                (Solver::DDIM, hat, 20),
+                (Solver::HEUN, zero, 10),
+                (Solver::HEUN, zero, 20),
             ]
         );
         let spacings = vec![Spacing::Linear.into(), Spacing::Quadratic.into()];
@@ -242,7 +242,7 @@ mod tests {
             steps: 20,
             noise: Noise::Analytic,
             spacing: Some(Spacing::Quadratic.into()),
-            solver: Solver::Ddim,
+            solver: Solver::DDIM,
             clip: None,
         };
         let request = cell.request(&common);
