@@ -1,10 +1,10 @@
-"""How far skipstone's network output is from the exact one: prints {"error": ‖Δ‖₂ ÷ ‖exact‖₂}.
+"""Prints the error of skipstone's network output as {"error": ‖Δ‖₂ ÷ ‖exact‖₂}.
 
     python bench/accuracy.py --skipstone target/release/skipstone --network cifar --threads 2 --work bench/.work
 
-skipstone has no command that prints a network's output, but a run of the single time t lands on x̂₀, from which the
-output follows without loss: x̂₀ = (x − √(1−a)·ε̂) ÷ √a, or √a·x − √(1−a)·v̂ for a network that predicts v. That x̂₀ is
-rounded to float32 adds about 1e-7 at most.
+skipstone has no command that prints a network's output. But a run with the single timestep t returns x̂₀, and the output
+follows from it without loss: x̂₀ = (x − √(1−a)·ε̂) ÷ √a, or √a·x − √(1−a)·v̂ for a network that predicts v. Rounding x̂₀ to
+float32 adds about 1e-7 at most.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import contest
 
 
 def alpha_bar() -> float:
-    """a at the time of the calls, of the linear schedule."""
+    """a of the linear schedule at the timestep of the calls."""
     betas = np.linspace(*contest.BETAS, contest.TIMES)
     return float(np.prod(1.0 - betas[: contest.TIME + 1]))
 
 
 def output_of(prediction: str, x: np.ndarray, x0: np.ndarray) -> np.ndarray:
-    """The network's output, from its input and the x̂₀ it led to."""
+    """The network's output, computed from its input and x̂₀."""
     a = alpha_bar()
     if prediction == "v_prediction":
         return (a**0.5 * x - x0) / (1 - a) ** 0.5
@@ -36,7 +36,7 @@ def output_of(prediction: str, x: np.ndarray, x0: np.ndarray) -> np.ndarray:
 
 
 def predicted(args: argparse.Namespace, extra: list[str], x: np.ndarray) -> np.ndarray:
-    """x̂₀ by skipstone."""
+    """skipstone's x̂₀."""
     with tempfile.TemporaryDirectory() as folder:
         latents, out = Path(folder, "x.npy"), Path(folder, "x0.npy")
         np.save(latents, x)

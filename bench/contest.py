@@ -1,5 +1,6 @@
-"""What is compared: the networks and the contestants. Standard library only, so that the process that measures the
-memory of its children stays small itself."""
+"""The networks and contestants that are compared.
+
+Standard library only: the process that measures the memory of its children must itself stay small."""
 
 from __future__ import annotations
 
@@ -9,23 +10,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CARRIED = ROOT / "crates" / "model" / "weights"
 
-# The time every call is made at; the schedules of all the networks: linear, of this length, between these betas.
+# The timestep of every call, and the schedule of all networks: linear, of this length, between these betas.
 TIME = 500
 TIMES = 1000
 BETAS = (1e-4, 0.02)
-# Images whose exact (float64) output is known.
+# Number of images whose exact (float64) output is known.
 CHECKED = 2
 
 
 @dataclass(frozen=True)
 class Network:
-    """A U-Net to time, and at which sizes."""
+    """A U-Net to time, and the batches to time it at."""
 
     key: str
     title: str
     batches: tuple[int, ...]
     training_batch: int
-    # Images of the two whole-program runs.
+    # Numbers of images in the two whole-program runs.
     program: tuple[int, int]
 
 
@@ -45,14 +46,14 @@ class Contestant:
 
     key: str
     title: str
-    # PyTorch's three ways count as one where "the best of PyTorch" is asked for.
+    # PyTorch's three configurations share a family, for "best of PyTorch".
     family: str
     trains: bool = False
-    # Environment that keeps it to AVX2; None: it has no such switch.
+    # Environment variables that limit it to AVX2; None if it has no such switch.
     avx2: dict[str, str] | None = None
-    # Skipstone is asked for these; peers for none.
+    # Extra arguments for skipstone; peers have none.
     arguments: tuple[str, ...] = ()
-    # Run only when named: slower than its sibling where it was tried.
+    # Runs only if named: not faster than its sibling where it was tried.
     extra: bool = False
 
     @property
@@ -60,7 +61,7 @@ class Contestant:
         return self.family == "skipstone"
 
 
-# oneDNN does the convolutions, ATen (and inductor, which reads the same variable) the rest, MKL the matrix products.
+# oneDNN computes the convolutions, MKL the matrix products, ATen the rest; inductor reads the same variable as ATen.
 TORCH_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 SKIPSTONE_AVX2 = {"SKIPSTONE_ISA": "avx2"}
 

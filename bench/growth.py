@@ -1,9 +1,9 @@
-"""How the cost of a call grows with batch, image size, width and threads, one at a time from a base.
+"""Measures how the cost of a call grows with batch, image size, width and threads, varying one at a time.
 
     python bench/growth.py --work bench/.work [--skipstone target/release/skipstone] [--rounds 3]
 
-The base: the small network (channels 32, 64, 128 times 1, that is width 32; 32×32 pixels), batch 8, two threads. Prints
-a Markdown table: time of a call, time by image, GFLOP/s by definition, peak memory.
+The starting point is the small network (channels 32, 64, 128, that is width 32; 32×32 pixels) at batch 8 with two threads.
+Prints a Markdown table for each series: time per call, time per image, GFLOP/s by definition, peak memory.
 """
 
 from __future__ import annotations

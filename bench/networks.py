@@ -1,8 +1,8 @@
-"""Makes what the contestants read: pipeline folders, ONNX files, an input and its exact output.
+"""Makes the files that the contestants read: pipeline folders, ONNX files, an input and its exact output.
 
     python bench/networks.py --work DIR --networks cifar,small,carried [--onnx 1,4,16]
 
-What is there is kept. Random weights are PyTorch's own initialisation from seed 0.
+Existing files are kept. Random weights are PyTorch's own initialisation from seed 0.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ExactTimes(torch.nn.Module):
 
 
 class Plain(torch.nn.Module):
-    """The network as exporters like it: two tensors in, one out."""
+    """The network in a form for exporters: two tensors in, one out."""
 
     def __init__(self, unet: UNet2DModel) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def load(folder: Path) -> UNet2DModel:
 
 
 def inputs(unet: UNet2DModel, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise and times for one call: image i is the same in every batch."""
+    """Noise and timesteps for one call; image i is the same in every batch."""
     size = unet.config.sample_size
     size = (size, size) if isinstance(size, int) else tuple(size)
     generator = torch.Generator().manual_seed(1)
@@ -79,7 +79,7 @@ def inputs(unet: UNet2DModel, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_folder(network: str, folder: Path) -> None:
-    """A pipeline folder; written beside its place and renamed, so that it is there whole or not at all."""
+    """Makes a pipeline folder. It is written under another name and renamed, so that it is never incomplete."""
     if folder.exists():
         return
     partial = folder.with_name(f"{folder.name}.partial")
@@ -95,7 +95,7 @@ def make_folder(network: str, folder: Path) -> None:
 
 
 def make_reference(folder: Path, path: Path, batch: int) -> None:
-    """Input for the largest batch, exact output of its first images, and the network's size."""
+    """Writes input for the largest batch, the exact output of its first images, and the network's size."""
     if path.exists():
         return
     unet = load(folder)
@@ -113,7 +113,7 @@ def make_reference(folder: Path, path: Path, batch: int) -> None:
 
 
 def make_onnx(folder: Path, path: Path, batch: int) -> None:
-    """The network as ONNX at a fixed batch: a fixed shape lets runtimes optimise most."""
+    """Exports the network as ONNX at a fixed batch, because runtimes optimise fixed shapes best."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""One peer in a process of its own. Started by side_by_side.py, usable by hand:
+"""Runs one peer in its own process. side_by_side.py starts it; it also works by hand:
 
     python bench/peers.py --peer openvino --network cifar --batch 16 --threads 2 --work bench/.work
 
-Loads the network, warms up and says so in a JSON line, {"ready": …} or {"skip": "why"}. Then each line `run K` on stdin
-makes one call that is not timed (others ran in between: caches are cold, threads asleep) and K that are, and answers
+It loads the network, warms up and prints a JSON line, {"ready": …} or {"skip": "why"}. For each line `run K` on stdin it
+makes one untimed call (others ran in between, so caches are cold and threads asleep) and K timed calls, and answers
 {"ms": [K numbers], "cpu": processor time ÷ wall time}.
 """
 
@@ -30,17 +30,17 @@ WARM_UP = 3
 
 @dataclass
 class Loaded:
-    """A peer ready to run: one call, what it gives, and what it says about itself."""
+    """A peer ready to run: a call, its output, and facts about the peer."""
 
     call: Callable[[], Any]
-    # Output as [n, channels, height, width]; None where there is nothing to check (training).
+    # Output as [n, channels, height, width]; None if there is nothing to check (training).
     output: Callable[[], np.ndarray] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Task:
-    """The work asked for."""
+    """The work to do."""
 
     network: str
     batch: int
@@ -96,7 +96,7 @@ def compiled(task: Task) -> Loaded:
     import torch
     from torch._inductor import config
 
-    # Weights become constants: oneDNN packs them ahead of the calls and chooses their layout.
+    # With constant weights, oneDNN chooses their layout and packs them before the calls.
     config.freezing = True
     model, x, t = torch_model(task, channels_last=False)
     model = torch.compile(model)
@@ -117,7 +117,7 @@ def training(task: Task, channels_last: bool, compile_it: bool) -> Loaded:
     model, x, t = torch_model(task, channels_last)
     model = model.train()
     target = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
-    # One fused pass over each parameter, where the default update makes several.
+    # One fused pass over each parameter; the default update makes several.
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     forward = torch.compile(model) if compile_it else model
 
@@ -163,7 +163,7 @@ def openvino(task: Task, from_torch: bool) -> Loaded:
 
 
 def openvino_from_torch(task: Task) -> Any:
-    """OpenVINO's own reading of the PyTorch network, which keeps operations that ONNX takes apart."""
+    """OpenVINO's direct conversion of the PyTorch network, which keeps operations that ONNX splits."""
     import openvino
     import torch
 
@@ -176,7 +176,7 @@ def openvino_from_torch(task: Task) -> Any:
 
 
 def convolutions(compiled_model: Any) -> dict[str, int]:
-    """Which kernels OpenVINO chose for the convolutions: shows the instruction set really in use."""
+    """The kernels OpenVINO chose for the convolutions, which show the instruction set in use."""
     kinds = Counter()
     for node in compiled_model.get_runtime_model().get_ops():
         info = node.get_rt_info()
@@ -196,7 +196,7 @@ PEERS: dict[str, Callable[[Task], Loaded]] = {
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Milliseconds of one call."""
+    """The milliseconds of one call."""
     start = time.perf_counter()
     call()
     return (time.perf_counter() - start) * 1e3
@@ -209,12 +209,12 @@ def error(task: Task, y: np.ndarray) -> float:
 
 
 def peak_mb() -> float:
-    """Largest resident memory of this process so far (Linux counts in KiB)."""
+    """The peak resident memory of this process so far (Linux counts in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def prepare(peer: str, task: Task) -> tuple[Loaded, dict[str, Any]]:
-    """The peer, warm, and the line that says so."""
+    """The warm peer and its ready line."""
     loaded = PEERS[peer](task)
     warm = min(timed(loaded.call) for _ in range(WARM_UP))
     ready = {"ready": True, "warm_ms": warm, "peak_rss_mb": peak_mb(), **loaded.facts}
@@ -224,7 +224,7 @@ def prepare(peer: str, task: Task) -> tuple[Loaded, dict[str, Any]]:
 
 
 def answer(loaded: Loaded, calls: int) -> dict[str, Any]:
-    """One round."""
+    """Runs one round."""
     loaded.call()
     wall, cpu = time.perf_counter(), time.process_time()
     times = [timed(loaded.call) for _ in range(calls)]
@@ -233,7 +233,7 @@ def answer(loaded: Loaded, calls: int) -> dict[str, Any]:
 
 
 def protocol() -> TextIO:
-    """Standard output for our lines alone: whatever libraries print goes to stderr."""
+    """Reserves standard output for our lines; whatever libraries print goes to stderr."""
     ours = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return ours
@@ -256,7 +256,7 @@ def main() -> int:
     task = Task(args.network, args.batch, args.threads, args.work, args.training)
     try:
         loaded, ready = prepare(args.peer, task)
-    except Exception as problem:  # a peer that cannot run is left out of the table, whatever stops it
+    except Exception as problem:  # a peer that fails for any reason is left out of the table
         said = str(problem).strip().splitlines() or ["nothing said"]
         say(out, {"skip": f"{type(problem).__name__}: {said[0]}"})
         raise

@@ -1,4 +1,4 @@
-"""The whole program, as a user of diffusers writes it: a model folder in, a PNG out.
+"""A whole program as a diffusers user would write it: a model folder in, a PNG out.
 
     python bench/pipeline.py MODEL_DIR IMAGES STEPS OUT.png THREADS
 """
@@ -6,7 +6,7 @@
 import math
 import sys
 
-# diffusers imports transformers where it is installed, a second that this pipeline has no use for.
+# diffusers imports transformers if it is installed, which takes a second and is not needed here.
 sys.modules["transformers"] = None
 
 import torch  # noqa: E402
@@ -21,6 +21,6 @@ generator = torch.Generator().manual_seed(0)
 made = pipeline(batch_size=images, num_inference_steps=steps, eta=0.0, generator=generator).images
 columns = math.isqrt(images - 1) + 1
 rows = -(-images // columns)
-# The grid wants to be full.
+# make_image_grid needs a full grid.
 made += [made[-1]] * (rows * columns - images)
 make_image_grid(made, rows, columns).save(out)

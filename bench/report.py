@@ -1,4 +1,4 @@
-"""Ratios, tables, and where the numbers come from. Standard library only."""
+"""Ratios, tables and the provenance of the numbers. Standard library only."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ INSTRUCTIONS = ("avx", "f16c", "fma", "amx")
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and range over the rounds."""
+    """The median and range over the rounds."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def ratio(peer: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """peer ÷ ours, round by round: what a round suffered, both suffered."""
+    """peer ÷ ours within each round, because a disturbed round slows both."""
     return spread([p / o for p, o in zip(peer, ours, strict=True)])
 
 
@@ -33,12 +33,12 @@ def span(values: dict[str, float], digits: int) -> str:
 
 
 def best(rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """The fastest, by its median."""
+    """The row with the lowest median."""
     return min(rows, key=lambda row: median(row["values"]), default=None)
 
 
 def families(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """The peers a ratio is stated against: the best of all, of PyTorch, and OpenVINO."""
+    """The peers to compare with: the best of all, OpenVINO, and the best of PyTorch."""
     peers = [row for row in rows if not contest.CONTESTANTS[row["contestant"]].ours]
     wanted = [("best peer", best(peers))]
     for family, name in (("openvino", "OpenVINO"), ("pytorch", "best of PyTorch")):
@@ -48,7 +48,7 @@ def families(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]
 
 
 def ratios(cell: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of one cell: each peer group ÷ each of ours."""
+    """The ratios of one cell: each peer group ÷ each of ours."""
     ours = [row for row in cell["rows"] if contest.CONTESTANTS[row["contestant"]].ours]
     return [
         {"peer": name, "contestant": peer["contestant"], "ours": us["contestant"],
@@ -77,7 +77,7 @@ def row_of_call(cell: dict[str, Any], row: dict[str, Any]) -> list[str]:
 
 
 def cell_table(cell: dict[str, Any]) -> str:
-    """One network at one batch."""
+    """The table of one network at one batch."""
     head = ("contestant", "ms, median (range)", "GFLOP/s", "÷ skipstone f32", "error", "cores busy", "peak MB")
     rows = sorted(cell["rows"], key=lambda row: median(row["values"]))
     title = f"### {cell['what']}: {contest.NETWORKS[cell['network']].title}, batch {cell['batch']}"
@@ -86,7 +86,7 @@ def cell_table(cell: dict[str, Any]) -> str:
 
 
 def program_table(cell: dict[str, Any]) -> str:
-    """One network and number of images, whole programs."""
+    """The table of whole programs, for one network and number of images."""
     head = ("program", "seconds, median (range)", "÷ skipstone f32", "peak MB, median (range)", "÷ skipstone f32")
     base = next((row for row in cell["rows"] if row["contestant"] == "skipstone"), None)
     lines = [
@@ -113,7 +113,7 @@ def summary(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def first_line(command: Sequence[str]) -> str | None:
-    """What a command says first; None where it cannot be run."""
+    """The first line of a command's output; None if it cannot run."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, cwd=contest.ROOT)
     except (OSError, subprocess.SubprocessError):
@@ -122,7 +122,7 @@ def first_line(command: Sequence[str]) -> str | None:
 
 
 def cpu() -> dict[str, Any]:
-    """Model and the instruction sets that matter, where /proc says them."""
+    """Processor model and the relevant instruction sets, if /proc has them."""
     fields: dict[str, str] = {}
     path = Path("/proc/cpuinfo")
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -141,7 +141,7 @@ def version(package: str) -> str | None:
 
 
 def provenance(skipstone: Path, threads: int) -> dict[str, Any]:
-    """Machine, versions, commit, load: enough to judge the numbers by, and no name or path of the machine."""
+    """Machine, versions, commit and load: enough to judge the numbers, but no name or path of the machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,6 +1,6 @@
-"""The processes: a peer that lives through all rounds, skipstone started in each, whole programs measured by the kernel.
+"""The processes: peers live through all rounds, skipstone starts in each, and the kernel measures whole programs.
 
-Standard library only: a child's peak memory counts from its parent's where the parent is the larger."""
+Standard library only: a child's peak memory includes its parent's if the parent is larger."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Setup:
-    """What holds for the whole comparison."""
+    """Settings of the whole comparison."""
 
     work: Path
     skipstone: Path
     threads: int
-    # Longest wait for a contestant to get ready (compilers take minutes) or to finish a round.
+    # Seconds to wait for a contestant to get ready (compilers take minutes) or to finish a round.
     patience: float
 
 
 @dataclass
 class Round:
-    """A contestant's round: its median in ms, and how busy it kept the cores where that is known."""
+    """A contestant's round: its median in ms and, if known, how many cores it kept busy."""
 
     ms: float
     cpu: float | None = None
@@ -55,7 +55,7 @@ class Round:
 
 
 def environment(setup: Setup, contestant: contest.Contestant, avx2: bool) -> dict[str, str]:
-    """The child's environment: the same threads for everyone, the compiler's cache beside the models."""
+    """The child's environment: the same number of threads for all, and the compiler's cache beside the models."""
     threads = str(setup.threads)
     limits = contestant.avx2 if avx2 else {}
     return {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1",
@@ -63,7 +63,7 @@ def environment(setup: Setup, contestant: contest.Contestant, avx2: bool) -> dic
 
 
 class Peer:
-    """peers.py in a process."""
+    """peers.py in its own process."""
 
     def __init__(self, setup: Setup, contestant: contest.Contestant, work: Work) -> None:
         self.patience = setup.patience
@@ -117,7 +117,7 @@ class Peer:
 
 
 class Skipstone:
-    """skipstone, a process a round: `skipstone bench` warms up by itself and reports the median of its calls."""
+    """skipstone, one process per round: `skipstone bench` warms up by itself and reports the median of its calls."""
 
     def __init__(self, setup: Setup, contestant: contest.Contestant, work: Work) -> None:
         self.setup, self.contestant, self.work = setup, contestant, work
@@ -155,7 +155,7 @@ class Skipstone:
         return Round(line["ms_per_call"], None, {key: line.get(key) for key in ("isa", "threads", "peak_rss_mb")})
 
     def _error(self) -> float | None:
-        """Against the exact output; None (and a word on stderr) where it cannot be had."""
+        """The error against the exact output; None (and a note on stderr) if it cannot be measured."""
         setup = self.setup
         command = [sys.executable, str(HERE / "accuracy.py"), "--skipstone", str(setup.skipstone), "--network",
                    self.work.network, "--threads", str(setup.threads), "--work", str(setup.work)]
@@ -170,7 +170,7 @@ class Skipstone:
 
 
 def start(setup: Setup, key: str, work: Work) -> Peer | Skipstone:
-    """A contestant, warm; `Unavailable` where it cannot take part."""
+    """Starts and warms a contestant; raises `Unavailable` if it cannot take part."""
     contestant = contest.CONTESTANTS[key]
     if work.training and not contestant.trains:
         raise Unavailable("does not train")
@@ -180,9 +180,9 @@ def start(setup: Setup, key: str, work: Work) -> Peer | Skipstone:
 
 
 def whole(command: list[str], env: dict[str, str], log: Path) -> tuple[float, float]:
-    """Seconds and peak MB of a program from start to end, as the kernel counts them.
+    """The seconds and peak MB of a program from start to end, as the kernel counts them.
 
-    A shell stands between: a child's count begins with its parent's size, and a shell is small.
+    The program runs under a shell: a child's peak starts at its parent's size, and a shell is small.
     """
     shell = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *command]
     with open(log, "wb") as out:

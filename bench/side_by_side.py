@@ -1,8 +1,8 @@
-"""skipstone and its peers, interleaved on this machine.
+"""Compares skipstone with its peers, interleaved on this machine.
 
     python bench/side_by_side.py --what calls|training|program|memory|avx2|all [--rounds 7] [--out FILE.json]
 
-Prints Markdown tables on stdout and progress on stderr; --out also keeps every round as JSON. bench/README.md says what
+Prints Markdown tables on stdout and progress on stderr; --out also writes every round as JSON. bench/README.md explains what
 a fair comparison needs.
 """
 
@@ -31,14 +31,14 @@ def progress(text: str) -> None:
 
 
 def chosen(args: argparse.Namespace) -> list[str]:
-    """The contestants asked for."""
+    """The selected contestants."""
     keys = args.contestants or [key for key, contestant in contest.CONTESTANTS.items() if not contestant.extra]
     wanted = {"peers": False, "skipstone": True}.get(args.only)
     return [key for key in keys if wanted is None or contest.CONTESTANTS[key].ours == wanted]
 
 
 def prepare(args: argparse.Namespace, network: str, onnx: list[int]) -> str | None:
-    """Makes the network's files in a process of its own; says what went wrong with the ONNX files, if anything did."""
+    """Makes the network's files in a separate process; returns what went wrong with the ONNX files, or None."""
     command = [sys.executable, str(HERE / "networks.py"), "--work", str(args.work), "--networks", network]
     subprocess.run(command, check=True, stdout=sys.stderr)
     if not onnx or all(contest.onnx(args.work, network, batch).exists() for batch in onnx):
@@ -49,7 +49,7 @@ def prepare(args: argparse.Namespace, network: str, onnx: list[int]) -> str | No
 
 
 def enter(setup: Setup, keys: list[str], work: Work) -> tuple[dict[str, Peer | Skipstone], dict[str, str]]:
-    """Starts the contestants one after the other; those that cannot take part, with the reason."""
+    """Starts the contestants one after the other; returns them, and the reason for each that cannot take part."""
     ready, skipped = {}, {}
     for key in keys:
         try:
@@ -63,7 +63,7 @@ def enter(setup: Setup, keys: list[str], work: Work) -> tuple[dict[str, Peer | S
 
 
 def rounds(args: argparse.Namespace, ready: dict[str, Peer | Skipstone], skipped: dict[str, str]) -> dict[str, list]:
-    """Every contestant in turn, each round beginning with another; who fails on the way is left out altogether."""
+    """Runs all contestants in turn, each round starting with a different one; a contestant that fails is dropped."""
     fastest = min((runner.facts["warm_ms"] for runner in ready.values()), default=1.0)
     calls = args.calls or min(max(math.ceil(args.seconds * 1e3 / fastest), 3), 200)
     results: dict[str, list] = {key: [] for key in ready}
@@ -71,7 +71,7 @@ def rounds(args: argparse.Namespace, ready: dict[str, Peer | Skipstone], skipped
         order = list(results)
         turn = number % max(len(order), 1)
         for key in order[turn:] + order[:turn]:
-            # Threads of the one before may spin for a while after their work.
+            # Threads of the previous contestant may spin for a while after their work.
             time.sleep(args.pause)
             try:
                 results[key].append(ready[key].round(calls))
@@ -83,14 +83,14 @@ def rounds(args: argparse.Namespace, ready: dict[str, Peer | Skipstone], skipped
 
 
 def row(key: str, runner: Peer | Skipstone, done: list) -> dict[str, Any]:
-    """A contestant's line of the report."""
+    """A contestant's row in the report."""
     busy = [one.cpu for one in done if one.cpu is not None]
     return {"contestant": key, **runner.facts, **done[-1].facts, "values": [one.ms for one in done],
             "cpu": sum(busy) / len(busy) if busy else None}
 
 
 def compare(args: argparse.Namespace, setup: Setup, what: str, work: Work, keys: list[str]) -> dict[str, Any]:
-    """One cell: a network at a batch."""
+    """Measures one cell: a network at a batch."""
     progress(f"{what}: {work.network}, batch {work.batch}")
     ready, skipped = enter(setup, keys, work)
     try:
@@ -99,7 +99,7 @@ def compare(args: argparse.Namespace, setup: Setup, what: str, work: Work, keys:
         for runner in ready.values():
             runner.close()
     facts = json.loads(contest.reference(setup.work, work.network).with_suffix(".json").read_text(encoding="utf-8"))
-    # A training step is about three calls' work: no figure is given for it.
+    # A training step is about the work of three calls; no GFLOP/s is given for it.
     gflop = None if work.training else facts["gflop_per_image"] * work.batch
     cell = {"what": what, "network": work.network, "batch": work.batch, "gflop": gflop, "skipped": skipped,
             "rows": [row(key, ready[key], done) for key, done in results.items()]}
@@ -108,10 +108,10 @@ def compare(args: argparse.Namespace, setup: Setup, what: str, work: Work, keys:
 
 
 def timings(args: argparse.Namespace, setup: Setup, what: str, emit: Callable[[dict[str, Any], str], None]) -> None:
-    """Calls, calls on AVX2, or training steps, of all networks at all their batches."""
+    """Measures calls, calls on AVX2, or training steps, for all networks at all their batches."""
     keys = [key for key in chosen(args) if what != "training" or contest.CONTESTANTS[key].trains]
     if what == "training" and not args.contestants:
-        # Compiling a training step takes many minutes; by name it can be had.
+        # Compiling a training step takes many minutes, so it runs only if named.
         keys = [key for key in keys if key not in ("pytorch-compile", "skipstone-f16")]
     for name in args.networks:
         network = contest.NETWORKS[name]
@@ -126,7 +126,7 @@ def timings(args: argparse.Namespace, setup: Setup, what: str, emit: Callable[[d
 
 
 def programs(args: argparse.Namespace, setup: Setup, network: str, images: int) -> dict[str, tuple[str, list[str]]]:
-    """Title and command of each whole program."""
+    """The title and command of each whole program."""
     folder, out = contest.folder(setup.work, network), setup.work / "out"
     out.mkdir(exist_ok=True)
     commands = {"diffusers": ("diffusers DDIMPipeline", [
@@ -145,7 +145,7 @@ def programs(args: argparse.Namespace, setup: Setup, network: str, images: int) 
 
 
 def race(args: argparse.Namespace, setup: Setup, network: str, images: int) -> dict[str, Any]:
-    """Whole programs in turn. The first go of each is not counted: it brings the files into memory."""
+    """Runs whole programs in turn. The first run of each is not counted, because it loads the files into memory."""
     progress(f"program: {network}, {images} image(s) × {args.steps} steps")
     commands = programs(args, setup, network, images)
     env = environment(setup, contest.CONTESTANTS["skipstone"], avx2=False)
@@ -170,7 +170,7 @@ def race(args: argparse.Namespace, setup: Setup, network: str, images: int) -> d
 
 
 def whole_programs(args: argparse.Namespace, setup: Setup, emit: Callable[[dict[str, Any], str], None]) -> None:
-    """Time and peak memory, both of the same runs."""
+    """Measures time and peak memory in the same runs."""
     (setup.work / "logs").mkdir(parents=True, exist_ok=True)
     for name in args.networks:
         prepare(args, name, [])
@@ -180,7 +180,7 @@ def whole_programs(args: argparse.Namespace, setup: Setup, emit: Callable[[dict[
 
 
 def listed(known: dict[str, Any]) -> Callable[[str], list[str]]:
-    """A comma-separated choice among what is known."""
+    """A parser for a comma-separated choice among known names."""
 
     def parse(text: str) -> list[str]:
         names = text.split(",")
@@ -221,7 +221,7 @@ def arguments() -> argparse.Namespace:
 
 
 def keep(path: Path | None, record: dict[str, Any]) -> None:
-    """Writes the record; after each cell, so that an interrupted comparison leaves what it has."""
+    """Writes the record. It is called after each cell, so that an interrupted comparison keeps its results."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

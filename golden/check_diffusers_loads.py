@@ -1,10 +1,10 @@
-"""Whether the pinned diffusers loads a model folder written by skipstone, and samples the same images from it.
+"""Checks that the pinned diffusers loads a model folder written by skipstone and samples the same images from it.
 
     python golden/check_diffusers_loads.py MODEL_DIR
     python golden/check_diffusers_loads.py MODEL_DIR --latents x_T.npy --steps 10 --times 999,899,...,99 \
         --expected y.npy [--noise z.npy --eta 0.5] [--clip off]
 
-Exit status: 0 all well, 1 a check failed, 2 wrong usage.
+Exit status: 0 success, 1 a check failed, 2 wrong usage.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def fail(message):
 
 
 def load_unet(folder, subfolder, variant=None):
-    """The network, with every key of the file used and every parameter filled."""
+    """Loads the network; every key of the file must be used and every parameter set."""
     try:
         model, info = UNet2DModel.from_pretrained(
             folder, subfolder=subfolder, variant=variant, output_loading_info=True, local_files_only=True,
@@ -58,7 +58,7 @@ def forward(model, what):
 
 
 def sample(model, scheduler, args):
-    """DDIM sampling by diffusers' step, from given latents, at given times."""
+    """DDIM sampling with diffusers' step, from given latents, at given timesteps."""
     x = torch.from_numpy(np.load(args.latents))
     noise = None if args.noise is None else torch.from_numpy(np.load(args.noise))
     overrides = {} if args.clip is None else {"clip_sample": args.clip != "off", "thresholding": False}
@@ -77,8 +77,8 @@ def sample(model, scheduler, args):
     labels = None if args.labels is None else torch.tensor(args.labels)
     with torch.no_grad():
         for i, t in enumerate(times):
-            # diffusers takes the next time to be t − T // steps. A fraction in place of `steps` makes that exactly
-            # the next of our list, whatever the list; −1 is clean data.
+            # diffusers computes the next timestep as t − T // steps. A fraction in place of `steps` makes that exactly
+            # the next one in our list, for any list; −1 is clean data.
             following = times[i + 1] if i + 1 < len(times) else -1
             scheduler.num_inference_steps = Fraction(length, t - following)
             output = model(x, t, class_labels=labels).sample

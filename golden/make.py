@@ -1,9 +1,9 @@
-"""Makes every file under golden/values with programs other than skipstone: PyTorch, diffusers and NumPy.
+"""Makes every file under golden/values with programs other than skipstone, such as PyTorch, diffusers and NumPy.
 
     python golden/make.py            all families
-    python golden/make.py steps ...  only these
+    python golden/make.py steps ...  only these families
 
-golden/README.md describes what comes out and how to read it.
+golden/README.md describes the files.
 """
 
 import argparse
@@ -33,18 +33,18 @@ FAMILIES = {
     "solvers": solvers.make,
     "scores": scores.make,
 }
-# Fails when a change makes a file too heavy for a repository.
+# Limits in bytes: files beyond them are too large for the repository.
 FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_400_000
 
 
 def versions():
-    """What made the values; a difference in them should be explainable by a difference here."""
+    """Records the versions that made the values, to explain a difference between two sets of values."""
     pins = {name: metadata.version(name) for name in ("torch", "diffusers", "numpy", "safetensors")}
     write_json("versions.json", {"python": platform.python_version(), "machine": platform.machine(), **pins})
 
 
 def check_pins(file, install):
-    """Refuses to make values with other versions than the pinned ones."""
+    """Exits if an installed version is not the pinned one."""
     for line in (Path(__file__).parent / file).read_text().split():
         name, wanted = line.split("==")
         try:
@@ -56,7 +56,7 @@ def check_pins(file, install):
 
 
 def check_sizes():
-    """Every file below the limit, and all of them together."""
+    """Checks the size of each file and of all together."""
     total = 0
     for path in sorted(VALUES.rglob("*")):
         if path.is_file():
@@ -79,11 +79,11 @@ def main():
         parser.error(f"no family {unknown[0]!r}; expected {', '.join(FAMILIES)}")
     check_pins("requirements.txt", "pip install -r")
     if "solvers" in chosen:
-        # Its declared dependencies ask for an older NumPy, which its samplers do not need.
+        # k-diffusion declares an older NumPy, which its samplers do not need.
         check_pins("requirements-solvers.txt", "pip install --no-deps -r")
     if "scores" in chosen:
         check_pins("requirements-scores.txt", "pip install -r")
-    # One thread and deterministic algorithms: the same bits on every run.
+    # One thread and deterministic algorithms give the same bits on every run.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     if set(chosen) == set(FAMILIES):

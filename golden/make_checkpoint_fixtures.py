@@ -1,10 +1,10 @@
-"""Makes crates/skipstone/tests/fixtures/*: checkpoints as torch itself writes them.
+"""Makes crates/skipstone/tests/fixtures/*: checkpoints written by torch itself.
 
 Pinned: Python 3.11, torch 2.15, diffusers 0.42.1. Run from the repository root.
 
-Every value follows a formula that the tests state again: element k (row-major) of the tensor called NAME is
+Every value follows a formula that the tests repeat: element k (row-major) of the tensor called NAME is
     base + (sum of the bytes of NAME mod 64) / 16 + (k mod 32) / 128
-with base 0 for raw and 8 for averaged weights; all are below 16, so exact in half precision.
+with base 0 for raw weights and 8 for the moving average. All values are below 16, so they are exact in half precision.
 """
 
 import collections
@@ -32,7 +32,7 @@ def tensor(name, shape, base=0.0):
 
 
 def original(base=0.0):
-    """The original code's network: 1 channel, levels of 2 and 4, one block each, attention at the second."""
+    """The original code's network: 1 channel, levels of 2 and 4 channels with one block each, attention at the second."""
     names = collections.OrderedDict()
 
     def wb(name, *shape):
@@ -94,7 +94,7 @@ def small():
 
 
 def very_old(path, tensors):
-    """The legacy container with `_rebuild_tensor`, without v2: what torch wrote before 0.4."""
+    """The legacy container with `_rebuild_tensor` instead of v2, as torch wrote it before 0.4."""
     storages = {}
 
     class Pickler(pickle._Pickler):
@@ -132,7 +132,7 @@ def zipped(name, data):
 
 
 def shards():
-    """A folder of diffusers with weights as pickles in several files and an index, as it writes them itself."""
+    """A diffusers folder, written by diffusers, with pickled weights in several files and an index."""
     net = diffusers.UNet2DModel(
         sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(2, 4),
         norm_num_groups=2, attention_head_dim=None, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
@@ -155,14 +155,14 @@ def main():
         [("plain", tensor("plain", (2, 3))), ("other", tensor("other", (4,)))]))
     net = original()
     torch.save(net, OUT + "original.ckpt", _use_new_zipfile_serialization=False)
-    # The official training script's list; its optimiser's state is reduced to what keeps its form.
+    # The list that the official training script writes, with the optimiser's state reduced to its form.
     model = collections.OrderedDict(("module." + n, t.half()) for n, t in net.items())
     first = next(iter(net.values()))
     optimizer = {"state": {0: {"step": 7, "exp_avg": torch.zeros_like(first), "amsgrad": False}},
                  "param_groups": [{"lr": 2e-4, "betas": (0.9, 0.999), "params": [0]}]}
     ema = {n: t.half() for n, t in original(8.0).items()}
     torch.save([model, optimizer, 3, 70, ema], OUT + "original_list.pth", _use_new_zipfile_serialization=False)
-    # What many training scripts write: a dictionary of parts, one of them a tensor that is no weight.
+    # The dictionary that many training scripts write; one of its parts is a tensor that is not a weight.
     parts = io.BytesIO()
     torch.save({"step": torch.tensor(70), "model": net, "optimizer": optimizer, "ema": original(8.0)}, parts)
     zipped("original_dict.pth", parts.getvalue())

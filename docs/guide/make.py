@@ -1,13 +1,13 @@
-"""Makes every figure and picture of the guide that depends on the carried model, with the skipstone command alone.
+"""Makes every figure and picture of the guide that depends on the built-in model, using only the skipstone command.
 
     cargo build --release
     python -m venv .venv && .venv/bin/pip install numpy==2.4.6 pillow==13.0.0
-    .venv/bin/python docs/guide/make.py                       # all of it: under an hour on two quiet cores
-    .venv/bin/python docs/guide/make.py reconstruct solvers   # some of it; --list names the parts
+    .venv/bin/python docs/guide/make.py                       # everything: under an hour on two quiet cores
+    .venv/bin/python docs/guide/make.py reconstruct solvers   # only these parts; --list names them
 
-Pictures go to docs/images. In the pages, what stands between `<!-- made: PART -->` and `<!-- /made -->` is replaced; all
-other text says nothing that another model would make untrue. Needs Fashion-MNIST (apt-get install
-dataset-fashion-mnist). The same model gives the same text and the same bytes.
+Pictures go to docs/images. In the pages, the text between `<!-- made: PART -->` and `<!-- /made -->` is replaced. All other
+text must hold for any model. Needs Fashion-MNIST (apt-get install dataset-fashion-mnist). The same model gives the same
+text and the same bytes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ DATA = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 
 
 class Kitchen:
-    """The command, in a folder of its own; figures are taken on n images."""
+    """Runs the command in a temporary folder; figures are computed on n images."""
 
     def __init__(self, command, folder, n):
         self.command, self.folder, self.n = command, folder, n
@@ -45,7 +45,7 @@ class Kitchen:
         return done
 
     def json(self, line, **names):
-        """The JSON lines that a command prints."""
+        """The JSON lines a command prints."""
         return [json.loads(found) for found in self.run(line + " --json", **names).stdout.splitlines()]
 
     def array(self, name):
@@ -63,7 +63,7 @@ class Kitchen:
 
 
 def picture(rows, to):
-    """Rows of images [n, 1, h, w] as one picture, laid out as skipstone lays out its own."""
+    """Rows of images [n, 1, h, w] as one picture, in skipstone's own layout."""
     gap, scale = 2, 2
     h, w = rows[0].shape[2:]
     columns = len(rows[0])
@@ -103,9 +103,9 @@ def reconstruct(k):
     length = rms(k.array("x.npy"))
     return {
         "reconstruct": "\n".join(["```", *printed, "```", "", (
-            f"From 10 to 1000 steps the error falls {first / last:,.0f}-fold, as S to the power of −{exponent:.1f}. (A "
-            f"first-order method's squared error falls as the power of −2, where its steps are small.) The latents are "
-            f"somewhat too short: root mean square {length:.2f} for 50 steps, where one drawn at random has 1.")]),
+            f"From 10 to 1000 steps the error falls by a factor of {first / last:,.0f}, as S to the power of "
+            f"−{exponent:.1f}. (For a first-order method with small steps the power is −2.) The latents are "
+            f"somewhat too short: at 50 steps their root mean square is {length:.2f}, where random latents have 1.")]),
     }
 
 
@@ -149,14 +149,13 @@ def exact(k):
             originals = pixels.astype(np.float64) / 127.5 - 1
         off = np.abs(k.array("back.npy") - originals)
         mse, most = float(np.mean((off / 2) ** 2)), float(off.max()) * 127.5
-        through_files.append(f"{power(mse)} (`{method}`; no value further off than {most:.1g} of the 256 levels)")
+        through_files.append(f"{power(mse)} for `{method}` (largest deviation: {most:.1g} of one of the 256 levels)")
     return {
         "exact": table(head, rows),
         "convergence": table(
-            ["spacing", "S", "last index", "residual onto clean data", "most calls of another step",
-             "images × other steps not converged", "error of the round trip"], ends),
-        "through-files": "Through files, the same images came back with an error of " + " and ".join(through_files)
-        + " at S = 10.",
+            ["spacing", "S", "last index", "residual of the step onto clean data", "most calls in any other step",
+             "not converged (images × other steps)", "round-trip error"], ends),
+        "through-files": "Through files, the error of the same images at S = 10 was " + " and ".join(through_files) + ".",
     }
 
 
@@ -174,7 +173,7 @@ def consistency(k):
     k.run("sample --steps 10,20,50,100,1000 -n 6 -o rows.png")
     k.keep("rows.png", "rows.png")
     found = k.run("sample --steps 10,20,50,100,1000 -n {n} -o all.png", n=k.n).stdout.splitlines()[:-1]
-    return {"consistency": "\n".join(["```", *found, "```", "", f"({k.n} latents, the first six of them above.)"])}
+    return {"consistency": "\n".join(["```", *found, "```", "", f"{k.n} latents; the picture above shows the first six."])}
 
 
 def stochastic(k):
@@ -190,10 +189,11 @@ def stochastic(k):
     spread = [rms(noise[i]) for i in (0, len(noise) // 2, len(noise) - 2)]
     return {"stochastic": "\n".join([
         "```", "skipstone encode --images fashion-mnist -n 6 --steps 50 --eta 1 --noise-out z.npy -o x_T.npy", back, "```",
-        "", f"The second command is printed by the first. Left: with its own noise; the images come back to {missed} (root "
-        "mean square of network values). Right: the same latents with other noise (without `--noise`): the noise of the "
-        f"steps decides the image. The root mean square of the noise found here is {spread[0]:.2f} in the first step, "
-        f"{spread[1]:.2f} in the middle and {spread[2]:.2f} in the last but one."])}
+        "", "The first command prints the second. The left picture uses the recovered noise, and the images come "
+        f"back to within {missed} (root mean square of network values). The right picture uses the same "
+        "latents with other noise (without `--noise`): the noise of the steps decides the image. The recovered noise has a "
+        f"root mean square of {spread[0]:.2f} in the first step, {spread[1]:.2f} in the middle and {spread[2]:.2f} in the "
+        "last but one."])}
 
 
 def inpainting(k):
@@ -233,11 +233,11 @@ def solvers(k):
     rows = [[name(s)] + [f"{off[s, b]:.3g}" for b in (10, 20, 50)] for s in SOLVERS]
     best = {b: min(SOLVERS, key=lambda s: off[s, b]) for b in (10, 20, 50)}
     gain = {b: off["ddim", b] / off[best[b], b] for b in best}
-    nearest = "; ".join(f"at {b} calls `{best[b]}`, {gain[b]:.1f} times nearer than `ddim`" for b in best)
+    nearest = ", ".join(f"`{best[b]}` at {b} calls ({gain[b]:.1f} times closer than `ddim`)" for b in best)
     return {
-        "solvers": f"Root mean square distance from where the equation really leads (Heun with 199 calls), data range "
-        f"−1..1, {n} images, linear spacing:\n\n" + table(["about this many calls", "10", "20", "50"], rows),
-        "nearest": f"Nearest here: {nearest}.",
+        "solvers": f"Root mean square distance to the solution of the equation (Heun with 199 calls), data range "
+        f"−1..1, {n} images, linear spacing:\n\n" + table(["network calls, about", "10", "20", "50"], rows),
+        "nearest": f"Closest here: {nearest}.",
     }
 
 
@@ -248,9 +248,9 @@ def likelihood(k):
     decoder = found["terms"][-1]["bits"]
     steps = sum(term["bits"] for term in found["terms"]) - decoder
     bound = (
-        f"Carried model, first {n} test images, all 1000 steps at η = 1: at most {found['bits_per_dim']:.3f} ± "
-        f"{found['standard_error']:.3f} bits per dimension, {steps:.3f} of them in steps, {decoder:.3f} in the decoder, "
-        f"{power(found['prior_bits'])} in the prior.")
+        f"Built-in model, first {n} test images, all 1000 steps at η = 1: at most {found['bits_per_dim']:.3f} ± "
+        f"{found['standard_error']:.3f} bits per dimension. The steps contribute {steps:.3f}, the decoder {decoder:.3f} and "
+        f"the prior {power(found['prior_bits'])}.")
     ode = "likelihood --data fashion-mnist --method ode -n {n} --steps {s}"
     runs = [k.json(ode, n=n, s=s)[0] for s in (25, 50, 100)] + [k.json(ode + " --spacing linear", n=n, s=50)[0]]
     probes = k.json(ode + " --probes 2", n=n, s=25)[0]
@@ -258,9 +258,9 @@ def likelihood(k):
     values = table(head, [["bits per dimension"] + [f"{run['bits_per_dim']:.3f}" for run in runs]])
     return {
         "bound": bound,
-        "discretisation": f"The first {n} test images, bits per dimension (±{runs[2]['standard_error']:.3f} over images, the "
-        f"same images in all columns):\n\n{values}",
-        "probes": f"`--probes 2` or more shows its share: {probes['probe_error']:.4f} bits of ±"
+        "discretisation": f"The first {n} test images, bits per dimension (±{runs[2]['standard_error']:.3f} over images; "
+        f"every column uses the same images):\n\n{values}",
+        "probes": f"`--probes 2` or more shows its share of the ±: {probes['probe_error']:.4f} bits of ±"
         f"{probes['standard_error']:.3f} at 25 steps and two probes.",
     }
 
@@ -291,21 +291,22 @@ def steps(k):
         shown.append(k.array("x.npy"))
     picture(shown, "steps.png")
     deviation = "; ".join(
-        f"{spacing} " + ", ".join(f"{errors[b, spacing, '']:.2g}" for b in (10, 20, 50)) for spacing in ("linear", "optimal"))
+        f"{spacing} " + ", ".join(f"{errors[b, spacing, '']:.2g}" for b in (10, 20, 50))
+        for spacing in ("linear", "optimal"))
     decoder = last["terms"][-1]
     return {
-        "steps": f"Bound in bits per dimension, first {n} test images, the same for all (standard error over images for 10, "
-        f"20 and 50 calls: {deviation}):\n\n"
+        "steps": f"Bound in bits per dimension, first {n} test images, the same for all cells (standard error over "
+        f"images at 10, 20 and 50 calls: {deviation}):\n\n"
         + table(["calls", "linear", "linear, analytic", "optimal", "optimal, analytic"], rows),
-        "times": f"Ten optimal calls are {times}; on the calibration's own images all 1000 give "
-        f"{every['bits_per_dim']:.3f}, and 50 optimal ones {fifty['bits_per_dim']:.3f}. What ruins even spacing is its last "
-        f"step, from index {decoder['t']} onto clean data by a decoder whose σ₁ fits t = 1: {decoder['bits']:.1f} of the "
-        f"{last['bits_per_dim']:.1f} bits.",
+        "times": f"Ten optimal calls are at {times}. On the images of the calibration, all 1000 steps give "
+        f"{every['bits_per_dim']:.3f} and 50 optimal ones {fifty['bits_per_dim']:.3f}. Ten linear steps fail in "
+        f"the last one, from index {decoder['t']} onto clean data with a decoder whose σ₁ fits t = 1: it costs "
+        f"{decoder['bits']:.1f} of the {last['bits_per_dim']:.1f} bits.",
     }
 
 
 def front(k):
-    """The two pictures of the README."""
+    """The pictures samples-50.png (in the README) and strip.png."""
     k.run("sample -n 64 --steps 50 -o samples-50.png")
     k.run("sample -n 4 --steps 20 --spacing quadratic --trajectory strip.png -o x.npy")
     for name in ("samples-50.png", "strip.png"):
@@ -318,7 +319,7 @@ PARTS = {part.__name__: part for part in (
 
 
 def put(blocks):
-    """Replaces the blocks in whichever page has them."""
+    """Writes each block into the page that has its markers."""
     left = dict(blocks)
     for page in sorted(PAGES.glob("*.md")):
         text = page.read_text()
@@ -338,7 +339,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--skipstone", default=str(ROOT / "target/release/skipstone"))
-    parser.add_argument("--images", type=int, default=64, help="images that figures are taken on (64)")
+    parser.add_argument("--images", type=int, default=64, help="images to compute figures on (64)")
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
     if arguments.list:

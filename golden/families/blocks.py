@@ -1,4 +1,4 @@
-"""blocks.safetensors: the network's layers one by one, by diffusers' and PyTorch's own modules, in f64."""
+"""blocks.safetensors: the network's layers one by one, computed by diffusers' and PyTorch's own modules in f64."""
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -22,7 +22,7 @@ def attention(channels, head_dim, groups):
     )
 
 
-# name: (module, shape of x, whether it takes an embedding, what a reader needs to know)
+# name: (module, shape of x, whether it takes a time embedding, description for the reader)
 def cases():
     image = (2, 8, 4, 6)
     return {
@@ -56,7 +56,7 @@ def make():
         gen = generator(f"block {name}")
         randomise(module, gen)
         x = normal(gen, *shape)
-        # An offset shows a variance computed by cancellation.
+        # An offset reveals a variance that is computed by cancellation.
         if facts["kind"] == "group_norm":
             x = 3 + 0.5 * x
         temb = normal(gen, shape[0], 16) if takes_embedding else None
@@ -82,7 +82,7 @@ def make():
         for flip, shift in ((False, 1), (True, 0), (False, 0), (True, 1)):
             name = f"time_embedding/channels_{channels}_flip_{int(flip)}_shift_{shift}"
             tensors[name] = ExactTimesteps(channels, flip, shift)(times)
-            # The embedding is ours in f64; diffusers' own f32 must agree as far as its angle allows.
+            # The f64 embedding is ours; diffusers' f32 embedding must agree as far as the precision of its angle allows.
             from diffusers.models.embeddings import get_timestep_embedding
 
             theirs = get_timestep_embedding(times, channels, flip, shift)

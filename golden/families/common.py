@@ -1,4 +1,4 @@
-"""What the families share: where files go, how they are written, where randomness comes from."""
+"""Shared by the families: paths, writing files, random numbers."""
 
 import json
 import zlib
@@ -12,7 +12,7 @@ VALUES = Path(__file__).resolve().parent.parent / "values"
 
 
 def generator(name):
-    """A generator whose seed is the CRC-32 of a name, so that adding a case moves no other case."""
+    """A generator seeded with the CRC-32 of a name, so that adding a case changes no other case."""
     return torch.Generator().manual_seed(zlib.crc32(name.encode()))
 
 
@@ -22,14 +22,14 @@ def normal(gen, *shape):
 
 
 def write_json(name, value):
-    """One JSON file; Python prints the shortest decimal that reads back to the same double."""
+    """Writes a JSON file. Python prints the shortest decimal that reads back as the same double."""
     path = VALUES / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=None, separators=(",", ":"), default=_plain) + "\n")
 
 
 def write_tensors(name, tensors):
-    """One safetensors file."""
+    """Writes a safetensors file."""
     path = VALUES / name
     path.parent.mkdir(parents=True, exist_ok=True)
     for key, tensor in tensors.items():
@@ -38,7 +38,7 @@ def write_tensors(name, tensors):
 
 
 def randomise(module, gen):
-    """Gives every parameter a value that matters: nothing stays at 0 or 1, and outputs stay of the order of 1."""
+    """Gives every parameter a random value: none stays at 0 or 1, and outputs have the order of 1."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             noise = normal(gen, *parameter.shape)
@@ -55,8 +55,8 @@ def randomise(module, gen):
 class ExactTimesteps(torch.nn.Module):
     """The positional embedding in f64.
 
-    diffusers computes it in f32 whatever the model's precision, and t·frequency then carries an error of 3e-5 at
-    t = 999: more than all the rest of the network together.
+    diffusers computes it in f32 whatever the model's precision. The error of t·frequency is then 3e-5 at t = 999, more
+    than that of the rest of the network.
     """
 
     def __init__(self, channels, flip_sin_to_cos, freq_shift):

@@ -1,4 +1,4 @@
-"""inversion.json, inversion.safetensors: images to latents and back, by diffusers and from the papers' equations."""
+"""inversion.json, inversion.safetensors: images to latents and back, by diffusers and by the papers' equations."""
 
 import numpy as np
 import torch
@@ -9,12 +9,12 @@ from .common import generator, normal, relative, write_json, write_tensors
 from .steps import exact_alpha_bar, in_double
 
 STEPS = 10
-# The network, and what its output is taken to be.
+# Each network and its prediction type.
 NETWORKS = [("cifar", "epsilon"), ("scale_shift", "v_prediction")]
 
 
 def epsilon_of(model, prediction, table, x, index):
-    """The noise that a network sees in x when asked at an index."""
+    """The noise that the network predicts for x at an index."""
     with torch.no_grad():
         out = model(x, index).sample
     if prediction == "epsilon":
@@ -24,7 +24,7 @@ def epsilon_of(model, prediction, table, x, index):
 
 
 def by_diffusers(name, prediction):
-    """Encoding and decoding over 0, 100, ..., 900. The scheduler is told ε, asked where the state stands."""
+    """Encodes and decodes over 0, 100, ..., 900. The scheduler is given ε̂ at the index where the state is."""
     config = unets.ARCHITECTURES[name]
     x0 = 0.5 * normal(generator(f"inversion {name}"), 2, config["in_channels"], *unets.size_of(config))
     table = exact_alpha_bar("linear", False)
@@ -38,7 +38,7 @@ def by_diffusers(name, prediction):
         down.set_timesteps(STEPS)
         x = x0.to(dtype)
         for t in up.timesteps.tolist():
-            # The state stands one step below t; clean data have no index of their own, the nearest is 0.
+            # The state is one step below t. Clean data have no index of their own; the nearest is 0.
             eps = epsilon_of(model, prediction, table, x, max(t - 1000 // STEPS, 0))
             x = up.step(eps, t, x).prev_sample
         latent = x
@@ -56,13 +56,13 @@ def by_diffusers(name, prediction):
     return tensors, case
 
 
-# Two clusters of four pixels: N(±CENTRE, VARIANCE), and what an optimal network would say about them.
+# Two clusters of four pixels, N(±CENTRE, VARIANCE), whose optimal prediction has a closed form.
 CENTRE = np.array([0.5, 0.3, -0.2, 0.6])
 VARIANCE = 0.05
 
 
 def cluster_noise(x, a):
-    """ε̂ of x, an array [n, 4], at a level a: the posterior mean of the noise."""
+    """The optimal ε̂ of x, [n, 4], at level a: the posterior mean of the noise."""
     total = a * VARIANCE + 1 - a
     # log p(x|+) − log p(x|−)
     logit = 2 * a**0.5 * (x @ CENTRE) / total
@@ -71,13 +71,13 @@ def cluster_noise(x, a):
 
 
 def levels(indices):
-    """Signal and noise (the papers' α and σ) from clean data upwards."""
+    """a, signal and noise (the papers' α and σ) from clean data upwards."""
     a = np.array([1.0, *[float(exact_alpha_bar("linear", False)[i]) for i in indices]])
     return a, a**0.5, (1 - a) ** 0.5
 
 
 def bdia(x0, indices, gamma):
-    """Zhang et al. 2023: z_(i+1) from z_i and z_(i−1), in their a_i and b_i. z_1 is plain DDIM's."""
+    """Zhang et al. 2023: z_(i+1) from z_i and z_(i−1), in their a_i and b_i. z_1 comes from plain DDIM."""
     a, alpha, sigma = levels(indices)
     step_a = [None, *(alpha[:-1] / alpha[1:])]
     step_b = [None, *(sigma[:-1] - sigma[1:] * alpha[:-1] / alpha[1:])]
@@ -91,7 +91,7 @@ def bdia(x0, indices, gamma):
 
 
 def edict(x0, indices, p):
-    """Wallace et al. 2022: the noising direction, chains swapped at every other step of the denoising order."""
+    """Wallace et al. 2022, in the noising direction. The chains swap at every other step, counted in denoising order."""
     a, alpha, sigma = levels(indices)
     x, y = x0.copy(), x0.copy()
     for i in range(1, len(a)):

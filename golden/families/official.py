@@ -1,8 +1,8 @@
 """official_list.ckpt.gz, official.safetensors: DDPM's U-Net under the key names of the original checkpoints.
 
-The network is written here from its description (residual blocks of group norm, SiLU and 3×3 convolutions, attention
-by 1×1 convolutions, a way up whose levels are numbered like those of the way down), not from diffusers, so that the
-importer's renaming is judged by a network that never knew diffusers' names.
+The network is written from its description, not from diffusers: residual blocks of group norm, SiLU and 3×3 convolutions,
+attention by 1×1 convolutions, and an upward path whose levels are numbered like those of the downward path. The importer's
+renaming of keys is therefore tested by a network that does not know diffusers' names.
 """
 
 import gzip
@@ -24,7 +24,7 @@ def norm(channels):
 
 
 class Residual(nn.Module):
-    """norm–SiLU–conv, plus the projected time, norm–SiLU–conv, plus the input (through a 1×1 where widths differ)."""
+    """norm–SiLU–conv, plus the projected time, norm–SiLU–conv, plus the input (by a 1×1 convolution if widths differ)."""
 
     def __init__(self, channels, out, temb):
         super().__init__()
@@ -75,7 +75,7 @@ class Up(nn.Module):
 
 
 class Level(nn.Module):
-    """Holds the blocks of one level under the names of the files."""
+    """Holds the blocks of one level under the key names of the files."""
 
 
 class OriginalUnet(nn.Module):
@@ -119,7 +119,7 @@ class OriginalUnet(nn.Module):
                 level.upsample = Up(now)
                 size *= 2
             levels.append(level)
-        # Level 0 is the finest on the way up too, though it is run last.
+        # Level 0 is the finest in the upward path too, although it runs last.
         self.up = nn.ModuleList(levels[::-1])
         self.norm_out, self.conv_out = norm(now), nn.Conv2d(now, out_ch, 3, padding=1)
 
@@ -146,7 +146,7 @@ class OriginalUnet(nn.Module):
 
 
 def coarse(module, gen):
-    """Weights ±c: their signs tell any two orders of a tensor apart, and the file shrinks to a tenth by gzip."""
+    """Sets weights to ±c: the signs reveal a wrong order of a tensor, and gzip shrinks the file to a tenth."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             sign = torch.randint(0, 2, parameter.shape, generator=gen).float() * 2 - 1
@@ -154,13 +154,13 @@ def coarse(module, gen):
                 fine = torch.round(normal(gen, *parameter.shape) * 8) / 32
                 parameter.copy_(fine if name.endswith("bias") else 1 + fine)
             else:
-                # A power of two near 1/√fan_in; exact in every float format.
+                # A power of two near 1/√fan_in, exact in every float format.
                 fan_in = torch.tensor(float(parameter[0].numel()))
                 parameter.copy_(sign * 2.0 ** -torch.ceil(torch.log2(fan_in) / 2))
 
 
 def as_diffusers(model, config):
-    """The same weights in diffusers' own network: a second opinion on the forward pass above."""
+    """The same weights in diffusers' own network, to check the forward pass above."""
     levels = len(config["ch_mult"])
     sizes = [config["image_size"] >> i for i in range(levels)]
     attended = [size in config["attn_resolutions"] for size in sizes]
@@ -201,7 +201,7 @@ def make():
     raw, ema = OriginalUnet(**CONFIG), OriginalUnet(**CONFIG)
     coarse(raw, generator("official raw"))
     coarse(ema, generator("official ema"))
-    # A real optimiser's state, but only for two parameters: its size would otherwise be twice the network's.
+    # A real optimiser's state, but for two parameters only: the full state would be twice the size of the network.
     optimizer = torch.optim.Adam(raw.parameters(), lr=2e-4)
     before = {key: value.clone() for key, value in raw.state_dict().items()}
     for parameter in (raw.conv_in.bias, raw.conv_out.bias):
@@ -217,7 +217,7 @@ def make():
     ]
     buffer = io.BytesIO()
     torch.save(states, buffer)
-    # No time and no name in the gzip header: the same bytes on every run.
+    # The gzip header has no time and no name, so every run gives the same bytes.
     (VALUES / "official_list.ckpt.gz").write_bytes(gzip.compress(buffer.getvalue(), 9, mtime=0))
 
     gen = generator("official data")

@@ -1,4 +1,4 @@
-"""samples.safetensors: ten-step runs of three of the networks from given latents with given noise."""
+"""samples.safetensors: ten-step runs of three networks from given latents and noise."""
 
 import torch
 from diffusers import DDIMScheduler
@@ -7,13 +7,13 @@ from . import unets
 from .common import generator, normal, relative, write_json, write_tensors
 from .steps import in_double
 
-# What the network's output is taken to be, and the network of golden/values/unet_<name>.
+# Networks of golden/values/unet_<name>, each with its prediction type.
 RUNS = [("cifar", "epsilon"), ("heads", "sample"), ("scale_shift", "v_prediction")]
 STEPS, IMAGES = 10, 2
 
 
 def run(model, scheduler, x, noise, eta, clip):
-    """The loop of DDIMPipeline, with the noise given and no picture made at the end."""
+    """The loop of DDIMPipeline with given noise, without the conversion to pictures."""
     with torch.no_grad():
         for i, t in enumerate(scheduler.timesteps):
             out = model(x, t).sample

@@ -28,7 +28,7 @@ def betas64(kind, length, start=1e-4, end=0.02):
 
 
 def accumulate(betas):
-    """a and 1 − a, both accumulated in extended precision: neither loses digits where it is small."""
+    """a and 1 − a, both accumulated in extended precision, so that neither loses digits where it is small."""
     a, n = np.longdouble(1), np.longdouble(0)
     alpha_bar, noise = [], []
     for beta in betas.astype(np.longdouble):
@@ -40,7 +40,7 @@ def accumulate(betas):
 
 
 def zero_snr(betas):
-    """The zero-terminal-SNR rescale: √a is shifted and scaled so that it ends at 0 and begins where it began."""
+    """Rescales to zero terminal SNR: √a is shifted and scaled to end at 0 and to start where it did."""
     root = np.sqrt(np.cumprod(1 - betas.astype(np.longdouble)))
     root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
     a = root**2
@@ -48,7 +48,7 @@ def zero_snr(betas):
 
 
 def diffusers_scheduler(kind, length, rescale, start=1e-4, end=0.02):
-    """The scheduler that knows this schedule; None where diffusers has none."""
+    """diffusers' scheduler with this schedule; None if it has none."""
     options = dict(num_train_timesteps=length, beta_start=start, beta_end=end, beta_schedule=kind)
     if kind in ("linear", "scaled_linear", "squaredcos_cap_v2"):
         return DDIMScheduler(**options, rescale_betas_zero_snr=rescale)
@@ -79,7 +79,7 @@ def case(kind, length, rescale, start=1e-4, end=0.02):
     scheduler = diffusers_scheduler(kind, length, rescale, start, end)
     if scheduler is not None:
         found = scheduler.alphas_cumprod.double().numpy()
-        # The two programs must agree as far as diffusers' f32 allows, or one of them is wrong.
+        # The two must agree as far as diffusers' f32 allows, or one of them is wrong.
         np.testing.assert_allclose(scheduler.betas.double().numpy(), betas, rtol=3e-3, atol=2e-7)
         np.testing.assert_allclose(found, alpha_bar, rtol=2e-4, atol=2e-7)
         out["diffusers"] = {
@@ -97,7 +97,7 @@ def make():
         for kind in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"):
             cases += [case(kind, length, False), case(kind, length, True)]
         cases += [case("const", length, False), case("jsd", length, False)]
-    # Stable Diffusion's numbers, and a schedule that ends early.
+    # Stable Diffusion's schedule, and a short one with large β.
     cases += [case("scaled_linear", 1000, False, 0.00085, 0.012), case("linear", 50, False, 0.01, 0.3)]
     trained = [0.01, 0.02, 0.05, 0.1, 0.3, 0.6]
     alpha_bar, noise = accumulate(np.array(trained))

@@ -1,4 +1,4 @@
-"""scores.json, scores.npz, scores_*.onnx: what scores of images are, from their definitions, in NumPy, SciPy and ONNX Runtime."""
+"""scores.json, scores.npz, scores_*.onnx: image scores by their definitions, in NumPy, SciPy and ONNX Runtime."""
 
 import numpy as np
 import onnx
@@ -11,14 +11,14 @@ from .common import VALUES, generator, normal, write_json
 
 
 def rows(name, n, d):
-    """n vectors of d numbers with three decimals, correlated and off the origin."""
+    """n vectors of d numbers with three decimals, correlated and not centred."""
     gen = generator(f"scores {name}")
     mixed = normal(gen, n, d) @ normal(gen, d, d) + normal(gen, d)
     return np.round(mixed.double().numpy(), 3)
 
 
 def frechet(x, y):
-    """By the Schur decomposition of the product, which need not be symmetric."""
+    """Fréchet distance by the Schur decomposition of the product, which need not be symmetric."""
     (m1, s1), (m2, s2) = [(v.mean(0), np.atleast_2d(np.cov(v, rowvar=False))) for v in (x, y)]
     root = scipy.linalg.sqrtm(s1 @ s2)
     return float(((m1 - m2) ** 2).sum() + np.trace(s1) + np.trace(s2) - 2 * np.trace(root).real)
@@ -36,7 +36,7 @@ def mmd2(x, y):
 
 
 def jackknife(x, y):
-    """The standard error by leaving out every vector of each set in turn."""
+    """The standard error, leaving out each vector of each set in turn."""
     def part(estimates):
         n = len(estimates)
         return (n - 1) / n * sum((e - np.mean(estimates)) ** 2 for e in estimates)
@@ -46,7 +46,7 @@ def jackknife(x, y):
 
 
 def share_covered(queries, centres, k):
-    """The share of queries in a ball around a centre that reaches to its k-th nearest other centre."""
+    """The share of queries inside a ball around some centre; the ball reaches to the k-th nearest other centre."""
     distance = lambda a, b: np.sqrt(((a - b) ** 2).sum())
     radii = [sorted(distance(c, o) for j, o in enumerate(centres) if j != i)[k - 1] for i, c in enumerate(centres)]
     return float(np.mean([any(distance(q, c) <= r for c, r in zip(centres, radii)) for q in queries]))
@@ -78,13 +78,13 @@ def picture(gen, *shape):
 
 
 def networks():
-    """One network of free size and three channels, one of a fixed size and one channel."""
+    """One network with free size and three channels, and one with fixed size and one channel."""
     gen = generator("scores networks")
     info = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
     free = network(
         "scores_free", [info("image", ["n", 3, "h", "w"])],
         [
-            # Strides and dilations are their defaults, which not every reader knows.
+            # Strides and dilations are the defaults, stated because not every ONNX reader knows them.
             helper.make_node("Conv", ["image", "w", "b"], ["conv"], pads=[1, 1, 1, 1], strides=[1, 1], dilations=[1, 1]),
             helper.make_node("Relu", ["conv"], ["active"]),
             helper.make_node("GlobalAveragePool", ["active"], ["pooled"]),
@@ -104,7 +104,7 @@ def networks():
         {"half": torch.tensor([0.5]), "w": normal(gen, 30, 3), "b": normal(gen, 3), "w2": normal(gen, 3, 2), "b2": normal(gen, 2)},
     )
     colour, gray = picture(gen, 2, 3, 7, 6), picture(gen, 3, 1, 11, 4)
-    # As torchvision's ToTensor makes them of a file's bytes.
+    # As torchvision's ToTensor converts the bytes of a file.
     unit = lambda images: images.float().div(255)
     small = torch.nn.functional.interpolate(unit(gray), size=(6, 5), mode="bilinear", align_corners=False)
     run = lambda session, images, output: session.run([output], {"image": images.numpy()})[0].reshape(-1)
@@ -121,6 +121,6 @@ def networks():
 def make():
     cases = sets()
     x = np.array(cases[0]["x"])
-    # The very call of pytorch-fid.
+    # The same call as in pytorch-fid.
     np.savez_compressed(VALUES / "scores.npz", mu=np.mean(x, axis=0), sigma=np.cov(x, rowvar=False))
     write_json("scores.json", {"cases": cases, "networks": networks()})

@@ -1,7 +1,7 @@
 """solvers.json: whole runs of k-diffusion's deterministic samplers on closed-form denoisers, in f64.
 
-k-diffusion works in x̄ = x/√a and σ = √((1−a)/a), with a denoiser x̂₀(x̄, σ). Its samplers are given the very grid of a
-trajectory, so that nothing but the solver is compared.
+k-diffusion works in x̄ = x/√a and σ = √((1−a)/a), with a denoiser x̂₀(x̄, σ). Its samplers are given exactly the grid of one
+of our trajectories, so that only the solver is compared.
 """
 
 import importlib
@@ -38,7 +38,7 @@ GRIDS = {
 
 
 def sampling():
-    """k_diffusion.sampling alone: the package's own __init__ imports training code and what that needs."""
+    """Loads only k_diffusion.sampling: the package's __init__ imports training code and its dependencies."""
     found = importlib.util.find_spec("k_diffusion")
     package = types.ModuleType("k_diffusion")
     package.__path__ = list(found.submodule_search_locations)
@@ -47,7 +47,7 @@ def sampling():
 
 
 class Denoiser:
-    """E[x₀ | x̄] of the mixture, x̄ = x₀ + σ·ε, and how often it was asked."""
+    """E[x₀ | x̄] of the mixture, with x̄ = x₀ + σ·ε; counts its calls."""
 
     def __init__(self):
         self.weight, self.mean, self.variance = (torch.tensor(MIXTURE[k], dtype=torch.float64) for k in MIXTURE)

@@ -19,7 +19,7 @@ def exact_alpha_bar(kind, rescale):
 
 
 def in_double(scheduler, kind, rescale):
-    """The same scheduler with its table in f64, so that only the step's own arithmetic is seen."""
+    """The scheduler with its table in f64, so that only the arithmetic of the step matters. Changes the scheduler."""
     scheduler.alphas_cumprod = exact_alpha_bar(kind, rescale)
     if hasattr(scheduler, "one"):
         scheduler.one = torch.tensor(1.0, dtype=torch.float64)
@@ -30,7 +30,7 @@ def in_double(scheduler, kind, rescale):
 
 
 def network_output(prediction, x0, eps, alpha_bar):
-    """A plausible network output: the true target with an error, large enough that clipping has work to do."""
+    """The network output, in this prediction type, for given x₀ and ε."""
     if prediction == "epsilon":
         return eps
     if prediction == "sample":
@@ -43,7 +43,8 @@ def inputs(name, kind, rescale, t, prediction):
     x0, eps, error, z = 1.2 * normal(gen, *SHAPE), normal(gen, *SHAPE), normal(gen, *SHAPE), normal(gen, *SHAPE)
     alpha_bar = exact_alpha_bar(kind, rescale)[t]
     x_t = (alpha_bar**0.5 * x0.double() + (1 - alpha_bar) ** 0.5 * eps.double()).float()
-    # The error is scaled down for ε at high noise, where x̂₀ divides it by √a.
+    # The guesses have an error, large enough for clipping to act. For ε it is smaller at high noise, where x̂₀ divides it
+    # by √a.
     size = 0.3 if prediction != "epsilon" else 0.3 * min(1.0, float(alpha_bar**0.5 / (1 - alpha_bar) ** 0.5))
     guess_x0 = x0 + 0.3 * error if prediction != "epsilon" else x0
     guess_eps = eps + size * error if prediction != "sample" else eps
@@ -51,7 +52,7 @@ def inputs(name, kind, rescale, t, prediction):
 
 
 def ddim(case):
-    """One DDIMScheduler.step, in stock f32 and with an f64 table on f64 data."""
+    """One DDIMScheduler.step: stock f32, and an f64 table on f64 data."""
     rescale = case.get("rescale_betas_zero_snr", False)
     clip = case["clip"]
 
@@ -82,7 +83,7 @@ def ddim(case):
 
 
 def ddpm(case):
-    """One DDPMScheduler.step. It draws its noise itself; the draw is replaced by the noise of the case."""
+    """One DDPMScheduler.step. The noise it would draw is replaced by the noise of the case."""
     clip = case["clip"]
 
     def scheduler():
@@ -118,7 +119,7 @@ def ddim_cases():
                     name = f"{prediction} {clip} eta {eta} t {t}"
                     out.append(case(name, t, steps, prediction=prediction, clip=clip, eta=eta))
     for eta in (0.0, 0.5, 1.0):
-        # From the top of the range, and one trained time to the next.
+        # From the highest timestep, and from one training timestep to the next.
         out.append(case(f"top eta {eta}", 999, 10, prediction="v_prediction", eta=eta))
         out.append(case(f"neighbours eta {eta}", 400, 1000, eta=eta))
         out.append(case(f"cosine eta {eta}", 799, 20, schedule="squaredcos_cap_v2", eta=eta))
@@ -128,7 +129,7 @@ def ddim_cases():
             out.append(case(f"threshold sample {clip} eta {eta}", 299, 10, clip=clip, eta=eta, prediction="sample",
                             threshold=[0.83, 10.0]))
         out.append(case(f"clip range eta {eta}", 399, 10, clip="keep-eps", clip_range=0.7, eta=eta))
-        # The last step with a[0] in place of 1, for models whose config says so.
+        # The last step with a[0] instead of 1, for models whose config says so.
         out.append(case(f"final alpha eta {eta}", 99, 10, set_alpha_to_one=False, eta=eta))
         out.append(case(f"final alpha not last eta {eta}", 199, 10, set_alpha_to_one=False, eta=eta))
     for eta in (0.0, 0.5):
@@ -142,9 +143,9 @@ def ddim_cases():
 
 
 def ddpm_cases():
-    """fixed_large is σ̂ and fixed_small is η = 1, both with ε̂ re-derived from a clipped x̂₀.
+    """fixed_large is σ̂ and fixed_small is η = 1, both with ε̂ re-derived from the clipped x̂₀.
 
-    The last step is left out: diffusers adds noise there unless its index is 0.
+    The last step is omitted: diffusers adds noise there unless its index is 0.
     """
     out = []
     for variance_type, sigma in (("fixed_large", "hat"), ("fixed_small", 1.0)):
@@ -169,7 +170,7 @@ def make():
         x_t, out, z, exact, stock = (ddim if case["by"] == "DDIMScheduler" else ddpm)(case)
         assert exact.prev_sample.dtype == torch.float64
         deviation = relative(stock.prev_sample, exact.prev_sample)
-        # Stock f32 must tell the same story; it is good to about 1e-5 where a is not tiny.
+        # Stock f32 must agree; it is good to about 1e-5 where a is not tiny.
         assert deviation < 2e-3, f"{case['name']}: stock diffusers deviates by {deviation}"
         cases.append(case | {"row": len(cases), "f32_deviation": deviation})
         for key, value in (("x_t", x_t), ("model_output", out), ("z", z), ("x_s", exact.prev_sample),

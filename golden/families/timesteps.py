@@ -26,12 +26,12 @@ def official_quad(length, count):
 
 
 def paper_linear(length, count):
-    """⌊T·i/S⌋ in the paper's t, i = 1..S; the network's index is t − 1."""
+    """t = ⌊T·i/S⌋ in the paper's t, i = 1..S; the network index is t − 1."""
     return [length * i // count - 1 for i in range(count, 0, -1)]
 
 
 def paper_quadratic(length, count):
-    """⌊T·i²/S²⌋ in the paper's t; 0 (clean data, index −1) falls out below."""
+    """t = ⌊T·i²/S²⌋ in the paper's t; `cleaned` removes t = 0 (clean data, index −1)."""
     return [length * i * i // (count * count) - 1 for i in range(count, 0, -1)]
 
 
@@ -48,7 +48,7 @@ SPACINGS = {
 
 
 def cleaned(raw):
-    """Without what is not a network call: negative entries, and a time given twice."""
+    """The list without negative entries and repeated timesteps, which are not network calls."""
     out = []
     for time in raw:
         if time >= 0 and (not out or time != out[-1]):
@@ -74,7 +74,7 @@ def family(name, length):
         lengths.append(len(times))
         checksums.append(sum((i + 1) * time for i, time in enumerate(times)))
         if count in FULL or count == length:
-            # A thousand numbers say no more than their checksum.
+            # A longer list would only bloat the file; its checksum is enough.
             if len(times) <= 100:
                 full[str(count)] = times
     return {
@@ -85,7 +85,7 @@ def family(name, length):
 
 def make():
     cases = [family(name, length) for name in SPACINGS for length in (1000, 50, 77)]
-    # Steps whose "previous" time, t − T//S, is still a trained one: diffusers then never lands on clean data.
+    # S for which the last "previous" timestep, t − T//S, is still ≥ 0: diffusers then never reaches clean data.
     unfinished = []
     for count in range(1, 1001):
         times = SPACINGS["trailing"](1000, count)

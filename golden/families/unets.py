@@ -19,22 +19,22 @@ def blocks(down, up, channels):
     return dict(down_block_types=down, up_block_types=up, block_out_channels=channels)
 
 
-# Each differs from the others in what its comment says.
+# The comment of each says what it tests.
 ARCHITECTURES = {
-    # google/ddpm-cifar10-32 made small: four levels, attention at the second.
+    # A small google/ddpm-cifar10-32: four levels, attention at the second.
     "cifar": BASE | dict(sample_size=16) | blocks((D, A, D, D), (U, U, B, U), (4, 4, 8, 8)),
-    # Height ≠ width, two channels, symmetric padding, another number of output channels than 3.
+    # Height ≠ width, two input and output channels, symmetric padding.
     "rectangular": BASE | dict(sample_size=(8, 16), in_channels=2, out_channels=2, downsample_padding=1, norm_eps=1e-5)
     | blocks((D, A), (B, U), (4, 8)),
-    # Several heads; cosines first, no shift of the frequencies.
+    # Several heads; cosines first, no frequency shift.
     "heads": BASE | dict(sample_size=8, attention_head_dim=4, flip_sin_to_cos=True, freq_shift=0)
     | blocks((A, D), (U, B), (4, 12)),
-    # The embedding scales and shifts; the middle attention then has no normalisation.
+    # The time embedding scales and shifts; the middle attention then has no normalisation.
     "scale_shift": BASE | dict(sample_size=8, resnet_time_scale_shift="scale_shift") | blocks((D, A), (B, U), (4, 8)),
-    # The same with the middle attention's groups given.
+    # The same with groups set for the middle attention.
     "attn_groups": BASE | dict(sample_size=8, resnet_time_scale_shift="scale_shift", attn_norm_num_groups=4)
     | blocks((D, D), (U, U), (4, 8)),
-    # No attention in the middle; two residual blocks a level.
+    # No attention in the middle; two residual blocks per level.
     "no_attention": BASE | dict(sample_size=8, add_attention=False, layers_per_block=2) | blocks((D, D), (U, U), (4, 8)),
     # The middle block's sums are divided.
     "mid_scale": BASE | dict(sample_size=8, mid_block_scale_factor=1.4142) | blocks((D, A), (B, U), (4, 8)),
@@ -44,14 +44,14 @@ ARCHITECTURES = {
     # Resampling inside residual blocks, both by block type and by downsample_type/upsample_type.
     "resnet_sampling": BASE | dict(sample_size=8, downsample_type="resnet", upsample_type="resnet")
     | blocks((R, A, D), (U, B, S), (4, 4, 8)),
-    # The same with scale-shift, an attention-free coarsest level, and symmetric padding for the plain block.
+    # The same with scale-shift, a coarsest level without attention, and symmetric padding in the plain block.
     "resnet_scale_shift": BASE | dict(
         sample_size=(16, 8), resnet_time_scale_shift="scale_shift", downsample_padding=1, attention_head_dim=4
     ) | blocks((D, R, R), (S, S, U), (4, 4, 8)),
-    # A learned table of times.
+    # A learned table of timesteps.
     "learned_time": BASE | dict(sample_size=8, time_embedding_type="learned", num_train_timesteps=20, flip_sin_to_cos=True,
                                 freq_shift=0) | blocks((D, A), (B, U), (4, 8)),
-    # 28×28 → 14×14 → 7×7, input mapped x → 2x − 1, attention over an odd side.
+    # 28×28 → 14×14 → 7×7, input mapped x → 2x − 1, attention at an odd size.
     "gray28": BASE | dict(sample_size=28, in_channels=1, out_channels=1, center_input_sample=True)
     | blocks((D, D, A), (B, U, U), (4, 4, 8)),
 }
@@ -64,14 +64,14 @@ def size_of(config):
 
 
 def build(name):
-    """The model of a name, in eval mode, f32."""
+    """The named model, in eval mode, f32."""
     model = UNet2DModel(**ARCHITECTURES[name])
     randomise(model, generator(f"unet {name}"))
     return model.eval()
 
 
 def in_double(model):
-    """The same model in f64 throughout, the positional embedding included. Changes the model it is given."""
+    """The model in f64 throughout, including the positional embedding. Changes the model."""
     model = model.double()
     config = model.config
     if config.time_embedding_type == "positional":
@@ -105,7 +105,7 @@ def one(name):
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name}: {key} has no part in the output"
         tensors[f"grad/{key}"] = parameter.grad.float()
-        # Groups of one channel would cancel the time embedding; a key's bias alone moves no softmax.
+        # Groups of one channel would cancel the time embedding. A key's bias does not change the softmax.
         if not key.endswith("to_k.bias"):
             assert parameter.grad.norm() > 1e-3, f"{name}: the output does not depend on {key}"
     deviation = relative(y_f32, y.detach())
@@ -116,7 +116,7 @@ def one(name):
 
 
 def make():
-    # diffusers remarks on options it considers old; they are the ones under test.
+    # diffusers warns about deprecated options, which are under test here.
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     for name in ARCHITECTURES:
         one(name)

@@ -1,27 +1,27 @@
 #!/usr/bin/env python3
-"""The Inception network of FID as an ONNX file that `skipstone evaluate --features inception.onnx:pool3` takes.
+"""Exports the Inception network of FID to an ONNX file for `skipstone evaluate --features inception.onnx:pool3`.
 
     pip install -r tools/features/requirements.txt
     python tools/features/export_inception.py --weights pt_inception-2015-12-05-6726825d.pth -o inception.onnx
 
-The weights are those of the release `fid_weights` of the repository mseitzer/pytorch-fid. Neither this script nor skipstone
-brings them. The network is pytorch-fid's own `InceptionV3`, unchanged, with its preprocessing inside the graph:
+The weights are in the release `fid_weights` of the repository mseitzer/pytorch-fid. Neither this script nor skipstone includes
+them. The network is pytorch-fid's own `InceptionV3`, unchanged, with its preprocessing inside the graph:
 
     x in 0..1, [n, 3, h, w]  ->  bilinear to 299x299 (align_corners=False)  ->  2x - 1  ->  Inception  ->  pool3, [n, 2048]
 
-Whether that is right is tested on random weights:
+A test with random weights:
 
     python tools/features/export_inception.py --random 0 --check check/
     SKIPSTONE_INCEPTION=$PWD/check cargo test --release -p skipstone --features onnx --test inception -- --nocapture
 
-The first makes a network of that shape whose weights are drawn at random, exports it to check/inception.onnx, makes six
-pictures, coloured and gray, from 28x28 to 310x400, and has pytorch-fid's own `get_activations` read them from their files
-(check/expected.npy). The second reads the same pictures by skipstone and compares: the 2048 features of each differed by
-2.2e-7 to 2.4e-7 (relative, L2; on AVX-512), for what pytorch-fid and skipstone round differently in single precision.
+The first command makes a network of that shape with random weights and exports it to check/inception.onnx. It also makes six
+pictures, coloured and gray, from 28x28 to 310x400, and computes their features from the files with pytorch-fid's own
+`get_activations` (check/expected.npy). The second command computes the features of the same pictures with skipstone and
+compares them. The 2048 features of each picture differed by 2.2e-7 to 2.4e-7 (relative, L2; on AVX-512), because pytorch-fid
+and skipstone round differently in single precision.
 
-**It has not been run on the real weights**, which could not be had where it was written. Before you quote a score as an
-FID, compare one with pytorch-fid's on two folders of yours; skipstone's `.npz` statistics are files that
-`python -m pytorch_fid` reads.
+**It has not been run on the real weights**, which were not available to us. Before you quote a score as an FID, compare one
+with pytorch-fid's on two folders of your own; `python -m pytorch_fid` reads skipstone's `.npz` statistics.
 """
 
 import argparse
@@ -36,13 +36,13 @@ from pytorch_fid import fid_score, inception
 
 
 def network(state):
-    """pytorch-fid's network with this state instead of the one it would download."""
+    """pytorch-fid's network with this state instead of the one it downloads."""
     inception.load_state_dict_from_url = lambda *_, **__: state
     return inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
 
 
 def random_state(seed):
-    """A state of the right shapes whose features neither vanish nor explode."""
+    """A random state of the right shapes whose features neither vanish nor explode."""
     kept = torchvision.models.Inception3.load_state_dict
     torchvision.models.Inception3.load_state_dict = lambda *_, **__: None
     inception.load_state_dict_from_url = lambda *_, **__: {}
@@ -62,7 +62,7 @@ def random_state(seed):
 
 
 class Pool3(torch.nn.Module):
-    """The first feature map of the list that pytorch-fid's network returns, as rows."""
+    """The first of the feature maps that pytorch-fid's network returns, flattened to rows."""
 
     def __init__(self, inner):
         super().__init__()
@@ -82,7 +82,7 @@ def export(model, path):
 
 
 def pictures(folder, seed):
-    """Pictures of several sizes, coloured and gray, smooth and rough."""
+    """Makes noisy pictures of several sizes, coloured and gray."""
     draw = np.random.default_rng(seed)
     paths = []
     for i, (height, width, mode) in enumerate(
@@ -116,7 +116,7 @@ def main():
     if arguments.check:
         arguments.check.mkdir(parents=True, exist_ok=True)
         paths = pictures(arguments.check, 0)
-        # One by one, as they differ in size.
+        # One at a time, because they differ in size.
         expected = fid_score.get_activations(paths, model, batch_size=1, num_workers=0)
         np.save(arguments.check / "expected.npy", expected)
         print(f"features of {len(paths)} pictures: mean {expected.mean():.4f}, deviation {expected.std():.4f}", file=sys.stderr)
