@@ -12,7 +12,7 @@ brings them. The network is pytorch-fid's own `InceptionV3`, unchanged, with its
 Whether that is right is tested on random weights:
 
     python tools/features/export_inception.py --random 0 --check check/
-    SKIPSTONE_INCEPTION=$PWD/check cargo test --release -p skipstone --features onnx --test inception -- --nocapture
+    SKIPSTONE_INCEPTION=$PWD/check cargo test --release -p skipstone-eval --features onnx --test inception -- --nocapture
 
 The first makes a network of that shape whose weights are drawn at random, exports it to check/inception.onnx, makes six
 pictures, coloured and gray, from 28x28 to 310x400, and has pytorch-fid's own `get_activations` read them from their files
