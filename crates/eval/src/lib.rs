@@ -3,6 +3,7 @@
 //! A [`FeatureNetwork`] turns images into vectors. On two sets of vectors stand the Fréchet distance
 //! ([`Statistics`], [`frechet`]), the kernel distance ([`kid`], [`kid_full`]), [`precision_recall`], and, on vectors or
 //! on the pixels themselves, the [`nearest`] neighbours. [`feature_distance`] compares two images of each latent.
+//! [`table`] draws and scores the cells of the paper's Table 1.
 //!
 //! A Fréchet distance is an FID only if the Inception network of FID made the vectors: numbers of different networks
 //! have nothing to do with each other, and [`Statistics`] of different networks are never mixed.

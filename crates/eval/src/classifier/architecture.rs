@@ -1,9 +1,9 @@
 //! The layers of the classifier as a list.
 
-use skipstone_kernels::conv;
-use skipstone_kernels::norm;
+use std::ops::Range;
 
 use skipstone::unet::Layout;
+use skipstone_kernels::{conv, norm};
 
 /// Features of an image.
 pub(super) const FEATURES: usize = 128;
@@ -12,23 +12,27 @@ pub(super) const CLASSES: usize = 10;
 /// Groups of a normalisation.
 const GROUPS: usize = 8;
 
+/// The places of two parameters among the values of all.
+pub(super) type Places = [Range<usize>; 2];
+
 /// What happens to a layer's input first.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Before {
     /// Nothing: it is the image.
     Nothing,
-    /// Group normalisation and SiLU.
-    Norm(norm::Shape),
+    /// Group normalisation, with the places of γ and β, and SiLU.
+    Norm(norm::Shape, Places),
     /// SiLU.
     Silu,
 }
 
 /// A convolution, with what comes before and after it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stage {
-    pub name: &'static str,
     pub before: Before,
     pub conv: conv::Shape,
+    /// The places of weights and bias.
+    pub weights: Places,
     /// Whether means of 2×2 pixels follow.
     pub pool: bool,
 }
@@ -46,8 +50,17 @@ impl Stage {
     }
 }
 
+/// The parameters in order: for each stage γ and β of its normalisation, where there is one, weights and bias.
+pub(super) fn layout() -> Layout {
+    build().1
+}
+
 /// The stages, from the image to a score for each class.
 pub(super) fn stages() -> Vec<Stage> {
+    build().0
+}
+
+fn build() -> (Vec<Stage>, Layout) {
     let layers = [
         ("conv1", 32, 3, 1, true),
         ("conv2", 64, 3, 1, false),
@@ -56,6 +69,14 @@ pub(super) fn stages() -> Vec<Stage> {
         ("features", FEATURES, 7, 0, false),
         ("classes", CLASSES, 1, 0, false),
     ];
+    let mut layout = Layout::default();
+    let mut pair = |name: &str, weight: Vec<usize>| {
+        let bias = vec![weight[0]];
+        [("weight", weight), ("bias", bias)].map(|(kind, shape)| {
+            let index = layout.push(format!("{name}.{kind}"), shape).expect("a small shape");
+            layout.specs()[index].range()
+        })
+    };
     let (mut side, mut c_in) = (28, 1);
     let mut stages = Vec::new();
     for (name, c_out, kernel, pad, pool) in layers {
@@ -63,7 +84,8 @@ pub(super) fn stages() -> Vec<Stage> {
             "conv1" => Before::Nothing,
             "classes" => Before::Silu,
             _ => {
-                Before::Norm(norm::Shape { channels: c_in, pixels: side * side, groups: GROUPS, eps: 1e-5, silu: true })
+                let shape = norm::Shape { channels: c_in, pixels: side * side, groups: GROUPS, eps: 1e-5, silu: true };
+                Before::Norm(shape, pair(&format!("{name}.norm"), vec![c_in]))
             }
         };
         let conv = conv::Shape {
@@ -76,24 +98,10 @@ pub(super) fn stages() -> Vec<Stage> {
             pad_after: pad,
             upsample: false,
         };
-        let stage = Stage { name, before, conv, pool };
+        let weights = pair(name, vec![c_out, c_in, kernel, kernel]);
+        let stage = Stage { before, conv, weights, pool };
         (side, c_in) = (stage.output()[0], c_out);
         stages.push(stage);
     }
-    stages
-}
-
-/// The parameters in order: for each stage γ and β of its normalisation, where there is one, weights and bias.
-pub(super) fn layout() -> Layout {
-    let mut layout = Layout::default();
-    let mut push = |name: String, shape| layout.push(name, shape).expect("small shapes");
-    for Stage { name, before, conv, .. } in stages() {
-        if let Before::Norm(norm) = before {
-            push(format!("{name}.norm.weight"), vec![norm.channels]);
-            push(format!("{name}.norm.bias"), vec![norm.channels]);
-        }
-        push(format!("{name}.weight"), vec![conv.c_out, conv.c_in, conv.kernel, conv.kernel]);
-        push(format!("{name}.bias"), vec![conv.c_out]);
-    }
-    layout
+    (stages, layout)
 }

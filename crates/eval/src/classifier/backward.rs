@@ -4,8 +4,8 @@ use skipstone_kernels::conv::{self, Layer};
 use skipstone_kernels::norm::{self, Gradients};
 use skipstone_kernels::{View, ViewMut, elementwise};
 
-use super::architecture::{Before, CLASSES, Stage};
-use super::forward::{Activation, Activations, Network, affine, source, weights};
+use super::architecture::{Before, CLASSES, Places, Stage};
+use super::forward::{Activation, Activations, Network, affine, pair, source};
 use skipstone::unet::Parameters;
 
 /// −log p(label) of each image, and with it `scale` times its gradient by the scores, p − 1 at the label and p elsewhere.
@@ -23,6 +23,11 @@ pub(super) fn cross_entropy(scores: &[f32], labels: &[u32], scale: f64) -> (Vec<
     (losses, gradient)
 }
 
+/// The gradient at two places.
+fn apart<'g>(gradient: &'g mut [f32], places: &Places) -> [&'g mut [f32]; 2] {
+    gradient.get_disjoint_mut(places.clone()).expect("parameters lie apart")
+}
+
 impl Network {
     /// Adds the gradient by all parameters to `into`, given that by the scores.
     pub fn add_gradient(
@@ -32,12 +37,16 @@ impl Network {
         dscores: Vec<f32>,
         into: &mut [f32],
     ) {
+        let (isa, team, n) = (self.isa, &self.team, activations.n);
         let mut dy = dscores;
         for (stage, activation) in self.stages.iter().zip(&activations.stages).rev() {
-            dy = self.unpool(stage, activations.n, dy);
-            self.add_weights(parameters, stage, activation, activations.n, &dy, into);
+            dy = self.unpool(stage, n, dy);
+            let [dw, db] = apart(into, &stage.weights);
+            let (algorithm, from) = (stage.conv.training_algorithm(), View::dense(&dy, stage.conv.c_out));
+            let source = source(stage, activation);
+            conv::backward_weights(&stage.conv, algorithm, isa, team, n, source, from, &mut [(dw, db)]);
             if stage.before != Before::Nothing {
-                dy = self.by_input(parameters, stage, activation, activations.n, &dy, into);
+                dy = self.by_input(parameters, stage, activation, n, &dy, into);
             }
         }
     }
@@ -54,22 +63,6 @@ impl Network {
         dx
     }
 
-    fn add_weights(
-        &self,
-        parameters: &Parameters,
-        stage: &Stage,
-        activation: &Activation,
-        n: usize,
-        dy: &[f32],
-        into: &mut [f32],
-    ) {
-        let of = |what: &str| parameters.layout().get(&format!("{}.{what}", stage.name)).expect("a parameter").range();
-        let [dw, db] = into.get_disjoint_mut([of("weight"), of("bias")]).expect("parameters lie apart");
-        let (algorithm, dy) = (stage.conv.training_algorithm(), View::dense(dy, stage.conv.c_out));
-        let source = source(stage, activation);
-        conv::backward_weights(&stage.conv, algorithm, self.isa, &self.team, n, source, dy, &mut [(dw, db)]);
-    }
-
     /// The gradient by a stage's input, that of its normalisation's parameters on the way.
     fn by_input(
         &self,
@@ -83,23 +76,21 @@ impl Network {
         let (isa, team) = (self.isa, &self.team);
         let channels = stage.conv.c_in;
         let mut layer = Layer::transpose(isa, stage.conv, conv::Shape::training_algorithm);
-        layer.repack_transposed(team, &[weights(parameters, stage).0]);
+        layer.repack_transposed(team, &pair(parameters, &stage.weights)[..1]);
         let mut dz = vec![0.0; activation.input.len()];
         let from = View::dense(dy, stage.conv.c_out);
         conv::backward_data(&layer, &stage.conv, team, n, from, &mut ViewMut::dense(&mut dz, channels), false);
-        let Before::Norm(shape) = stage.before else {
+        let Before::Norm(shape, places) = &stage.before else {
             elementwise::silu_backward(isa, &activation.input, &mut dz);
             return dz;
         };
-        let of =
-            |what: &str| parameters.layout().get(&format!("{}.norm.{what}", stage.name)).expect("a parameter").range();
-        let [dgamma, dbeta] = into.get_disjoint_mut([of("weight"), of("bias")]).expect("parameters lie apart");
+        let [dgamma, dbeta] = apart(into, places);
         let mut dx = vec![0.0; activation.input.len()];
         let mut to = ViewMut::dense(&mut dx, channels);
         let gradients = Gradients { dx: &mut to, accumulate: false, dgamma, dbeta, dscale_shift: None };
         let x = View::dense(&activation.input, channels);
         let (ab, statistics) = (&activation.coefficients, &activation.statistics);
-        norm::backward(&shape, isa, team, n, x, affine(parameters, stage), ab, statistics, &mut dz, gradients);
+        norm::backward(shape, isa, team, n, x, affine(parameters, places), ab, statistics, &mut dz, gradients);
         dx
     }
 }

@@ -4,7 +4,7 @@ use skipstone_kernels::conv::{self, Epilogue, Layer, Source};
 use skipstone_kernels::norm::{self, Affine};
 use skipstone_kernels::{Isa, Team, View, ViewMut, elementwise};
 
-use super::architecture::{Before, CLASSES, Stage, stages};
+use super::architecture::{Before, CLASSES, Places, Stage, stages};
 use skipstone::unet::Parameters;
 
 /// The layers with their packed weights.
@@ -43,25 +43,24 @@ impl Activations {
     }
 }
 
-/// γ and β of a stage's normalisation.
-pub(super) fn affine<'p>(parameters: &'p Parameters, stage: &Stage) -> Affine<'p> {
-    let values = |what| parameters.get(&format!("{}.norm.{what}", stage.name)).expect("a parameter of the layout");
-    Affine { gamma: values("weight"), beta: values("bias"), scale_shift: None }
+/// γ and β at these places.
+pub(super) fn affine<'p>(parameters: &'p Parameters, places: &Places) -> Affine<'p> {
+    let [gamma, beta] = pair(parameters, places);
+    Affine { gamma, beta, scale_shift: None }
 }
 
-/// Weights and bias of a stage.
-pub(super) fn weights<'p>(parameters: &'p Parameters, stage: &Stage) -> (&'p [f32], &'p [f32]) {
-    let values = |what| parameters.get(&format!("{}.{what}", stage.name)).expect("a parameter of the layout");
-    (values("weight"), values("bias"))
+/// The parameters at two places.
+pub(super) fn pair<'p>(parameters: &'p Parameters, places: &Places) -> [&'p [f32]; 2] {
+    places.clone().map(|place| &parameters.data()[place])
 }
 
 /// The stage's input as its convolution reads it.
 pub(super) fn source<'a>(stage: &Stage, activation: &'a Activation) -> Source<'a> {
     let x = View::dense(&activation.input, stage.conv.c_in);
-    match stage.before {
+    match &stage.before {
         Before::Nothing => Source::plain(x),
         // SiLU alone is a = 1, b = 0.
-        Before::Norm(_) | Before::Silu => {
+        Before::Norm(..) | Before::Silu => {
             Source { x, norm: Some(conv::Norm { ab: &activation.coefficients, silu: true }) }
         }
     }
@@ -77,7 +76,8 @@ impl Network {
     /// Takes over the weights.
     pub fn pack(&mut self, parameters: &Parameters) {
         for (stage, layer) in self.stages.iter().zip(&mut self.layers) {
-            layer.repack(&self.team, &[weights(parameters, stage)]);
+            let [weights, bias] = pair(parameters, &stage.weights);
+            layer.repack(&self.team, &[(weights, bias)]);
         }
     }
 
@@ -118,14 +118,13 @@ impl Network {
     /// a and b of what is done to a stage's input, and the statistics behind them.
     fn before(&self, parameters: &Parameters, stage: &Stage, n: usize, input: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let channels = stage.conv.c_in;
-        match stage.before {
+        match &stage.before {
             Before::Nothing => (Vec::new(), Vec::new()),
             Before::Silu => ([vec![1.0; channels], vec![0.0; channels]].concat().repeat(n), Vec::new()),
-            Before::Norm(shape) => {
+            Before::Norm(shape, places) => {
                 let (mut ab, mut statistics) = (vec![0.0; n * 2 * channels], vec![0.0; n * shape.groups * 2]);
-                let affine = affine(parameters, stage);
-                let x = View::dense(input, channels);
-                norm::coefficients(&shape, self.isa, &self.team, n, x, affine, &mut ab, &mut statistics);
+                let (x, affine) = (View::dense(input, channels), affine(parameters, places));
+                norm::coefficients(shape, self.isa, &self.team, n, x, affine, &mut ab, &mut statistics);
                 (ab, statistics)
             }
         }

@@ -6,13 +6,13 @@ use skipstone_kernels::Isa;
 use skipstone_kernels::optimizer::{self, Adam};
 
 use super::FashionCnn;
-use super::architecture::{CLASSES, layout, stages};
+use super::architecture::{Before, CLASSES, Stage, layout, stages};
 use super::backward::cross_entropy;
 use super::forward::Network;
 use skipstone::data::Dataset;
 use skipstone::error::{Error, Kind, Result};
 use skipstone::noise::{KeyedRng, Purpose};
-use skipstone::unet::{Layout, Parameters};
+use skipstone::unet::Parameters;
 
 /// The numbers of a training.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -214,20 +214,18 @@ impl<'d> Training<'d> {
 
 /// Weights as He et al. (arXiv 1502.01852) draw them, but from a uniform distribution; γ = 1, β = 0, no bias.
 pub(super) fn initial(seed: u64) -> Parameters {
-    let layout: Arc<Layout> = Arc::new(layout());
-    let mut parameters = Parameters::zeros(layout.clone());
+    let mut parameters = Parameters::zeros(Arc::new(layout()));
     let mut rng = KeyedRng::new(seed, Purpose::Weights, 0, 0);
-    for stage in stages() {
-        let fan_in = stage.conv.patch() as f64;
+    for Stage { before, conv, weights: [weights, _], .. } in stages() {
+        let fan_in = conv.patch() as f64;
         // The last layer begins quietly, so that the first losses are those of a guess.
-        let gain = if stage.name == "classes" { 0.1 } else { 1.0 };
+        let gain = if before == Before::Silu { 0.1 } else { 1.0 };
         let bound = gain * (6.0 / fan_in).sqrt();
-        let range = layout.get(&format!("{}.weight", stage.name)).expect("a parameter").range();
-        for w in &mut parameters.data_mut()[range] {
+        for w in &mut parameters.data_mut()[weights] {
             *w = (bound * (2.0 * rng.next_f64() - 1.0)) as f32;
         }
-        if let Some(gamma) = layout.get(&format!("{}.norm.weight", stage.name)) {
-            parameters.data_mut()[gamma.range()].fill(1.0);
+        if let Before::Norm(_, [gamma, _]) = before {
+            parameters.data_mut()[gamma].fill(1.0);
         }
     }
     parameters
