@@ -10,5 +10,5 @@ fuzz_target!(|data: &[u8]| {
     let Ok(tensor): Result<Array<f32, IxDyn>, _> = decode(data, data.len() as u64) else { return };
     let mut bytes = Vec::new();
     encode(&mut bytes, tensor.view()).expect("memory takes every byte");
-    assert_eq!(decode::<IxDyn>(&bytes[..], bytes.len() as u64).expect("what was written can be read"), tensor);
+    assert_eq!(decode::<f32, IxDyn>(&bytes[..], bytes.len() as u64).expect("what was written can be read"), tensor);
 });

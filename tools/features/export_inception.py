@@ -12,7 +12,7 @@ them. The network is pytorch-fid's own `InceptionV3`, unchanged, with its prepro
 A test with random weights:
 
     python tools/features/export_inception.py --random 0 --check check/
-    SKIPSTONE_INCEPTION=$PWD/check cargo test --release -p skipstone --features onnx --test inception -- --nocapture
+    SKIPSTONE_INCEPTION=$PWD/check cargo test --release -p skipstone-eval --features onnx --test inception -- --nocapture
 
 The first command makes a network of that shape with random weights and exports it to check/inception.onnx. It also makes six
 pictures, coloured and gray, from 28x28 to 310x400, and computes their features from the files with pytorch-fid's own

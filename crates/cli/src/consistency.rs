@@ -7,11 +7,11 @@ use std::time::Instant;
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
 use skipstone::checkpoint::Model;
-use skipstone::eval::{FeatureNetwork, check_takes, feature_distance, features};
 use skipstone::generate::{Generator, Request, Settings};
 use skipstone::image::{Layout, grid, write_png};
 use skipstone::latent::{SQUARE, distance};
 use skipstone::sampler::{Outcome, Plan};
+use skipstone_eval::{FeatureNetwork, check_takes, feature_distance, features};
 
 use crate::batch::batches;
 use crate::common::{Conduct, duration};

@@ -11,13 +11,13 @@ use indicatif::ProgressBar;
 use skipstone::checkpoint::Model;
 use skipstone::data::{DataSpec, LoadOptions, Split};
 use skipstone::denoiser::DynamicThreshold;
-use skipstone::eval::table::{
-    Cell, Evaluation, Judge, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Shard, are_few,
-};
-use skipstone::eval::{FeatureNetwork, FeatureSpec, check_takes};
 use skipstone::files;
 use skipstone::generate::{ClipMode, Generator, Inputs, Request, Settings, SpacingChoice};
 use skipstone::solver::Solver;
+use skipstone_eval::table::{
+    Cell, Evaluation, Judge, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Shard, are_few,
+};
+use skipstone_eval::{FeatureNetwork, FeatureSpec, check_takes};
 
 use crate::batch::BatchArguments;
 use crate::common::{Conduct, ModelArguments};

@@ -8,10 +8,10 @@ use clap::Args;
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5};
 use serde_json::json;
-use skipstone::eval::{FeatureNetwork, FeatureSpec};
 use skipstone::generate::{Generator, Inputs};
 use skipstone::sampler::Outcome;
 use skipstone::solver::Solver;
+use skipstone_eval::{FeatureNetwork, FeatureSpec};
 
 use crate::batch::{BatchArguments, runs};
 use crate::common::{Conduct, ModelArguments, bytes, duration};

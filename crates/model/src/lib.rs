@@ -21,5 +21,5 @@ pub const FILES: &[(&str, &[u8])] = &[
 ];
 
 /// The classifier of Fashion-MNIST whose features `skipstone evaluate` compares images in, as a safetensors file; its card
-/// is `fashion-cnn/README.md`. `skipstone::eval::classifier::FashionCnn` reads it.
+/// is `fashion-cnn/README.md`. `skipstone_eval::classifier::FashionCnn` reads it.
 pub const FASHION_CNN: &[u8] = include_bytes!("../fashion-cnn/fashion-cnn.safetensors");

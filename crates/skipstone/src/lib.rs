@@ -4,7 +4,7 @@
 //! command does. Below, each piece of the paper alone: [`schedule`] (a_t), [`trajectory`] (τ), [`sigma`] (σ, and the
 //! coefficients of a step), [`denoiser`] (x̂₀ and ε̂), and [`sampler::sample`], the loop over them, whose example runs without a
 //! network. What determinism gives are [`inversion`], [`latent`] and [`inpaint`]; the bounds are in [`objective`] and
-//! [`likelihood`], training in [`train`], scores in [`eval`].
+//! [`likelihood`], training in [`train`]. Scores of images are the crate `skipstone-eval`.
 #![forbid(unsafe_code)]
 
 pub mod bench;
@@ -13,10 +13,9 @@ pub mod checkpoint;
 pub mod data;
 pub mod denoiser;
 pub mod error;
-pub mod eval;
 pub mod files;
 pub mod generate;
-mod hex;
+pub mod hex;
 pub mod image;
 pub mod inpaint;
 pub mod inversion;

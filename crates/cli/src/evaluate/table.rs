@@ -1,9 +1,9 @@
 //! What is printed: what it would cost, and the table as it comes.
 
 use serde_json::json;
-use skipstone::eval::table::{Cell, Judge, Row};
 use skipstone::generate::{ClipMode, Generator};
 use skipstone::solver::Solver;
+use skipstone_eval::table::{Cell, Judge, Row};
 
 use super::{EvaluateArguments, Job};
 use crate::common::duration;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::json;
-use skipstone::eval::table::{Cell, Evaluation, Judge, Results, Row, report};
 use skipstone::files;
 use skipstone::generate::Generator;
+use skipstone_eval::table::{Cell, Evaluation, Judge, Results, Row, report};
 
 use super::table::{head, line, name_of};
 use super::{EvaluateArguments, Job, advance, interrupted};

@@ -173,7 +173,7 @@ fn encoding_and_reconstructing_are_the_library_s() {
         let encoded = send(&router, form("/v1/encode", &[("steps", "6")], &[&png])).await.json();
         let (x0, x_t, back) = round_trip(&png, 6);
         let file = decoded(&encoded["latent"]);
-        assert_eq!(npy::decode::<ndarray::Ix4>(&file[..], file.len() as u64).unwrap(), x_t);
+        assert_eq!(npy::decode::<f32, ndarray::Ix4>(&file[..], file.len() as u64).unwrap(), x_t);
         assert_eq!(picture(&encoded["png"]), decode_png(&png).unwrap().picture);
         assert_eq!(encoded["calls"], 6);
 

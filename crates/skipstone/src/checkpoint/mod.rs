@@ -14,7 +14,7 @@ mod save;
 mod scheduler;
 mod tensors;
 mod torch;
-pub(crate) mod zip;
+pub mod zip;
 
 use std::collections::BTreeMap;
 use std::fmt;

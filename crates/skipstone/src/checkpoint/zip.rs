@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::Path;
 
-use super::blob::Blob;
+use super::blob::{self, Blob};
 use crate::error::{Error, Result};
 
 const END: &[u8] = b"PK\x05\x06";
@@ -74,9 +75,40 @@ pub(crate) fn entries(blob: &dyn Blob) -> Result<BTreeMap<String, Stored>> {
     packed_entries(blob)?.into_iter().map(stored).collect()
 }
 
+/// An archive on disk whose entries may be deflated, as in NumPy's `.npz`.
+pub struct Archive {
+    blob: Box<dyn Blob>,
+    entries: BTreeMap<String, Packed>,
+}
+
+impl Archive {
+    /// Opens the archive at `path` and reads its directory.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable or no archive.
+    pub fn open(path: &Path) -> Result<Self> {
+        let blob = blob::open(path)?;
+        let entries = packed_entries(&*blob)?;
+        Ok(Self { blob, entries })
+    }
+
+    /// The names of the entries, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The unpacked bytes of the entry called `name`, at most `limit`; `None` where there is no such entry.
+    ///
+    /// # Errors
+    /// The entry is damaged, larger than `limit`, or compressed by another method than deflate.
+    pub fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        self.entries.get(name).map(|entry| entry.unpack(&*self.blob, limit)).transpose()
+    }
+}
+
 /// An entry as it lies in the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Packed {
+struct Packed {
     /// The bytes in the archive; the checksum is that of the unpacked ones.
     stored: Stored,
     /// Bytes when unpacked, as the archive claims.
@@ -87,7 +119,7 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// The unpacked bytes, at most `limit`.
-    pub(crate) fn unpack(&self, blob: &dyn Blob, limit: u64) -> Result<Vec<u8>> {
+    fn unpack(&self, blob: &dyn Blob, limit: u64) -> Result<Vec<u8>> {
         if self.len > limit {
             return Err(bad(format!("{} bytes unpacked; at most {limit} are expected", self.len)));
         }
@@ -115,7 +147,7 @@ impl Packed {
 }
 
 /// Every entry of an archive by name.
-pub(crate) fn packed_entries(blob: &dyn Blob) -> Result<BTreeMap<String, Packed>> {
+fn packed_entries(blob: &dyn Blob) -> Result<BTreeMap<String, Packed>> {
     let (start, size) = directory(blob)?;
     let directory = blob.read(start, size)?;
     let mut entries = BTreeMap::new();
@@ -176,7 +208,7 @@ fn wide(mut extra: &[u8], sizes: &mut [u64; 3]) -> Result<()> {
 ///
 /// # Errors
 /// Entries that need the 64-bit format: together over 4 GiB, or more than 65,535.
-pub(crate) fn archive(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+pub fn archive(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let too_large = |_| Error::unsupported("a zip archive of more than 4 GiB or 65,535 entries");
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for (name, bytes) in files {

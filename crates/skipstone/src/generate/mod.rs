@@ -9,8 +9,7 @@ mod settings;
 
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;
-pub(crate) use settings::stated;
-pub use settings::{ClassRule, ClipMode, Request, Settings, SpacingChoice, Variance};
+pub use settings::{ClassRule, ClipMode, Request, Settings, SpacingChoice, Variance, stated};
 
 use std::ops::{ControlFlow, Range};
 

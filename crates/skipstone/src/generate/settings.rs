@@ -327,7 +327,7 @@ impl Settings {
 }
 
 /// What an option of [`Settings::to_json`] says, as text; `None` where it says nothing.
-pub(crate) fn stated(options: &Map<String, Value>, name: &str) -> Option<String> {
+pub fn stated(options: &Map<String, Value>, name: &str) -> Option<String> {
     match options.get(name)? {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),

@@ -39,19 +39,11 @@ pub fn write<D: Dimension>(path: &Path, tensor: ArrayView<'_, f32, D>) -> Result
     files::write_atomically(path, |out| encode(out, tensor).map_err(|e| Error::io(path, e)))
 }
 
-/// Writes the bytes of a `.npy` file of `tensor` to `out`.
+/// Writes the bytes of a `.npy` file of `tensor` to `out`: little-endian, in C order.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn encode<D: Dimension>(out: impl Write, tensor: ArrayView<'_, f32, D>) -> std::io::Result<()> {
-    encode_values(out, tensor)
-}
-
-/// [`encode`] for float32 or float64.
-pub(crate) fn encode_values<A: Value, D: Dimension>(
-    mut out: impl Write,
-    tensor: ArrayView<'_, A, D>,
-) -> std::io::Result<()> {
+pub fn encode<A: Value, D: Dimension>(mut out: impl Write, tensor: ArrayView<'_, A, D>) -> std::io::Result<()> {
     let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
     // A Python tuple of one keeps its comma.
     let shape = dims.join(", ") + if dims.len() == 1 { "," } else { "" };
@@ -80,12 +72,7 @@ pub(crate) fn encode_values<A: Value, D: Dimension>(
 ///
 /// # Errors
 /// As [`read`].
-pub fn decode<D: Dimension>(stream: impl Read, length: u64) -> Result<Array<f32, D>> {
-    decode_values(stream, length)
-}
-
-/// [`decode`] as float32 or float64.
-pub(crate) fn decode_values<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Result<Array<A, D>> {
+pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Result<Array<A, D>> {
     let mut start = [0; 8];
     fill(&mut stream, &mut start)?;
     if &start[..6] != MAGIC {
@@ -158,8 +145,8 @@ fn read_values<A: Value>(stream: &mut impl Read, kind: &Element, count: usize) -
     Ok(values)
 }
 
-/// What a tensor in memory is made of.
-pub(crate) trait Value: Copy + std::fmt::Display {
+/// What a tensor in memory is made of: f32 or f64.
+pub trait Value: Copy + std::fmt::Display {
     /// NumPy's word for it.
     const DESCR: &'static str;
 

@@ -44,8 +44,14 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Adds a parameter; returns its index. A name given twice is our own bug.
-    pub(crate) fn push(&mut self, name: String, shape: Vec<usize>) -> Result<usize> {
+    /// Adds a parameter of this name and shape; returns its index in [`specs`](Self::specs).
+    ///
+    /// # Errors
+    /// The shape has more elements than memory could hold.
+    ///
+    /// # Panics
+    /// If `name` was added before.
+    pub fn push(&mut self, name: String, shape: Vec<usize>) -> Result<usize> {
         let size = shape
             .iter()
             .try_fold(1usize, |n, &d| n.checked_mul(d))

@@ -1,0 +1,197 @@
+//! Feature networks from ONNX files, run by rten.
+//!
+//! The network gets one image at a time, `[1, channels, height, width]`, **values 0..1**, as an image file has them. What
+//! else it wants, a size, a range, a mean and a deviation, belongs into its graph: only then does the file alone say
+//! what its features are.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView3, ArrayView4};
+use rten::{Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value};
+use rten_tensor::{NdTensor, prelude::*};
+use sha2::{Digest, Sha256};
+
+use super::features::FeatureNetwork;
+use super::resize::bilinear;
+use skipstone::error::{Error, Kind, Result};
+use skipstone::files;
+use skipstone::hex::hex;
+
+/// The largest file read: the format itself holds no more than 2 GiB.
+const MAX_BYTES: u64 = 2 << 30;
+/// The largest height or width of an input.
+const MOST_SIDE: usize = 4096;
+/// The most features: a covariance of more would not fit into memory.
+const MOST_DIMENSIONS: usize = 8192;
+/// Side of the image a network is tried on whose graph states no size.
+const TRIAL: usize = 64;
+
+/// A value of an ONNX network.
+pub struct OnnxFeatures {
+    name: String,
+    model: Model,
+    input: NodeId,
+    output: NodeId,
+    channels: usize,
+    /// The size its graph states, if it does.
+    size: Option<[usize; 2]>,
+    dimensions: usize,
+    threads: Arc<ThreadPool>,
+}
+
+impl std::fmt::Debug for OnnxFeatures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnnxFeatures").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl OnnxFeatures {
+    /// The value called `output` of the network in `path`: `[1, d]`, or `[1, d, 1, 1]` as global poolings leave it.
+    ///
+    /// Its input must be `[n, 1 or 3, height, width]` with n = 1 or free. Where height and width are stated, images are
+    /// brought to that size (bilinear with pixel centres at halves and no smoothing, as PyTorch's `interpolate` does by
+    /// default); where they are free, images come as they are. Gray images are repeated for three channels.
+    ///
+    /// Convolutions must state their strides and dilations, as those that PyTorch exports do.
+    ///
+    /// The name holds the file's name, the value's and the beginning of the file's SHA-256.
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be run, no such value, an input of another kind.
+    pub fn open(path: &Path, output: &str) -> Result<Self> {
+        let bytes = files::read(path, MAX_BYTES)?;
+        let hash = hex(&Sha256::digest(&bytes)[..4]);
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let name = format!("{stem}:{output} (onnx {hash})");
+        Self::from_bytes(name, bytes, output).map_err(|e| e.in_file(path))
+    }
+
+    fn from_bytes(name: String, bytes: Vec<u8>, output: &str) -> Result<Self> {
+        let (model, output) = load(bytes, output)?;
+        let &[input] = model.input_ids() else {
+            let message = format!("a network of {} inputs; expected one, the image", model.input_ids().len());
+            return Err(Error::unsupported(message));
+        };
+        let shape = model.input_shape(0).unwrap_or_default();
+        let fixed = |d: &Dimension| if let Dimension::Fixed(size) = d { Some(*size) } else { None };
+        let wrong = || {
+            let shown: Vec<String> = shape.iter().map(|d| fixed(d).map_or("?".to_owned(), |n| n.to_string())).collect();
+            let shown = shown.join(", ");
+            Error::unsupported(format!("an input of [{shown}]; expected [n, 1 or 3, height, width] with n = 1 or free"))
+        };
+        let [batch, channels, height, width] = shape.as_slice() else { return Err(wrong()) };
+        let channels = fixed(channels).unwrap_or(3);
+        if fixed(batch).is_some_and(|n| n != 1) || !matches!(channels, 1 | 3) {
+            return Err(wrong());
+        }
+        let size = match (fixed(height), fixed(width)) {
+            (Some(height @ 1..=MOST_SIDE), Some(width @ 1..=MOST_SIDE)) => Some([height, width]),
+            (None, None) => None,
+            _ => return Err(wrong()),
+        };
+        let threads = Arc::new(ThreadPool::with_num_threads(rayon::current_num_threads()));
+        let mut network = Self { name, model, input, output, channels, size, dimensions: 0, threads };
+        let [height, width] = size.unwrap_or([TRIAL; 2]);
+        network.dimensions = network.run(vec![0.5; channels * height * width], [height, width])?.len();
+        if !(1..=MOST_DIMENSIONS).contains(&network.dimensions) {
+            let (name, found) = (&network.name, network.dimensions);
+            return Err(Error::unsupported(format!("{name}: {found} features; expected 1 to {MOST_DIMENSIONS}")));
+        }
+        Ok(network)
+    }
+
+    /// The features of one image of the network's channels.
+    fn run(&self, values: Vec<f32>, [height, width]: [usize; 2]) -> Result<Vec<f32>> {
+        let image = NdTensor::from_data([1, self.channels, height, width], values);
+        let mut options = RunOptions::default();
+        options.thread_pool = Some(self.threads.clone());
+        let failed = |e: rten::RunError| Error::unsupported(format!("{}: cannot be run: {e}", self.name)).caused_by(e);
+        let found = self.model.run(vec![(self.input, image.into())], &[self.output], Some(options)).map_err(failed)?;
+        match found.into_iter().next() {
+            Some(Value::FloatTensor(features)) => {
+                let shape = features.shape().to_vec();
+                if shape.first() == Some(&1) && shape.iter().filter(|&&d| d != 1).count() <= 1 {
+                    return Ok(features.into_data());
+                }
+                let expected = "expected one row of numbers, [1, d] or [1, d, 1, 1]";
+                Err(Error::unsupported(format!("{}: its value is {shape:?}; {expected}", self.name)))
+            }
+            _ => Err(Error::unsupported(format!("{}: its value is not of float32 numbers", self.name))),
+        }
+    }
+
+    /// An image as the network takes it.
+    fn prepared(&self, image: ArrayView3<'_, f32>) -> Result<(Vec<f32>, [usize; 2])> {
+        let (c, h, w) = image.dim();
+        if c != self.channels && c != 1 {
+            let (name, expected) = (&self.name, self.channels);
+            return Err(Error::argument(format!("{name}: expected images of {expected} channels or 1, found {c}")));
+        }
+        let size = self.size.unwrap_or([h, w]);
+        let mut values = Vec::with_capacity(self.channels * size[0] * size[1]);
+        for channel in 0..self.channels {
+            let plane = image.index_axis(ndarray::Axis(0), channel.min(c - 1));
+            // The byte that a file has, over 255: the division other programs make.
+            let plane = plane.mapv(|x| (((f64::from(x) + 1.0) * 127.5).round() / 255.0) as f32);
+            values.extend(bilinear(plane.view(), size));
+        }
+        Ok((values, size))
+    }
+}
+
+/// The network and the value called `output`.
+fn load(bytes: Vec<u8>, output: &str) -> Result<(Model, NodeId)> {
+    let with = |optimize: bool| {
+        let mut options = ModelOptions::with_all_ops();
+        options.enable_optimization(optimize);
+        options.load(bytes.clone()).map_err(|e| Error::data(format!("cannot be loaded: {e}")).caused_by(e))
+    };
+    let model = with(true)?;
+    if let Some(output) = model.find_node(output) {
+        return Ok((model, output));
+    }
+    // A value inside may have been merged into its neighbours.
+    let model = with(false)?;
+    match model.find_node(output) {
+        Some(output) => Ok((model, output)),
+        None => {
+            let names = model.output_ids().iter().filter_map(|id| model.node_info(*id)?.name().map(str::to_owned));
+            let names = names.collect::<Vec<_>>().join(", ");
+            Err(Error::new(Kind::NotFound, format!("no value \"{output}\" in the network; its outputs are {names}")))
+        }
+    }
+}
+
+impl FeatureNetwork for OnnxFeatures {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    fn features(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>> {
+        let mut all = Vec::with_capacity(images.dim().0 * self.dimensions);
+        for (i, image) in images.outer_iter().enumerate() {
+            // One at a time: a product's order of summation may follow the batch.
+            let (values, size) = self.prepared(image)?;
+            let features = self.run(values, size)?;
+            if features.len() != self.dimensions {
+                let (name, expected, found) = (&self.name, self.dimensions, features.len());
+                return Err(Error::unsupported(format!(
+                    "{name}: {found} numbers for images of {size:?}, {expected} before"
+                )));
+            }
+            if features.iter().any(|v| !v.is_finite()) {
+                return Err(Error::new(
+                    Kind::NonFinite,
+                    format!("{}: features of image {i} are not finite", self.name),
+                ));
+            }
+            all.extend(features);
+        }
+        Ok(Array2::from_shape_vec((images.dim().0, self.dimensions), all).expect("a row for each image"))
+    }
+}

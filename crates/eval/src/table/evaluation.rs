@@ -1,0 +1,294 @@
+//! From the options of a cell to its row: which images it needs, drawing them, scoring them.
+
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array2, Array4, Axis, concatenate};
+use sha2::{Digest, Sha256};
+
+use super::cell::Cell;
+use super::draw::{Drawn, draw};
+use super::pictures;
+use super::reference::{features_of, network_values};
+use super::results::Results;
+use super::row::Row;
+use super::samples::Samples;
+use super::score::{Judge, MOST_QUERIES, Scores};
+use super::variance::{PixelSums, Repeats, variance_within};
+use crate::FeatureNetwork;
+use skipstone::checkpoint::Model;
+use skipstone::error::{Error, Result};
+use skipstone::generate::{Generator, Inputs, Settings, digest, stated};
+use skipstone::hex::hex;
+use skipstone::latent::{Distance, SQUARE, distance};
+use skipstone::noise::initial_latent;
+use skipstone::sampler::Plan;
+
+/// What the cells of one evaluation have in common.
+#[derive(Debug)]
+pub struct Evaluation {
+    root: PathBuf,
+    images: Range<u64>,
+    repeats: Option<Repeats>,
+    /// Those that are drawn from repeatedly: x_T of the first images.
+    latents: Array4<f32>,
+    latents_digest: String,
+    shape: [usize; 3],
+    /// Which weights the model's are.
+    weights: String,
+}
+
+/// The options and the steps of a cell, as [`Settings::resolve`] gives them.
+pub type Run = (Settings, Plan);
+
+impl Evaluation {
+    /// An evaluation of `model` in the folder `root` with exactly the images `images` of each cell, all of one `seed`.
+    ///
+    /// # Errors
+    /// Fewer than two images, or images that are no pictures.
+    pub fn new(root: &Path, model: &Model, images: Range<u64>, seed: u64, repeats: Option<Repeats>) -> Result<Self> {
+        let n = images.end.saturating_sub(images.start);
+        if n < 2 {
+            return Err(Error::argument(format!("n: expected at least 2 images to score, found {n}")));
+        }
+        let [height, width] = model.config.sample_size;
+        let shape = [model.config.in_channels, height, width];
+        let repeats = repeats.map(|repeats| Repeats { latents: repeats.latents.min(n), ..repeats });
+        let latents = repeats.map_or(0, |repeats| repeats.latents) as usize;
+        let latents = initial_latent(seed, images.start, latents, shape);
+        let latents_digest = digest(latents.view());
+        let weights = model.weights.to_string();
+        Ok(Self { root: root.to_path_buf(), images, repeats, latents, latents_digest, shape, weights })
+    }
+
+    /// Where the samples are.
+    fn folder(&self) -> PathBuf {
+        self.root.join("samples")
+    }
+
+    /// Channels, height and width of an image.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// Which weights the model's are: `ema`, `raw` or `unspecified`.
+    pub fn weights(&self) -> &str {
+        &self.weights
+    }
+
+    /// The images of a cell.
+    pub fn images(&self) -> Range<u64> {
+        self.images.clone()
+    }
+
+    /// The runs that a cell is made of, with the images that each is needed for: its own, and those that repeat its first
+    /// latents with other noise, each under a seed of its own.
+    fn runs(&self, (settings, plan): &Run) -> Vec<(Settings, Range<u64>)> {
+        let mut runs = vec![(settings.clone(), self.images())];
+        let Some(repeats) = self.repeats.filter(|_| !plan.is_deterministic()) else { return runs };
+        for draw in 1..repeats.draws {
+            let seed = settings.seed.wrapping_add(draw);
+            let latents = Some(self.latents_digest.clone());
+            let range = self.images.start..self.images.start + repeats.latents;
+            runs.push((Settings { seed, latents, ..settings.clone() }, range));
+        }
+        runs
+    }
+
+    /// How many images a cell lacks of those in `part`, and the files that were found damaged.
+    ///
+    /// # Errors
+    /// As [`Samples::open`].
+    pub fn missing(&self, run: &Run, part: &Range<u64>) -> Result<(u64, Vec<Error>)> {
+        let (mut missing, mut damaged) = (0, Vec::new());
+        for (settings, range) in self.runs(run) {
+            let mut samples = Samples::open(&self.folder(), &settings, self.shape)?;
+            missing += samples.missing(common(&range, part)).iter().map(|gap| gap.end - gap.start).sum::<u64>();
+            damaged.append(&mut samples.take_damaged());
+        }
+        Ok((missing, damaged))
+    }
+
+    /// Draws what a cell lacks of the images in `part`, and keeps it; damaged files are removed first. The generator comes
+    /// back for the next cell, with whether the observer stopped the work.
+    ///
+    /// # Errors
+    /// As [`draw()`].
+    pub fn draw(
+        &self,
+        mut generator: Generator,
+        run: &Run,
+        part: &Range<u64>,
+        batch: usize,
+        observer: &mut dyn FnMut(Drawn) -> ControlFlow<()>,
+    ) -> Result<(Generator, ControlFlow<()>)> {
+        for (settings, range) in self.runs(run) {
+            let mut samples = Samples::open(&self.folder(), &settings, self.shape)?;
+            samples.repair()?;
+            let wanted = common(&range, part);
+            if samples.missing(wanted.clone()).is_empty() {
+                continue;
+            }
+            let n = (range.end - range.start) as usize;
+            let latents = settings.latents.is_some().then(|| self.latents.clone());
+            let inputs = Inputs { latents, ..Inputs::default() };
+            generator = generator.with_inputs(Inputs::default(), range.start, n)?;
+            generator = generator.with_run((settings, run.1.clone()), n)?.with_inputs(inputs, range.start, n)?;
+            if draw(&generator, &mut samples, wanted, batch, observer)?.is_break() {
+                return Ok((generator, ControlFlow::Break(())));
+            }
+        }
+        Ok((generator, ControlFlow::Continue(())))
+    }
+
+    /// Scores a cell whose images are all there, `calls` network calls each; `seen` hears how many more images are done, and
+    /// `None` says that it stopped the work.
+    ///
+    /// Where `known` has the scores of these pixels against this reference already, they are taken. The samples and the
+    /// memorised are drawn as pictures either way.
+    ///
+    /// # Errors
+    /// Images that are not there, or what the feature network refuses.
+    pub fn score(
+        &self,
+        cell: &Cell,
+        run: &Run,
+        calls: usize,
+        judge: &Judge,
+        known: &Results,
+        seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Row>> {
+        let samples = Samples::open(&self.folder(), &run.0, self.shape)?;
+        let (mut hash, mut sums) = (Sha256::new(), PixelSums::default());
+        let _ = samples.read(self.images(), &mut |images| {
+            hash.update(images.as_slice().expect("made in standard layout"));
+            sums.add(images.view());
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let mut row = self.row(cell, run, calls, judge);
+        row.samples = hex(&hash.finalize());
+        row.variance = sums.variance().unwrap_or(0.0);
+        row.latent_variance = self.latent_variance(run)?.map(|within| share(within, row.variance));
+        (row.seconds, row.machines) = samples.effort(&self.images());
+        row.name = format!("{}-{}", samples.label(), row.place());
+
+        let folder = self.root.join("pictures");
+        pictures::write_samples(&folder, &row, &self.first(&samples, pictures::count(self.shape))?)?;
+        let old = known.rows().iter().find(|old| old.has_scores_of(&row));
+        if let Some(old) = old.filter(|old| pictures::has_nearest(&folder, old)) {
+            row.take_scores(old);
+            return Ok(Some(row));
+        }
+        let Judge { network, reference, floor } = judge;
+        let Some(features) = self.features(&samples, &**network, seen)? else { return Ok(None) };
+        let queries = self.first(&samples, MOST_QUERIES)?;
+        let scores = Scores::of(reference, &**network, &features, queries.view())?;
+        pictures::write_nearest(&folder, &row, &queries, &scores.neighbours, reference.images())?;
+        row.set_scores(&scores, floor);
+        Ok(Some(row))
+    }
+
+    /// The features of all images of a cell.
+    fn features(
+        &self,
+        samples: &Samples,
+        network: &dyn FeatureNetwork,
+        seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Array2<f32>>> {
+        let mut parts = Vec::new();
+        let flow = samples.read(self.images(), &mut |images| {
+            Ok(match features_of(network, images.view(), seen)? {
+                Some(part) => {
+                    parts.push(part);
+                    ControlFlow::Continue(())
+                }
+                None => ControlFlow::Break(()),
+            })
+        })?;
+        let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+        Ok(flow.is_continue().then(|| concatenate(Axis(0), &views).expect("rows of one length")))
+    }
+
+    /// How far the same images of two cells are apart: the first 1,000, with squares of 4 × 4 pixels.
+    ///
+    /// # Errors
+    /// Images that are not there.
+    pub fn distance(&self, a: &Run, b: &Run) -> Result<Distance> {
+        let [a, b] = [a, b].map(|(settings, _)| {
+            let samples = Samples::open(&self.folder(), settings, self.shape)?;
+            Ok::<_, Error>(network_values(self.first(&samples, MOST_QUERIES)?.view()))
+        });
+        distance(&a?, &b?, SQUARE)
+    }
+
+    /// The first images of a cell, at most `most`.
+    fn first(&self, samples: &Samples, most: usize) -> Result<Array4<u8>> {
+        let n = (self.images.end - self.images.start).min(most as u64);
+        samples.all(self.images.start..self.images.start + n)
+    }
+
+    /// The variance of a pixel between images of one latent; `None` where it is not to be measured.
+    fn latent_variance(&self, run: &Run) -> Result<Option<f64>> {
+        if self.repeats.is_none() {
+            return Ok(None);
+        }
+        let runs = self.runs(run);
+        let Some((_, range)) = runs.get(1) else { return Ok(Some(0.0)) };
+        let draw =
+            |(settings, _): &(Settings, _)| Samples::open(&self.folder(), settings, self.shape)?.all(range.clone());
+        let draws = runs.iter().map(draw).collect::<Result<Vec<_>>>()?;
+        variance_within(&draws).map(Some)
+    }
+
+    /// The row but for what comes from the images.
+    fn row(&self, cell: &Cell, (settings, _): &Run, calls: usize, Judge { network, reference, floor }: &Judge) -> Row {
+        let n = self.images.end - self.images.start;
+        let real = reference.images();
+        let options = settings.to_json();
+        let mut row = Row {
+            steps: cell.steps,
+            eta: cell.noise,
+            spacing: settings.spacing.map(|spacing| spacing.to_string()).unwrap_or_default(),
+            solver: settings.solver.to_string(),
+            clip: settings.clip.to_string(),
+            calls,
+            n,
+            features: reference.features().to_owned(),
+            dimensions: network.dimensions(),
+            repeats: self.repeats.map(|repeats| repeats.to_string()),
+            first: self.images.start,
+            seed: settings.seed,
+            arithmetic: settings.precision.to_string(),
+            class: stated(&options, "class"),
+            guidance: settings.guidance,
+            final_level: stated(&options, "final_level").unwrap_or_default(),
+            calibration: settings.calibration.clone(),
+            size: self.shape.map(|length| length.to_string()).join("x"),
+            resized_from: real.original_size().map(str::to_owned),
+            model: settings.model.clone(),
+            process: settings.process.clone(),
+            weights: self.weights.clone(),
+            data: real.name().to_owned(),
+            data_digest: real.digest().to_owned(),
+            train: real.train().dim().0,
+            floor_n: reference.floor_n(n as usize),
+            halves: real.are_halves(),
+            program: concat!("skipstone ", env!("CARGO_PKG_VERSION")).to_owned(),
+            options,
+            ..Row::default()
+        };
+        row.set_scores(floor, floor);
+        row
+    }
+}
+
+/// What two ranges share; an empty range where that is nothing.
+fn common(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
+}
+
+/// A part of a whole; of nothing, nothing.
+fn share(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}

@@ -1,0 +1,70 @@
+//! The pictures of a cell: its first images, and those that are nearest to training images.
+
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array4, Axis, concatenate};
+
+use super::reference::{RealImages, network_values};
+use super::row::Row;
+use crate::Nearest;
+use skipstone::error::Result;
+use skipstone::files;
+use skipstone::image::{Layout, grid, write_png};
+
+/// Pixels that a grid of samples is wide at most, where images allow it.
+const WIDTH: usize = 200;
+/// Pairs of samples and training images.
+const PAIRS: usize = 8;
+
+fn columns([_, _, width]: [usize; 3]) -> usize {
+    (WIDTH / (width + 2)).clamp(2, 6)
+}
+
+/// How many images the grid of a cell shows.
+pub(super) fn count(shape: [usize; 3]) -> usize {
+    columns(shape).pow(2)
+}
+
+/// The grid of a cell's first images.
+pub(super) fn samples(folder: &Path, row: &Row) -> PathBuf {
+    folder.join(format!("{}.png", row.name))
+}
+
+/// The samples nearest to training images, above the images they are nearest to.
+pub(super) fn nearest(folder: &Path, row: &Row) -> PathBuf {
+    folder.join(format!("{}-nearest.png", row.name))
+}
+
+/// Whether the latter is there.
+pub(super) fn has_nearest(folder: &Path, row: &Row) -> bool {
+    nearest(folder, row).is_file()
+}
+
+pub(super) fn write_samples(folder: &Path, row: &Row, images: &Array4<u8>) -> Result<()> {
+    let (_, c, h, w) = images.dim();
+    write(folder, &samples(folder, row), row, images, columns([c, h, w]))
+}
+
+/// `images` are the samples whose neighbours were looked for.
+pub(super) fn write_nearest(
+    folder: &Path,
+    row: &Row,
+    images: &Array4<u8>,
+    found: &Nearest,
+    real: &RealImages,
+) -> Result<()> {
+    let order: Vec<usize> = found.order().into_iter().take(PAIRS).collect();
+    let theirs: Vec<usize> = order.iter().map(|&i| found.indices[i]).collect();
+    let pairs = [images.select(Axis(0), &order), real.seen().select(Axis(0), &theirs)];
+    let both = concatenate(Axis(0), &pairs.each_ref().map(|images| images.view())).expect("images of one shape");
+    write(folder, &nearest(folder, row), row, &both, order.len())
+}
+
+fn write(folder: &Path, path: &Path, row: &Row, images: &Array4<u8>, columns: usize) -> Result<()> {
+    files::create_dir(folder)?;
+    let texts: Vec<(&str, String)> =
+        row.options.iter().map(|(name, value)| (name.as_str(), value.to_string())).collect();
+    let mut texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    texts.push(("Software", &row.program));
+    write_png(path, &grid(&network_values(images.view()), columns, &Layout::default())?, &texts)
+}

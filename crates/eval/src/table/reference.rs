@@ -1,0 +1,241 @@
+//! What samples are scored against: the training part of a data set, and its test part as a yardstick.
+
+mod kept;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
+use sha2::{Digest, Sha256};
+
+use super::score::Scores;
+use crate::{FeatureNetwork, Statistics};
+use skipstone::data::Dataset;
+use skipstone::error::{Error, Result};
+use skipstone::hex::hex;
+use skipstone::noise::{KeyedRng, Purpose};
+
+/// Images a feature network is shown at a time.
+const BATCH: usize = 256;
+/// Most feature vectors of a set that are held against each other one by one.
+pub(super) const MOST_VECTORS: usize = 10_000;
+
+/// Network values of pixels, as data sets give them: byte/127.5 − 1.
+pub(super) fn network_values(images: ArrayView4<'_, u8>) -> Array4<f32> {
+    images.mapv(|byte| (f64::from(byte) / 127.5 - 1.0) as f32)
+}
+
+/// The feature vectors of pictures, `[n, d]`; `seen` hears how many images are done, and `None` says that it stopped.
+pub(super) fn features_of(
+    network: &dyn FeatureNetwork,
+    images: ArrayView4<'_, u8>,
+    seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<Array2<f32>>> {
+    let mut all = Array2::zeros((images.dim().0, network.dimensions()));
+    for (rows, batch) in (0..).step_by(BATCH).zip(images.axis_chunks_iter(Axis(0), BATCH)) {
+        let n = batch.dim().0;
+        all.slice_axis_mut(Axis(0), Slice::from(rows..rows + n))
+            .assign(&network.features(network_values(batch).view())?);
+        if seen(n).is_break() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(all))
+}
+
+/// The statistics of feature vectors, counted in batches of a fixed size: the same vectors give the same bits.
+pub(super) fn statistics_of(network: &dyn FeatureNetwork, features: &Array2<f32>) -> Result<Statistics> {
+    let mut statistics = Statistics::of(network);
+    for batch in features.axis_chunks_iter(Axis(0), BATCH) {
+        statistics.add(batch)?;
+    }
+    Ok(statistics)
+}
+
+/// Real images in two parts, in a fixed random order.
+#[derive(Clone, Debug)]
+pub struct RealImages {
+    name: String,
+    digest: String,
+    /// All images a model may have been trained on.
+    seen: Array4<u8>,
+    /// How many of them, the first, are scored against.
+    train: usize,
+    test: Array4<u8>,
+    halves: bool,
+    resized_from: Option<String>,
+}
+
+impl RealImages {
+    /// The parts of a data set, of each at most `limit` images.
+    ///
+    /// The order is random (and always the same), so that the first so many are a fair choice where a data set is sorted by
+    /// class. A data set without a test part of its own, where both are the same images, is cut into halves.
+    ///
+    /// # Errors
+    /// Parts of different shapes, or too few images: two of each part are the least.
+    pub fn new(train: &Dataset, test: &Dataset, limit: Option<usize>) -> Result<Self> {
+        if train.shape() != test.shape() {
+            let (a, b) = (train.shape(), test.shape());
+            return Err(Error::data(format!("data set {}: train images {a:?}, test images {b:?}", train.name())));
+        }
+        let most = |n: usize| limit.unwrap_or(n).min(n);
+        let halves = train.images() == test.images();
+        let seen = shuffled(train.images(), train.len());
+        let (n, test_part) = if halves {
+            let half = train.len().div_ceil(2);
+            let end = half + most(train.len() - half);
+            (most(half), seen.slice_axis(Axis(0), Slice::from(half..end)).to_owned())
+        } else {
+            (most(train.len()), shuffled(test.images(), most(test.len())))
+        };
+        let m = test_part.dim().0;
+        if n.min(m) < 2 {
+            return Err(Error::argument(format!(
+                "data set {}: {n} training and {m} test images; at least 2 of each are needed",
+                train.name()
+            )));
+        }
+        let mut hash = Sha256::new();
+        for part in [seen.slice_axis(Axis(0), Slice::from(..n)), test_part.view()] {
+            part.shape().iter().for_each(|&length| hash.update((length as u64).to_le_bytes()));
+            hash.update(part.as_slice().expect("made in standard layout"));
+        }
+        let digest = hex(&hash.finalize());
+        let (name, resized_from) = (train.name().to_owned(), train.original_size().map(str::to_owned));
+        Ok(Self { name, digest, seen, train: n, test: test_part, halves, resized_from })
+    }
+
+    /// What the data set is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// SHA-256 of both parts in their order, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The training images that are scored against, `[n, channels, height, width]`.
+    pub fn train(&self) -> ArrayView4<'_, u8> {
+        self.seen.slice_axis(Axis(0), Slice::from(..self.train))
+    }
+
+    /// Every image that a model may have been trained on, those of [`train`](Self::train) first: without the limit, and of a
+    /// data set without a test part both halves.
+    pub fn seen(&self) -> ArrayView4<'_, u8> {
+        self.seen.view()
+    }
+
+    /// Test images, `[n, channels, height, width]`.
+    pub fn test(&self) -> &Array4<u8> {
+        &self.test
+    }
+
+    /// Whether the parts are halves of one set of images, because the data set has no test part.
+    pub fn are_halves(&self) -> bool {
+        self.halves
+    }
+
+    /// What the training images were before they were cropped and resized, as [`Dataset::original_size`].
+    pub fn original_size(&self) -> Option<&str> {
+        self.resized_from.as_deref()
+    }
+}
+
+/// The first `n` of the images in their fixed random order.
+fn shuffled(images: &Array4<u8>, n: usize) -> Array4<u8> {
+    let mut order: Vec<usize> = (0..images.dim().0).collect();
+    KeyedRng::new(0, Purpose::Subset, 0, 0).shuffle(&mut order);
+    images.select(Axis(0), &order[..n])
+}
+
+/// Real images with their features.
+#[derive(Debug)]
+pub struct Reference {
+    images: RealImages,
+    /// Of all training images.
+    pub(super) train: Statistics,
+    /// Features of the first training images, `[≤ 10,000, d]`.
+    pub(super) train_features: Array2<f32>,
+    /// Features of the first test images, `[≤ 10,000, d]`.
+    pub(super) test_features: Array2<f32>,
+    /// Distances of the first test images to their nearest training images, root mean square in [0, 1].
+    pub(super) test_nearest: Vec<f64>,
+}
+
+impl Reference {
+    /// The reference of `images` in the features of `network`: from `cache`, or computed and kept there.
+    ///
+    /// `seen` hears how many more images are done; `None` says that it stopped the work.
+    ///
+    /// # Errors
+    /// What the network refuses; a cache that cannot be written. A damaged one is made again.
+    pub fn open(
+        images: RealImages,
+        network: &dyn FeatureNetwork,
+        cache: &Path,
+        seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Self>> {
+        let folder = kept::folder(cache, &images, network);
+        let kept = match kept::read(&folder, &images, network) {
+            Some(kept) => kept,
+            None => {
+                let Some(made) = made(&images, network, seen)? else { return Ok(None) };
+                kept::write(&folder, &images, &made)?;
+                // What is on disk is rounded: the same numbers must come out whether or not it was there.
+                kept::read(&folder, &images, network)
+                    .ok_or_else(|| Error::data("not read as it was written; is the disk in order?").in_file(&folder))?
+            }
+        };
+        let (train, train_features, test_features) = kept;
+        // Half of a set is not looked for in itself.
+        let others = if images.halves { images.train() } else { images.seen() };
+        let test_nearest = super::score::nearest_to(others, images.test.view())?.distances;
+        Ok(Some(Self { images, train, train_features, test_features, test_nearest }))
+    }
+
+    /// The images.
+    pub fn images(&self) -> &RealImages {
+        &self.images
+    }
+
+    /// The name of the features.
+    pub fn features(&self) -> &str {
+        self.train.network()
+    }
+
+    /// How many test images stand beside `n` samples.
+    pub fn floor_n(&self, n: usize) -> usize {
+        n.min(self.test_features.nrows())
+    }
+
+    /// The scores that real images get which no model made: `n` test images, or all where there are fewer. No model can be
+    /// expected to do better.
+    ///
+    /// # Errors
+    /// As [`Scores::of`].
+    pub fn floor(&self, network: &dyn FeatureNetwork, n: usize) -> Result<Scores> {
+        let n = self.floor_n(n);
+        let features = self.test_features.slice_axis(Axis(0), Slice::from(..n)).to_owned();
+        let images = self.images.test.slice_axis(Axis(0), Slice::from(..n));
+        Scores::of(self, network, &features, images)
+    }
+}
+
+/// The features of both parts; `None` where `seen` stopped the work.
+fn made(
+    images: &RealImages,
+    network: &dyn FeatureNetwork,
+    seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<kept::Kept>> {
+    let first = |n: usize| Slice::from(..n.min(MOST_VECTORS));
+    let Some(train) = features_of(network, images.train(), seen)? else { return Ok(None) };
+    let test = images.test.slice_axis(Axis(0), first(images.test.dim().0));
+    let Some(test) = features_of(network, test, seen)? else { return Ok(None) };
+    let statistics = statistics_of(network, &train)?;
+    Ok(Some((statistics, train.slice_axis(Axis(0), first(images.train)).to_owned(), test)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! One page of all results: tables, curves, samples, and where the numbers come from. A single file that asks nothing of
+//! anyone: style, curves and pictures are inside.
+
+mod axis;
+mod curves;
+mod heat;
+mod reading;
+mod sections;
+mod text;
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::pictures;
+use super::results::Results;
+use super::row::Row;
+use reading::{all_numbers, provenance, reading};
+use sections::{Line, Section, sections};
+use skipstone::error::{Error, Kind, Result};
+use skipstone::files;
+use text::{Html, distance, escaped, seconds};
+
+const STYLE: &str = include_str!("report/style.css");
+/// A picture of a cell of small images is far below it; a larger one would make a page that no browser likes.
+const MOST_PICTURE: u64 = 1 << 24;
+
+/// The page `report.html` of the results in `folder`, whose pictures are read from there.
+///
+/// # Errors
+/// No row, or a picture that cannot be read; one that is not there, or is larger than 16 MB, is left out.
+pub fn report(results: &Results, folder: &Path) -> Result<String> {
+    let sections = sections(results.rows());
+    let Some(first) = results.rows().first() else {
+        return Err(Error::argument("a report of no results"));
+    };
+    let mut page = Html::new();
+    let title = format!("Evaluation on {}", first.data);
+    page.raw("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    page.raw("<meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"generator\" content=\"skipstone\">\n");
+    page.element("title", "", &title);
+    page.raw(&format!("<style>\n{STYLE}{}</style>\n</head>\n<body>\n<main>\n", curves::dark_style()));
+    page.raw("<header>\n");
+    page.element("h1", "", &title);
+    page.element("p", "class=\"lead\"", &lead(results.rows()));
+    page.raw("</header>\n");
+    for (i, section) in sections.iter().enumerate() {
+        part(&mut page, section, sections.len() > 1, i, folder)?;
+    }
+    reading(&mut page);
+    page.raw("</main>\n</body>\n</html>\n");
+    Ok(page.into_string())
+}
+
+/// What is on the page, in a sentence.
+fn lead(rows: &[Row]) -> String {
+    let mut models: Vec<String> =
+        rows.iter().map(|row| format!("{} ({})", text::short(&row.model), row.weights)).collect();
+    models.sort();
+    models.dedup();
+    let (model, cells) = (models.join(", "), rows.len());
+    let images: u64 = rows.iter().map(|row| row.n).sum();
+    let plural = if cells == 1 { "cell" } else { "cells" };
+    format!("{cells} {plural}, {} images drawn and scored. Model {model}, {}.", text::grouped(images), rows[0].program)
+}
+
+fn part(page: &mut Html, section: &Section<'_>, named: bool, i: usize, folder: &Path) -> Result<()> {
+    page.raw(&format!("<section aria-labelledby=\"part-{i}\">\n"));
+    let row = section.first();
+    let data = if named { format!("{}, ", row.data) } else { String::new() };
+    let images = format!("{} images a cell, features {}", text::grouped(row.n), row.features);
+    page.element("h2", &format!("id=\"part-{i}\""), &format!("{data}{images}"));
+    page.element("p", "class=\"same\"", &section.constant_text());
+    facts(page, section);
+    heat::tables(page, section);
+    page.element("h3", "", "Curves");
+    legend(page, section);
+    page.raw("<div class=\"charts\">\n");
+    curves::charts(page, section)?;
+    page.raw("</div>\n");
+    page.element("h3", "", "Samples");
+    page.element("p", "", "The first images of each cell: the same latents in every grid of one seed.");
+    for line in &section.lines {
+        gallery(page, line, folder)?;
+    }
+    nearest(page, section, folder)?;
+    provenance(page, section);
+    all_numbers(page, section);
+    page.raw("</section>\n");
+    Ok(())
+}
+
+/// The best cell, the cheapest that is nearly as good, and the floor.
+fn facts(page: &mut Html, section: &Section<'_>) {
+    let Some((line, best)) = section.best() else { return };
+    page.raw("<dl class=\"facts\">\n");
+    let mut fact = |name: &str, value: &str, about: &str| {
+        page.raw("<div>");
+        page.element("dt", "", name);
+        page.element("dd", "class=\"big\"", value);
+        page.element("dd", "", about);
+        page.raw("</div>\n");
+    };
+    let about = |line: &Line<'_>, row: &Row| format!("{}, S = {}: {} calls an image", line.label, row.steps, row.calls);
+    fact("Best Fréchet distance", &distance(best.frechet), &about(line, best));
+    if let Some((line, near)) = section.cheapest_near(best.frechet * 1.1).filter(|(_, near)| near.calls < best.calls) {
+        fact("Within 10 % of it, fewest calls", &distance(near.frechet), &about(line, near));
+    }
+    let whose = if best.halves { "the other half of the data" } else { "test images" };
+    let floor = format!("what {} {whose} score that no model made", text::grouped(best.floor_n as u64));
+    fact("Floor", &distance(best.frechet_floor), &floor);
+    page.raw("</dl>\n");
+}
+
+fn legend(page: &mut Html, section: &Section<'_>) {
+    page.raw("<ul class=\"legend\" aria-label=\"Lines of the curves\">\n");
+    for (i, line) in section.lines.iter().enumerate() {
+        page.raw(&format!("<li>{} {}</li>\n", curves::key(i), escaped(&line.label)));
+    }
+    page.raw(&format!("<li>{} floor: real images</li>\n</ul>\n", curves::floor_key()));
+}
+
+fn gallery(page: &mut Html, line: &Line<'_>, folder: &Path) -> Result<()> {
+    let mut figures = Html::new();
+    for row in line.cells.values() {
+        let path = pictures::samples(&folder.join("pictures"), row);
+        let alt = format!("Samples, {}, S = {}", line.label, row.steps);
+        let each = seconds(row.seconds / row.n as f64);
+        let caption = format!("S = {} · {} · {each} an image", row.steps, distance(row.frechet));
+        figure(&mut figures, &path, &alt, &caption, "")?;
+    }
+    let figures = figures.into_string();
+    if !figures.is_empty() {
+        page.element("h4", "", &line.label);
+        page.raw(&format!("<div class=\"gallery\">\n{figures}</div>\n"));
+    }
+    Ok(())
+}
+
+fn nearest(page: &mut Html, section: &Section<'_>, folder: &Path) -> Result<()> {
+    let Some((line, best)) = section.best() else { return Ok(()) };
+    let mut pairs = Html::new();
+    let path = pictures::nearest(&folder.join("pictures"), best);
+    let alt = "Samples above, the training images nearest to them below";
+    figure(&mut pairs, &path, alt, &format!("{}, S = {}", line.label, best.steps), "class=\"wide\"")?;
+    let pairs = pairs.into_string();
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    page.element("h3", "", "Nearest training images");
+    page.element(
+        "p",
+        "",
+        "Above, the samples of the best cell that are nearest to a training image, pixel by pixel; below, those images. A \
+         pair that is the same picture twice is one the model has memorised.",
+    );
+    page.raw(&pairs);
+    Ok(())
+}
+
+/// A picture of the folder, inside the page; nothing where it is not there.
+fn figure(page: &mut Html, path: &Path, alt: &str, caption: &str, attributes: &str) -> Result<()> {
+    let bytes = match files::read(path, MOST_PICTURE) {
+        Ok(bytes) => bytes,
+        // Not there, or too large for a page.
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::InvalidData) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let space = if attributes.is_empty() { "" } else { " " };
+    page.raw(&format!("<figure{space}{attributes}><img alt=\"{}\" src=\"data:image/png;base64,", escaped(alt)));
+    page.raw(&STANDARD.encode(bytes));
+    page.raw("\">");
+    page.element("figcaption", "", caption);
+    page.raw("</figure>\n");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

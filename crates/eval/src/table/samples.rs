@@ -1,0 +1,313 @@
+//! Samples on disk, kept by what determines them, so that no image is drawn twice.
+//!
+//! What is kept is what users get: 8-bit pixels. A folder holds the images of one set of options, in files of
+//! neighbours, `000000-000255.png`: a PNG that shows its images one below the other, and whose text says which they are,
+//! what they were made by, a digest of their pixels, and how long they took. A folder may be copied, cut into parts and
+//! put together again: that is how the parts of several machines meet.
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array4, ArrayView4, Axis, Slice, concatenate};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use skipstone::error::{Error, Kind, Result};
+use skipstone::files;
+use skipstone::generate::{Settings, stated};
+use skipstone::hex::hex;
+use skipstone::image::{Picture, read_png, write_png};
+
+/// What a file says about itself: the program, a digest of the options, the first image, a digest of the pixels, what they
+/// cost.
+const TEXTS: [&str; 6] = ["Software", "options", "first", "pixels", "seconds", "machine"];
+
+/// How drawing went, for a range of images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Effort {
+    /// Wall-clock seconds of all images together.
+    pub seconds: f64,
+    /// The machine's part in it, `2 threads (avx512)`.
+    pub machine: String,
+}
+
+/// A file of neighbouring images that was found whole.
+#[derive(Clone, Debug)]
+struct Block {
+    images: Range<u64>,
+    path: PathBuf,
+    effort: Effort,
+}
+
+/// The images of one set of options.
+#[derive(Debug)]
+pub struct Samples {
+    folder: PathBuf,
+    options: Map<String, Value>,
+    key: String,
+    shape: [usize; 3],
+    /// By first image.
+    blocks: Vec<Block>,
+    damaged: Vec<Error>,
+}
+
+/// What two runs must have in common for their images to be the same, as a digest.
+fn key_of(options: &Map<String, Value>) -> String {
+    // By name: whether a map of serde_json keeps another order is any dependency's choice.
+    let sorted: BTreeMap<&String, &Value> = options.iter().collect();
+    hex(&Sha256::digest(json!(sorted).to_string()))
+}
+
+/// Options that tell folders apart at a glance.
+fn label(options: &Map<String, Value>) -> String {
+    let word = |name: &str| stated(options, name);
+    let noise = word("sigma").or_else(|| word("eta").map(|eta| format!("eta{eta}")));
+    let words = [word("steps"), noise, word("spacing"), word("solver")];
+    let words: Vec<String> = words.into_iter().flatten().collect();
+    words.join("-").replace(|c: char| !(c.is_ascii_alphanumeric() || "-.+".contains(c)), "_")
+}
+
+impl Samples {
+    /// The images that `root` holds of these options, each file verified. Nothing is written.
+    ///
+    /// # Errors
+    /// Images without pictures (other than 1 or 3 channels), or a folder that cannot be read. Damaged files are no
+    /// error: they count as absent, see [`damaged`](Self::damaged).
+    pub fn open(root: &Path, settings: &Settings, shape: [usize; 3]) -> Result<Self> {
+        if !matches!(shape[0], 1 | 3) {
+            return Err(Error::unsupported(format!(
+                "images of {} channels have no picture (1 is gray, 3 is colour), and pictures are what is scored",
+                shape[0]
+            )));
+        }
+        let options = settings.to_json();
+        let key = key_of(&options);
+        let folder = root.join(format!("{}-{}", label(&options), &key[..12]));
+        let mut samples = Self { folder, options, key, shape, blocks: Vec::new(), damaged: Vec::new() };
+        samples.scan()?;
+        Ok(samples)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The files that were passed over, and why.
+    pub fn damaged(&self) -> &[Error] {
+        &self.damaged
+    }
+
+    /// Gives the files that were passed over away: [`repair`](Self::repair) will not know them.
+    pub(super) fn take_damaged(&mut self) -> Vec<Error> {
+        std::mem::take(&mut self.damaged)
+    }
+
+    /// The options that tell cells apart at a glance.
+    pub(super) fn label(&self) -> String {
+        label(&self.options)
+    }
+
+    /// The images of `wanted`, `[n, channels, height, width]`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); no image.
+    pub fn all(&self, wanted: Range<u64>) -> Result<Array4<u8>> {
+        let mut parts = Vec::new();
+        let _ = self.read(wanted, &mut |images| {
+            parts.push(images);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let views: Vec<_> = parts.iter().map(|images| images.view()).collect();
+        concatenate(Axis(0), &views).map_err(|_| Error::argument("samples: expected at least 1 image, found 0"))
+    }
+
+    /// Removes the damaged files.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn repair(&mut self) -> Result<()> {
+        for path in self.damaged.drain(..).filter_map(|error| error.path().map(Path::to_path_buf)) {
+            match std::fs::remove_file(&path) {
+                // Somebody else has seen it as well.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|e| Error::io(path, e))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn scan(&mut self) -> Result<()> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(&self.folder, e)),
+        };
+        for entry in entries {
+            let path = entry.map_err(|e| Error::io(&self.folder, e))?.path();
+            let Some(images) = path.file_name().and_then(|name| images_of(&name.to_string_lossy())) else { continue };
+            match self.verified(&path, &images) {
+                Ok((_, effort)) => self.blocks.push(Block { images, path, effort }),
+                Err(error) if error.kind() != Kind::Io => self.damaged.push(error.in_file(&path)),
+                // A disk that does not answer, or no permission: the images may be whole.
+                Err(error) => return Err(error.in_file(&path)),
+            }
+        }
+        self.sort();
+        Ok(())
+    }
+
+    fn sort(&mut self) {
+        // The longer first, so that whatever lies within it is passed over.
+        self.blocks.sort_by_key(|block| (block.images.start, std::cmp::Reverse(block.images.end)));
+    }
+
+    /// The pixels of a file, if it is what its name says.
+    fn verified(&self, path: &Path, images: &Range<u64>) -> Result<(Picture, Effort)> {
+        let file = read_png(path)?;
+        let found = |name: &str| file.text.iter().find(|(key, _)| key == name).map(|(_, text)| text.as_str());
+        // Readers of PNG pass over a text that is damaged.
+        if let Some(name) = TEXTS.iter().find(|name| found(name).is_none()) {
+            return Err(Error::data(format!("{name}: not there")));
+        }
+        let text = |name: &str| found(name).unwrap_or_default();
+        let [c, h, w] = self.shape;
+        let size = [file.picture.channels(), file.picture.height(), file.picture.width()];
+        // The name gives a range that is not empty, and the picture is there.
+        let expected = [c, h * (images.end - images.start) as usize, w];
+        let digest = hex(&Sha256::digest(file.picture.data()));
+        let parts = [
+            ("options", text("options") == self.key),
+            ("first", text("first") == images.start.to_string()),
+            ("size", size == expected),
+            ("pixels", text("pixels") == digest),
+        ];
+        if let Some((name, _)) = parts.iter().find(|(_, good)| !good) {
+            return Err(Error::data(format!("{name}: not what was written under this name")));
+        }
+        let seconds = text("seconds").parse().ok().filter(|s: &f64| s.is_finite() && *s >= 0.0);
+        let seconds = seconds.ok_or_else(|| Error::data("seconds: expected a number"))?;
+        Ok((file.picture, Effort { seconds, machine: text("machine").to_owned() }))
+    }
+
+    /// The images of `wanted` that are not there.
+    pub fn missing(&self, wanted: Range<u64>) -> Vec<Range<u64>> {
+        let (mut missing, mut next) = (Vec::new(), wanted.start);
+        for block in &self.blocks {
+            let start = block.images.start.min(wanted.end);
+            if start > next {
+                missing.push(next..start);
+            }
+            next = next.max(block.images.end);
+        }
+        if next < wanted.end {
+            missing.push(next..wanted.end);
+        }
+        missing
+    }
+
+    /// Keeps images from index `first` on, `[n, channels, height, width]`.
+    ///
+    /// # Errors
+    /// Another shape, no image, or a file that cannot be written.
+    pub fn write(&mut self, first: u64, images: ArrayView4<'_, u8>, effort: Effort) -> Result<()> {
+        let (n, c, h, w) = images.dim();
+        if [c, h, w] != self.shape || n == 0 {
+            return Err(Error::argument(format!(
+                "samples: expected [n, {:?}] with n > 0, found {:?}",
+                self.shape,
+                images.shape()
+            )));
+        }
+        if self.blocks.is_empty() {
+            files::create_dir(&self.folder)?;
+            let options = json!({"format": 1, "options": self.options});
+            files::write_bytes(&self.folder.join("options.json"), format!("{options:#}\n").as_bytes())?;
+        }
+        // One below the other, channels last.
+        let pixels: Vec<u8> = images.permuted_axes([0, 2, 3, 1]).iter().copied().collect();
+        let picture = Picture::new(w, h * n, c, pixels)?;
+        let range = first..first + n as u64;
+        let path = self.folder.join(format!("{:06}-{:06}.png", range.start, range.end - 1));
+        let (start, seconds) = (first.to_string(), effort.seconds.to_string());
+        let program = concat!("skipstone ", env!("CARGO_PKG_VERSION"));
+        let pixels = hex(&Sha256::digest(picture.data()));
+        let said: [&str; 6] = [program, &self.key, &start, &pixels, &seconds, &effort.machine];
+        let texts: Vec<_> = TEXTS.into_iter().zip(said).collect();
+        write_png(&path, &picture, &texts)?;
+        self.blocks.push(Block { images: range, path, effort });
+        self.sort();
+        Ok(())
+    }
+
+    /// The blocks that make up `wanted`, each with its part of it.
+    fn parts(&self, wanted: &Range<u64>) -> Vec<(&Block, Range<u64>)> {
+        let (mut parts, mut next) = (Vec::new(), wanted.start);
+        for block in &self.blocks {
+            let part = next.max(block.images.start)..wanted.end.min(block.images.end);
+            if part.start < part.end {
+                next = part.end;
+                parts.push((block, part));
+            }
+        }
+        parts
+    }
+
+    /// Shows every image of `wanted` in order, file by file, each verified again; stops where `see` says so.
+    ///
+    /// # Errors
+    /// An image is not there, a file has changed, or whatever `see` returns.
+    pub fn read(
+        &self,
+        wanted: Range<u64>,
+        see: &mut dyn FnMut(Array4<u8>) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        if let Some(gap) = self.missing(wanted.clone()).first() {
+            let message = format!("images {} to {} are not there", gap.start, gap.end - 1);
+            return Err(Error::new(skipstone::Kind::NotFound, message).in_file(&self.folder));
+        }
+        for (block, part) in self.parts(&wanted) {
+            let (picture, _) = self.verified(&block.path, &block.images).map_err(|e| e.in_file(&block.path))?;
+            let [c, h, w] = self.shape;
+            let n = (block.images.end - block.images.start) as usize;
+            let all = ArrayView4::from_shape((n, h, w, c), picture.data()).expect("the size was verified");
+            let start = (part.start - block.images.start) as usize;
+            let rows = Slice::from(start..start + (part.end - part.start) as usize);
+            let images = all.permuted_axes([0, 3, 1, 2]);
+            // Standard layout, as whoever reads rows expects.
+            let images = images.slice_axis(Axis(0), rows).as_standard_layout().into_owned();
+            if see(images)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// What the images of `wanted` cost: seconds in all, and the machines that drew them, in order of their first image.
+    ///
+    /// A file that is used in part counts in part.
+    pub fn effort(&self, wanted: &Range<u64>) -> (f64, Vec<String>) {
+        let (mut seconds, mut machines) = (0.0, Vec::new());
+        for (block, part) in self.parts(wanted) {
+            let share = (part.end - part.start) as f64 / (block.images.end - block.images.start) as f64;
+            seconds += share * block.effort.seconds;
+            if !machines.contains(&block.effort.machine) {
+                machines.push(block.effort.machine.clone());
+            }
+        }
+        (seconds, machines)
+    }
+}
+
+/// The images that a file name of ours stands for.
+fn images_of(name: &str) -> Option<Range<u64>> {
+    let (first, last) = name.strip_suffix(".png")?.split_once('-')?;
+    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+    let (first, end) = (number(first)?, number(last)?.checked_add(1)?);
+    // What no file of ours reaches is not asked of memory either.
+    (first < end && end - first <= 1 << 24).then_some(first..end)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! The scores of a set of images against a [`Reference`].
+
+use ndarray::{Array2, ArrayView4, Axis, Slice};
+
+use super::reference::{Reference, network_values, statistics_of};
+use crate::{
+    DEFAULT_NEIGHBOURS, Estimate, FeatureNetwork, Nearest, PrecisionRecall, frechet, kid_full, nearest, pixels,
+    precision_recall,
+};
+use skipstone::error::Result;
+
+/// Most images of a set whose nearest training image is looked for.
+pub const MOST_QUERIES: usize = 1000;
+/// Most vectors of each set that the kernel distance is taken over.
+const MOST_KERNELS: usize = 5000;
+/// Values of the training images that are compared at a time: a quarter of a gigabyte.
+const CHUNK: usize = 1 << 26;
+
+/// What images score. What needs more images than there are is absent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// Fréchet distance to all training images: 0 is best.
+    pub frechet: f64,
+    /// Kernel distance to the first 5,000 training images, of the first 5,000 images: 0 is best.
+    pub kid: Option<Estimate>,
+    /// Precision and recall in sets of equal size, at most 10,000 and no more than there are test images: 1 is best.
+    pub precision_recall: Option<PrecisionRecall>,
+    /// The median distance of the first 1,000 images to the nearest of [`RealImages::seen`](super::RealImages::seen) in
+    /// pixels: root mean square, in [0, 1].
+    pub nearest: f64,
+    /// [`nearest`](Self::nearest) divided by that of as many test images: well below 1, images are copies of training images.
+    /// Absent where the test images themselves are in the training set. (Of a data set that was cut into halves, a test image
+    /// has half as many images to be near to.)
+    pub memorisation: Option<f64>,
+    /// The distances and the training images they lead to, of the first 1,000 images.
+    pub neighbours: Nearest,
+}
+
+/// What the images of every cell are scored with.
+pub struct Judge {
+    /// Makes the features.
+    pub network: Box<dyn FeatureNetwork>,
+    /// The data.
+    pub reference: Reference,
+    /// What real images score that are not in the reference.
+    pub floor: Scores,
+}
+
+impl Scores {
+    /// The scores of images `[n, channels, height, width]` whose vectors are `features` `[n, d]`.
+    ///
+    /// # Errors
+    /// Fewer than two images, other features, images of another shape than the reference's.
+    pub fn of(
+        reference: &Reference,
+        network: &dyn FeatureNetwork,
+        features: &Array2<f32>,
+        images: ArrayView4<'_, u8>,
+    ) -> Result<Self> {
+        let real = &reference.train_features;
+        let frechet = frechet(&statistics_of(network, features)?, &reference.train)?;
+        let most = features.nrows().min(real.nrows());
+        // As many as the floor has, that both may be compared; and a larger set would have smaller balls.
+        let equal = most.min(reference.test_features.nrows());
+        let first = |x: &Array2<f32>, n: usize| x.slice_axis(Axis(0), Slice::from(..n.min(x.nrows()))).to_owned();
+        let kid = match most {
+            0..3 => None,
+            _ => Some(kid_full(first(features, MOST_KERNELS).view(), first(real, MOST_KERNELS).view())?),
+        };
+        let balls = if equal > DEFAULT_NEIGHBOURS {
+            Some(precision_recall(first(real, equal).view(), first(features, equal).view(), DEFAULT_NEIGHBOURS)?)
+        } else {
+            None
+        };
+        let neighbours = nearest_to(reference.images().seen(), images)?;
+        let queries = neighbours.distances.len();
+        let median = neighbours.quantile(0.5).unwrap_or(f64::NAN);
+        let test = &reference.test_nearest[..queries.min(reference.test_nearest.len())];
+        let of_test = Nearest { indices: Vec::new(), distances: test.to_vec() }.quantile(0.5).unwrap_or(f64::NAN);
+        let memorisation = (of_test > 0.0).then_some(median / of_test);
+        Ok(Self { frechet, kid, precision_recall: balls, nearest: median, memorisation, neighbours })
+    }
+}
+
+/// For each of the first 1,000 images the nearest of `others`: root mean square of the difference, values in [0, 1].
+pub(super) fn nearest_to(others: ArrayView4<'_, u8>, images: ArrayView4<'_, u8>) -> Result<Nearest> {
+    let images = images.slice_axis(Axis(0), Slice::from(..images.dim().0.min(MOST_QUERIES)));
+    let queries = pixels(network_values(images).view());
+    let mut best = Nearest { indices: vec![0; queries.nrows()], distances: vec![f64::INFINITY; queries.nrows()] };
+    let rows = (CHUNK / queries.ncols().max(1)).clamp(1, 4096);
+    for (start, chunk) in (0..).step_by(rows).zip(others.axis_chunks_iter(Axis(0), rows)) {
+        let found = nearest(queries.view(), pixels(network_values(chunk).view()).view())?;
+        for (i, (index, distance)) in found.indices.into_iter().zip(found.distances).enumerate() {
+            if distance < best.distances[i] {
+                (best.indices[i], best.distances[i]) = (start + index, distance);
+            }
+        }
+    }
+    // −1..1 is twice as wide as 0..1.
+    let scale = 2.0 * (queries.ncols() as f64).sqrt();
+    best.distances.iter_mut().for_each(|distance| *distance /= scale);
+    Ok(best)
+}
