@@ -17,7 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from families import blocks, inversion, official, samples, schedules, scores, solvers, steps, timesteps, unets  # noqa: E402
+from families import (  # noqa: E402
+    blocks, inversion, official, samples, schedules, scores, solvers, solvers_diffusers, steps, timesteps, unets,
+)
 from families.common import VALUES, write_json  # noqa: E402
 
 # Order matters: `samples` and `inversion` run the networks that `unets` has written.
@@ -31,6 +33,7 @@ FAMILIES = {
     "official": official.make,
     "inversion": inversion.make,
     "solvers": solvers.make,
+    "solvers_diffusers": solvers_diffusers.make,
     "scores": scores.make,
 }
 # Limits in bytes: files beyond them are too large for the repository.

@@ -63,10 +63,19 @@ class Denoiser:
         return (log.softmax(1)[:, :, None] * x0).sum(1).reshape(x.shape)
 
 
+def problem():
+    """What the cases of a file have in common: schedule, latents and data."""
+    latents = normal(generator("solvers"), IMAGES, *SHAPE)
+    return latents, {
+        "schedule": "linear", "num_train_timesteps": LENGTH, "beta_start": 1e-4, "beta_end": 0.02,
+        "shape": [IMAGES, *SHAPE], "latents": latents.flatten().tolist(), "mixture": MIXTURE,
+    }
+
+
 def make():
     library = sampling()
     alpha_bar = torch.as_tensor(exact_alpha_bar("linear", False))
-    latents = normal(generator("solvers"), IMAGES, *SHAPE)
+    latents, common = problem()
     cases = []
     for grid, times in GRIDS.items():
         a = torch.stack([alpha_bar[t - 1] for t in times]).double()
@@ -79,8 +88,4 @@ def make():
                 "solver": solver, "by": name, "grid": grid, "times": [t - 1 for t in times],
                 "calls": denoiser.calls, "x0": x.flatten().tolist(),
             })
-    write_json("solvers.json", {
-        "k_diffusion": metadata.version("k-diffusion"), "schedule": "linear", "num_train_timesteps": LENGTH,
-        "beta_start": 1e-4, "beta_end": 0.02, "shape": [IMAGES, *SHAPE], "latents": latents.flatten().tolist(),
-        "mixture": MIXTURE, "cases": cases,
-    })
+    write_json("solvers.json", {"k_diffusion": metadata.version("k-diffusion"), **common, "cases": cases})
