@@ -5,7 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 use skipstone::bench::{calls, peak_flops, profile, reading_weights, training_steps};
-use skipstone::unet::{Config, Options, Parameters, Precision, UNet};
+use skipstone::engine::Precision;
+use skipstone::engine::cpu::{Options, UNet};
+use skipstone::unet::{Config, Parameters};
 
 use crate::common::{Machine, ModelArguments, bytes};
 use crate::failure::{Done, Usage, emit};

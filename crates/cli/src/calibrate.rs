@@ -8,10 +8,10 @@ use clap::Args;
 use serde_json::json;
 use skipstone::calibration::{Calibration, measure};
 use skipstone::checkpoint::process_hash;
+use skipstone::engine::cpu::UNet;
 use skipstone::likelihood::classes_of;
 use skipstone::noise::{NOISE_VERSION, Purpose, Seeded};
 use skipstone::objective::default_sigma_1;
-use skipstone::unet::UNet;
 
 use crate::common::{Conduct, ModelArguments};
 use crate::dataset::{SplitName, load_for};

@@ -46,7 +46,7 @@ fn device(name: &str) -> Result<String, String> {
 impl Machine {
     /// Sets up the thread pool; returns its size.
     pub fn start(&self) -> anyhow::Result<usize> {
-        skipstone::unet::Isa::asked().map_err(anyhow::Error::msg)?;
+        skipstone::engine::cpu::Isa::asked().map_err(anyhow::Error::msg)?;
         let mut builder = rayon::ThreadPoolBuilder::new();
         if let Some(threads) = self.threads {
             builder = builder.num_threads(threads.into());

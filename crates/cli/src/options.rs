@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use skipstone::denoiser::{Bound, Clip, DynamicThreshold};
+use skipstone::engine::Precision;
 use skipstone::generate::{ClipMode, Request, Settings, SpacingChoice, Variance};
 use skipstone::sigma::NoiseScale;
-use skipstone::unet::Precision;
 
 use crate::failure::Usage;
 

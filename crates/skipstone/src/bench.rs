@@ -6,10 +6,11 @@ use ndarray::Array4;
 use skipstone_kernels::optimizer::Adam;
 use skipstone_kernels::peak;
 
+use crate::engine::cpu::{Backprop, Batch, Options, UNet};
 use crate::error::{Error, Result};
 use crate::noise::initial_latent;
 use crate::schedule::Time;
-use crate::unet::{Backprop, Batch, Config, Options, Parameters, TimeEmbedding, UNet};
+use crate::unet::{Config, Parameters, TimeEmbedding};
 
 /// When calls are measured: somewhere in the middle of a schedule of a thousand steps.
 fn time(config: &Config) -> Time {

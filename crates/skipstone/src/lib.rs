@@ -12,6 +12,7 @@ pub mod calibration;
 pub mod checkpoint;
 pub mod data;
 pub mod denoiser;
+pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod files;

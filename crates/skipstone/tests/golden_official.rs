@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use skipstone::Kind;
 use skipstone::checkpoint::{Format, LoadOptions, Model, ModelFiles, Precision, Weights, WeightsChoice, load, save};
 use skipstone::denoiser::Prediction;
+use skipstone::engine::cpu::UNet;
 use skipstone::schedule::Time;
-use skipstone::unet::{DownBlock, UNet, UpBlock};
+use skipstone::unet::{DownBlock, UpBlock};
 
 /// The unpacked checkpoint in `dir`.
 fn unpack(dir: &Path) -> PathBuf {

@@ -6,7 +6,7 @@ mod golden;
 use golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
 use skipstone::denoiser::Prediction;
-use skipstone::unet::{Backprop, Batch};
+use skipstone::engine::cpu::{Backprop, Batch};
 
 /// The gradient of Σ dy·y by the parameters and by x.
 fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Array4<f32>) {

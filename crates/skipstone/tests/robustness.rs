@@ -178,7 +178,7 @@ fn an_image_size_no_machine_would_hold_is_refused_before_memory_is_asked_for() {
     let network = Network::read("cifar");
     let config = skipstone::unet::Config { sample_size: [16384, 16384], ..network.config.clone() };
     let error =
-        skipstone::unet::UNet::new(config, network.parameters.clone(), skipstone::denoiser::Prediction::Epsilon)
+        skipstone::engine::cpu::UNet::new(config, network.parameters.clone(), skipstone::denoiser::Prediction::Epsilon)
             .unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.to_string().contains("sample_size") && error.to_string().contains("GiB"), "{error}");

@@ -10,10 +10,11 @@ use skipstone::Kind;
 use skipstone::checkpoint::{LoadOptions, Weights, WeightsChoice, load};
 use skipstone::data::Dataset;
 use skipstone::denoiser::{Denoiser, Guided, Prediction};
+use skipstone::engine::cpu::UNet;
 use skipstone::noise::initial_latent;
 use skipstone::schedule::Time;
 use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
-use skipstone::unet::{Parameters, UNet};
+use skipstone::unet::Parameters;
 
 const TINY: &str = r#"
 [model]

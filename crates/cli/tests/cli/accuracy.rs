@@ -2,10 +2,11 @@
 
 use ndarray::Array4;
 use skipstone::checkpoint::{LoadOptions, load_embedded};
+use skipstone::engine::Precision;
+use skipstone::engine::cpu::{Algorithm, ConvShape as Shape, Options, UNet};
 use skipstone::noise::{Forbidden, initial_latent};
 use skipstone::sampler::{Plan, sample, unobserved};
 use skipstone::trajectory::{Spacing, Trajectory};
-use skipstone::unet::{Algorithm, ConvShape as Shape, Options, Precision, UNet};
 
 fn network(algorithm: fn(&Shape) -> Algorithm) -> UNet {
     network_with(Options { algorithm, ..Options::default() })

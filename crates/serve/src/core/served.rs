@@ -9,11 +9,12 @@ use skipstone::Result;
 use skipstone::bench;
 use skipstone::calibration;
 use skipstone::checkpoint::{Model, process_hash};
+use skipstone::engine::cpu::UNet;
 use skipstone::generate::{Cost, Generator, Inputs, Request, Settings, SpacingChoice, Variance};
 use skipstone::sampler::Plan;
 use skipstone::sigma::NoiseScale;
 use skipstone::trajectory::BestTimes;
-use skipstone::unet::{Parameters, UNet};
+use skipstone::unet::Parameters;
 
 use super::{Cancel, Failure, SharedNetwork, Worker};
 use crate::metrics::Metrics;

@@ -20,12 +20,12 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Model;
 use crate::denoiser::{Denoiser, Guided};
+use crate::engine::cpu::{Options, UNet};
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
 use crate::sampler::{Outcome, Plan, Progress, sample};
-use crate::unet::{Options, UNet};
 
 /// Tensors read from files in place of seeded noise.
 #[derive(Clone, Debug, Default, PartialEq)]

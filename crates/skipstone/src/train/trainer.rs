@@ -11,6 +11,7 @@ use super::state::State;
 use crate::checkpoint::SchedulerConfig;
 use crate::data::{Dataset, Epochs, Stream};
 use crate::denoiser::{Clip, Prediction};
+use crate::engine::cpu::{Backprop, Batch, UNet};
 use crate::error::{Error, Kind, Result};
 use crate::noise::{Forbidden, KeyedRng, Purpose, fill_gaussian, initial_latent};
 use crate::objective::antithetic_times;
@@ -19,7 +20,7 @@ use crate::sampler::{Plan, sample, unobserved};
 use crate::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
 use crate::sigma::NoiseScale;
 use crate::trajectory::{Spacing, Trajectory};
-use crate::unet::{self, Backprop, Batch, Config, Parameters, UNet};
+use crate::unet::{self, Config, Parameters};
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,6 +7,7 @@ use super::graph::Graph;
 use super::plan::Plan;
 use super::*;
 use crate::denoiser::Prediction;
+use crate::engine::cpu::{Backprop, Batch, UNet};
 use crate::schedule::Time;
 
 /// google/ddpm-cifar10-32.

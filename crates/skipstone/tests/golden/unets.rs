@@ -8,8 +8,9 @@ use std::sync::Arc;
 use ndarray::Array4;
 use skipstone::checkpoint::config_from_json;
 use skipstone::denoiser::Prediction;
+use skipstone::engine::cpu::UNet;
 use skipstone::schedule::Time;
-use skipstone::unet::{Config, Layout, Parameters, UNet, layout};
+use skipstone::unet::{Config, Layout, Parameters, layout};
 
 use super::Tensor;
 

@@ -42,7 +42,7 @@ pub trait Network: Send + 'static {
     }
 }
 
-impl Network for skipstone::unet::UNet {
+impl Network for skipstone::engine::cpu::UNet {
     fn shape(&self) -> [usize; 3] {
         Denoiser::shape(self)
     }

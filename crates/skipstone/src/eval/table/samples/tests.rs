@@ -3,11 +3,11 @@
 
 use super::*;
 use crate::denoiser::Clip;
+use crate::engine::Precision;
 use crate::schedule::FinalLevel;
 use crate::sigma::NoiseScale;
 use crate::solver::Solver;
 use crate::trajectory::Spacing;
-use crate::unet::Precision;
 
 fn settings(seed: u64) -> Settings {
     Settings {

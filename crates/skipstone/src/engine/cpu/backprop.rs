@@ -8,13 +8,13 @@ use skipstone_kernels::{Isa, Team, elementwise};
 
 use super::backward::{Back, BackWorkspace, PackBuffers, Repacked, Wanted};
 use super::conditions::{Machine, RowLayout, Vectors};
-use super::config::Config;
 use super::execute::{Store, Walk, Workspace};
-use super::graph::Graph;
 use super::network::{check, conditions};
-use super::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::schedule::Time;
+use crate::unet::Config;
+use crate::unet::graph::Graph;
+use crate::unet::plan::Plan;
 
 /// One batch to take the gradient over.
 #[derive(Clone, Copy, Debug)]

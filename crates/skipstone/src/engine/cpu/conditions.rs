@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use skipstone_kernels::{Buffer, Isa, Team, View, ViewMut, elementwise, linear};
 
-use super::config::Config;
 use super::execute::Store;
-use super::graph::{Graph, Row, ValueId, VectorOp};
+use crate::unet::Config;
+use crate::unet::graph::{Graph, Op, Row, ValueId, VectorOp};
 
 /// What distinguishes one condition from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ impl RowLayout {
         let mut layout = Self { places: HashMap::new(), len: 0 };
         let norms = graph.norms.iter().filter_map(|norm| norm.scale_shift);
         let convs = graph.ops.iter().filter_map(|op| match op {
-            super::graph::Op::Conv { vector, .. } => *vector,
+            Op::Conv { vector, .. } => *vector,
             _ => None,
         });
         for value in convs.chain(norms) {

@@ -2,10 +2,11 @@ use std::sync::Mutex;
 
 use ndarray::Array4;
 
+use super::{Backprop, Batch, UNet};
 use crate::denoiser::{Denoiser, DifferentiableDenoiser, Prediction, Pullback};
 use crate::error::{Error, Result};
 use crate::schedule::Time;
-use crate::unet::{Backprop, Batch, Config, Parameters, UNet};
+use crate::unet::{Config, Parameters};
 
 /// A U-Net with its vector-Jacobian product, by the backward pass of training.
 ///

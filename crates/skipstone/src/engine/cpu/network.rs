@@ -1,9 +1,7 @@
 //! A network ready to be asked: packed weights, a plan of memory, conditions made so far.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::ops::Range;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,36 +10,15 @@ use skipstone_kernels::conv::{self, Algorithm, Layer, Shape};
 use skipstone_kernels::{Isa, Team};
 
 use super::conditions::{Condition, Machine, RowLayout, Vectors};
-use super::config::{Config, TimeEmbedding};
 use super::execute::{Packed, Store, Walk, Workspace};
-use super::graph::{Graph, Op, VectorOp};
-use super::params::{Layout, Parameters};
-use super::plan::Plan;
 use super::team;
 use crate::denoiser::{Denoiser, Prediction};
+use crate::engine::Precision;
 use crate::error::{Error, Result};
 use crate::schedule::Time;
-
-/// The parameters a network of this config has: names, shapes, order.
-///
-/// # Errors
-/// The config makes no sense or is not supported; the message names the field.
-///
-/// ```
-/// let layout = skipstone::unet::layout(&Default::default()).unwrap();
-/// assert_eq!(layout.get("conv_in.weight").unwrap().shape, [32, 1, 3, 3]);
-/// ```
-pub fn layout(config: &Config) -> Result<Layout> {
-    Ok(Graph::new(config, false)?.layout)
-}
-
-/// Floating-point operations of one call for one image, a multiplication and an addition counted as two.
-///
-/// # Errors
-/// As [`layout`].
-pub fn flops(config: &Config) -> Result<u64> {
-    Ok(Graph::new(config, false)?.flops())
-}
+use crate::unet::graph::{Graph, Op, VectorOp};
+use crate::unet::plan::Plan;
+use crate::unet::{Config, Parameters, TimeEmbedding};
 
 /// Bytes of activations up to which images go through the network together; more go in several parts, whose activations
 /// stay nearer to the processor (measured: a tenth of the time for 64 images of a narrow network).
@@ -49,38 +26,6 @@ const TOGETHER: usize = 96 << 20;
 
 /// Conditions remembered at most: a schedule's times, for a few classes.
 const REMEMBERED: usize = 8192;
-
-/// How exactly a network is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// f32 throughout: the same bytes whatever the batch and the threads.
-    #[default]
-    F32,
-    /// Convolutions' weights in half precision; where the processor has AVX512-FP16, Winograd's products as well.
-    /// About three digits, and bytes that are not promised.
-    F16,
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-        })
-    }
-}
-
-impl FromStr for Precision {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            _ => Err(Error::argument(format!("precision: expected f32 or f16, found \"{name}\""))),
-        }
-    }
-}
 
 /// How a network is run. Everything but `algorithm`, `precision` and `isa` leaves results the same to the bit.
 #[derive(Clone, Debug)]
@@ -475,42 +420,4 @@ impl Denoiser for UNet {
             self.find(&mut self.state(), &all);
         }
     }
-}
-
-/// The parameters of a network yet to be trained.
-///
-/// Convolutions and linear layers start as PyTorch's do, uniform in ±1/√(fan in); normalisations as the identity;
-/// embeddings as unit Gaussians. Each residual block's last convolution, each attention's output and the network's last
-/// convolution start at zero, as in the original DDPM code, so that blocks begin as the identity.
-///
-/// # Errors
-/// As [`layout`].
-pub fn initialise(
-    config: &Config,
-    mut uniform: impl FnMut() -> f64,
-    mut gaussian: impl FnMut() -> f64,
-) -> Result<Parameters> {
-    let layout = Arc::new(layout(config)?);
-    let mut parameters = Parameters::zeros(layout.clone());
-    for spec in layout.specs() {
-        let values = &mut parameters.data_mut()[spec.range()];
-        let (module, kind) = spec.name.rsplit_once('.').unwrap_or(("", &spec.name));
-        let is_norm = module.ends_with("norm1")
-            || module.ends_with("norm2")
-            || module.ends_with("norm")
-            || module == "conv_norm_out";
-        if is_norm {
-            values.fill(if kind == "weight" { 1.0 } else { 0.0 });
-        } else if module.ends_with("conv2") || module.ends_with("to_out.0") || module == "conv_out" {
-            values.fill(0.0);
-        } else if module == "class_embedding" || module == "time_proj" {
-            values.iter_mut().for_each(|v| *v = gaussian() as f32);
-        } else {
-            let weight = layout.get(&format!("{module}.weight")).unwrap_or(spec);
-            let fan_in: usize = weight.shape[1..].iter().product();
-            let bound = 1.0 / (fan_in as f64).sqrt();
-            values.iter_mut().for_each(|v| *v = ((2.0 * uniform() - 1.0) * bound) as f32);
-        }
-    }
-    Ok(parameters)
 }

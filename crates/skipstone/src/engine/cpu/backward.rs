@@ -8,8 +8,8 @@ use skipstone_kernels::{Buffer, View, ViewMut, attention, dropout, elementwise};
 
 use super::conditions::Machine;
 use super::execute::{Layers, Store, Walk, Workspace, site_keys};
-use super::graph::{Graph, NormId, Op, ValueId};
-use super::plan::Plan;
+use crate::unet::graph::{Graph, NormId, Op, ValueId};
+use crate::unet::plan::Plan;
 
 /// The memory of a walk backwards.
 #[derive(Debug, Default)]

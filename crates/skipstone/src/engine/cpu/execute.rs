@@ -6,8 +6,8 @@ use skipstone_kernels::conv::{self, Epilogue, Source};
 use skipstone_kernels::{Buffer, View, ViewMut, attention, dropout, elementwise, norm};
 
 use super::conditions::{Machine, RowLayout};
-use super::graph::{Graph, NormId, Op, ValueId};
-use super::plan::Plan;
+use crate::unet::graph::{Graph, NormId, Op, ValueId};
+use crate::unet::plan::Plan;
 
 /// The memory of one walk.
 #[derive(Debug, Default)]

@@ -1,0 +1,6 @@
+//! Who computes networks.
+
+pub mod cpu;
+mod precision;
+
+pub use precision::Precision;
