@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use skipstone::Result;
 use skipstone::checkpoint::Model;
+use skipstone::engine::EngineOptions;
 
 use crate::core::{Aside, Cancel, Capacity, Failure, Ids, Jobs, Keep, Pictures, Refusal, Served, Task};
 use crate::http::Guard;
@@ -31,11 +32,19 @@ pub struct Setup {
     pub keep: Keep,
     /// Who may ask.
     pub guard: Guard,
+    /// How networks are computed.
+    pub engine: EngineOptions,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { limits: Limits::default(), runners: 8, keep: Keep::default(), guard: Guard::open() }
+        Self {
+            limits: Limits::default(),
+            runners: 8,
+            keep: Keep::default(),
+            guard: Guard::open(),
+            engine: EngineOptions::default(),
+        }
     }
 }
 
@@ -74,7 +83,7 @@ impl Service {
             if served.iter().any(|other| other.id == id) {
                 return Err(skipstone::Error::argument(format!("model {id}: two models have this name")));
             }
-            served.push(Served::start(id, model, capacity, &metrics)?);
+            served.push(Served::start(id, model, capacity, &setup.engine, &metrics)?);
         }
         if served.is_empty() {
             return Err(skipstone::Error::argument("model: expected at least one to serve"));

@@ -7,9 +7,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use skipstone::Kind;
-use skipstone::checkpoint::{Format, LoadOptions, Model, ModelFiles, Precision, Weights, WeightsChoice, load, save};
+use skipstone::checkpoint::{FloatType, Format, LoadOptions, Model, ModelFiles, Weights, WeightsChoice, load, save};
 use skipstone::denoiser::Prediction;
-use skipstone::engine::cpu::UNet;
+use skipstone::engine::{Network as _, cpu::UNet};
 use skipstone::schedule::Time;
 use skipstone::unet::{DownBlock, UpBlock};
 
@@ -87,7 +87,7 @@ fn a_converted_checkpoint_is_the_same_model() {
         scheduler: &ema.scheduler,
         null_class: None,
         provenance: &BTreeMap::new(),
-        precision: Precision::F32,
+        float_type: FloatType::F32,
     };
     save(&folder, &files).unwrap();
     for (choice, original, expected) in [(WeightsChoice::Auto, &ema, "y_ema"), (WeightsChoice::Raw, &raw, "y_raw")] {

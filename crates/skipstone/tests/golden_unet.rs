@@ -6,7 +6,8 @@ mod golden;
 use golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
 use skipstone::denoiser::Prediction;
-use skipstone::engine::cpu::{Backprop, Batch};
+use skipstone::engine::cpu::{Backprop, Options, UNet};
+use skipstone::engine::{Batch, EngineOptions, Network as _};
 
 /// The gradient of Σ dy·y by the parameters and by x.
 fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Array4<f32>) {
@@ -109,15 +110,14 @@ fn the_number_of_threads_changes_no_byte_of_an_output() {
         let (x, times, classes) = (network.images("x"), network.times(), network.classes());
         let first_class = classes.as_ref().map(|c| &c[..1]);
         let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let unet = network.unet(Prediction::Epsilon);
-                let batch = unet.forward(&x, &times, classes.as_deref()).unwrap();
-                // A lone image is shared among all threads.
-                let lone = x.slice(s![..1, .., .., ..]).to_owned();
-                let alone = unet.forward(&lone, &times[..1], first_class).unwrap();
-                [bits(&batch), bits(&alone)]
-            })
+            let options = Options::from(&EngineOptions::on_threads(threads));
+            let (config, parameters) = (network.config.clone(), network.parameters.clone());
+            let unet = UNet::with_options(config, parameters, Prediction::Epsilon, options).unwrap();
+            let batch = unet.forward(&x, &times, classes.as_deref()).unwrap();
+            // A lone image is shared among all threads.
+            let lone = x.slice(s![..1, .., .., ..]).to_owned();
+            let alone = unet.forward(&lone, &times[..1], first_class).unwrap();
+            [bits(&batch), bits(&alone)]
         };
         let [one, three, four] = [1, 3, 4].map(run);
         assert!(one == three && one == four, "{name}: the bytes depend on the number of threads");

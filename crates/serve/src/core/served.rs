@@ -9,8 +9,8 @@ use skipstone::Result;
 use skipstone::bench;
 use skipstone::calibration;
 use skipstone::checkpoint::{Model, process_hash};
-use skipstone::engine::cpu::UNet;
-use skipstone::generate::{Cost, Generator, Inputs, Request, Settings, SpacingChoice, Variance};
+use skipstone::engine::{self, Cost, EngineOptions};
+use skipstone::generate::{Generator, Inputs, Request, Settings, SpacingChoice, Variance};
 use skipstone::sampler::Plan;
 use skipstone::sigma::NoiseScale;
 use skipstone::trajectory::BestTimes;
@@ -72,13 +72,19 @@ impl Served {
     ///
     /// # Errors
     /// The network cannot be made, or the system grants no threads.
-    pub fn start(id: String, mut model: Model, capacity: Capacity, metrics: &Arc<Metrics>) -> Result<Arc<Self>> {
+    pub fn start(
+        id: String,
+        mut model: Model,
+        capacity: Capacity,
+        engine: &EngineOptions,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<Self>> {
         let parameters = std::mem::replace(&mut model.parameters, Parameters::zeros(Arc::default()));
         let count = parameters.data().len();
         let timesteps = model.scheduler.schedule()?.train_steps();
-        let unet = UNet::new(model.config.clone(), parameters, model.scheduler.prediction_type)?;
-        let cost = Cost::of(&unet);
-        let ms_per_call = bench::calls(&unet, 1, 3)?.into_iter().min().unwrap_or_default().as_secs_f64() * 1e3;
+        let network = engine::open(model.config.clone(), parameters, model.scheduler.prediction_type, engine)?;
+        let cost = network.cost();
+        let ms_per_call = bench::calls(&*network, 1, 3)?.into_iter().min().unwrap_or_default().as_secs_f64() * 1e3;
         let row_ms = Arc::new(AtomicU64::new(ms_per_call.to_bits()));
         let (heard, lately, name) = (metrics.clone(), row_ms.clone(), id.clone());
         let on_call = move |rows: usize, took: Duration| {
@@ -86,7 +92,7 @@ impl Served {
             let (was, now) = (f64::from_bits(lately.load(Ordering::Relaxed)), took.as_secs_f64() * 1e3 / rows as f64);
             lately.store((was + (now - was) / 16.0).to_bits(), Ordering::Relaxed);
         };
-        let network = SharedNetwork::start(unet, most_rows(&cost), Box::new(on_call))?;
+        let network = SharedNetwork::start(network, most_rows(&cost), Box::new(on_call))?;
         let heard = metrics.clone();
         let on_over = Arc::new(move |task: &super::Task, phase: &super::Phase, s: f64| heard.over(task, phase, s));
         let worker = Worker::start(capacity.runners, capacity.queue, on_over)?;

@@ -1,18 +1,18 @@
-//! The U-Net of DDPM on the CPU, forward and backward.
+//! The U-Net of DDPM: what it consists of, whoever computes it ([`crate::engine`]).
 //!
-//! A [`Config`] says what the network is, in the words of diffusers' `UNet2DModel`. [`layout`] lists the parameters it
-//! has; [`UNet`] asks a trained one; [`Backprop`] takes gradients.
+//! A [`Config`] says what the network is, in the words of diffusers' `UNet2DModel`. [`layout`] lists its parameters,
+//! [`flops`] counts its work, [`initialise`] draws the weights of a new one.
 //!
-//! Inside, `graph` turns the config into lists of operations: a short one from time and class to vectors
-//! (`conditions`), a long one from image to output, with normalisations, additions, doublings and concatenations folded
-//! into the convolutions beside them. `plan` finds every value its place in memory; `execute` walks the list forwards,
-//! `backward` backwards.
+//! Inside, `graph` turns the config into two lists of operations: a short one from time and class to vectors, a long one
+//! from image to output, with normalisations, additions, doublings and concatenations folded into the convolutions beside
+//! them. `plan` finds a place in memory for every value.
 
 mod config;
 pub(crate) mod graph;
 mod initialise;
 mod params;
 pub(crate) mod plan;
+pub(crate) mod shapes;
 
 pub use config::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 pub use initialise::initialise;

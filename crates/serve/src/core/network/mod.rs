@@ -42,7 +42,7 @@ pub trait Network: Send + 'static {
     }
 }
 
-impl Network for skipstone::engine::cpu::UNet {
+impl Network for Box<dyn skipstone::engine::Network> {
     fn shape(&self) -> [usize; 3] {
         Denoiser::shape(self)
     }
@@ -52,7 +52,7 @@ impl Network for skipstone::engine::cpu::UNet {
     }
 
     fn forward(&self, x_t: &Array4<f32>, times: &[Time], classes: Option<&[usize]>) -> Result<Array4<f32>> {
-        self.forward(x_t, times, classes)
+        (**self).forward(x_t, times, classes)
     }
 
     fn prepare(&self, times: &[Time], classes: Option<&[usize]>) {

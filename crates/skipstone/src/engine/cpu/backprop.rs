@@ -10,24 +10,12 @@ use super::backward::{Back, BackWorkspace, PackBuffers, Repacked, Wanted};
 use super::conditions::{Machine, RowLayout, Vectors};
 use super::execute::{Store, Walk, Workspace};
 use super::network::{check, conditions};
-use crate::error::{Error, Kind, Result};
-use crate::schedule::Time;
-use crate::unet::Config;
+use super::team;
+use crate::engine::Batch;
+use crate::error::{Error, Result};
 use crate::unet::graph::Graph;
-use crate::unet::plan::Plan;
-
-/// One batch to take the gradient over.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
-    /// The noisy images, `[n, c, h, w]`.
-    pub x_t: &'a Array4<f32>,
-    /// The time of each.
-    pub times: &'a [Time],
-    /// The class of each, for a conditional network.
-    pub classes: Option<&'a [usize]>,
-    /// A key for each image's dropout masks; `None` switches dropout off.
-    pub dropout: Option<&'a [u64]>,
-}
+use crate::unet::plan::MemoryPlan;
+use crate::unet::{Config, Layout};
 
 /// The backward pass of a network.
 ///
@@ -37,8 +25,8 @@ pub struct Batch<'a> {
 pub struct Backprop {
     config: Config,
     graph: Graph,
-    forward: Plan,
-    gradients: Plan,
+    forward: MemoryPlan,
+    gradients: MemoryPlan,
     rows: RowLayout,
     /// Where each parameter lies.
     ranges: Vec<Range<usize>>,
@@ -79,11 +67,10 @@ impl Backprop {
             return Err(Error::argument(format!("{threads} threads and shards of {shard} images: neither may be 0")));
         }
         let graph = Graph::new(&config, true)?;
-        let (forward, gradients) = (Plan::training(&graph, recompute), Plan::gradients(&graph));
+        let (forward, gradients) = (MemoryPlan::training(&graph, recompute), MemoryPlan::gradients(&graph));
         forward.check()?;
-        let team = Team::new(threads).map_err(|e| Error::new(Kind::Io, format!("{threads} threads: {e}")))?;
         let ranges = graph.layout.specs().iter().map(|spec| spec.range()).collect();
-        let (rows, team, isa) = (RowLayout::new(&graph), Arc::new(team), Isa::best());
+        let (rows, team, isa) = (RowLayout::new(&graph), team::of(threads), Isa::best());
         let memory = Memory::default();
         Ok(Self { config, graph, forward, gradients, rows, ranges, shard, recompute, isa, team, memory })
     }
@@ -91,6 +78,11 @@ impl Backprop {
     /// Uses another instruction set than the best.
     pub fn with_isa(self, isa: Isa) -> Self {
         Self { isa, ..self }
+    }
+
+    /// The network's parameters.
+    pub fn layout(&self) -> &Layout {
+        &self.graph.layout
     }
 
     /// The threads it works with.
@@ -112,7 +104,7 @@ impl Backprop {
     /// output and writes the derivative of the loss by it; it is called once for every shard, in order.
     ///
     /// # Errors
-    /// As [`UNet::forward`](super::UNet::forward).
+    /// As [`Network::forward`](crate::engine::Network::forward).
     ///
     /// # Panics
     /// `parameters` or `gradient` has another length than the layout.
@@ -120,7 +112,7 @@ impl Backprop {
         &mut self,
         parameters: &[f32],
         batch: Batch<'_>,
-        cotangent: impl Fn(Range<usize>, &[f32], &mut [f32]) + Sync,
+        mut cotangent: impl FnMut(Range<usize>, &[f32], &mut [f32]),
         gradient: &mut [f32],
         input_gradient: Option<&mut Array4<f32>>,
     ) -> Result<()> {

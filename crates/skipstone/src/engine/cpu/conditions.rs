@@ -12,7 +12,7 @@ use crate::unet::graph::{Graph, Op, Row, ValueId, VectorOp};
 
 /// What distinguishes one condition from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Condition {
+pub(crate) struct ConditioningKey {
     /// The time index.
     pub time: u32,
     /// The class, for a conditional network.
@@ -87,7 +87,7 @@ impl Graph {
         config: &Config,
         machine: Machine<'_>,
         parameters: Store<'_>,
-        conditions: &[Condition],
+        conditions: &[ConditioningKey],
         vectors: &mut Vectors,
     ) {
         let n = conditions.len();
@@ -141,7 +141,7 @@ impl Graph {
         &self,
         machine: Machine<'_>,
         parameters: Store<'_>,
-        conditions: &[Condition],
+        conditions: &[ConditioningKey],
         vectors: &Vectors,
         by_vector: &mut HashMap<ValueId, Vec<f32>>,
         gradient: &mut [f32],
@@ -208,7 +208,7 @@ fn add_to(sum: &mut Vec<f32>, more: &[f32], put: impl FnOnce(Vec<f32>) -> Option
     put(std::mem::take(sum));
 }
 
-fn embedding_row(row: Row, condition: &Condition) -> usize {
+fn embedding_row(row: Row, condition: &ConditioningKey) -> usize {
     match row {
         Row::Time => condition.time as usize,
         Row::Class => condition.class.expect("classes are checked before"),

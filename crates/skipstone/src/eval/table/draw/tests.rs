@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
 use crate::denoiser::Prediction;
+use crate::engine::EngineOptions;
 use crate::generate::{Inputs, Request, Settings};
 use crate::noise::{KeyedRng, Purpose};
 use crate::schedule::BetaSchedule;
@@ -34,7 +35,7 @@ fn model() -> Model {
 
 fn generator() -> Generator {
     let request = Request { steps: Some(3), scale: NoiseScale::Eta(1.0), ..Request::default() };
-    Generator::new(model(), &request, Inputs::default(), 5, 20).unwrap()
+    Generator::new(model(), &EngineOptions::default(), &request, Inputs::default(), 5, 20).unwrap()
 }
 
 fn open(root: &Path, generator: &Generator) -> Samples {
