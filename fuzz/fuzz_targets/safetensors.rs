@@ -2,13 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use skipstone::checkpoint::{Precision, read_tensors, write_tensors};
+use skipstone::checkpoint::{FloatType, read_tensors, write_tensors};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(set) = read_tensors(data) else { return };
     let tensors = set.tensors.iter().map(|t| (&t.name[..], &t.shape[..], &t.values[..]));
     let mut bytes = Vec::new();
-    write_tensors(tensors, &set.metadata, Precision::F32, &mut bytes).expect("what was read can be written");
+    write_tensors(tensors, &set.metadata, FloatType::F32, &mut bytes).expect("what was read can be written");
     let again = read_tensors(&bytes).expect("what was written can be read");
     assert_eq!(again.tensors.len(), set.tensors.len());
     for tensor in &set.tensors {

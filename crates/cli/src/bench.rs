@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use skipstone::bench::{calls, peak_flops, profile, reading_weights, training_steps};
-use skipstone::unet::{Config, Options, Parameters, Precision, UNet};
+use skipstone::bench::{calls, profile, reading_weights, training_steps};
+use skipstone::engine::{self, EngineOptions, Network, Precision};
+use skipstone::unet::{Config, Parameters};
 
 use crate::common::{Machine, ModelArguments, bytes};
 use crate::failure::{Done, Usage, emit};
@@ -53,13 +54,13 @@ const BUDGET: Duration = Duration::from_secs(2);
 
 /// What is measured.
 enum Subject {
-    Network(Box<UNet>),
+    Network(Box<dyn Network>),
     Training(Box<(Config, Parameters)>),
 }
 
 /// Runs the command.
 pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
-    let threads = arguments.machine.start()?;
+    let engine = arguments.machine.start()?;
     let model = arguments.model.load()?;
     if model.parameters.data().is_empty() {
         return Err(Usage("the model has no parameters".into()).into());
@@ -69,10 +70,10 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     if arguments.train && precision != Precision::F32 {
         return Err(Usage(format!("--precision {precision}: training is in f32 only")).into());
     }
-    let options = Options::from(precision);
-    let isa = options.isa.name();
+    let engine = EngineOptions { precision, ..engine };
+    let (threads, isa) = (engine.threads, engine::hardware(&engine));
     if !arguments.json {
-        let peak = peak_flops(&options) / 1e9;
+        let peak = engine::peak_flops(&engine) / 1e9;
         emit(format_args!(
             "{threads} thread(s), {isa}, {precision}, {peak:.0} GFLOP/s at most (multiply-adds of f32 in registers)"
         ))?;
@@ -81,7 +82,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
         Subject::Training(Box::new((model.config, model.parameters)))
     } else {
         let prediction = model.scheduler.prediction_type;
-        Subject::Network(Box::new(UNet::with_options(model.config, model.parameters, prediction, options)?))
+        Subject::Network(engine::open(model.config, model.parameters, prediction, &engine)?)
     };
     if !arguments.json && !arguments.profile {
         emit("batch   ms per call    images/s     GFLOP/s   peak memory")?;
@@ -89,12 +90,12 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     for &batch in &arguments.batch {
         let batch = batch as usize;
         if let (Subject::Network(network), true) = (&subject, arguments.profile) {
-            print_profile(network, batch, arguments.calls)?;
+            print_profile(&**network, batch, arguments.calls)?;
             continue;
         }
         let measure = |n: usize| match &subject {
-            Subject::Network(network) => calls(network, batch, n),
-            Subject::Training(model) => training_steps(&model.1, &model.0, threads, batch, n),
+            Subject::Network(network) => calls(&**network, batch, n),
+            Subject::Training(model) => training_steps(&model.1, &model.0, &engine, batch, n),
         };
         let n = match arguments.calls {
             Some(n) => n as usize,
@@ -133,13 +134,14 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     }
     if let (Subject::Network(network), false) = (&subject, arguments.json) {
         // Last, for it takes memory of its own.
-        let (weights, ms) = (bytes(network.weight_bytes()), 1e3 * reading_weights(network).as_secs_f64());
+        let (weights, ms) =
+            (bytes(network.cost().weight_bytes), 1e3 * reading_weights(&**network, &engine).as_secs_f64());
         emit(format_args!("packed weights: {weights}, {ms:.1} ms to read, which every call does once"))?;
     }
     Ok(Done::Finished)
 }
 
-fn print_profile(network: &UNet, batch: usize, n: Option<u32>) -> anyhow::Result<()> {
+fn print_profile(network: &dyn Network, batch: usize, n: Option<u32>) -> anyhow::Result<()> {
     let parts = profile(network, batch, n.map_or(10, |n| n as usize))?;
     let total: f64 = parts.iter().map(|part| part.time.as_secs_f64()).sum();
     emit(format_args!("batch {batch}: {:.2} ms", 1e3 * total))?;

@@ -8,10 +8,10 @@ use clap::Args;
 use serde_json::json;
 use skipstone::calibration::{Calibration, measure};
 use skipstone::checkpoint::process_hash;
+use skipstone::engine;
 use skipstone::likelihood::conditions_of;
 use skipstone::noise::{NOISE_VERSION, Purpose, Seeded};
 use skipstone::objective::default_sigma_1;
-use skipstone::unet::UNet;
 
 use crate::common::{Conduct, ModelArguments};
 use crate::dataset::{SplitName, load_for};
@@ -62,7 +62,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
             return Err(Usage(message.into()).into());
         }
     };
-    arguments.conduct.start()?;
+    let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
     writable(&output)?;
@@ -72,8 +72,8 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let conditions = conditions_of(&model, &data, 0..n)?;
     let (hash, times) = (model.hash.clone(), schedule.train_steps());
     let process = process_hash(model.scheduler.prediction_type, &schedule);
-    let unet = UNet::new(model.config, model.parameters, model.scheduler.prediction_type)?;
-    let gflop = unet.flops() as f64 * f64::from(times) * n as f64 / 1e9;
+    let network = engine::open(model.config, model.parameters, model.scheduler.prediction_type, &engine)?;
+    let gflop = network.cost().flops as f64 * f64::from(times) * n as f64 / 1e9;
     let name = format!("{} ({}, first {n})", data.name(), arguments.split);
     if arguments.conduct.dry_run {
         let output = output.display().to_string();
@@ -89,7 +89,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
 
     let bar = crate::bars::bar("calibrating", 0, times.into());
     let mut noise = Seeded { seed: arguments.seed, first_image: 0, purpose: Purpose::Likelihood };
-    let found = measure(&unet, &schedule, &data.batch(0..n)?, &mut noise, &conditions, sigma_1, &mut |_| {
+    let found = measure(&network, &schedule, &data.batch(0..n)?, &mut noise, &conditions, sigma_1, &mut |_| {
         bar.inc(1);
         if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

@@ -6,6 +6,8 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 use skipstone::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
+use skipstone::engine::cpu::Isa;
+use skipstone::engine::{Device, EngineOptions};
 
 use crate::failure::{Done, emit};
 use crate::interrupt::quoted;
@@ -32,27 +34,22 @@ pub fn weights_choice(name: Option<WeightsName>) -> WeightsChoice {
 #[derive(Args, Debug)]
 pub struct Machine {
     /// Device to compute on: cpu
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
-    pub device: String,
+    #[arg(long, value_name = "DEVICE", default_value_t, value_parser = |name: &str| name.parse::<Device>())]
+    device: Device,
     /// Threads to compute with [default: all cores]; results do not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
 
-fn device(name: &str) -> Result<String, String> {
-    if name == "cpu" { Ok(name.to_owned()) } else { Err("this build computes on cpu only".to_owned()) }
-}
-
 impl Machine {
-    /// Sets up the thread pool; returns its size.
-    pub fn start(&self) -> anyhow::Result<usize> {
-        skipstone::unet::Isa::asked().map_err(anyhow::Error::msg)?;
-        let mut builder = rayon::ThreadPoolBuilder::new();
-        if let Some(threads) = self.threads {
-            builder = builder.num_threads(threads.into());
-        }
-        builder.build_global().context("cannot start the threads")?;
-        Ok(rayon::current_num_threads())
+    /// How networks are computed. Noise and scores get a thread pool of the same size.
+    pub fn start(&self) -> anyhow::Result<EngineOptions> {
+        Isa::asked().map_err(anyhow::Error::msg)?;
+        let default = EngineOptions::default();
+        let threads = self.threads.map_or(default.threads, usize::from);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build_global().context("cannot start the threads")?;
+        Ok(EngineOptions { device: self.device, threads, ..default })
     }
 }
 
@@ -70,8 +67,8 @@ pub struct Conduct {
 }
 
 impl Conduct {
-    /// Sets up the thread pool; returns its size.
-    pub fn start(&self) -> anyhow::Result<usize> {
+    /// How networks are computed; see [`Machine::start`].
+    pub fn start(&self) -> anyhow::Result<EngineOptions> {
         self.machine.start()
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use skipstone::checkpoint::{
-    LoadOptions, Model, ModelFiles, Precision, SchedulerConfig, Weights, WeightsChoice, model_hash, save,
+    FloatType, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, model_hash, save,
 };
 use skipstone::denoiser::Prediction;
 use skipstone::schedule::BetaSchedule;
@@ -93,7 +93,7 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
                 scheduler: &model.scheduler,
                 null_class: model.null_class,
                 provenance: &model.provenance,
-                precision: if arguments.half { Precision::F16 } else { Precision::F32 },
+                float_type: if arguments.half { FloatType::F16 } else { FloatType::F32 },
             },
         )?;
     }

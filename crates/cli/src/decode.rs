@@ -51,7 +51,7 @@ pub struct DecodeArguments {
 pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
     let method = arguments.method.method()?;
-    let threads = arguments.conduct.start()?;
+    let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut request = unclipped(arguments.run.request(0)?);
     arguments.condition.apply(&mut request);
@@ -69,10 +69,10 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
         Latents::One(x_t) => x_t.dim().0,
         Latents::Pair(pair) => pair[0].dim().0,
     };
-    let generator = Generator::new(model, &request, Inputs::default(), 0, n)?;
+    let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
     check(&target, n, generator.shape())?;
     method.check(generator.plan())?;
-    let batch = arguments.batch.of(&generator, n, threads);
+    let batch = arguments.batch.of(&generator, n, engine.threads);
     let steps = generator.plan().steps().len();
     let calls = evaluations(&method, steps).1 * generator.calls_per_step();
     if arguments.conduct.dry_run {

@@ -83,7 +83,7 @@ enum DrawName {
 pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     tensor(&arguments.output)?;
     let method = arguments.method.method()?;
-    let threads = arguments.conduct.start()?;
+    let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut request = unclipped(arguments.run.request(arguments.seed)?);
     arguments.condition.apply(&mut request);
@@ -97,8 +97,8 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     }
     let x0 = images::read(&arguments.images, &model.config, arguments.n)?;
     let n = x0.dim().0;
-    let generator = Generator::new(model, &request, Inputs::default(), 0, n)?;
-    let batch = arguments.batch.of(&generator, n, threads);
+    let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
+    let batch = arguments.batch.of(&generator, n, engine.threads);
     if !stochastic {
         method.check(generator.plan())?;
     }

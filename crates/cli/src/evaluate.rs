@@ -129,7 +129,7 @@ struct Job {
 /// Runs the command.
 pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let cells = lists(arguments).cells()?;
-    let threads = arguments.conduct.start()?;
+    let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let (precision, threshold) = (arguments.precision.precision, arguments.threshold);
     let mut common = Request { seed: arguments.seed, precision, threshold, ..Request::default() };
@@ -150,7 +150,8 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
         check_takes(&**network, evaluation.shape())?;
     }
 
-    let generator = Generator::new(model, &requests[0], Inputs::default(), arguments.first, arguments.n as usize)?;
+    let generator =
+        Generator::new(model, &engine, &requests[0], Inputs::default(), arguments.first, arguments.n as usize)?;
     let mut jobs = Vec::with_capacity(cells.len());
     for (cell, run) in cells.into_iter().zip(runs) {
         let calls = generator.calls_of(&run.1) * generator.calls_per_step();
@@ -159,9 +160,9 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
         jobs.push(Job { cell, run, calls, missing });
     }
     let most = jobs.iter().map(|job| job.missing).max().unwrap_or(0).clamp(1, arguments.n) as usize;
-    let size = arguments.batch.of(&generator, most, threads);
+    let size = arguments.batch.of(&generator, most, engine.threads);
     if arguments.conduct.dry_run {
-        return table::dry_run(arguments, &generator, &jobs, size, threads);
+        return table::dry_run(arguments, &generator, &jobs, size, engine.threads);
     }
     files::create_dir(&arguments.output)?;
     // Shards write samples alone, of which each file is whole or not there.

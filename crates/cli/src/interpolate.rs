@@ -111,7 +111,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         return Err(Usage("--method: seeds are latents already, nothing is encoded; leave it out".to_owned()).into());
     }
     let n = if given == 2 { arguments.points } else { arguments.points * arguments.points };
-    let threads = arguments.conduct.start()?;
+    let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut request = arguments.run.request(0)?;
     let ends = match &arguments.images {
@@ -122,7 +122,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         request = unclipped(request);
     }
     arguments.condition.apply(&mut request);
-    let generator = Generator::new(model, &Request { seed: 0, ..request }, Inputs::default(), 0, n)?;
+    let generator = Generator::new(model, &engine, &Request { seed: 0, ..request }, Inputs::default(), 0, n)?;
     if let Some(ClassRule::Modulo(classes)) = generator.settings().classes {
         return Err(Usage(format!(
             "--class: the model knows {classes} classes and none for \"no class\"; give one, so that all points share it"
@@ -142,7 +142,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     let path = points(&latents, arguments.points)?;
     let inputs = Inputs { latents: Some(path), ..Inputs::default() };
     let generator = generator.with_inputs(inputs, 0, n)?;
-    let batch = arguments.batch.of(&generator, n, threads);
+    let batch = arguments.batch.of(&generator, n, engine.threads);
     let Some(texts) = decode(arguments, &generator, &target, n, batch)? else { return Ok(stopped(&target)) };
     let (seconds, calls) = (begun.elapsed().as_secs_f64(), generator.calls() * generator.calls_per_step());
     if arguments.conduct.json {

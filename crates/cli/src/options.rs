@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use skipstone::denoiser::{Bound, Clip, DynamicThreshold};
+use skipstone::engine::Precision;
 use skipstone::generate::{ClipMode, Request, Settings, SpacingChoice, Variance};
 use skipstone::schedule::Index;
 use skipstone::sigma::NoiseScale;
-use skipstone::unet::Precision;
 
 use crate::failure::Usage;
 

@@ -77,7 +77,7 @@ struct Row {
 /// Runs the command.
 pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let method = arguments.method.method()?;
-    let threads = arguments.conduct.start()?;
+    let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let trained = model.scheduler.schedule()?.train_steps() as usize;
     let table: Vec<usize> = TABLE.into_iter().filter(|&steps| steps <= trained).collect();
@@ -93,8 +93,8 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     }
     let x0 = images::read(&arguments.images, &model.config, Some(arguments.n))?;
     let n = x0.dim().0;
-    let mut generator = Generator::new(model, &runs[0].1, Inputs::default(), 0, n)?;
-    let batch = arguments.batch.of(&generator, n, threads);
+    let mut generator = Generator::new(model, &engine, &runs[0].1, Inputs::default(), 0, n)?;
+    let batch = arguments.batch.of(&generator, n, engine.threads);
     let runs: Vec<(Settings, Plan)> = runs.into_iter().map(|(run, _)| run).collect();
     if arguments.conduct.dry_run {
         return dry_run(arguments, &generator, &runs, &method, n);

@@ -109,7 +109,7 @@ impl SampleArguments {
 /// Runs the command.
 pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
-    let threads = arguments.conduct.start()?;
+    let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut requests = arguments.run.requests(arguments.seed, &[])?;
     for request in &mut requests {
@@ -142,8 +142,8 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         (Some(latents), _) => latents.dim().0,
         (None, n) => n.unwrap_or(if rows.is_some() { 8 } else { 64 }),
     };
-    let generator = Generator::new(model, &requests[0], inputs, arguments.first, n)?;
-    let batch = arguments.batch.of(&generator, n, threads);
+    let generator = Generator::new(model, &engine, &requests[0], inputs, arguments.first, n)?;
+    let batch = arguments.batch.of(&generator, n, engine.threads);
     if let Some(rows) = rows {
         check(&target, n.saturating_mul(rows.len()), generator.shape())?;
         return rows.run(generator, n, batch, &arguments.conduct);
@@ -155,7 +155,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         None => None,
     };
     if arguments.conduct.dry_run {
-        return dry_run(arguments, &generator, n, batch, threads);
+        return dry_run(arguments, &generator, n, batch, engine.threads);
     }
     sample(arguments, &target, &generator, strip, n, batch)
 }

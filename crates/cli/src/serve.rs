@@ -120,7 +120,7 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
     if arguments.most.max_queue == 0 {
         return Err(Usage("--max-queue: expected at least 1, found 0".to_owned()).into());
     }
-    let threads = arguments.machine.start()?;
+    let engine = arguments.machine.start()?;
     // Before the models: whoever has the port, it is known at once.
     let listener = std::net::TcpListener::bind(arguments.listen).with_context(|| {
         format!("cannot listen on {}; is another program there? choose another port with --listen", arguments.listen)
@@ -132,9 +132,10 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
         runners: arguments.together.into(),
         retention: Retention { time: Duration::from_secs(arguments.keep.saturating_mul(60)), ..Retention::default() },
         guard,
+        engine,
     };
     let service = Service::start(models(arguments)?, setup)?;
-    greet(arguments, &service, address, threads)?;
+    greet(arguments, &service, address, engine.threads)?;
     // A thread for connections and one for what they compress: the arithmetic has its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let report = runtime.context("cannot start the threads")?.block_on(async {

@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use skipstone::checkpoint::LoadOptions;
 use skipstone::data::{self, DataSpec, Dataset, Split};
+use skipstone::engine::EngineOptions;
 use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
@@ -61,7 +62,7 @@ pub struct TrainArguments {
 /// Runs the command.
 pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
     let recipe = recipe(arguments)?;
-    let threads = arguments.conduct.start()?;
+    let engine = arguments.conduct.start()?;
     let data = dataset(&arguments.data, &recipe)?;
     let init = match &arguments.init {
         Some(path) => {
@@ -72,9 +73,9 @@ pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
         None => None,
     };
     if arguments.conduct.dry_run {
-        return dry_run(arguments, recipe, data, init, threads);
+        return dry_run(arguments, recipe, data, init, engine);
     }
-    let run = Run::open(&arguments.out, recipe, data, init, threads, arguments.resume)?;
+    let run = Run::open(&arguments.out, recipe, data, init, engine, arguments.resume)?;
     train(arguments, run)
 }
 
@@ -106,14 +107,15 @@ fn dry_run(
     recipe: Recipe,
     data: Dataset,
     init: Option<(Parameters, String)>,
-    threads: usize,
+    engine: EngineOptions,
 ) -> anyhow::Result<Done> {
     let images = data.len();
     let data_bytes = data.images().len();
     let name = data.name().to_owned();
-    let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), threads)?;
+    let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), engine)?;
     let t = trainer.recipe().train.clone();
-    let parameters = trainer.weights().data().len();
+    let parameters = trainer.weights()?.data().len();
+    let threads = engine.threads;
     // A backward pass costs twice the forward one.
     let gflop = 3.0 * unet::flops(trainer.config())? as f64 * (t.batch * t.accumulate) as f64 / 1e9;
     let memory = trainer.bytes() + data_bytes;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use skipstone::checkpoint::Model;
+use skipstone::engine::EngineOptions;
 use skipstone::{Error, Result};
 
 use crate::api::Limits;
@@ -31,11 +32,19 @@ pub struct Setup {
     pub retention: Retention,
     /// Who may use the service.
     pub guard: Guard,
+    /// How networks are computed.
+    pub engine: EngineOptions,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { limits: Limits::default(), runners: 8, retention: Retention::default(), guard: Guard::open() }
+        Self {
+            limits: Limits::default(),
+            runners: 8,
+            retention: Retention::default(),
+            guard: Guard::open(),
+            engine: EngineOptions::default(),
+        }
     }
 }
 
@@ -73,7 +82,7 @@ impl Service {
             if served.iter().any(|other| other.id == id) {
                 return Err(Error::argument(format!("model {id}: two models have this name")));
             }
-            served.push(ServedModel::start(id, model, setup.runners, &setup.limits, &metrics)?);
+            served.push(ServedModel::start(id, model, setup.runners, &setup.limits, &setup.engine, &metrics)?);
         }
         if served.is_empty() {
             return Err(Error::argument("model: expected at least one to serve"));

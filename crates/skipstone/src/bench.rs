@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use ndarray::Array4;
-use skipstone_kernels::optimizer::Adam;
-use skipstone_kernels::peak;
 
+use crate::denoiser::Condition;
+use crate::engine::{self, Batch, EngineOptions, Network, Sharding, Targets, Update};
 use crate::error::{Error, Result};
 use crate::noise::initial_latent;
 use crate::schedule::Time;
-use crate::unet::{Backprop, Batch, Config, Options, Parameters, TimeEmbedding, UNet};
+use crate::unet::{Config, Parameters, TimeEmbedding};
 
 /// When calls are measured: somewhere in the middle of a schedule of a thousand steps.
 fn time(config: &Config) -> Time {
@@ -20,26 +20,26 @@ fn time(config: &Config) -> Time {
     Time::from_index(index as u32)
 }
 
-fn inputs(config: &Config, batch: usize) -> (Array4<f32>, Vec<Time>, Option<Vec<usize>>) {
+fn inputs(config: &Config, batch: usize) -> (Array4<f32>, Vec<Time>, Vec<Condition>) {
     let [height, width] = config.sample_size;
     let x = initial_latent(0, 0, batch, [config.in_channels, height, width]);
-    let classes = config.num_class_embeds.map(|k| (0..batch).map(|i| i % k).collect());
-    (x, vec![time(config); batch], classes)
+    let condition = |i: usize| config.num_class_embeds.map_or(Condition::Null, |k| Condition::Class(i % k));
+    (x, vec![time(config); batch], (0..batch).map(condition).collect())
 }
 
 /// The time of each of `calls` network calls with `batch` images, after two to warm up.
 ///
 /// # Errors
 /// `batch` is 0, or what the network refuses.
-pub fn calls(network: &UNet, batch: usize, calls: usize) -> Result<Vec<Duration>> {
+pub fn calls(network: &dyn Network, batch: usize, calls: usize) -> Result<Vec<Duration>> {
     if batch == 0 {
         return Err(Error::argument("batch: expected at least 1 image, found 0"));
     }
-    let (x, times, classes) = inputs(network.config(), batch);
+    let (x, times, conditions) = inputs(network.config(), batch);
     let mut measured = Vec::with_capacity(calls);
     for i in 0..calls + 2 {
         let begun = Instant::now();
-        network.forward(&x, &times, classes.as_deref())?;
+        network.predict(&x, &times, &conditions)?;
         if i >= 2 {
             measured.push(begun.elapsed());
         }
@@ -52,11 +52,11 @@ pub fn calls(network: &UNet, batch: usize, calls: usize) -> Result<Vec<Duration>
 ///
 /// # Errors
 /// As [`calls`].
-pub fn profile(network: &UNet, batch: usize, calls: usize) -> Result<Vec<Part>> {
-    let (x, times, classes) = inputs(network.config(), batch);
+pub fn profile(network: &dyn Network, batch: usize, calls: usize) -> Result<Vec<Part>> {
+    let (x, times, conditions) = inputs(network.config(), batch);
     let mut sums: Vec<Part> = Vec::new();
     for i in 0..calls + 2 {
-        network.forward_timed(&x, &times, classes.as_deref(), &mut |what, took, flops| {
+        network.profile(&x, &times, &conditions, &mut |what, took, flops| {
             if i < 2 {
                 return;
             }
@@ -92,40 +92,41 @@ pub struct Part {
     pub flops: u64,
 }
 
-/// The time of each of `steps` training steps (forward, mean squared error, backward, Adam) with `batch` images, after
-/// one to warm up.
+/// The time of each of `steps` training steps (forward, mean squared error, backward, Adam, moving average) with `batch`
+/// images, after one to warm up.
 ///
 /// # Errors
-/// `batch` or `threads` is 0, or what the network refuses.
+/// `batch` is 0, or what the engine refuses.
 pub fn training_steps(
     parameters: &Parameters,
     config: &Config,
-    threads: usize,
+    engine: &EngineOptions,
     batch: usize,
     steps: usize,
 ) -> Result<Vec<Duration>> {
-    let (x, times, classes) = inputs(config, batch);
-    let mut backprop = Backprop::new(config.clone(), threads, batch)?;
-    let target = initial_latent(1, 0, batch, [x.dim().1, x.dim().2, x.dim().3]);
-    let target = target.as_slice().expect("made in standard layout");
-    let mut weights = parameters.data().to_vec();
-    let [mut m, mut v, mut gradient] = [(); 3].map(|()| vec![0.0; weights.len()]);
-    let adam = Adam { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, decoupled: false };
+    let (x, times, conditions) = inputs(config, batch);
+    let sharding = Sharding { images: batch, recompute: false };
+    let mut learner = engine::open_learner(config.clone(), parameters.clone(), sharding, engine)?;
+    let [height, width] = config.sample_size;
+    let target = initial_latent(1, 0, batch, [config.out_channels, height, width]);
+    let batch = Batch { x_t: &x, times: &times, conditions: &conditions, dropout: None };
+    let targets = Targets { target: &target, weights: &vec![1.0; times.len()], scale: 1.0 / times.len() as f64 };
     let mut measured = Vec::with_capacity(steps);
     for step in 0..steps + 1 {
         let begun = Instant::now();
-        gradient.fill(0.0);
-        let cotangent = |images: std::ops::Range<usize>, y: &[f32], dy: &mut [f32]| {
-            let len = y.len() / images.len();
-            let target = &target[images.start * len % target.len()..];
-            let scale = 2.0 / (batch * len) as f32;
-            for ((dy, y), target) in dy.iter_mut().zip(y).zip(target) {
-                *dy = scale * (y - target);
-            }
-        };
-        let batch = Batch { x_t: &x, times: &times, classes: classes.as_deref(), dropout: None };
-        backprop.add_gradient(&weights, batch, cotangent, &mut gradient, None)?;
-        adam.step(backprop.isa(), backprop.team(), step as u64 + 1, &gradient, &mut weights, &mut m, &mut v);
+        learner.zero_gradient();
+        learner.add_gradient(batch, targets)?;
+        learner.update(&Update {
+            step: step as u64 + 1,
+            shrink: None,
+            learning_rate: 1e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            decoupled: false,
+            ema_decay: 0.999,
+        })?;
         if step >= 1 {
             measured.push(begun.elapsed());
         }
@@ -133,14 +134,8 @@ pub fn training_steps(
     Ok(measured)
 }
 
-/// Floating-point operations in a second that the threads reach with multiply-adds in registers.
-pub fn peak_flops(options: &Options) -> f64 {
-    peak::flops_per_second(options.isa, &options.team)
-}
-
 /// The time that reading all weights of a network takes at least: no call can be faster.
-pub fn reading_weights(network: &UNet) -> Duration {
-    let Options { isa, team, .. } = network.options();
-    let bytes = network.weight_bytes();
-    Duration::from_secs_f64(bytes as f64 / peak::bytes_per_second(*isa, team, bytes))
+pub fn reading_weights(network: &dyn Network, engine: &EngineOptions) -> Duration {
+    let bytes = network.cost().weight_bytes;
+    Duration::from_secs_f64(bytes as f64 / engine::bandwidth(engine, bytes))
 }

@@ -2,9 +2,10 @@
 //!
 //! A model comes from [`checkpoint::load`]; [`generate::Generator`] makes images of it and of a [`generate::Request`], as the
 //! command does. Below, each piece of the paper alone: [`schedule`] (a_t), [`trajectory`] (τ), [`sigma`] (σ, and the
-//! coefficients of a step), [`denoiser`] (x̂₀ and ε̂), and [`sampler::sample`], the loop over them, whose example runs without a
-//! network. What determinism gives are [`inversion`], [`latent`] and [`inpaint`]; the bounds are in [`objective`] and
-//! [`likelihood`], training in [`train`]. Scores of images are the crate `skipstone-eval`.
+//! coefficients of a step), [`denoiser`] (x̂₀ and ε̂), [`engine`] (who computes a network), and [`sampler::sample`], the
+//! loop over them, whose example runs without a network. What determinism gives are [`inversion`], [`latent`] and
+//! [`inpaint`]; the bounds are in [`objective`] and [`likelihood`], training in [`train`]. Scores of images are the crate
+//! `skipstone-eval`.
 #![forbid(unsafe_code)]
 
 pub mod bench;
@@ -12,6 +13,7 @@ pub mod calibration;
 pub mod checkpoint;
 pub mod data;
 pub mod denoiser;
+pub mod engine;
 pub mod error;
 pub mod files;
 pub mod generate;

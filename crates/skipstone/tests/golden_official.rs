@@ -7,10 +7,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use skipstone::Kind;
-use skipstone::checkpoint::{Format, LoadOptions, Model, ModelFiles, Precision, Weights, WeightsChoice, load, save};
-use skipstone::denoiser::Prediction;
+use skipstone::checkpoint::{FloatType, Format, LoadOptions, Model, ModelFiles, Weights, WeightsChoice, load, save};
+use skipstone::denoiser::{Denoiser, Prediction};
+use skipstone::engine::cpu::UNet;
 use skipstone::schedule::Time;
-use skipstone::unet::{DownBlock, UNet, UpBlock};
+use skipstone::unet::{DownBlock, UpBlock};
 
 /// The unpacked checkpoint in `dir`.
 fn unpack(dir: &Path) -> PathBuf {
@@ -32,7 +33,7 @@ fn assert_computes(model: &Model, expected: &str) {
     let tensors = golden::tensors("official.safetensors");
     let unet = UNet::new(model.config.clone(), model.parameters.clone(), Prediction::Epsilon).unwrap();
     let times: Vec<Time> = tensors["t"].values.iter().map(|&t| Time::from_index(t as u32)).collect();
-    let y = unet.forward(&tensors["x"].images(), &times, None).unwrap();
+    let y = unet.predict(&tensors["x"].images(), &times, &[]).unwrap();
     let difference = golden::relative(y.iter().map(|&v| f64::from(v)), &tensors[expected].values);
     assert!(difference < 1e-5, "{expected}: relative difference {difference:e}");
 }
@@ -86,7 +87,7 @@ fn a_converted_checkpoint_is_the_same_model() {
         scheduler: &ema.scheduler,
         null_class: None,
         provenance: &BTreeMap::new(),
-        precision: Precision::F32,
+        float_type: FloatType::F32,
     };
     save(&folder, &files).unwrap();
     for (choice, original, expected) in [(WeightsChoice::Auto, &ema, "y_ema"), (WeightsChoice::Raw, &raw, "y_raw")] {

@@ -5,12 +5,13 @@ mod golden;
 
 use golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
-use skipstone::denoiser::Prediction;
-use skipstone::unet::{Backprop, Batch};
+use skipstone::denoiser::{Condition, Denoiser, Prediction};
+use skipstone::engine::cpu::{Backprop, Options, UNet};
+use skipstone::engine::{Batch, EngineOptions};
 
 /// The gradient of Σ dy·y by the parameters and by x.
 fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Array4<f32>) {
-    let (x, times, classes) = (network.images("x"), network.times(), network.classes());
+    let (x, times, conditions) = (network.images("x"), network.times(), network.conditions());
     let cotangent = network.tensors["dy"].f32();
     let mut gradient = vec![0.0; network.layout.len()];
     let mut dx = Array4::zeros(x.dim());
@@ -19,7 +20,7 @@ fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Arra
         .unwrap()
         .add_gradient(
             network.parameters.data(),
-            Batch { x_t: &x, times: &times, classes: classes.as_deref(), dropout: None },
+            Batch { x_t: &x, times: &times, conditions: &conditions, dropout: None },
             |images, _y, dy| dy.copy_from_slice(&cotangent[images.start * len..images.end * len]),
             &mut gradient,
             Some(&mut dx),
@@ -38,7 +39,7 @@ fn every_network_computes_what_diffusers_computes() {
     for name in NAMES {
         let network = Network::read(name);
         let unet = network.unet(Prediction::Epsilon);
-        let y = unet.forward(&network.images("x"), &network.times(), network.classes().as_deref()).unwrap();
+        let y = unet.predict(&network.images("x"), &network.times(), &network.conditions()).unwrap();
         let difference = golden::relative(y.iter().map(|&v| f64::from(v)), &network.tensors["y"].values);
         println!("{name}: y {difference:.1e}");
         assert!(difference < 1e-5, "{name}: relative difference {difference:e}");
@@ -78,21 +79,20 @@ fn an_image_gives_the_same_bytes_alone_in_a_batch_and_anywhere_in_it() {
     for name in NAMES {
         let network = Network::read(name);
         let unet = network.unet(Prediction::Epsilon);
-        let (x, times, classes) = (network.images("x"), network.times(), network.classes());
-        let together = unet.forward(&x, &times, classes.as_deref()).unwrap();
+        let (x, times, conditions) = (network.images("x"), network.times(), network.conditions());
+        let together = unet.predict(&x, &times, &conditions).unwrap();
         for i in 0..2 {
-            let class = classes.as_ref().map(|c| vec![c[i]]);
-            let alone =
-                unet.forward(&x.slice(s![i..=i, .., .., ..]).to_owned(), &times[i..=i], class.as_deref()).unwrap();
+            let condition: Vec<Condition> = conditions.get(i).copied().into_iter().collect();
+            let alone = unet.predict(&x.slice(s![i..=i, .., .., ..]).to_owned(), &times[i..=i], &condition).unwrap();
             assert_eq!(bits(&alone), bits(together.index_axis(Axis(0), i)), "{name}: image {i} alone");
         }
         // The two images as 0, 1, 1, 0, 1: every place of an odd batch.
         let order = [0, 1, 1, 0, 1];
         let many = unet
-            .forward(
+            .predict(
                 &x.select(Axis(0), &order),
                 &order.map(|i| times[i]),
-                classes.map(|c| order.map(|i| c[i])).as_ref().map(|c| &c[..]),
+                &order.iter().filter_map(|&i| conditions.get(i).copied()).collect::<Vec<_>>(),
             )
             .unwrap();
         for (place, &i) in order.iter().enumerate() {
@@ -106,18 +106,17 @@ fn an_image_gives_the_same_bytes_alone_in_a_batch_and_anywhere_in_it() {
 fn the_number_of_threads_changes_no_byte_of_an_output() {
     for name in NAMES {
         let network = Network::read(name);
-        let (x, times, classes) = (network.images("x"), network.times(), network.classes());
-        let first_class = classes.as_ref().map(|c| &c[..1]);
+        let (x, times, conditions) = (network.images("x"), network.times(), network.conditions());
+        let first = &conditions[..conditions.len().min(1)];
         let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let unet = network.unet(Prediction::Epsilon);
-                let batch = unet.forward(&x, &times, classes.as_deref()).unwrap();
-                // A lone image is shared among all threads.
-                let lone = x.slice(s![..1, .., .., ..]).to_owned();
-                let alone = unet.forward(&lone, &times[..1], first_class).unwrap();
-                [bits(&batch), bits(&alone)]
-            })
+            let options = Options::from(&EngineOptions::on_threads(threads));
+            let (config, parameters) = (network.config.clone(), network.parameters.clone());
+            let unet = UNet::with_options(config, parameters, Prediction::Epsilon, options).unwrap();
+            let batch = unet.predict(&x, &times, &conditions).unwrap();
+            // A lone image is shared among all threads.
+            let lone = x.slice(s![..1, .., .., ..]).to_owned();
+            let alone = unet.predict(&lone, &times[..1], first).unwrap();
+            [bits(&batch), bits(&alone)]
         };
         let [one, three, four] = [1, 3, 4].map(run);
         assert!(one == three && one == four, "{name}: the bytes depend on the number of threads");
@@ -145,7 +144,7 @@ fn a_gradient_is_added_to_what_is_there() {
     let len = cotangent.len() / 2;
     let mut backprop = Backprop::new(network.config.clone(), 1, 1).unwrap();
     let mut add = |gradient: &mut [f32]| {
-        let batch = Batch { x_t: &x, times: &times, classes: None, dropout: None };
+        let batch = Batch { x_t: &x, times: &times, conditions: &[], dropout: None };
         let write = |r: std::ops::Range<usize>, _: &[f32], dy: &mut [f32]| {
             dy.copy_from_slice(&cotangent[r.start * len..r.end * len])
         };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use golden::unets::Network;
 use serde_json::{Value, json};
 use skipstone::Kind;
-use skipstone::checkpoint::{LoadOptions, Model, Precision, config_from_json, load, load_embedded, write_tensors};
+use skipstone::checkpoint::{FloatType, LoadOptions, Model, config_from_json, load, load_embedded, write_tensors};
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 
@@ -25,7 +25,7 @@ fn tensors(network: &Network) -> Tensors {
 fn weight_file(tensors: &Tensors) -> Vec<u8> {
     let mut bytes = Vec::new();
     let tensors = tensors.iter().map(|(name, (shape, values))| (&name[..], &shape[..], &values[..]));
-    write_tensors(tensors, &BTreeMap::new(), Precision::F32, &mut bytes).unwrap();
+    write_tensors(tensors, &BTreeMap::new(), FloatType::F32, &mut bytes).unwrap();
     bytes
 }
 
@@ -178,7 +178,7 @@ fn an_image_size_no_machine_would_hold_is_refused_before_memory_is_asked_for() {
     let network = Network::read("cifar");
     let config = skipstone::unet::Config { sample_size: [16384, 16384], ..network.config.clone() };
     let error =
-        skipstone::unet::UNet::new(config, network.parameters.clone(), skipstone::denoiser::Prediction::Epsilon)
+        skipstone::engine::cpu::UNet::new(config, network.parameters.clone(), skipstone::denoiser::Prediction::Epsilon)
             .unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.to_string().contains("sample_size") && error.to_string().contains("GiB"), "{error}");

@@ -10,10 +10,11 @@ use skipstone::Kind;
 use skipstone::checkpoint::{LoadOptions, Weights, WeightsChoice, load};
 use skipstone::data::Dataset;
 use skipstone::denoiser::{Condition, Denoiser, Guided, Prediction};
+use skipstone::engine::{EngineOptions, cpu::UNet};
 use skipstone::noise::initial_latent;
 use skipstone::schedule::Time;
 use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
-use skipstone::unet::{Parameters, UNet};
+use skipstone::unet::Parameters;
 
 const TINY: &str = r#"
 [model]
@@ -47,8 +48,12 @@ fn pictures() -> Dataset {
     Dataset::new("pictures", images, Some(labels), vec!["even".into(), "odd".into()]).unwrap()
 }
 
+fn on_threads(threads: usize) -> EngineOptions {
+    EngineOptions::on_threads(threads)
+}
+
 fn trainer(overrides: &[&str], threads: usize) -> Trainer {
-    Trainer::new(recipe(overrides), pictures(), None, threads).unwrap()
+    Trainer::new(recipe(overrides), pictures(), None, on_threads(threads)).unwrap()
 }
 
 fn bits(parameters: &Parameters) -> Vec<u32> {
@@ -90,7 +95,7 @@ fn go_on(_: Event<'_>) -> ControlFlow<()> {
 }
 
 fn open(folder: &Path, overrides: &[&str], threads: usize, resume: bool) -> skipstone::Result<Run> {
-    Run::open(folder, recipe(overrides), pictures(), None, threads, resume)
+    Run::open(folder, recipe(overrides), pictures(), None, on_threads(threads), resume)
 }
 
 /// Trains until step `stop`, as an interruption would.
@@ -136,7 +141,7 @@ fn another_seed_is_another_training() {
     let mut trainers = [trainer(&["train.seed=1"], 1), trainer(&["train.seed=2"], 1)];
     let losses = trainers.each_mut().map(|t| t.step().unwrap().loss);
     assert_ne!(losses[0], losses[1]);
-    assert_ne!(bits(trainers[0].weights()), bits(trainers[1].weights()));
+    assert_ne!(bits(&trainers[0].weights().unwrap()), bits(&trainers[1].weights().unwrap()));
 }
 
 #[test]
@@ -203,7 +208,8 @@ fn a_finished_run_can_be_made_longer_but_not_into_another_one() {
         assert_eq!(error.kind(), Kind::InvalidArgument);
         assert!(error.to_string().contains(key), "{error}");
     }
-    let fewer = Run::open(&long, recipe(&["train.steps=5"]), pictures().take(9), None, 1, true).unwrap_err();
+    let fewer =
+        Run::open(&long, recipe(&["train.steps=5"]), pictures().take(9), None, on_threads(1), true).unwrap_err();
     assert!(fewer.to_string().contains("data") && fewer.to_string().contains("9 images"), "{fewer}");
 }
 
@@ -215,8 +221,8 @@ fn the_model_of_a_run_loads_with_the_average_unless_raw_is_asked_for() {
     let by = |weights| load(&run.model(), &LoadOptions { weights, ..LoadOptions::default() }).unwrap();
     let (auto, raw) = (by(WeightsChoice::Auto), by(WeightsChoice::Raw));
     assert_eq!((auto.weights, raw.weights), (Weights::Ema, Weights::Raw));
-    assert_eq!(bits(&auto.parameters), bits(run.trainer().ema()));
-    assert_eq!(bits(&raw.parameters), bits(run.trainer().weights()));
+    assert_eq!(bits(&auto.parameters), bits(&run.trainer().ema().unwrap()));
+    assert_eq!(bits(&raw.parameters), bits(&run.trainer().weights().unwrap()));
     assert_ne!(auto.hash, raw.hash);
     assert_eq!(auto.provenance["steps"], "7");
 }
@@ -240,7 +246,7 @@ fn a_preview_is_written_where_asked_and_does_not_change_the_training() {
 fn the_loss_falls_far_on_images_that_are_all_alike() {
     let gray = Dataset::new("gray", Array4::from_elem((4, 1, 8, 8), 200), None, vec![]).unwrap();
     let recipe = recipe(&["train.batch=8", "train.shard=8", "optimizer.lr=5e-3", "optimizer.warmup=0"]);
-    let mut trainer = Trainer::new(recipe, gray, None, 1).unwrap();
+    let mut trainer = Trainer::new(recipe, gray, None, on_threads(1)).unwrap();
     let losses: Vec<f64> = (0..60).map(|_| trainer.step().unwrap().loss).collect();
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     let (first, last) = (mean(&losses[..5]), mean(&losses[50..]));
@@ -254,22 +260,22 @@ fn the_loss_falls_far_on_images_that_are_all_alike() {
 fn the_first_loss_is_the_mean_square_of_the_target() {
     // The network begins as 0. x₀ = −1 everywhere (byte 0), so for `sample` that is 1 exactly.
     let black = Dataset::new("black", Array4::zeros((4, 1, 8, 8)), None, vec![]).unwrap();
-    let mut trainer = Trainer::new(recipe(&["diffusion.prediction=sample"]), black, None, 1).unwrap();
+    let mut trainer = Trainer::new(recipe(&["diffusion.prediction=sample"]), black, None, on_threads(1)).unwrap();
     assert!((trainer.step().unwrap().loss - 1.0).abs() < 1e-12);
 }
 
 #[test]
 fn weights_that_are_not_finite_end_a_training_at_its_first_step_and_stay_as_they_were() {
-    let mut weights = trainer(&[], 1).weights().clone();
+    let mut weights = trainer(&[], 1).weights().unwrap().into_owned();
     let at = weights.layout().get("conv_in.weight").unwrap().offset;
     weights.data_mut()[at] = f32::NAN;
     let before = bits(&weights);
-    let mut trainer = Trainer::new(recipe(&[]), pictures(), Some(weights), 1).unwrap();
+    let mut trainer = Trainer::new(recipe(&[]), pictures(), Some(weights), on_threads(1)).unwrap();
     let error = trainer.step().unwrap_err();
     assert_eq!(error.kind(), Kind::NonFinite);
     assert!(error.message().starts_with("step 1:"), "{error}");
     assert_eq!(trainer.step_count(), 0);
-    assert_eq!(bits(trainer.weights()), before);
+    assert_eq!(bits(&trainer.weights().unwrap()), before);
 }
 
 #[test]
@@ -278,7 +284,7 @@ fn a_training_that_diverges_names_its_step_and_keeps_the_state_before_it() {
     let wild = ["optimizer.kind=adamw", "optimizer.lr=10", "optimizer.weight_decay=100", "optimizer.warmup=0"];
     let mut trainer = trainer(&wild, 1);
     let (error, before) = loop {
-        let before = [bits(trainer.weights()), bits(trainer.ema())];
+        let before = [bits(&trainer.weights().unwrap()), bits(&trainer.ema().unwrap())];
         match trainer.step() {
             Ok(report) => assert!(report.step < 100, "it should have diverged by now"),
             Err(error) => break (error, before),
@@ -289,7 +295,7 @@ fn a_training_that_diverges_names_its_step_and_keeps_the_state_before_it() {
     assert_eq!(error.kind(), Kind::NonFinite);
     assert!(error.message().starts_with(&format!("step {}:", done + 1)), "{error}");
     assert!(error.message().contains("optimizer.lr"), "{error}");
-    assert_eq!([bits(trainer.weights()), bits(trainer.ema())], before);
+    assert_eq!([bits(&trainer.weights().unwrap()), bits(&trainer.ema().unwrap())], before);
     // Nothing moved on: the same step fails in the same way.
     assert_eq!(trainer.step().unwrap_err().to_string(), error.to_string());
 }
@@ -319,18 +325,18 @@ fn a_run_that_diverges_keeps_its_last_good_checkpoint() {
     drop(run);
     let run = open(dir.path(), &wild, 1, true).unwrap();
     assert_eq!(run.trainer().step_count(), saved);
-    assert!(run.trainer().weights().data().iter().all(|v| v.is_finite()));
+    assert!(run.trainer().weights().unwrap().data().iter().all(|v| v.is_finite()));
     load(&run.model(), &LoadOptions::default()).unwrap();
 }
 
 #[test]
 fn initial_weights_are_used_and_those_of_another_architecture_refused() {
-    let given = trainer(&["train.seed=9"], 1).weights().clone();
-    let started = Trainer::new(recipe(&[]), pictures(), Some(given.clone()), 1).unwrap();
-    assert_eq!(bits(started.weights()), bits(&given));
-    assert_eq!(bits(started.ema()), bits(&given));
-    let other = trainer(&["model.block_out_channels=[8, 16]"], 1).weights().clone();
-    let error = Trainer::new(recipe(&[]), pictures(), Some(other), 1).unwrap_err();
+    let given = trainer(&["train.seed=9"], 1).weights().unwrap().into_owned();
+    let started = Trainer::new(recipe(&[]), pictures(), Some(given.clone()), on_threads(1)).unwrap();
+    assert_eq!(bits(&started.weights().unwrap()), bits(&given));
+    assert_eq!(bits(&started.ema().unwrap()), bits(&given));
+    let other = trainer(&["model.block_out_channels=[8, 16]"], 1).weights().unwrap().into_owned();
+    let error = Trainer::new(recipe(&[]), pictures(), Some(other), on_threads(1)).unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument);
     assert!(error.to_string().contains("architecture"), "{error}");
 }
@@ -338,33 +344,35 @@ fn initial_weights_are_used_and_those_of_another_architecture_refused() {
 #[test]
 fn data_that_does_not_fit_the_recipe_is_refused() {
     let colour = Dataset::new("colour", Array4::zeros((2, 3, 8, 8)), None, vec![]).unwrap();
-    let error = Trainer::new(recipe(&[]), colour, None, 1).unwrap_err();
+    let error = Trainer::new(recipe(&[]), colour, None, on_threads(1)).unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument);
     assert!(error.to_string().contains("[3, 8, 8]") && error.to_string().contains("model.channels"), "{error}");
     let bare = Dataset::new("bare", Array4::zeros((2, 1, 8, 8)), None, vec![]).unwrap();
-    let error = Trainer::new(recipe(&["data.classes=true"]), bare, None, 1).unwrap_err();
+    let error = Trainer::new(recipe(&["data.classes=true"]), bare, None, on_threads(1)).unwrap_err();
     assert!(error.to_string().contains("data.classes"), "{error}");
-    assert!(Trainer::new(recipe(&[]), pictures(), None, 0).is_err(), "0 threads");
+    assert!(Trainer::new(recipe(&[]), pictures(), None, on_threads(0)).is_err(), "0 threads");
 }
 
 #[test]
 fn the_moving_average_follows_its_decay() {
     let mut still = trainer(&["ema.decay=1", "ema.warmup=false"], 1);
-    let initial = bits(still.weights());
+    let initial = bits(&still.weights().unwrap());
     still.step().unwrap();
-    assert_eq!(bits(still.ema()), initial);
-    assert_ne!(bits(still.weights()), initial);
+    assert_eq!(bits(&still.ema().unwrap()), initial);
+    assert_ne!(bits(&still.weights().unwrap()), initial);
 
     let mut none = trainer(&["ema.decay=0", "ema.warmup=false"], 1);
     none.step().unwrap();
-    assert_eq!(bits(none.ema()), bits(none.weights()));
+    assert_eq!(bits(&none.ema().unwrap()), bits(&none.weights().unwrap()));
 
     // Step 1 of the warm-up decays by (1 + 1)/(10 + 1).
     for (overrides, decay) in [(&["ema.decay=0.75", "ema.warmup=false"][..], 0.75), (&[], 2.0 / 11.0)] {
         let mut trainer = trainer(overrides, 1);
-        let before = trainer.weights().data().to_vec();
+        let before = trainer.weights().unwrap().data().to_vec();
         trainer.step().unwrap();
-        for ((ema, before), after) in trainer.ema().data().iter().zip(before).zip(trainer.weights().data()) {
+        for ((ema, before), after) in
+            trainer.ema().unwrap().data().iter().zip(before).zip(trainer.weights().unwrap().data())
+        {
             let expected = decay * f64::from(before) + (1.0 - decay) * f64::from(*after);
             assert!((f64::from(*ema) - expected).abs() < 1e-6, "{ema} for {expected}, decay {decay}");
         }
@@ -374,7 +382,7 @@ fn the_moving_average_follows_its_decay() {
 #[test]
 fn adams_first_step_is_as_long_as_the_rate_of_its_warm_up() {
     let mut trainer = trainer(&["optimizer.lr=0.008", "optimizer.warmup=4"], 1);
-    let before = trainer.weights().get("conv_out.bias").unwrap().to_vec();
+    let before = trainer.weights().unwrap().get("conv_out.bias").unwrap().to_vec();
     let rates: Vec<f64> = (0..5).map(|_| trainer.step().unwrap().learning_rate).collect();
     for (found, expected) in rates.iter().zip([0.002, 0.004, 0.006, 0.008, 0.008]) {
         assert!((found - expected).abs() < 1e-15, "{rates:?}");
@@ -382,16 +390,16 @@ fn adams_first_step_is_as_long_as_the_rate_of_its_warm_up() {
     // m̂/√v̂ = ±1 at the first step, whatever the gradient, as long as ε is small beside it.
     let mut first = self::trainer(&["optimizer.lr=0.008", "optimizer.warmup=4"], 1);
     first.step().unwrap();
-    let moved = f64::from(first.weights().get("conv_out.bias").unwrap()[0] - before[0]).abs();
+    let moved = f64::from(first.weights().unwrap().get("conv_out.bias").unwrap()[0] - before[0]).abs();
     assert!((moved - 0.002).abs() < 1e-6, "moved by {moved}");
 }
 
 #[test]
 fn a_rate_of_zero_changes_nothing() {
     let mut trainer = trainer(&["optimizer.lr=0"], 1);
-    let before = bits(trainer.weights());
+    let before = bits(&trainer.weights().unwrap());
     trainer.step().unwrap();
-    assert_eq!(bits(trainer.weights()), before);
+    assert_eq!(bits(&trainer.weights().unwrap()), before);
 }
 
 /// One time only, so that no two draws of it differ: a is 1 − β.
@@ -426,7 +434,7 @@ fn two_batches_of_four_accumulate_to_the_gradient_of_eight() {
         assert!((a.loss / b.loss - 1.0).abs() < 1e-5, "{a:?} {b:?}");
         assert!((a.gradient_norm / b.gradient_norm - 1.0).abs() < 1e-4, "{a:?} {b:?}");
     }
-    for (a, b) in whole.weights().data().iter().zip(halves.weights().data()) {
+    for (a, b) in whole.weights().unwrap().data().iter().zip(halves.weights().unwrap().data()) {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
 }
@@ -482,12 +490,13 @@ fn a_class_conditional_training_learns_its_classes_and_can_be_guided() {
         "train.shard=8",
         "optimizer.lr=5e-3",
     ]);
-    let mut trainer = Trainer::new(recipe, data, None, 1).unwrap();
+    let mut trainer = Trainer::new(recipe, data, None, on_threads(1)).unwrap();
     assert_eq!((trainer.config().num_class_embeds, trainer.null_class()), (Some(3), Some(2)));
     for _ in 0..80 {
         trainer.step().unwrap();
     }
-    let unet = UNet::new(trainer.config().clone(), trainer.weights().clone(), Prediction::Sample).unwrap();
+    let unet =
+        UNet::new(trainer.config().clone(), trainer.weights().unwrap().into_owned(), Prediction::Sample).unwrap();
     // At t = T the noisy image says nothing: the class has to.
     let (t, x) = (Time::new(1000), initial_latent(3, 0, 1, [1, 8, 8]));
     let mean = |y: Array4<f32>| f64::from(y.mean().unwrap());

@@ -9,18 +9,19 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use skipstone::data::Dataset;
-use skipstone::denoiser::Condition;
+use skipstone::denoiser::{Condition, Denoiser, DifferentiableDenoiser};
+use skipstone::engine;
 use skipstone::files;
 use skipstone::generate::{Settings, Variance};
 use skipstone::image::write_png;
-use skipstone::likelihood::{DifferentiableUNet, FlowOptions, Flowed, ProbeKind, conditions_of, dequantised, flow};
+use skipstone::likelihood::{FlowOptions, Flowed, ProbeKind, conditions_of, dequantised, flow};
 use skipstone::noise::{Purpose, Seeded};
 use skipstone::objective::{Elbo, ElboOptions, default_sigma_1, elbo};
 use skipstone::schedule::Schedule;
 use skipstone::sigma::NoiseScale;
 use skipstone::train::curve::labelled_curve;
 use skipstone::trajectory::{Spacing, Trajectory};
-use skipstone::unet::{self, UNet};
+use skipstone::unet;
 
 use crate::common::{Conduct, ModelArguments};
 use crate::dataset::{SplitName, load_for};
@@ -113,7 +114,7 @@ struct Task<'a> {
 /// Runs the command.
 pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     check(arguments)?;
-    let threads = arguments.conduct.start()?;
+    let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
     let mut request = arguments.run.request(arguments.seed)?;
     if request.scale == NoiseScale::Eta(0.0) && request.variance == Variance::Chosen && arguments.run.eta.is_none() {
@@ -139,8 +140,8 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
         files::create_dir(folder)?;
     }
     let report = match arguments.method {
-        Method::Elbo => task.elbo(&UNet::new(model.config, model.parameters, prediction)?)?,
-        Method::Ode => task.ode(&DifferentiableUNet::new(model.config, model.parameters, prediction, threads)?)?,
+        Method::Elbo => task.elbo(&engine::open(model.config, model.parameters, prediction, &engine)?)?,
+        Method::Ode => task.ode(&*engine::open_differentiable(model.config, model.parameters, prediction, &engine)?)?,
     };
     match report {
         None => {
@@ -194,7 +195,7 @@ impl Task<'_> {
         if self.conditions.is_empty() { &[] } else { &self.conditions[images.clone()] }
     }
 
-    fn elbo(&self, unet: &UNet) -> anyhow::Result<Option<Report>> {
+    fn elbo(&self, network: &impl Denoiser) -> anyhow::Result<Option<Report>> {
         let sigma_1 = match self.arguments.sigma_1 {
             Some(sigma_1) => sigma_1,
             None => default_sigma_1(&self.schedule)?,
@@ -210,7 +211,7 @@ impl Task<'_> {
                 Seeded { seed: self.arguments.seed, first_image: images.start as u64, purpose: Purpose::Likelihood };
             let conditions = self.conditions(&images);
             let found =
-                elbo(unet, &self.schedule, &self.trajectory, &options, &x0, &mut noise, conditions, &mut |_| {
+                elbo(network, &self.schedule, &self.trajectory, &options, &x0, &mut noise, conditions, &mut |_| {
                     advance(&bar)
                 });
             if interrupt::asked() {
@@ -222,7 +223,7 @@ impl Task<'_> {
         Ok(Elbo::merged(parts).map(|found| self.report_elbo(&found, sigma_1)))
     }
 
-    fn ode(&self, network: &DifferentiableUNet) -> anyhow::Result<Option<Report>> {
+    fn ode(&self, network: &dyn DifferentiableDenoiser) -> anyhow::Result<Option<Report>> {
         let (probes, seed) = (self.arguments.probes, self.arguments.seed);
         let length = self.batches(BATCH).count() * self.trajectory.calls();
         let bar = crate::bars::bar("following", 0, length as u64);

@@ -2,10 +2,11 @@
 
 use ndarray::Array4;
 use skipstone::checkpoint::{LoadOptions, load_embedded};
+use skipstone::engine::cpu::{Algorithm, ConvShape as Shape, Options, UNet};
+use skipstone::engine::{EngineOptions, Precision};
 use skipstone::noise::{Forbidden, initial_latent};
 use skipstone::sampler::{Plan, sample, unobserved};
 use skipstone::trajectory::{Spacing, Trajectory};
-use skipstone::unet::{Algorithm, ConvShape as Shape, Options, Precision, UNet};
 
 fn network(algorithm: fn(&Shape) -> Algorithm) -> UNet {
     network_with(Options { algorithm, ..Options::default() })
@@ -43,7 +44,8 @@ fn fifty_steps_by_winograd_end_where_fifty_steps_by_definition_end() {
         println!("{what}: {difference:.1e} after 50 steps");
         assert!(difference < 1e-3, "{what}: {difference:e}");
     }
-    let half = run(&network_with(Precision::F16.into()));
+    let half = EngineOptions { precision: Precision::F16, ..EngineOptions::default() };
+    let half = run(&network_with((&half).into()));
     let difference = relative(&half, &exact);
     println!("half precision: {difference:.1e} after 50 steps");
     assert!(difference < 5e-3, "half precision: {difference:e}");

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use skipstone::checkpoint::{ModelFiles, Precision, SchedulerConfig, Weights, save};
+use skipstone::checkpoint::{FloatType, ModelFiles, SchedulerConfig, Weights, save};
 use skipstone::noise::{KeyedRng, Purpose};
 use skipstone::unet::{Config, DownBlock, Parameters, UpBlock, initialise};
 
@@ -68,7 +68,7 @@ pub fn write_scaled_model(folder: &Path, config: &Config, null_class: Option<usi
         scheduler: &SchedulerConfig::default(),
         null_class,
         provenance: &BTreeMap::new(),
-        precision: Precision::F32,
+        float_type: FloatType::F32,
     };
     save(&folder.join("model"), &files).unwrap();
 }

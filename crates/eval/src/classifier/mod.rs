@@ -31,7 +31,7 @@ use skipstone_kernels::{Isa, Team};
 
 use super::features::FeatureNetwork;
 use forward::Network;
-use skipstone::checkpoint::{Precision, read_tensors, write_tensors};
+use skipstone::checkpoint::{FloatType, read_tensors, write_tensors};
 use skipstone::error::{Error, Kind, Result};
 use skipstone::files;
 use skipstone::hex::hex;
@@ -103,7 +103,7 @@ impl FashionCnn {
     pub fn write(&self, path: &Path, about: &BTreeMap<String, String>) -> Result<()> {
         let tensors: Vec<(&str, &[usize], &[f32])> =
             self.parameters.iter().map(|(spec, values)| (&*spec.name, &spec.shape[..], values)).collect();
-        files::write_atomically(path, |out| write_tensors(tensors.iter().copied(), about, Precision::F16, out))
+        files::write_atomically(path, |out| write_tensors(tensors.iter().copied(), about, FloatType::F16, out))
     }
 
     /// The most likely class of each image `[n, 1, 28, 28]`, values in −1..1.

@@ -141,7 +141,7 @@ fn weights_that_do_not_fit_are_all_named() {
     let tensors: [(&str, &[usize], &[f32]); 3] =
         [("conv1.bias", &[2], &[0.0, 0.0]), ("classes.bias", &[10], &[f32::NAN; 10]), ("stray", &[1], &[1.0])];
     let mut bytes = Vec::new();
-    write_tensors(tensors.into_iter(), &BTreeMap::new(), Precision::F32, &mut bytes).unwrap();
+    write_tensors(tensors.into_iter(), &BTreeMap::new(), FloatType::F32, &mut bytes).unwrap();
     let error = FashionCnn::from_bytes(&bytes).unwrap_err();
     for part in [
         "conv1.weight: missing, expected [32, 1, 3, 3]",

@@ -39,8 +39,7 @@ pub fn draw(
     batch: usize,
     observer: &mut dyn FnMut(Drawn) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
-    let machine =
-        format!("{} threads ({})", rayon::current_num_threads(), skipstone::unet::Options::default().isa.name());
+    let machine = format!("{} threads ({})", rayon::current_num_threads(), skipstone::engine::cpu::Isa::best().name());
     for gap in samples.missing(wanted) {
         let mut kept = Pending::new(&machine, gap.start);
         let mut next = gap.start;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use skipstone::Result;
 use skipstone::bench;
 use skipstone::checkpoint::Model;
-use skipstone::generate::{Cost, Generator, Inputs, Request};
-use skipstone::unet::{Parameters, UNet};
+use skipstone::engine::{self, Cost, EngineOptions};
+use skipstone::generate::{Generator, Inputs, Request};
+use skipstone::unet::Parameters;
 
 use super::cancel::Cancel;
 use super::failure::Failure;
@@ -57,14 +58,15 @@ impl ServedModel {
         mut model: Model,
         runners: usize,
         limits: &Limits,
+        engine: &EngineOptions,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Self>> {
         let parameters = std::mem::replace(&mut model.parameters, Parameters::zeros(Arc::default()));
         let count = parameters.data().len();
         let timesteps = model.scheduler.schedule()?.train_steps();
-        let unet = UNet::new(model.config.clone(), parameters, model.scheduler.prediction_type)?;
-        let cost = Cost::of(&unet);
-        let ms_per_call = bench::calls(&unet, 1, 3)?.into_iter().min().unwrap_or_default().as_secs_f64() * 1e3;
+        let network = engine::open(model.config.clone(), parameters, model.scheduler.prediction_type, engine)?;
+        let cost = network.cost();
+        let ms_per_call = bench::calls(&*network, 1, 3)?.into_iter().min().unwrap_or_default().as_secs_f64() * 1e3;
         let row_ms = Arc::new(AtomicU64::new(ms_per_call.to_bits()));
         let (counters, recent, name) = (metrics.clone(), row_ms.clone(), id.clone());
         let on_call = move |rows: usize, took: Duration| {
@@ -72,7 +74,7 @@ impl ServedModel {
             let (was, now) = (f64::from_bits(recent.load(Ordering::Relaxed)), took.as_secs_f64() * 1e3 / rows as f64);
             recent.store((was + (now - was) / 16.0).to_bits(), Ordering::Relaxed);
         };
-        let network = SharedNetwork::start(unet, most_rows(&cost), Box::new(on_call))?;
+        let network = SharedNetwork::start(network, most_rows(&cost), Box::new(on_call))?;
         let counters = metrics.clone();
         let on_finished = move |task: &Task, phase: &Phase, seconds: f64| {
             counters.task(task.kind, phase.name(), seconds);

@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use serde_json::Value;
 use skipstone::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
+use skipstone::engine::EngineOptions;
 use skipstone::generate::{Generator, Inputs, Request as Wanted};
 use skipstone::image::{Layout, Picture, grid, near_square};
 use skipstone::noise::{KeyedRng, Purpose};
@@ -148,7 +149,8 @@ pub fn picture(value: &Value) -> Picture {
 
 /// What the library itself makes of a request, with a network of its own.
 pub fn alone(model: Model, request: &Wanted, first: u64, n: usize) -> Picture {
-    let generator = Generator::new(model, request, Inputs::default(), first, n).expect("a generator");
+    let generator =
+        Generator::new(model, &EngineOptions::default(), request, Inputs::default(), first, n).expect("a generator");
     let images = generator.generate(first..first + n as u64, &mut unobserved).expect("images");
     let images = images.finished().expect("not stopped");
     let (_, _, h, w) = images.dim();

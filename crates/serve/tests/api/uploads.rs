@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use ndarray::{Array4, Axis};
 use serde_json::json;
+use skipstone::engine::EngineOptions;
 use skipstone::generate::{ClipMode, Generator, Inputs, Request as Wanted};
 use skipstone::image::{Picture, decode_png, encode_png, npy, to_byte};
 use skipstone::inversion::{Latents, Method, encode, squared_errors, unobserved};
@@ -157,7 +158,7 @@ async fn more_pictures_at_once_than_may_wait_are_429_and_counted() {
 fn round_trip(png: &[u8], steps: usize) -> (Array4<f32>, Array4<f32>, Array4<f32>) {
     let x0 = decode_png(png).unwrap().picture.to_image().insert_axis(Axis(0));
     let wanted = Wanted { steps: Some(steps), clip: Some(ClipMode::Off), ..Wanted::default() };
-    let generator = Generator::new(model(false), &wanted, Inputs::default(), 0, 1).unwrap();
+    let generator = Generator::new(model(false), &EngineOptions::default(), &wanted, Inputs::default(), 0, 1).unwrap();
     let encoded = encode(generator.network(), generator.plan(), &x0, &Method::Ddim, &[], &mut unobserved);
     let Latents::One(x_t) = encoded.unwrap().unwrap().latents else { panic!("one latent") };
     let inputs = Inputs { latents: Some(x_t.clone()), ..Inputs::default() };

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub use config::{config_from_json, config_to_json};
-pub use safetensors::{NamedTensor, Precision, TensorSet, read_tensors, write_tensors};
+pub use safetensors::{FloatType, NamedTensor, TensorSet, read_tensors, write_tensors};
 pub use save::{ModelFiles, save};
 pub use scheduler::{SchedulerConfig, VarianceName};
 

@@ -13,9 +13,9 @@ use crate::error::{Error, Kind, Result};
 /// Longest header accepted: a network of a million tensors needs less.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// How weights are stored in a file.
+/// The type of the numbers in a file of weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
+pub enum FloatType {
     /// As they are.
     #[default]
     F32,
@@ -104,12 +104,12 @@ pub(crate) fn open<'a>(blob: Box<dyn Blob + 'a>, label: &Path) -> Result<TensorF
 pub fn write_tensors<'t>(
     tensors: impl Iterator<Item = (&'t str, &'t [usize], &'t [f32])> + Clone,
     metadata: &BTreeMap<String, String>,
-    precision: Precision,
+    float_type: FloatType,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let (dtype, size) = match precision {
-        Precision::F32 => ("F32", 4),
-        Precision::F16 => ("F16", 2),
+    let (dtype, size) = match float_type {
+        FloatType::F32 => ("F32", 4),
+        FloatType::F16 => ("F16", 2),
     };
     let json = |value: &str| serde_json::Value::from(value).to_string();
     let mut header = format!("{{\"__metadata__\":{}", serde_json::json!(metadata));
@@ -144,9 +144,9 @@ pub fn write_tensors<'t>(
     for (name, _, values) in tensors {
         for chunk in values.chunks(1 << 16) {
             bytes.clear();
-            match precision {
-                Precision::F32 => bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes())),
-                Precision::F16 => {
+            match float_type {
+                FloatType::F32 => bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes())),
+                FloatType::F16 => {
                     for &v in chunk {
                         let half = f16::from_f32(v);
                         if v.is_finite() && !half.is_finite() {
@@ -165,10 +165,10 @@ pub fn write_tensors<'t>(
 /// Reads what [`write_tensors`] wrote, or any safetensors file of floating-point tensors, from its bytes.
 ///
 /// ```
-/// use skipstone::checkpoint::{read_tensors, write_tensors, Precision};
+/// use skipstone::checkpoint::{read_tensors, write_tensors, FloatType};
 /// let mut bytes = Vec::new();
 /// let tensors = [("m", &[2][..], &[0.5, -1.0][..])];
-/// write_tensors(tensors.into_iter(), &Default::default(), Precision::F32, &mut bytes).unwrap();
+/// write_tensors(tensors.into_iter(), &Default::default(), FloatType::F32, &mut bytes).unwrap();
 /// assert_eq!(read_tensors(&bytes).unwrap().get("m").unwrap().values, [0.5, -1.0]);
 /// ```
 ///
@@ -196,12 +196,12 @@ pub fn read_tensors(bytes: &[u8]) -> Result<TensorSet> {
 mod tests {
     use super::*;
 
-    fn sample(precision: Precision) -> Vec<u8> {
+    fn sample(float_type: FloatType) -> Vec<u8> {
         let tensors: [(&str, &[usize], &[f32]); 3] =
             [("b", &[2, 2], &[1.0, 2.0, -3.5, 0.0]), ("a\"é", &[], &[7.0]), ("none", &[0, 3], &[])];
         let metadata = BTreeMap::from([("step".to_owned(), "12".to_owned()), ("x".to_owned(), "{\"k\":1}".to_owned())]);
         let mut bytes = Vec::new();
-        write_tensors(tensors.into_iter(), &metadata, precision, &mut bytes).unwrap();
+        write_tensors(tensors.into_iter(), &metadata, float_type, &mut bytes).unwrap();
         bytes
     }
 
@@ -214,8 +214,8 @@ mod tests {
 
     #[test]
     fn tensors_and_text_survive_a_round_trip_in_both_precisions() {
-        for precision in [Precision::F32, Precision::F16] {
-            let set = read_tensors(&sample(precision)).unwrap();
+        for float_type in [FloatType::F32, FloatType::F16] {
+            let set = read_tensors(&sample(float_type)).unwrap();
             assert_eq!(set.tensors.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().len(), 3);
             // All values are exact in half precision.
             assert_eq!(set.get("b").unwrap().values, [1.0, 2.0, -3.5, 0.0]);
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_reference_implementation_reads_what_we_write() {
-        let bytes = sample(Precision::F32);
+        let bytes = sample(FloatType::F32);
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let b = file.tensor("b").unwrap();
         assert_eq!((b.dtype(), b.shape()), (safetensors::Dtype::F32, &[2, 2][..]));
@@ -241,13 +241,13 @@ mod tests {
     #[test]
     fn a_value_too_large_for_half_precision_is_an_error() {
         let tensors: [(&str, &[usize], &[f32]); 1] = [("w", &[1], &[70000.0])];
-        let e = write_tensors(tensors.into_iter(), &BTreeMap::new(), Precision::F16, &mut Vec::new()).unwrap_err();
+        let e = write_tensors(tensors.into_iter(), &BTreeMap::new(), FloatType::F16, &mut Vec::new()).unwrap_err();
         assert_eq!(e.message(), "w: 70000 is too large for half precision");
     }
 
     #[test]
     fn a_file_cut_anywhere_is_an_error() {
-        let bytes = sample(Precision::F32);
+        let bytes = sample(FloatType::F32);
         for end in 0..bytes.len() {
             assert!(read_tensors(&bytes[..end]).is_err(), "cut at {end}");
         }
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn any_damaged_byte_is_an_error_or_other_numbers_but_never_a_panic() {
-        let bytes = sample(Precision::F32);
+        let bytes = sample(FloatType::F32);
         for at in 0..bytes.len() {
             for flip in [0xff, 0x01, 0x80] {
                 let mut damaged = bytes.clone();

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::config::DIFFUSERS_VERSION;
 use super::diffusers::EXTRA;
-use super::safetensors::{Precision, write_tensors};
+use super::safetensors::{FloatType, write_tensors};
 use super::{SchedulerConfig, Weights, config_from_json, config_to_json};
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomically;
@@ -35,7 +35,7 @@ pub struct ModelFiles<'a> {
     /// Free text to keep with the model. For reproducible bytes: no times, no paths.
     pub provenance: &'a BTreeMap<String, String>,
     /// How weights are stored.
-    pub precision: Precision,
+    pub float_type: FloatType,
 }
 
 /// Writes a model folder that [`load`](super::load) and diffusers' `DDIMPipeline` read.
@@ -134,14 +134,14 @@ fn write_all(dir: &Path, files: &ModelFiles<'_>) -> Result<()> {
         std::fs::create_dir_all(&path).map_err(|e| Error::io(path, e))?;
     }
     match files.raw {
-        Some(raw) => write_weights(&dir.join(RAW), raw, files.precision)?,
+        Some(raw) => write_weights(&dir.join(RAW), raw, files.float_type)?,
         // Raw weights of an earlier save would belong to another model.
         None => match std::fs::remove_file(dir.join(RAW)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(dir.join(RAW), e)),
             _ => {}
         },
     }
-    write_weights(&dir.join(MAIN), files.weights, files.precision)?;
+    write_weights(&dir.join(MAIN), files.weights, files.float_type)?;
     write_text(&dir.join("unet/config.json"), &config_to_json(files.config))?;
     write_text(&dir.join("scheduler/scheduler_config.json"), &files.scheduler.to_json())?;
     let extra = json!({
@@ -160,12 +160,12 @@ fn write_all(dir: &Path, files: &ModelFiles<'_>) -> Result<()> {
     write_text(&dir.join("model_index.json"), &format!("{index:#}\n"))
 }
 
-fn write_weights(path: &Path, parameters: &Parameters, precision: Precision) -> Result<()> {
+fn write_weights(path: &Path, parameters: &Parameters, float_type: FloatType) -> Result<()> {
     let tensors = parameters.iter().map(|(spec, values)| (spec.name.as_str(), spec.shape.as_slice(), values));
     // diffusers wants to know which framework wrote the file.
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let tensors: Vec<_> = tensors.collect();
-    write_atomically(path, |out| write_tensors(tensors.iter().copied(), &metadata, precision, out))
+    write_atomically(path, |out| write_tensors(tensors.iter().copied(), &metadata, float_type, out))
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {

@@ -52,10 +52,10 @@ impl Saved {
         self.dir.path().join("model")
     }
 
-    fn save(&self, weights: &Parameters, raw: Option<&Parameters>, precision: Precision) -> Result<()> {
+    fn save(&self, weights: &Parameters, raw: Option<&Parameters>, float_type: FloatType) -> Result<()> {
         let (config, scheduler, provenance) = (&self.config, &self.scheduler, &self.provenance);
         let kind = Weights::Ema;
-        let files = ModelFiles { config, weights, kind, raw, scheduler, null_class: None, provenance, precision };
+        let files = ModelFiles { config, weights, kind, raw, scheduler, null_class: None, provenance, float_type };
         save(&self.path(), &files)
     }
 
@@ -79,7 +79,7 @@ fn choose(weights: WeightsChoice) -> LoadOptions {
 fn a_saved_folder_loads_as_it_was_from_disk_and_from_memory() {
     let saved = Saved::new();
     let (ema, raw) = (ramp(&saved.config, 0.25), ramp(&saved.config, -0.5));
-    saved.save(&ema, Some(&raw), Precision::F32).unwrap();
+    saved.save(&ema, Some(&raw), FloatType::F32).unwrap();
     let model = load(&saved.path(), &LoadOptions::default()).unwrap();
     assert_eq!(model.parameters.data(), ema.data());
     assert_eq!((&model.config, &model.scheduler), (&saved.config, &saved.scheduler));
@@ -102,10 +102,10 @@ fn a_saved_folder_loads_as_it_was_from_disk_and_from_memory() {
 fn the_same_model_gives_the_same_bytes_and_a_second_save_replaces_the_first() {
     let (a, b) = (Saved::new(), Saved::new());
     let (one, two) = (ramp(&a.config, 0.25), ramp(&a.config, 0.125));
-    a.save(&one, Some(&one), Precision::F32).unwrap();
-    b.save(&two, None, Precision::F32).unwrap();
+    a.save(&one, Some(&one), FloatType::F32).unwrap();
+    b.save(&two, None, FloatType::F32).unwrap();
     assert_ne!(a.bytes(), b.bytes());
-    a.save(&two, None, Precision::F32).unwrap();
+    a.save(&two, None, FloatType::F32).unwrap();
     assert_eq!(a.bytes(), b.bytes());
     let e = load(&a.path(), &choose(WeightsChoice::Raw)).unwrap_err();
     assert_eq!(e.kind(), Kind::NotFound);
@@ -117,7 +117,7 @@ fn weights_can_be_stored_in_half_precision() {
     let saved = Saved::new();
     // Multiples of 1/4 below 250 are exact in half precision.
     let weights = ramp(&saved.config, 0.25);
-    saved.save(&weights, None, Precision::F16).unwrap();
+    saved.save(&weights, None, FloatType::F16).unwrap();
     assert_eq!(load(&saved.path(), &LoadOptions::default()).unwrap().parameters.data(), weights.data());
     let bytes = &saved.bytes()["unet/diffusion_pytorch_model.safetensors"];
     let file = ::safetensors::SafeTensors::deserialize(bytes).unwrap();
@@ -127,14 +127,14 @@ fn weights_can_be_stored_in_half_precision() {
 #[test]
 fn another_model_or_other_files_are_never_overwritten() {
     let mut saved = Saved::new();
-    saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap();
+    saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
     saved.config.block_out_channels = vec![8, 8];
-    let e = saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap_err();
+    let e = saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap_err();
     assert!(e.message().contains("another architecture"), "{e}");
     let other = Saved::new();
     fs::create_dir(other.path()).unwrap();
     fs::write(other.path().join("thesis.txt"), "x").unwrap();
-    let e = other.save(&ramp(&other.config, 0.25), None, Precision::F32).unwrap_err();
+    let e = other.save(&ramp(&other.config, 0.25), None, FloatType::F32).unwrap_err();
     assert!(e.message().contains("no model folder"), "{e}");
     assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
 }
@@ -144,7 +144,7 @@ fn a_network_that_is_not_finite_is_not_saved() {
     let saved = Saved::new();
     let mut weights = ramp(&saved.config, 0.25);
     weights.data_mut()[5] = f32::INFINITY;
-    let e = saved.save(&weights, None, Precision::F32).unwrap_err();
+    let e = saved.save(&weights, None, FloatType::F32).unwrap_err();
     assert_eq!(e.kind(), Kind::NonFinite);
     assert!(!saved.path().exists());
 }
@@ -156,7 +156,7 @@ fn each_missing_file_is_named() {
         ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
     ] {
         let saved = Saved::new();
-        saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap();
+        saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
         fs::remove_file(saved.path().join(gone)).unwrap();
         let e = load(&saved.path(), &LoadOptions::default()).unwrap_err();
         assert_eq!(e.kind(), Kind::NotFound);
@@ -164,7 +164,7 @@ fn each_missing_file_is_named() {
     }
     // What has defaults may be missing.
     let saved = Saved::new();
-    saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap();
+    saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
     for gone in ["model_index.json", "skipstone.json", "scheduler/scheduler_config.json"] {
         fs::remove_file(saved.path().join(gone)).unwrap();
     }
@@ -184,7 +184,7 @@ fn each_damaged_file_is_named_with_its_field() {
         ("unet/diffusion_pytorch_model.safetensors", "no tensors", "not a safetensors file"),
     ] {
         let saved = Saved::new();
-        saved.save(&ramp(&saved.config, 0.25), None, Precision::F32).unwrap();
+        saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
         fs::write(saved.path().join(file), text).unwrap();
         let e = load(&saved.path(), &LoadOptions::default()).unwrap_err();
         assert_eq!(e.path(), Some(&*saved.path().join(file)), "{e}");
@@ -196,7 +196,7 @@ fn each_damaged_file_is_named_with_its_field() {
 fn shards_are_joined_and_an_index_cannot_leave_its_folder() {
     let saved = Saved::new();
     let weights = ramp(&saved.config, 0.25);
-    saved.save(&weights, None, Precision::F32).unwrap();
+    saved.save(&weights, None, FloatType::F32).unwrap();
     let unet = saved.path().join("unet");
     fs::remove_file(unet.join("diffusion_pytorch_model.safetensors")).unwrap();
     let tensors: Vec<_> = weights.iter().map(|(s, v)| (s.name.as_str(), s.shape.as_slice(), v)).collect();
@@ -204,7 +204,7 @@ fn shards_are_joined_and_an_index_cannot_leave_its_folder() {
     for (i, part) in tensors.chunks(tensors.len() / 2 + 1).enumerate() {
         let name = format!("diffusion_pytorch_model-0000{i}-of-00002.safetensors");
         let mut bytes = Vec::new();
-        write_tensors(part.iter().copied(), &BTreeMap::new(), Precision::F32, &mut bytes).unwrap();
+        write_tensors(part.iter().copied(), &BTreeMap::new(), FloatType::F32, &mut bytes).unwrap();
         fs::write(unet.join(&name), bytes).unwrap();
         map.extend(part.iter().map(|t| (t.0.to_owned(), name.clone().into())));
     }
@@ -226,7 +226,7 @@ fn shards_are_joined_and_an_index_cannot_leave_its_folder() {
 fn older_names_of_attention_layers_are_understood() {
     let saved = Saved::new();
     let weights = ramp(&saved.config, 0.25);
-    saved.save(&weights, None, Precision::F32).unwrap();
+    saved.save(&weights, None, FloatType::F32).unwrap();
     let old = |name: &str| {
         let name = name.replace("to_q", "query").replace("to_k", "key").replace("to_v", "value");
         name.replace("to_out.0", "proj_attn")
@@ -235,7 +235,7 @@ fn older_names_of_attention_layers_are_understood() {
     assert!(names.iter().any(|n| n.ends_with("attentions.0.proj_attn.bias")));
     let tensors: Vec<_> = weights.iter().zip(&names).map(|((s, v), n)| (n.as_str(), s.shape.as_slice(), v)).collect();
     let mut bytes = Vec::new();
-    write_tensors(tensors.into_iter(), &BTreeMap::new(), Precision::F32, &mut bytes).unwrap();
+    write_tensors(tensors.into_iter(), &BTreeMap::new(), FloatType::F32, &mut bytes).unwrap();
     fs::write(saved.path().join("unet/diffusion_pytorch_model.safetensors"), bytes).unwrap();
     assert_eq!(load(&saved.path(), &LoadOptions::default()).unwrap().parameters.data(), weights.data());
 }
@@ -244,7 +244,7 @@ fn older_names_of_attention_layers_are_understood() {
 fn a_flat_folder_and_a_loose_file_beside_its_config_are_read() {
     let saved = Saved::new();
     let weights = ramp(&saved.config, 0.25);
-    saved.save(&weights, Some(&weights), Precision::F32).unwrap();
+    saved.save(&weights, Some(&weights), FloatType::F32).unwrap();
     let flat = saved.path().join("unet");
     let model = load(&flat, &LoadOptions::default()).unwrap();
     assert_eq!((model.parameters.data(), model.weights), (weights.data(), Weights::Ema));
@@ -383,7 +383,7 @@ fn the_same_network_has_the_same_hash_in_every_format() {
         scheduler: &original.scheduler,
         null_class: None,
         provenance: &BTreeMap::new(),
-        precision: Precision::F32,
+        float_type: FloatType::F32,
     };
     save(&dir.path().join("m"), &files).unwrap();
     let folder = load(&dir.path().join("m"), &LoadOptions::default()).unwrap();

@@ -19,12 +19,12 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Model;
 use crate::denoiser::{Condition, Denoiser, Guided};
+use crate::engine::{self, Cost, EngineOptions};
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
 use crate::sampler::{Outcome, Plan, Progress, sample};
-use crate::unet::{Options, UNet};
 
 /// Tensors read from files in place of seeded noise.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,24 +49,6 @@ pub struct Generator {
     cost: Cost,
 }
 
-/// What a network costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cost {
-    /// Floating-point operations of one call for one image.
-    pub flops: u64,
-    /// Bytes of activations for each image of a call.
-    pub activation_bytes: usize,
-    /// Bytes of the packed weights.
-    pub weight_bytes: usize,
-}
-
-impl Cost {
-    /// The cost of this network.
-    pub fn of(unet: &UNet) -> Self {
-        Self { flops: unet.flops(), activation_bytes: unet.activation_bytes(), weight_bytes: unet.weight_bytes() }
-    }
-}
-
 impl std::fmt::Debug for Generator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Generator").field("settings", &self.settings).finish_non_exhaustive()
@@ -74,18 +56,27 @@ impl std::fmt::Debug for Generator {
 }
 
 impl Generator {
-    /// A generator of `n` images from absolute index `first` on.
+    /// A generator of `n` images from absolute index `first` on, whose network `engine` computes in the precision of the
+    /// request.
     ///
     /// # Errors
     /// Options that mean nothing for this model; inputs of another shape than its images, the number of steps and `n` ask
     /// for; a region to fill with another solver than DDIM.
-    pub fn new(model: Model, request: &Request, inputs: Inputs, first: u64, n: usize) -> Result<Self> {
+    pub fn new(
+        model: Model,
+        engine: &EngineOptions,
+        request: &Request,
+        inputs: Inputs,
+        first: u64,
+        n: usize,
+    ) -> Result<Self> {
         let run = Settings::resolve(&model, request)?;
-        run.1.check(model.scheduler.prediction_type)?;
-        let options = Options::from(run.0.precision);
-        let unet = UNet::with_options(model.config, model.parameters, model.scheduler.prediction_type, options)?;
-        let cost = Cost::of(&unet);
-        Self::assemble(unet, cost, run)?.with_inputs(inputs, first, n)
+        let prediction = model.scheduler.prediction_type;
+        run.1.check(prediction)?;
+        let options = EngineOptions { precision: run.0.precision, ..*engine };
+        let network = engine::open(model.config, model.parameters, prediction, &options)?;
+        let cost = network.cost();
+        Self::assemble(network, cost, run)?.with_inputs(inputs, first, n)
     }
 
     /// A generator with a network that is there already, perhaps shared with others: that of `model`, whose parameters

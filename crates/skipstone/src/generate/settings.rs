@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::calibration;
 use crate::checkpoint::{Model, process_hash};
 use crate::denoiser::{Bound, Clip, DynamicThreshold};
+use crate::engine::Precision;
 use crate::error::{Error, Result};
 use crate::noise::NOISE_VERSION;
 use crate::sampler::Plan;
@@ -13,7 +14,7 @@ use crate::schedule::{FinalLevel, Index};
 use crate::sigma::NoiseScale;
 use crate::solver::Solver;
 use crate::trajectory::{Spacing, Trajectory};
-use crate::unet::{Precision, TimeEmbedding};
+use crate::unet::TimeEmbedding;
 
 /// What to do with x̂₀ outside the data's range; the range itself is the model's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

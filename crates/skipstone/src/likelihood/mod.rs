@@ -6,7 +6,6 @@
 //! reported apart from each other.
 
 mod flow;
-mod network;
 
 use std::f64::consts::LN_2;
 use std::ops::Range;
@@ -14,7 +13,6 @@ use std::ops::Range;
 use ndarray::Array4;
 
 pub use flow::{FlowOptions, FlowStep, Flowed, ProbeKind, flow};
-pub use network::DifferentiableUNet;
 
 use crate::checkpoint::Model;
 use crate::data::Dataset;

@@ -4,6 +4,7 @@ use ndarray::{Array3, Array4};
 
 use super::*;
 use crate::denoiser::{Denoiser, DifferentiableDenoiser, Prediction};
+use crate::engine::cpu::DifferentiableUNet;
 use crate::noise::initial_latent;
 use crate::oracle::{Component, Oracle};
 use crate::schedule::{BetaSchedule, Schedule, Time};

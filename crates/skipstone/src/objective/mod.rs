@@ -1,11 +1,15 @@
-//! L_simple, L_γ, the weights of J_σ, and the evidence lower bound of a trained model under any σ (DDIM §3, App. B).
+//! The training loss, L_simple, L_γ, the weights of J_σ, and the evidence lower bound of a trained model under any σ
+//! (DDIM §3, App. B).
 
 mod decoder;
 mod elbo;
+mod loss;
 mod weights;
 
 pub use decoder::log_likelihood;
 pub use elbo::{Elbo, ElboOptions, ElboTerm, default_sigma_1, elbo};
+pub use loss::LossWeighting;
+pub(crate) use loss::training_loss;
 pub use weights::{Weighting, exact_weight, j_sigma_weights, last_exact_weight, paper_weight};
 
 use ndarray::Array4;

@@ -8,8 +8,6 @@ mod trainer;
 pub mod curve;
 pub mod events;
 
-pub use recipe::{
-    DataRecipe, DiffusionRecipe, EmaRecipe, ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe, Weighting,
-};
+pub use recipe::{DataRecipe, DiffusionRecipe, EmaRecipe, ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe};
 pub use run::{Ended, Event, Run};
 pub use trainer::{StepReport, Trainer};

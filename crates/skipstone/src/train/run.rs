@@ -14,8 +14,9 @@ use super::events::EventWriter;
 use super::recipe::Recipe;
 use super::state::{Identity, State};
 use super::trainer::{StepReport, Trainer};
-use crate::checkpoint::{self, ModelFiles, Precision, Weights};
+use crate::checkpoint::{self, FloatType, ModelFiles, Weights};
 use crate::data::Dataset;
+use crate::engine::EngineOptions;
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::hex::hex;
@@ -87,7 +88,7 @@ impl Run {
         recipe: Recipe,
         data: Dataset,
         init: Option<(Parameters, String)>,
-        threads: usize,
+        engine: EngineOptions,
         resume: bool,
     ) -> Result<Self> {
         let state = folder.join("state").join("training.safetensors");
@@ -107,7 +108,7 @@ impl Run {
             data: format!("{} ({} images, sha256 {hash})", data.name(), data.len()),
             init: init.as_ref().map(|(_, hash)| hash.clone()).unwrap_or_default(),
         };
-        let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), threads)?;
+        let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), engine)?;
         for sub in ["", "state", "previews", "events"] {
             files::create_dir(&folder.join(sub))?;
         }
@@ -115,9 +116,9 @@ impl Run {
         files::remove_stale_temporaries(folder)?;
         files::remove_stale_temporaries(&folder.join("state"))?;
         if exists {
-            let (found, was) = State::read(&state, trainer.weights().layout())?;
+            let (found, was) = State::read(&state, trainer.weights()?.layout())?;
             same_run(&was, &identity).map_err(|e| e.in_file(&state))?;
-            trainer.state = found;
+            trainer.restore(found)?;
         }
         let run = Self { folder: folder.to_path_buf(), _lock: lock, trainer, identity };
         run.trim_log()?;
@@ -144,7 +145,7 @@ impl Run {
 
     /// Writes the state, then the model folder that follows from it.
     fn checkpoint(&self) -> Result<()> {
-        let state = &self.trainer.state;
+        let state = self.trainer.state()?;
         // The step that makes the weights overflow succeeds: it must not replace the last good state.
         state.check_finite()?;
         state.write(&self.folder.join("state").join("training.safetensors"), &self.identity)?;
@@ -158,13 +159,13 @@ impl Run {
             &self.model(),
             &ModelFiles {
                 config: self.trainer.config(),
-                weights: &state.ema,
+                weights: &state.groups[1],
                 kind: Weights::Ema,
-                raw: Some(&state.weights),
+                raw: Some(&state.groups[0]),
                 scheduler: self.trainer.scheduler(),
                 null_class: self.trainer.null_class(),
                 provenance: &provenance,
-                precision: Precision::F32,
+                float_type: FloatType::F32,
             },
         )
     }

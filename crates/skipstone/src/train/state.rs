@@ -3,23 +3,22 @@
 //! Everything else (the order of the data, flips, times, noise, dropout) is a function of the recipe's seed and the
 //! step, so this is all that resuming needs.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::checkpoint::{Precision, read_tensors, write_tensors};
+use crate::checkpoint::{FloatType, read_tensors, write_tensors};
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::unet::{Layout, Parameters};
 
-/// Weights, moving average and moments after `step` steps.
+/// What a learner holds after `step` steps.
 #[derive(Clone, Debug)]
-pub(super) struct State {
+pub(super) struct State<'a> {
     pub step: u64,
-    pub weights: Parameters,
-    pub ema: Parameters,
-    /// Adam's first and second moments.
-    pub moments: [Parameters; 2],
+    /// In the order of [`Group::ALL`](crate::engine::Group::ALL): weights, moving average, Adam's two moments.
+    pub groups: [Cow<'a, Parameters>; 4],
 }
 
 /// What a state belongs to: resuming under another recipe or data set would not continue the same run.
@@ -30,21 +29,13 @@ pub(super) struct Identity {
     pub init: String,
 }
 
+/// What the file calls the groups.
 const GROUPS: [&str; 4] = ["weights", "ema", "adam.m", "adam.v"];
 
-impl State {
-    pub fn new(weights: Parameters) -> Self {
-        let zeros = || Parameters::zeros(weights.layout().clone());
-        Self { step: 0, ema: weights.clone(), moments: [zeros(), zeros()], weights }
-    }
-
-    fn groups(&self) -> [&Parameters; 4] {
-        [&self.weights, &self.ema, &self.moments[0], &self.moments[1]]
-    }
-
+impl State<'_> {
     /// Refuses a state with a number that is not finite: no step leads back from it.
     pub fn check_finite(&self) -> Result<()> {
-        for (group, parameters) in GROUPS.iter().zip(self.groups()) {
+        for (group, parameters) in GROUPS.iter().zip(&self.groups) {
             if let Some((spec, _)) = parameters.iter().find(|(_, values)| values.iter().any(|v| !v.is_finite())) {
                 return Err(Error::new(
                     Kind::NonFinite,
@@ -58,12 +49,12 @@ impl State {
     pub fn write(&self, path: &Path, identity: &Identity) -> Result<()> {
         let names: Vec<String> = GROUPS
             .iter()
-            .flat_map(|group| self.weights.layout().specs().iter().map(move |spec| format!("{group}/{}", spec.name)))
+            .flat_map(|group| self.groups[0].layout().specs().iter().map(move |spec| format!("{group}/{}", spec.name)))
             .collect();
         let tensors: Vec<(&str, &[usize], &[f32])> = self
-            .groups()
-            .into_iter()
-            .flat_map(Parameters::iter)
+            .groups
+            .iter()
+            .flat_map(|group| group.iter())
             .zip(&names)
             .map(|((spec, values), name)| (name.as_str(), &spec.shape[..], values))
             .collect();
@@ -73,25 +64,25 @@ impl State {
             ("data".to_string(), identity.data.clone()),
             ("init".to_string(), identity.init.clone()),
         ]);
-        files::write_atomically(path, |out| write_tensors(tensors.iter().copied(), &metadata, Precision::F32, out))
+        files::write_atomically(path, |out| write_tensors(tensors.iter().copied(), &metadata, FloatType::F32, out))
     }
 
     /// Reads a state whose parameters have the given layout.
-    pub fn read(path: &Path, layout: &Arc<Layout>) -> Result<(Self, Identity)> {
+    pub fn read(path: &Path, layout: &Arc<Layout>) -> Result<(State<'static>, Identity)> {
         // Four groups of parameters and a header.
         let limit = 16 * layout.len() as u64 + (64 << 20);
         let bytes = files::read(path, limit)?;
-        Self::parse(&bytes, layout).map_err(|e| e.in_file(path))
+        State::parse(&bytes, layout).map_err(|e| e.in_file(path))
     }
 
-    fn parse(bytes: &[u8], layout: &Arc<Layout>) -> Result<(Self, Identity)> {
+    fn parse(bytes: &[u8], layout: &Arc<Layout>) -> Result<(State<'static>, Identity)> {
         let set = read_tensors(bytes)?;
         let text = |key: &str| {
             set.metadata.get(key).cloned().ok_or_else(|| Error::data(format!("no \"{key}\" in the training state")))
         };
         let step = text("step")?.parse().map_err(|_| Error::data("\"step\" in the training state is no number"))?;
         let by_name: BTreeMap<&str, _> = set.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-        let group = |name: &str| -> Result<Parameters> {
+        let group = |name: &str| -> Result<Cow<'static, Parameters>> {
             let mut parameters = Parameters::zeros(layout.clone());
             for spec in layout.specs() {
                 let key = format!("{name}/{}", spec.name);
@@ -101,15 +92,10 @@ impl State {
                 }
                 parameters.data_mut()[spec.range()].copy_from_slice(&tensor.values);
             }
-            Ok(parameters)
+            Ok(Cow::Owned(parameters))
         };
         let identity = Identity { recipe: text("recipe")?, data: text("data")?, init: text("init")? };
-        let state = Self {
-            step,
-            weights: group(GROUPS[0])?,
-            ema: group(GROUPS[1])?,
-            moments: [group(GROUPS[2])?, group(GROUPS[3])?],
-        };
-        Ok((state, identity))
+        let [weights, ema, m, v] = GROUPS.map(group);
+        Ok((State { step, groups: [weights?, ema?, m?, v?] }, identity))
     }
 }

@@ -1,25 +1,25 @@
 //! One optimiser step after the other.
 
-use std::sync::{Arc, Mutex};
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use ndarray::Array4;
-use skipstone_kernels::optimizer::{self, Adam};
 
-use super::recipe::{Recipe, Weighting};
+use super::recipe::Recipe;
 use super::state::State;
 use crate::checkpoint::SchedulerConfig;
 use crate::data::{Dataset, Epochs, Stream};
-use crate::denoiser::{Clip, Condition, Prediction};
+use crate::denoiser::{Clip, Condition};
+use crate::engine::{self, Batch, EngineOptions, Group, Learner, Sharding, Targets, Update};
 use crate::error::{Error, Kind, Result};
 use crate::noise::{Forbidden, KeyedRng, Purpose, fill_gaussian, initial_latent};
 use crate::objective::antithetic_times;
 use crate::process;
 use crate::sampler::{Plan, sample, unobserved};
-use crate::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
+use crate::schedule::{FinalLevel, Schedule, Time};
 use crate::sigma::NoiseScale;
 use crate::trajectory::{Spacing, Trajectory};
-use crate::unet::{self, Backprop, Batch, Config, Parameters, UNet};
+use crate::unet::{self, Config, Parameters};
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,23 +48,24 @@ pub struct Trainer {
     data: Dataset,
     epochs: Epochs<Words>,
     null_class: Option<usize>,
-    pub(super) state: State,
-    backprop: Backprop,
-    gradient: Vec<f32>,
+    step: u64,
+    learner: Box<dyn Learner>,
+    engine: EngineOptions,
 }
 
 impl std::fmt::Debug for Trainer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trainer").field("step", &self.state.step).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Trainer").field("step", &self.step).field("config", &self.config).finish_non_exhaustive()
     }
 }
 
 impl Trainer {
-    /// A training from the first step, from freshly drawn weights or from those given.
+    /// A training from the first step, from freshly drawn weights or from those given, computed as `engine` says.
     ///
     /// # Errors
-    /// Data of another shape than the recipe's, classes missing, initial weights of another architecture.
-    pub fn new(recipe: Recipe, data: Dataset, init: Option<Parameters>, threads: usize) -> Result<Self> {
+    /// Data of another shape than the recipe's, classes missing, initial weights of another architecture, what
+    /// [`engine::open_learner`] refuses.
+    pub fn new(recipe: Recipe, data: Dataset, init: Option<Parameters>, engine: EngineOptions) -> Result<Self> {
         let m = &recipe.model;
         let [height, width] = m.sample_size;
         if data.shape() != [m.channels, height, width] {
@@ -89,9 +90,8 @@ impl Trainer {
         let null_class = classes.filter(|_| recipe.data.class_dropout > 0.0);
         let scheduler = recipe.scheduler()?;
         let schedule = scheduler.schedule()?;
-        let layout = Arc::new(unet::layout(&config)?);
         let weights = match init {
-            Some(parameters) if **parameters.layout() == *layout => parameters,
+            Some(parameters) if **parameters.layout() == unet::layout(&config)? => parameters,
             Some(_) => return Err(Error::argument("the initial model has another architecture than the recipe")),
             None => {
                 let mut uniform = KeyedRng::new(recipe.train.seed, Purpose::Weights, 0, 0);
@@ -100,33 +100,22 @@ impl Trainer {
             }
         };
         let train = &recipe.train;
-        let backprop = Backprop::with_recomputation(config.clone(), threads, train.shard, train.recompute)?;
-        let gradient = vec![0.0; layout.len()];
+        let sharding = Sharding { images: train.shard, recompute: train.recompute };
+        let learner = engine::open_learner(config.clone(), weights, sharding, &engine)?;
         let seed = recipe.train.seed;
         let words: Words = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
         let epochs = Epochs::new(data.len(), words)?;
-        Ok(Self {
-            state: State::new(weights),
-            epochs,
-            recipe,
-            config,
-            scheduler,
-            schedule,
-            data,
-            null_class,
-            backprop,
-            gradient,
-        })
+        Ok(Self { recipe, config, scheduler, schedule, data, epochs, null_class, step: 0, learner, engine })
     }
 
     /// Steps done.
     pub fn step_count(&self) -> u64 {
-        self.state.step
+        self.step
     }
 
     /// Whether all steps of the recipe are done.
     pub fn is_finished(&self) -> bool {
-        self.state.step >= self.recipe.train.steps
+        self.step >= self.recipe.train.steps
     }
 
     /// The recipe.
@@ -150,13 +139,34 @@ impl Trainer {
     }
 
     /// The optimiser's weights.
-    pub fn weights(&self) -> &Parameters {
-        &self.state.weights
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn weights(&self) -> Result<Cow<'_, Parameters>> {
+        self.learner.group(Group::Weights)
     }
 
     /// Their moving average.
-    pub fn ema(&self) -> &Parameters {
-        &self.state.ema
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn ema(&self) -> Result<Cow<'_, Parameters>> {
+        self.learner.group(Group::Ema)
+    }
+
+    /// What a checkpoint holds.
+    pub(super) fn state(&self) -> Result<State<'_>> {
+        let [weights, ema, m, v] = Group::ALL.map(|group| self.learner.group(group));
+        Ok(State { step: self.step, groups: [weights?, ema?, m?, v?] })
+    }
+
+    /// Goes on from a checkpoint.
+    pub(super) fn restore(&mut self, state: State<'_>) -> Result<()> {
+        for (group, values) in Group::ALL.into_iter().zip(state.groups) {
+            self.learner.set_group(group, values.into_owned())?;
+        }
+        self.step = state.step;
+        Ok(())
     }
 
     /// The data.
@@ -166,7 +176,7 @@ impl Trainer {
 
     /// Bytes the training holds at its peak, beside the data: parameters, moments, activations, gradients.
     pub fn bytes(&self) -> usize {
-        5 * 4 * self.gradient.len() + self.backprop.bytes(self.recipe.train.batch)
+        self.learner.bytes(self.recipe.train.batch)
     }
 
     /// Makes one step.
@@ -175,7 +185,7 @@ impl Trainer {
     /// The loss or the gradient is not finite ([`Kind::NonFinite`]); the state is then still that before the step.
     pub fn step(&mut self) -> Result<StepReport> {
         let (loss, gradient_norm) = self.compute_gradient()?;
-        let step = self.state.step + 1;
+        let step = self.step + 1;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             let what = if loss.is_finite() { "gradient" } else { "loss" };
             return Err(Error::new(
@@ -186,24 +196,20 @@ impl Trainer {
                 ),
             ));
         }
-        let (isa, team) = (self.backprop.isa(), self.backprop.team());
         let o = &self.recipe.optimizer;
-        if o.clip > 0.0 && gradient_norm > o.clip {
-            optimizer::scale(isa, team, (o.clip / gradient_norm) as f32, &mut self.gradient);
-        }
         let learning_rate = self.recipe.learning_rate(step)?;
-        let adam = Adam {
-            lr: learning_rate,
+        self.learner.update(&Update {
+            step,
+            shrink: (o.clip > 0.0 && gradient_norm > o.clip).then(|| (o.clip / gradient_norm) as f32),
+            learning_rate,
             beta1: o.beta1,
             beta2: o.beta2,
             eps: o.eps,
             weight_decay: o.weight_decay,
             decoupled: self.recipe.decoupled()?,
-        };
-        let State { weights, ema, moments: [m, v], .. } = &mut self.state;
-        adam.step(isa, team, step, &self.gradient, weights.data_mut(), m.data_mut(), v.data_mut());
-        optimizer::moving_average(isa, team, self.recipe.ema_decay(step), weights.data(), ema.data_mut());
-        self.state.step = step;
+            ema_decay: self.recipe.ema_decay(step),
+        })?;
+        self.step = step;
         Ok(StepReport { step, loss, gradient_norm, learning_rate })
     }
 
@@ -221,16 +227,16 @@ impl Trainer {
         Ok(best)
     }
 
-    /// Loss and gradient norm of the next step's batches; the gradient itself is left in `self.gradient`.
-    pub(super) fn compute_gradient(&mut self) -> Result<(f64, f64)> {
-        self.gradient.fill(0.0);
+    /// Loss and gradient norm of the next step's batches; the learner has the gradient itself.
+    fn compute_gradient(&mut self) -> Result<(f64, f64)> {
+        self.learner.zero_gradient();
         let (batch, accumulate) = (self.recipe.train.batch, self.recipe.train.accumulate);
         let mut loss = 0.0;
         for micro in 0..accumulate as u64 {
-            let batch_index = self.state.step * accumulate as u64 + micro;
+            let batch_index = self.step * accumulate as u64 + micro;
             loss += self.add_batch(batch_index, 1.0 / (batch * accumulate) as f64)?;
         }
-        Ok((loss, optimizer::squared_norm(self.backprop.isa(), &self.gradient).sqrt()))
+        Ok((loss, self.learner.gradient_norm()?))
     }
 
     /// Adds the gradient of `scale`·Σ loss over batch number `batch_index`; returns that sum.
@@ -256,36 +262,19 @@ impl Trainer {
         let prediction = self.scheduler.prediction_type;
         let x_t = process::diffuse(&x0, &eps, &levels)?;
         let target = process::target(prediction, &x0, &eps, &levels)?;
-        let classes = self.draw_classes(&picks, first);
+        let conditions = self.draw_conditions(&picks, first);
         let dropout: Vec<u64> =
             (0..n as u64).map(|i| KeyedRng::new(seed, Purpose::Dropout, first + i, 0).next_u64()).collect();
 
         let weighting = self.recipe.weighting()?;
-        let weights: Vec<f64> = levels.iter().map(|level| loss_weight(weighting, prediction, *level)).collect();
-        let target = target.as_slice().expect("made in standard layout");
-        let len = c * h * w;
-        let losses = Mutex::new(vec![0.0; n]);
-        let cotangent = |images: std::ops::Range<usize>, y: &[f32], dy: &mut [f32]| {
-            for ((i, y), dy) in images.zip(y.chunks_exact(len)).zip(dy.chunks_exact_mut(len)) {
-                let target = &target[i * len..(i + 1) * len];
-                let factor = (2.0 * weights[i] * scale / len as f64) as f32;
-                let mut sum = 0.0;
-                for ((dy, y), target) in dy.iter_mut().zip(y).zip(target) {
-                    let difference = y - target;
-                    sum += f64::from(difference) * f64::from(difference);
-                    *dy = factor * difference;
-                }
-                losses.lock().unwrap_or_else(|e| e.into_inner())[i] = weights[i] * sum / len as f64;
-            }
-        };
+        let weights: Vec<f64> = levels.iter().map(|level| weighting.at(prediction, *level)).collect();
         let batch = Batch {
             x_t: &x_t,
             times: &times,
-            classes: classes.as_deref(),
+            conditions: &conditions,
             dropout: (self.config.dropout > 0.0).then_some(&dropout[..]),
         };
-        self.backprop.add_gradient(self.state.weights.data(), batch, cotangent, &mut self.gradient, None)?;
-        let losses = losses.into_inner().unwrap_or_else(|e| e.into_inner());
+        let losses = self.learner.add_gradient(batch, Targets { target: &target, weights: &weights, scale })?;
         Ok(losses.iter().sum::<f64>() * scale)
     }
 
@@ -298,14 +287,14 @@ impl Trainer {
         Ok((0..n).map(|_| Time::from_index(rng.below(u64::from(steps)) as u32)).collect())
     }
 
-    fn draw_classes(&self, picks: &[crate::data::Pick], first: u64) -> Option<Vec<usize>> {
-        let labels = self.data.labels().filter(|_| self.recipe.data.classes)?;
+    fn draw_conditions(&self, picks: &[crate::data::Pick], first: u64) -> Vec<Condition> {
+        let Some(labels) = self.data.labels().filter(|_| self.recipe.data.classes) else { return Vec::new() };
         let (seed, p) = (self.recipe.train.seed, self.recipe.data.class_dropout);
-        let class = |(i, pick): (usize, &crate::data::Pick)| {
+        let condition = |(i, pick): (usize, &crate::data::Pick)| {
             let dropped = KeyedRng::new(seed, Purpose::ClassDrop, first + i as u64, 0).next_f64() < p;
-            self.null_class.filter(|_| dropped).unwrap_or(labels[pick.index] as usize)
+            Condition::Class(self.null_class.filter(|_| dropped).unwrap_or(labels[pick.index] as usize))
         };
-        Some(picks.iter().enumerate().map(class).collect())
+        picks.iter().enumerate().map(condition).collect()
     }
 
     /// DDIM samples of the moving average from latents that are the same at every call.
@@ -314,7 +303,7 @@ impl Trainer {
     /// The samples are not finite.
     pub fn preview(&self) -> Result<Array4<f32>> {
         let prediction = self.scheduler.prediction_type;
-        let network = UNet::new(self.config.clone(), self.state.ema.clone(), prediction)?;
+        let network = engine::open(self.config.clone(), self.ema()?.into_owned(), prediction, &self.engine)?;
         let t = &self.recipe.train;
         let times = self.schedule.train_steps();
         let steps = t.preview_steps.min(times as usize);
@@ -336,20 +325,4 @@ fn epoch_word(seed: u64, stream: Stream, epoch: u64, counter: u64) -> u64 {
     };
     // A data set has fewer than 2³² images, so the counter fits.
     KeyedRng::new(seed, purpose, epoch, counter as u32).next_u64()
-}
-
-/// The loss's weight at a noise level, for what the network predicts.
-fn loss_weight(weighting: Weighting, prediction: Prediction, level: NoiseLevel) -> f64 {
-    match weighting {
-        Weighting::None => 1.0,
-        // min(SNR, γ)·‖x₀ − x̂₀‖², by what ‖x₀ − x̂₀‖² is in terms of the prediction's own error.
-        Weighting::MinSnr(gamma) => {
-            let snr = level.snr();
-            match prediction {
-                Prediction::Sample => snr.min(gamma),
-                Prediction::Epsilon => (gamma / snr).min(1.0),
-                Prediction::Velocity => snr.min(gamma) / (snr + 1.0),
-            }
-        }
-    }
 }

@@ -1,12 +1,12 @@
 //! The network as a list of operations on values: what diffusers' `UNet2DModel` computes, read off its config.
 //!
 //! The builder below mirrors the structure of the model, block by block, and registers every parameter under its
-//! checkpoint name on the way. Execution ([`super::execute`]) walks the list forwards or backwards.
-
-use skipstone_kernels::{attention, conv, norm};
+//! checkpoint name on the way, with the distribution it starts from. An engine walks the list forwards or backwards.
 
 use super::config::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
+use super::initialise::Init;
 use super::params::Layout;
+use super::shapes::{Attention, Convolution, Normalisation};
 use crate::error::{Error, Result};
 
 /// An intermediate result: `[height, width, channels]` per image; vectors have height and width 1.
@@ -54,7 +54,7 @@ pub(crate) enum VectorOp {
 /// A group normalisation; the convolution (or [`Op::Activate`]) that names it applies it, and SiLU if it has that.
 #[derive(Clone, Debug)]
 pub(crate) struct Norm {
-    pub shape: norm::Shape,
+    pub shape: Normalisation,
     pub x: ValueId,
     pub gamma: Parameter,
     pub beta: Parameter,
@@ -68,7 +68,7 @@ pub(crate) type NormId = usize;
 pub(crate) enum Op {
     /// y = (w ∗ norm(x) + b + vector + residual)·scale.
     Conv {
-        shape: conv::Shape,
+        shape: Convolution,
         x: ValueId,
         norm: Option<NormId>,
         /// Weight and bias; several where layers with the same input are computed as one.
@@ -79,7 +79,7 @@ pub(crate) enum Op {
         y: ValueId,
     },
     Attention {
-        shape: attention::Shape,
+        shape: Attention,
         qkv: ValueId,
         y: ValueId,
     },
@@ -146,6 +146,8 @@ pub(crate) struct Graph {
     /// Which values are made and read within one block only, so that they can be made again from the block's input.
     pub transient: Vec<bool>,
     pub layout: Layout,
+    /// What each parameter starts from, in the layout's order.
+    pub inits: Vec<Init>,
     /// The image, and a, b of the a·pixel + b that it begins with.
     pub input: ValueId,
     pub centre: (f32, f32),
@@ -172,6 +174,7 @@ impl Graph {
                 blocks: Vec::new(),
                 transient: Vec::new(),
                 layout: Layout::default(),
+                inits: Vec::new(),
                 input: ValueId(0),
                 centre: if config.center_input_sample { (2.0, -1.0) } else { (1.0, 0.0) },
                 time: None,
@@ -274,6 +277,15 @@ impl Fold {
     }
 }
 
+/// What the weights and the bias of a layer start from.
+#[derive(Clone, Copy)]
+enum Start {
+    /// What PyTorch draws: uniform in ±1/√(fan in).
+    Fresh,
+    /// Zero, so that the block it ends begins as the identity.
+    Zero,
+}
+
 /// Side, stride and padding of a kernel.
 #[derive(Clone, Copy)]
 struct Kernel {
@@ -312,26 +324,33 @@ impl Builder<'_> {
         y
     }
 
-    fn parameter(&mut self, name: String, shape: &[usize]) -> Result<Parameter> {
+    fn parameter(&mut self, name: String, shape: &[usize], init: Init) -> Result<Parameter> {
+        self.graph.inits.push(init);
         self.graph.layout.push(name, shape.to_vec())
     }
 
-    fn conv(&mut self, name: &str, from: Fold, c_out: usize, kernel: Kernel) -> Result<ValueId> {
+    /// Weight (`[outputs, …]`) and bias of a layer.
+    fn weight_and_bias(&mut self, name: &str, shape: &[usize], start: Start) -> Result<(Parameter, Parameter)> {
+        let init = match start {
+            Start::Fresh => Init::Uniform { fan_in: shape[1..].iter().product() },
+            Start::Zero => Init::Zero,
+        };
+        let w = self.parameter(format!("{name}.weight"), shape, init)?;
+        Ok((w, self.parameter(format!("{name}.bias"), &shape[..1], init)?))
+    }
+
+    fn conv(&mut self, name: &str, from: Fold, c_out: usize, kernel: Kernel, start: Start) -> Result<ValueId> {
         let Kernel { side, .. } = kernel;
         let c_in = self.graph.value(from.x).channels;
-        let w = self.parameter(format!("{name}.weight"), &[c_out, c_in, side, side])?;
-        let b = self.parameter(format!("{name}.bias"), &[c_out])?;
-        Ok(self.push_conv(from, c_out, kernel, vec![(w, b)]))
+        let weights = self.weight_and_bias(name, &[c_out, c_in, side, side], start)?;
+        Ok(self.push_conv(from, c_out, kernel, vec![weights]))
     }
 
     /// Linear layers applied to every pixel: their weights are `[c_out, c_in]`, a 1×1 convolution's without the ones.
-    fn pointwise(&mut self, names: &[String], from: Fold, c_out: usize) -> Result<ValueId> {
+    fn pointwise(&mut self, names: &[String], from: Fold, c_out: usize, start: Start) -> Result<ValueId> {
         let c_in = self.graph.value(from.x).channels;
-        let mut weights = Vec::new();
-        for name in names {
-            let w = self.parameter(format!("{name}.weight"), &[c_out, c_in])?;
-            weights.push((w, self.parameter(format!("{name}.bias"), &[c_out])?));
-        }
+        let weights =
+            names.iter().map(|name| self.weight_and_bias(name, &[c_out, c_in], start)).collect::<Result<_>>()?;
         Ok(self.push_conv(from, c_out * names.len(), Kernel::same(1), weights))
     }
 
@@ -340,7 +359,7 @@ impl Builder<'_> {
         let Kernel { side, stride, pad_before, pad_after } = kernel;
         let Fold { x, norm, upsample, vector, residual, divide_by } = from;
         let shape =
-            conv::Shape { c_in: channels, c_out, input: size, kernel: side, stride, pad_before, pad_after, upsample };
+            Convolution { c_in: channels, c_out, input: size, kernel: side, stride, pad_before, pad_after, upsample };
         let y = self.new_value(c_out, shape.output());
         let scale = (1.0 / divide_by) as f32;
         self.op(Op::Conv { shape, x, norm, weights, vector, residual, scale, y })
@@ -348,8 +367,7 @@ impl Builder<'_> {
 
     fn linear(&mut self, name: &str, x: ValueId, outputs: usize) -> Result<ValueId> {
         let inputs = self.graph.value(x).len();
-        let w = self.parameter(format!("{name}.weight"), &[outputs, inputs])?;
-        let b = self.parameter(format!("{name}.bias"), &[outputs])?;
+        let (w, b) = self.weight_and_bias(name, &[outputs, inputs], Start::Fresh)?;
         let y = self.vector(outputs);
         self.graph.vector_ops.push(VectorOp::Linear { x, w, b, y });
         Ok(y)
@@ -376,15 +394,15 @@ impl Builder<'_> {
                 value.channels
             )));
         }
-        let shape = norm::Shape {
+        let shape = Normalisation {
             channels: value.channels,
             pixels: value.pixels(),
             groups,
             eps: self.config.norm_eps as f32,
             silu,
         };
-        let gamma = self.parameter(format!("{name}.weight"), &[value.channels])?;
-        let beta = self.parameter(format!("{name}.bias"), &[value.channels])?;
+        let gamma = self.parameter(format!("{name}.weight"), &[value.channels], Init::One)?;
+        let beta = self.parameter(format!("{name}.bias"), &[value.channels], Init::Zero)?;
         self.graph.norms.push(Norm { shape, x, gamma, beta, scale_shift });
         Ok(self.graph.norms.len() - 1)
     }
@@ -420,18 +438,16 @@ impl Builder<'_> {
                 (Fold::plain(self.halve(h)), self.halve(x))
             }
         };
-        let conv1 = format!("{name}.conv1");
         let project = format!("{name}.time_emb_proj");
         // Parameters are registered in the order in which the network uses them.
         let c_in = self.graph.value(from.x).channels;
-        let w = self.parameter(format!("{conv1}.weight"), &[block.channels, c_in, 3, 3])?;
-        let b = self.parameter(format!("{conv1}.bias"), &[block.channels])?;
+        let conv1 = self.weight_and_bias(&format!("{name}.conv1"), &[block.channels, c_in, 3, 3], Start::Fresh)?;
         let temb = self.temb;
         let (vector, scale_shift) = match self.config.resnet_time_scale_shift {
             TimeScaleShift::Default => (Some(self.linear(&project, temb, block.channels)?), None),
             TimeScaleShift::ScaleShift => (None, Some(self.linear(&project, temb, 2 * block.channels)?)),
         };
-        let h = self.push_conv(Fold { vector, ..from }, block.channels, Kernel::same(3), vec![(w, b)]);
+        let h = self.push_conv(Fold { vector, ..from }, block.channels, Kernel::same(3), vec![conv1]);
         let norm2 = self.norm(&format!("{name}.norm2"), h, groups, true, scale_shift)?;
         let from = if self.dropout > 0.0 {
             let x = self.activate(h, norm2);
@@ -443,16 +459,16 @@ impl Builder<'_> {
             Fold { norm: Some(norm2), ..Fold::plain(h) }
         };
         // conv2 comes first in checkpoints, but adds the shortcut, which must be there before.
-        let conv2 = format!("{name}.conv2");
-        let w = self.parameter(format!("{conv2}.weight"), &[block.channels, block.channels, 3, 3])?;
-        let b = self.parameter(format!("{conv2}.bias"), &[block.channels])?;
+        let shape = [block.channels, block.channels, 3, 3];
+        let conv2 = self.weight_and_bias(&format!("{name}.conv2"), &shape, Start::Zero)?;
         let x = if self.graph.value(x).channels == block.channels {
             x
         } else {
-            self.conv(&format!("{name}.conv_shortcut"), Fold::plain(x), block.channels, Kernel::same(1))?
+            let shortcut = format!("{name}.conv_shortcut");
+            self.conv(&shortcut, Fold::plain(x), block.channels, Kernel::same(1), Start::Fresh)?
         };
         let from = Fold { residual: Some(x), divide_by: block.output_scale, ..from };
-        Ok(self.push_conv(from, block.channels, Kernel::same(3), vec![(w, b)]))
+        Ok(self.push_conv(from, block.channels, Kernel::same(3), vec![conv2]))
     }
 
     fn attention(&mut self, name: &str, x: ValueId, groups: Option<usize>, output_scale: f64) -> Result<ValueId> {
@@ -463,7 +479,7 @@ impl Builder<'_> {
             None => None,
         };
         let names = ["to_q", "to_k", "to_v"].map(|part| format!("{name}.{part}"));
-        let qkv = self.pointwise(&names, Fold { norm, ..Fold::plain(x) }, value.channels)?;
+        let qkv = self.pointwise(&names, Fold { norm, ..Fold::plain(x) }, value.channels, Start::Fresh)?;
         let heads = match self.config.attention_head_dim {
             Some(dim) if dim == 0 || !value.channels.is_multiple_of(dim) => {
                 let channels = value.channels;
@@ -474,11 +490,11 @@ impl Builder<'_> {
             Some(dim) => value.channels / dim,
             None => 1,
         };
-        let shape = attention::Shape { channels: value.channels, heads, pixels: value.pixels() };
+        let shape = Attention { channels: value.channels, heads, pixels: value.pixels() };
         let y = self.like(x);
         let h = self.op(Op::Attention { shape, qkv, y });
         let from = Fold { residual: Some(x), divide_by: output_scale, ..Fold::plain(h) };
-        self.pointwise(&[format!("{name}.to_out.0")], from, value.channels)
+        self.pointwise(&[format!("{name}.to_out.0")], from, value.channels, Start::Zero)
     }
 
     fn embeddings(&mut self) -> Result<()> {
@@ -488,7 +504,7 @@ impl Builder<'_> {
         match config.time_embedding {
             TimeEmbedding::Positional => self.graph.time = Some(time),
             TimeEmbedding::Learned { num_train_timesteps } => {
-                let table = self.parameter("time_proj.weight".into(), &[num_train_timesteps, base])?;
+                let table = self.parameter("time_proj.weight".into(), &[num_train_timesteps, base], Init::Gaussian)?;
                 self.graph.vector_ops.push(VectorOp::Embedding { table, row: Row::Time, y: time });
             }
         }
@@ -496,7 +512,7 @@ impl Builder<'_> {
         let h = self.silu(h);
         let mut embedding = self.linear("time_embedding.linear_2", h, width)?;
         if let Some(classes) = config.num_class_embeds {
-            let table = self.parameter("class_embedding.weight".into(), &[classes, width])?;
+            let table = self.parameter("class_embedding.weight".into(), &[classes, width], Init::Gaussian)?;
             let (class, sum) = (self.vector(width), self.vector(width));
             self.graph.vector_ops.push(VectorOp::Embedding { table, row: Row::Class, y: class });
             self.graph.vector_ops.push(VectorOp::Add { a: embedding, b: class, y: sum });
@@ -514,7 +530,8 @@ impl Builder<'_> {
         let input = self.new_value(config.in_channels, config.sample_size);
         self.graph.input = input;
         self.embeddings()?;
-        let mut h = self.conv("conv_in", Fold::plain(input), config.block_out_channels[0], Kernel::same(3))?;
+        let width = config.block_out_channels[0];
+        let mut h = self.conv("conv_in", Fold::plain(input), width, Kernel::same(3), Start::Fresh)?;
 
         let mut skips = vec![h];
         let levels = config.block_out_channels.len();
@@ -536,7 +553,7 @@ impl Builder<'_> {
                 } else {
                     let pad = config.downsample_padding;
                     let kernel = Kernel { side: 3, stride: 2, pad_before: pad, pad_after: pad.max(1) };
-                    self.conv(&format!("{name}.conv"), Fold::plain(h), channels, kernel)?
+                    self.conv(&format!("{name}.conv"), Fold::plain(h), channels, kernel, Start::Fresh)?
                 };
                 skips.push(h);
             }
@@ -572,14 +589,14 @@ impl Builder<'_> {
                     self.resnet(&name, h, &Resnet { resample: Resample::Up, ..plain(channels) })?
                 } else {
                     let from = Fold { upsample: true, ..Fold::plain(h) };
-                    self.conv(&format!("{name}.conv"), from, channels, Kernel::same(3))?
+                    self.conv(&format!("{name}.conv"), from, channels, Kernel::same(3), Start::Fresh)?
                 };
             }
         }
         self.block += 1;
         let norm = self.norm("conv_norm_out", h, groups, true, None)?;
         let from = Fold { norm: Some(norm), ..Fold::plain(h) };
-        self.graph.output = self.conv("conv_out", from, config.out_channels, Kernel::same(3))?;
+        self.graph.output = self.conv("conv_out", from, config.out_channels, Kernel::same(3), Start::Zero)?;
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ const LINE: usize = 16;
 
 /// The place of every value, in elements per image, that is not part of another.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct MemoryPlan {
     /// By value; empty for vectors and for parts of other values.
     places: Vec<Range<usize>>,
     len: usize,
@@ -28,7 +28,7 @@ struct Life {
     to: usize,
 }
 
-impl Plan {
+impl MemoryPlan {
     /// Values share memory as soon as nothing reads them any more.
     pub fn inference(graph: &Graph) -> Self {
         let mut lives = Lives::new(graph);
@@ -124,12 +124,12 @@ impl<'a> Lives<'a> {
     }
 
     /// Lowest fit, longest-lived and largest first.
-    fn place(self) -> Plan {
+    fn place(self) -> MemoryPlan {
         let none = vec![false; self.graph.values.len()];
         self.place_keeping(&none, usize::MAX)
     }
 
-    fn place_keeping(self, transient: &[bool], end: usize) -> Plan {
+    fn place_keeping(self, transient: &[bool], end: usize) -> MemoryPlan {
         let mut lives: Vec<Life> = self.lives.into_iter().flatten().collect();
         // What is kept to the end lies at the front, without gaps.
         lives.sort_by_key(|life| (life.to != end || transient[life.value], std::cmp::Reverse(life.len), life.from));
@@ -154,6 +154,6 @@ impl<'a> Lives<'a> {
             places[life.value] = at..at + self.graph.values[life.value].len();
             len = len.max(at + life.len);
         }
-        Plan { places, len }
+        MemoryPlan { places, len }
     }
 }

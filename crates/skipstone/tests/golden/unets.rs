@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use ndarray::Array4;
 use skipstone::checkpoint::config_from_json;
-use skipstone::denoiser::Prediction;
+use skipstone::denoiser::{Condition, Prediction};
+use skipstone::engine::cpu::UNet;
 use skipstone::schedule::Time;
-use skipstone::unet::{Config, Layout, Parameters, UNet, layout};
+use skipstone::unet::{Config, Layout, Parameters, layout};
 
 use super::Tensor;
 
@@ -72,8 +73,9 @@ impl Network {
         self.tensors["t"].values.iter().map(|&t| Time::from_index(t as u32)).collect()
     }
 
-    /// The class of each image, of a conditional network.
-    pub fn classes(&self) -> Option<Vec<usize>> {
-        self.tensors.get("labels").map(|labels| labels.values.iter().map(|&label| label as usize).collect())
+    /// The condition of each image; none for an unconditional network.
+    pub fn conditions(&self) -> Vec<Condition> {
+        let labels = self.tensors.get("labels").map_or(&[][..], |labels| &labels.values);
+        labels.iter().map(|&label| Condition::Class(label as usize)).collect()
     }
 }

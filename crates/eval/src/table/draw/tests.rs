@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use skipstone::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
 use skipstone::denoiser::Prediction;
+use skipstone::engine::EngineOptions;
 use skipstone::generate::{Inputs, Request, Settings};
 use skipstone::noise::{KeyedRng, Purpose};
 use skipstone::schedule::BetaSchedule;
@@ -43,7 +44,7 @@ fn model() -> Model {
 
 fn generator() -> Generator {
     let request = Request { steps: Some(3), scale: NoiseScale::Eta(1.0), ..Request::default() };
-    Generator::new(model(), &request, Inputs::default(), 5, 20).unwrap()
+    Generator::new(model(), &EngineOptions::default(), &request, Inputs::default(), 5, 20).unwrap()
 }
 
 fn open(root: &Path, generator: &Generator) -> Samples {

@@ -3,11 +3,11 @@
 
 use super::*;
 use skipstone::denoiser::Clip;
+use skipstone::engine::Precision;
 use skipstone::schedule::FinalLevel;
 use skipstone::sigma::NoiseScale;
 use skipstone::solver::Solver;
 use skipstone::trajectory::Spacing;
-use skipstone::unet::Precision;
 
 fn settings(seed: u64) -> Settings {
     Settings {

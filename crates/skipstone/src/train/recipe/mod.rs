@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::SchedulerConfig;
 use crate::error::{Error, Result};
+use crate::objective::LossWeighting;
 use crate::trajectory::Spacing;
 use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 
@@ -36,15 +37,6 @@ pub struct Recipe {
     pub optimizer: OptimizerRecipe,
     /// The moving average of the weights.
     pub ema: EmaRecipe,
-}
-
-/// How the loss weighs a time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Weighting {
-    /// All alike: L_simple.
-    None,
-    /// min(SNR, γ) in terms of x₀ (Hang et al., arXiv 2303.09556).
-    MinSnr(f64),
 }
 
 impl Recipe {
@@ -111,13 +103,13 @@ impl Recipe {
         })
     }
 
-    /// How the loss weighs a time.
+    /// How the loss weighs the noise levels.
     ///
     /// # Errors
     /// An unknown name.
-    pub fn weighting(&self) -> Result<Weighting> {
+    pub fn weighting(&self) -> Result<LossWeighting> {
         let d = &self.diffusion;
-        let known = [("none", Weighting::None), ("min_snr", Weighting::MinSnr(d.min_snr_gamma))];
+        let known = [("none", LossWeighting::Uniform), ("min_snr", LossWeighting::MinSnr(d.min_snr_gamma))];
         choose("diffusion.weighting", &d.weighting, &known)
     }
 

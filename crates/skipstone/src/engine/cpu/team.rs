@@ -5,13 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use skipstone_kernels::Team;
 
-/// The process's team of as many threads as rayon's current pool has: one setting rules both.
-pub(super) fn shared() -> Arc<Team> {
-    of(rayon::current_num_threads())
-}
-
 /// The process's team of so many threads. Where the system grants fewer, the caller works alone: slower, not different.
-fn of(threads: usize) -> Arc<Team> {
+pub(super) fn of(threads: usize) -> Arc<Team> {
     static TEAMS: OnceLock<Mutex<HashMap<usize, Arc<Team>>>> = OnceLock::new();
     let mut teams = TEAMS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let new = || {

@@ -6,8 +6,8 @@ use skipstone_kernels::conv::{self, Epilogue, Source};
 use skipstone_kernels::{Buffer, View, ViewMut, attention, dropout, elementwise, norm};
 
 use super::conditions::{Machine, RowLayout};
-use super::graph::{Graph, NormId, Op, ValueId};
-use super::plan::Plan;
+use crate::unet::graph::{Graph, NormId, Op, ValueId};
+use crate::unet::plan::MemoryPlan;
 
 /// The memory of one walk.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Layers for &Packed {
 #[derive(Clone, Copy)]
 pub(crate) struct Walk<'a> {
     pub graph: &'a Graph,
-    pub plan: &'a Plan,
+    pub plan: &'a MemoryPlan,
     pub rows: &'a RowLayout,
     pub machine: Machine<'a>,
     /// Images.
@@ -164,13 +164,13 @@ impl<'a> Walk<'a> {
             }
             Op::Attention { shape, qkv: x, .. } => {
                 let [y, from] = apart!(x);
-                attention::forward(shape, isa, team, n, self.view(from, *x), &mut self.view_mut(y, output));
+                attention::forward(&(*shape).into(), isa, team, n, self.view(from, *x), &mut self.view_mut(y, output));
             }
             Op::Activate { norm: id, x, .. } => {
                 let [y, from] = apart!(x);
-                let shape = &self.graph.norms[*id].shape;
+                let shape = self.graph.norms[*id].shape.into();
                 let (from, mut y) = (self.view(from, *x), self.view_mut(y, output));
-                norm::apply(shape, isa, team, n, from, &coefficients[*id], &mut y);
+                norm::apply(&shape, isa, team, n, from, &coefficients[*id], &mut y);
             }
             Op::Upsample { x, .. } => {
                 let [y, from] = apart!(x);
@@ -204,6 +204,6 @@ impl<'a> Walk<'a> {
         ab.resize(self.n * 2 * norm.shape.channels, 0.0);
         statistics.resize(self.n * 2 * norm.shape.groups, 0.0);
         let x = self.view(&arena[self.range(norm.x)], norm.x);
-        norm::coefficients(&norm.shape, isa, team, self.n, x, self.affine(id, rows), ab, statistics);
+        norm::coefficients(&norm.shape.into(), isa, team, self.n, x, self.affine(id, rows), ab, statistics);
     }
 }

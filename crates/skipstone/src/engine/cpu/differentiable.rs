@@ -2,10 +2,12 @@ use std::sync::Mutex;
 
 use ndarray::Array4;
 
-use crate::denoiser::{self, Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback};
+use super::{Backprop, UNet};
+use crate::denoiser::{Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback};
+use crate::engine::{Batch, EngineOptions, Network};
 use crate::error::{Error, Result};
 use crate::schedule::Time;
-use crate::unet::{Backprop, Batch, Config, Parameters, UNet};
+use crate::unet::{Config, Parameters};
 
 /// A U-Net with its vector-Jacobian product, by the backward pass of training.
 ///
@@ -34,14 +36,10 @@ impl DifferentiableUNet {
     pub fn new(config: Config, parameters: Parameters, prediction: Prediction, threads: usize) -> Result<Self> {
         // One image a shard: then nothing of an image depends on its neighbours.
         let backprop = Backprop::new(config.clone(), threads, 1)?;
-        let unet = UNet::new(config, parameters.clone(), prediction)?;
+        let options = (&EngineOptions::on_threads(threads)).into();
+        let unet = UNet::with_options(config, parameters.clone(), prediction, options)?;
         let gradient = vec![0.0; parameters.data().len()];
         Ok(Self { unet, parameters, backward: Mutex::new(Backward { backprop, gradient }) })
-    }
-
-    /// The network itself.
-    pub fn unet(&self) -> &UNet {
-        &self.unet
     }
 }
 
@@ -80,22 +78,20 @@ impl DifferentiableDenoiser for DifferentiableUNet {
         }
         let cotangent = cotangent.as_standard_layout();
         let v = cotangent.as_slice().expect("standard layout");
-        let out = Mutex::new(vec![0.0f32; v.len()]);
+        let mut out = vec![0.0f32; v.len()];
         let per_image = v.len() / n.max(1);
         let mut gradient = Array4::zeros(x_t.dim());
-        let classes = denoiser::classes(conditions, n, self.unet.config().num_class_embeds)?;
-        let batch = Batch { x_t, times, classes: classes.as_deref(), dropout: None };
+        let batch = Batch { x_t, times, conditions, dropout: None };
         let mut backward = self.backward.lock().unwrap_or_else(|poison| poison.into_inner());
         let backward = &mut *backward;
         let keep = |images: std::ops::Range<usize>, y: &[f32], dy: &mut [f32]| {
             let values = images.start * per_image..images.end * per_image;
             dy.copy_from_slice(&v[values.clone()]);
-            out.lock().unwrap_or_else(|poison| poison.into_inner())[values].copy_from_slice(y);
+            out[values].copy_from_slice(y);
         };
         let parameters = self.parameters.data();
         backward.backprop.add_gradient(parameters, batch, keep, &mut backward.gradient, Some(&mut gradient))?;
         backward.gradient.fill(0.0);
-        let out = out.into_inner().unwrap_or_else(|poison| poison.into_inner());
         let out = Array4::from_shape_vec(shape, out).map_err(|e| Error::data(e.to_string()))?;
         Ok(Pullback { out, gradient })
     }

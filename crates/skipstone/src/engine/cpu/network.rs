@@ -1,47 +1,24 @@
 //! A network ready to be asked: packed weights, a plan of memory, conditions made so far.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::ops::Range;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ndarray::Array4;
-use skipstone_kernels::conv::{self, Algorithm, Layer, Shape};
-use skipstone_kernels::{Isa, Team};
+use skipstone_kernels::conv::{self, Layer, Shape};
 
-use super::conditions::{Condition, Machine, RowLayout, Vectors};
-use super::config::{Config, TimeEmbedding};
+use super::Options;
+use super::conditions::{ConditioningKey, Machine, RowLayout, Vectors};
 use super::execute::{Packed, Store, Walk, Workspace};
-use super::graph::{Graph, Op, VectorOp};
-use super::params::{Layout, Parameters};
-use super::plan::Plan;
-use super::team;
 use crate::denoiser::{self, Denoiser, Prediction};
+use crate::engine::{Cost, Network, Precision};
 use crate::error::{Error, Result};
 use crate::schedule::Time;
-
-/// The parameters a network of this config has: names, shapes, order.
-///
-/// # Errors
-/// The config makes no sense or is not supported; the message names the field.
-///
-/// ```
-/// let layout = skipstone::unet::layout(&Default::default()).unwrap();
-/// assert_eq!(layout.get("conv_in.weight").unwrap().shape, [32, 1, 3, 3]);
-/// ```
-pub fn layout(config: &Config) -> Result<Layout> {
-    Ok(Graph::new(config, false)?.layout)
-}
-
-/// Floating-point operations of one call for one image, a multiplication and an addition counted as two.
-///
-/// # Errors
-/// As [`layout`].
-pub fn flops(config: &Config) -> Result<u64> {
-    Ok(Graph::new(config, false)?.flops())
-}
+use crate::unet::graph::{Graph, Op, VectorOp};
+use crate::unet::plan::MemoryPlan;
+use crate::unet::shapes::Convolution;
+use crate::unet::{Config, Parameters, TimeEmbedding};
 
 /// Bytes of activations up to which images go through the network together; more go in several parts, whose activations
 /// stay nearer to the processor (measured: a tenth of the time for 64 images of a narrow network).
@@ -49,68 +26,6 @@ const TOGETHER: usize = 96 << 20;
 
 /// Conditions remembered at most: a schedule's times, for a few classes.
 const REMEMBERED: usize = 8192;
-
-/// How exactly a network is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// f32 throughout: the same bytes whatever the batch and the threads.
-    #[default]
-    F32,
-    /// Convolutions' weights in half precision; where the processor has AVX512-FP16, Winograd's products as well.
-    /// About three digits, and bytes that are not promised.
-    F16,
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-        })
-    }
-}
-
-impl FromStr for Precision {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            _ => Err(Error::argument(format!("precision: expected f32 or f16, found \"{name}\""))),
-        }
-    }
-}
-
-/// How a network is run. Everything but `algorithm`, `precision` and `isa` leaves results the same to the bit.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The instruction set; [`Isa::best`] unless a test wants another.
-    pub isa: Isa,
-    /// The threads, shared with other networks.
-    pub team: Arc<Team>,
-    /// The algorithm of a convolution: [`Shape::algorithm`] unless another is forced.
-    pub algorithm: fn(&Shape) -> Algorithm,
-    /// How exactly.
-    pub precision: Precision,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { isa: Isa::best(), team: team::shared(), algorithm: Shape::algorithm, precision: Precision::F32 }
-    }
-}
-
-impl From<Precision> for Options {
-    /// What suits a precision best.
-    fn from(precision: Precision) -> Self {
-        let algorithm = match precision {
-            Precision::F32 => Shape::algorithm,
-            Precision::F16 => Shape::half_algorithm,
-        };
-        Self { algorithm, precision, ..Self::default() }
-    }
-}
 
 /// A U-Net on the CPU.
 ///
@@ -120,7 +35,7 @@ impl From<Precision> for Options {
 pub struct UNet {
     config: Config,
     graph: Graph,
-    plan: Plan,
+    plan: MemoryPlan,
     rows: RowLayout,
     options: Options,
     layers: Packed,
@@ -135,7 +50,7 @@ struct State {
     workspace: Workspace,
     vectors: Vectors,
     /// The conditioning vectors of each condition met so far.
-    conditions: HashMap<Condition, Arc<[f32]>>,
+    conditions: HashMap<ConditioningKey, Arc<[f32]>>,
 }
 
 /// The parameters that are read as they are: of normalisations, linear layers and embeddings.
@@ -191,7 +106,7 @@ impl UNet {
         if graph.layout != **parameters.layout() {
             return Err(Error::data("the parameters belong to another architecture"));
         }
-        let plan = Plan::inference(&graph);
+        let plan = MemoryPlan::inference(&graph);
         plan.check()?;
         let kept = Kept::new(&graph, &parameters);
         let layers = pack(&graph, parameters.into_data(), &options);
@@ -199,49 +114,8 @@ impl UNet {
         Ok(Self { config, graph, plan, rows, options, layers, kept, prediction, state: Mutex::default() })
     }
 
-    /// The architecture.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Floating-point operations of one call for one image.
-    pub fn flops(&self) -> u64 {
-        self.graph.flops()
-    }
-
-    /// Bytes of activations that one image needs during a call.
-    pub fn activation_bytes(&self) -> usize {
+    fn activation_bytes(&self) -> usize {
         4 * self.plan.len()
-    }
-
-    /// Bytes of the packed weights.
-    pub fn weight_bytes(&self) -> usize {
-        4 * self.kept.data.len() + self.layers.0.iter().flatten().map(Layer::bytes).sum::<usize>()
-    }
-
-    /// How the network is run.
-    pub fn options(&self) -> &Options {
-        &self.options
-    }
-
-    /// The output for each image of `x_t`, image i at `times[i]` and of class `classes[i]`.
-    ///
-    /// # Errors
-    /// A wrong shape, a time at clean data or outside a learned table, a class out of range, classes missing for a
-    /// conditional network or given to an unconditional one.
-    pub fn forward(&self, x_t: &Array4<f32>, times: &[Time], classes: Option<&[usize]>) -> Result<Array4<f32>> {
-        self.run(x_t, times, classes, None)
-    }
-
-    /// [`forward`](Self::forward), which tells how long each operation took and its floating-point operations.
-    pub(crate) fn forward_timed(
-        &self,
-        x_t: &Array4<f32>,
-        times: &[Time],
-        classes: Option<&[usize]>,
-        took: &mut dyn FnMut(String, Duration, u64),
-    ) -> Result<Array4<f32>> {
-        self.run(x_t, times, classes, Some(took))
     }
 
     fn run(
@@ -308,7 +182,7 @@ impl UNet {
     fn describe(&self, op: usize) -> (String, u64) {
         match &self.graph.ops[op] {
             Op::Conv { shape, .. } => {
-                let Shape { c_in, c_out, kernel, stride, .. } = *shape;
+                let Convolution { c_in, c_out, kernel, stride, .. } = *shape;
                 let [height, width] = shape.output();
                 let algorithm = self.layers.0[op].as_ref().map(Layer::algorithm);
                 let stride = if stride > 1 { format!("/{stride}") } else { String::new() };
@@ -336,12 +210,12 @@ impl UNet {
     }
 
     /// Sees to it that the vectors of these conditions are known.
-    fn find(&self, state: &mut State, conditions: &[Condition]) {
+    fn find(&self, state: &mut State, conditions: &[ConditioningKey]) {
         let State { vectors, conditions: known, .. } = state;
         if known.len() > REMEMBERED {
             known.clear();
         }
-        let mut missing: Vec<Condition> = Vec::new();
+        let mut missing: Vec<ConditioningKey> = Vec::new();
         for condition in conditions {
             if !known.contains_key(condition) && !missing.contains(condition) {
                 missing.push(*condition);
@@ -374,8 +248,9 @@ fn pack(graph: &Graph, mut data: Vec<f32>, options: &Options) -> Packed {
         if let Op::Conv { shape, weights, .. } = &graph.ops[op] {
             let parts: Vec<_> =
                 weights.iter().map(|(w, b)| (&data[specs[*w].range()], &data[specs[*b].range()])).collect();
-            let algorithm = (options.algorithm)(shape);
-            let mut layer = Layer::empty(options.isa, *shape, algorithm);
+            let shape = Shape::from(*shape);
+            let algorithm = (options.algorithm)(&shape);
+            let mut layer = Layer::empty(options.isa, shape, algorithm);
             if options.precision == Precision::F16 {
                 layer = layer.in_precision(conv::Precision::least(options.isa, algorithm));
             }
@@ -389,9 +264,9 @@ fn pack(graph: &Graph, mut data: Vec<f32>, options: &Options) -> Packed {
 }
 
 /// The condition of each image, checked.
-pub(super) fn conditions(config: &Config, times: &[Time], classes: Option<&[usize]>) -> Result<Vec<Condition>> {
+pub(super) fn conditions(config: &Config, times: &[Time], classes: Option<&[usize]>) -> Result<Vec<ConditioningKey>> {
     let times = time_indices(config, times)?;
-    Ok(times.iter().enumerate().map(|(i, &time)| Condition { time, class: classes.map(|c| c[i]) }).collect())
+    Ok(times.iter().enumerate().map(|(i, &time)| ConditioningKey { time, class: classes.map(|c| c[i]) }).collect())
 }
 
 /// Checks images and classes against a config; returns the number of images.
@@ -444,6 +319,32 @@ pub(super) fn time_indices(config: &Config, times: &[Time]) -> Result<Vec<u32>> 
         .collect()
 }
 
+impl Network for UNet {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn cost(&self) -> Cost {
+        let packed: usize = self.layers.0.iter().flatten().map(Layer::bytes).sum();
+        Cost {
+            flops: self.graph.flops(),
+            activation_bytes: self.activation_bytes(),
+            weight_bytes: 4 * self.kept.data.len() + packed,
+        }
+    }
+
+    fn profile(
+        &self,
+        x_t: &Array4<f32>,
+        times: &[Time],
+        conditions: &[denoiser::Condition],
+        part: &mut dyn FnMut(String, Duration, u64),
+    ) -> Result<()> {
+        let classes = denoiser::classes(conditions, x_t.dim().0, self.config.num_class_embeds)?;
+        self.run(x_t, times, classes.as_deref(), Some(part)).map(|_| ())
+    }
+}
+
 impl Denoiser for UNet {
     fn shape(&self) -> [usize; 3] {
         let [height, width] = self.config.sample_size;
@@ -456,7 +357,7 @@ impl Denoiser for UNet {
 
     fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[denoiser::Condition]) -> Result<Array4<f32>> {
         let classes = denoiser::classes(conditions, x_t.dim().0, self.config.num_class_embeds)?;
-        self.forward(x_t, times, classes.as_deref())
+        self.run(x_t, times, classes.as_deref(), None)
     }
 
     fn takes_fractional_times(&self) -> bool {
@@ -474,48 +375,10 @@ impl Denoiser for UNet {
         };
         wanted.sort_unstable();
         wanted.dedup();
-        let all: Vec<Condition> =
-            wanted.iter().flat_map(|&class| times.iter().map(move |&time| Condition { time, class })).collect();
+        let all: Vec<ConditioningKey> =
+            wanted.iter().flat_map(|&class| times.iter().map(move |&time| ConditioningKey { time, class })).collect();
         if all.len() <= REMEMBERED {
             self.find(&mut self.state(), &all);
         }
     }
-}
-
-/// The parameters of a network yet to be trained.
-///
-/// Convolutions and linear layers start as PyTorch's do, uniform in ±1/√(fan in); normalisations as the identity;
-/// embeddings as unit Gaussians. Each residual block's last convolution, each attention's output and the network's last
-/// convolution start at zero, as in the original DDPM code, so that blocks begin as the identity.
-///
-/// # Errors
-/// As [`layout`].
-pub fn initialise(
-    config: &Config,
-    mut uniform: impl FnMut() -> f64,
-    mut gaussian: impl FnMut() -> f64,
-) -> Result<Parameters> {
-    let layout = Arc::new(layout(config)?);
-    let mut parameters = Parameters::zeros(layout.clone());
-    for spec in layout.specs() {
-        let values = &mut parameters.data_mut()[spec.range()];
-        let (module, kind) = spec.name.rsplit_once('.').unwrap_or(("", &spec.name));
-        let is_norm = module.ends_with("norm1")
-            || module.ends_with("norm2")
-            || module.ends_with("norm")
-            || module == "conv_norm_out";
-        if is_norm {
-            values.fill(if kind == "weight" { 1.0 } else { 0.0 });
-        } else if module.ends_with("conv2") || module.ends_with("to_out.0") || module == "conv_out" {
-            values.fill(0.0);
-        } else if module == "class_embedding" || module == "time_proj" {
-            values.iter_mut().for_each(|v| *v = gaussian() as f32);
-        } else {
-            let weight = layout.get(&format!("{module}.weight")).unwrap_or(spec);
-            let fan_in: usize = weight.shape[1..].iter().product();
-            let bound = 1.0 / (fan_in as f64).sqrt();
-            values.iter_mut().for_each(|v| *v = ((2.0 * uniform() - 1.0) * bound) as f32);
-        }
-    }
-    Ok(parameters)
 }

@@ -6,13 +6,13 @@ use std::ops::Range;
 
 use skipstone_kernels::{Buffer, Isa, Team, View, ViewMut, elementwise, linear};
 
-use super::config::Config;
 use super::execute::Store;
-use super::graph::{Graph, Row, ValueId, VectorOp};
+use crate::unet::Config;
+use crate::unet::graph::{Graph, Op, Row, ValueId, VectorOp};
 
 /// What distinguishes one condition from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Condition {
+pub(crate) struct ConditioningKey {
     /// The bits of the time index, an f32 as networks were trained with it: a whole number or one between two.
     pub time: u32,
     /// The class, for a conditional network.
@@ -32,7 +32,7 @@ impl RowLayout {
         let mut layout = Self { places: HashMap::new(), len: 0 };
         let norms = graph.norms.iter().filter_map(|norm| norm.scale_shift);
         let convs = graph.ops.iter().filter_map(|op| match op {
-            super::graph::Op::Conv { vector, .. } => *vector,
+            Op::Conv { vector, .. } => *vector,
             _ => None,
         });
         for value in convs.chain(norms) {
@@ -87,7 +87,7 @@ impl Graph {
         config: &Config,
         machine: Machine<'_>,
         parameters: Store<'_>,
-        conditions: &[Condition],
+        conditions: &[ConditioningKey],
         vectors: &mut Vectors,
     ) {
         let n = conditions.len();
@@ -141,7 +141,7 @@ impl Graph {
         &self,
         machine: Machine<'_>,
         parameters: Store<'_>,
-        conditions: &[Condition],
+        conditions: &[ConditioningKey],
         vectors: &Vectors,
         by_vector: &mut HashMap<ValueId, Vec<f32>>,
         gradient: &mut [f32],
@@ -208,7 +208,7 @@ fn add_to(sum: &mut Vec<f32>, more: &[f32], put: impl FnOnce(Vec<f32>) -> Option
     put(std::mem::take(sum));
 }
 
-fn embedding_row(row: Row, condition: &Condition) -> usize {
+fn embedding_row(row: Row, condition: &ConditioningKey) -> usize {
     match row {
         Row::Time => f32::from_bits(condition.time) as usize,
         Row::Class => condition.class.expect("classes are checked before"),

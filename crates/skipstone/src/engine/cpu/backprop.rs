@@ -8,26 +8,15 @@ use skipstone_kernels::{Isa, Team, elementwise};
 
 use super::backward::{Back, BackWorkspace, PackBuffers, Repacked, Wanted};
 use super::conditions::{Machine, RowLayout, Vectors};
-use super::config::Config;
 use super::execute::{Store, Walk, Workspace};
-use super::graph::Graph;
 use super::network::{check, conditions};
-use super::plan::Plan;
-use crate::error::{Error, Kind, Result};
-use crate::schedule::Time;
-
-/// One batch to take the gradient over.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
-    /// The noisy images, `[n, c, h, w]`.
-    pub x_t: &'a Array4<f32>,
-    /// The time of each.
-    pub times: &'a [Time],
-    /// The class of each, for a conditional network.
-    pub classes: Option<&'a [usize]>,
-    /// A key for each image's dropout masks; `None` switches dropout off.
-    pub dropout: Option<&'a [u64]>,
-}
+use super::team;
+use crate::denoiser;
+use crate::engine::Batch;
+use crate::error::{Error, Result};
+use crate::unet::graph::Graph;
+use crate::unet::plan::MemoryPlan;
+use crate::unet::{Config, Layout};
 
 /// The backward pass of a network.
 ///
@@ -37,8 +26,8 @@ pub struct Batch<'a> {
 pub struct Backprop {
     config: Config,
     graph: Graph,
-    forward: Plan,
-    gradients: Plan,
+    forward: MemoryPlan,
+    gradients: MemoryPlan,
     rows: RowLayout,
     /// Where each parameter lies.
     ranges: Vec<Range<usize>>,
@@ -79,11 +68,10 @@ impl Backprop {
             return Err(Error::argument(format!("{threads} threads and shards of {shard} images: neither may be 0")));
         }
         let graph = Graph::new(&config, true)?;
-        let (forward, gradients) = (Plan::training(&graph, recompute), Plan::gradients(&graph));
+        let (forward, gradients) = (MemoryPlan::training(&graph, recompute), MemoryPlan::gradients(&graph));
         forward.check()?;
-        let team = Team::new(threads).map_err(|e| Error::new(Kind::Io, format!("{threads} threads: {e}")))?;
         let ranges = graph.layout.specs().iter().map(|spec| spec.range()).collect();
-        let (rows, team, isa) = (RowLayout::new(&graph), Arc::new(team), Isa::best());
+        let (rows, team, isa) = (RowLayout::new(&graph), team::of(threads), Isa::best());
         let memory = Memory::default();
         Ok(Self { config, graph, forward, gradients, rows, ranges, shard, recompute, isa, team, memory })
     }
@@ -91,6 +79,11 @@ impl Backprop {
     /// Uses another instruction set than the best.
     pub fn with_isa(self, isa: Isa) -> Self {
         Self { isa, ..self }
+    }
+
+    /// The network's parameters.
+    pub fn layout(&self) -> &Layout {
+        &self.graph.layout
     }
 
     /// The threads it works with.
@@ -112,7 +105,7 @@ impl Backprop {
     /// output and writes the derivative of the loss by it; it is called once for every shard, in order.
     ///
     /// # Errors
-    /// As [`UNet::forward`](super::UNet::forward).
+    /// As [`Network::forward`](crate::engine::Network::forward).
     ///
     /// # Panics
     /// `parameters` or `gradient` has another length than the layout.
@@ -120,12 +113,13 @@ impl Backprop {
         &mut self,
         parameters: &[f32],
         batch: Batch<'_>,
-        cotangent: impl Fn(Range<usize>, &[f32], &mut [f32]) + Sync,
+        mut cotangent: impl FnMut(Range<usize>, &[f32], &mut [f32]),
         gradient: &mut [f32],
         input_gradient: Option<&mut Array4<f32>>,
     ) -> Result<()> {
-        let n = check(&self.config, batch.x_t, batch.times.len(), batch.classes)?;
-        let conditions = conditions(&self.config, batch.times, batch.classes)?;
+        let classes = denoiser::classes(batch.conditions, batch.x_t.dim().0, self.config.num_class_embeds)?;
+        let n = check(&self.config, batch.x_t, batch.times.len(), classes.as_deref())?;
+        let conditions = conditions(&self.config, batch.times, classes.as_deref())?;
         assert_eq!((parameters.len(), gradient.len()), (self.graph.layout.len(), self.graph.layout.len()));
         assert!(batch.dropout.is_none_or(|keys| keys.len() == n), "a dropout key for each image");
         let x = batch.x_t.as_standard_layout();

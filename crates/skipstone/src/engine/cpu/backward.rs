@@ -8,8 +8,8 @@ use skipstone_kernels::{Buffer, View, ViewMut, attention, dropout, elementwise};
 
 use super::conditions::Machine;
 use super::execute::{Layers, Store, Walk, Workspace, site_keys};
-use super::graph::{Graph, NormId, Op, ValueId};
-use super::plan::Plan;
+use crate::unet::graph::{Graph, NormId, Op, ValueId};
+use crate::unet::plan::MemoryPlan;
 
 /// The memory of a walk backwards.
 #[derive(Debug, Default)]
@@ -54,7 +54,8 @@ impl Layers for Repacked<'_> {
         let Op::Conv { shape, weights, .. } = &self.graph.ops[op] else {
             unreachable!("only convolutions have weights")
         };
-        let layer = Layer::empty(self.machine.isa, *shape, shape.training_algorithm());
+        let shape = conv::Shape::from(*shape);
+        let layer = Layer::empty(self.machine.isa, shape, shape.training_algorithm());
         let parts: Vec<_> = weights.iter().map(|(w, b)| (self.parameters.get(*w), self.parameters.get(*b))).collect();
         let team = self.machine.team;
         self.buffers.lend(layer, |layer| {
@@ -77,7 +78,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Back<'a> {
     pub walk: Walk<'a>,
     /// Places of gradients.
-    pub plan: &'a Plan,
+    pub plan: &'a MemoryPlan,
     pub wanted: Wanted,
 }
 
@@ -163,6 +164,7 @@ impl Back<'_> {
         }
         match op {
             Op::Conv { shape, x, norm, weights, vector, residual, scale, .. } => {
+                let shape = &conv::Shape::from(*shape);
                 let [first, second] = scratch;
                 if *scale != 1.0 {
                     // Everything before the scale sees the gradient times it.
@@ -245,7 +247,7 @@ impl Back<'_> {
                 let [dy, dx] = apart!(qkv);
                 let x = walk.view(&forward.arena[walk.range(*qkv)], *qkv);
                 let mut dx = walk.view_mut(dx, *qkv);
-                attention::backward(shape, isa, team, n, x, walk.view(dy, output), &mut dx);
+                attention::backward(&(*shape).into(), isa, team, n, x, walk.view(dy, output), &mut dx);
             }
             Op::Upsample { x, .. } => {
                 let accumulate = self.touch(touched, *x);
@@ -305,7 +307,18 @@ impl Back<'_> {
         let into = Gradients { dx: &mut dx, accumulate, dgamma, dbeta, dscale_shift };
         let from = walk.view(&forward.arena[walk.range(x)], x);
         let (ab, statistics) = (&forward.coefficients[id], &forward.statistics[id]);
-        norm::backward(&norm.shape, isa, team, walk.n, from, walk.affine(id, &forward.rows), ab, statistics, dy, into);
+        norm::backward(
+            &norm.shape.into(),
+            isa,
+            team,
+            walk.n,
+            from,
+            walk.affine(id, &forward.rows),
+            ab,
+            statistics,
+            dy,
+            into,
+        );
     }
 }
 

@@ -1,0 +1,101 @@
+use std::borrow::Cow;
+use std::ops::Range;
+
+use skipstone_kernels::optimizer::{self, Adam};
+
+use super::Backprop;
+use crate::denoiser::check_shape;
+use crate::engine::{Batch, Group, Learner, Sharding, Targets, Update};
+use crate::error::{Error, Result};
+use crate::objective::training_loss;
+use crate::unet::{Config, Parameters};
+
+/// A training on the processor.
+#[derive(Debug)]
+pub struct CpuLearner {
+    backprop: Backprop,
+    /// In the order of [`Group::ALL`].
+    groups: [Parameters; 4],
+    gradient: Vec<f32>,
+    /// `[channels, height, width]` of an output.
+    output: [usize; 3],
+}
+
+impl CpuLearner {
+    /// A training from these weights on so many threads.
+    ///
+    /// # Errors
+    /// The config is invalid, the weights belong to another, or `threads` or the images of a shard are 0.
+    pub fn new(config: Config, weights: Parameters, sharding: Sharding, threads: usize) -> Result<Self> {
+        let [height, width] = config.sample_size;
+        let output = [config.out_channels, height, width];
+        let backprop = Backprop::with_recomputation(config, threads, sharding.images, sharding.recompute)?;
+        if *backprop.layout() != **weights.layout() {
+            return Err(Error::data("the weights belong to another architecture"));
+        }
+        let gradient = vec![0.0; weights.data().len()];
+        let zeros = Parameters::zeros(weights.layout().clone());
+        Ok(Self { backprop, groups: [weights.clone(), weights, zeros.clone(), zeros], gradient, output })
+    }
+}
+
+impl Learner for CpuLearner {
+    fn zero_gradient(&mut self) {
+        self.gradient.fill(0.0);
+    }
+
+    fn add_gradient(&mut self, batch: Batch<'_>, targets: Targets<'_>) -> Result<Vec<f64>> {
+        let Targets { target, weights, scale } = targets;
+        let n = weights.len();
+        check_shape("target", target, self.output)?;
+        if (batch.x_t.dim().0, target.dim().0) != (n, n) {
+            let found = [batch.x_t.dim().0, target.dim().0];
+            return Err(Error::argument(format!("images and targets for {n} weights: found {found:?}")));
+        }
+        let target = target.as_standard_layout();
+        let target = target.as_slice().expect("standard layout");
+        let len = target.len() / n;
+        let mut losses = vec![0.0; n];
+        let cotangent = |images: Range<usize>, y: &[f32], dy: &mut [f32]| {
+            for ((i, y), dy) in images.zip(y.chunks_exact(len)).zip(dy.chunks_exact_mut(len)) {
+                losses[i] = training_loss(y, &target[i * len..(i + 1) * len], weights[i], scale, dy);
+            }
+        };
+        self.backprop.add_gradient(self.groups[0].data(), batch, cotangent, &mut self.gradient, None)?;
+        Ok(losses)
+    }
+
+    fn gradient_norm(&self) -> Result<f64> {
+        Ok(optimizer::squared_norm(self.backprop.isa(), &self.gradient).sqrt())
+    }
+
+    fn update(&mut self, update: &Update) -> Result<()> {
+        let (isa, team) = (self.backprop.isa(), self.backprop.team());
+        if let Some(factor) = update.shrink {
+            optimizer::scale(isa, team, factor, &mut self.gradient);
+        }
+        let Update { step, learning_rate: lr, beta1, beta2, eps, weight_decay, decoupled, .. } = *update;
+        let adam = Adam { lr, beta1, beta2, eps, weight_decay, decoupled };
+        let [weights, ema, m, v] = &mut self.groups;
+        adam.step(isa, team, step, &self.gradient, weights.data_mut(), m.data_mut(), v.data_mut());
+        optimizer::moving_average(isa, team, update.ema_decay, weights.data(), ema.data_mut());
+        Ok(())
+    }
+
+    fn group(&self, group: Group) -> Result<Cow<'_, Parameters>> {
+        Ok(Cow::Borrowed(&self.groups[group as usize]))
+    }
+
+    fn set_group(&mut self, group: Group, values: Parameters) -> Result<()> {
+        if values.layout() != self.groups[0].layout() {
+            return Err(Error::data("the values belong to another architecture"));
+        }
+        self.groups[group as usize] = values;
+        Ok(())
+    }
+
+    fn bytes(&self, n: usize) -> usize {
+        // Four groups and the gradient.
+        5 * 4 * self.gradient.len() + self.backprop.bytes(n)
+    }
+}

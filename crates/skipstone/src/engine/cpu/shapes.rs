@@ -1,0 +1,24 @@
+//! The shapes of layers as the kernels take them.
+
+use skipstone_kernels::{attention, conv, norm};
+
+use crate::unet::shapes::{Attention, Convolution, Normalisation};
+
+impl From<Convolution> for conv::Shape {
+    fn from(shape: Convolution) -> Self {
+        let Convolution { c_in, c_out, input, kernel, stride, pad_before, pad_after, upsample } = shape;
+        Self { c_in, c_out, input, kernel, stride, pad_before, pad_after, upsample }
+    }
+}
+
+impl From<Normalisation> for norm::Shape {
+    fn from(Normalisation { channels, pixels, groups, eps, silu }: Normalisation) -> Self {
+        Self { channels, pixels, groups, eps, silu }
+    }
+}
+
+impl From<Attention> for attention::Shape {
+    fn from(Attention { channels, heads, pixels }: Attention) -> Self {
+        Self { channels, heads, pixels }
+    }
+}

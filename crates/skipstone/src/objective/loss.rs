@@ -1,0 +1,43 @@
+use crate::denoiser::Prediction;
+use crate::schedule::NoiseLevel;
+
+/// How the training loss weighs the noise levels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LossWeighting {
+    /// All alike: L_simple.
+    Uniform,
+    /// min(SNR, γ) in terms of x₀ (Hang et al., arXiv 2303.09556).
+    MinSnr(f64),
+}
+
+impl LossWeighting {
+    /// The weight of the squared error of a network that predicts `prediction`, at this noise level.
+    pub fn at(self, prediction: Prediction, level: NoiseLevel) -> f64 {
+        match self {
+            Self::Uniform => 1.0,
+            // min(SNR, γ)·‖x₀ − x̂₀‖², by what ‖x₀ − x̂₀‖² is in terms of the prediction's own error.
+            Self::MinSnr(gamma) => {
+                let snr = level.snr();
+                match prediction {
+                    Prediction::Sample => snr.min(gamma),
+                    Prediction::Epsilon => (gamma / snr).min(1.0),
+                    Prediction::Velocity => snr.min(gamma) / (snr + 1.0),
+                }
+            }
+        }
+    }
+}
+
+/// The training loss of one image of d values, `weight`·‖y − target‖²/d; writes `scale` times its derivative by the
+/// output `y` to `dy`.
+pub(crate) fn training_loss(y: &[f32], target: &[f32], weight: f64, scale: f64, dy: &mut [f32]) -> f64 {
+    let dims = y.len() as f64;
+    let factor = (2.0 * weight * scale / dims) as f32;
+    let mut sum = 0.0;
+    for ((dy, y), target) in dy.iter_mut().zip(y).zip(target) {
+        let difference = y - target;
+        sum += f64::from(difference) * f64::from(difference);
+        *dy = factor * difference;
+    }
+    weight * sum / dims
+}
