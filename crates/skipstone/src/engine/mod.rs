@@ -91,3 +91,6 @@ pub fn bandwidth(options: &EngineOptions, bytes: usize) -> f64 {
         Device::Cpu => cpu::bandwidth(options.threads, bytes),
     }
 }
+
+#[cfg(test)]
+mod tests;
