@@ -8,9 +8,10 @@ use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
 use skipstone::checkpoint::Model;
 use skipstone::eval::{FeatureNetwork, check_takes, feature_distance, features};
-use skipstone::generate::{Generator, Request, Settings};
+use skipstone::generate::{Generator, Settings};
 use skipstone::image::{Layout, grid, write_png};
 use skipstone::latent::{SQUARE, distance};
+use skipstone::options::Request;
 use skipstone::sampler::{Outcome, Plan};
 
 use crate::batch::batches;

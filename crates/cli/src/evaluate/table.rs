@@ -2,7 +2,8 @@
 
 use serde_json::json;
 use skipstone::eval::table::{Cell, Judge, Row};
-use skipstone::generate::{ClipMode, Generator};
+use skipstone::generate::Generator;
+use skipstone::options::ClipMode;
 use skipstone::solver::Solver;
 
 use super::{EvaluateArguments, Job};
@@ -57,8 +58,7 @@ pub fn name_of(cell: &Cell) -> String {
     words.extend((cell.solver != Solver::Ddim).then(|| cell.solver.to_string()));
     words.extend(cell.clip.map(|clip| match clip {
         ClipMode::Off => "clip off".to_owned(),
-        ClipMode::KeepEps => "keep-eps".to_owned(),
-        ClipMode::RederiveEps => "rederive-eps".to_owned(),
+        named => named.to_string(),
     }));
     words.join(" ")
 }

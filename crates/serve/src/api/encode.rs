@@ -1,73 +1,45 @@
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use skipstone::Result;
-use skipstone::generate::{ClipMode, Request};
+use skipstone::options::{DECODE, Description, NOISE, Request, Set};
 use utoipa::ToSchema;
 
 use super::Png;
+use super::asked::{Asked, Fields, FormOf, MODEL, TEST_IMAGE};
 
-/// Steps unless the request says.
-const STEPS: usize = 50;
-
-/// What to encode. The predicted image is not clipped.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+/// What to encode.
+#[derive(Clone, Debug, PartialEq)]
 pub struct EncodeRequest {
-    /// The model's id; the first of `/v1/models` unless given.
+    /// The model's id; the first unless given.
     pub model: Option<String>,
-    /// Which of the test images; see `/v1/test-images`.
-    #[schema(example = 0)]
+    /// Which of the test images.
     pub test_image: usize,
-    /// Steps S; 50.
-    #[schema(minimum = 1, example = 10)]
-    pub steps: Option<usize>,
-    /// Which S of the model's times; the model's own, else linear.
-    pub spacing: Option<String>,
-    /// Class of the image, for a class-conditional model.
-    pub class: Option<usize>,
+    /// How.
+    pub options: Request,
 }
 
 /// The same with a picture of one's own.
-#[derive(Debug, ToSchema)]
-pub struct EncodeForm {
-    /// The model's id.
-    pub model: Option<String>,
-    /// A PNG, JPEG or WebP file; cropped and resized to the model's size.
-    #[schema(value_type = String, format = Binary)]
-    pub image: Vec<u8>,
-    /// Steps S; 50.
-    #[schema(minimum = 1)]
-    pub steps: Option<usize>,
-    /// Which S of the model's times; the model's own, else linear.
-    pub spacing: Option<String>,
-    /// Class of the image, for a class-conditional model.
-    pub class: Option<usize>,
+pub type EncodeForm = FormOf<EncodeRequest>;
+
+impl Asked for EncodeRequest {
+    const NAME: &'static str = "EncodeRequest";
+    const ABOUT: &'static str = "What to encode. The predicted image is not clipped unless `clip` says so.";
+    const OWN: &'static [Description] = &[MODEL, TEST_IMAGE];
+    const OPTIONS: Set = DECODE & !NOISE;
+    const SUBJECT: Option<&'static str> = Some(TEST_IMAGE.name);
+
+    fn read(fields: &mut Fields) -> Result<Self> {
+        Ok(Self {
+            model: fields.take("model")?,
+            test_image: fields.take(TEST_IMAGE.name)?.unwrap_or(0),
+            options: fields.options(Self::OPTIONS)?,
+        })
+    }
 }
 
 impl EncodeRequest {
-    /// Number of steps asked for.
-    pub fn steps(&self) -> usize {
-        self.steps.unwrap_or(STEPS)
-    }
-
-    /// What the library is asked for.
-    ///
-    /// # Errors
-    /// A name that is none.
-    pub fn request(&self) -> Result<Request> {
-        Ok(Request {
-            steps: Some(self.steps()),
-            spacing: self.spacing.as_deref().map(str::parse).transpose()?,
-            clip: Some(ClipMode::Off),
-            class: self.class,
-            ..Request::default()
-        })
-    }
-
     /// The command that does the same.
     pub fn command(&self, model: &str, file: &str) -> String {
-        let spacing = self.spacing.as_ref().map_or(String::new(), |name| format!(" --spacing {name}"));
-        let class = self.class.map_or(String::new(), |class| format!(" --class {class}"));
-        format!("skipstone encode{model} --images {file} --steps {}{spacing}{class} -o x_T.npy", self.steps())
+        format!("skipstone encode{model} --images {file}{} -o x_T.npy", self.options.to_flags(DECODE))
     }
 }
 

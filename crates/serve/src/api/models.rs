@@ -1,12 +1,10 @@
 use serde::Serialize;
 use skipstone::checkpoint::Model;
 use skipstone::denoiser::Clip;
-use skipstone::generate::SpacingChoice;
-use skipstone::solver::Solver;
+use skipstone::options::{ClipMode, FIELDS, find};
 use skipstone::trajectory::Spacing;
 use utoipa::ToSchema;
 
-use super::ClipName;
 use crate::core::Served;
 use crate::limits::Limits;
 
@@ -21,8 +19,35 @@ pub struct Models {
     pub solvers: Vec<String>,
     /// Names for `clip`.
     pub clips: Vec<String>,
+    /// Every option of sampling, as forms show it.
+    pub options: Vec<OptionInfo>,
     /// What one request may ask for.
     pub limits: Limits,
+}
+
+/// One option.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OptionInfo {
+    /// The field of requests.
+    pub name: String,
+    /// What it is for.
+    pub help: String,
+    /// What holds where a request says nothing; empty where nothing does.
+    pub default: String,
+    /// The names it may have, where it is one.
+    pub choices: Vec<String>,
+}
+
+impl OptionInfo {
+    fn all() -> Vec<Self> {
+        let of = |field: &skipstone::options::Field| Self {
+            name: field.about.name.to_owned(),
+            help: field.about.help.to_owned(),
+            default: field.about.default.to_owned(),
+            choices: field.about.kind.choices(),
+        };
+        FIELDS.iter().map(of).collect()
+    }
 }
 
 /// One model.
@@ -80,13 +105,9 @@ pub struct Defaults {
 impl Defaults {
     fn of(model: &Model) -> Self {
         let scheduler = &model.scheduler;
-        let clip = match scheduler.clip() {
-            None | Some(Clip::Off) => ClipName::Off,
-            Some(Clip::KeepEps(_)) => ClipName::KeepEps,
-            Some(Clip::RederiveEps(_)) => ClipName::RederiveEps,
-        };
+        let (clip, _) = ClipMode::of(scheduler.clip().unwrap_or(Clip::Off));
         let spacing = scheduler.timestep_spacing.unwrap_or(Spacing::Linear);
-        Self { spacing: spacing.to_string(), clip: clip.name().to_owned() }
+        Self { spacing: spacing.to_string(), clip: clip.to_string() }
     }
 }
 
@@ -131,12 +152,13 @@ impl ModelInfo {
 impl Models {
     /// What these models and limits allow.
     pub fn of<'a>(models: impl Iterator<Item = &'a Served>, limits: Limits) -> Self {
-        let spacings = Spacing::ALL.iter().map(|&s| SpacingChoice::Named(s)).chain([SpacingChoice::Optimal]);
+        let choices = |name: &str| find(name).map_or_else(Vec::new, |field| field.about.kind.choices());
         Self {
             models: models.map(ModelInfo::of).collect(),
-            spacings: spacings.map(|spacing| spacing.to_string()).collect(),
-            solvers: Solver::ALL.iter().map(Solver::to_string).collect(),
-            clips: ClipName::ALL.iter().map(|clip| clip.name().to_owned()).collect(),
+            spacings: choices("spacing"),
+            solvers: choices("solver"),
+            clips: choices("clip"),
+            options: OptionInfo::all(),
             limits,
         }
     }

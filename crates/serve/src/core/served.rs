@@ -9,11 +9,11 @@ use skipstone::Result;
 use skipstone::bench;
 use skipstone::calibration;
 use skipstone::checkpoint::{Model, process_hash};
-use skipstone::generate::{Cost, Generator, Inputs, Request, Settings, SpacingChoice, Variance};
+use skipstone::generate::{Cost, Generator, Inputs, Settings};
+use skipstone::options::{Noise, Request, SpacingChoice};
 use skipstone::sampler::Plan;
-use skipstone::sigma::NoiseScale;
 use skipstone::trajectory::BestTimes;
-use skipstone::unet::{Parameters, UNet};
+use skipstone::unet::{Parameters, Precision, UNet};
 
 use super::{Cancel, Failure, SharedNetwork, Worker};
 use crate::metrics::Metrics;
@@ -93,8 +93,7 @@ impl Served {
             let request = Request {
                 steps: Some(2),
                 spacing: Some(SpacingChoice::Optimal),
-                scale: NoiseScale::Eta(1.0),
-                variance: Variance::Analytic,
+                noise: Noise::Analytic { eta: 1.0 },
                 ..Request::default()
             };
             model.calibration.is_some() && Settings::resolve(&model, &request).is_ok()
@@ -137,6 +136,12 @@ impl Served {
         (first, n): (u64, usize),
         cancel: &Cancel,
     ) -> std::result::Result<Generator, Failure> {
+        if request.precision != Precision::F32 {
+            return Err(Failure::Refused(format!(
+                "precision: {} is not to be had here: all requests share one network, which computes in f32",
+                request.precision
+            )));
+        }
         let asker = self.network.asker(cancel.clone());
         let Some(Optimal { explicit, run }) = self.optimal(request)? else {
             return Ok(Generator::over(asker, self.cost, &self.model, request, inputs, (first, n))?);
@@ -149,7 +154,7 @@ impl Served {
     /// requests, and for those that are refused.
     fn optimal(&self, request: &Request) -> std::result::Result<Option<Optimal>, Failure> {
         let most = self.timesteps as usize;
-        let steps = request.steps.unwrap_or(50.min(most));
+        let steps = request.steps_of(self.timesteps);
         let asked = request.times.is_none() && request.spacing == Some(SpacingChoice::Optimal);
         if !asked || !(1..=most.min(self.most_steps)).contains(&steps) {
             return Ok(None);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Serialize, Serializer};
@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::answer::{Accepted, job};
 use super::error::{ApiError, ErrorBody, ErrorInfo};
-use super::extract::{Body, parse};
+use super::extract::{body, parse};
 use super::latents::of_test;
 use super::observe::RequestId;
 use crate::api::{CompareRequest, EncodeRequest, InterpolateRequest, ReconstructRequest, SampleRequest};
@@ -44,13 +44,13 @@ impl JobRequest {
             return Err(ApiError::bad("expected an object of the fields of a job"));
         };
         let kind = fields.remove("kind");
-        let text = Value::Object(fields).to_string();
+        let rest = Value::Object(fields);
         Ok(match kind.as_ref().and_then(Value::as_str) {
-            Some("sample") => Self::Sample(parse(&text)?),
-            Some("encode") => Self::Encode(parse(&text)?),
-            Some("reconstruct") => Self::Reconstruct(parse(&text)?),
-            Some("interpolate") => Self::Interpolate(parse(&text)?),
-            Some("compare") => Self::Compare(parse(&text)?),
+            Some("sample") => Self::Sample(parse(rest)?),
+            Some("encode") => Self::Encode(parse(rest)?),
+            Some("reconstruct") => Self::Reconstruct(parse(rest)?),
+            Some("interpolate") => Self::Interpolate(parse(rest)?),
+            Some("compare") => Self::Compare(parse(rest)?),
             _ => {
                 let found = kind.map_or("none".to_owned(), |kind| kind.to_string());
                 return Err(ApiError::bad(format!(
@@ -99,8 +99,8 @@ fn answer<S: Serializer>(answer: &Option<Arc<Answer>>, serializer: S) -> Result<
         (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn create(State(app): State<App>, Body(request): Body<Value>) -> Result<Response, ApiError> {
-    let cancel = Cancel::new();
+pub async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let (request, cancel) = (body(request, &()).await?, Cancel::new());
     let (served, work) = work_of(&app, JobRequest::of(request)?, &cancel).await?;
     job(&app, &served, work, cancel)
 }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use ndarray::{Array4, Axis, concatenate};
-use serde::de::DeserializeOwned;
 
 use super::answer::{Accepted, Way, respond};
 use super::error::{ApiError, ErrorBody};
-use super::upload::{Asked, Form};
+use super::upload::{Brought, Form};
 use crate::api::{
-    EncodeForm, EncodeRequest, Encoded, InterpolateForm, InterpolateRequest, Interpolation, ReconstructForm,
+    Asked, EncodeForm, EncodeRequest, Encoded, InterpolateForm, InterpolateRequest, Interpolation, ReconstructForm,
     ReconstructRequest, Reconstruction,
 };
 use crate::core::{Cancel, Failure, Served};
@@ -30,12 +29,9 @@ pub fn test_file(k: usize) -> String {
 }
 
 /// A request about one image: a test image, or the picture of a form.
-pub(super) trait AboutImage: DeserializeOwned + Send + 'static {
+pub(super) trait AboutImage: Asked {
     /// What becomes of it.
     type Work: Work + 'static;
-
-    /// Reads the fields beside the picture.
-    fn of_form(form: &mut Form) -> Result<Self, ApiError>;
 
     /// The model's name, where one is given, and the test image.
     fn names(&self) -> (Option<&str>, usize);
@@ -52,16 +48,6 @@ pub(super) trait AboutImage: DeserializeOwned + Send + 'static {
 
 impl AboutImage for EncodeRequest {
     type Work = EncodeWork;
-
-    fn of_form(form: &mut Form) -> Result<Self, ApiError> {
-        Ok(Self {
-            model: form.text("model"),
-            test_image: 0,
-            steps: form.number("steps")?,
-            spacing: form.text("spacing"),
-            class: form.number("class")?,
-        })
-    }
 
     fn names(&self) -> (Option<&str>, usize) {
         (self.model.as_deref(), self.test_image)
@@ -80,16 +66,6 @@ impl AboutImage for EncodeRequest {
 
 impl AboutImage for ReconstructRequest {
     type Work = ReconstructWork;
-
-    fn of_form(form: &mut Form) -> Result<Self, ApiError> {
-        Ok(Self {
-            model: form.text("model"),
-            test_image: 0,
-            steps: form.numbers("steps")?,
-            spacing: form.text("spacing"),
-            class: form.number("class")?,
-        })
-    }
 
     fn names(&self) -> (Option<&str>, usize) {
         (self.model.as_deref(), self.test_image)
@@ -128,19 +104,18 @@ async fn of_picture<R: AboutImage>(
     service: &Service,
     cancel: &Cancel,
 ) -> Result<(Arc<Served>, Box<dyn Work>), ApiError> {
-    let (image, request) = (form.image()?, R::of_form(&mut form)?);
-    form.end(&["image", "model", "steps", "spacing", "class"])?;
+    let (image, request) = (form.image()?, form.read::<R>()?);
     let served = service.model(request.names().0)?;
     let x0 = service.pictures.decode(image, &served).await?;
     let work = service.prepare(&served, cancel, move |s, l, c| request.work(s, (x0, FILE), l, c)).await?;
     Ok((served, Box::new(work)))
 }
 
-async fn about_image<R: AboutImage>(app: &App, way: Way, asked: Asked<R>) -> Result<Response, ApiError> {
+async fn about_image<R: AboutImage>(app: &App, way: Way, asked: Brought<R>) -> Result<Response, ApiError> {
     let cancel = Cancel::new();
     let (served, work) = match asked {
-        Asked::Json(request) => of_test(request, app, &cancel).await?,
-        Asked::Form(form) => of_picture::<R>(form, app, &cancel).await?,
+        Brought::Json(request) => of_test(request, app, &cancel).await?,
+        Brought::Form(form) => of_picture::<R>(form, app, &cancel).await?,
     };
     respond(app, way, served, work, cancel).await
 }
@@ -164,7 +139,7 @@ async fn about_image<R: AboutImage>(app: &App, way: Way, asked: Asked<R>) -> Res
         (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
-pub async fn encode(State(app): State<App>, way: Way, asked: Asked<EncodeRequest>) -> Result<Response, ApiError> {
+pub async fn encode(State(app): State<App>, way: Way, asked: Brought<EncodeRequest>) -> Result<Response, ApiError> {
     about_image(&app, way, asked).await
 }
 
@@ -190,25 +165,12 @@ pub async fn encode(State(app): State<App>, way: Way, asked: Asked<EncodeRequest
 pub async fn reconstruct(
     State(app): State<App>,
     way: Way,
-    asked: Asked<ReconstructRequest>,
+    asked: Brought<ReconstructRequest>,
 ) -> Result<Response, ApiError> {
     about_image(&app, way, asked).await
 }
 
 impl InterpolateRequest {
-    fn of_form(form: &mut Form) -> Result<Self, ApiError> {
-        Ok(Self {
-            model: form.text("model"),
-            seeds: Vec::new(),
-            points: form.number("points")?,
-            at: form.numbers("at")?,
-            steps: form.number("steps")?,
-            spacing: form.text("spacing"),
-            class: form.number("class")?,
-            guidance: None,
-        })
-    }
-
     /// The work it asks for.
     ///
     /// # Errors
@@ -256,14 +218,13 @@ impl InterpolateRequest {
 pub async fn interpolate(
     State(app): State<App>,
     way: Way,
-    asked: Asked<InterpolateRequest>,
+    asked: Brought<InterpolateRequest>,
 ) -> Result<Response, ApiError> {
     let cancel = Cancel::new();
     let (served, work) = match asked {
-        Asked::Json(request) => request.of_seeds(&app, &cancel).await?,
-        Asked::Form(mut form) => {
-            let (images, request) = (std::mem::take(&mut form.images), InterpolateRequest::of_form(&mut form)?);
-            form.end(&["image", "model", "points", "at", "steps", "spacing", "class"])?;
+        Brought::Json(request) => request.of_seeds(&app, &cancel).await?,
+        Brought::Form(mut form) => {
+            let (images, request) = (std::mem::take(&mut form.images), form.read::<InterpolateRequest>()?);
             if !matches!(images.len(), 2 | 4) {
                 let message = format!("image: expected two files (a line) or four (a square), found {}", images.len());
                 return Err(ApiError::bad(message));

@@ -4,10 +4,10 @@ use axum::body::Bytes;
 use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{StatusCode, header};
-use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 use super::extract::Body;
+use crate::api::{Asked, of_text};
 
 /// Fields of a form beside its pictures, and pictures.
 const MOST_FIELDS: usize = 16;
@@ -18,7 +18,7 @@ const MOST_TEXT: usize = 1 << 10;
 
 /// One or the other.
 #[derive(Debug)]
-pub enum Asked<T> {
+pub enum Brought<T> {
     /// `application/json`.
     Json(T),
     /// `multipart/form-data`.
@@ -33,7 +33,7 @@ pub struct Form {
     fields: Vec<(String, String)>,
 }
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
+impl<S: Send + Sync, T: Asked> FromRequest<S> for Brought<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -89,43 +89,11 @@ impl Form {
         }
     }
 
-    /// The text of a field; an empty one is as if it were not there.
-    pub fn text(&mut self, name: &str) -> Option<String> {
-        let at = self.fields.iter().position(|(field, _)| field == name)?;
-        Some(self.fields.remove(at).1).filter(|text| !text.is_empty())
-    }
-
-    /// A field that is a number.
+    /// What its other fields say.
     ///
     /// # Errors
-    /// Something else.
-    pub fn number<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.text(name) else { return Ok(None) };
-        let wrong = || ApiError::bad(format!("{name}: expected a number, found \"{text}\""));
-        text.parse().map(Some).map_err(|_| wrong())
-    }
-
-    /// A field that lists numbers, as `10,20,50`.
-    ///
-    /// # Errors
-    /// Something else.
-    pub fn numbers<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<Vec<T>>, ApiError> {
-        let Some(text) = self.text(name) else { return Ok(None) };
-        let wrong = || ApiError::bad(format!("{name}: expected numbers between commas, found \"{text}\""));
-        text.split(',').map(|word| word.trim().parse()).collect::<Result<_, _>>().map(Some).map_err(|_| wrong())
-    }
-
-    /// Refuses whatever has not been asked for; `known` are the fields there are.
-    ///
-    /// # Errors
-    /// A field left over; the nearest known one is told.
-    pub fn end(self, known: &[&str]) -> Result<(), ApiError> {
-        let Some((name, _)) = self.fields.into_iter().next() else { return Ok(()) };
-        if known.contains(&name.as_str()) {
-            return Err(ApiError::bad(format!("{name}: given twice")));
-        }
-        let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &name)).unwrap_or(&"image");
-        let message = format!("unknown field \"{name}\"; did you mean \"{nearest}\"?");
-        Err(ApiError { field: Some(name), ..ApiError::bad(message) })
+    /// What means nothing.
+    pub fn read<T: Asked>(self) -> Result<T, ApiError> {
+        of_text(self.fields, true).map_err(|e| ApiError::bad(e.message()))
     }
 }

@@ -42,8 +42,8 @@ impl CompareWork {
         limits: &Limits,
         cancel: &Cancel,
     ) -> Result<Self, Failure> {
-        let n = request.n();
-        let (steps, etas) = (request.steps(), request.etas());
+        let n = request.n;
+        let (steps, etas) = (request.steps.clone(), request.etas.clone());
         let count = steps.len().saturating_mul(etas.len());
         if count == 0 || count > MOST_CELLS {
             return Err(Failure::Refused(format!("steps: times eta make {count} cells; expected 1 to {MOST_CELLS}")));
@@ -58,8 +58,8 @@ impl CompareWork {
         for &steps in &steps {
             limits.check_steps(steps)?;
             for &eta in &etas {
-                let request = request.sample(steps, eta);
-                let generator = served.generator(&request.request()?, Inputs::default(), (0, n), cancel)?;
+                let request = request.sample(steps, eta)?;
+                let generator = served.generator(&request.options, Inputs::default(), (0, n), cancel)?;
                 cells.push(Wanted { steps, eta, generator, command: request.command(&served.words()) });
             }
         }

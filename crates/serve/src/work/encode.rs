@@ -6,7 +6,7 @@ use std::time::Instant;
 use ndarray::{Array4, Axis};
 use skipstone::generate::{Generator, Inputs};
 use skipstone::image::npy;
-use skipstone::inversion::Latents;
+use skipstone::inversion::{Latents, Method};
 
 use super::run::Course;
 use super::{Answer, Work};
@@ -35,8 +35,9 @@ impl EncodeWork {
         limits: &Limits,
         cancel: &Cancel,
     ) -> Result<Self, Failure> {
-        limits.check_steps(request.steps())?;
-        let generator = served.generator(&request.request()?, Inputs::default(), (0, 1), cancel)?;
+        limits.check_steps(request.options.steps_of(served.timesteps))?;
+        let generator = served.generator(&request.options.clone().unclipped(), Inputs::default(), (0, 1), cancel)?;
+        Method::Ddim.check(generator.plan())?;
         let command = request.command(&served.words(), file);
         Ok(Self { served, generator, x0, command })
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ndarray::{Array4, Axis, concatenate};
 use skipstone::generate::{Generator, Inputs};
-use skipstone::inversion::Latents;
+use skipstone::inversion::{Latents, Method};
 use skipstone::latent;
 use skipstone::noise::initial_latent;
 
@@ -71,7 +71,7 @@ impl Place {
             }
             return Ok((Self::At(at.clone()), 1));
         }
-        let points = request.points();
+        let points = request.points;
         if points < 2 {
             return Err(Failure::Refused(format!("points: expected at least 2, the ends, found {points}")));
         }
@@ -120,9 +120,14 @@ impl InterpolateWork {
             return Err(Failure::Refused(message));
         }
         limits.check_images(n, served.shape())?;
-        limits.check_steps(request.steps())?;
+        limits.check_steps(request.options.steps_of(served.timesteps))?;
+        // Nothing is clipped where images are encoded.
         let from_images = matches!(ends, Ends::Images(_));
-        let generator = served.generator(&request.request(from_images)?, Inputs::default(), (0, n), cancel)?;
+        let options = if from_images { request.options.clone().unclipped() } else { request.options.clone() };
+        let generator = served.generator(&options, Inputs::default(), (0, n), cancel)?;
+        if from_images {
+            Method::Ddim.check(generator.plan())?;
+        }
         let ends_words = match &ends {
             Ends::Seeds(seeds) => seeds_words(seeds),
             Ends::Images(_) => format!("--images {}", files.join(",")),

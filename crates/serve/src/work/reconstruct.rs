@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use ndarray::{Array4, Axis};
 use skipstone::generate::{Generator, Inputs};
-use skipstone::inversion::{Latents, squared_errors};
+use skipstone::inversion::{Latents, Method, squared_errors};
+use skipstone::options::Request;
 
 use super::run::Course;
 use super::{Answer, Plan, Show, Work};
@@ -49,8 +50,10 @@ impl ReconstructWork {
         let mut runs = Vec::with_capacity(steps.len());
         for &steps in &steps {
             limits.check_steps(steps)?;
-            let request = request.request(steps)?;
-            runs.push((steps, served.generator(&request, Inputs::default(), (0, 1), cancel)?));
+            let request = Request { steps: Some(steps), ..request.options.clone().unclipped() };
+            let generator = served.generator(&request, Inputs::default(), (0, 1), cancel)?;
+            Method::Ddim.check(generator.plan())?;
+            runs.push((steps, generator));
         }
         let command = request.command(&served.words(), &steps, file);
         let original = image_png(x0.index_axis(Axis(0), 0))?;

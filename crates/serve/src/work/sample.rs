@@ -36,10 +36,10 @@ impl SampleWork {
         limits: &Limits,
         cancel: &Cancel,
     ) -> Result<Self, Failure> {
-        let (n, first) = (request.n(), request.first());
+        let (n, first) = (request.n, request.first);
         limits.check_images(n, served.shape())?;
-        limits.check_steps(request.steps())?;
-        let generator = served.generator(&request.request()?, Inputs::default(), (first, n), cancel)?;
+        limits.check_steps(request.options.steps_of(served.timesteps))?;
+        let generator = served.generator(&request.options, Inputs::default(), (first, n), cancel)?;
         let command = request.command(&served.words());
         Ok(Self { served, generator, first, n, command, show: None })
     }

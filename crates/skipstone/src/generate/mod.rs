@@ -10,7 +10,7 @@ mod settings;
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;
 pub(crate) use settings::stated;
-pub use settings::{ClassRule, ClipMode, Request, Settings, SpacingChoice, Variance};
+pub use settings::{ClassRule, Settings};
 
 use std::ops::{ControlFlow, Range};
 
@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
+use crate::options::Request;
 use crate::sampler::{Outcome, Plan, Progress, sample};
 use crate::unet::{Options, UNet};
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
 use crate::denoiser::Prediction;
-use crate::generate::{Inputs, Request, Settings};
+use crate::generate::{Inputs, Settings};
 use crate::noise::{KeyedRng, Purpose};
+use crate::options::{Noise, Request};
 use crate::schedule::BetaSchedule;
-use crate::sigma::NoiseScale;
 use crate::unet::{Config, initialise};
 
 fn model() -> Model {
@@ -33,7 +33,7 @@ fn model() -> Model {
 }
 
 fn generator() -> Generator {
-    let request = Request { steps: Some(3), scale: NoiseScale::Eta(1.0), ..Request::default() };
+    let request = Request { steps: Some(3), noise: Noise::Eta(1.0), ..Request::default() };
     Generator::new(model(), &request, Inputs::default(), 5, 20).unwrap()
 }
 
