@@ -5,11 +5,12 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 use skipstone::bench::{calls, peak_flops, profile, reading_weights, training_steps};
+use skipstone::options::PRECISION;
 use skipstone::unet::{Config, Options, Parameters, Precision, UNet};
 
 use crate::common::{Machine, ModelArguments, bytes};
 use crate::failure::{Done, Usage, emit};
-use crate::options::PrecisionArguments;
+use crate::options::Flags;
 
 /// Measure the time of a network call or a training step, and the peak memory
 #[derive(Args, Debug)]
@@ -40,7 +41,7 @@ pub struct BenchArguments {
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
-    precision: PrecisionArguments,
+    run: Flags<PRECISION>,
     #[command(flatten)]
     machine: Machine,
     /// Print one JSON object per batch
@@ -65,7 +66,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
         return Err(Usage("the model has no parameters".into()).into());
     }
     let flops = skipstone::unet::flops(&model.config)? as f64;
-    let precision = arguments.precision.precision;
+    let precision = arguments.run.request()?.precision;
     if arguments.train && precision != Precision::F32 {
         return Err(Usage(format!("--precision {precision}: training is in f32 only")).into());
     }

@@ -9,7 +9,8 @@ pub mod curve;
 pub mod events;
 
 pub use recipe::{
-    DataRecipe, DiffusionRecipe, EmaRecipe, ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe, Weighting,
+    DataRecipe, Decay, DiffusionRecipe, EmaRecipe, LossWeight, ModelRecipe, OptimizerKind, OptimizerRecipe, Recipe,
+    TrainRecipe, Weighting,
 };
 pub use run::{Ended, Event, Run};
 pub use trainer::{StepReport, Trainer};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ndarray::Array4;
 use skipstone_kernels::optimizer::{self, Adam};
 
-use super::recipe::{Recipe, Weighting};
+use super::recipe::{OptimizerKind, Recipe, Weighting};
 use super::state::State;
 use crate::checkpoint::SchedulerConfig;
 use crate::data::{Dataset, Epochs, Stream};
@@ -87,7 +87,7 @@ impl Trainer {
         };
         let config = recipe.config(classes)?;
         let null_class = classes.filter(|_| recipe.data.class_dropout > 0.0);
-        let scheduler = recipe.scheduler()?;
+        let scheduler = recipe.scheduler();
         let schedule = scheduler.schedule()?;
         let layout = Arc::new(unet::layout(&config)?);
         let weights = match init {
@@ -191,14 +191,14 @@ impl Trainer {
         if o.clip > 0.0 && gradient_norm > o.clip {
             optimizer::scale(isa, team, (o.clip / gradient_norm) as f32, &mut self.gradient);
         }
-        let learning_rate = self.recipe.learning_rate(step)?;
+        let learning_rate = self.recipe.learning_rate(step);
         let adam = Adam {
             lr: learning_rate,
             beta1: o.beta1,
             beta2: o.beta2,
             eps: o.eps,
             weight_decay: o.weight_decay,
-            decoupled: self.recipe.decoupled()?,
+            decoupled: o.kind == OptimizerKind::AdamW,
         };
         let State { weights, ema, moments: [m, v], .. } = &mut self.state;
         adam.step(isa, team, step, &self.gradient, weights.data_mut(), m.data_mut(), v.data_mut());
@@ -260,7 +260,7 @@ impl Trainer {
         let dropout: Vec<u64> =
             (0..n as u64).map(|i| KeyedRng::new(seed, Purpose::Dropout, first + i, 0).next_u64()).collect();
 
-        let weighting = self.recipe.weighting()?;
+        let weighting = self.recipe.weighting();
         let weights: Vec<f64> = levels.iter().map(|level| loss_weight(weighting, prediction, *level)).collect();
         let target = target.as_slice().expect("made in standard layout");
         let len = c * h * w;
