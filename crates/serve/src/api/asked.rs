@@ -278,20 +278,9 @@ documented!(
 );
 
 /// The model's name, which every request may say.
-pub const MODEL: Description = Description {
-    name: "model",
-    value: "ID",
-    kind: Kind::Text,
-    help: "The model's id, of those in `/v1/models`",
-    default: "the first",
-    example: "",
-};
+pub const MODEL: Description =
+    Description::new("model", "ID", Kind::Text).help("The model's id, of those in `/v1/models`").or("the first");
 /// The test image of requests about one.
-pub const TEST_IMAGE: Description = Description {
-    name: "test_image",
-    value: "K",
-    kind: Kind::Whole(0),
-    help: "Which of the test images; see `/v1/test-images`",
-    default: "",
-    example: "0",
-};
+pub const TEST_IMAGE: Description = Description::new("test_image", "K", Kind::Whole(0))
+    .help("Which of the test images; see `/v1/test-images`")
+    .such_as("0");

@@ -28,30 +28,15 @@ impl Asked for CompareRequest {
         "The same latents under every number of steps and every η. In an address, lists are written `5,10,20`.";
     const OWN: &'static [Description] = &[
         MODEL,
-        Description {
-            name: "steps",
-            value: "S,…",
-            kind: Kind::Wholes([1, 64]),
-            help: "Numbers of steps",
-            default: "5,10,20,50",
-            example: "[5, 10]",
-        },
-        Description {
-            name: "eta",
-            value: "ETA,…",
-            kind: Kind::Numbers([1, 64]),
-            help: "η of each column",
-            default: "0,0.5,1",
-            example: "[0.0, 1.0]",
-        },
-        Description {
-            name: "n",
-            value: "N",
-            kind: Kind::Whole(1),
-            help: "Images of a cell",
-            default: "4",
-            example: "1",
-        },
+        Description::new("steps", "S,…", Kind::Wholes([1, 64]))
+            .help("Numbers of steps")
+            .or("5,10,20,50")
+            .such_as("[5, 10]"),
+        Description::new("eta", "ETA,…", Kind::Numbers([1, 64]))
+            .help("η of each column")
+            .or("0,0.5,1")
+            .such_as("[0.0, 1.0]"),
+        Description::new("n", "N", Kind::Whole(1)).help("Images of a cell").or("4").such_as("1"),
     ];
     const OPTIONS: Set = SAMPLE & !(STEPS | TIMES | NOISE);
 

@@ -31,30 +31,15 @@ impl Asked for InterpolateRequest {
     const ABOUT: &'static str = "What to interpolate between.";
     const OWN: &'static [Description] = &[
         MODEL,
-        Description {
-            name: "seeds",
-            value: "A,B[,C,D]",
-            kind: Kind::Wholes([2, 4]),
-            help: "Two ends of a line, or four corners of a square: top left, top right, bottom left, bottom right",
-            default: "",
-            example: "[1, 2]",
-        },
-        Description {
-            name: "points",
-            value: "N",
-            kind: Kind::Whole(2),
-            help: "Points of the line, or of each side",
-            default: "7",
-            example: "5",
-        },
-        Description {
-            name: "at",
-            value: "X[,Y]",
-            kind: Kind::Numbers([1, 2]),
-            help: "A single point instead: λ of a line, or column and row of a square, from 0 to 1",
-            default: "",
-            example: "",
-        },
+        Description::new("seeds", "A,B[,C,D]", Kind::Wholes([2, 4]))
+            .help("Two ends of a line, or four corners of a square: top left, top right, bottom left, bottom right")
+            .such_as("[1, 2]"),
+        Description::new("points", "N", Kind::Whole(2))
+            .help("Points of the line, or of each side")
+            .or("7")
+            .such_as("5"),
+        Description::new("at", "X[,Y]", Kind::Numbers([1, 2]))
+            .help("A single point instead: λ of a line, or column and row of a square, from 0 to 1"),
     ];
     const OPTIONS: Set = DECODE;
     const SUBJECT: Option<&'static str> = Some("seeds");

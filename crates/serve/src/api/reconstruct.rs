@@ -30,14 +30,10 @@ impl Asked for ReconstructRequest {
     const OWN: &'static [Description] = &[
         MODEL,
         TEST_IMAGE,
-        Description {
-            name: "steps",
-            value: "S,…",
-            kind: Kind::Wholes([1, 12]),
-            help: "Numbers of steps",
-            default: "10,20,50,100, as far as the model was trained",
-            example: "[5, 10]",
-        },
+        Description::new("steps", "S,…", Kind::Wholes([1, 12]))
+            .help("Numbers of steps")
+            .or("10,20,50,100, as far as the model was trained")
+            .such_as("[5, 10]"),
     ];
     const OPTIONS: Set = DECODE & !(STEPS | TIMES | NOISE);
     const SUBJECT: Option<&'static str> = Some(TEST_IMAGE.name);

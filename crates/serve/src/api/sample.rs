@@ -26,22 +26,10 @@ impl Asked for SampleRequest {
         "What to sample. Every field may be left out; the same fields mean the same pixels, always.";
     const OWN: &'static [Description] = &[
         MODEL,
-        Description {
-            name: "n",
-            value: "N",
-            kind: Kind::Whole(1),
-            help: "Number of images",
-            default: "16",
-            example: "4",
-        },
-        Description {
-            name: "first",
-            value: "I",
-            kind: Kind::Whole(0),
-            help: "Index of the first image; image i depends on the options, the seed and i alone",
-            default: "0",
-            example: "",
-        },
+        Description::new("n", "N", Kind::Whole(1)).help("Number of images").or("16").such_as("4"),
+        Description::new("first", "I", Kind::Whole(0))
+            .help("Index of the first image; image i depends on the options, the seed and i alone")
+            .or("0"),
     ];
     const OPTIONS: Set = SAMPLE;
 

@@ -89,20 +89,19 @@ impl FromStr for Noise {
 
     fn from_str(text: &str) -> Result<Self> {
         let number = |text: &str| text.trim().parse().ok();
+        let eta = |text: &str| number(text).and_then(|eta| checked(eta).ok());
         let noise = if let Some(named) = Self::NAMED.into_iter().find(|named| named.to_string() == text) {
             Some(named)
-        } else if let Some(eta) = text.strip_prefix("analytic:") {
-            number(eta).map(checked).transpose()?.map(|eta| Self::Analytic { eta })
+        } else if let Some(beneath) = text.strip_prefix("analytic:") {
+            eta(beneath).map(|eta| Self::Analytic { eta })
         } else if let Some(list) = text.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
             list.split(',').map(number).collect::<Option<_>>().map(Self::Vector)
         } else {
-            number(text).map(Self::eta).transpose()?
+            eta(text).map(Self::Eta)
         };
         noise.ok_or_else(|| {
             let [hat, analytic] = Self::NAMED;
-            Error::argument(format!(
-                "eta: expected a finite number of at least 0, {hat}, {analytic} or {analytic}:ETA, found \"{text}\""
-            ))
+            Error::argument(format!("eta: expected a number of at least 0, {hat} or {analytic}, found \"{text}\""))
         })
     }
 }

@@ -27,6 +27,29 @@ pub struct Description {
 }
 
 impl Description {
+    /// A field of which nothing is told yet.
+    pub const fn new(name: &'static str, value: &'static str, kind: Kind) -> Self {
+        Self { name, value, kind, help: "", default: "", example: "" }
+    }
+
+    /// The same with this sentence.
+    #[must_use]
+    pub const fn help(self, help: &'static str) -> Self {
+        Self { help, ..self }
+    }
+
+    /// The same with this default.
+    #[must_use]
+    pub const fn or(self, default: &'static str) -> Self {
+        Self { default, ..self }
+    }
+
+    /// The same with this example.
+    #[must_use]
+    pub const fn such_as(self, example: &'static str) -> Self {
+        Self { example, ..self }
+    }
+
     /// The sentence, and what holds where nothing is said.
     pub fn sentence(&self) -> String {
         if self.default.is_empty() {
@@ -51,12 +74,23 @@ pub struct Field {
     pub about: Description,
     /// Options that mean nothing beside this one.
     pub excludes: &'static [&'static str],
-    pub(super) read: fn(&mut Request, Value) -> Result<(), String>,
+    read: Read,
     /// What a request says of it; null where that is nothing, or the default.
-    pub(super) write: fn(&Request) -> Value,
+    pub(super) write: Write,
 }
 
+type Read = fn(&mut Request, Value) -> Result<(), String>;
+type Write = fn(&Request) -> Value;
+
 impl Field {
+    const fn new(bit: Set, about: Description, read: Read, write: Write) -> Self {
+        Self { bit, about, excludes: &[], read, write }
+    }
+
+    const fn excluding(self, excludes: &'static [&'static str]) -> Self {
+        Self { excludes, ..self }
+    }
+
     /// The value of a text.
     ///
     /// # Errors
@@ -118,34 +152,20 @@ pub fn find(name: &str) -> Option<&'static Field> {
 
 /// Every option, in the order of help texts and command lines. An option is a field of [`Request`] and an entry here.
 pub static FIELDS: [Field; 13] = [
-    Field {
-        bit: STEPS,
-        about: Description {
-            name: "steps",
-            value: "S",
-            kind: Kind::Whole(1),
-            help: "Number of steps S",
-            default: "50, or the model's T where that is less",
-            example: "10",
-        },
-        excludes: &[],
-        read: |request, value| set(&mut request.steps, value),
-        write: |request| json!(request.steps),
-    },
+    Field::new(
+        STEPS,
+        Description::new("steps", "S", Kind::Whole(1)).help("Number of steps S")
+            .or("50, or the model's T where that is less")
+            .such_as("10"),
+        |request, value| set(&mut request.steps, value),
+        |request| json!(request.steps),
+    ),
     // Before eta, which means something else beside it.
-    Field {
-        bit: NOISE,
-        about: Description {
-            name: "sigma",
-            value: "NAME",
-            kind: Kind::NameOrNumbers(|| names(&Noise::NAMED)),
-            help: "Noise by name: hat is DDPM's larger variance, analytic the one that fits the network best (needs a \
-                   calibration; eta beneath it, 1 unless given); or one sigma for each network call, in step order",
-            default: "",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| match serde_json::from_value(value.clone()) {
+    Field::new(
+        NOISE,
+        Description::new("sigma", "NAME", Kind::NameOrNumbers(|| names(&Noise::NAMED))).help("Noise by name: hat is DDPM's larger variance, analytic the one that fits the network best (needs a \
+                   calibration; eta beneath it, 1 unless given); or one sigma for each network call, in step order"),
+        |request, value| match serde_json::from_value(value.clone()) {
             Ok(noise @ (Noise::Hat | Noise::Analytic { .. } | Noise::Vector(_))) => {
                 request.noise = noise;
                 Ok(())
@@ -155,24 +175,17 @@ pub static FIELDS: [Field; 13] = [
                 names(&Noise::NAMED).join(", ")
             )),
         },
-        write: |request| match &request.noise {
+        |request| match &request.noise {
             Noise::Eta(_) => Value::Null,
             Noise::Analytic { .. } => json!(Noise::NAMED[1]),
             noise => json!(noise),
         },
-    },
-    Field {
-        bit: NOISE,
-        about: Description {
-            name: "eta",
-            value: "ETA",
-            kind: Kind::Number(0.0),
-            help: "Noise per step, DDIM Eq. 16: 0 is DDIM (same latent, same image), 1 is DDPM",
-            default: "0",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| {
+    ),
+    Field::new(
+        NOISE,
+        Description::new("eta", "ETA", Kind::Number(0.0)).help("Noise per step, DDIM Eq. 16: 0 is DDIM (same latent, same image), 1 is DDPM")
+        .or("0"),
+        |request, value| {
             let eta = checked(from(value)?).map_err(|error| error.message().to_owned())?;
             request.noise = match &request.noise {
                 Noise::Eta(_) => Noise::Eta(eta),
@@ -182,154 +195,79 @@ pub static FIELDS: [Field; 13] = [
             };
             Ok(())
         },
-        write: |request| match &request.noise {
+        |request| match &request.noise {
             Noise::Eta(eta) if *eta != 0.0 => json!(eta),
             Noise::Analytic { eta } => json!(eta),
             _ => Value::Null,
         },
-    },
-    Field {
-        bit: NOISE,
-        about: Description {
-            name: "final_sigma",
-            value: "SIGMA",
-            kind: Kind::Number(0.0),
-            help: "Noise on the last step: needed to reproduce an image whose noise was encoded",
-            default: "none",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| set(&mut request.final_sigma, value),
-        write: |request| json!(request.final_sigma),
-    },
-    Field {
-        bit: SPACING,
-        about: Description {
-            name: "spacing",
-            value: "NAME",
-            kind: Kind::Name(|| names(&SpacingChoice::all())),
-            help: "Which S of the model's T times; optimal needs a calibration",
-            default: "the model's, else linear",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| set(&mut request.spacing, value),
-        write: |request| json!(request.spacing),
-    },
-    Field {
-        bit: TIMES,
-        about: Description {
-            name: "times",
-            value: "A,B,C",
-            kind: Kind::Wholes([1, usize::MAX]),
-            help: "Explicit network indices, strictly decreasing, for example 999,700,17",
-            default: "",
-            example: "",
-        },
-        excludes: &["steps", "spacing"],
-        read: |request, value| set(&mut request.times, value),
-        write: |request| json!(request.times),
-    },
-    Field {
-        bit: SOLVER,
-        about: Description {
-            name: "solver",
-            value: "NAME",
-            kind: Kind::Name(|| names(&Solver::ALL)),
-            help: "How to step without noise",
-            default: "ddim",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| set(&mut request.solver, value),
-        write: |request| said(&request.solver, &Request::default().solver),
-    },
-    Field {
-        bit: CLIP,
-        about: Description {
-            name: "clip",
-            value: "HOW",
-            kind: Kind::Name(|| names(&ClipMode::ALL)),
-            help: "Clip the predicted image, and keep its noise (diffusers) or derive it again",
-            default: "the model's, else off; off where images are encoded or decoded",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| set(&mut request.clip, value),
-        write: |request| json!(request.clip),
-    },
-    Field {
-        bit: THRESHOLD,
-        about: Description {
-            name: "threshold",
-            value: "RATIO,MAX",
-            kind: Kind::Numbers([2, 2]),
-            help: "Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5",
-            default: "",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| {
+    ),
+    Field::new(
+        NOISE,
+        Description::new("final_sigma", "SIGMA", Kind::Number(0.0)).help("Noise on the last step: needed to reproduce an image whose noise was encoded")
+        .or("none"),
+        |request, value| set(&mut request.final_sigma, value),
+        |request| json!(request.final_sigma),
+    ),
+    Field::new(
+        SPACING,
+        Description::new("spacing", "NAME", Kind::Name(|| names(&SpacingChoice::all()))).help("Which S of the model's T times; optimal needs a calibration")
+        .or("the model's, else linear"),
+        |request, value| set(&mut request.spacing, value),
+        |request| json!(request.spacing),
+    ),
+    Field::new(
+        TIMES,
+        Description::new("times", "A,B,C", Kind::Wholes([1, usize::MAX])).help("Explicit network indices, strictly decreasing, for example 999,700,17"),
+        |request, value| set(&mut request.times, value),
+        |request| json!(request.times),
+    )
+    .excluding(&["steps", "spacing"]),
+    Field::new(
+        SOLVER,
+        Description::new("solver", "NAME", Kind::Name(|| names(&Solver::ALL))).help("How to step without noise").or("ddim"),
+        |request, value| set(&mut request.solver, value),
+        |request| said(&request.solver, &Request::default().solver),
+    ),
+    Field::new(
+        CLIP,
+        Description::new("clip", "HOW", Kind::Name(|| names(&ClipMode::ALL))).help("Clip the predicted image, and keep its noise (diffusers) or derive it again")
+        .or("the model's, else off; off where images are encoded or decoded"),
+        |request, value| set(&mut request.clip, value),
+        |request| json!(request.clip),
+    ),
+    Field::new(
+        THRESHOLD,
+        Description::new("threshold", "RATIO,MAX", Kind::Numbers([2, 2])).help("Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5"),
+        |request, value| {
             set(&mut request.threshold, value).map_err(|_| "expected two numbers, for example 0.995,1.5".to_owned())
         },
-        write: |request| json!(request.threshold),
-    },
-    Field {
-        bit: CONDITION,
-        about: Description {
-            name: "class",
-            value: "K",
-            kind: Kind::Whole(0),
-            help: "Class of the images, for a class-conditional model",
-            default: "",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| set(&mut request.class, value),
-        write: |request| json!(request.class),
-    },
-    Field {
-        bit: CONDITION,
-        about: Description {
-            name: "guidance",
-            value: "W",
-            kind: Kind::Number(f64::NEG_INFINITY),
-            help: "Weight of classifier-free guidance, for a model trained with dropped classes; needs a class",
-            default: "",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| set(&mut request.guidance, value),
-        write: |request| json!(request.guidance),
-    },
-    Field {
-        bit: PRECISION,
-        about: Description {
-            name: "precision",
-            value: "NAME",
-            kind: Kind::Name(|| names(&[Precision::F32, Precision::F16])),
-            help: "Precision: f32, or f16 for speed (about three digits; bytes are not promised to be the same elsewhere)",
-            default: "f32",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| set(&mut request.precision, value),
-        write: |request| said(&request.precision, &Precision::F32),
-    },
-    Field {
-        bit: SEED,
-        about: Description {
-            name: "seed",
-            value: "N",
-            kind: Kind::Whole(0),
-            help: "Seed of all that is drawn: latents, noise, probes",
-            default: "0",
-            example: "",
-        },
-        excludes: &[],
-        read: |request, value| set(&mut request.seed, value),
-        write: |request| said(&request.seed, &0),
-    },
+        |request| json!(request.threshold),
+    ),
+    Field::new(
+        CONDITION,
+        Description::new("class", "K", Kind::Whole(0)).help("Class of the images, for a class-conditional model"),
+        |request, value| set(&mut request.class, value),
+        |request| json!(request.class),
+    ),
+    Field::new(
+        CONDITION,
+        Description::new("guidance", "W", Kind::Number(f64::NEG_INFINITY)).help("Weight of classifier-free guidance, for a model trained with dropped classes; needs a class"),
+        |request, value| set(&mut request.guidance, value),
+        |request| json!(request.guidance),
+    ),
+    Field::new(
+        PRECISION,
+        Description::new("precision", "NAME", Kind::Name(|| names(&[Precision::F32, Precision::F16]))).help("Precision: f32, or f16 for speed (about three digits; bytes are not promised to be the same elsewhere)")
+        .or("f32"),
+        |request, value| set(&mut request.precision, value),
+        |request| said(&request.precision, &Precision::F32),
+    ),
+    Field::new(
+        SEED,
+        Description::new("seed", "N", Kind::Whole(0)).help("Seed of all that is drawn: latents, noise, probes").or("0"),
+        |request, value| set(&mut request.seed, value),
+        |request| said(&request.seed, &0),
+    ),
 ];
 
 fn names<T: ToString>(all: &[T]) -> Vec<String> {
