@@ -6,11 +6,12 @@ use clap::Args;
 use serde_json::json;
 use skipstone::bench::{calls, profile, reading_weights, training_steps};
 use skipstone::engine::{self, EngineOptions, Network, Precision};
+use skipstone::options::PRECISION;
 use skipstone::unet::{Config, Parameters};
 
 use crate::common::{Machine, ModelArguments, bytes};
 use crate::failure::{Done, Usage, emit};
-use crate::options::PrecisionArguments;
+use crate::options::Flags;
 
 /// Measure the time of a network call or a training step, and the peak memory
 #[derive(Args, Debug)]
@@ -41,7 +42,7 @@ pub struct BenchArguments {
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
-    precision: PrecisionArguments,
+    run: Flags<PRECISION>,
     #[command(flatten)]
     machine: Machine,
     /// Print one JSON object per batch
@@ -66,7 +67,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
         return Err(Usage("the model has no parameters".into()).into());
     }
     let flops = skipstone::unet::flops(&model.config)? as f64;
-    let precision = arguments.precision.precision;
+    let precision = arguments.run.request()?.precision;
     if arguments.train && precision != Precision::F32 {
         return Err(Usage(format!("--precision {precision}: training is in f32 only")).into());
     }

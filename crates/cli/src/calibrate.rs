@@ -14,7 +14,7 @@ use skipstone::noise::{NOISE_VERSION, Purpose, Seeded};
 use skipstone::objective::default_sigma_1;
 
 use crate::common::{Conduct, ModelArguments};
-use crate::dataset::{SplitName, load_for};
+use crate::dataset::{DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 use crate::output::writable;
@@ -33,8 +33,7 @@ Examples:
 pub struct CalibrateArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Data: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images
-    #[arg(long, value_name = "DATASET|DIR")]
+    #[arg(long, value_name = "DATASET|DIR", help = DATA)]
     data: String,
     /// Which part of it
     #[arg(long, value_enum, default_value_t = SplitName::Train)]

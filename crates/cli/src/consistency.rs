@@ -7,9 +7,10 @@ use std::time::Instant;
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
 use skipstone::checkpoint::Model;
-use skipstone::generate::{Generator, Request, Settings};
+use skipstone::generate::{Generator, Settings};
 use skipstone::image::{Layout, grid, write_png};
 use skipstone::latent::{SQUARE, distance};
+use skipstone::options::Request;
 use skipstone::sampler::{Outcome, Plan};
 use skipstone_eval::{FeatureNetwork, check_takes, feature_distance, features};
 

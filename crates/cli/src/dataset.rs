@@ -6,6 +6,9 @@ use skipstone::data::{DataSpec, Dataset, LoadOptions, Split};
 
 use crate::failure::Usage;
 
+/// What data sets may be called, for the help of `--data`.
+pub const DATA: &str = "Data: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images (class = sub-folder)";
+
 /// Which part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SplitName {

@@ -8,13 +8,14 @@ use ndarray::{Array4, Array5, Axis, Slice};
 use serde_json::json;
 use skipstone::generate::{Generator, Inputs, digest};
 use skipstone::inversion::Latents;
+use skipstone::options::DECODE;
 
 use crate::batch::{BatchArguments, batches};
 use crate::common::{Conduct, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
 use crate::images;
-use crate::invert::{MethodArguments, decode_batch, evaluations, pairs, unclipped};
-use crate::options::{ConditionArguments, RunArguments};
+use crate::invert::{MethodArguments, decode_batch, evaluations, pairs};
+use crate::options::Flags;
 use crate::output::{Sink, Target, apart, check, stopped};
 
 /// Decode latents that encode has found
@@ -35,9 +36,7 @@ pub struct DecodeArguments {
     #[command(flatten)]
     method: MethodArguments,
     #[command(flatten)]
-    run: RunArguments,
-    #[command(flatten)]
-    condition: ConditionArguments,
+    run: Flags<DECODE>,
     #[command(flatten)]
     batch: BatchArguments,
     /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
@@ -53,8 +52,7 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let method = arguments.method.method()?;
     let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
-    let mut request = unclipped(arguments.run.request(0)?);
-    arguments.condition.apply(&mut request);
+    let request = arguments.run.request()?.unclipped();
     let path = &arguments.latents;
     apart([target.path()], [path.as_path()])?;
     let (latents, sum) = if method.is_paired() {

@@ -6,21 +6,23 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
-use skipstone::generate::{Generator, Inputs, Request, Settings, Variance};
+use skipstone::generate::{Generator, Inputs, Settings};
 use skipstone::image::npy;
 use skipstone::inversion::{Draw, Latents, Method, encode_noise};
 use skipstone::noise::{Purpose, Seeded};
-use skipstone::sigma::NoiseScale;
+use skipstone::options::{DECODE, Request, SAMPLE, SEED, Set};
 
 use crate::batch::{BatchArguments, batches};
 use crate::common::{Conduct, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt::quoted;
-use crate::invert::{MethodArguments, Report, encode_batch, evaluations, joined, rows, unclipped, watch};
-use crate::options::{ConditionArguments, RunArguments};
+use crate::invert::{MethodArguments, Report, encode_batch, evaluations, joined, rows, watch};
+use crate::options::Flags;
 use crate::output::{Target, apart, writable};
 
+/// The options of the command.
+const ENCODE: Set = DECODE | SEED;
 /// Noise is written whole, so it is held whole.
 const MOST_NOISE_BYTES: usize = 8 << 30;
 
@@ -50,18 +52,13 @@ pub struct EncodeArguments {
     #[command(flatten)]
     method: MethodArguments,
     #[command(flatten)]
-    run: RunArguments,
+    run: Flags<ENCODE>,
     /// Where the noise of the steps goes, with --eta above 0
     #[arg(long, value_name = "Z.npy")]
     noise_out: Option<PathBuf>,
     /// How the noisy states are drawn, with --eta above 0
     #[arg(long, value_enum, default_value = "chain")]
     draw: DrawName,
-    /// Seed of the noisy states, with --eta above 0
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-    #[command(flatten)]
-    condition: ConditionArguments,
     #[command(flatten)]
     batch: BatchArguments,
     /// Output: the latents
@@ -85,12 +82,11 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     let method = arguments.method.method()?;
     let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
-    let mut request = unclipped(arguments.run.request(arguments.seed)?);
-    arguments.condition.apply(&mut request);
-    let stochastic = request.scale != NoiseScale::Eta(0.0) || request.variance == Variance::Analytic;
+    let mut request = arguments.run.request()?.unclipped();
+    let stochastic = request.is_stochastic();
     check_stochastic(arguments, stochastic, &method)?;
     let outputs = [Some(arguments.output.as_path()), arguments.noise_out.as_deref()];
-    let inputs = [Some(Path::new(&arguments.images)), arguments.run.sigmas.as_deref()];
+    let inputs = [Some(Path::new(&arguments.images)), arguments.run.file()];
     apart(outputs.into_iter().flatten(), inputs.into_iter().flatten())?;
     if stochastic && request.final_sigma.is_none() {
         request.final_sigma = Some(final_sigma(&Settings::resolve(&model, &request)?.1));
@@ -152,12 +148,11 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         duration(seconds)
     ));
     say(format_args!(
-        "back again: skipstone decode{} --latents {} {}{}{}",
+        "back again: skipstone decode{} --latents {}{}{}",
         arguments.model.words(),
         quoted(&output.to_string()),
-        arguments.run.words(generator.settings()),
-        arguments.method.words()?,
-        arguments.condition.words()
+        generator.settings().request().to_flags(DECODE),
+        arguments.method.words()?
     ));
     emit(output)?;
     Ok(Done::Finished)
@@ -234,7 +229,7 @@ fn with_noise(
     let (mut latents, mut noise, mut square) = (Vec::new(), Vec::new(), 0.0);
     for (i, range) in ranges.iter().enumerate() {
         let conditions = generator.conditions(range.start as u64..range.end as u64);
-        let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(arguments.seed, range.start as u64) };
+        let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(request.seed, range.start as u64) };
         let mut observer = watch(&bar, (i * steps) as u64);
         let x0 = rows(x0, range);
         let found = encode_noise(generator.network(), plan, &x0, draw, &mut source, &conditions, &mut observer)?;
@@ -261,22 +256,12 @@ fn with_noise(
     }
     say(format_args!("{n} image(s) encoded with their noise in {steps} steps, {}", duration(seconds)));
     say(format_args!("sampling will miss them by {residual:.1e} (root mean square, network values)"));
-    let scale = match &generator.settings().scale {
-        NoiseScale::Analytic(analytic) => format!(" --sigma analytic --eta {}", analytic.eta),
-        NoiseScale::Eta(eta) => format!(" --eta {eta}"),
-        NoiseScale::Hat => " --sigma hat".to_owned(),
-        NoiseScale::Vector(_) => {
-            let file = arguments.run.sigmas.as_deref().map_or(String::new(), |path| path.display().to_string());
-            format!(" --sigmas {}", quoted(&file))
-        }
-    };
     say(format_args!(
-        "back again: skipstone sample{} --latents {} --noise {} {}{scale} --final-sigma {sigma}{}",
+        "back again: skipstone sample{} --latents {} --noise {}{}",
         arguments.model.words(),
         quoted(&output),
         quoted(&noise_path.display().to_string()),
-        arguments.run.words(generator.settings()),
-        arguments.condition.words()
+        generator.settings().request().to_flags(SAMPLE & !SEED)
     ));
     emit(noise_path.display())?;
     emit(output)?;

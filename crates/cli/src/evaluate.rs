@@ -10,20 +10,21 @@ use clap::Args;
 use indicatif::ProgressBar;
 use skipstone::checkpoint::Model;
 use skipstone::data::{DataSpec, LoadOptions, Split};
-use skipstone::denoiser::DynamicThreshold;
 use skipstone::files;
-use skipstone::generate::{ClipMode, Generator, Inputs, Request, Settings, SpacingChoice};
+use skipstone::generate::{Generator, Inputs, Settings};
+use skipstone::options::{CONDITION, ClipMode, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD};
 use skipstone::solver::Solver;
 use skipstone_eval::table::{
-    Cell, Evaluation, Judge, Lists, Noise, RealImages, Reference, Repeats, Results, Run, Shard, are_few,
+    Cell, Evaluation, Judge, Lists, RealImages, Reference, Repeats, Results, Run, Shard, are_few,
 };
 use skipstone_eval::{FeatureNetwork, FeatureSpec, check_takes};
 
 use crate::batch::BatchArguments;
 use crate::common::{Conduct, ModelArguments};
+use crate::dataset::DATA;
 use crate::failure::{Done, Usage, say};
 use crate::interrupt;
-use crate::options::{ConditionArguments, PrecisionArguments, clip, threshold};
+use crate::options::Flags;
 
 /// Score samples against a data set, for lists of steps, noise, times and solvers (the paper's Table 1)
 #[derive(Args, Debug)]
@@ -49,8 +50,7 @@ Examples:
 pub struct EvaluateArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Data to score against: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images
-    #[arg(long, value_name = "DATASET|DIR", required_unless_present = "shard")]
+    #[arg(long, value_name = "DATASET|DIR", required_unless_present = "shard", help = DATA)]
     data: Option<String>,
     /// Numbers of steps S
     #[arg(long, value_name = "S,…", value_delimiter = ',', default_values_t = [10, 20, 50, 100])]
@@ -66,26 +66,18 @@ pub struct EvaluateArguments {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_values_t = [Solver::DDIM])]
     solver: Vec<Solver>,
     /// Clip the predicted image: off, keep-eps, rederive-eps [default: the model's, else off]
-    #[arg(long, value_name = "HOW,…", value_delimiter = ',', value_parser = clip)]
+    #[arg(long, value_name = "HOW,…", value_delimiter = ',')]
     clip: Vec<ClipMode>,
-    /// Dynamic thresholding: quantile and largest bound; needs clipping on
-    #[arg(long, value_name = "RATIO,MAX", value_parser = threshold)]
-    threshold: Option<DynamicThreshold>,
+    #[command(flatten)]
+    common: Flags<{ THRESHOLD | CONDITION | PRECISION | SEED }>,
     /// Images of each cell, exactly
     #[arg(short, value_name = "N", default_value_t = 10_000)]
     n: u64,
-    /// Seed of latents and noise
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
     /// Index of the first image
     #[arg(long, value_name = "I", default_value_t = 0)]
     first: u64,
     #[command(flatten)]
     batch: BatchArguments,
-    #[command(flatten)]
-    condition: ConditionArguments,
-    #[command(flatten)]
-    precision: PrecisionArguments,
     /// Features to score in: fashion-cnn, the classifier carried inside, or a value of an ONNX network
     #[arg(long, value_name = "fashion-cnn|FILE.onnx:OUTPUT", default_value_t = FeatureSpec::FashionCnn)]
     features: FeatureSpec,
@@ -131,16 +123,14 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let cells = lists(arguments).cells()?;
     let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
-    let (precision, threshold) = (arguments.precision.precision, arguments.threshold);
-    let mut common = Request { seed: arguments.seed, precision, threshold, ..Request::default() };
-    arguments.condition.apply(&mut common);
+    let common = arguments.common.request()?;
     let requests: Vec<Request> = cells.iter().map(|cell| cell.request(&common)).collect();
     let runs = requests.iter().map(|request| Settings::resolve(&model, request)).collect::<Result<Vec<_>, _>>()?;
     let end = arguments.first.checked_add(arguments.n).filter(|_| arguments.n <= MOST_IMAGES);
     let end =
         end.ok_or_else(|| Usage(format!("-n {}: at most {MOST_IMAGES} images, and indices of 64 bits", arguments.n)))?;
     let images = arguments.first..end;
-    let evaluation = Evaluation::new(&arguments.output, &model, images.clone(), arguments.seed, arguments.repeats.0)?;
+    let evaluation = Evaluation::new(&arguments.output, &model, images.clone(), common.seed, arguments.repeats.0)?;
     let part = arguments.shard.map_or(images.clone(), |shard| shard.range(images.clone()));
     // What is wrong with data or features is said before the work, not after it.
     let scored = arguments.shard.is_none();

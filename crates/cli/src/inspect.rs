@@ -4,12 +4,13 @@ use clap::Args;
 use serde_json::{Value, json};
 use skipstone::checkpoint::{Model, config_to_json};
 use skipstone::generate::Settings;
+use skipstone::options::LAYOUT;
 use skipstone::schedule::{Schedule, Time};
 use skipstone::unet::{self, DownBlock};
 
 use crate::common::ModelArguments;
 use crate::failure::{Done, emit};
-use crate::options::RunArguments;
+use crate::options::Flags;
 
 /// Show a model's architecture and schedule, and the table of a run's steps
 #[derive(Args, Debug)]
@@ -26,7 +27,7 @@ pub struct InspectArguments {
     #[command(flatten)]
     model: ModelArguments,
     #[command(flatten)]
-    run: RunArguments,
+    run: Flags<LAYOUT>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -36,8 +37,8 @@ pub struct InspectArguments {
 pub fn run(arguments: &InspectArguments) -> anyhow::Result<Done> {
     let model = arguments.model.load()?;
     let schedule = model.scheduler.schedule()?;
-    let wants_table = arguments.run.steps.is_some() || arguments.run.times.is_some();
-    let run = if wants_table { Some(Settings::resolve(&model, &arguments.run.request(0)?)?) } else { None };
+    let wants_table = arguments.run.says(&["steps", "times"]);
+    let run = if wants_table { Some(Settings::resolve(&model, &arguments.run.request()?)?) } else { None };
     let table = run.as_ref().map(|(_, plan)| plan.steps());
     if arguments.json {
         let mut value = describe(&model, &schedule)?;

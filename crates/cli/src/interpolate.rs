@@ -7,10 +7,11 @@ use std::time::Instant;
 use clap::{ArgGroup, Args, ValueEnum};
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
-use skipstone::generate::{ClassRule, Generator, Inputs, Request};
+use skipstone::generate::{ClassRule, Generator, Inputs};
 use skipstone::inversion::{FixedPoint, Latents, Method};
 use skipstone::latent;
 use skipstone::noise::initial_latent;
+use skipstone::options::DECODE;
 use skipstone::sampler::Outcome;
 
 use crate::batch::{BatchArguments, batches};
@@ -18,8 +19,8 @@ use crate::common::{Conduct, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt;
-use crate::invert::{Report, encode_batch, evaluations, unclipped};
-use crate::options::{ConditionArguments, RunArguments};
+use crate::invert::{Report, encode_batch, evaluations};
+use crate::options::Flags;
 use crate::output::{Sink, Target, apart, check, stopped};
 
 /// Interpolate between two images or among four, generated or your own
@@ -51,9 +52,7 @@ pub struct InterpolateArguments {
     #[arg(long, value_enum, default_value = "ddim")]
     method: Encoding,
     #[command(flatten)]
-    run: RunArguments,
-    #[command(flatten)]
-    condition: ConditionArguments,
+    run: Flags<DECODE>,
     #[command(flatten)]
     batch: BatchArguments,
     /// Output: NAME.png is a row or a square, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
@@ -113,16 +112,15 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     let n = if given == 2 { arguments.points } else { arguments.points * arguments.points };
     let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
-    let mut request = arguments.run.request(0)?;
+    let mut request = arguments.run.request()?;
     let ends = match &arguments.images {
         Some(paths) => Ends::Images(images::pictures(paths, &model.config)?),
         None => Ends::Seeds(arguments.seeds.clone().unwrap_or_default()),
     };
     if let Ends::Images(_) = ends {
-        request = unclipped(request);
+        request = request.unclipped();
     }
-    arguments.condition.apply(&mut request);
-    let generator = Generator::new(model, &engine, &Request { seed: 0, ..request }, Inputs::default(), 0, n)?;
+    let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
     if let Some(ClassRule::Modulo(classes)) = generator.settings().classes {
         return Err(Usage(format!(
             "--class: the model knows {classes} classes and none for \"no class\"; give one, so that all points share it"

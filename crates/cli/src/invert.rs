@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5, Axis, Slice, concatenate, stack};
 use serde_json::{Value, json};
-use skipstone::generate::{ClipMode, Generator, Request};
+use skipstone::generate::Generator;
 use skipstone::inversion::{Bdia, Convergence, Edict, Encoded, FixedPoint, Latents, Method, Progress, decode, encode};
 
 use crate::failure::{Usage, say};
@@ -78,11 +78,6 @@ impl MethodArguments {
             Method::Edict(by) => format!(" --method edict --mix {}", by.mix),
         })
     }
-}
-
-/// Encoding does not clip unless told to, whatever the model's own config says.
-pub fn unclipped(request: Request) -> Request {
-    Request { clip: request.clip.or(Some(ClipMode::Off)), ..request }
 }
 
 /// Rows of a batch.

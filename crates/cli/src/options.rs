@@ -1,178 +1,123 @@
-//! The options that lay out a run of sampling: those of `sample`, and of `inspect`'s table.
+//! The options of a run as flags, made from the library's table of them.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
-use skipstone::denoiser::{Bound, Clip, DynamicThreshold};
-use skipstone::engine::Precision;
-use skipstone::generate::{ClipMode, Request, Settings, SpacingChoice, Variance};
-use skipstone::schedule::Index;
-use skipstone::sigma::NoiseScale;
+use clap::builder::ValueParser;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use serde_json::{Map, Value};
+use skipstone::options::{Field, Kind, NOISE, Request, STEPS, Set, of};
 
 use crate::failure::Usage;
 
-/// What a conditional model is asked for.
-#[derive(Args, Clone, Copy, Debug)]
-pub struct ConditionArguments {
-    /// Class of the images, for a class-conditional model
-    #[arg(long, value_name = "K")]
-    class: Option<usize>,
-    /// Weight of classifier-free guidance, for a model trained with dropped classes; needs --class
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
-    guidance: Option<f64>,
+/// The flag for a file in place of `--sigma`.
+const SIGMAS: &str = "sigmas";
+
+/// The options of `SET` as they were given.
+#[derive(Clone, Debug, Default)]
+pub struct Flags<const SET: Set> {
+    given: Map<String, Value>,
+    /// Of a list of `--steps`, each.
+    steps: Option<Vec<Value>>,
+    sigmas: Option<PathBuf>,
 }
 
-impl ConditionArguments {
-    /// Puts them into a request.
-    pub fn apply(self, request: &mut Request) {
-        (request.class, request.guidance) = (self.class, self.guidance);
+fn arg(field: &'static Field) -> Arg {
+    let about = &field.about;
+    let parser = if field.bit == STEPS {
+        // A list, of which commands that make one run refuse more than one.
+        ValueParser::new(|text: &str| text.split(',').map(|steps| field.parse(steps)).collect::<Result<Value, _>>())
+    } else {
+        ValueParser::new(|text: &str| field.parse(text))
+    };
+    let mut help = about.help.to_owned();
+    if let Kind::Name(names) = about.kind {
+        help += &format!(": {}", names().join(", "));
+    }
+    if !about.default.is_empty() {
+        help += &format!(" [default: {}]", about.default);
+    }
+    Arg::new(about.name)
+        .long(about.flag())
+        .value_name(about.value)
+        .help(help)
+        .value_parser(parser)
+        .allow_negative_numbers(matches!(about.kind, Kind::Number(_)))
+        .conflicts_with_all(field.excludes)
+}
+
+impl<const SET: Set> Args for Flags<SET> {
+    fn augment_args(command: Command) -> Command {
+        let command = command.args(of(SET).map(arg));
+        if SET & NOISE == 0 {
+            return command;
+        }
+        let file = Arg::new(SIGMAS).long(SIGMAS).value_name("FILE").value_parser(value_parser!(PathBuf));
+        let file = file.help("Text file with one sigma per network call, in step order; # begins a comment");
+        command.arg(file.conflicts_with_all(["sigma", "eta"]))
     }
 
-    /// The flags again, for a command that is to follow; empty or beginning with a space.
-    pub fn words(self) -> String {
-        let class = self.class.map(|class| format!(" --class {class}"));
-        let guidance = self.guidance.map(|weight| format!(" --guidance {weight}"));
-        class.unwrap_or_default() + &guidance.unwrap_or_default()
-    }
-}
-
-/// How exactly a network is computed.
-#[derive(Args, Clone, Copy, Debug)]
-pub struct PrecisionArguments {
-    /// Precision: f32, or f16 for speed (about three digits; bytes are not promised to be the same elsewhere)
-    #[arg(long, value_name = "NAME", default_value_t, value_parser = |name: &str| name.parse::<Precision>())]
-    pub precision: Precision,
-}
-
-/// Steps, noise, clipping.
-#[derive(Args, Debug)]
-pub struct RunArguments {
-    /// Steps S; a list, 10,20,50, where the command says so [default: 50; reconstruct: the paper's seven]
-    #[arg(long, value_name = "S", conflicts_with = "times", value_delimiter = ',')]
-    pub steps: Option<Vec<usize>>,
-    /// Noise per step, DDIM Eq. 16: 0 is DDIM (same latent, same image), 1 is DDPM [default: 0; likelihood: 1]
-    #[arg(long, value_name = "ETA", conflicts_with = "sigmas", allow_negative_numbers = true)]
-    pub eta: Option<f64>,
-    /// Noise by name: hat is DDPM's larger variance, analytic the one that fits the network best (needs a calibration;
-    /// --eta beneath it, 1 unless given)
-    #[arg(long, value_name = "NAME", value_enum, conflicts_with = "sigmas")]
-    pub sigma: Option<SigmaName>,
-    /// Text file with one sigma per network call, in step order; # begins a comment
-    #[arg(long, value_name = "FILE")]
-    pub sigmas: Option<PathBuf>,
-    /// Noise on the last step, none by default: needed to reproduce an image whose noise was encoded
-    #[arg(long, value_name = "SIGMA", allow_negative_numbers = true)]
-    pub final_sigma: Option<f64>,
-    /// Which S of the model's T times: linear, quadratic, leading, trailing, linspace, official-uniform, official-quad or
-    /// optimal (needs a calibration) [default: the model's, else linear; likelihood --method ode: quadratic]
-    #[arg(long, value_name = "NAME", conflicts_with = "times")]
-    pub spacing: Option<SpacingChoice>,
-    /// Explicit network indices, strictly decreasing, for example 999,700,17
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
-    pub times: Option<Vec<u32>>,
-    /// Clip the predicted image: off, keep-eps (diffusers) or rederive-eps [default: the model's, else off; encode, decode
-    /// and reconstruct: off]
-    #[arg(long, value_name = "HOW", value_parser = clip)]
-    pub clip: Option<ClipMode>,
-    /// Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5
-    #[arg(long, value_name = "RATIO,MAX", value_parser = threshold)]
-    pub threshold: Option<DynamicThreshold>,
-}
-
-/// Noise that is no η.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SigmaName {
-    /// DDPM's larger variance.
-    Hat,
-    /// The variance that fits the network best.
-    Analytic,
-}
-
-/// Reads `--clip`.
-pub fn clip(name: &str) -> Result<ClipMode, String> {
-    match name {
-        "off" => Ok(ClipMode::Off),
-        "keep-eps" => Ok(ClipMode::KeepEps),
-        "rederive-eps" => Ok(ClipMode::RederiveEps),
-        _ => Err("expected off, keep-eps or rederive-eps".to_owned()),
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
     }
 }
 
-/// Reads `--threshold`.
-pub fn threshold(text: &str) -> Result<DynamicThreshold, String> {
-    let numbers =
-        text.split_once(',').and_then(|(ratio, max)| Some((ratio.trim().parse().ok()?, max.trim().parse().ok()?)));
-    let (ratio, max) = numbers.ok_or("expected two numbers, for example 0.995,1.5")?;
-    Ok(DynamicThreshold { ratio, max })
+impl<const SET: Set> FromArgMatches for Flags<SET> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given =
+            |field: &Field| Some((field.about.name.to_owned(), matches.get_one::<Value>(field.about.name)?.clone()));
+        let mut given: Map<String, Value> = of(SET).filter_map(given).collect();
+        let steps = match given.remove("steps") {
+            Some(Value::Array(steps)) => Some(steps),
+            _ => None,
+        };
+        let sigmas = if SET & NOISE == 0 { None } else { matches.get_one(SIGMAS).cloned() };
+        Ok(Self { given, steps, sigmas })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
-impl RunArguments {
-    /// What is asked for, with this seed.
-    pub fn request(&self, seed: u64) -> anyhow::Result<Request> {
-        match self.requests(seed, &[])?.as_slice() {
-            [request] => Ok(request.clone()),
-            _ => Err(Usage("--steps: expected one number here, found a list".to_owned()).into()),
+impl<const SET: Set> Flags<SET> {
+    /// Whether one of these options was given.
+    pub fn says(&self, names: &[&str]) -> bool {
+        let file = self.sigmas.is_some();
+        names.iter().any(|&name| match name {
+            "steps" => self.steps.is_some(),
+            name => self.given.contains_key(name) || file && name == "sigma",
+        })
+    }
+
+    /// The file of `--sigmas`.
+    pub fn file(&self) -> Option<&Path> {
+        self.sigmas.as_deref()
+    }
+
+    /// What is asked for.
+    pub fn request(&self) -> anyhow::Result<Request> {
+        match <[Request; 1]>::try_from(self.requests(&[])?) {
+            Ok([request]) => Ok(request),
+            Err(_) => Err(Usage("--steps: expected one number here, found a list".to_owned()).into()),
         }
     }
 
     /// What is asked for, once for each number of steps in the list; without --steps and --times, for those of
     /// `default`.
-    pub fn requests(&self, seed: u64, default: &[usize]) -> anyhow::Result<Vec<Request>> {
-        let request = self.without_steps(seed)?;
-        let steps = match &self.steps {
-            Some(steps) => steps,
-            None if default.is_empty() || self.times.is_some() => return Ok(vec![request]),
-            None => default,
-        };
-        Ok(steps.iter().map(|&steps| Request { steps: Some(steps), ..request.clone() }).collect())
-    }
-
-    /// The flags that lay out these steps again, for a command that is to follow; those of a single run.
-    pub fn words(&self, settings: &Settings) -> String {
-        let mut words = match (settings.steps, settings.spacing) {
-            (Some(steps), Some(spacing)) => format!("--steps {steps} --spacing {spacing}"),
-            _ => {
-                let times: Vec<String> = settings.times.iter().map(Index::to_string).collect();
-                format!("--times {}", times.join(","))
-            }
-        };
-        // The library's settings say what came of flag and model; the bound itself is the model's.
-        let (clip, bound) = match settings.clip {
-            Clip::Off => ("off", None),
-            Clip::KeepEps(bound) => ("keep-eps", Some(bound)),
-            Clip::RederiveEps(bound) => ("rederive-eps", Some(bound)),
-        };
-        words += &format!(" --clip {clip}");
-        if let Some(Bound::Dynamic(by)) = bound {
-            words += &format!(" --threshold {},{}", by.ratio, by.max);
+    pub fn requests(&self, default: &[usize]) -> anyhow::Result<Vec<Request>> {
+        let mut fields = self.given.clone();
+        if let Some(path) = &self.sigmas {
+            fields.insert("sigma".to_owned(), sigmas(path)?.into());
         }
-        words
-    }
-
-    fn without_steps(&self, seed: u64) -> anyhow::Result<Request> {
-        let (scale, variance) = match (&self.sigmas, self.sigma, self.eta) {
-            (Some(path), ..) => (NoiseScale::Vector(sigmas(path)?), Variance::Chosen),
-            (None, Some(SigmaName::Hat), Some(_)) => {
-                return Err(
-                    Usage("--eta cannot be used with --sigma hat, which is no member of its family".into()).into()
-                );
-            }
-            (None, Some(SigmaName::Hat), None) => (NoiseScale::Hat, Variance::Chosen),
-            (None, Some(SigmaName::Analytic), eta) => (NoiseScale::Eta(eta.unwrap_or(1.0)), Variance::Analytic),
-            (None, None, eta) => (NoiseScale::Eta(eta.unwrap_or(0.0)), Variance::Chosen),
+        let request = Request::take(&mut fields, SET)?;
+        let steps: Vec<usize> = match &self.steps {
+            Some(steps) => steps.iter().filter_map(|steps| usize::try_from(steps.as_u64()?).ok()).collect(),
+            None if default.is_empty() || request.times.is_some() => return Ok(vec![request]),
+            None => default.to_vec(),
         };
-        Ok(Request {
-            spacing: self.spacing,
-            times: self.times.clone(),
-            scale,
-            variance,
-            clip: self.clip,
-            threshold: self.threshold,
-            final_sigma: self.final_sigma,
-            seed,
-            ..Request::default()
-        })
+        Ok(steps.into_iter().map(|steps| Request { steps: Some(steps), ..request.clone() }).collect())
     }
 }
 

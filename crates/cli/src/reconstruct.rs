@@ -11,14 +11,15 @@ use skipstone::generate::{Generator, Inputs, Settings};
 use skipstone::image::plot::{AxisStyle, Chart, Curve, Scale};
 use skipstone::image::{Layout, grid, write_png};
 use skipstone::inversion::{Method, squared_errors};
+use skipstone::options::DECODE;
 use skipstone::sampler::Plan;
 
 use crate::batch::{BatchArguments, batches};
 use crate::common::{Conduct, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
 use crate::images;
-use crate::invert::{MethodArguments, Report, decode_batch, encode_batch, evaluations, rows, unclipped};
-use crate::options::{ConditionArguments, RunArguments};
+use crate::invert::{MethodArguments, Report, decode_batch, encode_batch, evaluations, rows};
+use crate::options::Flags;
 use crate::output::borrowed;
 
 /// The steps of the paper's Table 2.
@@ -52,9 +53,7 @@ pub struct ReconstructArguments {
     #[command(flatten)]
     method: MethodArguments,
     #[command(flatten)]
-    run: RunArguments,
-    #[command(flatten)]
-    condition: ConditionArguments,
+    run: Flags<DECODE>,
     #[command(flatten)]
     batch: BatchArguments,
     /// Folder for the plot, the picture and the table
@@ -81,11 +80,10 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let model = arguments.model.load()?;
     let trained = model.scheduler.schedule()?.train_steps() as usize;
     let table: Vec<usize> = TABLE.into_iter().filter(|&steps| steps <= trained).collect();
-    let requests = arguments.run.requests(0, &table)?;
+    let requests = arguments.run.requests(&table)?;
     let mut runs = Vec::with_capacity(requests.len());
     for request in requests {
-        let mut request = unclipped(request);
-        arguments.condition.apply(&mut request);
+        let request = request.unclipped();
         let run = Settings::resolve(&model, &request)?;
         // Before the first run, not after the last but one.
         method.check(&run.1)?;

@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use ndarray::{Array4, Array5};
 use serde_json::json;
 use skipstone::generate::{Generator, Inputs};
+use skipstone::options::SAMPLE;
 use skipstone::sampler::Outcome;
 use skipstone::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
@@ -20,7 +21,7 @@ use crate::failure::{Done, Usage, emit, say};
 use crate::fill::FillArguments;
 use crate::images;
 use crate::interrupt;
-use crate::options::{ConditionArguments, PrecisionArguments, RunArguments};
+use crate::options::Flags;
 use crate::output::{STRIP, Sink, Strip, Target, apart, check};
 
 /// Generate images
@@ -51,13 +52,7 @@ pub struct SampleArguments {
     #[arg(short, value_name = "N")]
     n: Option<usize>,
     #[command(flatten)]
-    run: RunArguments,
-    /// How to step without noise: ddim, ve-euler, heun, ab2, ab3, ab4 or dpm++2m
-    #[arg(long, value_name = "NAME", default_value_t = Solver::DDIM)]
-    solver: Solver,
-    /// Seed of latents and noise
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    run: Flags<SAMPLE>,
     /// Index of the first image
     #[arg(long, value_name = "I", default_value_t = 0)]
     first: u64,
@@ -69,10 +64,6 @@ pub struct SampleArguments {
     /// Take the noise of the steps from here, float32 [steps, n, channels, height, width]
     #[arg(long, value_name = "Z.npy")]
     noise: Option<PathBuf>,
-    #[command(flatten)]
-    condition: ConditionArguments,
-    #[command(flatten)]
-    precision: PrecisionArguments,
     #[command(flatten)]
     fill: FillArguments,
     /// With a list of steps: also measure in the features of this network [default: fashion-cnn, the classifier carried
@@ -93,7 +84,7 @@ impl SampleArguments {
     /// Refuses an output in the place of an input.
     fn keep_inputs(&self, target: &Target) -> Result<(), Usage> {
         let [image, mask] = self.fill.paths();
-        let inputs = [self.latents.as_deref(), self.noise.as_deref(), self.run.sigmas.as_deref(), image, mask];
+        let inputs = [self.latents.as_deref(), self.noise.as_deref(), self.run.file(), image, mask];
         let outputs = [Some(target.path()), self.trajectory.as_deref()];
         apart(outputs.into_iter().flatten(), inputs.into_iter().flatten())
     }
@@ -111,12 +102,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
     let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
-    let mut requests = arguments.run.requests(arguments.seed, &[])?;
-    for request in &mut requests {
-        request.solver = arguments.solver;
-        request.precision = arguments.precision.precision;
-        arguments.condition.apply(request);
-    }
+    let requests = arguments.run.requests(&[])?;
     let rows = if requests.len() > 1 {
         Some(consistency::Rows::resolve(&model, &requests, &target, arguments.feature_network()?)?)
     } else if let Some(features) = &arguments.features {

@@ -14,6 +14,7 @@ use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
 use crate::common::{Conduct, WeightsName, bytes, duration, load_model, weights_choice};
+use crate::dataset::DATA;
 use crate::failure::{Done, Stdout, emit, say};
 use crate::interrupt;
 
@@ -31,8 +32,7 @@ Examples:
   Your own photos       skipstone train --data my/photos --config my.toml --out runs/b --set train.batch=16
   See what it learned   skipstone sample --model runs/a/model -o samples.png")]
 pub struct TrainArguments {
-    /// Data: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images (class = sub-folder)
-    #[arg(long, value_name = "DATASET|DIR")]
+    #[arg(long, value_name = "DATASET|DIR", help = DATA)]
     data: String,
     /// Recipe: a TOML file that says what the training depends on
     #[arg(long, value_name = "FILE.toml")]

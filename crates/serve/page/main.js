@@ -96,8 +96,11 @@ function furnish(runner, offer) {
   const first = offer.models[0].defaults ?? {};
   Object.assign(runner, { models: offer.models, limits: offer.limits });
   options(elements.model, offer.models.map((m) => [m.id, m.name ?? m.id]), offer.models[0].id);
-  for (const [name, list] of [['spacing', offer.spacings], ['solver', offer.solvers], ['clip', offer.clips]]) {
-    if (elements[name]) options(elements[name], list, first[name] ?? list[0]);
+  for (const { name, help, choices } of offer.options) {
+    const control = elements[name];
+    if (control?.type === 'select-one' && choices.length) options(control, choices, first[name] ?? choices[0]);
+    // Several controls of one name, such as radio buttons, have one field around them.
+    (control?.closest?.('.field') ?? form.querySelector(`[data-field="${name}"]`))?.setAttribute('title', help);
   }
   const classes = Math.max(0, ...offer.models.map((m) => m.classes ?? 0));
   if (elements.class) options(elements.class, [['', 'any'], ...Array.from({ length: classes }, (_, k) => String(k))], '');

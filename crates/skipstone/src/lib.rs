@@ -1,6 +1,6 @@
 //! Denoising diffusion implicit models: the paper's whole family, exact and fast.
 //!
-//! A model comes from [`checkpoint::load`]; [`generate::Generator`] makes images of it and of a [`generate::Request`], as the
+//! A model comes from [`checkpoint::load`]; [`generate::Generator`] makes images of it and of a [`options::Request`], as the
 //! command does. Below, each piece of the paper alone: [`schedule`] (a_t), [`trajectory`] (τ), [`sigma`] (σ, and the
 //! coefficients of a step), [`denoiser`] (x̂₀ and ε̂), [`engine`] (who computes a network), and [`sampler::sample`], the
 //! loop over them, whose example runs without a network. What determinism gives are [`inversion`], [`latent`] and
@@ -25,6 +25,7 @@ pub mod latent;
 pub mod likelihood;
 pub mod noise;
 pub mod objective;
+pub mod options;
 pub mod oracle;
 pub mod process;
 pub mod sampler;

@@ -1,7 +1,8 @@
 //! What is printed: what it would cost, and the table as it comes.
 
 use serde_json::json;
-use skipstone::generate::{ClipMode, Generator};
+use skipstone::generate::Generator;
+use skipstone::options::ClipMode;
 use skipstone::solver::Solver;
 use skipstone_eval::table::{Cell, Judge, Row};
 
@@ -57,8 +58,7 @@ pub fn name_of(cell: &Cell) -> String {
     words.extend((cell.solver != Solver::DDIM).then(|| cell.solver.to_string()));
     words.extend(cell.clip.map(|clip| match clip {
         ClipMode::Off => "clip off".to_owned(),
-        ClipMode::KeepEps => "keep-eps".to_owned(),
-        ClipMode::RederiveEps => "rederive-eps".to_owned(),
+        named => named.to_string(),
     }));
     words.join(" ")
 }

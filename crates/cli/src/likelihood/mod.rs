@@ -12,32 +12,35 @@ use skipstone::data::Dataset;
 use skipstone::denoiser::{Condition, Denoiser, DifferentiableDenoiser};
 use skipstone::engine;
 use skipstone::files;
-use skipstone::generate::{Settings, Variance};
+use skipstone::generate::Settings;
 use skipstone::image::write_png;
 use skipstone::likelihood::{FlowOptions, Flowed, ProbeKind, conditions_of, dequantised, flow};
 use skipstone::noise::{Purpose, Seeded};
 use skipstone::objective::{Elbo, ElboOptions, default_sigma_1, elbo};
+use skipstone::options::{LAYOUT, Noise, SEED};
 use skipstone::schedule::Schedule;
-use skipstone::sigma::NoiseScale;
 use skipstone::train::curve::labelled_curve;
 use skipstone::trajectory::{Spacing, Trajectory};
 use skipstone::unet;
 
 use crate::common::{Conduct, ModelArguments};
-use crate::dataset::{SplitName, load_for};
+use crate::dataset::{DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
-use crate::options::RunArguments;
+use crate::options::Flags;
 
 /// Images of a batch: fixed, so that sums have one order whatever the machine.
 const BATCH: usize = 32;
+/// What says how much noise there is.
+const NOISE: [&str; 2] = ["eta", "sigma"];
 
 /// Measure how likely a model finds data, in bits per dimension
 #[derive(Args, Debug)]
 #[command(after_help = "\
 elbo bounds the likelihood of the sampler with noise, for any sigma above 0 and any times; its table says what each step
 costs. ode is the likelihood of the deterministic sampler: exact but for discretisation (double --steps and see) and the
-trace estimator (--probes 2 or more show its share of the error); its spacing is quadratic unless given. -o DIR keeps
+trace estimator (--probes 2 or more show its share of the error); its spacing is quadratic unless given. Without --eta
+and --sigma the bound is that of DDPM, eta 1. -o DIR keeps
 likelihood.json, the table as CSV, and a plot of the terms.
 
 Examples:
@@ -49,8 +52,7 @@ Examples:
 pub struct LikelihoodArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Data: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images
-    #[arg(long, value_name = "DATASET|DIR")]
+    #[arg(long, value_name = "DATASET|DIR", help = DATA)]
     data: String,
     /// Which part of it
     #[arg(long, value_enum, default_value_t = SplitName::Test)]
@@ -59,7 +61,7 @@ pub struct LikelihoodArguments {
     #[arg(short, value_name = "N", default_value_t = 256)]
     n: usize,
     #[command(flatten)]
-    run: RunArguments,
+    run: Flags<{ LAYOUT | SEED }>,
     /// The bound of the sampler with noise, or the likelihood of the one without
     #[arg(long, value_enum, default_value_t = Method::Elbo)]
     method: Method,
@@ -72,9 +74,6 @@ pub struct LikelihoodArguments {
     /// What probes are drawn from: rademacher or gaussian
     #[arg(long, value_name = "KIND", default_value_t = ProbeKind::Rademacher)]
     probe: ProbeKind,
-    /// Seed of noise, dequantisation and probes
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
     /// Folder for likelihood.json, a CSV table and, for the bound, a plot of its terms
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -116,12 +115,12 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     check(arguments)?;
     let engine = arguments.conduct.start()?;
     let model = arguments.model.load()?;
-    let mut request = arguments.run.request(arguments.seed)?;
-    if request.scale == NoiseScale::Eta(0.0) && request.variance == Variance::Chosen && arguments.run.eta.is_none() {
+    let mut request = arguments.run.request()?;
+    if !arguments.run.says(&NOISE) {
         // η = 0 has no bound: without a choice, DDPM's.
-        request.scale = NoiseScale::Eta(1.0);
+        request.noise = Noise::Eta(1.0);
     }
-    if arguments.method == Method::Ode && arguments.run.times.is_none() && request.spacing.is_none() {
+    if arguments.method == Method::Ode && !arguments.run.says(&["times", "spacing"]) {
         // Near clean data the field turns quickest: even steps would miss it.
         request.spacing = Some(Spacing::Quadratic.into());
     }
@@ -154,15 +153,14 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
 
 fn check(arguments: &LikelihoodArguments) -> Result<(), Usage> {
     let run = &arguments.run;
-    let noise = run.eta.is_some() || run.sigma.is_some() || run.sigmas.is_some();
     match arguments.method {
-        _ if run.final_sigma.is_some() => {
+        _ if run.says(&["final_sigma"]) => {
             Err(Usage("--final-sigma: the scale of the last step is the decoder's here; use --sigma-1".into()))
         }
-        Method::Ode if noise => Err(Usage(
+        Method::Ode if run.says(&NOISE) => Err(Usage(
             "--method ode: the deterministic process has no noise; leave --eta, --sigma and --sigmas out".into(),
         )),
-        Method::Ode if run.clip.is_some() || run.threshold.is_some() => {
+        Method::Ode if run.says(&["clip", "threshold"]) => {
             Err(Usage("--method ode: follows the network itself; leave --clip and --threshold out".into()))
         }
         Method::Ode if arguments.sigma_1.is_some() => {
@@ -208,7 +206,7 @@ impl Task<'_> {
         for images in self.batches(BATCH) {
             let x0 = self.data.batch(images.clone())?;
             let mut noise =
-                Seeded { seed: self.arguments.seed, first_image: images.start as u64, purpose: Purpose::Likelihood };
+                Seeded { seed: self.settings.seed, first_image: images.start as u64, purpose: Purpose::Likelihood };
             let conditions = self.conditions(&images);
             let found =
                 elbo(network, &self.schedule, &self.trajectory, &options, &x0, &mut noise, conditions, &mut |_| {
@@ -224,7 +222,7 @@ impl Task<'_> {
     }
 
     fn ode(&self, network: &dyn DifferentiableDenoiser) -> anyhow::Result<Option<Report>> {
-        let (probes, seed) = (self.arguments.probes, self.arguments.seed);
+        let (probes, seed) = (self.arguments.probes, self.settings.seed);
         let length = self.batches(BATCH).count() * self.trajectory.calls();
         let bar = crate::bars::bar("following", 0, length as u64);
         let mut parts = Vec::new();

@@ -66,7 +66,7 @@ impl Task<'_> {
             "bits_per_dim": mean, "standard_error": error, "probe_error": probe_error, "method": "ode",
             "n": images.len(), "data": self.name(), "steps": self.trajectory.calls(), "calls": calls,
             "probes": self.arguments.probes, "probe": self.arguments.probe.to_string(), "times": self.settings.times,
-            "model": self.settings.model, "seed": self.arguments.seed,
+            "model": self.settings.model, "seed": self.settings.seed,
         });
         let mut csv = "image,bits_per_dim\n".to_owned();
         for (i, bits) in images.iter().enumerate() {

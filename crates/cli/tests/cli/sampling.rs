@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ndarray::{Array4, Array5, ArrayView1, Axis, Slice};
 use skipstone::image::{npy, read_png};
+use skipstone::options::{FIELDS, Request, SAMPLE};
 
 use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
 
@@ -207,7 +208,7 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
         ("-o x.jpg", "ends in .png"),
         ("--device cuda", "cpu only"),
         ("--threads 0", "--threads"),
-        ("--eta 1 --sigma hat", "cannot be used with"),
+        ("--eta 1 --sigma hat", "eta: means nothing beside sigma hat"),
         ("--batch 0", "--batch"),
         ("--trajectory t.npy", "ends in .png"),
     ] {
@@ -406,4 +407,39 @@ fn half_precision_makes_nearly_the_same_images_says_so_and_is_not_mixed_with_oth
     assert!(said.contains("expected f32 or f16"), "{said}");
     let (_, said) = run(at, &["bench", "--model", "model", "--train", "--precision", "f16"], 2);
     assert!(said.contains("training is in f32 only"), "{said}");
+}
+
+#[test]
+fn every_option_of_the_library_is_a_flag_and_stands_in_the_manifest() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(4), ..tiny() }, Some(3));
+    let (help, _) = run(at, &["sample", "--help"], 0);
+    let mut seen = std::collections::BTreeSet::new();
+    for options in [
+        "--steps 3 --eta 0.5 --final-sigma 0.1 --spacing quadratic --seed 4 --precision f16",
+        "--times 900,30 --clip keep-eps --threshold 0.9,1.5 --class 1 --guidance 2",
+        "--steps 2 --sigma hat",
+        "--times 900,30 --sigma 0.05,0",
+        "--steps 2 --solver heun",
+    ] {
+        sample(at, &format!("-n 1 {options} -o f/"));
+        let manifest: serde_json::Value = serde_json::from_slice(&read(at, "f/manifest.json")).unwrap();
+        std::fs::remove_dir_all(at.join("f")).unwrap();
+        let words: Vec<&str> = options.split(' ').collect();
+        for pair in words.chunks(2) {
+            let name = pair[0].trim_start_matches('-').replace('-', "_");
+            let mut stated = serde_json::Map::from_iter([(name.clone(), manifest[&name].clone())]);
+            let flags = Request::take(&mut stated, SAMPLE).unwrap().to_flags(SAMPLE);
+            assert_eq!(flags, format!(" {} {}", pair[0], pair[1]));
+            seen.insert(name);
+        }
+    }
+    for field in &FIELDS {
+        let about = &field.about;
+        assert!(seen.contains(about.name), "{}: add it to a run above", about.name);
+        assert!(help.contains(&format!("--{} <{}>", about.flag(), about.value)), "{}: {help}", about.name);
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words(&help).contains(&words(about.help)), "{}: {help}", about.name);
+    }
 }

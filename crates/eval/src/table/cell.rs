@@ -1,95 +1,8 @@
 //! The cells of a table of evaluations: every combination of what a run is laid out by.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
-
 use skipstone::error::{Error, Result};
-use skipstone::generate::{ClipMode, Request, SpacingChoice, Variance};
-use skipstone::sigma::NoiseScale;
+use skipstone::options::{ClipMode, Noise, Request, SpacingChoice};
 use skipstone::solver::Solver;
-
-/// The noise of a row: a member of the η-family (DDIM Eq. 16) or a variance with a name.
-///
-/// ```
-/// use skipstone_eval::table::Noise;
-/// let rows: Vec<Noise> = ["0", "0.2", "hat", "analytic"].iter().map(|name| name.parse().unwrap()).collect();
-/// assert_eq!(rows, [Noise::Eta(0.0), Noise::Eta(0.2), Noise::Hat, Noise::Analytic]);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(into = "Name", try_from = "Name")]
-pub enum Noise {
-    /// σ(η).
-    Eta(f64),
-    /// σ̂, DDPM's larger variance.
-    Hat,
-    /// The variance that fits the network best, with λ = σ(1) beneath it (Analytic-DDPM).
-    Analytic,
-}
-
-/// How a [`Noise`] is written in JSON: a number, or a name.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Name {
-    Number(f64),
-    Text(String),
-}
-
-impl From<Noise> for Name {
-    fn from(noise: Noise) -> Self {
-        match noise {
-            Noise::Eta(eta) => Self::Number(eta),
-            named => Self::Text(named.to_string()),
-        }
-    }
-}
-
-impl TryFrom<Name> for Noise {
-    type Error = Error;
-
-    fn try_from(name: Name) -> Result<Self> {
-        match name {
-            Name::Number(eta) => eta.to_string().parse(),
-            Name::Text(text) => text.parse(),
-        }
-    }
-}
-
-impl fmt::Display for Noise {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Eta(eta) => eta.fmt(f),
-            Self::Hat => f.write_str("hat"),
-            Self::Analytic => f.write_str("analytic"),
-        }
-    }
-}
-
-impl FromStr for Noise {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "hat" => Ok(Self::Hat),
-            "analytic" => Ok(Self::Analytic),
-            _ => match text.parse::<f64>() {
-                // −0 would be a second name of the same row.
-                Ok(eta) if eta.is_finite() && eta >= 0.0 => Ok(Self::Eta(eta.abs())),
-                _ => Err(Error::argument(format!(
-                    "eta: expected a number of at least 0, hat or analytic, found \"{text}\""
-                ))),
-            },
-        }
-    }
-}
-
-impl Default for Noise {
-    /// DDIM.
-    fn default() -> Self {
-        Self::Eta(0.0)
-    }
-}
 
 /// One cell: how its images are drawn, as far as cells differ.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,19 +22,13 @@ pub struct Cell {
 impl Cell {
     /// The cell's run; what cells share (seed, class, guidance, threshold) comes from `common`.
     pub fn request(&self, common: &Request) -> Request {
-        let (scale, variance) = match self.noise {
-            Noise::Eta(eta) => (NoiseScale::Eta(eta), Variance::Chosen),
-            Noise::Hat => (NoiseScale::Hat, Variance::Chosen),
-            Noise::Analytic => (NoiseScale::Eta(1.0), Variance::Analytic),
-        };
         Request {
             steps: Some(self.steps),
             times: None,
             spacing: self.spacing,
             solver: self.solver,
             clip: self.clip,
-            scale,
-            variance,
+            noise: self.noise.clone(),
             ..common.clone()
         }
     }
@@ -160,7 +67,7 @@ impl Lists {
             for clip in optional(&self.clips) {
                 for &solver in &self.solvers {
                     let takes = |noise: &&Noise| solver == Solver::DDIM || **noise == Noise::Eta(0.0);
-                    let noises: Vec<Noise> = self.noises.iter().filter(takes).copied().collect();
+                    let noises: Vec<Noise> = self.noises.iter().filter(takes).cloned().collect();
                     if noises.is_empty() {
                         return Err(Error::argument(format!(
                             "solver {solver}: follows the deterministic process; put 0 among the etas"
@@ -168,7 +75,7 @@ impl Lists {
                     }
                     for noise in noises {
                         for &steps in &self.steps {
-                            let cell = Cell { steps, noise, spacing, solver, clip };
+                            let cell = Cell { steps, noise: noise.clone(), spacing, solver, clip };
                             if !cells.contains(&cell) {
                                 cells.push(cell);
                             }
@@ -204,8 +111,8 @@ mod tests {
     #[test]
     fn cells_are_all_combinations_once_and_other_solvers_take_the_rows_without_noise() {
         let cells = lists().cells().unwrap();
-        let short: Vec<_> = cells.iter().map(|c| (c.solver, c.noise, c.steps)).collect();
-        let (zero, hat) = (Noise::Eta(0.0), Noise::Hat);
+        let short: Vec<_> = cells.iter().map(|c| (c.solver, &c.noise, c.steps)).collect();
+        let (zero, hat) = (&Noise::Eta(0.0), &Noise::Hat);
         assert_eq!(
             short,
             [
@@ -240,29 +147,15 @@ mod tests {
         let common = Request { seed: 7, class: Some(3), ..Request::default() };
         let cell = Cell {
             steps: 20,
-            noise: Noise::Analytic,
+            noise: Noise::Analytic { eta: 1.0 },
             spacing: Some(Spacing::Quadratic.into()),
             solver: Solver::DDIM,
             clip: None,
         };
         let request = cell.request(&common);
         assert_eq!((request.steps, request.seed, request.class), (Some(20), 7, Some(3)));
-        assert_eq!((request.scale, request.variance), (NoiseScale::Eta(1.0), Variance::Analytic));
+        assert_eq!(request.noise, Noise::Analytic { eta: 1.0 });
         let hat = Cell { noise: Noise::Hat, ..cell }.request(&common);
-        assert_eq!((hat.scale, hat.variance), (NoiseScale::Hat, Variance::Chosen));
-    }
-
-    #[test]
-    fn noise_is_a_number_or_a_name_in_text_and_in_json() {
-        for (text, json) in [("0", "0.0"), ("0.2", "0.2"), ("hat", "\"hat\""), ("analytic", "\"analytic\"")] {
-            let noise: Noise = text.parse().unwrap();
-            assert_eq!(noise.to_string(), text);
-            assert_eq!(serde_json::to_string(&noise).unwrap(), json);
-            assert_eq!(serde_json::from_str::<Noise>(json).unwrap(), noise);
-        }
-        for text in ["", "-0.1", "nan", "inf", "sigma"] {
-            assert!(text.parse::<Noise>().is_err(), "{text}");
-        }
-        assert!(serde_json::from_str::<Noise>("-1").is_err());
+        assert_eq!(hat.noise, Noise::Hat);
     }
 }

@@ -247,7 +247,7 @@ impl Evaluation {
         let options = settings.to_json();
         let mut row = Row {
             steps: cell.steps,
-            eta: cell.noise,
+            eta: cell.noise.clone(),
             spacing: settings.spacing.map(|spacing| spacing.to_string()).unwrap_or_default(),
             solver: settings.solver.to_string(),
             clip: settings.clip.to_string(),

@@ -18,7 +18,7 @@ mod score;
 mod shard;
 mod variance;
 
-pub use cell::{Cell, Lists, Noise};
+pub use cell::{Cell, Lists};
 pub use draw::{Drawn, draw};
 pub use evaluation::{Evaluation, Run};
 pub use reference::{RealImages, Reference};

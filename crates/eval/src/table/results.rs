@@ -98,9 +98,9 @@ impl Results {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cell::Noise;
     use super::super::row::tests::row;
     use super::*;
+    use skipstone::options::Noise;
 
     #[test]
     fn rows_come_back_and_a_later_one_takes_the_place_of_its_like() {

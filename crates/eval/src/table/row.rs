@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::cell::Noise;
 use super::score::Scores;
+use skipstone::options::Noise;
 
 use skipstone::hex::hex;
 
@@ -256,7 +256,7 @@ pub(super) mod tests {
         let Value::Object(options) = options else { unreachable!() };
         Row {
             steps,
-            eta,
+            eta: eta.clone(),
             spacing: "linear".to_owned(),
             solver: "ddim".to_owned(),
             clip: "off".to_owned(),

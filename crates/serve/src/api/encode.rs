@@ -1,72 +1,45 @@
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use skipstone::Result;
-use skipstone::generate::Request;
+use skipstone::options::{DECODE, Description, NOISE, Request, Set};
 use utoipa::ToSchema;
 
-use super::command::flag;
-use super::inversion::unclipped;
+use super::asked::{Asked, Fields, FormOf, MODEL, TEST_IMAGE};
 use super::png::Png;
 
-/// Default number of steps.
-const STEPS: usize = 50;
-
-/// What to encode. The predicted image is not clipped.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+/// What to encode.
+#[derive(Clone, Debug, PartialEq)]
 pub struct EncodeRequest {
-    /// The model's id; the first of `/v1/models` unless given.
+    /// The model's id; the first unless given.
     pub model: Option<String>,
-    /// Which of the test images; see `/v1/test-images`.
-    #[schema(example = 0)]
+    /// Which of the test images.
     pub test_image: usize,
-    /// Steps S; 50.
-    #[schema(minimum = 1, example = 10)]
-    pub steps: Option<usize>,
-    /// Which S of the model's times; the model's own, else linear.
-    pub spacing: Option<String>,
-    /// Class of the image, for a class-conditional model.
-    pub class: Option<usize>,
+    /// How.
+    pub options: Request,
 }
 
 /// The same with a picture of one's own.
-#[derive(Debug, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EncodeForm {
-    /// The model's id.
-    #[schema(nullable = false)]
-    pub model: Option<String>,
-    /// A PNG, JPEG or WebP file; cropped and resized to the model's size.
-    #[schema(value_type = String, format = Binary)]
-    pub image: Vec<u8>,
-    /// Steps S; 50.
-    #[schema(nullable = false, minimum = 1)]
-    pub steps: Option<usize>,
-    /// Which S of the model's times; the model's own, else linear.
-    #[schema(nullable = false)]
-    pub spacing: Option<String>,
-    /// Class of the image, for a class-conditional model.
-    #[schema(nullable = false)]
-    pub class: Option<usize>,
+pub type EncodeForm = FormOf<EncodeRequest>;
+
+impl Asked for EncodeRequest {
+    const NAME: &'static str = "EncodeRequest";
+    const ABOUT: &'static str = "What to encode. The predicted image is not clipped unless `clip` says so.";
+    const OWN: &'static [Description] = &[MODEL, TEST_IMAGE];
+    const OPTIONS: Set = DECODE & !NOISE;
+    const SUBJECT: Option<&'static str> = Some(TEST_IMAGE.name);
+
+    fn read(fields: &mut Fields) -> Result<Self> {
+        Ok(Self {
+            model: fields.take("model")?,
+            test_image: fields.take(TEST_IMAGE.name)?.unwrap_or(0),
+            options: fields.options(Self::OPTIONS)?,
+        })
+    }
 }
 
 impl EncodeRequest {
-    /// Number of steps.
-    pub fn steps(&self) -> usize {
-        self.steps.unwrap_or(STEPS)
-    }
-
-    /// The library's request.
-    ///
-    /// # Errors
-    /// `spacing` names none.
-    pub fn request(&self) -> Result<Request> {
-        unclipped(self.steps(), self.spacing.as_deref(), self.class)
-    }
-
     /// The command that does the same; `model` is its flag, empty or beginning with a space.
     pub fn command(&self, model: &str, file: &str) -> String {
-        let (spacing, class) = (flag("spacing", self.spacing.as_ref()), flag("class", self.class));
-        format!("skipstone encode{model} --images {file} --steps {}{spacing}{class} -o x_T.npy", self.steps())
+        format!("skipstone encode{model} --images {file}{} -o x_T.npy", self.options.to_flags(DECODE))
     }
 }
 

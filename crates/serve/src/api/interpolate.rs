@@ -1,91 +1,61 @@
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use skipstone::Result;
-use skipstone::generate::Request;
+use skipstone::options::{DECODE, Description, Kind, Request, Set};
 use skipstone::schedule::Index;
 use utoipa::ToSchema;
 
-use super::command::{flag, list};
-use super::inversion::unclipped;
+use super::asked::{Asked, Fields, FormOf, MODEL};
+use super::command::list;
 use super::png::{Png, Tile};
 
-/// Default number of points.
-const POINTS: usize = 7;
-/// Default number of steps.
-const STEPS: usize = 20;
-
 /// What to interpolate between.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InterpolateRequest {
-    /// The model's id; the first of `/v1/models` unless given.
+    /// The model's id; the first unless given.
     pub model: Option<String>,
-    /// Two ends of a line, or four corners of a square: top left, top right, bottom left, bottom right.
-    #[schema(example = json!([1, 2]), min_items = 2, max_items = 4)]
+    /// Two ends of a line, or four corners of a square.
     pub seeds: Vec<u64>,
-    /// Points of the line, or of each side; 7.
-    #[schema(minimum = 2, example = 5)]
-    pub points: Option<usize>,
-    /// A single point instead: λ of a line, or column and row of a square, from 0 to 1.
-    #[schema(example = json!(null), min_items = 1, max_items = 2)]
+    /// Points of the line, or of each side.
+    pub points: usize,
+    /// A single point instead.
     pub at: Option<Vec<f64>>,
-    /// Steps S; 20.
-    #[schema(minimum = 1, example = 10)]
-    pub steps: Option<usize>,
-    /// Which S of the model's times; the model's own, else linear.
-    pub spacing: Option<String>,
-    /// Class of the images, for a class-conditional model.
-    pub class: Option<usize>,
-    /// Weight of classifier-free guidance; needs `class`.
-    pub guidance: Option<f64>,
+    /// How.
+    pub options: Request,
 }
 
 /// The same between two or four pictures of one's own: they are encoded first, so the ends are their reconstructions.
-#[derive(Debug, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct InterpolateForm {
-    /// The model's id.
-    #[schema(nullable = false)]
-    pub model: Option<String>,
-    /// Two or four PNG, JPEG or WebP files.
-    #[schema(value_type = Vec<String>, format = Binary, min_items = 2, max_items = 4)]
-    pub image: Vec<Vec<u8>>,
-    /// Points of the line, or of each side; 7.
-    #[schema(nullable = false, minimum = 2)]
-    pub points: Option<usize>,
-    /// A single point instead: λ of a line, or column and row of a square, as `0.3,0.5`.
-    #[schema(nullable = false, pattern = "^(0([.][0-9]+)?|1)(,(0([.][0-9]+)?|1))?$")]
-    pub at: Option<String>,
-    /// Steps S; 20.
-    #[schema(nullable = false, minimum = 1)]
-    pub steps: Option<usize>,
-    /// Which S of the model's times; the model's own, else linear.
-    #[schema(nullable = false)]
-    pub spacing: Option<String>,
-    /// Class of the images, for a class-conditional model.
-    #[schema(nullable = false)]
-    pub class: Option<usize>,
+pub type InterpolateForm = FormOf<InterpolateRequest>;
+
+impl Asked for InterpolateRequest {
+    const NAME: &'static str = "InterpolateRequest";
+    const ABOUT: &'static str = "What to interpolate between.";
+    const OWN: &'static [Description] = &[
+        MODEL,
+        Description::new("seeds", "A,B[,C,D]", Kind::Wholes([2, 4]))
+            .help("Two ends of a line, or four corners of a square: top left, top right, bottom left, bottom right")
+            .such_as("[1, 2]"),
+        Description::new("points", "N", Kind::Whole(2))
+            .help("Points of the line, or of each side")
+            .or("7")
+            .such_as("5"),
+        Description::new("at", "X[,Y]", Kind::Numbers([1, 2]))
+            .help("A single point instead: λ of a line, or column and row of a square, from 0 to 1"),
+    ];
+    const OPTIONS: Set = DECODE;
+    const SUBJECT: Option<&'static str> = Some("seeds");
+
+    fn read(fields: &mut Fields) -> Result<Self> {
+        Ok(Self {
+            model: fields.take("model")?,
+            seeds: fields.take("seeds")?.unwrap_or_default(),
+            points: fields.take("points")?.unwrap_or(7),
+            at: fields.take("at")?,
+            options: fields.options(Self::OPTIONS)?,
+        })
+    }
 }
 
 impl InterpolateRequest {
-    /// Points of the line, or of each side.
-    pub fn points(&self) -> usize {
-        self.points.unwrap_or(POINTS)
-    }
-
-    /// Number of steps.
-    pub fn steps(&self) -> usize {
-        self.steps.unwrap_or(STEPS)
-    }
-
-    /// The library's request; nothing is clipped where images are encoded.
-    ///
-    /// # Errors
-    /// `spacing` names none.
-    pub fn request(&self, from_images: bool) -> Result<Request> {
-        let request = unclipped(self.steps(), self.spacing.as_deref(), self.class)?;
-        Ok(Request { clip: request.clip.filter(|_| from_images), guidance: self.guidance, ..request })
-    }
-
     /// The command that makes the same picture between the seeds, or between the images in `files` where there are any;
     /// `model` is its flag, empty or beginning with a space.
     pub fn command(&self, model: &str, files: &[String]) -> String {
@@ -93,10 +63,8 @@ impl InterpolateRequest {
             [] => format!("--seeds {}", list(&self.seeds)),
             files => format!("--images {}", list(files)),
         };
-        let (points, steps) = (self.points(), self.steps());
-        let (spacing, class) = (flag("spacing", self.spacing.as_ref()), flag("class", self.class));
-        let guidance = flag("guidance", self.guidance);
-        format!("skipstone interpolate{model} {ends} --points {points} --steps {steps}{spacing}{class}{guidance}")
+        let options = self.options.to_flags(DECODE);
+        format!("skipstone interpolate{model} {ends} --points {}{options}", self.points)
     }
 }
 

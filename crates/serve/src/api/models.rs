@@ -1,11 +1,8 @@
 use serde::Serialize;
-use skipstone::generate::SpacingChoice;
-use skipstone::solver::Solver;
-use skipstone::trajectory::Spacing;
+use skipstone::options::{FIELDS, find};
 use utoipa::ToSchema;
 
 use super::limits::Limits;
-use super::options::ClipName;
 
 /// What can be asked for here.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -18,8 +15,35 @@ pub struct Models {
     pub solvers: Vec<String>,
     /// Names for `clip`.
     pub clips: Vec<String>,
+    /// Every option of sampling, as forms show it.
+    pub options: Vec<OptionInfo>,
     /// What one request may ask for.
     pub limits: Limits,
+}
+
+/// One option.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OptionInfo {
+    /// The field of requests.
+    pub name: String,
+    /// What it is for.
+    pub help: String,
+    /// What holds where a request says nothing; empty where nothing does.
+    pub default: String,
+    /// The names it may have, where it is one.
+    pub choices: Vec<String>,
+}
+
+impl OptionInfo {
+    fn all() -> Vec<Self> {
+        let of = |field: &skipstone::options::Field| Self {
+            name: field.about.name.to_owned(),
+            help: field.about.help.to_owned(),
+            default: field.about.default.to_owned(),
+            choices: field.about.kind.choices(),
+        };
+        FIELDS.iter().map(of).collect()
+    }
 }
 
 /// One model.
@@ -77,12 +101,13 @@ pub struct Defaults {
 impl Models {
     /// The answer for these models and limits.
     pub fn of(models: Vec<ModelInfo>, limits: Limits) -> Self {
-        let spacings = Spacing::ALL.iter().map(|&s| SpacingChoice::Named(s)).chain([SpacingChoice::Optimal]);
+        let choices = |name: &str| find(name).map_or_else(Vec::new, |field| field.about.kind.choices());
         Self {
             models,
-            spacings: spacings.map(|spacing| spacing.to_string()).collect(),
-            solvers: Solver::ALL.iter().map(Solver::to_string).collect(),
-            clips: ClipName::ALL.iter().map(|clip| clip.name().to_owned()).collect(),
+            spacings: choices("spacing"),
+            solvers: choices("solver"),
+            clips: choices("clip"),
+            options: OptionInfo::all(),
             limits,
         }
     }

@@ -1,52 +1,51 @@
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use skipstone::Result;
-use skipstone::generate::Request;
+use skipstone::options::{DECODE, Description, Kind, NOISE, Request, STEPS, Set, TIMES};
 use utoipa::ToSchema;
 
-use super::command::{flag, list};
-use super::inversion::unclipped;
+use super::asked::{Asked, Fields, FormOf, MODEL, TEST_IMAGE};
+use super::command::list;
 use super::png::Png;
 
-/// Default numbers of steps, as far as the model was trained.
-const STEPS: [usize; 4] = [10, 20, 50, 100];
-
-/// What to encode and decode again, with each number of steps. The predicted image is not clipped.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+/// What to encode and decode again, with each number of steps.
+#[derive(Clone, Debug, PartialEq)]
 pub struct ReconstructRequest {
-    /// The model's id; the first of `/v1/models` unless given.
+    /// The model's id; the first unless given.
     pub model: Option<String>,
-    /// Which of the test images; see `/v1/test-images`.
-    #[schema(example = 0)]
+    /// Which of the test images.
     pub test_image: usize,
-    /// Numbers of steps; 10, 20, 50, 100.
-    #[schema(example = json!([5, 10]), min_items = 1, max_items = 12)]
+    /// Numbers of steps.
     pub steps: Option<Vec<usize>>,
-    /// Which of the model's times; the model's own, else linear.
-    pub spacing: Option<String>,
-    /// Class of the image, for a class-conditional model.
-    pub class: Option<usize>,
+    /// How.
+    pub options: Request,
 }
 
 /// The same with a picture of one's own.
-#[derive(Debug, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ReconstructForm {
-    /// The model's id.
-    #[schema(nullable = false)]
-    pub model: Option<String>,
-    /// A PNG, JPEG or WebP file; cropped and resized to the model's size.
-    #[schema(value_type = String, format = Binary)]
-    pub image: Vec<u8>,
-    /// Numbers of steps, as `10,20,50`.
-    #[schema(nullable = false, pattern = "^[1-9][0-9]*(,[1-9][0-9]*)*$")]
-    pub steps: Option<String>,
-    /// Which of the model's times; the model's own, else linear.
-    #[schema(nullable = false)]
-    pub spacing: Option<String>,
-    /// Class of the image, for a class-conditional model.
-    #[schema(nullable = false)]
-    pub class: Option<usize>,
+pub type ReconstructForm = FormOf<ReconstructRequest>;
+
+impl Asked for ReconstructRequest {
+    const NAME: &'static str = "ReconstructRequest";
+    const ABOUT: &'static str = "What to encode and decode again, with each number of steps. The predicted image is not \
+                                 clipped unless `clip` says so.";
+    const OWN: &'static [Description] = &[
+        MODEL,
+        TEST_IMAGE,
+        Description::new("steps", "S,…", Kind::Wholes([1, 12]))
+            .help("Numbers of steps")
+            .or("10,20,50,100, as far as the model was trained")
+            .such_as("[5, 10]"),
+    ];
+    const OPTIONS: Set = DECODE & !(STEPS | TIMES | NOISE);
+    const SUBJECT: Option<&'static str> = Some(TEST_IMAGE.name);
+
+    fn read(fields: &mut Fields) -> Result<Self> {
+        Ok(Self {
+            model: fields.take("model")?,
+            test_image: fields.take(TEST_IMAGE.name)?.unwrap_or(0),
+            steps: fields.take("steps")?,
+            options: fields.options(Self::OPTIONS)?,
+        })
+    }
 }
 
 impl ReconstructRequest {
@@ -54,22 +53,14 @@ impl ReconstructRequest {
     pub fn steps(&self, trained: usize) -> Vec<usize> {
         match &self.steps {
             Some(steps) => steps.clone(),
-            None => STEPS.into_iter().filter(|&steps| steps <= trained).collect(),
+            None => [10, 20, 50, 100].into_iter().filter(|&steps| steps <= trained).collect(),
         }
-    }
-
-    /// The library's request for so many steps.
-    ///
-    /// # Errors
-    /// `spacing` names none.
-    pub fn request(&self, steps: usize) -> Result<Request> {
-        unclipped(steps, self.spacing.as_deref(), self.class)
     }
 
     /// The command that measures the same; `model` is its flag, empty or beginning with a space.
     pub fn command(&self, model: &str, steps: &[usize], file: &str) -> String {
-        let (spacing, class) = (flag("spacing", self.spacing.as_ref()), flag("class", self.class));
-        format!("skipstone reconstruct{model} --images {file} --steps {}{spacing}{class}", list(steps))
+        let options = self.options.to_flags(DECODE);
+        format!("skipstone reconstruct{model} --images {file} --steps {}{options}", list(steps))
     }
 }
 

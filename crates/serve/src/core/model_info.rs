@@ -2,11 +2,12 @@
 
 use skipstone::checkpoint::Model;
 use skipstone::denoiser::Clip;
+use skipstone::options::ClipMode;
 use skipstone::trajectory::Spacing;
 
 use super::names::CARRIED;
 use super::served_model::ServedModel;
-use crate::api::{ClipName, Defaults, ModelInfo};
+use crate::api::{Defaults, ModelInfo};
 
 impl ServedModel {
     /// Its entry in `/v1/models`.
@@ -42,13 +43,9 @@ impl ServedModel {
 
 fn defaults_of(model: &Model) -> Defaults {
     let scheduler = &model.scheduler;
-    let clip = match scheduler.clip() {
-        None | Some(Clip::Off) => ClipName::Off,
-        Some(Clip::KeepEps(_)) => ClipName::KeepEps,
-        Some(Clip::RederiveEps(_)) => ClipName::RederiveEps,
-    };
+    let (clip, _) = ClipMode::of(scheduler.clip().unwrap_or(Clip::Off));
     let spacing = scheduler.timestep_spacing.unwrap_or(Spacing::Linear);
-    Defaults { spacing: spacing.to_string(), clip: clip.name().to_owned() }
+    Defaults { spacing: spacing.to_string(), clip: clip.to_string() }
 }
 
 /// The well-known data set that a model was trained on. The name of a folder is kept back: it may reveal too much.

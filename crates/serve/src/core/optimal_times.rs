@@ -4,9 +4,9 @@ use std::sync::OnceLock;
 
 use skipstone::calibration;
 use skipstone::checkpoint::{Model, process_hash};
-use skipstone::generate::{Request, Settings, SpacingChoice, Variance};
+use skipstone::generate::Settings;
+use skipstone::options::{Noise, Request, SpacingChoice};
 use skipstone::sampler::Plan;
-use skipstone::sigma::NoiseScale;
 use skipstone::trajectory::BestTimes;
 
 use super::failure::Failure;
@@ -42,7 +42,7 @@ impl OptimalTimes {
         }
         let schedule = model.scheduler.schedule()?;
         let (trained, most) = (schedule.train_steps(), schedule.train_steps() as usize);
-        let steps = request.steps.unwrap_or(50.min(most));
+        let steps = request.steps_of(trained);
         let longest = most.min(self.most_steps);
         if !(1..=longest).contains(&steps) {
             return Ok(None);
@@ -66,8 +66,7 @@ pub fn is_calibrated(model: &Model) -> bool {
     let request = Request {
         steps: Some(2),
         spacing: Some(SpacingChoice::Optimal),
-        scale: NoiseScale::Eta(1.0),
-        variance: Variance::Analytic,
+        noise: Noise::Analytic { eta: 1.0 },
         ..Request::default()
     };
     model.calibration.is_some() && Settings::resolve(model, &request).is_ok()

@@ -7,8 +7,9 @@ use std::time::Duration;
 use skipstone::Result;
 use skipstone::bench;
 use skipstone::checkpoint::Model;
-use skipstone::engine::{self, Cost, EngineOptions};
-use skipstone::generate::{Generator, Inputs, Request};
+use skipstone::engine::{self, Cost, EngineOptions, Precision};
+use skipstone::generate::{Generator, Inputs};
+use skipstone::options::Request;
 use skipstone::unet::Parameters;
 
 use super::cancel::Cancel;
@@ -118,6 +119,12 @@ impl ServedModel {
         (first, n): (u64, usize),
         cancel: &Cancel,
     ) -> std::result::Result<Generator, Failure> {
+        if request.precision != Precision::F32 {
+            return Err(Failure::Refused(format!(
+                "precision: {} is not available here: all requests share one network, which computes in f32",
+                request.precision
+            )));
+        }
         let denoiser = self.network.denoiser(cancel.clone());
         let Some(Explicit { request, run }) = self.optimal_times.resolve(&self.model, request)? else {
             return Ok(Generator::over(denoiser, self.cost, &self.model, request, inputs, (first, n))?);

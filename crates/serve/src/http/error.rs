@@ -22,35 +22,23 @@ pub struct ApiError {
     pub retry_after: Option<u64>,
 }
 
-/// Fields a library's message may begin with.
-const FIELDS: [&str; 18] = [
-    "at",
-    "model",
-    "n",
-    "steps",
-    "eta",
-    "sigma",
-    "spacing",
-    "solver",
-    "seed",
-    "first",
-    "class",
-    "guidance",
-    "clip",
-    "image",
-    "points",
-    "seeds",
-    "test_image",
-    "kind",
-];
+/// Fields that a message may begin with, beside the options.
+const FIELDS: [&str; 9] = ["at", "first", "image", "kind", "model", "n", "points", "seeds", "test_image"];
+
+/// The field that a message names: "steps: expected …", "solver ab2: …", "unknown field \"stepz\"; …".
+fn field_of(message: &str) -> Option<&str> {
+    if let Some(rest) = message.strip_prefix("unknown field \"") {
+        return rest.split('"').next();
+    }
+    let word = message.split([':', ' ', '"']).next().unwrap_or_default();
+    (FIELDS.contains(&word) || skipstone::options::find(word).is_some()).then_some(word)
+}
 
 impl ApiError {
     /// An error of this status.
     pub fn new(status: StatusCode, public: impl Into<String>) -> Self {
         let public = public.into();
-        // "steps: expected …", "solver ab2: …": the library names the field first.
-        let word = public.split([':', ' ', '"']).next().unwrap_or_default();
-        let field = FIELDS.contains(&word).then(|| word.to_owned());
+        let field = field_of(&public).map(str::to_owned);
         Self { status, public, field, internal: None, retry_after: None }
     }
 

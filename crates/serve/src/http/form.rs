@@ -6,10 +6,11 @@ use axum::http::{StatusCode, header};
 
 use super::error::ApiError;
 use super::extract::JsonBody;
+use crate::api::of_text;
 use crate::work::WorkRequest;
 
 /// Most fields of a form, its images among them.
-const MOST_FIELDS: usize = 16;
+const MOST_FIELDS: usize = 24;
 /// Most bytes of a field's name.
 const MOST_NAME: usize = 64;
 /// Most bytes of a field that is no image.
@@ -17,16 +18,8 @@ const MOST_TEXT: usize = 1 << 10;
 
 /// A request that may come as a form with image files instead of JSON.
 pub trait FormRequest: WorkRequest {
-    /// The names of the form's fields.
-    const FIELDS: &'static [&'static str];
     /// How many files called `image` the form may have, in numbers and in words.
     const IMAGES: (&'static [usize], &'static str);
-
-    /// Reads the fields beside the images.
-    ///
-    /// # Errors
-    /// A field that cannot be read.
-    fn of_form(form: &mut Form) -> Result<Self, ApiError>;
 }
 
 /// A request that came as `application/json`, or as `multipart/form-data` with image files.
@@ -40,7 +33,7 @@ pub struct JsonOrForm<R> {
 
 /// The fields of a form.
 #[derive(Debug, Default)]
-pub struct Form {
+struct Form {
     /// The files called `image`, in order.
     images: Vec<Vec<u8>>,
     fields: Vec<(String, String)>,
@@ -55,9 +48,8 @@ impl<S: Send + Sync, R: FormRequest> FromRequest<S> for JsonOrForm<R> {
             let JsonBody(request) = JsonBody::<R>::from_request(request, state).await?;
             return Ok(Self { request, uploads: Vec::new() });
         }
-        let mut form = Form::read(request, state).await?;
-        let request = R::of_form(&mut form)?;
-        let uploads = form.finish(R::FIELDS)?;
+        let Form { images: uploads, fields } = Form::read(request, state).await?;
+        let request = of_text(fields, true).map_err(|e| ApiError::bad(e.message()))?;
         let (expected, in_words) = R::IMAGES;
         if !expected.contains(&uploads.len()) {
             return Err(ApiError::bad(format!("image: expected {in_words}, found {}", uploads.len())));
@@ -91,46 +83,6 @@ impl Form {
             }
         }
         Ok(found)
-    }
-
-    /// The text of a field; an empty one counts as absent.
-    pub fn text(&mut self, name: &str) -> Option<String> {
-        let at = self.fields.iter().position(|(field, _)| field == name)?;
-        Some(self.fields.remove(at).1).filter(|text| !text.is_empty())
-    }
-
-    /// A field that is a number.
-    ///
-    /// # Errors
-    /// Something else.
-    pub fn number<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.text(name) else { return Ok(None) };
-        let wrong = || ApiError::bad(format!("{name}: expected a number, found \"{text}\""));
-        text.parse().map(Some).map_err(|_| wrong())
-    }
-
-    /// A field that lists numbers, as `10,20,50`.
-    ///
-    /// # Errors
-    /// Something else.
-    pub fn numbers<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<Vec<T>>, ApiError> {
-        let Some(text) = self.text(name) else { return Ok(None) };
-        let wrong = || ApiError::bad(format!("{name}: expected numbers between commas, found \"{text}\""));
-        text.split(',').map(|word| word.trim().parse()).collect::<Result<_, _>>().map(Some).map_err(|_| wrong())
-    }
-
-    /// The images, once every field has been read; `known` are the names of the form's fields.
-    ///
-    /// # Errors
-    /// A field is left over: it came twice, or is unknown, and the message names the nearest known one.
-    fn finish(self, known: &[&str]) -> Result<Vec<Vec<u8>>, ApiError> {
-        let Some((name, _)) = self.fields.into_iter().next() else { return Ok(self.images) };
-        if known.contains(&name.as_str()) {
-            return Err(ApiError::bad(format!("{name}: given twice")));
-        }
-        let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &name)).unwrap_or(&"image");
-        let message = format!("unknown field \"{name}\"; did you mean \"{nearest}\"?");
-        Err(ApiError { field: Some(name), ..ApiError::bad(message) })
     }
 }
 

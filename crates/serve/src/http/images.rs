@@ -5,7 +5,7 @@ use axum::response::Response;
 
 use super::answer::{ResponseMode, answer};
 use super::error::ApiError;
-use super::form::{Form, FormRequest, JsonOrForm};
+use super::form::{FormRequest, JsonOrForm};
 use crate::api::{
     Accepted, EncodeForm, EncodeRequest, Encoded, ErrorBody, InterpolateEvent, InterpolateForm, InterpolateRequest,
     Interpolation, ReconstructEvent, ReconstructForm, ReconstructRequest, Reconstruction,
@@ -81,39 +81,13 @@ pub async fn interpolate(
 }
 
 impl FormRequest for EncodeRequest {
-    const FIELDS: &'static [&'static str] = &["image", "model", "steps", "spacing", "class"];
     const IMAGES: (&'static [usize], &'static str) = (&[1], "one file");
-
-    fn of_form(form: &mut Form) -> Result<Self, ApiError> {
-        let (steps, class) = (form.number("steps")?, form.number("class")?);
-        Ok(Self { model: form.text("model"), test_image: 0, steps, spacing: form.text("spacing"), class })
-    }
 }
 
 impl FormRequest for ReconstructRequest {
-    const FIELDS: &'static [&'static str] = EncodeRequest::FIELDS;
     const IMAGES: (&'static [usize], &'static str) = EncodeRequest::IMAGES;
-
-    fn of_form(form: &mut Form) -> Result<Self, ApiError> {
-        let (steps, class) = (form.numbers("steps")?, form.number("class")?);
-        Ok(Self { model: form.text("model"), test_image: 0, steps, spacing: form.text("spacing"), class })
-    }
 }
 
 impl FormRequest for InterpolateRequest {
-    const FIELDS: &'static [&'static str] = &["image", "model", "points", "at", "steps", "spacing", "class"];
     const IMAGES: (&'static [usize], &'static str) = (&[2, 4], "two files (a line) or four (a square)");
-
-    fn of_form(form: &mut Form) -> Result<Self, ApiError> {
-        Ok(Self {
-            model: form.text("model"),
-            seeds: Vec::new(),
-            points: form.number("points")?,
-            at: form.numbers("at")?,
-            steps: form.number("steps")?,
-            spacing: form.text("spacing"),
-            class: form.number("class")?,
-            guidance: None,
-        })
-    }
 }

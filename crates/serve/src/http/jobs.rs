@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::answer::job;
 use super::error::ApiError;
-use super::extract::{JsonBody, parse};
+use super::extract::{body, parse};
 use super::observe::RequestId;
 use crate::api::{
     Accepted, CompareRequest, EncodeRequest, ErrorBody, InterpolateRequest, Job, JobRequest, ReconstructRequest,
@@ -31,7 +31,8 @@ use crate::work::{Prepared, WorkRequest, prepare};
         (status = 404, description = "No such test image", body = ErrorBody),
     )
 )]
-pub async fn create(State(app): State<App>, JsonBody(request): JsonBody<Value>) -> Result<Response, ApiError> {
+pub async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let request = body(request, &()).await?;
     job(&app, prepare_job(&app, request).await?)
 }
 
@@ -41,13 +42,13 @@ async fn prepare_job(app: &App, job: Value) -> Result<Prepared<Box<dyn Work>>, A
         return Err(ApiError::bad("expected an object of the fields of a job"));
     };
     let kind = fields.remove("kind");
-    let text = Value::Object(fields).to_string();
+    let rest = Value::Object(fields);
     match kind.as_ref().and_then(Value::as_str) {
-        Some("sample") => prepare_as::<SampleRequest>(app, &text).await,
-        Some("encode") => prepare_as::<EncodeRequest>(app, &text).await,
-        Some("reconstruct") => prepare_as::<ReconstructRequest>(app, &text).await,
-        Some("interpolate") => prepare_as::<InterpolateRequest>(app, &text).await,
-        Some("compare") => prepare_as::<CompareRequest>(app, &text).await,
+        Some("sample") => prepare_as::<SampleRequest>(app, rest).await,
+        Some("encode") => prepare_as::<EncodeRequest>(app, rest).await,
+        Some("reconstruct") => prepare_as::<ReconstructRequest>(app, rest).await,
+        Some("interpolate") => prepare_as::<InterpolateRequest>(app, rest).await,
+        Some("compare") => prepare_as::<CompareRequest>(app, rest).await,
         _ => {
             let found = kind.map_or("none".to_owned(), |kind| kind.to_string());
             let kinds = "sample, encode, reconstruct, interpolate or compare";
@@ -56,8 +57,8 @@ async fn prepare_job(app: &App, job: Value) -> Result<Prepared<Box<dyn Work>>, A
     }
 }
 
-async fn prepare_as<R: WorkRequest>(app: &App, text: &str) -> Result<Prepared<Box<dyn Work>>, ApiError> {
-    Ok(prepare(app, parse::<R>(text)?, Vec::new()).await?.boxed())
+async fn prepare_as<R: WorkRequest>(app: &App, fields: Value) -> Result<Prepared<Box<dyn Work>>, ApiError> {
+    Ok(prepare(app, parse::<R>(fields)?, Vec::new()).await?.boxed())
 }
 
 fn find(app: &App, id: &str) -> Result<(Arc<Task>, Worker), ApiError> {

@@ -39,7 +39,7 @@ impl WorkRequest for CompareRequest {
     }
 
     fn check(self, context: Context, _: Option<SourceImages>) -> Result<CompareWork, Failure> {
-        let (n, steps, etas) = (self.n(), self.steps(), self.etas());
+        let (n, steps, etas) = (self.n, self.steps.clone(), self.etas.clone());
         let count = steps.len().saturating_mul(etas.len());
         if count == 0 || count > MOST_CELLS {
             return Err(Failure::Refused(format!("steps: times eta make {count} cells; expected 1 to {MOST_CELLS}")));
@@ -54,8 +54,8 @@ impl WorkRequest for CompareRequest {
         for &steps in &steps {
             context.check_steps(steps)?;
             for &eta in &etas {
-                let request = self.sample(steps, eta);
-                let generator = context.generator(&request.request()?, 0, n)?;
+                let request = self.sample(steps, eta)?;
+                let generator = context.generator(&request.options, 0, n)?;
                 let command = request.command(&context.model.model_flag());
                 cells.push(CheckedCell { steps, eta, generator, command });
             }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use skipstone::generate::{Generator, Inputs, Request};
+use skipstone::generate::{Generator, Inputs};
+use skipstone::options::Request;
 
 use crate::api::Limits;
 use crate::core::{Cancel, Failure, ServedModel};

@@ -6,6 +6,7 @@ use std::time::Instant;
 use ndarray::{Array4, Axis};
 use skipstone::generate::Generator;
 use skipstone::image::npy;
+use skipstone::inversion::Method;
 
 use super::context::Context;
 use super::request::{SourceImages, WorkRequest};
@@ -35,8 +36,9 @@ impl WorkRequest for EncodeRequest {
 
     fn check(self, context: Context, images: Option<SourceImages>) -> Result<EncodeWork, Failure> {
         let SourceImages { x0, files } = SourceImages::required(images)?;
-        context.check_steps(self.steps())?;
-        let generator = context.generator(&self.request()?, 0, 1)?;
+        context.check_steps(self.options.steps_of(context.model.timesteps))?;
+        let generator = context.generator(&self.options.clone().unclipped(), 0, 1)?;
+        Method::Ddim.check(generator.plan())?;
         let command = self.command(&context.model.model_flag(), &files[0]);
         Ok(EncodeWork { model: context.model, generator, x0, command })
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use ndarray::{Array4, Axis, concatenate};
 use skipstone::generate::{Generator, Inputs};
+use skipstone::inversion::Method;
 use skipstone::latent;
 use skipstone::noise::initial_latent;
 
@@ -69,7 +70,7 @@ impl Points {
             }
             return Ok((Self::At(at.clone()), 1));
         }
-        let points = request.points();
+        let points = request.points;
         if points < 2 {
             return Err(Failure::Refused(format!("points: expected at least 2, the ends, found {points}")));
         }
@@ -118,9 +119,15 @@ impl WorkRequest for InterpolateRequest {
             return Err(Failure::Refused(message));
         }
         context.check_images(n)?;
-        context.check_steps(self.steps())?;
-        let from_images = matches!(ends, Ends::Images(_));
-        let generator = context.generator(&self.request(from_images)?, 0, n)?;
+        context.check_steps(self.options.steps_of(context.model.timesteps))?;
+        let generator = if let Ends::Images(_) = ends {
+            // Clipping cannot be undone, so images are encoded without it unless the request asks for it.
+            let generator = context.generator(&self.options.clone().unclipped(), 0, n)?;
+            Method::Ddim.check(generator.plan())?;
+            generator
+        } else {
+            context.generator(&self.options, 0, n)?
+        };
         let is_single = matches!(points, Points::At(_));
         let command = (!is_single).then(|| self.command(&context.model.model_flag(), &files));
         Ok(InterpolateWork { model: context.model, ends, generator, points, n, command })

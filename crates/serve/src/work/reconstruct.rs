@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use ndarray::{Array4, Axis};
 use skipstone::generate::{Generator, Inputs};
-use skipstone::inversion::squared_errors;
+use skipstone::inversion::{Method, squared_errors};
+use skipstone::options::Request;
 
 use super::context::Context;
 use super::request::{SourceImages, WorkRequest};
@@ -49,7 +50,10 @@ impl WorkRequest for ReconstructRequest {
         let mut runs = Vec::with_capacity(steps.len());
         for &steps in &steps {
             context.check_steps(steps)?;
-            runs.push((steps, context.generator(&self.request(steps)?, 0, 1)?));
+            let request = Request { steps: Some(steps), ..self.options.clone().unclipped() };
+            let generator = context.generator(&request, 0, 1)?;
+            Method::Ddim.check(generator.plan())?;
+            runs.push((steps, generator));
         }
         let command = self.command(&context.model.model_flag(), &steps, &files[0]);
         let original = image_png(x0.index_axis(Axis(0), 0))?;

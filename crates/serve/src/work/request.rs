@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use ndarray::{Array4, Axis, concatenate};
-use serde::de::DeserializeOwned;
 
 use super::context::Context;
+use crate::api::Asked;
 use crate::core::{Cancel, Failure, ServedModel, Work};
 use crate::service::Service;
 
 /// A kind of request. Every route that takes it goes through [`prepare`].
-pub trait WorkRequest: DeserializeOwned + Send + 'static {
+pub trait WorkRequest: Asked {
     /// The work that it asks for.
     type Work: Work + 'static;
 

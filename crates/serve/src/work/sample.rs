@@ -32,10 +32,10 @@ impl WorkRequest for SampleRequest {
     }
 
     fn check(self, context: Context, _: Option<SourceImages>) -> Result<SampleWork, Failure> {
-        let (n, first) = (self.n(), self.first());
+        let (n, first) = (self.n, self.first);
         context.check_images(n)?;
-        context.check_steps(self.steps())?;
-        let generator = context.generator(&self.request()?, first, n)?;
+        context.check_steps(self.options.steps_of(context.model.timesteps))?;
+        let generator = context.generator(&self.options, first, n)?;
         let command = self.command(&context.model.model_flag());
         Ok(SampleWork { model: context.model, generator, first, n, command })
     }

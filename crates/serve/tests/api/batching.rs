@@ -2,8 +2,7 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use skipstone::generate::Request;
-use skipstone::sigma::NoiseScale;
+use skipstone::options::{Noise, Request};
 use skipstone::solver::Solver;
 use skipstone_serve::{Setup, app};
 
@@ -19,7 +18,7 @@ fn a_sample_is_what_the_library_makes_pixel_for_pixel() {
         let wanted = Request {
             steps: Some(7),
             spacing: Some("quadratic".parse().unwrap()),
-            scale: NoiseScale::Eta(0.4),
+            noise: Noise::Eta(0.4),
             seed: 11,
             ..Request::default()
         };

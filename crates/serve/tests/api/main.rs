@@ -7,6 +7,7 @@ mod guarding;
 mod limits;
 mod listening;
 mod optimal;
+mod options;
 mod streams;
 mod support;
 mod uploads;

@@ -7,8 +7,8 @@ use axum::http::StatusCode;
 use serde_json::json;
 use skipstone::calibration::Calibration;
 use skipstone::checkpoint::{Model, process_hash};
-use skipstone::generate::{Request as Wanted, SpacingChoice};
 use skipstone::image::decode_png;
+use skipstone::options::{Request as Wanted, SpacingChoice};
 use skipstone_serve::{App, Service, Setup, app};
 
 use crate::support::{alone, delete, get, model, post};

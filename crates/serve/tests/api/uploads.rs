@@ -5,10 +5,11 @@ use axum::http::{Request, StatusCode};
 use ndarray::{Array4, Axis};
 use serde_json::json;
 use skipstone::engine::EngineOptions;
-use skipstone::generate::{ClipMode, Generator, Inputs, Request as Wanted};
+use skipstone::generate::{Generator, Inputs};
 use skipstone::image::{Picture, decode_png, encode_png, npy, to_byte};
 use skipstone::inversion::{Latents, Method, encode, squared_errors, unobserved};
 use skipstone::noise::{KeyedRng, Purpose};
+use skipstone::options::{ClipMode, Request as Wanted};
 use skipstone_serve::{Limits, Setup, app};
 
 use crate::support::{decoded, form, get, model, picture, post, send, service, shared};

@@ -9,7 +9,7 @@ mod settings;
 
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;
-pub use settings::{ClassRule, ClipMode, Request, Settings, SpacingChoice, Variance, stated};
+pub use settings::{ClassRule, Settings, stated};
 
 use std::ops::{ControlFlow, Range};
 
@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
+use crate::options::Request;
 use crate::sampler::{Outcome, Plan, Progress, sample};
 
 /// Tensors read from files in place of seeded noise.

@@ -1,127 +1,18 @@
-use std::fmt;
-use std::str::FromStr;
-
 use serde_json::{Map, Value, json};
 
 use crate::calibration;
 use crate::checkpoint::{Model, process_hash};
-use crate::denoiser::{Bound, Clip, DynamicThreshold};
+use crate::denoiser::{Bound, Clip};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
 use crate::noise::NOISE_VERSION;
+use crate::options::{ClipMode, Noise, Request, SAMPLE, SpacingChoice};
 use crate::sampler::Plan;
 use crate::schedule::{FinalLevel, Index};
 use crate::sigma::NoiseScale;
 use crate::solver::Solver;
 use crate::trajectory::{Spacing, Trajectory};
 use crate::unet::TimeEmbedding;
-
-/// What to do with x̂₀ outside the data's range; the range itself is the model's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClipMode {
-    /// Nothing.
-    Off,
-    /// Clip x̂₀, keep ε̂.
-    KeepEps,
-    /// Clip x̂₀, derive ε̂ from it again.
-    RederiveEps,
-}
-
-/// How S of the model's T times are picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SpacingChoice {
-    /// By a rule.
-    Named(Spacing),
-    /// The times under which the evidence lower bound is least, from the model's calibration.
-    Optimal,
-}
-
-impl From<Spacing> for SpacingChoice {
-    fn from(spacing: Spacing) -> Self {
-        Self::Named(spacing)
-    }
-}
-
-impl fmt::Display for SpacingChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Named(spacing) => spacing.fmt(f),
-            Self::Optimal => f.write_str("optimal"),
-        }
-    }
-}
-
-impl FromStr for SpacingChoice {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "optimal" => Ok(Self::Optimal),
-            _ => name.parse().map(Self::Named).map_err(|e: Error| Error::argument(format!("{}, optimal", e.message()))),
-        }
-    }
-}
-
-/// Which variance the noise of a step has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Variance {
-    /// That of the request's scale.
-    #[default]
-    Chosen,
-    /// The optimal one for the network, from the model's calibration; the request's scale, which must be an η, gives λ.
-    Analytic,
-}
-
-/// What a user asks for; what is `None` the model decides, or our default.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// S; 50, or T where that is less.
-    pub steps: Option<usize>,
-    /// How S of T times are picked; as the model says, else `linear`.
-    pub spacing: Option<SpacingChoice>,
-    /// The network calls by index, in place of `steps` and `spacing`.
-    pub times: Option<Vec<u32>>,
-    /// The noise of each step.
-    pub scale: NoiseScale,
-    /// The variance of that noise.
-    pub variance: Variance,
-    /// How a deterministic run steps; DDIM.
-    pub solver: Solver,
-    /// What becomes of x̂₀; as the model says, else nothing.
-    pub clip: Option<ClipMode>,
-    /// Dynamic thresholding in place of a fixed range.
-    pub threshold: Option<DynamicThreshold>,
-    /// The seed of latents and noise.
-    pub seed: u64,
-    /// The class of every image.
-    pub class: Option<usize>,
-    /// The weight of classifier-free guidance.
-    pub guidance: Option<f64>,
-    /// σ₁, the scale of noise on the last step; none.
-    pub final_sigma: Option<f64>,
-    /// How exactly the network is computed; f32.
-    pub precision: Precision,
-}
-
-impl Default for Request {
-    fn default() -> Self {
-        Self {
-            steps: None,
-            spacing: None,
-            times: None,
-            scale: NoiseScale::Eta(0.0),
-            variance: Variance::Chosen,
-            solver: Solver::DDIM,
-            clip: None,
-            threshold: None,
-            seed: 0,
-            class: None,
-            guidance: None,
-            final_sigma: None,
-            precision: Precision::F32,
-        }
-    }
-}
 
 /// Which class an image has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +89,7 @@ impl Settings {
         let (steps, spacing, trajectory) = match &request.times {
             Some(times) => (None, None, Trajectory::explicit(times, t)?),
             None => {
-                let steps = request.steps.unwrap_or(50.min(t as usize));
+                let steps = request.steps_of(t);
                 let theirs = scheduler.timestep_spacing.map(SpacingChoice::Named);
                 let spacing = request.spacing.or(theirs).unwrap_or(SpacingChoice::Named(Spacing::Linear));
                 let trajectory = match spacing {
@@ -217,24 +108,19 @@ impl Settings {
         };
         let range = Bound::Range(scheduler.clip_sample_range);
         let mut clip = match request.clip {
-            Some(ClipMode::Off) => Clip::Off,
-            Some(ClipMode::KeepEps) => Clip::KeepEps(range),
-            Some(ClipMode::RederiveEps) => Clip::RederiveEps(range),
+            Some(mode) => mode.within(range),
             None => scheduler.clip().unwrap_or(Clip::Off),
         };
         if let Some(threshold) = request.threshold {
             clip = clip.with_threshold(threshold)?;
         }
-        let scale = match (request.variance, &request.scale) {
-            (Variance::Chosen, scale) => scale.clone(),
-            (Variance::Analytic, NoiseScale::Eta(eta)) => {
-                calibration("sigma analytic")?.analytic(&schedule, *eta, &trajectory)?
-            }
-            (Variance::Analytic, other) => {
-                return Err(Error::argument(format!("sigma analytic: needs an eta beneath it, found {other}")));
-            }
+        let (scale, analytic) = match &request.noise {
+            Noise::Eta(eta) => (NoiseScale::Eta(*eta), false),
+            Noise::Hat => (NoiseScale::Hat, false),
+            Noise::Vector(sigmas) => (NoiseScale::Vector(sigmas.clone()), false),
+            Noise::Analytic { eta } => (calibration("sigma analytic")?.analytic(&schedule, *eta, &trajectory)?, true),
         };
-        let calibrated = request.variance == Variance::Analytic || spacing == Some(SpacingChoice::Optimal);
+        let calibrated = analytic || spacing == Some(SpacingChoice::Optimal);
         let final_level = scheduler.final_level();
         let mut plan = Plan::new(&schedule, &trajectory, &scale, final_level, clip)?;
         let mut extra = Map::new();
@@ -266,56 +152,66 @@ impl Settings {
         Ok((settings, plan))
     }
 
+    /// A request for the same run of the same model, every option of it said.
+    pub fn request(&self) -> Request {
+        let (clip, bound) = ClipMode::of(self.clip);
+        Request {
+            steps: self.steps,
+            spacing: self.spacing,
+            // Times that were given are whole.
+            times: self.steps.is_none().then(|| self.times.iter().filter_map(|index| index.whole()).collect()),
+            noise: Noise::from(&self.scale),
+            final_sigma: self.extra.get("final_sigma").and_then(Value::as_f64),
+            solver: self.solver,
+            clip: Some(clip),
+            threshold: match bound {
+                Some(Bound::Dynamic(by)) => Some(by),
+                _ => None,
+            },
+            class: match self.classes {
+                Some(ClassRule::One(class)) => Some(class),
+                _ => None,
+            },
+            guidance: self.guidance,
+            precision: self.precision,
+            seed: self.seed,
+        }
+    }
+
     /// The options by name, as manifests and PNG files carry them; images with the same are the same.
     pub fn to_json(&self) -> Map<String, Value> {
-        let (eta, sigma) = match &self.scale {
-            NoiseScale::Eta(eta) => (json!(eta), Value::Null),
-            NoiseScale::Hat => (Value::Null, json!("hat")),
-            NoiseScale::Vector(sigmas) => (Value::Null, json!(sigmas)),
-            NoiseScale::Analytic(analytic) => (json!(analytic.eta), json!("analytic")),
-        };
-        let (clip, bound) = match self.clip {
-            Clip::Off => ("off", None),
-            Clip::KeepEps(bound) => ("keep-eps", Some(bound)),
-            Clip::RederiveEps(bound) => ("rederive-eps", Some(bound)),
-        };
-        let (range, threshold) = match bound {
-            None => (Value::Null, Value::Null),
-            Some(Bound::Range(range)) => (json!(range), Value::Null),
-            Some(Bound::Dynamic(by)) => (Value::Null, json!([by.ratio, by.max])),
-        };
-        let class = match self.classes {
-            None => Value::Null,
-            Some(ClassRule::One(class)) => json!(class),
-            Some(ClassRule::Modulo(classes)) => json!(format!("index modulo {classes}")),
-        };
-        let fields = [
-            ("class", class),
-            ("clip", json!(clip)),
-            ("clip_range", range),
-            ("eta", eta),
-            ("final_level", json!(if self.final_level == FinalLevel::Clean { "clean" } else { "first-trained" })),
-            ("guidance", json!(self.guidance)),
-            ("latents", json!(self.latents)),
-            ("model", json!(self.model)),
-            ("noise", json!(self.noise)),
-            ("noise_version", json!(NOISE_VERSION)),
-            ("process", json!(self.process)),
-            ("seed", json!(self.seed)),
-            ("sigma", sigma),
-            ("spacing", json!(self.spacing.map(|spacing| spacing.to_string()))),
-            ("steps", json!(self.steps)),
-            ("threshold", threshold),
-            ("times", json!(self.times)),
-        ];
-        // Named only where they hold, so that runs without them keep the manifests they had.
-        let solver = (self.solver != Solver::DDIM).then(|| ("solver", json!(self.solver.to_string())));
-        let calibration = self.calibration.as_ref().map(|hash| ("calibration", json!(hash)));
-        let precision = (self.precision != Precision::F32).then(|| ("precision", json!(self.precision.to_string())));
-        let null_class = self.null_class.map(|class| ("null_class", json!(class)));
-        let fields = fields.into_iter().chain(null_class).chain(solver).chain(calibration).chain(precision);
-        let extra = self.extra.iter().map(|(name, value)| (name.clone(), value.clone()));
-        fields.map(|(name, value)| (name.to_owned(), value)).chain(extra).collect()
+        // These are named whether they hold or not; the others only where they hold, so that runs without them keep the
+        // manifests they had.
+        const ALWAYS: [&str; 10] =
+            ["class", "clip_range", "eta", "guidance", "latents", "noise", "sigma", "spacing", "steps", "threshold"];
+        let mut options: Map<String, Value> = ALWAYS.map(|name| (name.to_owned(), Value::Null)).into_iter().collect();
+        let mut put = |name: &str, value: Value| drop(options.insert(name.to_owned(), value));
+        if let NoiseScale::Eta(eta) = &self.scale {
+            put("eta", json!(eta));
+        }
+        put("seed", json!(self.seed));
+        self.request().fields(SAMPLE).into_iter().for_each(|(name, value)| put(&name, value));
+        if let (_, Some(Bound::Range(range))) = ClipMode::of(self.clip) {
+            put("clip_range", json!(range));
+        }
+        if let Some(ClassRule::Modulo(classes)) = self.classes {
+            put("class", json!(format!("index modulo {classes}")));
+        }
+        put("final_level", json!(if self.final_level == FinalLevel::Clean { "clean" } else { "first-trained" }));
+        put("latents", json!(self.latents));
+        put("model", json!(self.model));
+        put("noise", json!(self.noise));
+        put("noise_version", json!(NOISE_VERSION));
+        put("process", json!(self.process));
+        put("times", json!(self.times));
+        if let Some(hash) = &self.calibration {
+            put("calibration", json!(hash));
+        }
+        if let Some(class) = self.null_class {
+            put("null_class", json!(class));
+        }
+        self.extra.iter().for_each(|(name, value)| put(name, value.clone()));
+        options
     }
 
     /// The options that say something, as (keyword, text) for a PNG file.

@@ -8,6 +8,9 @@ mod trainer;
 pub mod curve;
 pub mod events;
 
-pub use recipe::{DataRecipe, DiffusionRecipe, EmaRecipe, ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe};
+pub use recipe::{
+    DataRecipe, Decay, DiffusionRecipe, EmaRecipe, LossWeight, ModelRecipe, OptimizerKind, OptimizerRecipe, Recipe,
+    TrainRecipe,
+};
 pub use run::{Ended, Event, Run};
 pub use trainer::{StepReport, Trainer};

@@ -318,7 +318,9 @@ fn same_run(was: &Identity, now: &Identity) -> Result<()> {
         return differs("the initial model", &was.init, &now.init);
     }
     let table = |text: &str| text.parse::<toml::Table>().map_err(|e| Error::data(format!("recipe: {e}")));
-    let (old, new) = (table(&was.recipe)?, table(&now.recipe)?);
+    // An old name of the same schedule, which states used to keep as it was typed.
+    let old = was.recipe.replace("schedule = \"quad\"", "schedule = \"scaled_linear\"");
+    let (old, new) = (table(&old)?, table(&now.recipe)?);
     for (section, entries) in &new {
         for (key, value) in entries.as_table().into_iter().flatten() {
             let before = old.get(section).and_then(|s| s.get(key));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ndarray::Array4;
 
-use super::recipe::Recipe;
+use super::recipe::{OptimizerKind, Recipe};
 use super::state::State;
 use crate::checkpoint::SchedulerConfig;
 use crate::data::{Dataset, Epochs, Stream};
@@ -88,7 +88,7 @@ impl Trainer {
         };
         let config = recipe.config(classes)?;
         let null_class = classes.filter(|_| recipe.data.class_dropout > 0.0);
-        let scheduler = recipe.scheduler()?;
+        let scheduler = recipe.scheduler();
         let schedule = scheduler.schedule()?;
         let weights = match init {
             Some(parameters) if **parameters.layout() == unet::layout(&config)? => parameters,
@@ -197,7 +197,7 @@ impl Trainer {
             ));
         }
         let o = &self.recipe.optimizer;
-        let learning_rate = self.recipe.learning_rate(step)?;
+        let learning_rate = self.recipe.learning_rate(step);
         self.learner.update(&Update {
             step,
             shrink: (o.clip > 0.0 && gradient_norm > o.clip).then(|| (o.clip / gradient_norm) as f32),
@@ -206,7 +206,7 @@ impl Trainer {
             beta2: o.beta2,
             eps: o.eps,
             weight_decay: o.weight_decay,
-            decoupled: self.recipe.decoupled()?,
+            decoupled: o.kind == OptimizerKind::AdamW,
             ema_decay: self.recipe.ema_decay(step),
         })?;
         self.step = step;
@@ -266,7 +266,7 @@ impl Trainer {
         let dropout: Vec<u64> =
             (0..n as u64).map(|i| KeyedRng::new(seed, Purpose::Dropout, first + i, 0).next_u64()).collect();
 
-        let weighting = self.recipe.weighting()?;
+        let weighting = self.recipe.weighting();
         let weights: Vec<f64> = levels.iter().map(|level| weighting.at(prediction, *level)).collect();
         let batch = Batch {
             x_t: &x_t,

@@ -8,10 +8,10 @@ use super::*;
 use skipstone::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
 use skipstone::denoiser::Prediction;
 use skipstone::engine::EngineOptions;
-use skipstone::generate::{Inputs, Request, Settings};
+use skipstone::generate::{Inputs, Settings};
 use skipstone::noise::{KeyedRng, Purpose};
+use skipstone::options::{Noise, Request};
 use skipstone::schedule::BetaSchedule;
-use skipstone::sigma::NoiseScale;
 use skipstone::unet::{Config, DownBlock, UpBlock, initialise};
 
 fn model() -> Model {
@@ -43,7 +43,7 @@ fn model() -> Model {
 }
 
 fn generator() -> Generator {
-    let request = Request { steps: Some(3), scale: NoiseScale::Eta(1.0), ..Request::default() };
+    let request = Request { steps: Some(3), noise: Noise::Eta(1.0), ..Request::default() };
     Generator::new(model(), &EngineOptions::default(), &request, Inputs::default(), 5, 20).unwrap()
 }
 

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::cell::Noise;
 use super::super::row::{Row, are_few};
 use super::text::{grouped, short};
 use skipstone::generate::stated;
+use skipstone::options::Noise;
 
 /// Rows that may be compared: of the same data, features and number of images.
 pub(super) struct Section<'a> {
@@ -43,10 +43,12 @@ fn further(rows: &[&Row]) -> Vec<String> {
 
 /// What lines are told apart by, most telling first; `further` are options by name.
 fn attributes(row: &Row, further: &[String]) -> Vec<(String, String)> {
-    let noise = match row.eta {
+    let noise = match &row.eta {
         Noise::Eta(eta) => format!("η = {eta}"),
         Noise::Hat => "σ̂".to_owned(),
-        Noise::Analytic => "analytic variance".to_owned(),
+        Noise::Analytic { eta: 1.0 } => "analytic variance".to_owned(),
+        Noise::Analytic { eta } => format!("analytic variance over η = {eta}"),
+        Noise::Vector(_) => "σ by a list".to_owned(),
     };
     let all = [
         ("noise", noise),

@@ -1,7 +1,7 @@
-use super::super::cell::Noise;
 use super::super::row::tests::row;
 use super::*;
 use skipstone::image::{Picture, write_png};
+use skipstone::options::Noise;
 
 /// Two lines of two cells, with pictures.
 fn folder() -> (tempfile::TempDir, Results) {
@@ -128,7 +128,7 @@ fn a_page_to_look_at() {
             let frechet = 3.0 + (40.0 + 60.0 * noise.powi(2)) / (steps as f64).powf(0.9 + 0.1 * noise);
             let recall = Some(0.7 - 0.9 / (steps as f64).sqrt() - 0.02 * noise);
             let latent_variance = Some(noise / 5.0 * (1.0 - 1.0 / (steps as f64).sqrt()));
-            results.put(Row { recall, latent_variance, ..row(steps, eta, frechet) });
+            results.put(Row { recall, latent_variance, ..row(steps, eta.clone(), frechet) });
         }
     }
     let page = report(&results, folder.path()).unwrap();
@@ -138,7 +138,7 @@ fn a_page_to_look_at() {
 #[test]
 fn rows_that_differ_in_any_option_are_lines_of_their_own() {
     let with = |calibration: &str, frechet| {
-        let mut row = row(10, Noise::Analytic, frechet);
+        let mut row = row(10, Noise::Analytic { eta: 1.0 }, frechet);
         row.options.insert("calibration".to_owned(), calibration.into());
         row
     };

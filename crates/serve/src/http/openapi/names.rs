@@ -4,8 +4,8 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::schema::{SchemaType, Type};
 use utoipa::openapi::{OpenApi, RefOr, Schema};
 
-/// Adds a least length to the names in queries and JSON requests: of models, spacings and solvers. An empty one is
-/// refused there; in a form it counts as absent.
+/// Adds a least length to the text in queries and JSON requests, such as the names of models, that has neither a pattern
+/// nor a list of choices. An empty one is refused there; in a form it counts as absent.
 pub fn refuse_empty_names(document: &mut OpenApi) {
     let operations = document.paths.paths.values_mut().filter_map(|item| item.get.as_mut());
     let parameters = operations.flat_map(|operation| operation.parameters.iter_mut().flatten());
@@ -25,7 +25,7 @@ pub fn refuse_empty_names(document: &mut OpenApi) {
             SchemaType::Array(kinds) => kinds.contains(&Type::String),
             SchemaType::AnyValue => false,
         };
-        if is_text && schema.pattern.is_none() {
+        if is_text && schema.pattern.is_none() && schema.enum_values.is_none() {
             schema.min_length = Some(1);
         }
     }

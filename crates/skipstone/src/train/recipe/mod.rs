@@ -3,7 +3,9 @@
 mod parse;
 mod sections;
 
-pub use sections::{DataRecipe, DiffusionRecipe, EmaRecipe, ModelRecipe, OptimizerRecipe, TrainRecipe};
+pub use sections::{
+    DataRecipe, Decay, DiffusionRecipe, EmaRecipe, LossWeight, ModelRecipe, OptimizerKind, OptimizerRecipe, TrainRecipe,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,80 +80,49 @@ impl Recipe {
     }
 
     /// The schedule, as the model folder will state it.
-    ///
-    /// # Errors
-    /// An unknown schedule or prediction.
-    pub fn scheduler(&self) -> Result<SchedulerConfig> {
+    pub fn scheduler(&self) -> SchedulerConfig {
         let d = &self.diffusion;
-        Ok(SchedulerConfig {
+        SchedulerConfig {
             num_train_timesteps: d.timesteps,
             beta_start: d.beta_start,
             beta_end: d.beta_end,
-            beta_schedule: d
-                .schedule
-                .parse()
-                .map_err(|e: Error| Error::argument(format!("diffusion.schedule: {}", e.message())))?,
-            prediction_type: d
-                .prediction
-                .parse()
-                .map_err(|e: Error| Error::argument(format!("diffusion.prediction: {}", e.message())))?,
+            beta_schedule: d.schedule.clone(),
+            prediction_type: d.prediction,
             rescale_betas_zero_snr: d.zero_snr,
             // diffusers would clip and start below T by default; these make it sample as we do.
             clip_sample: Some(false),
             timestep_spacing: Some(Spacing::Trailing),
             ..SchedulerConfig::default()
-        })
+        }
     }
 
     /// How the loss weighs the noise levels.
-    ///
-    /// # Errors
-    /// An unknown name.
-    pub fn weighting(&self) -> Result<LossWeighting> {
-        let d = &self.diffusion;
-        let known = [("none", LossWeighting::Uniform), ("min_snr", LossWeighting::MinSnr(d.min_snr_gamma))];
-        choose("diffusion.weighting", &d.weighting, &known)
-    }
-
-    /// Whether weight decay acts on the weights themselves.
-    pub(super) fn decoupled(&self) -> Result<bool> {
-        choose("optimizer.kind", &self.optimizer.kind, &[("adam", false), ("adamw", true)])
-    }
-
-    /// Whether the learning rate falls.
-    pub(super) fn cosine(&self) -> Result<bool> {
-        choose("optimizer.decay", &self.optimizer.decay, &[("constant", false), ("cosine", true)])
+    pub fn weighting(&self) -> LossWeighting {
+        match self.diffusion.weighting {
+            LossWeight::None => LossWeighting::Uniform,
+            LossWeight::MinSnr => LossWeighting::MinSnr(self.diffusion.min_snr_gamma),
+        }
     }
 
     /// The learning rate of step `step` (from 1).
-    ///
-    /// # Errors
-    /// An unknown decay.
-    pub fn learning_rate(&self, step: u64) -> Result<f64> {
+    pub fn learning_rate(&self, step: u64) -> f64 {
         let o = &self.optimizer;
         if step <= o.warmup {
-            return Ok(o.lr * step as f64 / o.warmup as f64);
+            return o.lr * step as f64 / o.warmup as f64;
         }
-        if !self.cosine()? {
-            return Ok(o.lr);
+        if o.decay == Decay::Constant {
+            return o.lr;
         }
         let length = self.train.steps.saturating_sub(o.warmup).max(1);
         let progress = ((step - o.warmup) as f64 / length as f64).min(1.0);
         let share = 0.5 * (1.0 + libm::cos(std::f64::consts::PI * progress));
-        Ok(o.lr * (o.final_lr + (1.0 - o.final_lr) * share))
+        o.lr * (o.final_lr + (1.0 - o.final_lr) * share)
     }
 
     /// The decay of the moving average at step `step` (from 1).
     pub fn ema_decay(&self, step: u64) -> f64 {
         if self.ema.warmup { self.ema.decay.min((1.0 + step as f64) / (10.0 + step as f64)) } else { self.ema.decay }
     }
-}
-
-fn choose<T: Copy>(key: &str, value: &str, known: &[(&str, T)]) -> Result<T> {
-    known.iter().find(|(name, _)| *name == value).map(|(_, t)| *t).ok_or_else(|| {
-        let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-        Error::argument(format!("{key}: \"{value}\"; expected {}", names.join(" or ")))
-    })
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ impl Recipe {
             };
         }
         check_keys(&table)?;
-        let recipe: Self = table.try_into().map_err(|e: toml::de::Error| Error::data(e.message().to_string()))?;
+        let recipe: Self = table.clone().try_into().map_err(|e: toml::de::Error| misread(&table, &e))?;
         recipe.validate()?;
         Ok(recipe)
     }
@@ -78,14 +78,25 @@ impl Recipe {
         if self.data.class_dropout > 0.0 && !self.data.classes {
             return fail("data.class_dropout: needs data.classes = true".into());
         }
-        self.decoupled()?;
-        self.cosine()?;
-        self.weighting()?;
-        let scheduler = self.scheduler()?;
+        let scheduler = self.scheduler();
         scheduler.schedule()?.check_prediction(scheduler.prediction_type)?;
         self.config(self.data.classes.then_some(1))?;
         Ok(())
     }
+}
+
+/// What is wrong with a value of `table`, by its key: read alone, it is what fails.
+fn misread(table: &toml::Table, whole: &toml::de::Error) -> Error {
+    for (section, entries) in table {
+        for (key, value) in entries.as_table().into_iter().flatten() {
+            let entry = toml::Table::from_iter([(key.clone(), value.clone())]);
+            let alone = toml::Table::from_iter([(section.clone(), toml::Value::Table(entry))]);
+            if let Err(e) = alone.try_into::<Recipe>() {
+                return Error::argument(format!("{section}.{key}: {}", e.message()));
+            }
+        }
+    }
+    Error::data(whole.message())
 }
 
 /// Every `section.key` there is.

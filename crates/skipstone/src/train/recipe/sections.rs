@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::denoiser::Prediction;
+use crate::schedule::BetaSchedule;
+
 /// The network, in the words of diffusers' `UNet2DModel`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -45,6 +48,36 @@ impl Default for ModelRecipe {
     }
 }
 
+/// How the loss weighs a time, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossWeight {
+    /// All alike: the paper's L_simple.
+    None,
+    /// min(SNR, γ).
+    MinSnr,
+}
+
+/// What weight decay acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// The gradient.
+    Adam,
+    /// The weights themselves (Loshchilov & Hutter, arXiv 1711.05101).
+    AdamW,
+}
+
+/// How the learning rate goes on after its warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// It stays.
+    Constant,
+    /// It falls along half a cosine.
+    Cosine,
+}
+
 /// The forward process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -52,7 +85,7 @@ pub struct DiffusionRecipe {
     /// T.
     pub timesteps: usize,
     /// linear | scaled_linear | squaredcos_cap_v2 | sigmoid | const | jsd.
-    pub schedule: String,
+    pub schedule: BetaSchedule,
     /// First β.
     pub beta_start: f64,
     /// Last β.
@@ -60,9 +93,9 @@ pub struct DiffusionRecipe {
     /// Rescale to zero terminal signal-to-noise ratio (needs v or sample prediction).
     pub zero_snr: bool,
     /// epsilon | sample | v_prediction.
-    pub prediction: String,
+    pub prediction: Prediction,
     /// none (the paper's L_simple) | min_snr: the weight of each time.
-    pub weighting: String,
+    pub weighting: LossWeight,
     /// γ of min_snr (Hang et al., arXiv 2303.09556).
     pub min_snr_gamma: f64,
 }
@@ -71,12 +104,12 @@ impl Default for DiffusionRecipe {
     fn default() -> Self {
         Self {
             timesteps: 1000,
-            schedule: "linear".into(),
+            schedule: BetaSchedule::Linear,
             beta_start: 1e-4,
             beta_end: 0.02,
             zero_snr: false,
-            prediction: "epsilon".into(),
-            weighting: "none".into(),
+            prediction: Prediction::Epsilon,
+            weighting: LossWeight::None,
             min_snr_gamma: 5.0,
         }
     }
@@ -158,13 +191,13 @@ impl Default for TrainRecipe {
 #[serde(default)]
 pub struct OptimizerRecipe {
     /// adam | adamw.
-    pub kind: String,
+    pub kind: OptimizerKind,
     /// Peak learning rate.
     pub lr: f64,
     /// Steps of linear warm-up.
     pub warmup: u64,
     /// constant | cosine: what follows the warm-up.
-    pub decay: String,
+    pub decay: Decay,
     /// The learning rate's last value as a share of its peak, for cosine.
     pub final_lr: f64,
     /// Decay of the first moment.
@@ -182,10 +215,10 @@ pub struct OptimizerRecipe {
 impl Default for OptimizerRecipe {
     fn default() -> Self {
         Self {
-            kind: "adam".into(),
+            kind: OptimizerKind::Adam,
             lr: 2e-4,
             warmup: 500,
-            decay: "constant".into(),
+            decay: Decay::Constant,
             final_lr: 0.0,
             beta1: 0.9,
             beta2: 0.999,

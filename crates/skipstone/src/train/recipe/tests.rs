@@ -53,11 +53,44 @@ fn values_out_of_range_are_named() {
 }
 
 #[test]
+fn a_name_that_is_none_is_refused_with_its_key_and_all_there_are() {
+    for (set, names) in [
+        ("diffusion.prediction=noise", "epsilon, sample or v_prediction"),
+        ("diffusion.schedule=steep", "linear, scaled_linear (quad), squaredcos_cap_v2, sigmoid, const or jsd"),
+        ("diffusion.weighting=snr", "`none` or `min_snr`"),
+        ("optimizer.kind=sgd", "`adam` or `adamw`"),
+        ("optimizer.decay=linear", "`constant` or `cosine`"),
+        ("train.batch=many", "usize"),
+    ] {
+        let e = Recipe::parse("", &[set.into()]).unwrap_err().to_string();
+        let (key, value) = set.split_once('=').unwrap();
+        assert!(e.starts_with(key) && e.contains(value) && e.contains(names), "{set}: {e}");
+    }
+}
+
+#[test]
+fn names_are_written_as_they_are_read() {
+    let text = Recipe::default().to_toml();
+    for line in [
+        "schedule = \"linear\"",
+        "prediction = \"epsilon\"",
+        "weighting = \"none\"",
+        "kind = \"adam\"",
+        "decay = \"constant\"",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}: {text}");
+    }
+    let others = "schedule = \"squaredcos_cap_v2\"\nprediction = \"v_prediction\"\nweighting = \"min_snr\"\n";
+    let text = Recipe::parse(&format!("[diffusion]\n{others}"), &["optimizer.kind=adamw".into()]).unwrap().to_toml();
+    assert!(others.lines().all(|line| text.contains(line)) && text.contains("kind = \"adamw\""), "{text}");
+}
+
+#[test]
 fn the_rate_warms_up_and_falls_to_its_end() {
     let set = ["optimizer.decay=cosine".into(), "optimizer.warmup=10".into(), "optimizer.final_lr=0.1".into()];
     let mut recipe = Recipe::parse("[train]\nsteps = 110", &set).unwrap();
     recipe.optimizer.lr = 1.0;
-    let rate = |step| recipe.learning_rate(step).unwrap();
+    let rate = |step| recipe.learning_rate(step);
     assert!((rate(5) - 0.5).abs() < 1e-12 && (rate(10) - 1.0).abs() < 1e-12);
     // Half-way down a cosine from 1 to 0.1 is their mean.
     assert!((rate(60) - 0.55).abs() < 1e-12 && (rate(110) - 0.1).abs() < 1e-12);

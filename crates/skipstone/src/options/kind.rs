@@ -1,0 +1,89 @@
+use serde_json::{Number, Value};
+
+use crate::error::{Error, Result};
+
+/// What the value of a field is.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A whole number of at least this.
+    Whole(u64),
+    /// A number of at least this; −∞ where any will do.
+    Number(f64),
+    /// A list of at least and at most so many whole numbers; as text between commas.
+    Wholes([usize; 2]),
+    /// A list of at least and at most so many numbers; as text between commas.
+    Numbers([usize; 2]),
+    /// One of these names.
+    Name(fn() -> Vec<String>),
+    /// One of these names, or a list of numbers.
+    NameOrNumbers(fn() -> Vec<String>),
+    /// Any text.
+    Text,
+}
+
+impl Kind {
+    /// The names there are to choose from.
+    pub fn choices(self) -> Vec<String> {
+        match self {
+            Self::Name(names) | Self::NameOrNumbers(names) => names(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The JSON of a text, as flags, addresses and forms have it.
+    ///
+    /// # Errors
+    /// No number where one belongs; `name` is what the message calls the field.
+    pub fn parse(self, name: &str, text: &str) -> Result<Value> {
+        match self {
+            Self::Text | Self::Name(_) => Ok(text.into()),
+            Self::NameOrNumbers(_) => Ok(numbers(text).unwrap_or_else(|_| text.into())),
+            Self::Whole(_) | Self::Number(_) => number(text)
+                .ok_or_else(|| Error::argument(format!("{name}: expected a number, found \"{}\"", text.trim()))),
+            Self::Wholes(_) | Self::Numbers(_) => numbers(text)
+                .map_err(|word| Error::argument(format!("{name}: expected numbers between commas, found \"{word}\""))),
+        }
+    }
+
+    /// The same of JSON, where a list may be written as text.
+    ///
+    /// # Errors
+    /// No list where one belongs.
+    pub fn check(self, name: &str, value: Value) -> Result<Value> {
+        match (self, value) {
+            (Self::Wholes(_) | Self::Numbers(_), Value::String(text)) => self.parse(name, &text),
+            (_, list @ Value::Array(_)) => Ok(list),
+            (Self::Wholes(_) | Self::Numbers(_), other) => {
+                Err(Error::argument(format!("{name}: expected a list of numbers, found {other}")))
+            }
+            (_, value) => Ok(value),
+        }
+    }
+}
+
+fn number(text: &str) -> Option<Value> {
+    let text = text.trim();
+    if let Ok(whole) = text.parse::<u64>() {
+        return Some(whole.into());
+    }
+    if let Ok(whole) = text.parse::<i64>() {
+        return Some(whole.into());
+    }
+    text.parse().ok().and_then(Number::from_f64).map(Value::Number)
+}
+
+/// The numbers between commas, or the first word that is none.
+fn numbers(text: &str) -> Result<Value, &str> {
+    text.split(',').map(|word| number(word).ok_or(word.trim())).collect()
+}
+
+/// A value as flags and people write it.
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::String(name) => name.clone(),
+        Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
+        // A whole f64 has no ".0" here.
+        Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
+        other => other.to_string(),
+    }
+}
