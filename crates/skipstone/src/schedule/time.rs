@@ -54,7 +54,7 @@ impl Time {
 
     /// The index the network is conditioned on, t − 1; `None` at clean data.
     pub fn index(self) -> Option<Index> {
-        (self.0 > 0.0).then(|| Index(self.0 - 1.0))
+        (self.0 > 0.0).then_some(Index(self.0 - 1.0))
     }
 
     /// The paper's t.

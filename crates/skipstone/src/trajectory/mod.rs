@@ -44,9 +44,9 @@ impl Trajectory {
     /// As [`named`](Self::named); zero terminal SNR under a spacing by noise levels, which has no first level.
     pub fn spaced(schedule: &Schedule, spacing: Spacing, steps: usize, steps_offset: u32) -> Result<Self> {
         let train_steps = schedule.train_steps();
-        let Some(levels) = spacing.levels() else {
+        if !spacing.is_by_level() {
             return Self::named(spacing, steps, train_steps, steps_offset);
-        };
+        }
         check_steps(steps, train_steps)?;
         if schedule.is_zero_snr() {
             return Err(Error::argument(format!(
@@ -55,9 +55,9 @@ impl Trajectory {
         }
         let ends = [Time::new(train_steps), Time::new(1)];
         let [first, last] = [schedule.level(ends[0])?, schedule.level(ends[1])?].map(NoiseLevel::log_sigma_ve);
-        let mut times: Vec<Time> = levels(steps, first, last)
-            .map(|log_sigma| schedule.time(NoiseLevel::from_log_sigma_ve(log_sigma)))
-            .collect();
+        let levels = spacing.levels(steps, first, last).unwrap_or_default();
+        let mut times: Vec<Time> =
+            levels.into_iter().map(|log_sigma| schedule.time(NoiseLevel::from_log_sigma_ve(log_sigma))).collect();
         // The ends are trained times, whatever the rounding of the levels between.
         times[0] = ends[0];
         if steps > 1 {
@@ -81,8 +81,8 @@ impl Trajectory {
     /// [`calls`](Self::calls), not S, is the number of network calls.
     ///
     /// # Errors
-    /// A spacing by noise levels, S = 0, S > T, T above [`MAX_TRAIN_STEPS`], or a leading offset that pushes the first index beyond T − 1.
-    /// (diffusers lets that pass and reads past its table later.)
+    /// A spacing by noise levels, S = 0, S > T, T above [`MAX_TRAIN_STEPS`], or a leading offset that pushes the first
+    /// index beyond T − 1. (diffusers lets that pass and reads past its table later.)
     pub fn named(spacing: Spacing, steps: usize, train_steps: u32, steps_offset: u32) -> Result<Self> {
         check_steps(steps, train_steps)?;
         // S ≤ T fits u32.

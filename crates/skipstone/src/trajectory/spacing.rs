@@ -56,17 +56,22 @@ impl Spacing {
         }
     }
 
-    /// For a spacing by noise levels, ln σ_ve of each of S levels between that of T and that of t = 1, falling.
-    pub(super) fn levels(self) -> Option<fn(usize, f64, f64) -> Box<dyn Iterator<Item = f64>>> {
+    /// For a spacing by noise levels, ln σ_ve of each of S levels from `first`, that of T, down to `last`, that of t = 1.
+    pub(super) fn levels(self, steps: usize, first: f64, last: f64) -> Option<Vec<f64>> {
         match self {
-            Self::Karras => Some(|steps, first, last| {
+            Self::Karras => {
                 const RHO: f64 = 7.0;
                 let [first, last] = [first, last].map(|log_sigma| (log_sigma / RHO).exp());
-                Box::new(linspace(first, last, steps).map(|root| RHO * root.ln()))
-            }),
-            Self::LogSnr => Some(|steps, first, last| Box::new(linspace(first, last, steps))),
+                Some(linspace(first, last, steps).map(|root| RHO * root.ln()).collect())
+            }
+            Self::LogSnr => Some(linspace(first, last, steps).collect()),
             _ => None,
         }
+    }
+
+    /// Whether it picks noise levels, whose times lie between the trained ones.
+    pub(super) const fn is_by_level(self) -> bool {
+        matches!(self, Self::Karras | Self::LogSnr)
     }
 
     /// The paper's times, not decreasing, possibly repeated; 1 ≤ S ≤ T. Only an offset can push one beyond T. `None` for
