@@ -94,7 +94,7 @@ pub trait Learner: Send + Sync {
     /// Runs a batch and adds its gradient to that which is there. Returns the loss of each image.
     ///
     /// # Errors
-    /// As [`Network::forward`](super::Network::forward).
+    /// As [`Denoiser::predict`](crate::denoiser::Denoiser::predict).
     fn add_gradient(&mut self, batch: Batch<'_>, targets: Targets<'_>) -> Result<Vec<f64>>;
 
     /// The gradient's Euclidean norm.

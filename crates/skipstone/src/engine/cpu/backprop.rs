@@ -105,7 +105,7 @@ impl Backprop {
     /// output and writes the derivative of the loss by it; it is called once for every shard, in order.
     ///
     /// # Errors
-    /// As [`Network::forward`](crate::engine::Network::forward).
+    /// As [`Denoiser::predict`](crate::denoiser::Denoiser::predict).
     ///
     /// # Panics
     /// `parameters` or `gradient` has another length than the layout.
