@@ -62,7 +62,7 @@ pub struct EvaluateArguments {
     /// Which S of the model's T times, as for sample [default: the model's, else linear]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     spacing: Vec<SpacingChoice>,
-    /// How to step without noise, as for sample; solvers other than ddim take the rows of eta 0 only
+    /// How a run steps, as for sample; solvers other than ddim take the rows of eta 0 only
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_values_t = [Solver::DDIM])]
     solver: Vec<Solver>,
     /// Clip the predicted image: off, keep-eps, rederive-eps [default: the model's, else off]

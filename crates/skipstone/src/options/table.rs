@@ -224,7 +224,7 @@ pub static FIELDS: [Field; 13] = [
     .excluding(&["steps", "spacing"]),
     Field::new(
         SOLVER,
-        Description::new("solver", "NAME", Kind::Name(|| names(&Solver::ALL))).help("How to step without noise").or("ddim"),
+        Description::new("solver", "NAME", Kind::Name(|| names(&Solver::ALL))).help("How a run steps; solvers other than ddim need eta 0").or("ddim"),
         |request, value| set(&mut request.solver, value),
         |request| said(&request.solver, &Request::default().solver),
     ),
