@@ -37,11 +37,16 @@ impl Condition {
 /// # Errors
 /// Another number of conditions than rows.
 pub(crate) fn per_row(conditions: &[Condition], n: usize) -> Result<Vec<Condition>> {
-    match conditions.len() {
-        0 => Ok(vec![Condition::Null; n]),
-        len if len == n => Ok(conditions.to_vec()),
-        len => Err(Error::argument(format!("conditions: expected one per image, {n}, found {len}"))),
+    check_count(conditions, n)?;
+    Ok(if conditions.is_empty() { vec![Condition::Null; n] } else { conditions.to_vec() })
+}
+
+/// Refuses another number of conditions than rows; an empty list fits any number.
+pub(super) fn check_count(conditions: &[Condition], n: usize) -> Result<()> {
+    if conditions.is_empty() || conditions.len() == n {
+        return Ok(());
     }
+    Err(Error::argument(format!("conditions: expected one per image, {n}, found {}", conditions.len())))
 }
 
 /// The class of every row for a network that takes `known` classes, or nothing for an unconditional one.

@@ -87,27 +87,34 @@ pub trait Denoiser {
     }
 }
 
-impl<D: Denoiser + ?Sized> Denoiser for &D {
-    fn shape(&self) -> [usize; 3] {
-        (**self).shape()
-    }
+/// Whatever points to a denoiser is one.
+macro_rules! delegate {
+    ($($pointer:ty),*) => {$(
+        impl<D: Denoiser + ?Sized> Denoiser for $pointer {
+            fn shape(&self) -> [usize; 3] {
+                (**self).shape()
+            }
 
-    fn prediction(&self) -> Prediction {
-        (**self).prediction()
-    }
+            fn prediction(&self) -> Prediction {
+                (**self).prediction()
+            }
 
-    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
-        (**self).predict(x_t, times, conditions)
-    }
+            fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
+                (**self).predict(x_t, times, conditions)
+            }
 
-    fn takes_fractional_times(&self) -> bool {
-        (**self).takes_fractional_times()
-    }
+            fn takes_fractional_times(&self) -> bool {
+                (**self).takes_fractional_times()
+            }
 
-    fn prepare(&self, times: &[Time], conditions: &[Condition]) {
-        (**self).prepare(times, conditions);
-    }
+            fn prepare(&self, times: &[Time], conditions: &[Condition]) {
+                (**self).prepare(times, conditions);
+            }
+        }
+    )*};
 }
+
+delegate!(&D, Box<D>);
 
 /// Refuses `x` unless it is `[n, c, h, w]` with n > 0 and `[c, h, w]` = `shape`; `name` is how the message calls it.
 pub(crate) fn check_shape(name: &str, x: &Array4<f32>, shape: [usize; 3]) -> Result<()> {

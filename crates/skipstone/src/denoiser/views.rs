@@ -1,5 +1,6 @@
 use ndarray::{Array4, Axis, Zip};
 
+use super::condition::check_count;
 use super::{Clip, Condition, Denoiser, Prediction, check_finite, check_shape};
 use crate::error::{Error, Result};
 use crate::schedule::{NoiseLevel, Time};
@@ -127,9 +128,7 @@ pub fn denoise<D: Denoiser + ?Sized>(
 ) -> Result<Denoised> {
     check_shape("x_t", x_t, denoiser.shape())?;
     let n = x_t.dim().0;
-    if !matches!(conditions.len(), 0) && conditions.len() != n {
-        return Err(Error::argument(format!("conditions: expected one per image, {n}, found {}", conditions.len())));
-    }
+    check_count(conditions, n)?;
     let out = denoiser.predict(x_t, &vec![t; n], conditions)?;
     check_finite(&format!("network output at t = {}", t.get()), &out)?;
     views(denoiser.prediction(), x_t, &out, level, clip)

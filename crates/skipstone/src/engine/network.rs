@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use ndarray::Array4;
 
-use crate::denoiser::{Condition, Denoiser, Prediction};
+use crate::denoiser::{Condition, Denoiser};
 use crate::error::Result;
 use crate::schedule::Time;
 use crate::unet::Config;
@@ -39,26 +39,4 @@ pub trait Network: Denoiser + fmt::Debug + Send + Sync {
         conditions: &[Condition],
         part: &mut dyn FnMut(String, Duration, u64),
     ) -> Result<()>;
-}
-
-impl<D: Denoiser + ?Sized> Denoiser for Box<D> {
-    fn shape(&self) -> [usize; 3] {
-        (**self).shape()
-    }
-
-    fn prediction(&self) -> Prediction {
-        (**self).prediction()
-    }
-
-    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
-        (**self).predict(x_t, times, conditions)
-    }
-
-    fn takes_fractional_times(&self) -> bool {
-        (**self).takes_fractional_times()
-    }
-
-    fn prepare(&self, times: &[Time], conditions: &[Condition]) {
-        (**self).prepare(times, conditions);
-    }
 }

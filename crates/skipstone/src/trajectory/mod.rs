@@ -44,18 +44,17 @@ impl Trajectory {
     /// As [`named`](Self::named); zero terminal SNR under a spacing by noise levels, which has no first level.
     pub fn spaced(schedule: &Schedule, spacing: Spacing, steps: usize, steps_offset: u32) -> Result<Self> {
         let train_steps = schedule.train_steps();
-        if !spacing.is_by_level() {
-            return Self::named(spacing, steps, train_steps, steps_offset);
-        }
         check_steps(steps, train_steps)?;
+        let ends = [Time::new(train_steps), Time::new(1)];
+        let [first, last] = [schedule.level(ends[0])?, schedule.level(ends[1])?].map(NoiseLevel::log_sigma_ve);
+        let Some(levels) = spacing.levels(steps, first, last) else {
+            return Self::named(spacing, steps, train_steps, steps_offset);
+        };
         if schedule.is_zero_snr() {
             return Err(Error::argument(format!(
                 "spacing {spacing}: the first noise level is infinite (zero terminal SNR); choose another spacing"
             )));
         }
-        let ends = [Time::new(train_steps), Time::new(1)];
-        let [first, last] = [schedule.level(ends[0])?, schedule.level(ends[1])?].map(NoiseLevel::log_sigma_ve);
-        let levels = spacing.levels(steps, first, last).unwrap_or_default();
         let mut times: Vec<Time> =
             levels.into_iter().map(|log_sigma| schedule.time(NoiseLevel::from_log_sigma_ve(log_sigma))).collect();
         // The ends are trained times, whatever the rounding of the levels between.

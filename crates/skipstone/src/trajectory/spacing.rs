@@ -69,11 +69,6 @@ impl Spacing {
         }
     }
 
-    /// Whether it picks noise levels, whose times lie between the trained ones.
-    pub(super) const fn is_by_level(self) -> bool {
-        matches!(self, Self::Karras | Self::LogSnr)
-    }
-
     /// The paper's times, not decreasing, possibly repeated; 1 ≤ S ≤ T. Only an offset can push one beyond T. `None` for
     /// spacings by noise levels.
     pub(super) fn times(self, steps: u32, train_steps: u32, steps_offset: u32) -> Option<Vec<u64>> {
