@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use skipstone::data::{read_idx_images, read_idx_labels};
+use skipstone::io::data::{read_idx_images, read_idx_labels};
 
 fuzz_target!(|data: &[u8]| {
     let path = std::env::temp_dir().join(format!("skipstone-fuzz-{}.idx", std::process::id()));

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ndarray::{Array, Ix4, IxDyn};
-use skipstone::image::npy::{decode, encode};
+use skipstone::io::image::npy::{decode, encode};
 
 fuzz_target!(|data: &[u8]| {
     let _: Result<Array<f32, Ix4>, _> = decode(data, data.len() as u64);

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use skipstone::image::{decode_png, encode_png};
+use skipstone::io::image::{decode_png, encode_png};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(found) = decode_png(data) else { return };

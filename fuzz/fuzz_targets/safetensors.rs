@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use skipstone::checkpoint::{FloatType, read_tensors, write_tensors};
+use skipstone::io::checkpoint::{FloatType, read_tensors, write_tensors};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(set) = read_tensors(data) else { return };

@@ -2,9 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use skipstone::calibration::Calibration;
-use skipstone::checkpoint::{SchedulerConfig, config_from_json, config_to_json};
-use skipstone::generate::Manifest;
+use skipstone::objective::calibration::Calibration;
+use skipstone::io::checkpoint::{SchedulerConfig, config_from_json, config_to_json};
+use skipstone::sampling::generate::Manifest;
 use skipstone::train::Recipe;
 
 fuzz_target!(|text: &str| {

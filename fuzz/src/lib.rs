@@ -1,6 +1,6 @@
 //! What several fuzz targets share.
 
-use skipstone::checkpoint::{LoadOptions, load_embedded};
+use skipstone::io::checkpoint::{LoadOptions, load_embedded};
 
 /// A small network, so that a weight file that fits it could be found.
 const CONFIG: &[u8] = br#"{

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use clap::Args;
-use skipstone::generate::Generator;
+use skipstone::sampling::generate::Generator;
 
 /// How many images at a time.
 #[derive(Clone, Copy, Debug)]

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use skipstone::bench::{calls, profile, reading_weights, training_steps};
+use skipstone::engine::bench::{calls, profile, reading_weights, training_steps};
 use skipstone::engine::{self, EngineOptions, Network, Precision};
-use skipstone::options::PRECISION;
+use skipstone::sampling::options::PRECISION;
 use skipstone::unet::{Config, Parameters};
 
 use crate::common::{Machine, ModelArguments, bytes};

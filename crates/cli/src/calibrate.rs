@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use skipstone::calibration::{Calibration, measure};
-use skipstone::checkpoint::process_hash;
 use skipstone::engine;
-use skipstone::likelihood::conditions_of;
-use skipstone::noise::{NOISE_VERSION, Purpose, Seeded};
+use skipstone::io::checkpoint::process_hash;
+use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded};
+use skipstone::objective::calibration::{Calibration, measure};
 use skipstone::objective::default_sigma_1;
+use skipstone::objective::likelihood::conditions_of;
 
 use crate::common::{Conduct, ModelArguments};
 use crate::dataset::{DATA, SplitName, load_for};

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use skipstone::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
 use skipstone::engine::cpu::Isa;
 use skipstone::engine::{Device, EngineOptions};
+use skipstone::io::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
 
 use crate::failure::{Done, emit};
 use crate::interrupt::quoted;

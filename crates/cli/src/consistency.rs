@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
-use skipstone::checkpoint::Model;
-use skipstone::generate::{Generator, Settings};
-use skipstone::image::{Layout, grid, write_png};
-use skipstone::latent::{SQUARE, distance};
-use skipstone::options::Request;
-use skipstone::sampler::{Outcome, Plan};
+use skipstone::io::checkpoint::Model;
+use skipstone::io::image::{Layout, grid, write_png};
+use skipstone::math::latent::{SQUARE, distance};
+use skipstone::sampling::generate::{Generator, Settings};
+use skipstone::sampling::options::Request;
+use skipstone::sampling::sampler::{Outcome, Plan};
 use skipstone_eval::{FeatureNetwork, check_takes, feature_distance, features};
 
 use crate::batch::batches;

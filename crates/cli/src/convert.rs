@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use skipstone::checkpoint::{
+use skipstone::io::checkpoint::{
     FloatType, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, model_hash, save,
 };
-use skipstone::denoiser::Prediction;
-use skipstone::schedule::BetaSchedule;
+use skipstone::math::schedule::BetaSchedule;
+use skipstone::sampling::denoiser::Prediction;
 use skipstone::{Error, Kind};
 
 use crate::common::{WeightsName, load_model, weights_choice};

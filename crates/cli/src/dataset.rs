@@ -1,8 +1,8 @@
 //! Data sets that a model is measured on.
 
 use clap::ValueEnum;
-use skipstone::checkpoint::Model;
-use skipstone::data::{DataSpec, Dataset, LoadOptions, Split};
+use skipstone::io::checkpoint::Model;
+use skipstone::io::data::{DataSpec, Dataset, LoadOptions, Split};
 
 use crate::failure::Usage;
 

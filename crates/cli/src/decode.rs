@@ -6,9 +6,9 @@ use std::time::Instant;
 use clap::Args;
 use ndarray::{Array4, Array5, Axis, Slice};
 use serde_json::json;
-use skipstone::generate::{Generator, Inputs, digest};
-use skipstone::inversion::Latents;
-use skipstone::options::DECODE;
+use skipstone::sampling::generate::{Generator, Inputs, digest};
+use skipstone::sampling::inversion::Latents;
+use skipstone::sampling::options::DECODE;
 
 use crate::batch::{BatchArguments, batches};
 use crate::common::{Conduct, ModelArguments, duration};

@@ -6,11 +6,11 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
-use skipstone::generate::{Generator, Inputs, Settings};
-use skipstone::image::npy;
-use skipstone::inversion::{Draw, Latents, Method, encode_noise};
-use skipstone::noise::{Purpose, Seeded};
-use skipstone::options::{DECODE, Request, SAMPLE, SEED, Set};
+use skipstone::io::image::npy;
+use skipstone::math::noise::{Purpose, Seeded};
+use skipstone::sampling::generate::{Generator, Inputs, Settings};
+use skipstone::sampling::inversion::{Draw, Latents, Method, encode_noise};
+use skipstone::sampling::options::{DECODE, Request, SAMPLE, SEED, Set};
 
 use crate::batch::{BatchArguments, batches};
 use crate::common::{Conduct, ModelArguments, duration};
@@ -199,7 +199,7 @@ fn check_noise_size(generator: &Generator, n: usize) -> anyhow::Result<()> {
 
 /// The noise of σ̂ or of η on the last step, √(1 − a_t): as large as what is left there. To four digits, as it is to be
 /// typed again.
-fn final_sigma(plan: &skipstone::sampler::Plan) -> f64 {
+fn final_sigma(plan: &skipstone::sampling::sampler::Plan) -> f64 {
     let level = plan.steps().last().map_or(1.0, |step| step.from.noise());
     format!("{level:.3e}").parse().unwrap_or(level)
 }

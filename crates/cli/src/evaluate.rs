@@ -8,12 +8,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use skipstone::checkpoint::Model;
-use skipstone::data::{DataSpec, LoadOptions, Split};
-use skipstone::files;
-use skipstone::generate::{Generator, Inputs, Settings};
-use skipstone::options::{CONDITION, ClipMode, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD};
-use skipstone::solver::Solver;
+use skipstone::io::checkpoint::Model;
+use skipstone::io::data::{DataSpec, LoadOptions, Split};
+use skipstone::io::files;
+use skipstone::sampling::generate::{Generator, Inputs, Settings};
+use skipstone::sampling::options::{CONDITION, ClipMode, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD};
+use skipstone::sampling::solver::Solver;
 use skipstone_eval::table::{
     Cell, Evaluation, Judge, Lists, RealImages, Reference, Repeats, Results, Run, Shard, are_few,
 };

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ndarray::Axis;
 use skipstone::Error;
-use skipstone::data::{Fit, WHITE, image_size, network_values, read_image};
-use skipstone::inpaint::{Region, Resampling};
+use skipstone::io::data::{Fit, WHITE, image_size, network_values, read_image};
+use skipstone::sampling::inpaint::{Region, Resampling};
 use skipstone::unet::Config;
 
 use crate::failure::Usage;

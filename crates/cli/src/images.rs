@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use ndarray::{Array, Array4, Axis, Dimension, Slice, stack};
-use skipstone::data::{DataSpec, Fit, LoadOptions, Split, WHITE, network_values, read_image};
-use skipstone::image::npy;
+use skipstone::io::data::{DataSpec, Fit, LoadOptions, Split, WHITE, network_values, read_image};
+use skipstone::io::image::npy;
 use skipstone::unet::Config;
 
 use crate::failure::Usage;

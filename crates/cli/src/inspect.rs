@@ -2,10 +2,10 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use skipstone::checkpoint::{Model, config_to_json};
-use skipstone::generate::Settings;
-use skipstone::options::LAYOUT;
-use skipstone::schedule::{Schedule, Time};
+use skipstone::io::checkpoint::{Model, config_to_json};
+use skipstone::math::schedule::{Schedule, Time};
+use skipstone::sampling::generate::Settings;
+use skipstone::sampling::options::LAYOUT;
 use skipstone::unet::{self, DownBlock};
 
 use crate::common::ModelArguments;
@@ -77,7 +77,7 @@ fn index(time: Time) -> String {
     time.index().map_or("clean".to_owned(), |index| index.to_string())
 }
 
-fn row(i: usize, step: &skipstone::sigma::Step) -> Value {
+fn row(i: usize, step: &skipstone::math::sigma::Step) -> Value {
     let c = step.coefficients;
     json!({
         "step": i + 1, "t": step.t.index(), "s": step.s.index(), "a_t": step.from.alpha_bar,

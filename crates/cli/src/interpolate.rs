@@ -7,12 +7,12 @@ use std::time::Instant;
 use clap::{ArgGroup, Args, ValueEnum};
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
-use skipstone::generate::{ClassRule, Generator, Inputs};
-use skipstone::inversion::{FixedPoint, Latents, Method};
-use skipstone::latent;
-use skipstone::noise::initial_latent;
-use skipstone::options::DECODE;
-use skipstone::sampler::Outcome;
+use skipstone::math::latent;
+use skipstone::math::noise::initial_latent;
+use skipstone::sampling::generate::{ClassRule, Generator, Inputs};
+use skipstone::sampling::inversion::{FixedPoint, Latents, Method};
+use skipstone::sampling::options::DECODE;
+use skipstone::sampling::sampler::Outcome;
 
 use crate::batch::{BatchArguments, batches};
 use crate::common::{Conduct, ModelArguments, duration};

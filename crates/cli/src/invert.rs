@@ -6,8 +6,10 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5, Axis, Slice, concatenate, stack};
 use serde_json::{Value, json};
-use skipstone::generate::Generator;
-use skipstone::inversion::{Bdia, Convergence, Edict, Encoded, FixedPoint, Latents, Method, Progress, decode, encode};
+use skipstone::sampling::generate::Generator;
+use skipstone::sampling::inversion::{
+    Bdia, Convergence, Edict, Encoded, FixedPoint, Latents, Method, Progress, decode, encode,
+};
 
 use crate::failure::{Usage, say};
 use crate::interrupt;

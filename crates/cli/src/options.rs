@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::{Map, Value};
-use skipstone::options::{Field, Kind, NOISE, Request, STEPS, Set, of};
+use skipstone::sampling::options::{Field, Kind, NOISE, Request, STEPS, Set, of};
 
 use crate::failure::Usage;
 

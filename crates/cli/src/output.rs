@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
-use skipstone::generate::{Folder, Settings};
-use skipstone::image::{Layout, film_strip, grid, near_square, npy, write_png};
+use skipstone::io::image::{Layout, film_strip, grid, near_square, npy, write_png};
+use skipstone::sampling::generate::{Folder, Settings};
 
 use crate::failure::{Done, Usage, say};
 use crate::interrupt::command_line;

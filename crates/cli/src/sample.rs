@@ -8,10 +8,10 @@ use clap::Args;
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5};
 use serde_json::json;
-use skipstone::generate::{Generator, Inputs};
-use skipstone::options::SAMPLE;
-use skipstone::sampler::Outcome;
-use skipstone::solver::Solver;
+use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::options::SAMPLE;
+use skipstone::sampling::sampler::Outcome;
+use skipstone::sampling::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
 
 use crate::batch::{BatchArguments, runs};

@@ -7,9 +7,9 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use skipstone::checkpoint::LoadOptions;
-use skipstone::data::{self, DataSpec, Dataset, Split};
 use skipstone::engine::EngineOptions;
+use skipstone::io::checkpoint::LoadOptions;
+use skipstone::io::data::{self, DataSpec, Dataset, Split};
 use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 

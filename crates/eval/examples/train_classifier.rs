@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use skipstone::data::{DataSpec, LoadOptions, Split};
+use skipstone::io::data::{DataSpec, LoadOptions, Split};
 use skipstone::{Error, Result};
 use skipstone_eval::classifier::{Recipe, Training};
 

@@ -45,7 +45,7 @@ pub fn feature_distance(a: &Array2<f32>, b: &Array2<f32>) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skipstone::noise::{KeyedRng, Purpose};
+    use skipstone::math::noise::{KeyedRng, Purpose};
 
     fn vectors(seed: u64, n: usize) -> Array2<f32> {
         let mut rng = KeyedRng::new(seed, Purpose::Subset, 0, 0);

@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 
 use super::frechet::Gaussian;
 use super::statistics::Statistics;
-use skipstone::checkpoint::zip::{self, Archive};
 use skipstone::error::{Error, Result};
-use skipstone::files;
-use skipstone::image::npy;
+use skipstone::io::checkpoint::zip::{self, Archive};
+use skipstone::io::files;
+use skipstone::io::image::npy;
 
 /// The layout of the file.
 const FORMAT: u64 = 1;

@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
 use skipstone::error::{Error, Kind, Result};
-use skipstone::noise::{KeyedRng, Purpose};
+use skipstone::math::noise::{KeyedRng, Purpose};
 
 /// A value with its standard error.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use super::features::FeatureNetwork;
 use super::resize::bilinear;
 use skipstone::error::{Error, Kind, Result};
-use skipstone::files;
-use skipstone::hex::hex;
+use skipstone::io::files;
+use skipstone::io::hex::hex;
 
 /// The largest file read: the format itself holds no more than 2 GiB.
 const MAX_BYTES: u64 = 2 << 30;

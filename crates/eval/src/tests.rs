@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use skipstone::error::Kind;
-use skipstone::noise::{KeyedRng, Purpose};
+use skipstone::math::noise::{KeyedRng, Purpose};
 
 fn gaussian(mean: Array1<f64>, covariance: Array2<f64>) -> Gaussian {
     Gaussian { network: "closed form".to_owned(), mean, covariance }
@@ -271,7 +271,7 @@ fn pictures_have_the_levels_of_bytes_and_data_stay_as_they_are() {
     // 0.001 lies between 127/127.5 − 1 and 128/127.5 − 1, nearer to the latter.
     assert_eq!(images, array![[[[-1.0f32, -1.0, (128.0 / 127.5 - 1.0) as f32, 1.0]]]]);
     let bytes = Array4::from_shape_fn((1, 1, 16, 16), |(_, _, y, x)| (16 * y + x) as u8);
-    let data = skipstone::data::Dataset::new("all bytes", bytes, None, Vec::new()).unwrap().batch(0..1).unwrap();
+    let data = skipstone::io::data::Dataset::new("all bytes", bytes, None, Vec::new()).unwrap().batch(0..1).unwrap();
     let mut same = data.clone();
     as_pictures(&mut same).unwrap();
     assert_eq!(same, data);
@@ -335,8 +335,8 @@ fn statistics_come_back_from_their_file_and_a_damaged_one_is_an_error() {
 
 #[test]
 fn a_file_that_says_something_else_is_refused_by_field() {
-    use skipstone::checkpoint::zip::archive;
-    use skipstone::image::npy;
+    use skipstone::io::checkpoint::zip::archive;
+    use skipstone::io::image::npy;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.npz");
     let array = |shape: (usize, usize), value: f64| {

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use ndarray::{Array4, Ix2};
-use skipstone::image::npy;
+use skipstone::io::image::npy;
 use skipstone_eval::{FeatureSpec, features};
 
 #[test]

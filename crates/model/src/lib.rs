@@ -10,7 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
-/// The folder's files: `("unet/config.json", …)` and so on. `skipstone::checkpoint::load_embedded` reads them.
+/// The folder's files: `("unet/config.json", …)` and so on. `skipstone::io::checkpoint::load_embedded` reads them.
 pub const FILES: &[(&str, &[u8])] = &[
     ("model_index.json", include_bytes!("../weights/model_index.json")),
     ("calibration.json", include_bytes!("../weights/calibration.json")),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use skipstone::checkpoint::Model;
 use skipstone::engine::EngineOptions;
+use skipstone::io::checkpoint::Model;
 use skipstone::{Error, Result};
 
 use crate::api::Limits;

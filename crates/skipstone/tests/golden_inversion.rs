@@ -4,12 +4,12 @@ mod golden;
 
 use golden::unets::{NAMES, Network};
 use ndarray::{Array3, Array4};
-use skipstone::denoiser::Prediction;
-use skipstone::inversion::{Bdia, Edict, Latents, Method, decode, encode, unobserved};
-use skipstone::oracle::{Component, Oracle};
-use skipstone::sampler::Plan;
-use skipstone::schedule::{BetaSchedule, Schedule};
-use skipstone::trajectory::Trajectory;
+use skipstone::math::schedule::{BetaSchedule, Schedule};
+use skipstone::math::trajectory::Trajectory;
+use skipstone::sampling::denoiser::Prediction;
+use skipstone::sampling::inversion::{Bdia, Edict, Latents, Method, decode, encode, unobserved};
+use skipstone::sampling::oracle::{Component, Oracle};
+use skipstone::sampling::sampler::Plan;
 
 fn plan(schedule: &Schedule, times: &serde_json::Value) -> Plan {
     let times: Vec<u32> = golden::numbers(times).into_iter().map(|t| t as u32).collect();

@@ -7,10 +7,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use skipstone::Kind;
-use skipstone::checkpoint::{FloatType, Format, LoadOptions, Model, ModelFiles, Weights, WeightsChoice, load, save};
-use skipstone::denoiser::{Denoiser, Prediction};
 use skipstone::engine::cpu::UNet;
-use skipstone::schedule::Time;
+use skipstone::io::checkpoint::{
+    FloatType, Format, LoadOptions, Model, ModelFiles, Weights, WeightsChoice, load, save,
+};
+use skipstone::math::schedule::Time;
+use skipstone::sampling::denoiser::{Denoiser, Prediction};
 use skipstone::unet::{DownBlock, UpBlock};
 
 /// The unpacked checkpoint in `dir`.

@@ -3,9 +3,9 @@
 mod golden;
 
 use serde_json::Value;
-use skipstone::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
-use skipstone::sigma::{NoiseScale, sigma, table};
-use skipstone::trajectory::{Spacing, Trajectory};
+use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
+use skipstone::math::sigma::{NoiseScale, sigma, table};
+use skipstone::math::trajectory::{Spacing, Trajectory};
 
 /// Asserts |found − expected| ≤ relative·|expected| + absolute.
 #[track_caller]

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 
 use golden::unets::{NAMES, Network};
 use ndarray::Array5;
-use skipstone::denoiser::{Bound, Clip, Prediction};
-use skipstone::noise::Given;
-use skipstone::sampler::{Plan, sample, unobserved};
-use skipstone::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
-use skipstone::sigma::NoiseScale;
-use skipstone::trajectory::Trajectory;
+use skipstone::math::noise::Given;
+use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
+use skipstone::math::sigma::NoiseScale;
+use skipstone::math::trajectory::Trajectory;
+use skipstone::sampling::denoiser::{Bound, Clip, Prediction};
+use skipstone::sampling::sampler::{Plan, sample, unobserved};
 
 #[test]
 fn ten_steps_of_every_parameterization_end_where_diffusers_ends() {

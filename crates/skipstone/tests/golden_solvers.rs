@@ -4,12 +4,12 @@ mod golden;
 
 use golden::{cases, json, numbers, relative};
 use ndarray::{Array3, Array4};
-use skipstone::noise::Forbidden;
-use skipstone::oracle::{Component, Oracle};
-use skipstone::sampler::{Plan, sample, unobserved};
-use skipstone::schedule::{BetaSchedule, Schedule};
-use skipstone::solver::Solver;
-use skipstone::trajectory::Trajectory;
+use skipstone::math::noise::Forbidden;
+use skipstone::math::schedule::{BetaSchedule, Schedule};
+use skipstone::math::trajectory::Trajectory;
+use skipstone::sampling::oracle::{Component, Oracle};
+use skipstone::sampling::sampler::{Plan, sample, unobserved};
+use skipstone::sampling::solver::Solver;
 
 #[test]
 fn every_solver_ends_where_k_diffusions_does() {

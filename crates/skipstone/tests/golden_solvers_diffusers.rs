@@ -6,12 +6,12 @@ mod golden;
 use golden::{cases, json, numbers, relative};
 use ndarray::{Array3, Array4, Array5};
 use serde_json::Value;
-use skipstone::noise::{Forbidden, Given};
-use skipstone::oracle::{Component, Oracle};
-use skipstone::sampler::{Plan, sample, unobserved};
-use skipstone::schedule::{BetaSchedule, Schedule, Time};
-use skipstone::solver::Solver;
-use skipstone::trajectory::{Spacing, Trajectory};
+use skipstone::math::noise::{Forbidden, Given};
+use skipstone::math::schedule::{BetaSchedule, Schedule, Time};
+use skipstone::math::trajectory::{Spacing, Trajectory};
+use skipstone::sampling::oracle::{Component, Oracle};
+use skipstone::sampling::sampler::{Plan, sample, unobserved};
+use skipstone::sampling::solver::Solver;
 
 const FILE: &str = "solvers_diffusers.json";
 

@@ -3,11 +3,11 @@
 mod golden;
 
 use serde_json::Value;
-use skipstone::denoiser::{Bound, Clip, DynamicThreshold, Prediction, views};
-use skipstone::sampler::step;
-use skipstone::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
-use skipstone::sigma::{NoiseScale, sigma, table};
-use skipstone::trajectory::Trajectory;
+use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
+use skipstone::math::sigma::{NoiseScale, sigma, table};
+use skipstone::math::trajectory::Trajectory;
+use skipstone::sampling::denoiser::{Bound, Clip, DynamicThreshold, Prediction, views};
+use skipstone::sampling::sampler::step;
 
 fn clip_of(case: &Value) -> Clip {
     let bound = match case.get("threshold") {

@@ -5,9 +5,9 @@ mod golden;
 
 use golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
-use skipstone::denoiser::{Condition, Denoiser, Prediction};
 use skipstone::engine::cpu::{Backprop, Options, UNet};
 use skipstone::engine::{Batch, EngineOptions};
+use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
 
 /// The gradient of Σ dy·y by the parameters and by x.
 fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Array4<f32>) {

@@ -6,13 +6,13 @@ mod golden;
 use golden::unets::Network;
 use ndarray::{Array4, Axis, concatenate, s};
 use skipstone::Kind;
-use skipstone::checkpoint::SchedulerConfig;
-use skipstone::denoiser::{Clip, Condition, Denoiser, Prediction};
-use skipstone::noise::{Seeded, initial_latent};
-use skipstone::sampler::{Plan, Progress, sample, unobserved};
-use skipstone::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
-use skipstone::sigma::NoiseScale;
-use skipstone::trajectory::{Spacing, Trajectory};
+use skipstone::io::checkpoint::SchedulerConfig;
+use skipstone::math::noise::{Seeded, initial_latent};
+use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
+use skipstone::math::sigma::NoiseScale;
+use skipstone::math::trajectory::{Spacing, Trajectory};
+use skipstone::sampling::denoiser::{Clip, Condition, Denoiser, Prediction};
+use skipstone::sampling::sampler::{Plan, Progress, sample, unobserved};
 
 fn linear() -> Schedule {
     Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap()
@@ -115,7 +115,7 @@ struct LastStep {
     other_at_the_end: bool,
 }
 
-impl skipstone::noise::NoiseSource for LastStep {
+impl skipstone::math::noise::NoiseSource for LastStep {
     fn fill(&mut self, call: usize, out: &mut Array4<f32>) -> skipstone::Result<()> {
         if call == self.last && self.other_at_the_end {
             self.inner.seed += 1;

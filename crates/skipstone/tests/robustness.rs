@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use golden::unets::Network;
 use serde_json::{Value, json};
 use skipstone::Kind;
-use skipstone::checkpoint::{FloatType, LoadOptions, Model, config_from_json, load, load_embedded, write_tensors};
+use skipstone::io::checkpoint::{FloatType, LoadOptions, Model, config_from_json, load, load_embedded, write_tensors};
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 
@@ -177,9 +177,12 @@ fn a_header_that_promises_more_than_the_file_holds_is_refused_without_allocating
 fn an_image_size_no_machine_would_hold_is_refused_before_memory_is_asked_for() {
     let network = Network::read("cifar");
     let config = skipstone::unet::Config { sample_size: [16384, 16384], ..network.config.clone() };
-    let error =
-        skipstone::engine::cpu::UNet::new(config, network.parameters.clone(), skipstone::denoiser::Prediction::Epsilon)
-            .unwrap_err();
+    let error = skipstone::engine::cpu::UNet::new(
+        config,
+        network.parameters.clone(),
+        skipstone::sampling::denoiser::Prediction::Epsilon,
+    )
+    .unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.to_string().contains("sample_size") && error.to_string().contains("GiB"), "{error}");
 }

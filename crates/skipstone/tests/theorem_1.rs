@@ -3,15 +3,15 @@
 //! docs/guide/theorem-1.md.
 
 use ndarray::{Array3, Array4};
-use skipstone::denoiser::{Clip, Condition, Denoiser, Prediction, denoise};
 use skipstone::error::Result;
-use skipstone::noise::{NoiseSource, Seeded, initial_latent};
+use skipstone::math::noise::{NoiseSource, Seeded, initial_latent};
+use skipstone::math::process::{diffuse, reverse};
+use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
+use skipstone::math::sigma::{NoiseScale, Step, table};
+use skipstone::math::trajectory::{Spacing, Trajectory};
 use skipstone::objective::{Weighting, j_sigma_weights, l_gamma, squared_errors};
-use skipstone::oracle::{Component, Oracle};
-use skipstone::process::{diffuse, reverse};
-use skipstone::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
-use skipstone::sigma::{NoiseScale, Step, table};
-use skipstone::trajectory::{Spacing, Trajectory};
+use skipstone::sampling::denoiser::{Clip, Condition, Denoiser, Prediction, denoise};
+use skipstone::sampling::oracle::{Component, Oracle};
 
 const SHAPE: [usize; 3] = [1, 2, 2];
 const DIMS: usize = 4;

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use ndarray::{Array4, Axis};
 use skipstone::Kind;
-use skipstone::checkpoint::{LoadOptions, Weights, WeightsChoice, load};
-use skipstone::data::Dataset;
-use skipstone::denoiser::{Condition, Denoiser, Guided, Prediction};
 use skipstone::engine::{EngineOptions, cpu::UNet};
-use skipstone::noise::initial_latent;
-use skipstone::schedule::Time;
+use skipstone::io::checkpoint::{LoadOptions, Weights, WeightsChoice, load};
+use skipstone::io::data::Dataset;
+use skipstone::math::noise::initial_latent;
+use skipstone::math::schedule::Time;
+use skipstone::sampling::denoiser::{Condition, Denoiser, Guided, Prediction};
 use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
 use skipstone::unet::Parameters;
 

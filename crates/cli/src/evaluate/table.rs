@@ -1,9 +1,9 @@
 //! What is printed: what it would cost, and the table as it comes.
 
 use serde_json::json;
-use skipstone::generate::Generator;
-use skipstone::options::ClipMode;
-use skipstone::solver::Solver;
+use skipstone::sampling::generate::Generator;
+use skipstone::sampling::options::ClipMode;
+use skipstone::sampling::solver::Solver;
 use skipstone_eval::table::{Cell, Judge, Row};
 
 use super::{EvaluateArguments, Job};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::json;
-use skipstone::files;
-use skipstone::generate::Generator;
+use skipstone::io::files;
+use skipstone::sampling::generate::Generator;
 use skipstone_eval::table::{Cell, Evaluation, Judge, Results, Row, report};
 
 use super::table::{head, line, name_of};

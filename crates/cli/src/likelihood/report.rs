@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use serde_json::json;
-use skipstone::likelihood::{Flowed, bits_per_dim, standard_error};
+use skipstone::math::schedule::Time;
 use skipstone::objective::Elbo;
-use skipstone::schedule::Time;
+use skipstone::objective::likelihood::{Flowed, bits_per_dim, standard_error};
 
 use super::{Report, Task};
 

@@ -1,12 +1,12 @@
 //! What Winograd's algorithms and half precision cost in accuracy, on the trained model that travels with the program.
 
 use ndarray::Array4;
-use skipstone::checkpoint::{LoadOptions, load_embedded};
 use skipstone::engine::cpu::{Algorithm, ConvShape as Shape, Options, UNet};
 use skipstone::engine::{EngineOptions, Precision};
-use skipstone::noise::{Forbidden, initial_latent};
-use skipstone::sampler::{Plan, sample, unobserved};
-use skipstone::trajectory::{Spacing, Trajectory};
+use skipstone::io::checkpoint::{LoadOptions, load_embedded};
+use skipstone::math::noise::{Forbidden, initial_latent};
+use skipstone::math::trajectory::{Spacing, Trajectory};
+use skipstone::sampling::sampler::{Plan, sample, unobserved};
 
 fn network(algorithm: fn(&Shape) -> Algorithm) -> UNet {
     network_with(Options { algorithm, ..Options::default() })

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use skipstone::image::{Picture, read_png, write_png};
+use skipstone::io::image::{Picture, read_png, write_png};
 use skipstone::unet::Config;
 
 use crate::support::{names, read, run, signal, skipstone, tiny, write_model};

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use ndarray::{Array4, Array5, Axis, Slice};
 use serde_json::Value;
-use skipstone::image::{Picture, npy, read_png, write_png};
+use skipstone::io::image::{Picture, npy, read_png, write_png};
 
 use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
 
@@ -242,7 +242,8 @@ fn a_list_of_steps_makes_rows_of_the_same_latents() {
     assert_eq!((picture.width(), picture.height()), (8 * 32, 8 * 32));
     // A row is the run with that S: the first one fills the upper third.
     on_model(at, "sample", "-n 3 --steps 2 -o one.npy", 0);
-    let one = skipstone::image::grid(&tensor(at, "one.npy"), 3, &skipstone::image::Layout::magnified(8, 8)).unwrap();
+    let one =
+        skipstone::io::image::grid(&tensor(at, "one.npy"), 3, &skipstone::io::image::Layout::magnified(8, 8)).unwrap();
     let bytes = 8 * 32 * 8 * 10;
     assert_eq!(picture.data()[..bytes], one.data()[..bytes]);
     for (flags, message) in [

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use ndarray::{Array4, Array5, ArrayView1, Axis, Slice};
-use skipstone::image::{npy, read_png};
-use skipstone::options::{FIELDS, Request, SAMPLE};
+use skipstone::io::image::{npy, read_png};
+use skipstone::sampling::options::{FIELDS, Request, SAMPLE};
 
 use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
 
@@ -74,7 +74,7 @@ fn a_folder_is_continued_without_repeating_or_losing_an_image() {
         assert_eq!(read(&at.join("part"), &name), read(&at.join("whole"), &name), "{name}");
     }
     // While somebody writes there, nobody else does.
-    let lock = skipstone::files::lock(&at.join("part")).unwrap();
+    let lock = skipstone::io::files::lock(&at.join("part")).unwrap();
     let (_, error) = expect(at, "-n 8 --steps 3 -o part/", 1);
     assert!(error.contains("part/: another process is writing to this folder"), "{error}");
     assert_eq!(names(&at.join("part")), names(&at.join("whole")));

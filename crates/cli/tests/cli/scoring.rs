@@ -2,7 +2,7 @@ use std::path::Path;
 
 use ndarray::Array4;
 use serde_json::Value;
-use skipstone::image::{npy, read_png};
+use skipstone::io::image::{npy, read_png};
 
 use crate::support::{names, read, run, with_model};
 

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use skipstone::image::read_png;
+use skipstone::io::image::read_png;
 
 use crate::support::{run, signal, skipstone, tiny, with_model, write_model};
 

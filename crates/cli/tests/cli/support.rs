@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use skipstone::checkpoint::{FloatType, ModelFiles, SchedulerConfig, Weights, save};
-use skipstone::noise::{KeyedRng, Purpose};
+use skipstone::io::checkpoint::{FloatType, ModelFiles, SchedulerConfig, Weights, save};
+use skipstone::math::noise::{KeyedRng, Purpose};
 use skipstone::unet::{Config, DownBlock, Parameters, UpBlock, initialise};
 
 /// The command, in `folder`.

@@ -31,10 +31,10 @@ use skipstone_kernels::{Isa, Team};
 
 use super::features::FeatureNetwork;
 use forward::Network;
-use skipstone::checkpoint::{FloatType, read_tensors, write_tensors};
 use skipstone::error::{Error, Kind, Result};
-use skipstone::files;
-use skipstone::hex::hex;
+use skipstone::io::checkpoint::{FloatType, read_tensors, write_tensors};
+use skipstone::io::files;
+use skipstone::io::hex::hex;
 use skipstone::unet::Parameters;
 
 /// What scores call its features, before the digest of its weights.

@@ -6,8 +6,8 @@ use super::architecture::{CLASSES, FEATURES, layout};
 use super::backward::cross_entropy;
 use super::train::{Recipe, Training, initial};
 use super::*;
-use skipstone::data::Dataset;
-use skipstone::noise::{KeyedRng, Purpose};
+use skipstone::io::data::Dataset;
+use skipstone::math::noise::{KeyedRng, Purpose};
 
 /// Images of two kinds: bright above or bright below, and noise.
 fn data(n: usize) -> Dataset {

@@ -9,9 +9,9 @@ use super::FashionCnn;
 use super::architecture::{Before, CLASSES, Stage, layout, stages};
 use super::backward::cross_entropy;
 use super::forward::Network;
-use skipstone::data::Dataset;
 use skipstone::error::{Error, Kind, Result};
-use skipstone::noise::{KeyedRng, Purpose};
+use skipstone::io::data::Dataset;
+use skipstone::math::noise::{KeyedRng, Purpose};
 use skipstone::unet::Parameters;
 
 /// The numbers of a training.

@@ -1,8 +1,8 @@
 //! The cells of a table of evaluations: every combination of what a run is laid out by.
 
 use skipstone::error::{Error, Result};
-use skipstone::options::{ClipMode, Noise, Request, SpacingChoice};
-use skipstone::solver::Solver;
+use skipstone::sampling::options::{ClipMode, Noise, Request, SpacingChoice};
+use skipstone::sampling::solver::Solver;
 
 /// One cell: how its images are drawn, as far as cells differ.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,7 +96,7 @@ fn optional<T: Copy>(items: &[T]) -> Vec<Option<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skipstone::trajectory::Spacing;
+    use skipstone::math::trajectory::Spacing;
 
     fn lists() -> Lists {
         Lists {

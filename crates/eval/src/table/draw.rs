@@ -7,9 +7,9 @@ use ndarray::{Array4, Axis, concatenate};
 
 use super::samples::{Effort, Samples};
 use skipstone::error::Result;
-use skipstone::generate::Generator;
-use skipstone::image::to_byte;
-use skipstone::sampler::Outcome;
+use skipstone::io::image::to_byte;
+use skipstone::sampling::generate::Generator;
+use skipstone::sampling::sampler::Outcome;
 
 /// Images of one file.
 const MOST_IMAGES: usize = 512;

@@ -16,13 +16,13 @@ use super::samples::Samples;
 use super::score::{Judge, MOST_QUERIES, Scores};
 use super::variance::{PixelSums, Repeats, variance_within};
 use crate::FeatureNetwork;
-use skipstone::checkpoint::Model;
 use skipstone::error::{Error, Result};
-use skipstone::generate::{Generator, Inputs, Settings, digest, stated};
-use skipstone::hex::hex;
-use skipstone::latent::{Distance, SQUARE, distance};
-use skipstone::noise::initial_latent;
-use skipstone::sampler::Plan;
+use skipstone::io::checkpoint::Model;
+use skipstone::io::hex::hex;
+use skipstone::math::latent::{Distance, SQUARE, distance};
+use skipstone::math::noise::initial_latent;
+use skipstone::sampling::generate::{Generator, Inputs, Settings, digest, stated};
+use skipstone::sampling::sampler::Plan;
 
 /// What the cells of one evaluation have in common.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use super::reference::{RealImages, network_values};
 use super::row::Row;
 use crate::Nearest;
 use skipstone::error::Result;
-use skipstone::files;
-use skipstone::image::{Layout, grid, write_png};
+use skipstone::io::files;
+use skipstone::io::image::{Layout, grid, write_png};
 
 /// Pixels that a grid of samples is wide at most, where images allow it.
 const WIDTH: usize = 200;

@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 
 use super::score::Scores;
 use crate::{FeatureNetwork, Statistics};
-use skipstone::data::Dataset;
 use skipstone::error::{Error, Result};
-use skipstone::hex::hex;
-use skipstone::noise::{KeyedRng, Purpose};
+use skipstone::io::data::Dataset;
+use skipstone::io::hex::hex;
+use skipstone::math::noise::{KeyedRng, Purpose};
 
 /// Images a feature network is shown at a time.
 const BATCH: usize = 256;

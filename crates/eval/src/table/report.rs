@@ -19,7 +19,7 @@ use super::row::Row;
 use reading::{all_numbers, provenance, reading};
 use sections::{Line, Section, sections};
 use skipstone::error::{Error, Kind, Result};
-use skipstone::files;
+use skipstone::io::files;
 use text::{Html, distance, escaped, seconds};
 
 const STYLE: &str = include_str!("report/style.css");

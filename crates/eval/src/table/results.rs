@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::row::{COLUMNS, Row, field};
 use skipstone::error::{Error, Kind, Result};
-use skipstone::files;
-use skipstone::generate::Settings;
-use skipstone::latent::Distance;
+use skipstone::io::files;
+use skipstone::math::latent::Distance;
+use skipstone::sampling::generate::Settings;
 
 /// The layout of `results.json`.
 const FORMAT: u64 = 1;
@@ -100,7 +100,7 @@ impl Results {
 mod tests {
     use super::super::row::tests::row;
     use super::*;
-    use skipstone::options::Noise;
+    use skipstone::sampling::options::Noise;
 
     #[test]
     fn rows_come_back_and_a_later_one_takes_the_place_of_its_like() {

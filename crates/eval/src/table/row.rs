@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::score::Scores;
-use skipstone::options::Noise;
+use skipstone::sampling::options::Noise;
 
-use skipstone::hex::hex;
+use skipstone::io::hex::hex;
 
 /// A cell with its scores and all that they depend on. In files and in JSON lines the fields have these names.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

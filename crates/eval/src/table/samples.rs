@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use skipstone::error::{Error, Kind, Result};
-use skipstone::files;
-use skipstone::generate::{Settings, stated};
-use skipstone::hex::hex;
-use skipstone::image::{Picture, read_png, write_png};
+use skipstone::io::files;
+use skipstone::io::hex::hex;
+use skipstone::io::image::{Picture, read_png, write_png};
+use skipstone::sampling::generate::{Settings, stated};
 
 /// What a file says about itself: the program, a digest of the options, the first image, a digest of the pixels, what they
 /// cost.

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use skipstone::options::{Description, Kind, Request, Set, of, unknown};
+use skipstone::sampling::options::{Description, Kind, Request, Set, of, unknown};
 use skipstone::{Error, Result};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{

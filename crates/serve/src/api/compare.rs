@@ -1,6 +1,6 @@
 use serde::Serialize;
 use skipstone::Result;
-use skipstone::options::{Description, Kind, NOISE, Noise, Request, SAMPLE, STEPS, Set, TIMES};
+use skipstone::sampling::options::{Description, Kind, NOISE, Noise, Request, SAMPLE, STEPS, Set, TIMES};
 use utoipa::ToSchema;
 
 use super::asked::{Asked, Fields, MODEL};

@@ -1,6 +1,6 @@
 use serde::Serialize;
 use skipstone::Result;
-use skipstone::options::{DECODE, Description, NOISE, Request, Set};
+use skipstone::sampling::options::{DECODE, Description, NOISE, Request, Set};
 use utoipa::ToSchema;
 
 use super::asked::{Asked, Fields, FormOf, MODEL, TEST_IMAGE};

@@ -1,7 +1,7 @@
 use serde::Serialize;
-use skipstone::generate::Generator;
-use skipstone::image::near_square;
-use skipstone::schedule::Index;
+use skipstone::io::image::near_square;
+use skipstone::math::schedule::Index;
+use skipstone::sampling::generate::Generator;
 use utoipa::ToSchema;
 
 use super::compare::{Cell, ComparePlan, Comparison};
@@ -71,7 +71,7 @@ pub struct PlanRow {
 impl PlanEvent {
     /// The plan of `n` images; `command` makes the same picture.
     pub fn of(generator: &Generator, n: usize, command: &str) -> Self {
-        let row = |step: &skipstone::sigma::Step| PlanRow {
+        let row = |step: &skipstone::math::sigma::Step| PlanRow {
             t: step.t.index(),
             s: step.s.index(),
             alpha_t: step.from.alpha_bar,

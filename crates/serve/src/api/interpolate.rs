@@ -1,7 +1,7 @@
 use serde::Serialize;
 use skipstone::Result;
-use skipstone::options::{DECODE, Description, Kind, Request, Set};
-use skipstone::schedule::Index;
+use skipstone::math::schedule::Index;
+use skipstone::sampling::options::{DECODE, Description, Kind, Request, Set};
 use utoipa::ToSchema;
 
 use super::asked::{Asked, Fields, FormOf, MODEL};

@@ -1,5 +1,5 @@
 use serde::Serialize;
-use skipstone::options::{FIELDS, find};
+use skipstone::sampling::options::{FIELDS, find};
 use utoipa::ToSchema;
 
 use super::limits::Limits;
@@ -36,7 +36,7 @@ pub struct OptionInfo {
 
 impl OptionInfo {
     fn all() -> Vec<Self> {
-        let of = |field: &skipstone::options::Field| Self {
+        let of = |field: &skipstone::sampling::options::Field| Self {
             name: field.about.name.to_owned(),
             help: field.about.help.to_owned(),
             default: field.about.default.to_owned(),

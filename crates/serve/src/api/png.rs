@@ -3,7 +3,7 @@ use base64::engine::general_purpose::STANDARD;
 use ndarray::{Array4, ArrayView3};
 use serde::{Serialize, Serializer};
 use skipstone::Result;
-use skipstone::image::{Layout, Picture, encode_png, grid};
+use skipstone::io::image::{Layout, Picture, encode_png, grid};
 use utoipa::ToSchema;
 
 /// The bytes of a PNG file; base64 in JSON.

@@ -1,7 +1,7 @@
 use serde::Serialize;
 use skipstone::Result;
-use skipstone::options::{Description, Kind, Request, SAMPLE, Set};
-use skipstone::schedule::Index;
+use skipstone::math::schedule::Index;
+use skipstone::sampling::options::{Description, Kind, Request, SAMPLE, Set};
 use utoipa::ToSchema;
 
 use super::asked::{Asked, Fields, MODEL};

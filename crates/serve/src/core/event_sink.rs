@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ndarray::Array4;
-use skipstone::schedule::Time;
+use skipstone::math::schedule::Time;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::api::{Cell, Reconstructed};

@@ -3,8 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array4, Axis};
-use skipstone::data::{DataSpec, Dataset, Fit, LoadOptions, PictureLimits, Split, WHITE, decode_image, network_values};
-use skipstone::image::{Picture, encode_png};
+use skipstone::io::data::{
+    DataSpec, Dataset, Fit, LoadOptions, PictureLimits, Split, WHITE, decode_image, network_values,
+};
+use skipstone::io::image::{Picture, encode_png};
 use tokio::task::spawn_blocking;
 
 use super::blocking_pool::BlockingPool;

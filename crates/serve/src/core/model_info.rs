@@ -1,9 +1,9 @@
 //! What the API tells about a served model.
 
-use skipstone::checkpoint::Model;
-use skipstone::denoiser::Clip;
-use skipstone::options::ClipMode;
-use skipstone::trajectory::Spacing;
+use skipstone::io::checkpoint::Model;
+use skipstone::math::trajectory::Spacing;
+use skipstone::sampling::denoiser::Clip;
+use skipstone::sampling::options::ClipMode;
 
 use super::names::CARRIED;
 use super::served_model::ServedModel;

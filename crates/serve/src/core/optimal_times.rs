@@ -2,12 +2,12 @@
 
 use std::sync::OnceLock;
 
-use skipstone::calibration;
-use skipstone::checkpoint::{Model, process_hash};
-use skipstone::generate::Settings;
-use skipstone::options::{Noise, Request, SpacingChoice};
-use skipstone::sampler::Plan;
-use skipstone::trajectory::BestTimes;
+use skipstone::io::checkpoint::{Model, process_hash};
+use skipstone::math::trajectory::BestTimes;
+use skipstone::objective::calibration;
+use skipstone::sampling::generate::Settings;
+use skipstone::sampling::options::{Noise, Request, SpacingChoice};
+use skipstone::sampling::sampler::Plan;
 
 use super::failure::Failure;
 

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use skipstone::Result;
-use skipstone::bench;
-use skipstone::checkpoint::Model;
+use skipstone::engine::bench;
 use skipstone::engine::{self, Cost, EngineOptions, Precision};
-use skipstone::generate::{Generator, Inputs};
-use skipstone::options::Request;
+use skipstone::io::checkpoint::Model;
+use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::options::Request;
 use skipstone::unet::Parameters;
 
 use super::cancel::Cancel;

@@ -31,7 +31,7 @@ fn field_of(message: &str) -> Option<&str> {
         return rest.split('"').next();
     }
     let word = message.split([':', ' ', '"']).next().unwrap_or_default();
-    (FIELDS.contains(&word) || skipstone::options::find(word).is_some()).then_some(word)
+    (FIELDS.contains(&word) || skipstone::sampling::options::find(word).is_some()).then_some(word)
 }
 
 impl ApiError {

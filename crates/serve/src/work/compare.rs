@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use skipstone::generate::Generator;
-use skipstone::image::near_square;
+use skipstone::io::image::near_square;
+use skipstone::sampling::generate::Generator;
 
 use super::context::Context;
 use super::request::{SourceImages, WorkRequest};

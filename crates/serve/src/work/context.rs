@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use skipstone::generate::{Generator, Inputs};
-use skipstone::options::Request;
+use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::options::Request;
 
 use crate::api::Limits;
 use crate::core::{Cancel, Failure, ServedModel};

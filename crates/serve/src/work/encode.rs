@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{Array4, Axis};
-use skipstone::generate::Generator;
-use skipstone::image::npy;
-use skipstone::inversion::Method;
+use skipstone::io::image::npy;
+use skipstone::sampling::generate::Generator;
+use skipstone::sampling::inversion::Method;
 
 use super::context::Context;
 use super::request::{SourceImages, WorkRequest};

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{Array4, Axis, concatenate};
-use skipstone::generate::{Generator, Inputs};
-use skipstone::inversion::Method;
-use skipstone::latent;
-use skipstone::noise::initial_latent;
+use skipstone::math::latent;
+use skipstone::math::noise::initial_latent;
+use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::inversion::Method;
 
 use super::context::Context;
 use super::request::{SourceImages, WorkRequest};

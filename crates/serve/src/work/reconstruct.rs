@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{Array4, Axis};
-use skipstone::generate::{Generator, Inputs};
-use skipstone::inversion::{Method, squared_errors};
-use skipstone::options::Request;
+use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::inversion::{Method, squared_errors};
+use skipstone::sampling::options::Request;
 
 use super::context::Context;
 use super::request::{SourceImages, WorkRequest};

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use skipstone::generate::Generator;
-use skipstone::image::near_square;
+use skipstone::io::image::near_square;
+use skipstone::sampling::generate::Generator;
 
 use super::context::Context;
 use super::request::{SourceImages, WorkRequest};

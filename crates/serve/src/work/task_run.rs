@@ -3,9 +3,9 @@
 use std::ops::{ControlFlow, Range};
 
 use ndarray::Array4;
-use skipstone::generate::Generator;
-use skipstone::inversion::{Latents, Method, encode};
-use skipstone::sampler::{Outcome, Progress};
+use skipstone::sampling::generate::Generator;
+use skipstone::sampling::inversion::{Latents, Method, encode};
+use skipstone::sampling::sampler::{Outcome, Progress};
 
 use crate::core::{Failure, SharedNetwork, Task};
 

@@ -2,8 +2,8 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use skipstone::options::{Noise, Request};
-use skipstone::solver::Solver;
+use skipstone::sampling::options::{Noise, Request};
+use skipstone::sampling::solver::Solver;
 use skipstone_serve::{Setup, app};
 
 use crate::support::{alone, finished, get, model, picture, post, shared, soon, two_models};

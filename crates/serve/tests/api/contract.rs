@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use jsonschema::Validator;
 use serde_json::{Value, json};
-use skipstone::checkpoint::Model;
+use skipstone::io::checkpoint::Model;
 use skipstone_serve::{Guard, Service, Setup, app};
 
 use crate::streams::{events, streamed};

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::json;
-use skipstone::calibration::Calibration;
-use skipstone::checkpoint::{Model, process_hash};
-use skipstone::image::decode_png;
-use skipstone::options::{Request as Wanted, SpacingChoice};
+use skipstone::io::checkpoint::{Model, process_hash};
+use skipstone::io::image::decode_png;
+use skipstone::objective::calibration::Calibration;
+use skipstone::sampling::options::{Request as Wanted, SpacingChoice};
 use skipstone_serve::{App, Service, Setup, app};
 
 use crate::support::{alone, delete, get, model, post};

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use skipstone::engine::Precision;
-use skipstone::options::{FIELDS, Kind, Noise, Request, SAMPLE, of};
+use skipstone::sampling::options::{FIELDS, Kind, Noise, Request, SAMPLE, of};
 
 use crate::support::{alone, get, model, picture, post, shared};
 

@@ -6,13 +6,13 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use serde_json::Value;
-use skipstone::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
 use skipstone::engine::EngineOptions;
-use skipstone::generate::{Generator, Inputs};
-use skipstone::image::{Layout, Picture, grid, near_square};
-use skipstone::noise::{KeyedRng, Purpose};
-use skipstone::options::Request as Wanted;
-use skipstone::sampler::unobserved;
+use skipstone::io::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
+use skipstone::io::image::{Layout, Picture, grid, near_square};
+use skipstone::math::noise::{KeyedRng, Purpose};
+use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::options::Request as Wanted;
+use skipstone::sampling::sampler::unobserved;
 use skipstone::unet::{Config, DownBlock, Parameters, UpBlock, initialise};
 use skipstone_serve::{App, Service, Setup, app};
 use tower::ServiceExt;
@@ -145,7 +145,7 @@ pub fn decoded(value: &Value) -> Vec<u8> {
 /// The picture in a JSON field.
 #[track_caller]
 pub fn picture(value: &Value) -> Picture {
-    skipstone::image::decode_png(&decoded(value)).expect("a PNG").picture
+    skipstone::io::image::decode_png(&decoded(value)).expect("a PNG").picture
 }
 
 /// What the library itself makes of a request, with a network of its own.

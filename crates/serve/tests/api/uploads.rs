@@ -5,11 +5,11 @@ use axum::http::{Request, StatusCode};
 use ndarray::{Array4, Axis};
 use serde_json::json;
 use skipstone::engine::EngineOptions;
-use skipstone::generate::{Generator, Inputs};
-use skipstone::image::{Picture, decode_png, encode_png, npy, to_byte};
-use skipstone::inversion::{Latents, Method, encode, squared_errors, unobserved};
-use skipstone::noise::{KeyedRng, Purpose};
-use skipstone::options::{ClipMode, Request as Wanted};
+use skipstone::io::image::{Picture, decode_png, encode_png, npy, to_byte};
+use skipstone::math::noise::{KeyedRng, Purpose};
+use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::inversion::{Latents, Method, encode, squared_errors, unobserved};
+use skipstone::sampling::options::{ClipMode, Request as Wanted};
 use skipstone_serve::{Limits, Setup, app};
 
 use crate::support::{decoded, form, get, model, picture, post, send, service, shared};
@@ -164,7 +164,7 @@ fn round_trip(png: &[u8], steps: usize) -> (Array4<f32>, Array4<f32>, Array4<f32
     let Latents::One(x_t) = encoded.unwrap().unwrap().latents else { panic!("one latent") };
     let inputs = Inputs { latents: Some(x_t.clone()), ..Inputs::default() };
     let generator = generator.with_inputs(inputs, 0, 1).unwrap();
-    let back = generator.generate(0..1, &mut skipstone::sampler::unobserved).unwrap().finished().unwrap();
+    let back = generator.generate(0..1, &mut skipstone::sampling::sampler::unobserved).unwrap().finished().unwrap();
     (x0, x_t, back)
 }
 

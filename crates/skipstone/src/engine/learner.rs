@@ -2,9 +2,9 @@ use std::borrow::Cow;
 
 use ndarray::Array4;
 
-use crate::denoiser::Condition;
 use crate::error::Result;
-use crate::schedule::Time;
+use crate::math::schedule::Time;
+use crate::sampling::denoiser::Condition;
 use crate::unet::Parameters;
 
 /// The rows of one training batch.
@@ -94,7 +94,7 @@ pub trait Learner: Send + Sync {
     /// Runs a batch and adds its gradient to that which is there. Returns the loss of each image.
     ///
     /// # Errors
-    /// As [`Denoiser::predict`](crate::denoiser::Denoiser::predict).
+    /// As [`Denoiser::predict`](crate::sampling::denoiser::Denoiser::predict).
     fn add_gradient(&mut self, batch: Batch<'_>, targets: Targets<'_>) -> Result<Vec<f64>>;
 
     /// The gradient's Euclidean norm.

@@ -6,6 +6,7 @@
 //! that [`crate::unet`] makes of its config. [`cpu`] is the one engine of this build; another is a [`Device`], a module
 //! beside it and an arm in each function below.
 
+pub mod bench;
 pub mod cpu;
 mod learner;
 mod network;
@@ -15,8 +16,8 @@ pub use learner::{Batch, Group, Learner, Sharding, Targets, Update};
 pub use network::{Cost, Network};
 pub use options::{Device, EngineOptions, Precision};
 
-use crate::denoiser::{DifferentiableDenoiser, Prediction};
 use crate::error::Result;
+use crate::sampling::denoiser::{DifferentiableDenoiser, Prediction};
 use crate::unet::{Config, Parameters};
 
 /// A network of this architecture and these parameters, whose output means `prediction`, ready to be asked.

@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use ndarray::Array4;
 
-use crate::denoiser::{Condition, Denoiser};
 use crate::error::Result;
-use crate::schedule::Time;
+use crate::math::schedule::Time;
+use crate::sampling::denoiser::{Condition, Denoiser};
 use crate::unet::Config;
 
 /// What a network costs.

@@ -25,7 +25,8 @@ fn a_learner_takes_only_targets_that_fit_its_batch() {
     let sharding = Sharding { images: 2, recompute: false };
     let mut learner = open_learner(config, weights, sharding, &EngineOptions::on_threads(1)).unwrap();
     let x = Array4::zeros((3, 1, 8, 8));
-    let batch = Batch { x_t: &x, times: &[crate::schedule::Time::from_index(7); 3], conditions: &[], dropout: None };
+    let batch =
+        Batch { x_t: &x, times: &[crate::math::schedule::Time::from_index(7); 3], conditions: &[], dropout: None };
     let mut losses =
         |target: &Array4<f32>, weights: &[f64]| learner.add_gradient(batch, Targets { target, weights, scale: 1.0 });
     // A fresh network answers 0, so that the loss is the weight times the mean square of the target.

@@ -5,13 +5,13 @@ use ndarray::Array4;
 
 use super::decoder::log_likelihood;
 use super::weights::check_sigma;
-use crate::denoiser::{Clip, Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
 use crate::error::{Error, Kind, Result};
-use crate::noise::NoiseSource;
-use crate::process::diffuse;
-use crate::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
-use crate::sigma::{NoiseScale, Step, sigma, table};
-use crate::trajectory::Trajectory;
+use crate::math::noise::NoiseSource;
+use crate::math::process::diffuse;
+use crate::math::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
+use crate::math::sigma::{NoiseScale, Step, sigma, table};
+use crate::math::trajectory::Trajectory;
+use crate::sampling::denoiser::{Clip, Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
 
 /// Under which member of the family the bound is taken.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +70,7 @@ impl Elbo {
     /// draws of the noise, would change. `None` for a single image.
     pub fn standard_error(&self) -> Option<f64> {
         let scale = 1.0 / (self.dims as f64 * LN_2);
-        crate::likelihood::standard_error(&self.image_nats).map(|error| error * scale)
+        crate::objective::likelihood::standard_error(&self.image_nats).map(|error| error * scale)
     }
 
     /// The whole bound, nats per image.

@@ -1,5 +1,5 @@
-use crate::denoiser::Prediction;
-use crate::schedule::NoiseLevel;
+use crate::math::schedule::NoiseLevel;
+use crate::sampling::denoiser::Prediction;
 
 /// How the training loss weighs the noise levels.
 #[derive(Clone, Copy, Debug, PartialEq)]

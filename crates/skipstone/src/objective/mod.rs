@@ -1,8 +1,10 @@
 //! The training loss, L_simple, L_γ, the weights of J_σ, and the evidence lower bound of a trained model under any σ
 //! (DDIM §3, App. B).
 
+pub mod calibration;
 mod decoder;
 mod elbo;
+pub mod likelihood;
 mod loss;
 mod weights;
 
@@ -15,8 +17,8 @@ pub use weights::{Weighting, exact_weight, j_sigma_weights, last_exact_weight, p
 use ndarray::Array4;
 
 use crate::error::{Error, Result};
-use crate::noise::KeyedRng;
-use crate::schedule::Time;
+use crate::math::noise::KeyedRng;
+use crate::math::schedule::Time;
 
 /// ‖ε − ε̂‖² of each image, the sum over its elements.
 ///
@@ -61,7 +63,7 @@ pub fn l_gamma(errors: &[f64], weights: &[f64]) -> Result<f64> {
 /// cut to n. The pairing lowers the variance of the loss.
 ///
 /// ```
-/// use skipstone::noise::{KeyedRng, Purpose};
+/// use skipstone::math::noise::{KeyedRng, Purpose};
 /// let times = skipstone::objective::antithetic_times(&mut KeyedRng::new(0, Purpose::TrainTime, 0, 0), 3, 1000);
 /// // Indices i, j, and T − 1 − i: as times of the paper they add to T + 1.
 /// assert_eq!(times[0].get() + times[2].get(), 1001.0);

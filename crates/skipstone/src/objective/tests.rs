@@ -3,12 +3,12 @@ use std::ops::ControlFlow;
 use ndarray::Array3;
 
 use super::*;
-use crate::denoiser::{Clip, Condition, Denoiser, Prediction};
-use crate::noise::{Purpose, Seeded};
-use crate::oracle::Oracle;
-use crate::schedule::{BetaSchedule, FinalLevel, NoiseLevel, Schedule};
-use crate::sigma::{NoiseScale, sigma, table};
-use crate::trajectory::{Spacing, Trajectory};
+use crate::math::noise::{Purpose, Seeded};
+use crate::math::schedule::{BetaSchedule, FinalLevel, NoiseLevel, Schedule};
+use crate::math::sigma::{NoiseScale, sigma, table};
+use crate::math::trajectory::{Spacing, Trajectory};
+use crate::sampling::denoiser::{Clip, Condition, Denoiser, Prediction};
+use crate::sampling::oracle::Oracle;
 
 fn linear() -> Schedule {
     Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap()

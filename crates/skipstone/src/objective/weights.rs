@@ -2,8 +2,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::schedule::{NoiseLevel, Time};
-use crate::sigma::Step;
+use crate::math::schedule::{NoiseLevel, Time};
+use crate::math::sigma::Step;
 
 /// Which weight γ_t the terms of J_σ carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -1,8 +1,8 @@
 //! The loss curve of a training run as a picture, loss on a logarithmic axis over steps.
 
 use crate::error::{Error, Result};
-use crate::image::Picture;
-use crate::image::plot::{AxisStyle, Chart, Color, Curve, Scale};
+use crate::io::image::Picture;
+use crate::io::image::plot::{AxisStyle, Chart, Color, Curve, Scale};
 
 const RAW: Color = [176, 203, 232];
 const SMOOTH: Color = [20, 90, 170];
@@ -75,7 +75,7 @@ fn running_mean(losses: &[(u64, f64)]) -> Vec<Option<(u64, f64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::plot::{BOTTOM, LEFT, RIGHT, TOP, WIDTH};
+    use crate::io::image::plot::{BOTTOM, LEFT, RIGHT, TOP, WIDTH};
 
     /// Mean row of the pixels of exactly this colour in a column.
     fn row_of(picture: &Picture, column: usize, color: Color) -> Option<f64> {
@@ -145,6 +145,6 @@ mod tests {
         };
         let losses: Vec<_> = (1..=1200).map(|k| (k * 25, loss(k * 25))).collect();
         let picture = loss_curve("training loss", &losses).unwrap();
-        crate::image::write_png(&folder.join("loss.png"), &picture, &[]).unwrap();
+        crate::io::image::write_png(&folder.join("loss.png"), &picture, &[]).unwrap();
     }
 }

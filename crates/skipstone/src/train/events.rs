@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::io::files;
 
 /// Writes one event file; what is written becomes visible to TensorBoard at [`flush`](Self::flush).
 ///
@@ -231,8 +231,8 @@ mod tests {
         first.flush().unwrap();
         let mut resumed = EventWriter::create(&folder).unwrap();
         resumed.scalar("loss", 0.125, 1 << 40).unwrap();
-        let picture = crate::image::Picture::new(6, 4, 3, (0..72).collect()).unwrap();
-        let png = crate::image::encode_png(&picture, &[]).unwrap();
+        let picture = crate::io::image::Picture::new(6, 4, 3, (0..72).collect()).unwrap();
+        let png = crate::io::image::encode_png(&picture, &[]).unwrap();
         resumed.image("samples", &png, 6, 4, 300).unwrap();
         resumed.flush().unwrap();
     }

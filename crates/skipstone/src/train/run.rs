@@ -14,13 +14,13 @@ use super::events::EventWriter;
 use super::recipe::Recipe;
 use super::state::{Identity, State};
 use super::trainer::{StepReport, Trainer};
-use crate::checkpoint::{self, FloatType, ModelFiles, Weights};
-use crate::data::Dataset;
 use crate::engine::EngineOptions;
 use crate::error::{Error, Kind, Result};
-use crate::files;
-use crate::hex::hex;
-use crate::image::{Layout, encode_png, grid, near_square, write_png};
+use crate::io::checkpoint::{self, FloatType, ModelFiles, Weights};
+use crate::io::data::Dataset;
+use crate::io::files;
+use crate::io::hex::hex;
+use crate::io::image::{Layout, encode_png, grid, near_square, write_png};
 use crate::unet::Parameters;
 
 /// What an observer of a run is told.

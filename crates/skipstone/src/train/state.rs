@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::checkpoint::{FloatType, read_tensors, write_tensors};
 use crate::error::{Error, Kind, Result};
-use crate::files;
+use crate::io::checkpoint::{FloatType, read_tensors, write_tensors};
+use crate::io::files;
 use crate::unet::{Layout, Parameters};
 
 /// What a learner holds after `step` steps.

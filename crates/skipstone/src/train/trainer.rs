@@ -7,18 +7,18 @@ use ndarray::Array4;
 
 use super::recipe::{OptimizerKind, Recipe};
 use super::state::State;
-use crate::checkpoint::SchedulerConfig;
-use crate::data::{Dataset, Epochs, Stream};
-use crate::denoiser::{Clip, Condition};
 use crate::engine::{self, Batch, EngineOptions, Group, Learner, Sharding, Targets, Update};
 use crate::error::{Error, Kind, Result};
-use crate::noise::{Forbidden, KeyedRng, Purpose, fill_gaussian, initial_latent};
+use crate::io::checkpoint::SchedulerConfig;
+use crate::io::data::{Dataset, Epochs, Stream};
+use crate::math::noise::{Forbidden, KeyedRng, Purpose, fill_gaussian, initial_latent};
+use crate::math::process;
+use crate::math::schedule::{FinalLevel, Schedule, Time};
+use crate::math::sigma::NoiseScale;
+use crate::math::trajectory::{Spacing, Trajectory};
 use crate::objective::antithetic_times;
-use crate::process;
-use crate::sampler::{Plan, sample, unobserved};
-use crate::schedule::{FinalLevel, Schedule, Time};
-use crate::sigma::NoiseScale;
-use crate::trajectory::{Spacing, Trajectory};
+use crate::sampling::denoiser::{Clip, Condition};
+use crate::sampling::sampler::{Plan, sample, unobserved};
 use crate::unet::{self, Config, Parameters};
 
 /// What one step did.
@@ -287,10 +287,10 @@ impl Trainer {
         Ok((0..n).map(|_| Time::from_index(rng.below(u64::from(steps)) as u32)).collect())
     }
 
-    fn draw_conditions(&self, picks: &[crate::data::Pick], first: u64) -> Vec<Condition> {
+    fn draw_conditions(&self, picks: &[crate::io::data::Pick], first: u64) -> Vec<Condition> {
         let Some(labels) = self.data.labels().filter(|_| self.recipe.data.classes) else { return Vec::new() };
         let (seed, p) = (self.recipe.train.seed, self.recipe.data.class_dropout);
-        let condition = |(i, pick): (usize, &crate::data::Pick)| {
+        let condition = |(i, pick): (usize, &crate::io::data::Pick)| {
             let dropped = KeyedRng::new(seed, Purpose::ClassDrop, first + i as u64, 0).next_f64() < p;
             Condition::Class(self.null_class.filter(|_| dropped).unwrap_or(labels[pick.index] as usize))
         };

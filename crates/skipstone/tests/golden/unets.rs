@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ndarray::Array4;
-use skipstone::checkpoint::config_from_json;
-use skipstone::denoiser::{Condition, Prediction};
 use skipstone::engine::cpu::UNet;
-use skipstone::schedule::Time;
+use skipstone::io::checkpoint::config_from_json;
+use skipstone::math::schedule::Time;
+use skipstone::sampling::denoiser::{Condition, Prediction};
 use skipstone::unet::{Config, Layout, Parameters, layout};
 
 use super::Tensor;

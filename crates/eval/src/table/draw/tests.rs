@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use skipstone::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
-use skipstone::denoiser::Prediction;
 use skipstone::engine::EngineOptions;
-use skipstone::generate::{Inputs, Settings};
-use skipstone::noise::{KeyedRng, Purpose};
-use skipstone::options::{Noise, Request};
-use skipstone::schedule::BetaSchedule;
+use skipstone::io::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
+use skipstone::math::noise::{KeyedRng, Purpose};
+use skipstone::math::schedule::BetaSchedule;
+use skipstone::sampling::denoiser::Prediction;
+use skipstone::sampling::generate::{Inputs, Settings};
+use skipstone::sampling::options::{Noise, Request};
 use skipstone::unet::{Config, DownBlock, UpBlock, initialise};
 
 fn model() -> Model {

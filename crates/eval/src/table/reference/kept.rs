@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use super::{MOST_VECTORS, RealImages};
 use crate::{FeatureNetwork, Statistics};
 use skipstone::error::Result;
-use skipstone::files;
-use skipstone::hex::hex;
-use skipstone::image::npy;
+use skipstone::io::files;
+use skipstone::io::hex::hex;
+use skipstone::io::image::npy;
 
 const FILES: [&str; 3] = ["train.npz", "train.npy", "test.npy"];
 /// Ten thousand vectors of 8192 numbers, or a covariance of so many, are below it.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::row::{Row, are_few};
 use super::text::{grouped, short};
-use skipstone::generate::stated;
-use skipstone::options::Noise;
+use skipstone::sampling::generate::stated;
+use skipstone::sampling::options::Noise;
 
 /// Rows that may be compared: of the same data, features and number of images.
 pub(super) struct Section<'a> {

@@ -1,7 +1,7 @@
 use super::super::row::tests::row;
 use super::*;
-use skipstone::image::{Picture, write_png};
-use skipstone::options::Noise;
+use skipstone::io::image::{Picture, write_png};
+use skipstone::sampling::options::Noise;
 
 /// Two lines of two cells, with pictures.
 fn folder() -> (tempfile::TempDir, Results) {

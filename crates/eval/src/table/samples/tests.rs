@@ -2,12 +2,12 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 use super::*;
-use skipstone::denoiser::Clip;
 use skipstone::engine::Precision;
-use skipstone::schedule::FinalLevel;
-use skipstone::sigma::NoiseScale;
-use skipstone::solver::Solver;
-use skipstone::trajectory::Spacing;
+use skipstone::math::schedule::FinalLevel;
+use skipstone::math::sigma::NoiseScale;
+use skipstone::math::trajectory::Spacing;
+use skipstone::sampling::denoiser::Clip;
+use skipstone::sampling::solver::Solver;
 
 fn settings(seed: u64) -> Settings {
     Settings {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use ndarray::{Array4, Axis, Slice};
-use skipstone::denoiser::Denoiser;
+use skipstone::sampling::denoiser::Denoiser;
 use skipstone::{Error, Kind, Result};
 
 use super::super::fair_shares::fair_shares;

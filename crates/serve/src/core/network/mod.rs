@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use ndarray::Array4;
-use skipstone::denoiser::{Condition, Denoiser, Prediction};
-use skipstone::schedule::Time;
+use skipstone::math::schedule::Time;
+use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
 use skipstone::{Error, Kind, Result};
 
 use super::cancel::Cancel;

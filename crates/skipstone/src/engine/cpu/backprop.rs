@@ -11,9 +11,9 @@ use super::conditions::{Machine, RowLayout, Vectors};
 use super::execute::{Store, Walk, Workspace};
 use super::network::{check, conditions};
 use super::team;
-use crate::denoiser;
 use crate::engine::Batch;
 use crate::error::{Error, Result};
+use crate::sampling::denoiser;
 use crate::unet::graph::Graph;
 use crate::unet::plan::MemoryPlan;
 use crate::unet::{Config, Layout};
@@ -105,7 +105,7 @@ impl Backprop {
     /// output and writes the derivative of the loss by it; it is called once for every shard, in order.
     ///
     /// # Errors
-    /// As [`Denoiser::predict`](crate::denoiser::Denoiser::predict).
+    /// As [`Denoiser::predict`](crate::sampling::denoiser::Denoiser::predict).
     ///
     /// # Panics
     /// `parameters` or `gradient` has another length than the layout.

@@ -3,10 +3,10 @@ use std::sync::Mutex;
 use ndarray::Array4;
 
 use super::{Backprop, UNet};
-use crate::denoiser::{Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback};
 use crate::engine::{Batch, EngineOptions, Network};
 use crate::error::{Error, Result};
-use crate::schedule::Time;
+use crate::math::schedule::Time;
+use crate::sampling::denoiser::{Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback};
 use crate::unet::{Config, Parameters};
 
 /// A U-Net with its vector-Jacobian product, by the backward pass of training.

@@ -4,10 +4,10 @@ use std::ops::Range;
 use skipstone_kernels::optimizer::{self, Adam};
 
 use super::Backprop;
-use crate::denoiser::check_shape;
 use crate::engine::{Batch, Group, Learner, Sharding, Targets, Update};
 use crate::error::{Error, Result};
 use crate::objective::training_loss;
+use crate::sampling::denoiser::check_shape;
 use crate::unet::{Config, Parameters};
 
 /// A training on the processor.

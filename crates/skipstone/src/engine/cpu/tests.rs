@@ -4,9 +4,9 @@ use ndarray::Array4;
 use proptest::prelude::*;
 
 use super::*;
-use crate::denoiser::{Condition, Denoiser, Prediction};
 use crate::engine::Batch;
-use crate::schedule::Time;
+use crate::math::schedule::Time;
+use crate::sampling::denoiser::{Condition, Denoiser, Prediction};
 use crate::unet::{Config, DownBlock, Parameters, TimeEmbedding, TimeScaleShift, UpBlock, initialise, layout};
 
 /// Small networks with every combination of the features that change the graph.
@@ -43,7 +43,7 @@ fn configs() -> impl Strategy<Value = Config> {
 
 /// Numbers in ±1 without any pattern.
 fn numbers(len: usize, seed: u64) -> Vec<f32> {
-    let mut rng = crate::noise::KeyedRng::new(seed, crate::noise::Purpose::Weights, 0, 0);
+    let mut rng = crate::math::noise::KeyedRng::new(seed, crate::math::noise::Purpose::Weights, 0, 0);
     (0..len).map(|_| (2.0 * rng.next_f64() - 1.0) as f32).collect()
 }
 

@@ -9,10 +9,10 @@ pub use sections::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::SchedulerConfig;
 use crate::error::{Error, Result};
+use crate::io::checkpoint::SchedulerConfig;
+use crate::math::trajectory::Spacing;
 use crate::objective::LossWeighting;
-use crate::trajectory::Spacing;
 use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 
 /// Everything a training depends on besides its data. Every key has a default; an unknown key is an error.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::denoiser::Prediction;
-use crate::schedule::BetaSchedule;
+use crate::math::schedule::BetaSchedule;
+use crate::sampling::denoiser::Prediction;
 
 /// The network, in the words of diffusers' `UNet2DModel`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

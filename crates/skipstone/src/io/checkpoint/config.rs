@@ -1,0 +1,325 @@
+//! `unet/config.json`: diffusers' description of a `UNet2DModel`, to and from [`Config`].
+
+use serde_json::{Value, json};
+
+use super::fields::Fields;
+use crate::error::{Error, Result};
+use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
+
+/// The version of diffusers whose files are written.
+pub(super) const DIFFUSERS_VERSION: &str = "0.42.1";
+
+const DOWN_BLOCKS: &[(&str, DownBlock)] = &[
+    ("DownBlock2D", DownBlock::Plain),
+    ("AttnDownBlock2D", DownBlock::Attention),
+    ("ResnetDownsampleBlock2D", DownBlock::ResnetDownsample),
+];
+const UP_BLOCKS: &[(&str, UpBlock)] = &[
+    ("UpBlock2D", UpBlock::Plain),
+    ("AttnUpBlock2D", UpBlock::Attention),
+    ("ResnetUpsampleBlock2D", UpBlock::ResnetUpsample),
+];
+
+fn block<T: Copy>(field: &str, name: &str, known: &[(&str, T)]) -> Result<T> {
+    // Files of diffusers 0.1 call the same blocks UNetResDownBlock2D.
+    let plain = name.strip_prefix("UNetRes").unwrap_or(name);
+    known.iter().find(|(n, _)| *n == plain).map(|&(_, block)| block).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|&(n, _)| n).collect();
+        Error::unsupported(format!("{field}: {name:?}; supported are {}", names.join(", ")))
+    })
+}
+
+fn name_of<T: PartialEq + Copy>(block: T, known: &[(&'static str, T)]) -> &'static str {
+    known.iter().find(|(_, b)| *b == block).map_or("", |&(name, _)| name)
+}
+
+/// Reads the text of a config.json. A field that is absent has the default of diffusers' `UNet2DModel`; `size`, where
+/// given, replaces `sample_size`.
+///
+/// ```
+/// let json = r#"{"sample_size": 32, "block_out_channels": [32, 64, 64, 64], "attention_head_dim": null}"#;
+/// let config = skipstone::io::checkpoint::config_from_json(json, None).unwrap();
+/// assert_eq!((config.sample_size, config.norm_eps, config.flip_sin_to_cos), ([32, 32], 1e-5, true));
+/// ```
+///
+/// # Errors
+/// The first field that is malformed, or asks for what is not implemented, by name.
+pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> {
+    let fields = Fields::parse(json)?;
+    if let Some(class) = fields.str("_class_name")?
+        && !matches!(class, "UNet2DModel" | "UNetUnconditionalModel")
+    {
+        return Err(Error::unsupported(format!("_class_name: {class:?}; UNet2DModel is supported")));
+    }
+    let block_out_channels = fields.usizes("block_out_channels", &[224, 448, 672, 896])?;
+    let down_names = [&["DownBlock2D"][..], &["AttnDownBlock2D"; 3]].concat();
+    let up_names = [&["AttnUpBlock2D"; 3][..], &["UpBlock2D"]].concat();
+    let down = fields.strs("down_block_types", &down_names)?;
+    let up = fields.strs("up_block_types", &up_names)?;
+    refuse_unsupported(&fields, &block_out_channels)?;
+    let conv_or_resnet = |name| fields.choice(name, &[("conv", false), ("resnet", true)], false);
+    let config = Config {
+        sample_size: match size {
+            Some(size) => size,
+            None => sample_size(&fields)?,
+        },
+        in_channels: fields.usize("in_channels", 3)?,
+        out_channels: fields.usize("out_channels", 3)?,
+        center_input_sample: fields.bool("center_input_sample", false)?,
+        time_embedding: time_embedding(&fields)?,
+        freq_shift: fields.f64("freq_shift", 0.0)?,
+        flip_sin_to_cos: fields.bool("flip_sin_to_cos", true)?,
+        down_blocks: down.iter().map(|n| block("down_block_types", n, DOWN_BLOCKS)).collect::<Result<_>>()?,
+        up_blocks: up.iter().map(|n| block("up_block_types", n, UP_BLOCKS)).collect::<Result<_>>()?,
+        block_out_channels,
+        layers_per_block: fields.usize("layers_per_block", 2)?,
+        mid_block_scale_factor: fields.f64("mid_block_scale_factor", 1.0)?,
+        downsample_padding: fields.usize("downsample_padding", 1)?,
+        downsample_resnet: conv_or_resnet("downsample_type")?,
+        upsample_resnet: conv_or_resnet("upsample_type")?,
+        dropout: fields.f64("dropout", 0.0)?,
+        attention_head_dim: fields.optional_usize("attention_head_dim", Some(8))?,
+        norm_num_groups: fields.usize("norm_num_groups", 32)?,
+        attn_norm_num_groups: fields.optional_usize("attn_norm_num_groups", None)?,
+        norm_eps: fields.f64("norm_eps", 1e-5)?,
+        resnet_time_scale_shift: fields.choice(
+            "resnet_time_scale_shift",
+            &[("default", TimeScaleShift::Default), ("scale_shift", TimeScaleShift::ScaleShift)],
+            TimeScaleShift::Default,
+        )?,
+        add_attention: fields.bool("add_attention", true)?,
+        num_class_embeds: fields.optional_usize("num_class_embeds", None)?,
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+fn sample_size(fields: &Fields) -> Result<[usize; 2]> {
+    match fields.get("sample_size") {
+        None => Err(Error::data("sample_size: missing; state the size of the images")),
+        Some(Value::Array(_)) => {
+            let sizes = fields.usizes("sample_size", &[])?;
+            <[usize; 2]>::try_from(sizes).map_err(|s| {
+                Error::data(format!("sample_size: {} numbers; expected one, or height and width", s.len()))
+            })
+        }
+        Some(_) => fields.usize("sample_size", 0).map(|size| [size, size]),
+    }
+}
+
+fn time_embedding(fields: &Fields) -> Result<TimeEmbedding> {
+    match fields.str("time_embedding_type")?.unwrap_or("positional") {
+        "positional" => Ok(TimeEmbedding::Positional),
+        "learned" => match fields.optional_usize("num_train_timesteps", None)? {
+            Some(num_train_timesteps) => Ok(TimeEmbedding::Learned { num_train_timesteps }),
+            None => Err(Error::data("num_train_timesteps: missing; a learned time_embedding_type needs it")),
+        },
+        "fourier" => Err(Error::unsupported(
+            "time_embedding_type: \"fourier\" embeds a continuous σ: it belongs to variance-exploding models, \
+             which are not trained on the discrete times of DDPM; supported are positional, learned",
+        )),
+        other => Err(Error::unsupported(format!("time_embedding_type: {other:?}; supported are positional, learned"))),
+    }
+}
+
+/// Settings that [`Config`] has no place for, and that change what the network computes.
+fn refuse_unsupported(fields: &Fields, channels: &[usize]) -> Result<()> {
+    fields.choice("act_fn", &[("silu", ()), ("swish", ())], ())?;
+    match fields.raw("mid_block_type") {
+        None => {}
+        Some(Value::Null) => {
+            return Err(Error::unsupported("mid_block_type: null, a network without middle; expected UNetMidBlock2D"));
+        }
+        Some(_) => fields.choice("mid_block_type", &[("UNetMidBlock2D", ())], ())?,
+    }
+    if let Some(kind) = fields.get("class_embed_type") {
+        return Err(Error::unsupported(format!(
+            "class_embed_type: {kind}; supported is null, a table of num_class_embeds rows"
+        )));
+    }
+    if let Some(dim) = fields.optional_usize("time_embedding_dim", None)?
+        && channels.first().is_none_or(|&first| first.checked_mul(4) != Some(dim))
+    {
+        return Err(Error::unsupported(format!("time_embedding_dim: {dim}; expected null, 4·block_out_channels[0]")));
+    }
+    Ok(())
+}
+
+/// A whole number without its point: Python's integers and floats print differently.
+fn whole(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
+/// The text of a config.json that diffusers' `UNet2DModel` loads; every field is stated. Same config, same bytes.
+pub fn config_to_json(config: &Config) -> String {
+    let [height, width] = config.sample_size;
+    let (time_embedding_type, num_train_timesteps) = match config.time_embedding {
+        TimeEmbedding::Positional => ("positional", None),
+        TimeEmbedding::Learned { num_train_timesteps } => ("learned", Some(num_train_timesteps)),
+    };
+    let conv_or_resnet = |resnet| if resnet { "resnet" } else { "conv" };
+    let value = json!({
+        "_class_name": "UNet2DModel",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "act_fn": "silu",
+        "add_attention": config.add_attention,
+        "attention_head_dim": config.attention_head_dim,
+        "attn_norm_num_groups": config.attn_norm_num_groups,
+        "block_out_channels": config.block_out_channels,
+        "center_input_sample": config.center_input_sample,
+        "class_embed_type": null,
+        "down_block_types": config.down_blocks.iter().map(|&b| name_of(b, DOWN_BLOCKS)).collect::<Vec<_>>(),
+        "downsample_padding": config.downsample_padding,
+        "downsample_type": conv_or_resnet(config.downsample_resnet),
+        "dropout": config.dropout,
+        "flip_sin_to_cos": config.flip_sin_to_cos,
+        "freq_shift": whole(config.freq_shift),
+        "in_channels": config.in_channels,
+        "layers_per_block": config.layers_per_block,
+        "mid_block_scale_factor": whole(config.mid_block_scale_factor),
+        "mid_block_type": "UNetMidBlock2D",
+        "norm_eps": config.norm_eps,
+        "norm_num_groups": config.norm_num_groups,
+        "num_class_embeds": config.num_class_embeds,
+        "num_train_timesteps": num_train_timesteps,
+        "out_channels": config.out_channels,
+        "resnet_time_scale_shift": match config.resnet_time_scale_shift {
+            TimeScaleShift::Default => "default",
+            TimeScaleShift::ScaleShift => "scale_shift",
+        },
+        "sample_size": if height == width { json!(height) } else { json!([height, width]) },
+        "time_embedding_dim": null,
+        "time_embedding_type": time_embedding_type,
+        "up_block_types": config.up_blocks.iter().map(|&b| name_of(b, UP_BLOCKS)).collect::<Vec<_>>(),
+        "upsample_type": conv_or_resnet(config.upsample_resnet),
+    });
+    format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_fields_have_the_defaults_of_diffusers() {
+        // inspect.signature(UNet2DModel.__init__) of diffusers 0.42.
+        let config = config_from_json("{\"sample_size\": 64}", None).unwrap();
+        assert_eq!(
+            config,
+            Config {
+                sample_size: [64, 64],
+                in_channels: 3,
+                out_channels: 3,
+                center_input_sample: false,
+                time_embedding: TimeEmbedding::Positional,
+                freq_shift: 0.0,
+                flip_sin_to_cos: true,
+                down_blocks: vec![DownBlock::Plain, DownBlock::Attention, DownBlock::Attention, DownBlock::Attention],
+                up_blocks: vec![UpBlock::Attention, UpBlock::Attention, UpBlock::Attention, UpBlock::Plain],
+                block_out_channels: vec![224, 448, 672, 896],
+                layers_per_block: 2,
+                mid_block_scale_factor: 1.0,
+                downsample_padding: 1,
+                downsample_resnet: false,
+                upsample_resnet: false,
+                dropout: 0.0,
+                attention_head_dim: Some(8),
+                norm_num_groups: 32,
+                attn_norm_num_groups: None,
+                norm_eps: 1e-5,
+                resnet_time_scale_shift: TimeScaleShift::Default,
+                add_attention: true,
+                num_class_embeds: None,
+            }
+        );
+    }
+
+    /// The config of google/ddpm-cifar10-32, as its card states it.
+    const CIFAR10: &str = r#"{"_class_name": "UNet2DModel", "_diffusers_version": "0.0.4", "act_fn": "silu",
+        "attention_head_dim": null, "block_out_channels": [128, 256, 256, 256], "center_input_sample": false,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+        "downsample_padding": 0, "flip_sin_to_cos": false, "freq_shift": 1, "in_channels": 3, "layers_per_block": 2,
+        "mid_block_scale_factor": 1, "norm_eps": 1e-06, "norm_num_groups": 32, "out_channels": 3, "sample_size": 32,
+        "time_embedding_type": "positional",
+        "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"]}"#;
+
+    #[test]
+    fn a_published_config_survives_a_round_trip() {
+        let config = config_from_json(CIFAR10, None).unwrap();
+        assert_eq!((config.freq_shift, config.norm_eps, config.attention_head_dim), (1.0, 1e-6, None));
+        assert_eq!(config.up_blocks[2], UpBlock::Attention);
+        assert_eq!(config_from_json(&config_to_json(&config), None).unwrap(), config);
+        let unusual = Config {
+            sample_size: [16, 24],
+            time_embedding: TimeEmbedding::Learned { num_train_timesteps: 50 },
+            downsample_resnet: true,
+            upsample_resnet: true,
+            down_blocks: vec![DownBlock::ResnetDownsample, DownBlock::Attention],
+            up_blocks: vec![UpBlock::Attention, UpBlock::ResnetUpsample],
+            resnet_time_scale_shift: TimeScaleShift::ScaleShift,
+            num_class_embeds: Some(11),
+            attn_norm_num_groups: Some(8),
+            attention_head_dim: Some(16),
+            mid_block_scale_factor: 1.5,
+            ..Config::default()
+        };
+        assert_eq!(config_from_json(&config_to_json(&unusual), None).unwrap(), unusual);
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused_naming_the_field() {
+        for (field, value, hint) in [
+            ("act_fn", "\"mish\"", "silu"),
+            ("act_fn", "\"gelu\"", "silu"),
+            ("act_fn", "3", "text"),
+            (
+                "down_block_types",
+                "[\"DownBlock2D\",\"SkipDownBlock2D\",\"DownBlock2D\",\"DownBlock2D\"]",
+                "AttnDownBlock2D",
+            ),
+            ("up_block_types", "[\"KUpBlock2D\",\"UpBlock2D\",\"UpBlock2D\",\"UpBlock2D\"]", "AttnUpBlock2D"),
+            ("time_embedding_type", "\"fourier\"", "variance-exploding"),
+            ("time_embedding_type", "\"other\"", "learned"),
+            ("num_train_timesteps", "null, \"time_embedding_type\": \"learned\"", "missing"),
+            ("class_embed_type", "\"timestep\"", "num_class_embeds"),
+            ("class_embed_type", "\"identity\"", "num_class_embeds"),
+            ("downsample_type", "\"fir\"", "conv, resnet"),
+            ("upsample_type", "\"fir\"", "conv, resnet"),
+            ("mid_block_type", "\"UNetMidBlock2DCrossAttn\"", "UNetMidBlock2D"),
+            ("mid_block_type", "null", "UNetMidBlock2D"),
+            ("time_embedding_dim", "77", "null"),
+            ("_class_name", "\"UNet2DConditionModel\"", "UNet2DModel"),
+            ("resnet_time_scale_shift", "\"spatial\"", "scale_shift"),
+            ("layers_per_block", "1000000000", "64"),
+            ("block_out_channels", "[1000000000,1,1,1]", "65536"),
+            ("block_out_channels", "[-1]", "whole"),
+            ("layers_per_block", "2.5", "whole"),
+            ("in_channels", "null", "whole"),
+            ("norm_eps", "\"small\"", "number"),
+            ("add_attention", "1", "true or false"),
+            ("sample_size", "[1,2,3]", "height and width"),
+            ("sample_size", "null", "missing"),
+        ] {
+            let size = if field == "sample_size" { "" } else { "\"sample_size\":32," };
+            let e = config_from_json(&format!("{{{size}\"{field}\":{value}}}"), None).unwrap_err();
+            assert!(e.message().starts_with(field), "{field} {value}: {e}");
+            assert!(e.message().contains(hint), "{field} {value}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_billion_levels_are_refused_before_anything_is_built() {
+        let many = vec!["32"; 100_000].join(",");
+        let e = config_from_json(&format!("{{\"sample_size\":32,\"block_out_channels\":[{many}]}}"), None).unwrap_err();
+        assert!(e.message().contains("100000 levels"), "{e}");
+        for json in ["", "[]", "{", "null", "{\"sample_size\": 1e400}", &"[".repeat(100_000)] {
+            assert!(config_from_json(json, None).is_err());
+        }
+    }
+
+    #[test]
+    fn the_size_may_come_from_the_caller() {
+        let config = config_from_json("{\"block_out_channels\": [32, 32, 32, 32]}", Some([48, 64])).unwrap();
+        assert_eq!(config.sample_size, [48, 64]);
+    }
+}

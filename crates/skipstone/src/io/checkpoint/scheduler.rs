@@ -1,0 +1,335 @@
+//! `scheduler/scheduler_config.json`: how a model was trained and how diffusers would sample it.
+
+use serde_json::json;
+
+use super::config::DIFFUSERS_VERSION;
+use super::fields::Fields;
+use crate::error::{Error, Result};
+use crate::math::schedule::{BetaSchedule, FinalLevel, MAX_TRAIN_STEPS, Schedule};
+use crate::math::trajectory::Spacing;
+use crate::sampling::denoiser::{Bound, Clip, DynamicThreshold, Prediction};
+
+/// Most training times a file may ask for.
+const MAX_TIMES: usize = MAX_TRAIN_STEPS as usize;
+
+/// `variance_type` of a DDPM scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VarianceName {
+    /// `fixed_small`: the posterior's variance (η = 1).
+    FixedSmall,
+    /// `fixed_small_log`.
+    FixedSmallLog,
+    /// `fixed_large`: β (σ̂).
+    FixedLarge,
+    /// `fixed_large_log`.
+    FixedLargeLog,
+    /// `learned`.
+    Learned,
+    /// `learned_range`.
+    LearnedRange,
+}
+
+const BETAS: &[(&str, BetaSchedule)] = &[
+    ("linear", BetaSchedule::Linear),
+    ("scaled_linear", BetaSchedule::ScaledLinear),
+    ("squaredcos_cap_v2", BetaSchedule::SquaredCosCapV2),
+    ("sigmoid", BetaSchedule::Sigmoid),
+];
+const PREDICTIONS: &[(&str, Prediction)] =
+    &[("epsilon", Prediction::Epsilon), ("sample", Prediction::Sample), ("v_prediction", Prediction::Velocity)];
+const SPACINGS: &[(&str, Spacing)] =
+    &[("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
+const VARIANCES: &[(&str, VarianceName)] = &[
+    ("fixed_small", VarianceName::FixedSmall),
+    ("fixed_small_log", VarianceName::FixedSmallLog),
+    ("fixed_large", VarianceName::FixedLarge),
+    ("fixed_large_log", VarianceName::FixedLargeLog),
+    ("learned", VarianceName::Learned),
+    ("learned_range", VarianceName::LearnedRange),
+];
+
+fn name_of<T: PartialEq>(value: &T, known: &[(&'static str, T)]) -> &'static str {
+    known.iter().find(|(_, v)| v == value).map_or("", |(name, _)| name)
+}
+
+/// A scheduler's settings, under diffusers' own names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SchedulerConfig {
+    /// T, the number of trained times.
+    pub num_train_timesteps: usize,
+    /// First β.
+    pub beta_start: f64,
+    /// Last β.
+    pub beta_end: f64,
+    /// How β goes from the first to the last.
+    pub beta_schedule: BetaSchedule,
+    /// All T values of β; where given, the three fields above are not used.
+    pub trained_betas: Option<Vec<f64>>,
+    /// Whether x̂₀ is clipped while sampling; `None` where the file does not say.
+    pub clip_sample: Option<bool>,
+    /// To ± how much.
+    pub clip_sample_range: f64,
+    /// Whether the last step lands on a = 1 instead of a₁.
+    pub set_alpha_to_one: bool,
+    /// Added to the times of the `leading` spacing.
+    pub steps_offset: usize,
+    /// What the network's output means.
+    pub prediction_type: Prediction,
+    /// Whether x̂₀ is clipped at a quantile of its own.
+    pub thresholding: bool,
+    /// That quantile.
+    pub dynamic_thresholding_ratio: f64,
+    /// Largest threshold.
+    pub sample_max_value: f64,
+    /// How S times are taken out of T; `None` where the file does not say.
+    pub timestep_spacing: Option<Spacing>,
+    /// Whether β is rescaled to a_T = 0.
+    pub rescale_betas_zero_snr: bool,
+    /// Which variance a DDPM sampler takes.
+    pub variance_type: VarianceName,
+}
+
+impl Default for SchedulerConfig {
+    /// The defaults of diffusers' `DDIMScheduler` and `DDPMScheduler`, which are the official linear schedule; of clipping and
+    /// spacing nothing is said.
+    fn default() -> Self {
+        Self {
+            num_train_timesteps: 1000,
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
+            trained_betas: None,
+            clip_sample: None,
+            clip_sample_range: 1.0,
+            set_alpha_to_one: true,
+            steps_offset: 0,
+            prediction_type: Prediction::Epsilon,
+            thresholding: false,
+            dynamic_thresholding_ratio: 0.995,
+            sample_max_value: 1.0,
+            timestep_spacing: None,
+            rescale_betas_zero_snr: false,
+            variance_type: VarianceName::FixedSmall,
+        }
+    }
+}
+
+impl SchedulerConfig {
+    /// Reads the text of a scheduler_config.json. A field that is absent has `DDIMScheduler`'s default, whichever
+    /// discrete-time scheduler the file names: what `DDIMScheduler.from_config` does. But `clip_sample` and
+    /// `timestep_spacing` stay `None`: what is not said is the sampler's to decide.
+    ///
+    /// # Errors
+    /// The first field that is malformed or unknown, by name; a scheduler of continuous σ or flow matching.
+    pub fn from_json(json: &str) -> Result<Self> {
+        let fields = Fields::parse(json)?;
+        if let Some(class) = fields.str("_class_name")? {
+            const CONTINUOUS: [&str; 6] = ["ScoreSde", "KarrasVe", "EDM", "FlowMatch", "CMStochastic", "VQ"];
+            if CONTINUOUS.iter().any(|c| class.contains(c)) {
+                return Err(Error::unsupported(format!(
+                    "_class_name: {class:?} does not belong to the discrete diffusion of DDPM and DDIM"
+                )));
+            }
+        }
+        let d = Self::default();
+        let trained_betas = fields.f64s("trained_betas")?;
+        let config = Self {
+            num_train_timesteps: fields.usize("num_train_timesteps", d.num_train_timesteps)?,
+            beta_start: fields.f64("beta_start", d.beta_start)?,
+            beta_end: fields.f64("beta_end", d.beta_end)?,
+            beta_schedule: match trained_betas {
+                Some(_) => d.beta_schedule,
+                None => fields.choice("beta_schedule", BETAS, d.beta_schedule)?,
+            },
+            trained_betas,
+            clip_sample: match fields.get("clip_sample") {
+                Some(_) => Some(fields.bool("clip_sample", true)?),
+                None => None,
+            },
+            clip_sample_range: fields.f64("clip_sample_range", d.clip_sample_range)?,
+            set_alpha_to_one: fields.bool("set_alpha_to_one", d.set_alpha_to_one)?,
+            steps_offset: fields.usize("steps_offset", d.steps_offset)?,
+            prediction_type: fields.choice("prediction_type", PREDICTIONS, d.prediction_type)?,
+            thresholding: fields.bool("thresholding", d.thresholding)?,
+            dynamic_thresholding_ratio: fields.f64("dynamic_thresholding_ratio", d.dynamic_thresholding_ratio)?,
+            sample_max_value: fields.f64("sample_max_value", d.sample_max_value)?,
+            timestep_spacing: match fields.get("timestep_spacing") {
+                Some(_) => Some(fields.choice("timestep_spacing", SPACINGS, Spacing::Leading)?),
+                None => None,
+            },
+            rescale_betas_zero_snr: fields.bool("rescale_betas_zero_snr", d.rescale_betas_zero_snr)?,
+            variance_type: fields.choice("variance_type", VARIANCES, d.variance_type)?,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The noise levels these settings describe.
+    ///
+    /// # Errors
+    /// Values of β outside (0, 1).
+    pub fn schedule(&self) -> Result<Schedule> {
+        let steps = u32::try_from(self.num_train_timesteps).unwrap_or(u32::MAX);
+        let family = match &self.trained_betas {
+            Some(betas) => BetaSchedule::Trained(betas.clone()),
+            None => self.beta_schedule.clone(),
+        };
+        let schedule = Schedule::new(&family, self.beta_start, self.beta_end, steps)?;
+        if self.rescale_betas_zero_snr { schedule.with_zero_terminal_snr() } else { Ok(schedule) }
+    }
+
+    /// Where the last step lands.
+    pub fn final_level(&self) -> FinalLevel {
+        if self.set_alpha_to_one { FinalLevel::Clean } else { FinalLevel::FirstTrained }
+    }
+
+    /// What sampling does to x̂₀ as diffusers reads these settings, which keeps the network's ε̂; `None` where the
+    /// file does not say.
+    pub fn clip(&self) -> Option<Clip> {
+        if self.thresholding {
+            let (ratio, max) = (self.dynamic_thresholding_ratio, self.sample_max_value);
+            return Some(Clip::KeepEps(Bound::Dynamic(DynamicThreshold { ratio, max })));
+        }
+        self.clip_sample.map(|clip| if clip { Clip::KeepEps(Bound::Range(self.clip_sample_range)) } else { Clip::Off })
+    }
+
+    /// Checks ranges; the values of β are the schedule's business.
+    fn validate(&self) -> Result<()> {
+        let times = self.num_train_timesteps;
+        if !(1..=MAX_TIMES).contains(&times) {
+            return Err(Error::data(format!("num_train_timesteps: {times}; expected 1 to {MAX_TIMES}")));
+        }
+        if let Some(betas) = &self.trained_betas
+            && betas.len() != times
+        {
+            return Err(Error::data(format!(
+                "trained_betas: {} numbers; num_train_timesteps asks for {times}",
+                betas.len()
+            )));
+        }
+        if !(0.0..=1.0).contains(&self.dynamic_thresholding_ratio) {
+            let ratio = self.dynamic_thresholding_ratio;
+            return Err(Error::data(format!("dynamic_thresholding_ratio: {ratio}; expected 0 to 1")));
+        }
+        for (name, value) in
+            [("clip_sample_range", self.clip_sample_range), ("sample_max_value", self.sample_max_value)]
+        {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::data(format!("{name}: {value}; expected a positive number")));
+            }
+        }
+        if self.steps_offset >= times {
+            return Err(Error::data(format!("steps_offset: {}; expected less than {times}", self.steps_offset)));
+        }
+        Ok(())
+    }
+
+    /// The text of a scheduler_config.json that diffusers' `DDIMScheduler` loads. Same settings, same bytes.
+    pub fn to_json(&self) -> String {
+        let mut value = json!({
+            "_class_name": "DDIMScheduler",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "beta_end": self.beta_end,
+            "beta_schedule": name_of(&self.beta_schedule, BETAS),
+            "beta_start": self.beta_start,
+            "clip_sample_range": self.clip_sample_range,
+            "dynamic_thresholding_ratio": self.dynamic_thresholding_ratio,
+            "num_train_timesteps": self.num_train_timesteps,
+            "prediction_type": self.prediction_type.to_string(),
+            "rescale_betas_zero_snr": self.rescale_betas_zero_snr,
+            "sample_max_value": self.sample_max_value,
+            "set_alpha_to_one": self.set_alpha_to_one,
+            "steps_offset": self.steps_offset,
+            "thresholding": self.thresholding,
+            "trained_betas": self.trained_betas,
+        });
+        // What is left unsaid keeps the default of whoever reads the file.
+        if let Some(clip) = self.clip_sample {
+            value["clip_sample"] = json!(clip);
+        }
+        if let Some(spacing) = self.timestep_spacing {
+            value["timestep_spacing"] = json!(name_of(&spacing, SPACINGS));
+        }
+        if let (None, BetaSchedule::Const | BetaSchedule::Jsd, Ok(schedule)) =
+            (&self.trained_betas, &self.beta_schedule, self.schedule())
+        {
+            // Names that diffusers does not know: the list says the same.
+            value["beta_schedule"] = json!("linear");
+            value["trained_betas"] = json!(schedule.betas());
+        }
+        if self.variance_type != VarianceName::FixedSmall {
+            // No field of DDIMScheduler, which passes over it: stated only where it says something.
+            value["variance_type"] = json!(name_of(&self.variance_type, VARIANCES));
+        }
+        format!("{value:#}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_the_defaults_of_diffusers() {
+        let config = SchedulerConfig::from_json("{}").unwrap();
+        assert_eq!((config.num_train_timesteps, config.beta_start, config.beta_end), (1000, 1e-4, 0.02));
+        assert_eq!((config.clip_sample, config.set_alpha_to_one, config.steps_offset), (None, true, 0));
+        assert_eq!((config.dynamic_thresholding_ratio, config.sample_max_value), (0.995, 1.0));
+        assert_eq!(config.timestep_spacing, None);
+        assert_eq!(config.trained_betas, None);
+    }
+
+    #[test]
+    fn every_field_survives_a_round_trip() {
+        let config = SchedulerConfig {
+            num_train_timesteps: 3,
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
+            trained_betas: None,
+            clip_sample: Some(false),
+            clip_sample_range: 1.25,
+            set_alpha_to_one: false,
+            steps_offset: 1,
+            prediction_type: Prediction::Velocity,
+            thresholding: true,
+            dynamic_thresholding_ratio: 0.9,
+            sample_max_value: 1.5,
+            timestep_spacing: Some(Spacing::Trailing),
+            rescale_betas_zero_snr: true,
+            variance_type: VarianceName::FixedLarge,
+        };
+        assert_eq!(SchedulerConfig::from_json(&config.to_json()).unwrap(), config);
+        let listed = SchedulerConfig {
+            trained_betas: Some(vec![0.1, 0.2, 1.0 / 3.0]),
+            num_train_timesteps: 3,
+            ..SchedulerConfig::default()
+        };
+        assert_eq!(SchedulerConfig::from_json(&listed.to_json()).unwrap(), listed);
+    }
+
+    #[test]
+    fn unknown_words_and_bad_values_are_refused_naming_the_field() {
+        for (field, value) in [
+            ("beta_schedule", "\"exp\""),
+            ("prediction_type", "\"flow\""),
+            ("timestep_spacing", "\"karras\""),
+            ("variance_type", "\"fixed_medium\""),
+            ("num_train_timesteps", "0"),
+            ("num_train_timesteps", "1000000000"),
+            ("trained_betas", "[0.1]"),
+            ("trained_betas", "0.1"),
+            ("clip_sample", "\"yes\""),
+            ("clip_sample_range", "-1"),
+            ("sample_max_value", "0"),
+            ("dynamic_thresholding_ratio", "2"),
+            ("steps_offset", "-1"),
+            ("steps_offset", "1000"),
+            ("_class_name", "\"ScoreSdeVeScheduler\""),
+            ("_class_name", "\"FlowMatchEulerDiscreteScheduler\""),
+        ] {
+            let e = SchedulerConfig::from_json(&format!("{{\"{field}\":{value}}}")).unwrap_err();
+            assert!(e.message().starts_with(field), "{field} {value}: {e}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Images of one shape, as bytes, with or without classes.
+
+use std::collections::BTreeSet;
+
+use ndarray::{Array4, ArrayView3, Axis, Slice};
+
+use crate::error::{Error, Result};
+
+/// One image of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pick {
+    /// Which image of the data set.
+    pub index: usize,
+    /// Whether it is mirrored left to right.
+    pub flip: bool,
+}
+
+/// Images of one shape in memory, a byte per value.
+///
+/// ```
+/// use skipstone::io::data::{Dataset, Pick};
+/// let images = ndarray::array![[[[0u8, 255]]]];
+/// let data = Dataset::new("two pixels", images, None, Vec::new()).unwrap();
+/// let mut batch = ndarray::Array4::zeros((1, 1, 1, 2));
+/// data.fill_batch(&[Pick { index: 0, flip: true }], &mut batch).unwrap();
+/// assert_eq!(batch, ndarray::array![[[[1.0f32, -1.0]]]]);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    name: String,
+    images: Array4<u8>,
+    labels: Option<Vec<u32>>,
+    class_names: Vec<String>,
+    resized_from: Option<String>,
+}
+
+impl Dataset {
+    /// A data set of `images` `[n, channels, height, width]`, with a class for each image or for none.
+    /// `class_names` may be empty where only numbers are known.
+    ///
+    /// # Errors
+    /// No image or an empty one, a number of labels other than n, or a label beyond the class names.
+    pub fn new(
+        name: impl Into<String>,
+        images: Array4<u8>,
+        labels: Option<Vec<u32>>,
+        class_names: Vec<String>,
+    ) -> Result<Self> {
+        let name = name.into();
+        if images.is_empty() {
+            return Err(Error::data(format!("data set {name}: no image in shape {:?}", images.shape())));
+        }
+        if let Some(labels) = &labels {
+            let n = images.len_of(Axis(0));
+            if labels.len() != n {
+                return Err(Error::data(format!("data set {name}: expected {n} labels, found {}", labels.len())));
+            }
+            let classes = class_names.len();
+            if let Some((i, label)) = labels.iter().enumerate().find(|&(_, &l)| classes > 0 && l as usize >= classes) {
+                return Err(Error::data(format!("data set {name}: image {i} has label {label}, of {classes} classes")));
+            }
+        }
+        // Rows are copied as slices.
+        let images = images.as_standard_layout().into_owned();
+        Ok(Self { name, images, labels, class_names, resized_from: None })
+    }
+
+    /// The same, said to have been cropped and resized to its shape from `shapes` `[channels, height, width]`, where these
+    /// are others.
+    #[must_use]
+    pub(super) fn resized_from(mut self, shapes: impl IntoIterator<Item = [usize; 3]>) -> Self {
+        let shapes: BTreeSet<[usize; 3]> = shapes.into_iter().collect();
+        self.resized_from = match shapes.first() {
+            Some(&[c, h, w]) if shapes.len() == 1 => ([c, h, w] != self.shape()).then(|| format!("{c}x{h}x{w}")),
+            _ => (!shapes.is_empty()).then(|| "various sizes".to_owned()),
+        };
+        self
+    }
+
+    /// What the data set is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.images.len_of(Axis(0))
+    }
+
+    /// Whether there is no image; never so for a data set that could be made.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `[channels, height, width]` of every image.
+    pub fn shape(&self) -> [usize; 3] {
+        let (_, c, h, w) = self.images.dim();
+        [c, h, w]
+    }
+
+    /// What the images were before they were cropped and resized, as `3x32x32` or `various sizes`; `None` where they are as
+    /// they were.
+    pub fn original_size(&self) -> Option<&str> {
+        self.resized_from.as_deref()
+    }
+
+    /// All images, `[n, channels, height, width]`.
+    pub fn images(&self) -> &Array4<u8> {
+        &self.images
+    }
+
+    /// Image `i`, `[channels, height, width]`. Panics unless `i < len()`, like any index.
+    pub fn image(&self, i: usize) -> ArrayView3<'_, u8> {
+        self.images.index_axis(Axis(0), i)
+    }
+
+    /// The class of each image, where known.
+    pub fn labels(&self) -> Option<&[u32]> {
+        self.labels.as_deref()
+    }
+
+    /// What the classes are called; empty where only their numbers are known.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// Number of classes: of names, or else one more than the largest label; `None` without labels.
+    pub fn num_classes(&self) -> Option<usize> {
+        let labels = self.labels.as_ref()?;
+        let seen = labels.iter().max().map_or(0, |&max| max as usize + 1);
+        Some(if self.class_names.is_empty() { seen } else { self.class_names.len() })
+    }
+
+    /// The first `n` images, or all where there are fewer.
+    #[must_use]
+    pub fn take(mut self, n: usize) -> Self {
+        let n = n.clamp(1, self.len());
+        self.images = self.images.slice_axis(Axis(0), Slice::from(..n)).to_owned();
+        if let Some(labels) = &mut self.labels {
+            labels.truncate(n);
+        }
+        self
+    }
+
+    /// Fills `out` `[picks.len(), channels, height, width]` with the picked images as network values in −1..1.
+    ///
+    /// # Errors
+    /// Another shape of `out`, or an index out of range.
+    pub fn fill_batch(&self, picks: &[Pick], out: &mut Array4<f32>) -> Result<()> {
+        let [c, h, w] = self.shape();
+        if out.dim() != (picks.len(), c, h, w) {
+            return Err(Error::argument(format!(
+                "batch of data set {}: expected shape {:?}, found {:?}",
+                self.name,
+                [picks.len(), c, h, w],
+                out.shape()
+            )));
+        }
+        if let Some(pick) = picks.iter().find(|pick| pick.index >= self.len()) {
+            return Err(Error::argument(format!(
+                "data set {}: no image {} among {}",
+                self.name,
+                pick.index,
+                self.len()
+            )));
+        }
+        let values = network_values();
+        for (pick, mut image) in picks.iter().zip(out.outer_iter_mut()) {
+            let mut bytes = self.images.index_axis(Axis(0), pick.index);
+            if pick.flip {
+                bytes.invert_axis(Axis(2));
+            }
+            image.zip_mut_with(&bytes, |x, &byte| *x = values[usize::from(byte)]);
+        }
+        Ok(())
+    }
+
+    /// The images `range` as network values, unflipped.
+    ///
+    /// # Errors
+    /// The range reaches beyond the last image.
+    pub fn batch(&self, range: std::ops::Range<usize>) -> Result<Array4<f32>> {
+        let [c, h, w] = self.shape();
+        let picks: Vec<_> = range.map(|index| Pick { index, flip: false }).collect();
+        let mut out = Array4::zeros((picks.len(), c, h, w));
+        self.fill_batch(&picks, &mut out)?;
+        Ok(out)
+    }
+}
+
+/// x = byte/127.5 − 1 of every byte.
+fn network_values() -> [f32; 256] {
+    std::array::from_fn(|byte| (byte as f64 / 127.5 - 1.0) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    /// Two RGB images of 1×3 pixels; value = 100·image + 10·channel + column.
+    fn small() -> Dataset {
+        let images = Array4::from_shape_fn((2, 3, 1, 3), |(n, c, _, x)| (100 * n + 10 * c + x) as u8);
+        Dataset::new("small", images, Some(vec![4, 7]), Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn what_images_were_resized_from_is_said_where_it_was_another_shape() {
+        let data = || Dataset::new("gray", Array4::zeros((2, 1, 4, 4)), None, Vec::new()).unwrap();
+        assert_eq!(data().original_size(), None);
+        assert_eq!(data().resized_from([[1, 4, 4]; 2]).original_size(), None);
+        assert_eq!(data().resized_from([[3, 32, 48]; 2]).original_size(), Some("3x32x48"));
+        assert_eq!(data().resized_from([[1, 4, 4], [1, 5, 4]]).original_size(), Some("various sizes"));
+    }
+
+    #[test]
+    fn a_batch_holds_the_picked_images_in_order_and_mirrors_columns_only() {
+        let mut batch = Array4::zeros((3, 3, 1, 3));
+        let picks = [(1, false), (0, true), (1, true)].map(|(index, flip)| Pick { index, flip });
+        small().fill_batch(&picks, &mut batch).unwrap();
+        let bytes = batch.mapv(|x| ((x + 1.0) * 127.5).round() as u8);
+        let row = |n, c| [0, 1, 2].map(|x| bytes[[n, c, 0, x]]);
+        assert_eq!((row(0, 2), row(1, 1), row(2, 0)), ([120, 121, 122], [12, 11, 10], [102, 101, 100]));
+    }
+
+    #[test]
+    fn bytes_map_onto_minus_one_to_one() {
+        let values = network_values();
+        assert_eq!((values[0], values[255]), (-1.0, 1.0));
+        assert!((values[128] - 0.003_921_569).abs() < 1e-8); // 1/255
+        assert!(values.is_sorted());
+    }
+
+    #[test]
+    fn wrong_shapes_labels_and_indices_are_errors() {
+        let mut wrong = Array4::zeros((1, 3, 1, 4));
+        let pick = [Pick { index: 0, flip: false }];
+        assert_eq!(small().fill_batch(&pick, &mut wrong).unwrap_err().kind(), Kind::InvalidArgument);
+        assert!(small().batch(1..3).unwrap_err().message().contains("no image 2 among 2"));
+        let one = || Array4::zeros((1, 1, 1, 1));
+        assert!(Dataset::new("d", one(), Some(vec![0, 1]), vec![]).is_err());
+        assert!(Dataset::new("d", one(), Some(vec![2]), vec!["a".into(), "b".into()]).is_err());
+        assert!(Dataset::new("d", Array4::zeros((0, 1, 2, 2)), None, vec![]).is_err());
+    }
+
+    #[test]
+    fn classes_are_counted_from_labels_without_names() {
+        assert_eq!(small().num_classes(), Some(8));
+        assert_eq!(small().take(1).labels(), Some(&[4][..]));
+        assert_eq!(small().take(9).len(), 2);
+    }
+}

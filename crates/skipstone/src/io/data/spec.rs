@@ -1,0 +1,351 @@
+//! Data sets by name, and where their files are looked for.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use ndarray::Array4;
+use rayon::prelude::*;
+
+use super::fit::{Fit, Pixels, WHITE};
+use super::{Dataset, cifar, folder, idx};
+use crate::error::{Error, Kind, Result};
+
+/// Which part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// What a network learns from.
+    Train,
+    /// What it is judged by.
+    Test,
+}
+
+/// A data set as the user names it.
+///
+/// ```
+/// use skipstone::io::data::DataSpec;
+/// assert_eq!("fashion-mnist".parse::<DataSpec>().unwrap(), DataSpec::FashionMnist);
+/// assert_eq!("idx:some/file.gz".parse::<DataSpec>().unwrap(), DataSpec::Idx("some/file.gz".into()));
+/// assert_eq!("my/photos".parse::<DataSpec>().unwrap(), DataSpec::Folder("my/photos".into()));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DataSpec {
+    /// `fashion-mnist`: 28×28 gray, ten kinds of clothing.
+    FashionMnist,
+    /// `mnist`: 28×28 gray digits.
+    Mnist,
+    /// `cifar10`: 32×32 colour.
+    Cifar10,
+    /// `idx:FILE`: one IDX file, gzipped or not, whichever split is asked for.
+    Idx(PathBuf),
+    /// A folder of images. Where it has the sub-folders `train` and `test`, they are the splits; else all of it is both.
+    Folder(PathBuf),
+}
+
+impl FromStr for DataSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match text {
+            "fashion-mnist" => Self::FashionMnist,
+            "mnist" => Self::Mnist,
+            "cifar10" => Self::Cifar10,
+            "" | "idx:" => {
+                let names = "expected fashion-mnist, mnist, cifar10, idx:FILE or a folder of images";
+                return Err(Error::argument(format!("data set \"{text}\": {names}")));
+            }
+            _ => match text.strip_prefix("idx:") {
+                Some(file) => Self::Idx(file.into()),
+                None => Self::Folder(text.into()),
+            },
+        })
+    }
+}
+
+impl fmt::Display for DataSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FashionMnist => f.write_str("fashion-mnist"),
+            Self::Mnist => f.write_str("mnist"),
+            Self::Cifar10 => f.write_str("cifar10"),
+            Self::Idx(path) => write!(f, "idx:{}", path.display()),
+            Self::Folder(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// What images are brought to while they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Height and width; `None` keeps the data set's own, which a folder does not have.
+    pub size: Option<[usize; 2]>,
+    /// 1 or 3 channels; `None` keeps the data set's own, for a folder 3.
+    pub channels: Option<usize>,
+    /// What shows through transparent pixels.
+    pub background: [u8; 3],
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { size: None, channels: None, background: WHITE }
+    }
+}
+
+const FASHION_CLASSES: [&str; 10] =
+    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
+const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+impl DataSpec {
+    /// Reads one split into memory.
+    ///
+    /// Named data sets are looked for in `$SKIPSTONE_DATA/NAME`, `./data/NAME` and `/usr/share/datasets/NAME`.
+    ///
+    /// # Errors
+    /// Files that are missing (saying what brings them), broken, or cannot be brought to the wanted shape.
+    pub fn load(&self, split: Split, options: &LoadOptions) -> Result<Dataset> {
+        let root = std::env::var_os("SKIPSTONE_DATA").filter(|root| !root.is_empty()).map(PathBuf::from);
+        self.load_from(&places(root.as_deref()), split, options)
+    }
+
+    /// [`load`](Self::load) with the folders to look in, each of which may hold a folder named like the data set.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_from(&self, places: &[PathBuf], split: Split, options: &LoadOptions) -> Result<Dataset> {
+        match self {
+            Self::FashionMnist => fitted(self.idx_set(places, split, FASHION_CLASSES)?, options),
+            Self::Mnist => fitted(self.idx_set(places, split, DIGITS)?, options),
+            Self::Cifar10 => {
+                let first = cifar::files_of(split)[0];
+                let inside = ["cifar10", "cifar10/cifar-10-batches-bin", "cifar-10-batches-bin"];
+                let found = places.iter().flat_map(|p| inside.map(|i| p.join(i))).find(|f| f.join(first).is_file());
+                let found = found.ok_or_else(|| self.missing(places, first))?;
+                fitted(cifar::read(&found, split)?, options)
+            }
+            Self::Idx(path) => {
+                let images = idx::read_images(path)?;
+                let labels = match labels_beside(path) {
+                    Some(path) => Some(idx::read_labels(&path)?),
+                    None => None,
+                };
+                let named = Dataset::new(self.to_string(), images, labels, Vec::new());
+                fitted(named.map_err(|e| e.in_file(path))?, options)
+            }
+            Self::Folder(path) => {
+                let Some(size) = options.size else {
+                    let message = "a folder of images has no size of its own; give one (the model's sample_size)";
+                    return Err(Error::argument(message).in_file(path));
+                };
+                if !path.is_dir() {
+                    let known = "there is no such folder; data sets known by name are fashion-mnist, mnist, cifar10 and idx:FILE";
+                    return Err(Error::new(Kind::NotFound, known).in_file(path));
+                }
+                let fit = Fit { size, channels: options.channels.unwrap_or(3), background: options.background };
+                folder::read_folder(&part_of(path, split), &fit)
+            }
+        }
+    }
+
+    /// The four IDX files of MNIST and what is modelled on it.
+    fn idx_set(&self, places: &[PathBuf], split: Split, classes: [&str; 10]) -> Result<Dataset> {
+        let part = match split {
+            Split::Train => "train",
+            Split::Test => "t10k",
+        };
+        let name = self.to_string();
+        let find = |what: &str| {
+            let names = ["-", "."].map(|dash| format!("{part}-{what}").replacen("{dash}", dash, 1));
+            let names = names.iter().flat_map(|n| [n.clone(), format!("{n}.gz")]).collect::<Vec<_>>();
+            places
+                .iter()
+                .flat_map(|p| names.iter().map(|n| p.join(&name).join(n)).collect::<Vec<_>>())
+                .find(|p| p.is_file())
+        };
+        let (images, labels) = ("images{dash}idx3-ubyte", "labels{dash}idx1-ubyte");
+        let plain = |what: &str| format!("{part}-{}", what.replace("{dash}", "-"));
+        let images = find(images).ok_or_else(|| self.missing(places, &plain(images)))?;
+        let labels = find(labels).ok_or_else(|| self.missing(places, &plain(labels)))?;
+        let labels = idx::read_labels(&labels)?;
+        let data = Dataset::new(name, idx::read_images(&images)?, Some(labels), classes.map(str::to_owned).to_vec());
+        data.map_err(|e| e.in_file(images))
+    }
+
+    /// The error that says where files were looked for, and what brings them.
+    fn missing(&self, places: &[PathBuf], file: &str) -> Error {
+        let looked: Vec<_> = places.iter().map(|p| p.join(self.to_string()).display().to_string()).collect();
+        let first = looked.first().map_or("data", String::as_str);
+        let remedy = match self {
+            Self::FashionMnist => {
+                "on Debian and Ubuntu, `apt-get install dataset-fashion-mnist` brings it; elsewhere put its \
+                 four files, as published, into the first of these folders"
+                    .to_owned()
+            }
+            Self::Mnist => format!(
+                "put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and \
+                 t10k-labels-idx1-ubyte.gz into {first}"
+            ),
+            _ => format!(
+                "unpack the binary version, cifar-10-binary.tar.gz (data_batch_1.bin to data_batch_5.bin and \
+                 test_batch.bin), into {first}"
+            ),
+        };
+        Error::new(Kind::NotFound, format!("data set {self}: no {file} in {}; {remedy}", looked.join(", ")))
+    }
+}
+
+/// Where named data sets are looked for, first things first.
+fn places(root: Option<&Path>) -> Vec<PathBuf> {
+    root.map(Path::to_path_buf).into_iter().chain(["data".into(), "/usr/share/datasets".into()]).collect()
+}
+
+/// The sub-folder of a split where there are both, else the folder itself.
+fn part_of(folder: &Path, split: Split) -> PathBuf {
+    let (train, test) = (folder.join("train"), folder.join("test"));
+    match split {
+        _ if !(train.is_dir() && test.is_dir()) => folder.to_path_buf(),
+        Split::Train => train,
+        Split::Test => test,
+    }
+}
+
+/// `…labels-idx1…` beside `…images-idx3…`.
+fn labels_beside(images: &Path) -> Option<PathBuf> {
+    let name = images.file_name()?.to_str()?;
+    let labels = name.replace("images", "labels").replace("idx3", "idx1");
+    let path = images.with_file_name(&labels);
+    (labels != name && path.is_file()).then_some(path)
+}
+
+/// The data set with its images brought to the wanted shape.
+fn fitted(data: Dataset, options: &LoadOptions) -> Result<Dataset> {
+    let [c, h, w] = data.shape();
+    let (size, channels) = (options.size.unwrap_or([h, w]), options.channels.unwrap_or(c));
+    if (size, channels) == ([h, w], c) {
+        return Ok(data);
+    }
+    let fit = Fit { size, channels, background: options.background };
+    fit.validate()?;
+    if !matches!(c, 1 | 3) {
+        let message =
+            format!("data set {}: images of {c} channels cannot be resized; pictures have 1 or 3", data.name());
+        return Err(Error::unsupported(message));
+    }
+    let out = channels * size[0] * size[1];
+    let mut pixels = vec![0; data.len() * out];
+    pixels.par_chunks_exact_mut(out).enumerate().try_for_each(|(i, planes)| {
+        let interleaved = data.image(i).permuted_axes([1, 2, 0]).iter().copied().collect();
+        Pixels { width: w, height: h, channels: c, data: interleaved }.fit_into(&fit, planes)
+    })?;
+    let images = Array4::from_shape_vec((data.len(), channels, size[0], size[1]), pixels)
+        .map_err(|e| Error::data(e.to_string()))?;
+    let labels = data.labels().map(<[u32]>::to_vec);
+    Ok(Dataset::new(data.name(), images, labels, data.class_names().to_vec())?.resized_from([data.shape()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_mnist(folder: &Path, part: &str, n: u8) {
+        std::fs::create_dir_all(folder).unwrap();
+        let images: Vec<u8> = [0, 0, 8, 3, 0, 0, 0, n, 0, 0, 0, 4, 0, 0, 0, 4]
+            .into_iter()
+            .chain((0..n).flat_map(|i| [i * 10; 16]))
+            .collect();
+        let labels: Vec<u8> = [0, 0, 8, 1, 0, 0, 0, n].into_iter().chain((0..n).map(|i| i % 10)).collect();
+        std::fs::write(folder.join(format!("{part}-images-idx3-ubyte")), images).unwrap();
+        std::fs::write(folder.join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
+    }
+
+    #[test]
+    fn names_are_parsed_and_printed_alike() {
+        for text in ["fashion-mnist", "mnist", "cifar10", "idx:a/b.gz", "some/folder"] {
+            assert_eq!(text.parse::<DataSpec>().unwrap().to_string(), text);
+        }
+        assert!("".parse::<DataSpec>().is_err());
+        assert!("idx:".parse::<DataSpec>().is_err());
+    }
+
+    #[test]
+    fn the_first_place_that_has_the_files_serves_each_split() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b) = (root.path().join("a"), root.path().join("b"));
+        write_mnist(&b.join("mnist"), "train", 5);
+        write_mnist(&b.join("mnist"), "t10k", 3);
+        let places = [a, b];
+        let load = |split| DataSpec::Mnist.load_from(&places, split, &LoadOptions::default()).unwrap();
+        assert_eq!((load(Split::Train).len(), load(Split::Test).len()), (5, 3));
+        assert_eq!(load(Split::Test).labels().unwrap(), [0, 1, 2]);
+        let options = LoadOptions { size: Some([8, 6]), channels: Some(3), ..LoadOptions::default() };
+        let large = DataSpec::Mnist.load_from(&places, Split::Test, &options).unwrap();
+        assert_eq!(large.shape(), [3, 8, 6]);
+        assert!(large.image(2).iter().all(|&v| v == 20));
+    }
+
+    #[test]
+    fn a_missing_data_set_names_the_command_that_brings_it() {
+        let empty = tempfile::tempdir().unwrap();
+        let places = [empty.path().to_path_buf()];
+        for (spec, remedy) in [
+            (DataSpec::FashionMnist, "apt-get install dataset-fashion-mnist"),
+            (DataSpec::Mnist, "t10k-labels-idx1-ubyte.gz into"),
+            (DataSpec::Cifar10, "cifar-10-binary.tar.gz"),
+        ] {
+            let error = spec.load_from(&places, Split::Train, &LoadOptions::default()).unwrap_err();
+            assert_eq!(error.kind(), Kind::NotFound);
+            assert!(error.message().contains(remedy), "{error}");
+            assert!(error.message().contains(&empty.path().display().to_string()), "{error}");
+        }
+        let options = LoadOptions { size: Some([4, 4]), ..LoadOptions::default() };
+        let typo = DataSpec::Folder(empty.path().join("fashion-mnits"));
+        assert!(typo.load(Split::Train, &options).unwrap_err().message().contains("known by name are fashion-mnist"));
+        assert_eq!(places_named(), ["/r", "data", "/usr/share/datasets"]);
+    }
+
+    fn places_named() -> Vec<String> {
+        places(Some(Path::new("/r"))).iter().map(|p| p.display().to_string()).collect()
+    }
+
+    #[test]
+    fn an_idx_file_brings_the_labels_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        write_mnist(folder.path(), "mine", 4);
+        let spec = DataSpec::Idx(folder.path().join("mine-images-idx3-ubyte"));
+        let data = spec.load(Split::Train, &LoadOptions::default()).unwrap();
+        assert_eq!((data.labels().unwrap().len(), data.num_classes()), (4, Some(4)));
+        std::fs::remove_file(folder.path().join("mine-labels-idx1-ubyte")).unwrap();
+        assert_eq!(spec.load(Split::Train, &LoadOptions::default()).unwrap().labels(), None);
+    }
+
+    #[test]
+    fn a_folder_is_split_where_it_has_train_and_test() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            ::image::GrayImage::new(4, 4).save(path).unwrap();
+        };
+        ["train/a/1.png", "train/b/2.png", "test/a/3.png"].iter().for_each(|name| save(name));
+        let options = LoadOptions { size: Some([4, 4]), ..LoadOptions::default() };
+        let spec = DataSpec::Folder(folder.path().to_path_buf());
+        let load = |split| spec.load(split, &options).unwrap();
+        assert_eq!((load(Split::Train).len(), load(Split::Test).len()), (2, 1));
+        assert_eq!(load(Split::Train).class_names(), ["a", "b"]);
+        assert!(spec.load(Split::Train, &LoadOptions::default()).unwrap_err().message().contains("sample_size"));
+    }
+
+    #[test]
+    fn the_real_fashion_mnist_has_its_published_size() {
+        let installed = Path::new("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz");
+        if !installed.is_file() {
+            eprintln!("skipped: {} is not there (apt-get install dataset-fashion-mnist)", installed.display());
+            return;
+        }
+        let places = [PathBuf::from("/usr/share/datasets")];
+        let data = DataSpec::FashionMnist.load_from(&places, Split::Test, &LoadOptions::default()).unwrap();
+        assert_eq!((data.len(), data.shape(), data.num_classes()), (10_000, [1, 28, 28], Some(10)));
+        let mut per_class = [0; 10];
+        data.labels().unwrap().iter().for_each(|&l| per_class[l as usize] += 1);
+        assert_eq!(per_class, [1000; 10]);
+    }
+}

@@ -1,0 +1,285 @@
+//! Network values as pixels.
+
+use ndarray::{Array3, Array4, ArrayView3, Axis};
+
+use crate::error::{Error, Kind, Result};
+
+/// Most bytes a picture may have: one grid of everything is a mistake long before that.
+const MAX_BYTES: usize = 1 << 30;
+
+/// The byte nearest to a network value: −1..1 onto 0..255, clamped, halves rounded up.
+///
+/// It undoes x = byte/127.5 − 1 for every byte.
+pub fn to_byte(x: f32) -> u8 {
+    // Computed in f64: in f32 the sum can round across a half. The cast saturates.
+    ((f64::from(x) + 1.0) * 127.5 + 0.5).floor() as u8
+}
+
+/// Pixels row by row, channels interleaved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    width: usize,
+    height: usize,
+    channels: usize,
+    data: Vec<u8>,
+}
+
+/// How the images of a grid are set out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Pixels between images and around them, before scaling.
+    pub gutter: usize,
+    /// Gray level of the gutter.
+    pub background: u8,
+    /// Each image pixel becomes a square of this side.
+    pub scale: usize,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { gutter: 2, background: 255, scale: 1 }
+    }
+}
+
+impl Layout {
+    /// The default with small images magnified by a whole number, towards 64 pixels a side.
+    pub fn magnified(height: usize, width: usize) -> Self {
+        Self { scale: (64 / height.max(width).max(1)).max(1), ..Self::default() }
+    }
+}
+
+impl Picture {
+    /// A picture of `height` rows of `width` pixels with `channels` values each: 1 (gray) or 3 (red, green, blue).
+    ///
+    /// # Errors
+    /// Another number of channels, an empty picture, or `data` of another length.
+    pub fn new(width: usize, height: usize, channels: usize, data: Vec<u8>) -> Result<Self> {
+        let size = checked_size(width, height, channels)?;
+        if data.len() != size {
+            return Err(Error::argument(format!(
+                "picture of {width}×{height}×{channels}: expected {size} bytes, found {}",
+                data.len()
+            )));
+        }
+        Ok(Self { width, height, channels, data })
+    }
+
+    /// The picture of one image `[channels, height, width]` of network values.
+    ///
+    /// # Errors
+    /// Channels other than 1 or 3 (kept only by `.npy` files), or values that are not finite.
+    pub fn from_image(image: ArrayView3<'_, f32>) -> Result<Self> {
+        let images = image.insert_axis(Axis(0));
+        grid_of(images.outer_iter().collect(), 1, &Layout { gutter: 0, ..Layout::default() })
+    }
+
+    /// The network values of the pixels, `[channels, height, width]`: byte/127.5 − 1.
+    pub fn to_image(&self) -> Array3<f32> {
+        let at = |(c, y, x): (usize, usize, usize)| self.data[(y * self.width + x) * self.channels + c];
+        Array3::from_shape_fn((self.channels, self.height, self.width), |i| (f64::from(at(i)) / 127.5 - 1.0) as f32)
+    }
+
+    /// Pixels in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// 1 or 3.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The values, row by row, channels interleaved.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The picture `factor` times as large, each pixel a square.
+    ///
+    /// # Errors
+    /// A factor of 0, or a result too large.
+    pub fn scaled(&self, factor: usize) -> Result<Self> {
+        if factor == 0 {
+            return Err(Error::argument("a picture cannot be scaled by 0"));
+        }
+        let (width, height) = (self.width.saturating_mul(factor), self.height.saturating_mul(factor));
+        let mut data = Vec::with_capacity(checked_size(width, height, self.channels)?);
+        for row in self.data.chunks_exact(self.width * self.channels) {
+            let start = data.len();
+            for pixel in row.chunks_exact(self.channels) {
+                for _ in 0..factor {
+                    data.extend_from_slice(pixel);
+                }
+            }
+            let end = data.len();
+            for _ in 1..factor {
+                data.extend_from_within(start..end);
+            }
+        }
+        Ok(Self { width, height, channels: self.channels, data })
+    }
+}
+
+/// Columns of a grid of `n` images that is nearly square: ⌈√n⌉.
+pub fn near_square(n: usize) -> usize {
+    let root = n.isqrt();
+    (if root * root < n { root + 1 } else { root }).max(1)
+}
+
+/// One picture of all `images` `[n, channels, height, width]`, row by row.
+///
+/// ```
+/// use skipstone::io::image::{Layout, grid, near_square};
+/// let images = ndarray::Array4::zeros((5, 1, 28, 28));
+/// let picture = grid(&images, near_square(5), &Layout::default()).unwrap();
+/// assert_eq!((picture.width(), picture.height()), (3 * 30 + 2, 2 * 30 + 2));
+/// ```
+///
+/// # Errors
+/// No image, no column, channels other than 1 or 3 (kept only by `.npy` files), values that are not finite, or a
+/// picture above 1 GiB.
+pub fn grid(images: &Array4<f32>, columns: usize, layout: &Layout) -> Result<Picture> {
+    grid_of(images.outer_iter().collect(), columns, layout)
+}
+
+/// One picture of a process: a row for each image, a column for each step.
+///
+/// # Errors
+/// As [`grid`]; also steps of different shapes.
+pub fn film_strip(steps: &[Array4<f32>], layout: &Layout) -> Result<Picture> {
+    let Some(first) = steps.first() else {
+        return Err(Error::argument("a film strip of no steps"));
+    };
+    if let Some(other) = steps.iter().find(|step| step.dim() != first.dim()) {
+        let (a, b) = (first.shape(), other.shape());
+        return Err(Error::argument(format!("a film strip of steps of different shapes, {a:?} and {b:?}")));
+    }
+    let rows = 0..first.len_of(Axis(0));
+    grid_of(rows.flat_map(|i| steps.iter().map(move |s| s.index_axis(Axis(0), i))).collect(), steps.len(), layout)
+}
+
+fn grid_of(images: Vec<ArrayView3<'_, f32>>, columns: usize, layout: &Layout) -> Result<Picture> {
+    let (Some(first), true) = (images.first(), columns > 0) else {
+        return Err(Error::argument(format!("a grid of {} images in {columns} columns", images.len())));
+    };
+    let (channels, h, w) = first.dim();
+    let columns = columns.min(images.len());
+    let rows = images.len().div_ceil(columns);
+    let gap = layout.gutter;
+    let side = |count: usize, size: usize| size.saturating_add(gap).saturating_mul(count).saturating_add(gap);
+    let (width, height) = (side(columns, w), side(rows, h));
+    checked_size(width.saturating_mul(layout.scale), height.saturating_mul(layout.scale), channels)?;
+    let mut data = vec![layout.background; checked_size(width, height, channels)?];
+    for (i, image) in images.iter().enumerate() {
+        let (left, top) = (gap + (i % columns) * (w + gap), gap + (i / columns) * (h + gap));
+        for ((c, y, x), &value) in image.indexed_iter() {
+            if !value.is_finite() {
+                let message = format!("image {i}: {value} in channel {c}, row {y}, column {x} has no colour");
+                return Err(Error::new(Kind::NonFinite, message));
+            }
+            data[((top + y) * width + left + x) * channels + c] = to_byte(value);
+        }
+    }
+    let picture = Picture { width, height, channels, data };
+    if layout.scale == 1 { Ok(picture) } else { picture.scaled(layout.scale) }
+}
+
+/// Bytes of a picture.
+fn checked_size(width: usize, height: usize, channels: usize) -> Result<usize> {
+    if !matches!(channels, 1 | 3) {
+        return Err(Error::unsupported(format!(
+            "images of {channels} channels have no picture (1 is gray, 3 is colour); write a .npy file instead"
+        )));
+    }
+    let size = width.checked_mul(height).and_then(|area| area.checked_mul(channels)).filter(|&size| size <= MAX_BYTES);
+    match size {
+        Some(0) => Err(Error::argument(format!("an empty picture, {width}×{height}"))),
+        Some(size) => Ok(size),
+        None => Err(Error::argument(format!(
+            "a picture of {width}×{height}×{channels} is above {MAX_BYTES} bytes; write fewer images or a folder"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn bytes_survive_the_way_to_network_values_and_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        let picture = Picture::new(256, 1, 1, all.clone()).unwrap();
+        assert_eq!(Picture::from_image(picture.to_image().view()).unwrap().data(), all);
+    }
+
+    #[test]
+    fn values_are_clamped_and_halves_round_up() {
+        // x = 0 is 127.5: rounded up. One ulp below it is rounded down.
+        let values = [-1.0, 1.0, 0.0, -f32::EPSILON / 2.0, -7.0, 7.0, f32::MAX, f32::MIN, 0.5];
+        assert_eq!(values.map(to_byte), [0, 255, 128, 127, 0, 255, 255, 0, 191]);
+    }
+
+    #[test]
+    fn a_grid_sets_images_row_by_row_between_gutters() {
+        let images = array![[[[-1.0f32, 1.0]]], [[[1.0, 1.0]]], [[[-1.0, -1.0]]]];
+        let layout = Layout { gutter: 1, background: 9, scale: 1 };
+        let picture = grid(&images, 2, &layout).unwrap();
+        assert_eq!((picture.width(), picture.height(), picture.channels()), (7, 5, 1));
+        #[rustfmt::skip]
+        let expected = [
+            9, 9,   9,   9, 9,   9,   9,
+            9, 0,   255, 9, 255, 255, 9,
+            9, 9,   9,   9, 9,   9,   9,
+            9, 0,   0,   9, 9,   9,   9,
+            9, 9,   9,   9, 9,   9,   9,
+        ];
+        assert_eq!(picture.data(), expected);
+    }
+
+    #[test]
+    fn a_film_strip_has_a_row_for_each_image_and_a_column_for_each_step() {
+        let step = |a: f32, b: f32| array![[[[a]]], [[[b]]]];
+        let layout = Layout { gutter: 0, ..Layout::default() };
+        let strip = film_strip(&[step(-1.0, 0.0), step(0.0, 1.0), step(1.0, 1.0)], &layout).unwrap();
+        assert_eq!((strip.width(), strip.height()), (3, 2));
+        assert_eq!(strip.data(), [0, 128, 255, 128, 255, 255]);
+        assert!(film_strip(&[], &layout).is_err());
+        assert!(film_strip(&[step(0.0, 0.0), Array4::zeros((1, 1, 1, 1))], &layout).is_err());
+    }
+
+    #[test]
+    fn scaling_makes_squares_of_pixels() {
+        let picture = Picture::new(2, 1, 3, vec![1, 2, 3, 4, 5, 6]).unwrap().scaled(2).unwrap();
+        assert_eq!((picture.width(), picture.height()), (4, 2));
+        assert_eq!(picture.data(), [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6].repeat(2));
+        assert!(picture.scaled(0).is_err());
+        assert!(picture.scaled(1 << 40).is_err());
+        assert_eq!((Layout::magnified(28, 28).scale, Layout::magnified(256, 256).scale), (2, 1));
+    }
+
+    #[test]
+    fn columns_of_a_near_square() {
+        assert_eq!([0, 1, 2, 4, 5, 9, 10, 64, 65].map(near_square), [1, 1, 2, 2, 3, 3, 4, 8, 9]);
+    }
+
+    #[test]
+    fn what_has_no_picture_is_an_error_with_a_remedy() {
+        let layout = Layout::default();
+        let error = grid(&Array4::zeros((1, 4, 2, 2)), 1, &layout).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.message().contains(".npy"), "{error}");
+        for bad in [f32::NAN, f32::INFINITY] {
+            assert_eq!(grid(&array![[[[bad]]]], 1, &layout).unwrap_err().kind(), Kind::NonFinite);
+        }
+        assert!(grid(&Array4::zeros((0, 1, 2, 2)), 1, &layout).is_err());
+        assert!(grid(&Array4::zeros((1, 1, 2, 2)), 0, &layout).is_err());
+        assert!(Picture::new(2, 2, 1, vec![0; 5]).is_err());
+    }
+}

@@ -1,0 +1,160 @@
+//! The forward process q(x_t | x₀), the two conditionals of the family Q_σ, and training targets.
+
+use ndarray::{Array4, Zip};
+
+use crate::error::{Error, Result};
+use crate::math::schedule::NoiseLevel;
+use crate::math::sigma::Coefficients;
+use crate::sampling::denoiser::Prediction;
+
+/// A Gaussian conditional on x₀ and one other latent x: N(x0·x₀ + x·x, variance·I).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conditional {
+    /// The mean's factor of x₀.
+    pub x0: f64,
+    /// The mean's factor of the latent that is conditioned on.
+    pub x: f64,
+    /// The variance of each element.
+    pub variance: f64,
+}
+
+/// q_σ(x_s | x_t, x₀), DDIM Eq. 7: mean √a_s·x₀ + √(1−a_s−σ²)·(x_t − √a_t·x₀)/√(1−a_t), variance σ²;
+/// 0 ≤ σ² ≤ 1 − a_s, t noisy.
+pub fn reverse(t: NoiseLevel, s: NoiseLevel, sigma: f64) -> Conditional {
+    let c = Coefficients::new(s, sigma);
+    Conditional { x0: c.x0 - c.eps * t.signal() / t.noise(), x: c.eps / t.noise(), variance: sigma * sigma }
+}
+
+/// q_σ(x_t | x_s, x₀), the "forward" conditional by Bayes (DDIM Eq. 8): mean
+/// √a_t·x₀ + √((1−a_t)(1−a_s−σ²))/(1−a_s)·(x_s − √a_s·x₀), variance (1−a_t)σ²/(1−a_s). It depends on x₀: the
+/// process is not Markovian.
+///
+/// # Errors
+/// s clean, where nothing is left to condition on, or σ outside 0 < σ² ≤ 1 − a_s.
+pub fn forward(t: NoiseLevel, s: NoiseLevel, sigma: f64) -> Result<Conditional> {
+    if s.one_minus <= 0.0 {
+        return Err(Error::argument("the forward conditional starts at a noisy time: s ≥ 1"));
+    }
+    if !(sigma > 0.0 && sigma * sigma <= s.one_minus * (1.0 + 1e-9)) {
+        return Err(Error::argument(format!(
+            "sigma: expected 0 < sigma <= sqrt(1 - a_s) = {}, found {sigma}",
+            s.noise()
+        )));
+    }
+    let direction = Coefficients::new(s, sigma).eps;
+    let x = t.noise() * direction / s.one_minus;
+    Ok(Conditional { x0: t.signal() - x * s.signal(), x, variance: t.one_minus * sigma * sigma / s.one_minus })
+}
+
+/// x_t = √a_t·x₀ + √(1−a_t)·ε, each image at its own level; arrays `[n, c, h, w]`, n levels.
+///
+/// ```
+/// use ndarray::Array4;
+/// use skipstone::{math::process::diffuse, math::schedule::NoiseLevel};
+/// let (x0, eps) = (Array4::ones((1, 1, 2, 2)), Array4::zeros((1, 1, 2, 2)));
+/// let x_t = diffuse(&x0, &eps, &[NoiseLevel::from_alpha_bar(0.25)])?;
+/// assert_eq!(x_t[[0, 0, 0, 0]], 0.5);
+/// # Ok::<(), skipstone::Error>(())
+/// ```
+///
+/// # Errors
+/// Shapes that differ, or another number of levels than images.
+pub fn diffuse(x0: &Array4<f32>, eps: &Array4<f32>, levels: &[NoiseLevel]) -> Result<Array4<f32>> {
+    per_image(x0, eps, levels, |level, x0, eps| level.signal() * x0 + level.noise() * eps)
+}
+
+/// What the network should output for x_t = √a_t·x₀ + √(1−a_t)·ε: ε, x₀, or v = √a·ε − √(1−a)·x₀.
+///
+/// # Errors
+/// As [`diffuse`].
+pub fn target(
+    prediction: Prediction,
+    x0: &Array4<f32>,
+    eps: &Array4<f32>,
+    levels: &[NoiseLevel],
+) -> Result<Array4<f32>> {
+    per_image(x0, eps, levels, |level, x0, eps| prediction.target(level, x0, eps))
+}
+
+fn per_image(
+    x0: &Array4<f32>,
+    eps: &Array4<f32>,
+    levels: &[NoiseLevel],
+    f: impl Fn(NoiseLevel, f64, f64) -> f64,
+) -> Result<Array4<f32>> {
+    if x0.dim() != eps.dim() || x0.dim().0 != levels.len() {
+        return Err(Error::argument(format!(
+            "expected x0 and eps of one shape and a level per image, found {:?}, {:?} and {} levels",
+            x0.shape(),
+            eps.shape(),
+            levels.len()
+        )));
+    }
+    let mut out = Array4::zeros(x0.dim());
+    for (((mut out, x0), eps), &level) in out.outer_iter_mut().zip(x0.outer_iter()).zip(eps.outer_iter()).zip(levels) {
+        Zip::from(&mut out)
+            .and(x0)
+            .and(eps)
+            .for_each(|out, &x0, &eps| *out = f(level, f64::from(x0), f64::from(eps)) as f32);
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn both_conditionals_of_the_family_keep_the_marginals(
+            n_s in 1e-4f64..0.99, beta in 1e-4f64..0.99, part in 1e-3f64..=1.0,
+        ) {
+            let s = NoiseLevel { alpha_bar: 1.0 - n_s, one_minus: n_s };
+            let t = s.after(beta);
+            let sigma = part * s.noise();
+            // Lemma 1: push q(x_t|x₀) through q_σ(x_s|x_t,x₀), and q(x_s|x₀) through q_σ(x_t|x_s,x₀).
+            let back = reverse(t, s, sigma);
+            prop_assert!((back.x0 + back.x * t.signal() - s.signal()).abs() < 1e-12);
+            prop_assert!((back.x * back.x * t.one_minus + back.variance - s.one_minus).abs() < 1e-12);
+            let ahead = forward(t, s, sigma).unwrap();
+            prop_assert!((ahead.x0 + ahead.x * s.signal() - t.signal()).abs() < 1e-12);
+            prop_assert!((ahead.x * ahead.x * s.one_minus + ahead.variance - t.one_minus).abs() < 1e-12);
+            // Bayes: one joint, so one covariance of x_s and x_t from either side.
+            prop_assert!((back.x * t.one_minus - ahead.x * s.one_minus).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn the_forward_conditional_needs_noise_on_both_sides() {
+        let (t, s) = (NoiseLevel::from_alpha_bar(0.2), NoiseLevel::from_alpha_bar(0.5));
+        assert!(forward(t, NoiseLevel::CLEAN, 0.1).is_err());
+        assert!(forward(t, s, 0.0).is_err());
+        assert!(forward(t, s, 0.8).is_err());
+        assert!(forward(t, s, f64::NAN).is_err());
+    }
+
+    #[test]
+    fn with_the_ddpm_sigma_the_forward_process_is_markovian() {
+        let (t, s) = (NoiseLevel::from_alpha_bar(0.2), NoiseLevel::from_alpha_bar(0.5));
+        let ahead = forward(t, s, crate::math::sigma::sigma(1.0, t, s)).unwrap();
+        // q(x_t | x_s) = N(√(a_t/a_s)·x_s, 1 − a_t/a_s), no x₀ in it.
+        assert!(ahead.x0.abs() < 1e-14);
+        assert!((ahead.x - 0.4f64.sqrt()).abs() < 1e-14 && (ahead.variance - 0.6).abs() < 1e-14);
+    }
+
+    #[test]
+    fn each_image_is_diffused_at_its_own_level_and_shapes_are_checked() {
+        let (x0, eps) = (Array4::ones((2, 1, 1, 1)), Array4::from_elem((2, 1, 1, 1), 2.0));
+        let levels = [NoiseLevel::CLEAN, NoiseLevel { alpha_bar: 0.36, one_minus: 0.64 }];
+        let x = diffuse(&x0, &eps, &levels).unwrap();
+        assert_eq!((x[[0, 0, 0, 0]], x[[1, 0, 0, 0]]), (1.0, 2.2));
+        let v = target(Prediction::Velocity, &x0, &eps, &levels).unwrap();
+        assert_eq!((v[[0, 0, 0, 0]], v[[1, 0, 0, 0]]), (2.0, 0.4));
+        assert!(diffuse(&x0, &eps, &levels[..1]).is_err());
+        assert!(diffuse(&x0, &Array4::zeros((2, 1, 1, 2)), &levels).is_err());
+    }
+}

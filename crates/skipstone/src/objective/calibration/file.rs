@@ -1,0 +1,124 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::Calibration;
+use crate::error::{Error, Kind, Result};
+use crate::io::files;
+use crate::io::hex::hex;
+
+/// The layout of the file.
+const FORMAT: u64 = 1;
+/// Three numbers for each of 100,000 times are well below this.
+const MAX_BYTES: u64 = 16 << 20;
+
+impl Calibration {
+    /// The text of the file: the same numbers give the same bytes.
+    pub fn to_json(&self) -> String {
+        let fields = [
+            ("format", json!(FORMAT)),
+            ("model", json!(self.model)),
+            ("process", json!(self.process)),
+            ("provenance", json!(self.provenance)),
+            ("sigma_1", json!(self.sigma_1)),
+            ("eps_squares", json!(self.eps_squares)),
+            ("x0_errors", json!(self.x0_errors)),
+            ("decoder_nats", json!(self.decoder_nats)),
+        ];
+        // A line per field: a thousand numbers one below the other help nobody.
+        let lines: Vec<String> = fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
+        format!("{{\n{}\n}}\n", lines.join(",\n"))
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// Text that is no calibration, of another format, with lists of different lengths or values below 0; the message
+    /// names the field.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let wrong = |what: String| Error::data(format!("no calibration: {what}"));
+        let value: Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        match value["format"].as_u64() {
+            Some(FORMAT) => {}
+            Some(other) => return Err(Error::unsupported(format!("calibration of format {other}; {FORMAT} is read"))),
+            None => return Err(wrong("format: expected a number".to_owned())),
+        }
+        let text = |name: &str| {
+            value[name].as_str().map(str::to_owned).ok_or_else(|| wrong(format!("{name}: expected a text")))
+        };
+        let list = |name: &str| -> Result<Vec<f64>> {
+            let values = value[name].as_array().ok_or_else(|| wrong(format!("{name}: expected a list of numbers")))?;
+            let number = |(i, value): (usize, &Value)| {
+                let number = value.as_f64().filter(|number| number.is_finite());
+                number.ok_or_else(|| wrong(format!("{name}[{i}]: expected a number, found {value}")))
+            };
+            values.iter().enumerate().map(number).collect()
+        };
+        let mut provenance = BTreeMap::new();
+        for (key, said) in value["provenance"].as_object().into_iter().flatten() {
+            let said = said.as_str().ok_or_else(|| wrong(format!("provenance.{key}: expected a text")))?;
+            provenance.insert(key.clone(), said.to_owned());
+        }
+        let found = Self {
+            model: text("model")?,
+            process: text("process")?,
+            provenance,
+            sigma_1: value["sigma_1"].as_f64().ok_or_else(|| wrong("sigma_1: expected a number".to_owned()))?,
+            eps_squares: list("eps_squares")?,
+            x0_errors: list("x0_errors")?,
+            decoder_nats: list("decoder_nats")?,
+        };
+        let times = found.eps_squares.len();
+        for (name, values) in [("x0_errors", &found.x0_errors), ("decoder_nats", &found.decoder_nats)] {
+            if values.len() != times {
+                return Err(wrong(format!(
+                    "{name}: expected {times} values as in eps_squares, found {}",
+                    values.len()
+                )));
+            }
+        }
+        for (name, values) in [("eps_squares", &found.eps_squares), ("x0_errors", &found.x0_errors)] {
+            if let Some(i) = values.iter().position(|&value| value < 0.0) {
+                return Err(wrong(format!("{name}[{i}]: expected at least 0, found {}", values[i])));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads the file at `path`; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no calibration.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let bytes = match files::read(path, MAX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        Self::from_bytes(&bytes).map(Some).map_err(|e| e.in_file(path))
+    }
+
+    /// [`from_json`](Self::from_json) of bytes.
+    ///
+    /// # Errors
+    /// As there, and bytes that are no text.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let text = std::str::from_utf8(bytes).map_err(|_| Error::data("no calibration: not UTF-8 text"))?;
+        Self::from_json(text)
+    }
+
+    /// Writes the file at `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`files::write_bytes`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        files::write_bytes(path, self.to_json().as_bytes())
+    }
+
+    /// SHA-256 of the file's text, in hexadecimal: what a manifest records.
+    pub fn hash(&self) -> String {
+        hex(&Sha256::digest(self.to_json().as_bytes()))
+    }
+}

@@ -1,0 +1,80 @@
+//! How likely a model finds data.
+//!
+//! Two answers, both in bits per dimension of an 8-bit image. The evidence lower bound ([`crate::objective::elbo()`])
+//! holds for the sampler with noise, for any σ > 0 and any trajectory, and has a term for every step. The likelihood of
+//! the deterministic process ([`flow()`]) is exact but for its discretisation and its estimator, both of which are
+//! reported apart from each other.
+
+mod flow;
+
+use std::f64::consts::LN_2;
+use std::ops::Range;
+
+use ndarray::Array4;
+
+pub use flow::{FlowOptions, FlowStep, Flowed, ProbeKind, flow};
+
+use crate::error::{Error, Result};
+use crate::io::checkpoint::Model;
+use crate::io::data::Dataset;
+use crate::math::noise::{KeyedRng, Purpose};
+use crate::sampling::denoiser::Condition;
+
+/// The standard error of the mean of `values`; `None` for fewer than two.
+///
+/// ```
+/// assert_eq!(skipstone::objective::likelihood::standard_error(&[1.0, 3.0]), Some(1.0));
+/// ```
+pub fn standard_error(values: &[f64]) -> Option<f64> {
+    let n = values.len() as f64;
+    if values.len() < 2 {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    Some((squares / (n - 1.0) / n).sqrt())
+}
+
+/// Bits per dimension of a density (`log_density` in nats over `dims` dimensions) at a point of a bin of width 2/255:
+/// −log₂ p/d + log₂ 127.5.
+pub fn bits_per_dim(log_density: f64, dims: usize) -> f64 {
+    (127.5f64.ln() - log_density / dims as f64) / LN_2
+}
+
+/// The images `x0` (`[n, c, h, w]` on the 256 levels of −1..1) spread evenly over their bins of width 2/255, so that a
+/// density of them bounds their probability (Theis et al., arXiv 1511.01844). Image i has the key `first_image` + i.
+pub fn dequantised(x0: &Array4<f32>, seed: u64, first_image: u64) -> Array4<f32> {
+    let mut x = x0.clone();
+    for (i, mut image) in x.outer_iter_mut().enumerate() {
+        let mut rng = KeyedRng::new(seed, Purpose::Dequantise, first_image.wrapping_add(i as u64), 0);
+        image.mapv_inplace(|x| (f64::from(x) + (rng.next_f64() - 0.5) * 2.0 / 255.0) as f32);
+    }
+    x
+}
+
+/// The conditions under which a model is asked about `images` of a data set: the data's own classes, else the model's
+/// class for "none"; empty for an unconditional model.
+///
+/// # Errors
+/// A class that the model does not know, data without classes for a model that needs them, or a range beyond the data.
+pub fn conditions_of(model: &Model, data: &Dataset, images: Range<usize>) -> Result<Vec<Condition>> {
+    let Some(known) = model.config.num_class_embeds else { return Ok(Vec::new()) };
+    let labels = match data.labels() {
+        Some(labels) => labels.get(images.clone()).ok_or_else(|| {
+            Error::argument(format!("data set {}: no images {images:?} among {}", data.name(), labels.len()))
+        })?,
+        None => {
+            let class = model.null_class.ok_or_else(|| {
+                Error::argument(format!("data set {} has no classes, and the model needs them", data.name()))
+            })?;
+            return Ok(vec![Condition::Class(class); images.len()]);
+        }
+    };
+    if let Some(label) = labels.iter().find(|&&label| label as usize >= known) {
+        return Err(Error::argument(format!("data set {}: class {label}, the model knows {known}", data.name())));
+    }
+    Ok(labels.iter().map(|&label| Condition::Class(label as usize)).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+use ndarray::{Array4, Axis, Zip, concatenate};
+
+use super::{Condition, Denoiser, Prediction, per_row};
+use crate::error::{Error, Result};
+use crate::math::schedule::Time;
+
+/// Classifier-free guidance (Ho & Salimans, arXiv 2207.12598): uncond + w·(cond − uncond), from one network call on a
+/// batch of 2n rows.
+///
+/// w = 1 is the conditional network, w = 0 the unconditional one. Guidance is linear, so it means the same for ε, x₀
+/// and v.
+#[derive(Clone, Debug)]
+pub struct Guided<D> {
+    inner: D,
+    weight: f64,
+    null_class: usize,
+}
+
+impl<D: Denoiser> Guided<D> {
+    /// Guidance of `inner` with weight w; `null_class` is the class that stands for "no class".
+    ///
+    /// # Errors
+    /// A weight that is not finite.
+    pub fn new(inner: D, weight: f64, null_class: usize) -> Result<Self> {
+        if !weight.is_finite() {
+            return Err(Error::argument(format!("guidance: expected a finite weight, found {weight}")));
+        }
+        Ok(Self { inner, weight, null_class })
+    }
+}
+
+impl<D: Denoiser> Denoiser for Guided<D> {
+    fn shape(&self) -> [usize; 3] {
+        self.inner.shape()
+    }
+
+    fn prediction(&self) -> Prediction {
+        self.inner.prediction()
+    }
+
+    /// Rows under [`Condition::Null`] have nothing to guide towards: they get the unconditional prediction.
+    fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
+        let n = x_t.dim().0;
+        let conditions = per_row(conditions, n)?;
+        let null = Condition::Class(self.null_class);
+        let guided: Vec<usize> = (0..n).filter(|&i| conditions[i] != Condition::Null).collect();
+        if times.len() != n {
+            return Err(Error::argument(format!("{} times for {n} images", times.len())));
+        }
+        // The unconditional rows first, then the conditional twins of those that are guided.
+        let x = concatenate(Axis(0), &[x_t.view(), x_t.select(Axis(0), &guided).view()])
+            .map_err(|e| Error::argument(format!("guidance: {e}")))?;
+        let twins = |i: &usize| (times[*i], conditions[*i]);
+        let (times, conditions): (Vec<Time>, Vec<Condition>) =
+            times.iter().map(|&t| (t, null)).chain(guided.iter().map(twins)).unzip();
+        let both = self.inner.predict(&x, &times, &conditions)?;
+        if both.dim().0 != n + guided.len() {
+            return Err(Error::argument("guidance: the network answered with another number of rows"));
+        }
+        let (out, conditional) = both.view().split_at(Axis(0), n);
+        let mut out = out.to_owned();
+        for (&i, conditional) in guided.iter().zip(conditional.outer_iter()) {
+            Zip::from(out.index_axis_mut(Axis(0), i)).and(conditional).for_each(|out, &conditional| {
+                let unconditional = f64::from(*out);
+                *out = (unconditional + self.weight * (f64::from(conditional) - unconditional)) as f32;
+            });
+        }
+        Ok(out)
+    }
+
+    fn takes_fractional_times(&self) -> bool {
+        self.inner.takes_fractional_times()
+    }
+
+    fn prepare(&self, times: &[Time], conditions: &[Condition]) {
+        self.inner.prepare(times, &[Condition::Class(self.null_class)]);
+        if !conditions.is_empty() {
+            self.inner.prepare(times, conditions);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+use super::clip::quantile;
+use super::*;
+use crate::math::schedule::NoiseLevel;
+
+const LEVEL: NoiseLevel = NoiseLevel { alpha_bar: 0.36, one_minus: 0.64 };
+
+fn image(values: &[f32]) -> Array4<f32> {
+    Array4::from_shape_vec((1, 1, 1, values.len()), values.to_vec()).unwrap()
+}
+
+#[test]
+fn the_three_parameterizations_tell_the_same_x0_and_noise() {
+    let (x0, eps) = (image(&[0.5, -1.0, 0.25]), image(&[-0.3, 2.0, 1.5]));
+    // √a = 0.6, √(1−a) = 0.8.
+    let x_t = &x0 * 0.6 + &eps * 0.8;
+    let v = &eps * 0.6 - &x0 * 0.8;
+    for (prediction, out) in [(Prediction::Epsilon, &eps), (Prediction::Sample, &x0), (Prediction::Velocity, &v)] {
+        let found = views(prediction, &x_t, out, LEVEL, Clip::Off).unwrap();
+        assert!((&found.x0 - &x0).iter().all(|d| d.abs() < 1e-6), "{prediction:?}");
+        assert!((&found.eps - &eps).iter().all(|d| d.abs() < 1e-6), "{prediction:?}");
+        for ((&x0, &eps), &out) in x0.iter().zip(&eps).zip(out) {
+            assert!((prediction.target(LEVEL, f64::from(x0), f64::from(eps)) - f64::from(out)).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn epsilon_at_zero_snr_is_refused_and_velocity_is_minus_x0() {
+    let (x, out) = (image(&[0.7]), image(&[0.2]));
+    assert!(views(Prediction::Epsilon, &x, &out, NoiseLevel::PURE_NOISE, Clip::Off).is_err());
+    let found = views(Prediction::Velocity, &x, &out, NoiseLevel::PURE_NOISE, Clip::Off).unwrap();
+    assert_eq!((found.x0[[0, 0, 0, 0]], found.eps[[0, 0, 0, 0]]), (-0.2, 0.7));
+    assert!(views(Prediction::Sample, &x, &out, NoiseLevel::CLEAN, Clip::Off).is_err());
+}
+
+#[test]
+fn clipping_keeps_or_rederives_the_noise_as_asked() {
+    // x̂₀ = (1.6 − 0.8·0.5)/0.6 = 2, clipped to 1: ε̂ stays 0.5 or becomes (1.6 − 0.6)/0.8 = 1.25.
+    let (x, out) = (image(&[1.6]), image(&[0.5]));
+    let at = |clip| {
+        let found = views(Prediction::Epsilon, &x, &out, LEVEL, clip).unwrap();
+        (found.x0[[0, 0, 0, 0]], found.eps[[0, 0, 0, 0]])
+    };
+    let near = |found: (f32, f32), expected: (f32, f32)| {
+        assert!((found.0 - expected.0).abs() < 1e-6 && (found.1 - expected.1).abs() < 1e-6, "{found:?}");
+    };
+    near(at(Clip::Off), (2.0, 0.5));
+    near(at(Clip::KeepEps(Bound::Range(1.0))), (1.0, 0.5));
+    near(at(Clip::RederiveEps(Bound::Range(1.0))), (1.0, 1.25));
+    near(at(Clip::RederiveEps(Bound::Range(1.6))), (1.6, (1.6 - 0.96) / 0.8));
+}
+
+#[test]
+fn dynamic_threshold_scales_each_image_by_its_own_quantile() {
+    let x = Array4::from_shape_vec((2, 1, 1, 3), vec![1.0, -2.0, 4.0, 0.1, 0.2, -0.5]).unwrap();
+    let threshold = DynamicThreshold { ratio: 0.75, max: 10.0 };
+    let clip = Clip::KeepEps(Bound::Range(1.0)).with_threshold(threshold).unwrap();
+    let found = views(Prediction::Sample, &x, &x, LEVEL, clip).unwrap().x0;
+    // |x̂₀| sorted 1, 2, 4: rank 1.5 gives 3. The second image stays within 1.
+    for (found, expected) in found.iter().zip([1.0 / 3.0, -2.0 / 3.0, 1.0, 0.1, 0.2, -0.5]) {
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+    assert!(Clip::Off.with_threshold(threshold).is_err());
+    assert!(Clip::KeepEps(Bound::Range(0.0)).check().is_err());
+    assert!("static".parse::<Clip>().is_err());
+}
+
+#[test]
+fn quantile_interpolates_linearly() {
+    // torch.quantile(torch.tensor([3., 1., 2., 10.]), q) for q = 0, 0.5, 0.9, 1.
+    for (ratio, expected) in [(0.0, 1.0), (0.5, 2.5), (0.9, 7.9), (1.0, 10.0)] {
+        assert!((quantile(&mut [3.0, 1.0, 2.0, 10.0], ratio) - expected).abs() < 1e-12);
+    }
+}
+
+/// Predicts its class everywhere.
+struct ByClass;
+
+impl Denoiser for ByClass {
+    fn shape(&self) -> [usize; 3] {
+        [1, 1, 2]
+    }
+
+    fn prediction(&self) -> Prediction {
+        Prediction::Epsilon
+    }
+
+    fn predict(&self, x_t: &Array4<f32>, _: &[Time], classes: &[Condition]) -> Result<Array4<f32>> {
+        Ok(Array4::from_shape_fn(x_t.dim(), |(i, ..)| classes[i].class().unwrap() as f32))
+    }
+}
+
+#[test]
+fn guidance_moves_from_the_null_class_towards_the_class() {
+    let guided = Guided::new(ByClass, 3.0, 10).unwrap();
+    let out = guided.predict(&Array4::zeros((2, 1, 1, 2)), &[Time::new(1); 2], &Condition::classes(&[4, 11])).unwrap();
+    // 10 + 3·(4 − 10) and 10 + 3·(11 − 10).
+    assert_eq!((out[[0, 0, 0, 0]], out[[1, 0, 0, 1]]), (-8.0, 13.0));
+    let out = guided.predict(&Array4::zeros((1, 1, 1, 2)), &[Time::new(1)], &[]).unwrap();
+    assert_eq!(out[[0, 0, 0, 0]], 10.0);
+    assert!(Guided::new(ByClass, f64::NAN, 10).is_err());
+}
+
+#[test]
+fn a_class_list_of_another_length_than_the_batch_is_refused() {
+    let x = Array4::zeros((2, 1, 1, 2));
+    let error = denoise(&ByClass, &x, Time::new(1), LEVEL, &[Condition::Class(1)], Clip::Off).unwrap_err();
+    assert!(error.to_string().contains("conditions: expected one per image, 2, found 1"));
+    assert!(denoise(&ByClass, &Array4::zeros((2, 1, 2, 2)), Time::new(1), LEVEL, &[], Clip::Off).is_err());
+}

@@ -1,0 +1,82 @@
+use std::path::{Path, PathBuf};
+
+use ndarray::ArrayView3;
+
+use super::{Manifest, Settings};
+use crate::error::{Error, Result};
+use crate::io::files;
+use crate::io::image::{Picture, read_png, write_png};
+
+/// The file name of image `index`.
+pub fn image_name(index: u64) -> String {
+    format!("{index:06}.png")
+}
+
+/// A folder of one PNG per image and a manifest, which can be continued at any time.
+///
+/// Every file is written whole or not at all, so that whatever is there after a crash is good.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// Nobody else writes there meanwhile.
+    _lock: files::Lock,
+    texts: Vec<(String, String)>,
+    /// `[channels, height, width]`.
+    shape: [usize; 3],
+}
+
+impl Folder {
+    /// Opens or makes the folder `path` for images `first`..`first` + `n` of this shape.
+    ///
+    /// # Errors
+    /// The folder holds images of other options, or other files and no manifest; another process writes to it; it cannot
+    /// be written.
+    pub fn open(path: &Path, settings: &Settings, first: u64, n: u64, shape: [usize; 3]) -> Result<Self> {
+        files::create_dir(path)?;
+        let lock = files::lock(path)?;
+        files::remove_stale_temporaries(path)?;
+        let file = path.join("manifest.json");
+        let mut manifest = Manifest::new(settings, first, n);
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                let old = Manifest::from_json(&text).map_err(|e| e.in_file(&file))?;
+                manifest = old.extended(&manifest).map_err(|e| e.in_file(path))?;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => empty(path)?,
+            Err(e) => return Err(Error::io(file, e)),
+        }
+        // Before the first image: images without a manifest would belong to nothing.
+        files::write_bytes(&file, manifest.to_json().as_bytes())?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock, texts: settings.to_texts(), shape })
+    }
+
+    /// Whether image `index` is there, whole and of the right size.
+    pub fn holds(&self, index: u64) -> bool {
+        let [_, height, width] = self.shape;
+        read_png(&self.path.join(image_name(index)))
+            .is_ok_and(|png| (png.picture.height(), png.picture.width()) == (height, width))
+    }
+
+    /// Writes image `index`, `[c, h, w]`.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the image has no picture.
+    pub fn write(&self, index: u64, image: ArrayView3<'_, f32>) -> Result<()> {
+        let number = index.to_string();
+        let mut texts: Vec<_> = self.texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
+        texts.push(("index", &number));
+        write_png(&self.path.join(image_name(index)), &Picture::from_image(image)?, &texts)
+    }
+}
+
+/// Refuses a folder with somebody else's PNG files: ours would mix with them.
+fn empty(path: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {
+        let name = entry.map_err(|e| Error::io(path, e))?.file_name();
+        if name.to_string_lossy().ends_with(".png") {
+            let message = format!("holds {} and no manifest.json; choose another folder", name.to_string_lossy());
+            return Err(Error::argument(message).in_file(path));
+        }
+    }
+    Ok(())
+}

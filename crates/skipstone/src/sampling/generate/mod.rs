@@ -1,0 +1,298 @@
+//! From what a user asks for to images: options and their precedence, batches, folders that can be continued.
+//!
+//! Command line and service share this. Image i of a run depends on the model, the options, the seed and its own
+//! index only: never on how the run was cut into batches, shards or sittings.
+
+mod folder;
+mod manifest;
+mod settings;
+
+pub use folder::{Folder, image_name};
+pub use manifest::Manifest;
+pub use settings::{ClassRule, Settings, stated};
+
+use std::ops::{ControlFlow, Range};
+
+use ndarray::{Array4, Array5, ArrayView, Axis, Dimension, Slice};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::engine::{self, Cost, EngineOptions};
+use crate::error::{Error, Result};
+use crate::io::checkpoint::Model;
+use crate::io::hex::hex;
+use crate::math::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
+use crate::sampling::denoiser::{Condition, Denoiser, Guided};
+use crate::sampling::inpaint::{Noises, Region, Resampling, inpaint};
+use crate::sampling::options::Request;
+use crate::sampling::sampler::{Outcome, Plan, Progress, sample};
+
+/// Tensors read from files in place of seeded noise.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inputs {
+    /// x_T of images `first`.., `[n, c, h, w]`.
+    pub latents: Option<Array4<f32>>,
+    /// z in step order, `[steps, n, c, h, w]`.
+    pub noise: Option<Array5<f32>>,
+    /// An image of which only a part is to be made, and how often.
+    pub region: Option<(Region, Resampling)>,
+}
+
+/// A model made ready to generate with one set of options.
+pub struct Generator {
+    network: Box<dyn Denoiser + Send + Sync>,
+    plan: Plan,
+    settings: Settings,
+    inputs: Inputs,
+    /// The absolute index of the inputs' first row.
+    first: u64,
+    calls_per_step: usize,
+    cost: Cost,
+}
+
+impl std::fmt::Debug for Generator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generator").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Generator {
+    /// A generator of `n` images from absolute index `first` on, whose network `engine` computes in the precision of the
+    /// request.
+    ///
+    /// # Errors
+    /// Options that mean nothing for this model; inputs of another shape than its images, the number of steps and `n` ask
+    /// for; a region to fill with another solver than DDIM.
+    pub fn new(
+        model: Model,
+        engine: &EngineOptions,
+        request: &Request,
+        inputs: Inputs,
+        first: u64,
+        n: usize,
+    ) -> Result<Self> {
+        let run = Settings::resolve(&model, request)?;
+        let prediction = model.scheduler.prediction_type;
+        run.1.check(prediction)?;
+        let options = EngineOptions { precision: run.0.precision, ..*engine };
+        let network = engine::open(model.config, model.parameters, prediction, &options)?;
+        let cost = network.cost();
+        Self::assemble(network, cost, run)?.with_inputs(inputs, first, n)
+    }
+
+    /// A generator with a network that is there already, perhaps shared with others: that of `model`, whose parameters
+    /// are not looked at.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn over(
+        network: impl Denoiser + Send + Sync + 'static,
+        cost: Cost,
+        model: &Model,
+        request: &Request,
+        inputs: Inputs,
+        (first, n): (u64, usize),
+    ) -> Result<Self> {
+        let run = Settings::resolve(model, request)?;
+        run.1.check(network.prediction())?;
+        Self::assemble(network, cost, run)?.with_inputs(inputs, first, n)
+    }
+
+    fn assemble(
+        network: impl Denoiser + Send + Sync + 'static,
+        cost: Cost,
+        (settings, plan): (Settings, Plan),
+    ) -> Result<Self> {
+        let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) =
+            match (settings.guidance, settings.null_class) {
+                (Some(weight), Some(null)) => (Box::new(Guided::new(network, weight, null)?), 2),
+                _ => (Box::new(network), 1),
+            };
+        Ok(Self { network, plan, settings, inputs: Inputs::default(), first: 0, calls_per_step, cost })
+    }
+
+    /// The same network and options with other inputs, for `n` images from absolute index `first` on.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_inputs(mut self, inputs: Inputs, first: u64, n: usize) -> Result<Self> {
+        if n == 0 {
+            return Err(Error::argument("n: expected at least 1 image, found 0"));
+        }
+        if first.checked_add(n as u64).is_none() {
+            return Err(Error::argument(format!("first: {first} + n overflows 64 bits")));
+        }
+        let [c, h, w] = self.shape();
+        if let Some(latents) = &inputs.latents
+            && latents.shape() != [n, c, h, w]
+        {
+            let found = latents.shape();
+            return Err(Error::argument(format!("latents: expected [{n}, {c}, {h}, {w}], found {found:?}")));
+        }
+        if let Some(noise) = &inputs.noise
+            && noise.shape() != [self.plan.steps().len(), n, c, h, w]
+        {
+            return Err(Error::argument(format!(
+                "noise: expected [{}, {n}, {c}, {h}, {w}] ([steps, n, channels, height, width]), found {:?}",
+                self.plan.steps().len(),
+                noise.shape()
+            )));
+        }
+        if let Some((region, by)) = &inputs.region {
+            if inputs.noise.is_some() && *by != Resampling::PROJECTION {
+                return Err(Error::argument(
+                    "noise: given noise has one z per step, resampling repeats steps; leave one out",
+                ));
+            }
+            self.plan.check_ddim("inpainting")?;
+            by.calls(self.plan.steps().len())?;
+            let mask = region.fill().mapv(|fill| f32::from(u8::from(fill)));
+            let value = json!({
+                "image": digest(region.image().view()), "mask": digest(mask.view()),
+                "jump": by.jump, "resamples": by.resamples,
+            });
+            self.settings.extra.insert("inpaint".to_owned(), value);
+        }
+        self.settings.latents = inputs.latents.as_ref().map(|latents| digest(latents.view()));
+        self.settings.noise = inputs.noise.as_ref().map(|noise| digest(noise.view()));
+        Ok(Self { inputs, first, ..self })
+    }
+
+    /// The same network and inputs with the options of another run, as [`Settings::resolve`] gives them for the same
+    /// model; `n` as before.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_run(self, (settings, plan): (Settings, Plan), n: usize) -> Result<Self> {
+        plan.check(self.network.prediction())?;
+        let (inputs, first) = (self.inputs.clone(), self.first);
+        Self { settings, plan, ..self }.with_inputs(inputs, first, n)
+    }
+
+    /// The network, guided where the options ask for it.
+    pub fn network(&self) -> &(dyn Denoiser + Send + Sync) {
+        &*self.network
+    }
+
+    /// The condition of each of these images; empty for an unconditional network.
+    pub fn conditions(&self, images: Range<u64>) -> Vec<Condition> {
+        let rule = self.settings.classes;
+        rule.map_or_else(Vec::new, |rule| images.map(|i| Condition::Class(rule.class(i))).collect())
+    }
+
+    /// The options as they came out of request, model and defaults.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The steps.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The absolute index of the first image.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// `[channels, height, width]` of an image.
+    pub fn shape(&self) -> [usize; 3] {
+        self.network.shape()
+    }
+
+    /// How often the network is evaluated for one call of the plan: twice under guidance.
+    pub fn calls_per_step(&self) -> usize {
+        self.calls_per_step
+    }
+
+    /// How often the observer of a run is called: once for each step, and again for those that resampling repeats.
+    pub fn moves(&self) -> usize {
+        self.moves_of(&self.plan)
+    }
+
+    /// The same of a run by another plan.
+    pub fn moves_of(&self, plan: &Plan) -> usize {
+        let steps = plan.steps().len();
+        // Checked when the region came in.
+        self.inputs.region.as_ref().map_or(steps, |(_, by)| by.calls(steps).unwrap_or(steps))
+    }
+
+    /// Network calls of a run: one per step, but for solvers that make more, and where a part of an image is filled by
+    /// resampling.
+    pub fn calls(&self) -> usize {
+        self.calls_of(&self.plan)
+    }
+
+    /// The same of a run by another plan.
+    pub fn calls_of(&self, plan: &Plan) -> usize {
+        // Filling goes by DDIM, which makes one call a step.
+        if self.inputs.region.is_some() { self.moves_of(plan) } else { plan.calls() }
+    }
+
+    /// Network calls made once the observer of a run has been called so often.
+    pub fn calls_after(&self, moves: usize) -> usize {
+        if self.inputs.region.is_some() { moves } else { self.plan.calls_after(moves) }
+    }
+
+    /// Floating-point operations for one image.
+    pub fn flops_per_image(&self) -> u64 {
+        self.flops_per_call() * self.calls() as u64
+    }
+
+    /// Floating-point operations of one network call, guidance included, for one image.
+    pub fn flops_per_call(&self) -> u64 {
+        self.cost.flops * self.calls_per_step as u64
+    }
+
+    /// Bytes held while `batch` images are made: packed weights, activations, a handful of latents.
+    pub fn bytes(&self, batch: usize) -> usize {
+        let image: usize = self.shape().iter().product();
+        self.cost.weight_bytes + self.cost.activation_bytes * batch + 4 * 8 * image * batch
+    }
+
+    /// How many of `n` images to make at a time: enough for every thread and to read the weights seldom, and no more
+    /// than fit into a quarter of a gigabyte. The images do not depend on it.
+    pub fn batch(&self, n: usize, threads: usize) -> usize {
+        let image: usize = self.shape().iter().product();
+        let fit = (1 << 28) / (self.cost.activation_bytes + 4 * 8 * image).max(1);
+        (8 * threads).clamp(16, 64).min(fit.max(1)).min(n).max(1)
+    }
+
+    /// Makes the images of absolute indices `images`, all of the range this generator was made for.
+    ///
+    /// # Errors
+    /// As [`sample`].
+    pub fn generate(
+        &self,
+        images: Range<u64>,
+        observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Outcome> {
+        let n = (images.end - images.start) as usize;
+        let row = (images.start - self.first) as usize;
+        let rows = Slice::from(row..row + n);
+        let seed = self.settings.seed;
+        let x_t = match &self.inputs.latents {
+            Some(latents) => latents.slice_axis(Axis(0), rows).to_owned(),
+            None => initial_latent(seed, images.start, n, self.shape()),
+        };
+        let mut noise: Box<dyn NoiseSource> = match &self.inputs.noise {
+            Some(noise) => Box::new(Given::new(noise.slice_axis(Axis(1), rows).to_owned())),
+            None => Box::new(Seeded::new(seed, images.start)),
+        };
+        let conditions = self.conditions(images.clone());
+        if let Some((region, by)) = &self.inputs.region {
+            let mut around = Seeded { purpose: Purpose::Inpaint, ..Seeded::new(seed, images.start) };
+            let noises = Noises { step: &mut *noise, around: &mut around };
+            return inpaint(&*self.network, &self.plan, x_t, region, *by, noises, &conditions, observer);
+        }
+        sample(&*self.network, &self.plan, x_t, &mut *noise, &conditions, observer)
+    }
+}
+
+/// SHA-256 of a tensor's shape and values, in hexadecimal: how manifests name a file's contents.
+pub fn digest<D: Dimension>(tensor: ArrayView<'_, f32, D>) -> String {
+    let mut hash = Sha256::new();
+    tensor.shape().iter().for_each(|&length| hash.update((length as u64).to_le_bytes()));
+    tensor.iter().for_each(|value| hash.update(value.to_le_bytes()));
+    hex(&hash.finalize())
+}

@@ -1,0 +1,260 @@
+use serde_json::{Map, Value, json};
+
+use crate::engine::Precision;
+use crate::error::{Error, Result};
+use crate::io::checkpoint::{Model, process_hash};
+use crate::math::noise::NOISE_VERSION;
+use crate::math::schedule::{FinalLevel, Index};
+use crate::math::sigma::NoiseScale;
+use crate::math::trajectory::{Spacing, Trajectory};
+use crate::objective::calibration;
+use crate::sampling::denoiser::{Bound, Clip};
+use crate::sampling::options::{ClipMode, Noise, Request, SAMPLE, SpacingChoice};
+use crate::sampling::sampler::Plan;
+use crate::sampling::solver::Solver;
+use crate::unet::TimeEmbedding;
+
+/// Which class an image has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassRule {
+    /// This one.
+    One(usize),
+    /// Its absolute index modulo the number of classes.
+    Modulo(usize),
+}
+
+impl ClassRule {
+    pub(super) fn class(self, image: u64) -> usize {
+        match self {
+            Self::One(class) => class,
+            // Less than the number of classes, which is a usize.
+            Self::Modulo(classes) => (image % classes as u64) as usize,
+        }
+    }
+}
+
+/// The options of a run, all decided: flag, then the model's scheduler config, then ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The model's hash.
+    pub model: String,
+    /// That of the process it was trained on: [`process_hash()`].
+    pub process: String,
+    /// S as asked; `None` for explicit times.
+    pub steps: Option<usize>,
+    /// The spacing; `None` for explicit times.
+    pub spacing: Option<SpacingChoice>,
+    /// τ: the index of each network call.
+    pub times: Vec<Index>,
+    /// The noise of each step.
+    pub scale: NoiseScale,
+    /// How the run steps.
+    pub solver: Solver,
+    /// SHA-256 of the calibration that the times or the variances come from.
+    pub calibration: Option<String>,
+    /// What becomes of x̂₀.
+    pub clip: Clip,
+    /// Where the last step lands.
+    pub final_level: FinalLevel,
+    /// The seed.
+    pub seed: u64,
+    /// Which class images have; `None` for an unconditional network.
+    pub classes: Option<ClassRule>,
+    /// The weight of guidance.
+    pub guidance: Option<f64>,
+    /// The class that guidance leads away from; absent without guidance.
+    pub null_class: Option<usize>,
+    /// SHA-256 of given latents.
+    pub latents: Option<String>,
+    /// SHA-256 of given noise.
+    pub noise: Option<String>,
+    /// How exactly the network is computed.
+    pub precision: Precision,
+    /// Options that few runs have, by name: `final_sigma`, `inpaint`, `method`.
+    pub extra: Map<String, Value>,
+}
+
+impl Settings {
+    /// Decides every option, and lays out the steps.
+    ///
+    /// # Errors
+    /// Options that mean nothing, alone or for this model.
+    pub fn resolve(model: &Model, request: &Request) -> Result<(Self, Plan)> {
+        let scheduler = &model.scheduler;
+        let schedule = scheduler.schedule()?;
+        let t = schedule.train_steps();
+        let process = process_hash(scheduler.prediction_type, &schedule);
+        let calibration =
+            |what: &str| calibration::required(model.calibration.as_ref(), what, &model.hash, &process, t);
+        let (steps, spacing, trajectory) = match &request.times {
+            Some(times) => (None, None, Trajectory::explicit(times, t)?),
+            None => {
+                let steps = request.steps_of(t);
+                let theirs = scheduler.timestep_spacing.map(SpacingChoice::Named);
+                let spacing = request.spacing.or(theirs).unwrap_or(SpacingChoice::Named(Spacing::Linear));
+                let trajectory = match spacing {
+                    // The file's offset is below T.
+                    SpacingChoice::Named(named) => {
+                        let tau = Trajectory::spaced(&schedule, named, steps, scheduler.steps_offset as u32)?;
+                        match model.config.time_embedding {
+                            TimeEmbedding::Learned { .. } => tau.whole(),
+                            TimeEmbedding::Positional => tau,
+                        }
+                    }
+                    SpacingChoice::Optimal => calibration("spacing optimal")?.optimal(&schedule, steps)?,
+                };
+                (Some(steps), Some(spacing), trajectory)
+            }
+        };
+        let range = Bound::Range(scheduler.clip_sample_range);
+        let mut clip = match request.clip {
+            Some(mode) => mode.within(range),
+            None => scheduler.clip().unwrap_or(Clip::Off),
+        };
+        if let Some(threshold) = request.threshold {
+            clip = clip.with_threshold(threshold)?;
+        }
+        let (scale, analytic) = match &request.noise {
+            Noise::Eta(eta) => (NoiseScale::Eta(*eta), false),
+            Noise::Hat => (NoiseScale::Hat, false),
+            Noise::Vector(sigmas) => (NoiseScale::Vector(sigmas.clone()), false),
+            Noise::Analytic { eta } => (calibration("sigma analytic")?.analytic(&schedule, *eta, &trajectory)?, true),
+        };
+        let calibrated = analytic || spacing == Some(SpacingChoice::Optimal);
+        let final_level = scheduler.final_level();
+        let mut plan = Plan::new(&schedule, &trajectory, &scale, final_level, clip)?;
+        let mut extra = Map::new();
+        if let Some(sigma) = request.final_sigma {
+            plan = plan.with_final_sigma(sigma)?;
+            extra.insert("final_sigma".to_owned(), json!(sigma));
+        }
+        let plan = plan.with_solver(request.solver)?;
+        let settings = Self {
+            model: model.hash.clone(),
+            process,
+            steps,
+            spacing,
+            times: trajectory.times().iter().filter_map(|t| t.index()).collect(),
+            scale,
+            solver: request.solver,
+            calibration: model.calibration.as_ref().filter(|_| calibrated).map(calibration::Calibration::hash),
+            clip,
+            final_level,
+            seed: request.seed,
+            classes: classes(model, request)?,
+            guidance: request.guidance,
+            null_class: model.null_class.filter(|_| request.guidance.is_some()),
+            latents: None,
+            noise: None,
+            precision: request.precision,
+            extra,
+        };
+        Ok((settings, plan))
+    }
+
+    /// A request for the same run of the same model, every option of it said.
+    pub fn request(&self) -> Request {
+        let (clip, bound) = ClipMode::of(self.clip);
+        Request {
+            steps: self.steps,
+            spacing: self.spacing,
+            // Times that were given are whole.
+            times: self.steps.is_none().then(|| self.times.iter().filter_map(|index| index.whole()).collect()),
+            noise: Noise::from(&self.scale),
+            final_sigma: self.extra.get("final_sigma").and_then(Value::as_f64),
+            solver: self.solver,
+            clip: Some(clip),
+            threshold: match bound {
+                Some(Bound::Dynamic(by)) => Some(by),
+                _ => None,
+            },
+            class: match self.classes {
+                Some(ClassRule::One(class)) => Some(class),
+                _ => None,
+            },
+            guidance: self.guidance,
+            precision: self.precision,
+            seed: self.seed,
+        }
+    }
+
+    /// The options by name, as manifests and PNG files carry them; images with the same are the same.
+    pub fn to_json(&self) -> Map<String, Value> {
+        // These are named whether they hold or not; the others only where they hold, so that runs without them keep the
+        // manifests they had.
+        const ALWAYS: [&str; 10] =
+            ["class", "clip_range", "eta", "guidance", "latents", "noise", "sigma", "spacing", "steps", "threshold"];
+        let mut options: Map<String, Value> = ALWAYS.map(|name| (name.to_owned(), Value::Null)).into_iter().collect();
+        let mut put = |name: &str, value: Value| drop(options.insert(name.to_owned(), value));
+        if let NoiseScale::Eta(eta) = &self.scale {
+            put("eta", json!(eta));
+        }
+        put("seed", json!(self.seed));
+        self.request().fields(SAMPLE).into_iter().for_each(|(name, value)| put(&name, value));
+        if let (_, Some(Bound::Range(range))) = ClipMode::of(self.clip) {
+            put("clip_range", json!(range));
+        }
+        if let Some(ClassRule::Modulo(classes)) = self.classes {
+            put("class", json!(format!("index modulo {classes}")));
+        }
+        put("final_level", json!(if self.final_level == FinalLevel::Clean { "clean" } else { "first-trained" }));
+        put("latents", json!(self.latents));
+        put("model", json!(self.model));
+        put("noise", json!(self.noise));
+        put("noise_version", json!(NOISE_VERSION));
+        put("process", json!(self.process));
+        put("times", json!(self.times));
+        if let Some(hash) = &self.calibration {
+            put("calibration", json!(hash));
+        }
+        if let Some(class) = self.null_class {
+            put("null_class", json!(class));
+        }
+        self.extra.iter().for_each(|(name, value)| put(name, value.clone()));
+        options
+    }
+
+    /// The options that say something, as (keyword, text) for a PNG file.
+    pub fn to_texts(&self) -> Vec<(String, String)> {
+        let options = self.to_json();
+        let mut texts = vec![("Software".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION")))];
+        texts.extend(options.keys().filter_map(|name| Some((name.clone(), stated(&options, name)?))));
+        texts
+    }
+}
+
+/// What an option of [`Settings::to_json`] says, as text; `None` where it says nothing.
+pub fn stated(options: &Map<String, Value>, name: &str) -> Option<String> {
+    match options.get(name)? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+fn classes(model: &Model, request: &Request) -> Result<Option<ClassRule>> {
+    let Some(known) = model.config.num_class_embeds else {
+        return match (request.class, request.guidance) {
+            (Some(_), _) => Err(Error::argument("class: the model is unconditional, it knows no classes")),
+            (_, Some(_)) => Err(Error::argument("guidance: the model is unconditional, it knows no classes")),
+            (None, None) => Ok(None),
+        };
+    };
+    if let Some(class) = request.class.filter(|&class| class >= known) {
+        return Err(Error::argument(format!("class: {class}, the model knows 0 to {}", known - 1)));
+    }
+    if request.guidance.is_some() {
+        if model.null_class.is_none() {
+            return Err(Error::argument(
+                "guidance: the model has no null class (it was not trained with dropped classes); sample without it",
+            ));
+        }
+        if request.class.is_none() {
+            return Err(Error::argument("guidance: needs a class to guide towards"));
+        }
+    }
+    Ok(Some(match (request.class, model.null_class) {
+        (Some(class), _) | (None, Some(class)) => ClassRule::One(class),
+        (None, None) => ClassRule::Modulo(known),
+    }))
+}

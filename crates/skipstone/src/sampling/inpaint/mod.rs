@@ -1,0 +1,181 @@
+//! Filling a part of an image with a model that was never trained for it: projection, and RePaint's resampling
+//! (Lugmayr et al., arXiv 2201.09865).
+
+mod walk;
+
+pub use walk::{Move, Resampling};
+
+use std::ops::ControlFlow;
+
+use ndarray::{Array2, Array3, Array4, Zip};
+
+use crate::error::{Error, Kind, Result};
+use crate::math::noise::NoiseSource;
+use crate::math::schedule::NoiseLevel;
+use crate::sampling::denoiser::{Condition, Denoiser, check_finite, check_shape, denoise};
+use crate::sampling::sampler::{Outcome, Plan, Progress, step};
+
+/// An image, and which part of it is to be made anew.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Region {
+    image: Array3<f32>,
+    fill: Array2<bool>,
+}
+
+impl Region {
+    /// The image `[c, h, w]` in network values (those to be filled are ignored), and `[h, w]`, true where it is filled.
+    ///
+    /// # Errors
+    /// A mask of another size, values that are not finite, or nothing to fill.
+    pub fn new(image: Array3<f32>, fill: Array2<bool>) -> Result<Self> {
+        let (_, h, w) = image.dim();
+        if fill.dim() != (h, w) {
+            return Err(Error::argument(format!(
+                "mask: expected {h} × {w} as the image has, found {:?}",
+                fill.shape()
+            )));
+        }
+        if image.iter().any(|value| !value.is_finite()) {
+            return Err(Error::new(Kind::NonFinite, "the image to fill is not finite"));
+        }
+        if !fill.iter().any(|&fill| fill) {
+            return Err(Error::argument("mask: nothing is to be filled (white is filled, black is kept)"));
+        }
+        Ok(Self { image, fill })
+    }
+
+    /// The image, `[c, h, w]`.
+    pub fn image(&self) -> &Array3<f32> {
+        &self.image
+    }
+
+    /// What is filled, `[h, w]`.
+    pub fn fill(&self) -> &Array2<bool> {
+        &self.fill
+    }
+
+    /// Puts the known part, diffused to `level` with the noise `eps`, into the states `x`: RePaint Eq. 8a and 8c.
+    fn keep(&self, x: &mut Array4<f32>, eps: &Array4<f32>, level: NoiseLevel) {
+        let (signal, noise) = (level.signal(), level.noise());
+        for (mut x, eps) in x.outer_iter_mut().zip(eps.outer_iter()) {
+            for ((mut x, eps), known) in x.outer_iter_mut().zip(eps.outer_iter()).zip(self.image.outer_iter()) {
+                Zip::from(&mut x).and(eps).and(known).and(&self.fill).for_each(|x, &eps, &known, &fill| {
+                    if !fill {
+                        *x = (signal * f64::from(known) + noise * f64::from(eps)) as f32;
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// The randomness of a filling, each source called with the number of the move it is for.
+pub struct Noises<'a> {
+    /// z of the sampler's steps; move k of a run without resampling is step k.
+    pub step: &'a mut dyn NoiseSource,
+    /// What the known part is diffused with (calls 2k), and what moves back up are made with (calls 2k + 1).
+    pub around: &'a mut dyn NoiseSource,
+}
+
+/// Fills `region` from the latents `x_t` (x_T, `[n, c, h, w]`), n different fillings; outside, the result is the image
+/// itself.
+///
+/// A step down is the plan's own; then the known part is replaced by the image at that noise level (the projection). A
+/// move up diffuses the whole state again, so that the next steps down can bring both parts into harmony.
+/// The observer's counts are of network calls: [`Resampling::calls`] of them.
+///
+/// ```
+/// use ndarray::{Array2, Array3};
+/// use skipstone::sampling::inpaint::{Noises, Region, Resampling, inpaint};
+/// use skipstone::math::noise::{Purpose, Seeded, initial_latent};
+/// use skipstone::sampling::sampler::{Plan, unobserved};
+/// use skipstone::{sampling::oracle::Oracle, math::trajectory::{Spacing, Trajectory}};
+/// use skipstone::math::schedule::{BetaSchedule, Schedule};
+/// let schedule = Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000)?;
+/// let oracle = Oracle::points(&schedule, vec![Array3::from_elem((1, 2, 2), 0.5)])?;
+/// let plan = Plan::ddim(&schedule, &Trajectory::named(Spacing::Linear, 10, 1000, 0)?)?;
+/// let mut fill = Array2::from_elem((2, 2), false);
+/// fill[[0, 0]] = true;
+/// let region = Region::new(Array3::zeros((1, 2, 2)), fill)?;
+/// let (mut step, mut around) = (Seeded::new(0, 0), Seeded { purpose: Purpose::Inpaint, ..Seeded::new(0, 0) });
+/// let noises = Noises { step: &mut step, around: &mut around };
+/// let x_t = initial_latent(0, 0, 1, [1, 2, 2]);
+/// let x = inpaint(&oracle, &plan, x_t, &region, Resampling::PROJECTION, noises, &[], &mut unobserved)?.finished()?;
+/// assert!((x[[0, 0, 0, 0]] - 0.5).abs() < 1e-4 && x[[0, 0, 1, 1]] == 0.0);
+/// # Ok::<(), skipstone::Error>(())
+/// ```
+///
+/// # Errors
+/// Latents or an image of another shape than the network's, a jump or a number of resamples of 0, another
+/// solver than DDIM, and as
+/// [`sample`](crate::sampling::sampler::sample).
+#[expect(clippy::too_many_arguments, reason = "sample's, and what is filled, how, with which noise")]
+pub fn inpaint<D: Denoiser + ?Sized>(
+    denoiser: &D,
+    plan: &Plan,
+    x_t: Array4<f32>,
+    region: &Region,
+    resampling: Resampling,
+    noises: Noises<'_>,
+    conditions: &[Condition],
+    observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Result<Outcome> {
+    plan.check(denoiser.prediction())?;
+    plan.check_ddim("inpainting")?;
+    let [c, h, w] = denoiser.shape();
+    if region.image.dim() != (c, h, w) {
+        return Err(Error::argument(format!(
+            "image to fill: expected [{c}, {h}, {w}], found {:?}",
+            region.image.shape()
+        )));
+    }
+    check_shape("initial latents", &x_t, [c, h, w])?;
+    check_finite("initial latents", &x_t)?;
+    let steps = plan.steps();
+    let moves = resampling.walk(steps.len())?;
+    let calls = resampling.calls(steps.len())?;
+    let Noises { step: step_noise, around } = noises;
+    // The level after so many steps.
+    let level = |done: usize| if done == 0 { steps[0].from } else { steps[done - 1].to };
+    let mut x = x_t;
+    let mut fresh = Array4::zeros(x.dim());
+    let mut called = 0;
+    for (k, &to) in moves.iter().enumerate() {
+        match to {
+            Move::Down(i) => {
+                let at = &steps[i];
+                let denoised = denoise(denoiser, &x, at.t, at.from, conditions, plan.clip()).map_err(|error| {
+                    Error::new(error.kind(), format!("call {} of {calls}: {}", called + 1, error.message()))
+                })?;
+                let z = at.coefficients.z != 0.0;
+                if z {
+                    step_noise.fill(k, &mut fresh)?;
+                }
+                x = step(&denoised, at.coefficients, z.then_some(&fresh));
+                around.fill(2 * k, &mut fresh)?;
+                region.keep(&mut x, &fresh, at.to);
+                check_finite(&format!("call {} of {calls}: x at t = {}", called + 1, at.s.get()), &x)?;
+                called += 1;
+                let progress = Progress { step: called, calls, t: at.t, s: at.s, x0: &denoised.x0, x: &x };
+                if observer(&progress).is_break() && called < calls {
+                    return Ok(Outcome::Stopped(x));
+                }
+            }
+            Move::Up { from, to } => {
+                // q(x_t | x_s) in one draw: N(√(a_t/a_s)·x_s, (1 − a_t/a_s)·I).
+                let (s, t) = (level(from), level(to));
+                let (keep, deviation) = ((t.alpha_bar / s.alpha_bar).sqrt(), t.beta_from(s).max(0.0).sqrt());
+                around.fill(2 * k + 1, &mut fresh)?;
+                Zip::from(&mut x)
+                    .and(&fresh)
+                    .for_each(|x, &z| *x = (keep * f64::from(*x) + deviation * f64::from(z)) as f32);
+            }
+        }
+    }
+    // A plan that lands on the first trained level leaves the known part a little noisy: it is known better than that.
+    region.keep(&mut x, &fresh, NoiseLevel::CLEAN);
+    Ok(Outcome::Finished(x))
+}
+
+#[cfg(test)]
+mod tests;

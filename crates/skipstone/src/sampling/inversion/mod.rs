@@ -1,0 +1,315 @@
+//! From an image to the latent it comes from (DDIM §4.3), and back: plain encoding, and three exact inversions.
+//!
+//! **Indexing.** Encoding walks the pairs (t, s) of the plan upwards, the last pair first. A pair takes the state from
+//! the level of s to the level of t,
+//!
+//! x_t = √a_t·x̂₀ + √(1−a_t)·ε̂,  x̂₀ and ε̂ seen from x_s with the network asked *at the time of x_s*,
+//!
+//! that is where the state stands, not where it goes. Clean data have no time: there ε̂ is what the network sees in the
+//! image at t = 1 (network index 0), and x̂₀ is the image itself. With the times 999, 499 the first call asks at
+//! index 0 and goes from clean data to index 499; the second asks at 499 and goes to 999. S steps make S calls, and the network
+//! is never asked at the noisiest time: that is where decoding begins.
+//!
+//! Plain encoding is the generative ODE run backwards by Euler's method, so a round trip errs by O(1/S). The exact
+//! methods undo a sampler's step algebraically (BDIA, EDICT) or by iteration (fixed point).
+
+mod bdia;
+mod ddim;
+mod edict;
+mod error;
+mod fixed_point;
+mod method;
+mod stochastic;
+
+pub use error::squared_errors;
+pub use fixed_point::Convergence;
+pub use method::{Bdia, Edict, FixedPoint, Method};
+pub use stochastic::{Draw, NoiseTrajectory, encode_noise};
+
+use std::ops::ControlFlow;
+
+use ndarray::{Array4, Zip};
+
+use crate::error::{Error, Result};
+use crate::math::noise::Forbidden;
+use crate::math::schedule::{NoiseLevel, Time};
+use crate::math::sigma::Step;
+use crate::sampling::denoiser::{Clip, Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
+use crate::sampling::sampler::{Outcome, Plan, sample};
+
+/// What an observer is shown after each network call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Steps done so far.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub steps: usize,
+    /// Network calls so far, of whatever part of the batch.
+    pub calls: usize,
+}
+
+/// Sees every network call; may stop the work.
+pub type Observer<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
+
+/// An observer that only lets the work go on.
+pub fn unobserved(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// What an encoding ends with and a decoding starts from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Latents {
+    /// x_T, `[n, c, h, w]`: of [`Method::Ddim`] and [`Method::FixedPoint`]; any sampler may start from it.
+    One(Array4<f32>),
+    /// Two states, each `[n, c, h, w]`, in f64 so that nothing is lost between calls: x_T and the state one step below
+    /// it (BDIA), or the two coupled chains at T (EDICT). Only the same method can decode them.
+    Pair(Box<[Array4<f64>; 2]>),
+}
+
+/// Images as latents, and what it took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    /// The latents.
+    pub latents: Latents,
+    /// Network evaluations, counted per image: n for a call on a batch of n.
+    pub evaluations: u64,
+    /// For [`Method::FixedPoint`], how each step ended, from clean data upwards; empty for the others.
+    pub convergence: Vec<Convergence>,
+}
+
+/// Images again, and what it took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    /// The images, raw, `[n, c, h, w]`.
+    pub images: Array4<f32>,
+    /// Network evaluations, counted per image.
+    pub evaluations: u64,
+}
+
+/// Encodes the images `x0`, `[n, c, h, w]`, along `plan`; `None` where the observer stopped it.
+///
+/// Row i depends on image i alone. `decode` with the same plan, method and network is the way back.
+///
+/// ```
+/// use ndarray::{Array3, Array4};
+/// use skipstone::sampling::inversion::{Bdia, Method, decode, encode, unobserved};
+/// use skipstone::{sampling::oracle::Oracle, sampling::sampler::Plan, math::trajectory::{Spacing, Trajectory}};
+/// use skipstone::math::schedule::{BetaSchedule, Schedule};
+/// let schedule = Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000)?;
+/// let oracle = Oracle::gaussian(&schedule, Array3::zeros((1, 2, 2)), Array3::from_elem((1, 2, 2), 0.25))?;
+/// let plan = Plan::ddim(&schedule, &Trajectory::named(Spacing::Linear, 10, 1000, 0)?)?;
+/// let (x0, method) = (Array4::from_elem((1, 1, 2, 2), 0.3), Method::Bdia(Bdia::default()));
+/// let encoded = encode(&oracle, &plan, &x0, &method, &[], &mut unobserved)?.expect("not stopped");
+/// let back = decode(&oracle, &plan, &encoded.latents, &method, &[], &mut unobserved)?.expect("not stopped");
+/// assert!((&back.images - &x0).iter().all(|difference| difference.abs() < 1e-6));
+/// # Ok::<(), skipstone::Error>(())
+/// ```
+///
+/// # Errors
+/// A plan with noise ([`encode_noise`] is for those); for the exact methods also clipping, a = 0 or a parameter out of
+/// range; images of another shape than the network's or not finite; whatever the network refuses.
+pub fn encode<D: Denoiser + ?Sized>(
+    denoiser: &D,
+    plan: &Plan,
+    x0: &Array4<f32>,
+    method: &Method,
+    conditions: &[Condition],
+    observer: Observer<'_>,
+) -> Result<Option<Encoded>> {
+    method.check(plan)?;
+    plan.check(denoiser.prediction())?;
+    check_shape("images", x0, denoiser.shape())?;
+    check_finite("images", x0)?;
+    let mut run = Run::new(denoiser, plan, conditions, observer);
+    let mut convergence = Vec::new();
+    let latents = match method {
+        Method::Ddim => ddim::encode(&mut run, x0).map(one),
+        Method::FixedPoint(by) => fixed_point::encode(&mut run, x0, *by).map(|(x_t, report)| {
+            convergence = report;
+            one(x_t)
+        }),
+        Method::Bdia(by) => bdia::encode(&mut run, x0, *by).map(pair),
+        Method::Edict(by) => edict::encode(&mut run, x0, *by).map(pair),
+    };
+    let evaluations = run.evaluations;
+    Ok(finished(latents)?.map(|latents| Encoded { latents, evaluations, convergence }))
+}
+
+/// Images from the latents of [`encode`]; `None` where the observer stopped it. Single latents go through
+/// [`sample`] itself.
+///
+/// # Errors
+/// Latents of another kind than the method's, and as [`encode`].
+pub fn decode<D: Denoiser + ?Sized>(
+    denoiser: &D,
+    plan: &Plan,
+    latents: &Latents,
+    method: &Method,
+    conditions: &[Condition],
+    observer: Observer<'_>,
+) -> Result<Option<Decoded>> {
+    method.check(plan)?;
+    plan.check(denoiser.prediction())?;
+    let (pair, method) = match (latents, method) {
+        (Latents::One(x_t), Method::Ddim | Method::FixedPoint(_)) => {
+            let evaluations = (x_t.dim().0 * plan.steps().len()) as u64;
+            let mut watch = |p: &crate::sampling::sampler::Progress<'_>| {
+                observer(Progress { step: p.step, steps: p.calls, calls: p.step })
+            };
+            return Ok(match sample(denoiser, plan, x_t.clone(), &mut Forbidden, conditions, &mut watch)? {
+                Outcome::Finished(images) => Some(Decoded { images, evaluations }),
+                Outcome::Stopped(_) => None,
+            });
+        }
+        (Latents::Pair(pair), Method::Bdia(_) | Method::Edict(_)) => (pair, method),
+        (Latents::Pair(_), _) => {
+            return Err(Error::argument(format!("{method}: expected one latent per image, found pairs")));
+        }
+        (Latents::One(_), _) => {
+            return Err(Error::argument(format!("{method}: expected pairs of latents, found one per image")));
+        }
+    };
+    if pair[0].dim() != pair[1].dim() {
+        let (a, b) = (pair[0].shape(), pair[1].shape());
+        return Err(Error::argument(format!("latents: expected a pair of one shape, found {a:?} and {b:?}")));
+    }
+    for state in pair.iter() {
+        let state = state.mapv(|value| value as f32);
+        check_shape("latents", &state, denoiser.shape())?;
+        check_finite("latents", &state)?;
+    }
+    let mut run = Run::new(denoiser, plan, conditions, observer);
+    let images = match method {
+        Method::Edict(by) => edict::decode(&mut run, pair, *by),
+        Method::Bdia(by) => bdia::decode(&mut run, pair, *by),
+        Method::Ddim | Method::FixedPoint(_) => return Err(Error::argument("expected one latent per image")),
+    };
+    let evaluations = run.evaluations;
+    let images = finished(images)?.map(|x0| x0.mapv(|value| value as f32));
+    images.map(|images| check_finite("decoded images", &images).map(|()| Decoded { images, evaluations })).transpose()
+}
+
+fn one(x_t: Array4<f64>) -> Latents {
+    Latents::One(x_t.mapv(|value| value as f32))
+}
+
+fn pair(states: [Array4<f64>; 2]) -> Latents {
+    Latents::Pair(Box::new(states))
+}
+
+/// Why an encoding ended early.
+enum Halt {
+    Stopped,
+    Failed(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn finished<T>(result: Result<T, Halt>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Halt::Stopped) => Ok(None),
+        Err(Halt::Failed(error)) => Err(error),
+    }
+}
+
+/// A network at work on a plan, its evaluations counted.
+struct Run<'a, D: ?Sized> {
+    denoiser: &'a D,
+    plan: &'a Plan,
+    conditions: &'a [Condition],
+    observer: Observer<'a>,
+    evaluations: u64,
+    calls: usize,
+    step: usize,
+    steps: usize,
+}
+
+impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
+    fn new(denoiser: &'a D, plan: &'a Plan, conditions: &'a [Condition], observer: Observer<'a>) -> Self {
+        Self { denoiser, plan, conditions, observer, evaluations: 0, calls: 0, step: 0, steps: plan.steps().len() }
+    }
+
+    /// x̂₀ and ε̂ of the states `x` at time `t` and its level.
+    fn ask(&mut self, x: &Array4<f64>, t: Time, level: NoiseLevel) -> Result<Denoised, Halt> {
+        self.ask_about(x, t, level, self.conditions)
+    }
+
+    /// The same of states that have conditions of their own.
+    fn ask_about(
+        &mut self,
+        x: &Array4<f64>,
+        t: Time,
+        level: NoiseLevel,
+        conditions: &[Condition],
+    ) -> Result<Denoised, Halt> {
+        let x = x.mapv(|value| value as f32);
+        check_finite(&format!("x at t = {}", t.get()), &x)?;
+        let denoised = denoise(self.denoiser, &x, t, level, conditions, self.plan.clip())?;
+        self.evaluations += x.dim().0 as u64;
+        self.calls += 1;
+        let progress = Progress { step: self.step, steps: self.steps, calls: self.calls };
+        if (self.observer)(progress).is_break() { Err(Halt::Stopped) } else { Ok(denoised) }
+    }
+
+    /// x̂₀ and ε̂ of the states `x_s` on which `step` lands: at their own time, or at t = 1 for clean data.
+    fn ask_below(&mut self, x_s: &Array4<f64>, step: &Step) -> Result<Denoised, Halt> {
+        if step.s != Time::CLEAN {
+            return self.ask(x_s, step.s, step.to);
+        }
+        let t = Time::new(1);
+        let denoised = self.ask(x_s, t, self.plan.schedule().level(t)?)?;
+        if step.to.one_minus > 0.0 {
+            // The plan lands on the first trained level, not on clean data.
+            return Ok(denoised);
+        }
+        Ok(Denoised { x0: x_s.mapv(|value| value as f32), eps: denoised.eps })
+    }
+
+    fn step_done(&mut self, t: Time, s: Time) {
+        self.step += 1;
+        tracing::debug!(step = self.step, steps = self.steps, t = t.get(), s = s.get(), "inversion step");
+    }
+}
+
+/// √a·x̂₀ + √(1−a)·ε̂ at the level `to`, above or below.
+fn moved(denoised: &Denoised, to: NoiseLevel) -> Array4<f64> {
+    let (signal, noise) = (to.signal(), to.noise());
+    Zip::from(&denoised.x0).and(&denoised.eps).map_collect(|&x0, &eps| signal * f64::from(x0) + noise * f64::from(eps))
+}
+
+/// A deterministic step t → s as x_s = x·x_t + eps·ε̂(x_t, t): DDIM Eq. 12 with x̂₀ put in, a_t > 0.
+#[derive(Clone, Copy)]
+struct Affine {
+    /// √(a_s/a_t).
+    x: f64,
+    /// √(1−a_s) − √(a_s/a_t)·√(1−a_t), negative.
+    eps: f64,
+}
+
+impl Affine {
+    fn of(step: &Step) -> Self {
+        let x = (step.to.alpha_bar / step.from.alpha_bar).sqrt();
+        Self { x, eps: step.to.noise() - x * step.from.noise() }
+    }
+}
+
+/// Refuses plans whose steps are not affine in x_t and ε̂.
+fn check_affine(plan: &Plan, name: &str) -> Result<()> {
+    if plan.clip() != Clip::Off {
+        return Err(Error::argument(format!("{name} inversion needs clip off: what a clip cuts off cannot come back")));
+    }
+    if plan.steps().iter().any(|step| step.from.alpha_bar <= 0.0) {
+        return Err(Error::argument(format!(
+            "{name} inversion cannot start where a = 0 (zero terminal SNR): that step forgets x_t; begin lower"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Encoding for samplers that draw noise: an image's latent *and* the noise of every step (arXiv 2210.05559,
+//! 2304.06140).
+
+use std::ops::ControlFlow;
+
+use ndarray::{Array4, Array5, Axis, Zip};
+
+use crate::error::{Error, Kind, Result};
+use crate::math::noise::NoiseSource;
+use crate::math::process::reverse;
+use crate::math::schedule::{NoiseLevel, Time};
+use crate::sampling::denoiser::{Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
+use crate::sampling::inversion::{Observer, Progress};
+use crate::sampling::sampler::{Plan, step};
+
+/// How the noisy states of an image are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Draw {
+    /// As the process Q_σ of DDIM Eq. 7 has them: x_T from q(x_T|x₀), then each x_s from q_σ(x_s|x_t, x₀). The
+    /// recovered noise is Q_σ's own, which is normal, and what x̂₀ misses of x₀ (Wu & De la Torre). The latter vanishes
+    /// with many steps, or is part of the sampler's noise where that has the analytic variance. Under σ̂ the noise comes
+    /// out smaller than normal, as there is more of it than the process needs.
+    #[default]
+    Chain,
+    /// Each x_t = √a_t·x₀ + √(1−a_t)·ε with an ε of its own: the noise holds more of the image and is larger than
+    /// normal noise, which keeps an edited image closer to the original (Huberman-Spiegelglas et al.).
+    Independent,
+}
+
+/// What makes a sampler with noise reproduce an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoiseTrajectory {
+    /// x_T, `[n, c, h, w]`.
+    pub x_t: Array4<f32>,
+    /// z of every step in step order, `[steps, n, c, h, w]`; zeros where a step draws none.
+    pub noise: Array5<f32>,
+    /// Root mean square of the difference, in network values, between the images and what sampling gives: rounding
+    /// where the last step has noise of its own, else what the last x̂₀ misses.
+    pub residual: f64,
+}
+
+/// Latents and noise with which [`sample`](crate::sampling::sampler::sample) over `plan` gives the images `x0` again,
+/// `[n, c, h, w]`; `None` where the observer stopped it.
+///
+/// States x_t are drawn by `draw` from `source` (x_T as its call 0, the state after step i as call i + 1), then
+/// z = (x_s − c.x0·x̂₀ − c.eps·ε̂)/c.z is what the sampler must be given to go from one to the next. Each z is
+/// rounded first and the state recomputed as the sampler will, so that nothing accumulates. The last step is exact
+/// only if it draws noise too, see [`Plan::with_final_sigma`].
+///
+/// ```
+/// use ndarray::{Array3, Array4};
+/// use skipstone::sampling::inversion::{Draw, encode_noise, unobserved};
+/// use skipstone::math::noise::{Given, Seeded};
+/// use skipstone::sampling::sampler::{Plan, sample};
+/// use skipstone::{sampling::denoiser::Clip, sampling::oracle::Oracle, math::sigma::NoiseScale, math::trajectory::{Spacing, Trajectory}};
+/// use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule};
+/// let schedule = Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000)?;
+/// let oracle = Oracle::gaussian(&schedule, Array3::zeros((1, 2, 2)), Array3::ones((1, 2, 2)))?;
+/// let tau = Trajectory::named(Spacing::Linear, 5, 1000, 0)?;
+/// let plan = Plan::new(&schedule, &tau, &NoiseScale::Eta(1.0), FinalLevel::Clean, Clip::Off)?.with_final_sigma(0.1)?;
+/// let x0 = Array4::from_elem((1, 1, 2, 2), 0.7);
+/// let found = encode_noise(&oracle, &plan, &x0, Draw::Chain, &mut Seeded::new(3, 0), &[], &mut unobserved)?
+///     .expect("not stopped");
+/// let mut z = Given::new(found.noise);
+/// let back = sample(&oracle, &plan, found.x_t, &mut z, &[], &mut skipstone::sampling::sampler::unobserved)?.finished()?;
+/// assert!((back - x0).iter().all(|difference| difference.abs() < 1e-6));
+/// # Ok::<(), skipstone::Error>(())
+/// ```
+///
+/// # Errors
+/// A step before the last that draws no noise; images of another shape than the network's; whatever the network
+/// refuses.
+pub fn encode_noise<D: Denoiser + ?Sized>(
+    denoiser: &D,
+    plan: &Plan,
+    x0: &Array4<f32>,
+    draw: Draw,
+    source: &mut dyn NoiseSource,
+    conditions: &[Condition],
+    observer: Observer<'_>,
+) -> Result<Option<NoiseTrajectory>> {
+    plan.check(denoiser.prediction())?;
+    plan.check_ddim("encoding with noise")?;
+    check_shape("images", x0, denoiser.shape())?;
+    check_finite("images", x0)?;
+    let calls = plan.steps().len();
+    if let Some(i) = plan.steps()[..calls - 1].iter().position(|step| step.coefficients.z == 0.0) {
+        let message = format!("step {} of {calls} draws no noise: nothing can be recovered there; give eta > 0", i + 1);
+        return Err(Error::argument(message));
+    }
+    let mut fresh = Array4::zeros(x0.dim());
+    let mut noise_of = |call: usize, out: &mut Array4<f32>| source.fill(call, out);
+    noise_of(0, &mut fresh)?;
+    let x_t = marginal(x0, &fresh, plan.steps()[0].from);
+    let (n, c, h, w) = x0.dim();
+    let mut noise = Array5::zeros((calls, n, c, h, w));
+    let mut x = x_t.clone();
+    for (i, at) in plan.steps().iter().enumerate() {
+        let Denoised { x0: seen, eps } = denoise(denoiser, &x, at.t, at.from, conditions, plan.clip())?;
+        let c = at.coefficients;
+        let target = if at.s == Time::CLEAN {
+            x0.clone()
+        } else {
+            noise_of(i + 1, &mut fresh)?;
+            match draw {
+                Draw::Independent => marginal(x0, &fresh, at.to),
+                Draw::Chain => {
+                    let q = reverse(at.from, at.to, at.sigma);
+                    let deviation = q.variance.sqrt();
+                    let mean = |x0: f32, x: f32| q.x0 * f64::from(x0) + q.x * f64::from(x);
+                    Zip::from(x0)
+                        .and(&x)
+                        .and(&fresh)
+                        .map_collect(|&x0, &x, &z| (mean(x0, x) + deviation * f64::from(z)) as f32)
+                }
+            }
+        };
+        let mut z = noise.index_axis_mut(Axis(0), i);
+        if c.z > 0.0 {
+            let mean = |seen: f32, eps: f32| c.x0 * f64::from(seen) + c.eps * f64::from(eps);
+            Zip::from(&mut z)
+                .and(&target)
+                .and(&seen)
+                .and(&eps)
+                .for_each(|z, &x_s, &seen, &eps| *z = ((f64::from(x_s) - mean(seen, eps)) / c.z) as f32);
+        }
+        let z = z.to_owned();
+        if z.iter().any(|value| !value.is_finite()) {
+            let message =
+                format!("step {} of {calls}: the recovered noise is not finite; its scale {} is too small", i + 1, c.z);
+            return Err(Error::new(Kind::NonFinite, message));
+        }
+        x = step(&Denoised { x0: seen, eps }, c, (c.z > 0.0).then_some(&z));
+        let progress = Progress { step: i + 1, steps: calls, calls: i + 1 };
+        if observer(progress) == ControlFlow::Break(()) && i + 1 < calls {
+            return Ok(None);
+        }
+    }
+    let square: f64 = x.iter().zip(x0).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+    Ok(Some(NoiseTrajectory { x_t, noise, residual: (square / x0.len() as f64).sqrt() }))
+}
+
+/// √a·x₀ + √(1−a)·ε.
+fn marginal(x0: &Array4<f32>, eps: &Array4<f32>, level: NoiseLevel) -> Array4<f32> {
+    let (signal, noise) = (level.signal(), level.noise());
+    Zip::from(x0).and(eps).map_collect(|&x0, &eps| (signal * f64::from(x0) + noise * f64::from(eps)) as f32)
+}

@@ -1,0 +1,138 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::math::sigma::NoiseScale;
+
+/// The noise of every step: a member of the η-family (DDIM Eq. 16), a variance with a name, or a list of σ.
+///
+/// ```
+/// use skipstone::sampling::options::Noise;
+/// let named: Vec<Noise> = ["0", "0.2", "hat", "analytic"].iter().map(|name| name.parse().unwrap()).collect();
+/// assert_eq!(named, [Noise::Eta(0.0), Noise::Eta(0.2), Noise::Hat, Noise::Analytic { eta: 1.0 }]);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Json", try_from = "Json")]
+pub enum Noise {
+    /// σ(η): 0 is DDIM, 1 DDPM.
+    Eta(f64),
+    /// σ̂, DDPM's larger variance.
+    Hat,
+    /// The variance that fits the network best (Analytic-DPM), from the model's calibration.
+    Analytic {
+        /// η of λ, the σ under the direction's root: 1 is Analytic-DDPM, 0 Analytic-DDIM.
+        eta: f64,
+    },
+    /// One σ for each network call, in step order.
+    Vector(Vec<f64>),
+}
+
+impl Noise {
+    /// The variances that have a name.
+    pub const NAMED: [Self; 2] = [Self::Hat, Self::Analytic { eta: 1.0 }];
+
+    /// σ(η).
+    ///
+    /// # Errors
+    /// η below 0, or not finite.
+    pub fn eta(eta: f64) -> Result<Self> {
+        checked(eta).map(Self::Eta)
+    }
+}
+
+/// η, if it is one. −0 becomes 0: it would be a second name of the same noise.
+pub(super) fn checked(eta: f64) -> Result<f64> {
+    if eta.is_finite() && eta >= 0.0 {
+        return Ok(eta.abs());
+    }
+    Err(Error::argument(format!("eta: expected a finite number of at least 0, found {eta}")))
+}
+
+impl Default for Noise {
+    /// DDIM: none.
+    fn default() -> Self {
+        Self::Eta(0.0)
+    }
+}
+
+impl From<&NoiseScale> for Noise {
+    fn from(scale: &NoiseScale) -> Self {
+        match scale {
+            NoiseScale::Eta(eta) => Self::Eta(*eta),
+            NoiseScale::Hat => Self::Hat,
+            NoiseScale::Vector(sigmas) => Self::Vector(sigmas.clone()),
+            NoiseScale::Analytic(analytic) => Self::Analytic { eta: analytic.eta },
+        }
+    }
+}
+
+impl fmt::Display for Noise {
+    /// A number is η, `analytic:0.5` the analytic variance over λ = σ(0.5), `[0.1,0.2]` a list.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Eta(eta) => eta.fmt(f),
+            Self::Hat => f.write_str("hat"),
+            Self::Analytic { eta: 1.0 } => f.write_str("analytic"),
+            Self::Analytic { eta } => write!(f, "analytic:{eta}"),
+            Self::Vector(sigmas) => {
+                let sigmas: Vec<String> = sigmas.iter().map(f64::to_string).collect();
+                write!(f, "[{}]", sigmas.join(","))
+            }
+        }
+    }
+}
+
+impl FromStr for Noise {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = |text: &str| text.trim().parse().ok();
+        let eta = |text: &str| number(text).and_then(|eta| checked(eta).ok());
+        let noise = if let Some(named) = Self::NAMED.into_iter().find(|named| named.to_string() == text) {
+            Some(named)
+        } else if let Some(beneath) = text.strip_prefix("analytic:") {
+            eta(beneath).map(|eta| Self::Analytic { eta })
+        } else if let Some(list) = text.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
+            list.split(',').map(number).collect::<Option<_>>().map(Self::Vector)
+        } else {
+            eta(text).map(Self::Eta)
+        };
+        noise.ok_or_else(|| {
+            let [hat, analytic] = Self::NAMED;
+            Error::argument(format!("eta: expected a number of at least 0, {hat} or {analytic}, found \"{text}\""))
+        })
+    }
+}
+
+/// How noise is written in JSON: a number, a name or a list.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Json {
+    Number(f64),
+    List(Vec<f64>),
+    Text(String),
+}
+
+impl From<Noise> for Json {
+    fn from(noise: Noise) -> Self {
+        match noise {
+            Noise::Eta(eta) => Self::Number(eta),
+            Noise::Vector(sigmas) => Self::List(sigmas),
+            named => Self::Text(named.to_string()),
+        }
+    }
+}
+
+impl TryFrom<Json> for Noise {
+    type Error = Error;
+
+    fn try_from(json: Json) -> Result<Self> {
+        match json {
+            Json::Number(eta) => Self::eta(eta),
+            Json::List(sigmas) => Ok(Self::Vector(sigmas)),
+            Json::Text(text) => text.parse(),
+        }
+    }
+}

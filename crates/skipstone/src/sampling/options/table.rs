@@ -1,0 +1,289 @@
+//! The options one by one.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::noise::checked;
+use super::{ClipMode, Kind, Noise, Request, SpacingChoice};
+use crate::engine::Precision;
+use crate::error::{Error, Result};
+use crate::sampling::solver::Solver;
+
+/// What people are told about a field.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// Its name in JSON; the flag has `-` for `_`.
+    pub name: &'static str,
+    /// What help texts call its value.
+    pub value: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+    /// What it is for, in one sentence without a full stop.
+    pub help: &'static str,
+    /// What holds where it is not said, for people; empty where nothing does.
+    pub default: &'static str,
+    /// A value as JSON; may be empty.
+    pub example: &'static str,
+}
+
+impl Description {
+    /// A field of which nothing is told yet.
+    pub const fn new(name: &'static str, value: &'static str, kind: Kind) -> Self {
+        Self { name, value, kind, help: "", default: "", example: "" }
+    }
+
+    /// The same with this sentence.
+    #[must_use]
+    pub const fn help(self, help: &'static str) -> Self {
+        Self { help, ..self }
+    }
+
+    /// The same with this default.
+    #[must_use]
+    pub const fn or(self, default: &'static str) -> Self {
+        Self { default, ..self }
+    }
+
+    /// The same with this example.
+    #[must_use]
+    pub const fn such_as(self, example: &'static str) -> Self {
+        Self { example, ..self }
+    }
+
+    /// The sentence, and what holds where nothing is said.
+    pub fn sentence(&self) -> String {
+        if self.default.is_empty() {
+            self.help.to_owned()
+        } else {
+            format!("{} [default: {}]", self.help, self.default)
+        }
+    }
+
+    /// Its flag.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+}
+
+/// One option of a [`Request`].
+#[derive(Debug)]
+pub struct Field {
+    /// Its place in a [`Set`].
+    pub bit: Set,
+    /// What people are told.
+    pub about: Description,
+    /// Options that mean nothing beside this one.
+    pub excludes: &'static [&'static str],
+    read: Read,
+    /// What a request says of it; null where that is nothing, or the default.
+    pub(super) write: Write,
+}
+
+type Read = fn(&mut Request, Value) -> Result<(), String>;
+type Write = fn(&Request) -> Value;
+
+impl Field {
+    const fn new(bit: Set, about: Description, read: Read, write: Write) -> Self {
+        Self { bit, about, excludes: &[], read, write }
+    }
+
+    const fn excluding(self, excludes: &'static [&'static str]) -> Self {
+        Self { excludes, ..self }
+    }
+
+    /// The value of a text.
+    ///
+    /// # Errors
+    /// It means nothing to this option.
+    pub fn parse(&self, text: &str) -> Result<Value> {
+        let value = self.about.kind.parse(self.about.name, text)?;
+        self.set(&mut Request::default(), value.clone())?;
+        Ok(value)
+    }
+
+    pub(super) fn set(&self, request: &mut Request, value: Value) -> Result<()> {
+        let name = self.about.name;
+        (self.read)(request, value).map_err(|message| {
+            // Some errors name the option themselves.
+            Error::argument(if message.starts_with(name) { message } else { format!("{name}: {message}") })
+        })
+    }
+}
+
+/// Some of the options, a bit for each or for those that belong together.
+pub type Set = u16;
+
+/// Number of steps.
+pub const STEPS: Set = 1;
+/// Which times.
+pub const SPACING: Set = 1 << 1;
+/// Explicit times.
+pub const TIMES: Set = 1 << 2;
+/// Everything about noise.
+pub const NOISE: Set = 1 << 3;
+/// The solver.
+pub const SOLVER: Set = 1 << 4;
+/// The mode of clipping.
+pub const CLIP: Set = 1 << 5;
+/// Dynamic thresholding.
+pub const THRESHOLD: Set = 1 << 6;
+/// Class and guidance.
+pub const CONDITION: Set = 1 << 7;
+/// The precision.
+pub const PRECISION: Set = 1 << 8;
+/// The seed.
+pub const SEED: Set = 1 << 9;
+/// What lays out the steps of a run.
+pub const LAYOUT: Set = STEPS | SPACING | TIMES | NOISE | CLIP | THRESHOLD;
+/// What decoding, reconstructing and interpolating take.
+pub const DECODE: Set = LAYOUT | CONDITION;
+/// Every option: what sampling takes.
+pub const SAMPLE: Set = DECODE | SOLVER | PRECISION | SEED;
+
+/// The options of a set, in their order.
+pub fn of(set: Set) -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(move |field| field.bit & set != 0)
+}
+
+/// The option of this name.
+pub fn find(name: &str) -> Option<&'static Field> {
+    FIELDS.iter().find(|field| field.about.name == name)
+}
+
+/// Every option, in the order of help texts and command lines. An option is a field of [`Request`] and an entry here.
+pub static FIELDS: [Field; 13] = [
+    Field::new(
+        STEPS,
+        Description::new("steps", "S", Kind::Whole(1)).help("Number of steps S")
+            .or("50, or the model's T where that is less")
+            .such_as("10"),
+        |request, value| set(&mut request.steps, value),
+        |request| json!(request.steps),
+    ),
+    // Before eta, which means something else beside it.
+    Field::new(
+        NOISE,
+        Description::new("sigma", "NAME", Kind::NameOrNumbers(|| names(&Noise::NAMED))).help("Noise by name: hat is DDPM's larger variance, analytic the one that fits the network best (needs a \
+                   calibration; eta beneath it, 1 unless given); or one sigma for each network call, in step order"),
+        |request, value| match serde_json::from_value(value.clone()) {
+            Ok(noise @ (Noise::Hat | Noise::Analytic { .. } | Noise::Vector(_))) => {
+                request.noise = noise;
+                Ok(())
+            }
+            _ => Err(format!(
+                "expected {}, or one number for each network call, found {value}",
+                names(&Noise::NAMED).join(", ")
+            )),
+        },
+        |request| match &request.noise {
+            Noise::Eta(_) => Value::Null,
+            Noise::Analytic { .. } => json!(Noise::NAMED[1]),
+            noise => json!(noise),
+        },
+    ),
+    Field::new(
+        NOISE,
+        Description::new("eta", "ETA", Kind::Number(0.0)).help("Noise per step, DDIM Eq. 16: 0 is DDIM (same latent, same image), 1 is DDPM")
+        .or("0"),
+        |request, value| {
+            let eta = checked(from(value)?).map_err(|error| error.message().to_owned())?;
+            request.noise = match &request.noise {
+                Noise::Eta(_) => Noise::Eta(eta),
+                Noise::Analytic { .. } => Noise::Analytic { eta },
+                Noise::Hat => return Err("means nothing beside sigma hat, which is no member of its family".to_owned()),
+                Noise::Vector(_) => return Err("means nothing beside a list of sigmas".to_owned()),
+            };
+            Ok(())
+        },
+        |request| match &request.noise {
+            Noise::Eta(eta) if *eta != 0.0 => json!(eta),
+            Noise::Analytic { eta } => json!(eta),
+            _ => Value::Null,
+        },
+    ),
+    Field::new(
+        NOISE,
+        Description::new("final_sigma", "SIGMA", Kind::Number(0.0)).help("Noise on the last step: needed to reproduce an image whose noise was encoded")
+        .or("none"),
+        |request, value| set(&mut request.final_sigma, value),
+        |request| json!(request.final_sigma),
+    ),
+    Field::new(
+        SPACING,
+        Description::new("spacing", "NAME", Kind::Name(|| names(&SpacingChoice::all()))).help("Which S of the model's T times; optimal needs a calibration")
+        .or("the model's, else linear"),
+        |request, value| set(&mut request.spacing, value),
+        |request| json!(request.spacing),
+    ),
+    Field::new(
+        TIMES,
+        Description::new("times", "A,B,C", Kind::Wholes([1, usize::MAX])).help("Explicit network indices, strictly decreasing, for example 999,700,17"),
+        |request, value| set(&mut request.times, value),
+        |request| json!(request.times),
+    )
+    .excluding(&["steps", "spacing"]),
+    Field::new(
+        SOLVER,
+        Description::new("solver", "NAME", Kind::Name(|| names(&Solver::ALL))).help("How a run steps; solvers other than ddim need eta 0").or("ddim"),
+        |request, value| set(&mut request.solver, value),
+        |request| said(&request.solver, &Request::default().solver),
+    ),
+    Field::new(
+        CLIP,
+        Description::new("clip", "HOW", Kind::Name(|| names(&ClipMode::ALL))).help("Clip the predicted image, and keep its noise (diffusers) or derive it again")
+        .or("the model's, else off; off where images are encoded or decoded"),
+        |request, value| set(&mut request.clip, value),
+        |request| json!(request.clip),
+    ),
+    Field::new(
+        THRESHOLD,
+        Description::new("threshold", "RATIO,MAX", Kind::Numbers([2, 2])).help("Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5"),
+        |request, value| {
+            set(&mut request.threshold, value).map_err(|_| "expected two numbers, for example 0.995,1.5".to_owned())
+        },
+        |request| json!(request.threshold),
+    ),
+    Field::new(
+        CONDITION,
+        Description::new("class", "K", Kind::Whole(0)).help("Class of the images, for a class-conditional model"),
+        |request, value| set(&mut request.class, value),
+        |request| json!(request.class),
+    ),
+    Field::new(
+        CONDITION,
+        Description::new("guidance", "W", Kind::Number(f64::NEG_INFINITY)).help("Weight of classifier-free guidance, for a model trained with dropped classes; needs a class"),
+        |request, value| set(&mut request.guidance, value),
+        |request| json!(request.guidance),
+    ),
+    Field::new(
+        PRECISION,
+        Description::new("precision", "NAME", Kind::Name(|| names(&[Precision::F32, Precision::F16]))).help("Precision: f32, or f16 for speed (about three digits; bytes are not promised to be the same elsewhere)")
+        .or("f32"),
+        |request, value| set(&mut request.precision, value),
+        |request| said(&request.precision, &Precision::F32),
+    ),
+    Field::new(
+        SEED,
+        Description::new("seed", "N", Kind::Whole(0)).help("Seed of all that is drawn: latents, noise, probes").or("0"),
+        |request, value| set(&mut request.seed, value),
+        |request| said(&request.seed, &0),
+    ),
+];
+
+fn names<T: ToString>(all: &[T]) -> Vec<String> {
+    all.iter().map(T::to_string).collect()
+}
+
+fn from<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+fn set<T: DeserializeOwned>(option: &mut T, value: Value) -> Result<(), String> {
+    *option = from(value)?;
+    Ok(())
+}
+
+/// A value that is not the default.
+fn said<T: PartialEq + serde::Serialize>(value: &T, default: &T) -> Value {
+    if value == default { Value::Null } else { json!(value) }
+}

@@ -1,0 +1,151 @@
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::engine::Precision;
+use crate::error::Error;
+use crate::sampling::denoiser::DynamicThreshold;
+use crate::sampling::solver::Solver;
+
+/// Text and JSON of a value, there and back.
+#[track_caller]
+fn round<T>(value: &T, text: &str, json: &Value)
+where
+    T: Display + FromStr<Err = Error> + Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    assert_eq!(value.to_string(), text);
+    assert_eq!(&text.parse::<T>().unwrap(), value);
+    assert_eq!(&serde_json::to_value(value).unwrap(), json);
+    assert_eq!(&serde_json::from_value::<T>(json.clone()).unwrap(), value);
+}
+
+#[test]
+fn every_name_comes_back_from_text_and_from_json() {
+    SpacingChoice::all().iter().for_each(|one| round(one, &one.to_string(), &json!(one.to_string())));
+    ClipMode::ALL.iter().for_each(|one| round(one, &one.to_string(), &json!(one.to_string())));
+    Solver::ALL.iter().for_each(|one| round(one, &one.to_string(), &json!(one.to_string())));
+    [Precision::F32, Precision::F16].iter().for_each(|one| round(one, &one.to_string(), &json!(one.to_string())));
+    round(&DynamicThreshold { ratio: 0.995, max: 1.5 }, "0.995,1.5", &json!([0.995, 1.5]));
+    round(&Noise::Eta(0.0), "0", &json!(0.0));
+    round(&Noise::Eta(0.2), "0.2", &json!(0.2));
+    round(&Noise::Hat, "hat", &json!("hat"));
+    round(&Noise::Analytic { eta: 1.0 }, "analytic", &json!("analytic"));
+    round(&Noise::Analytic { eta: 0.5 }, "analytic:0.5", &json!("analytic:0.5"));
+    round(&Noise::Vector(vec![0.5, 0.0]), "[0.5,0]", &json!([0.5, 0.0]));
+}
+
+#[test]
+fn what_is_no_name_is_refused_with_all_that_are() {
+    for (error, names) in [
+        ("even".parse::<SpacingChoice>().unwrap_err(), "linear, quadratic, leading"),
+        ("even".parse::<SpacingChoice>().unwrap_err(), "logsnr, optimal"),
+        ("on".parse::<ClipMode>().unwrap_err(), "off, keep-eps, rederive-eps"),
+        ("0.9".parse::<DynamicThreshold>().unwrap_err(), "two numbers"),
+    ] {
+        assert!(error.message().contains(names), "{error}");
+    }
+    for text in ["", "-0.1", "nan", "inf", "sigma", "analytic:-1", "[0.1,x]"] {
+        assert!(text.parse::<Noise>().is_err(), "{text}");
+    }
+    assert!(serde_json::from_str::<Noise>("-1").is_err());
+    // One noise, one name.
+    assert_eq!("-0".parse::<Noise>().unwrap().to_string(), "0");
+}
+
+/// A text that says something of each option.
+fn said(name: &str) -> &'static str {
+    match name {
+        "steps" => "7",
+        "sigma" => "analytic",
+        "eta" => "0.5",
+        "final_sigma" => "0.25",
+        "spacing" => "quadratic",
+        "times" => "900,30",
+        "solver" => "heun",
+        "clip" => "keep-eps",
+        "threshold" => "0.9,1.5",
+        "class" => "3",
+        "guidance" => "-2",
+        "precision" => "f16",
+        "seed" => "18446744073709551615",
+        other => panic!("{other}: say here what the new option may be"),
+    }
+}
+
+#[test]
+fn every_option_survives_json_and_flags() {
+    for field in &FIELDS {
+        let (name, text) = (field.about.name, said(field.about.name));
+        let mut fields = Map::from_iter([(name.to_owned(), field.parse(text).unwrap())]);
+        let request = Request::take(&mut fields, SAMPLE).unwrap();
+        assert_ne!(request, Request::default(), "{name}");
+        assert!(fields.is_empty());
+        let json = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&json).unwrap(), request, "{json}");
+        let flag = format!(" --{} {text}", field.about.flag());
+        assert!(request.to_flags(SAMPLE).contains(&flag), "{name}: {}", request.to_flags(SAMPLE));
+        assert!(request.fields(SAMPLE & !field.bit).is_empty(), "{name} belongs to its own set alone");
+        // What is told about it holds.
+        assert!(!field.about.help.ends_with('.') && !field.about.help.is_empty());
+        if let Some(choice) = field.about.kind.choices().first() {
+            field.parse(choice).unwrap();
+        }
+        if !field.about.example.is_empty() {
+            field.parse(field.about.example).unwrap();
+        }
+    }
+    assert_eq!(Request::default().to_flags(SAMPLE), "");
+    assert_eq!(serde_json::to_string(&Request::default()).unwrap(), "{}");
+}
+
+#[test]
+fn the_order_of_fields_changes_nothing() {
+    for text in [r#"{"eta": 0.5, "sigma": "analytic"}"#, r#"{"sigma": "analytic", "eta": 0.5}"#] {
+        let request: Request = serde_json::from_str(text).unwrap();
+        assert_eq!(request.noise, Noise::Analytic { eta: 0.5 });
+        assert_eq!(request.to_flags(NOISE), " --sigma analytic --eta 0.5");
+    }
+    // 0 beneath it is no default.
+    let request: Request = serde_json::from_str(r#"{"sigma": "analytic", "eta": 0}"#).unwrap();
+    assert_eq!(request.to_flags(NOISE), " --sigma analytic --eta 0");
+}
+
+#[test]
+fn what_means_nothing_is_refused_by_the_name_of_the_option() {
+    for (json, begins) in [
+        (r#"{"stepz": 3}"#, "unknown field \"stepz\"; did you mean \"steps\"?"),
+        (r#"{"steps": "ten"}"#, "steps: invalid type"),
+        (r#"{"steps": -1}"#, "steps: invalid value"),
+        (r#"{"seed": 0.5}"#, "seed: invalid type"),
+        (r#"{"eta": -1}"#, "eta: expected a finite number of at least 0"),
+        (r#"{"eta": 1, "sigma": "hat"}"#, "eta: means nothing beside sigma hat"),
+        (r#"{"eta": 1, "sigma": [0.1]}"#, "eta: means nothing beside a list"),
+        (r#"{"sigma": 0.1}"#, "sigma: expected hat, analytic, or one number"),
+        (r#"{"sigma": "hut"}"#, "sigma: expected hat, analytic, or one number"),
+        (r#"{"times": [3], "steps": 3}"#, "times: cannot be used with steps"),
+        (r#"{"times": "3,x"}"#, "times: expected numbers between commas, found \"x\""),
+        (r#"{"times": 3}"#, "times: expected a list of numbers"),
+        (r#"{"times": [-3]}"#, "times: invalid value"),
+        (r#"{"threshold": [1]}"#, "threshold: expected two numbers"),
+        (r#"{"clip": "on"}"#, "clip \"on\": expected one of off"),
+        (r#"{"solver": "huen"}"#, "solver \"huen\": expected one of ddim"),
+        (r#"{"precision": "f8"}"#, "precision: expected f32 or f16"),
+    ] {
+        let error = serde_json::from_str::<Request>(json).unwrap_err().to_string();
+        assert!(error.starts_with(begins), "{json}: {error}");
+    }
+    // Null says nothing.
+    assert_eq!(serde_json::from_str::<Request>(r#"{"times": null, "steps": 3}"#).unwrap().steps, Some(3));
+}
+
+#[test]
+fn steps_are_fifty_unless_the_model_has_fewer_times_or_the_request_says() {
+    let request = Request::default();
+    assert_eq!((request.steps_of(1000), request.steps_of(20)), (50, 20));
+    assert_eq!(Request { steps: Some(9), ..request.clone() }.steps_of(1000), 9);
+    assert_eq!(Request { times: Some(vec![5, 3]), ..request }.steps_of(1000), 2);
+}

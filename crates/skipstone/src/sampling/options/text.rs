@@ -1,0 +1,35 @@
+//! Names in JSON: what is displayed and parsed.
+
+use crate::engine::Precision;
+use crate::error::{Error, Result};
+use crate::math::schedule::BetaSchedule;
+use crate::sampling::denoiser::Prediction;
+use crate::sampling::solver::Solver;
+
+/// Writes and reads these types in JSON as their names.
+macro_rules! as_text {
+    ($($name:ty),*) => {$(
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let name = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+                name.parse().map_err(|error: Error| serde::de::Error::custom(error.message()))
+            }
+        }
+    )*};
+}
+
+as_text!(super::ClipMode, super::SpacingChoice, Solver, Precision, Prediction, BetaSchedule);
+
+/// The one of `all` that displays as `name`; the error lists them.
+pub(super) fn choose<T: Copy + std::fmt::Display>(what: &str, name: &str, all: &[T]) -> Result<T> {
+    all.iter().copied().find(|one| one.to_string() == name).ok_or_else(|| {
+        let names: Vec<String> = all.iter().map(T::to_string).collect();
+        Error::argument(format!("{what} \"{name}\": expected one of {}", names.join(", ")))
+    })
+}

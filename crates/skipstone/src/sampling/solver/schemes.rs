@@ -1,0 +1,158 @@
+//! One function per scheme. Each takes a [`Step`] from x_t to x_s, `[n, c, h, w]`, and gives x_s. Scalars are f64, and each
+//! element is computed in f64 before it is rounded.
+
+use ndarray::{Array4, Zip};
+
+use super::Step;
+use crate::error::Result;
+use crate::math::schedule::NoiseLevel;
+use crate::sampling::sampler;
+
+/// DDIM (Eq. 12): x_s = √a_s·x̂₀ + √(1 − a_s − σ²)·ε̂ + σ·z. With σ = 0 it is Euler's method in σ_ve, order 1.
+pub(super) fn ddim(step: &mut Step<'_>) -> Result<Array4<f32>> {
+    let c = step.coefficients;
+    let z = if c.z == 0.0 { None } else { Some(step.noise()?) };
+    Ok(sampler::step(step.here, c, z.as_ref()))
+}
+
+/// Euler on dx̄ = ½·ε̂/σ_ve·d(σ_ve²) (DDIM Prop. 1, Eq. 15): x̄_s = x̄_t + ½·(σ_s² − σ_t²)/σ_t·ε̂. Order 1. Near clean
+/// data, where σ_s/σ_t is small, it takes out only half of the noise that DDIM does.
+pub(super) fn ve_euler(step: &mut Step<'_>) -> Result<Array4<f32>> {
+    let (t, s) = step.sigmas();
+    Ok(moved(step, [(0.5 * (s - t) * (s + t) / t, &step.here.eps)]))
+}
+
+/// Heun (Karras et al., arXiv 2206.00364, Alg. 1): an Euler step, then the mean of the slopes at both ends. Order 2. The
+/// step onto clean data, where no network can be asked, stays Euler.
+pub(super) fn heun(step: &mut Step<'_>) -> Result<Array4<f32>> {
+    let (t, s) = step.sigmas();
+    let h = s - t;
+    let euler = moved(step, [(h, &step.here.eps)]);
+    if step.is_last {
+        return Ok(euler);
+    }
+    let there = step.ask(&euler, step.to)?;
+    Ok(moved(step, [(0.5 * h, &step.here.eps), (0.5 * h, &there.eps)]))
+}
+
+/// DPM-Solver-2 in σ_ve as Karras et al. (arXiv 2206.00364) compare with it: an Euler step to the geometric middle
+/// σ_m = √(σ_t·σ_s), then the whole step with the slope found there, x̄_s = x̄_t + (σ_s − σ_t)·ε̂(x̄_m, σ_m). Order 2. The
+/// step onto clean data, whose middle would be clean as well, stays Euler.
+pub(super) fn dpm2(step: &mut Step<'_>) -> Result<Array4<f32>> {
+    let (t, s) = step.sigmas();
+    if step.is_last {
+        return Ok(moved(step, [(s - t, &step.here.eps)]));
+    }
+    let middle = NoiseLevel::from_log_sigma_ve(0.5 * (step.from.log_sigma_ve() + step.to.log_sigma_ve()));
+    let h = middle.sigma_ve() - t;
+    let x_middle = combined(step.x, middle.signal() / step.from.signal(), [(middle.signal() * h, &step.here.eps)]);
+    let there = step.ask(&x_middle, middle)?;
+    Ok(moved(step, [(s - t, &there.eps)]))
+}
+
+/// Adams–Bashforth: the polynomial in σ_ve through the latest slopes, integrated over the step. Its order is the number
+/// of slopes known; the first step is DDIM's.
+pub(super) fn adams_bashforth(step: &mut Step<'_>) -> Result<Array4<f32>> {
+    let (t, s) = step.sigmas();
+    let nodes: Vec<f64> = std::iter::once(t).chain(step.past.iter().map(|(level, _)| level.sigma_ve())).collect();
+    let slopes = std::iter::once(&step.here.eps).chain(step.past.iter().map(|(_, answer)| &answer.eps));
+    Ok(moved(step, integrals(&nodes, t, s).into_iter().zip(slopes)))
+}
+
+/// DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, Alg. 2), in λ = −ln σ_ve and h = λ_s − λ_t:
+/// x̄_s = σ_s/σ_t·x̄_t + (1 − e^(−h))·D, D the line through the last two x̂₀ taken half a step ahead. Order 2; the first
+/// step and the one onto clean data (h infinite: D = x̂₀) are of order 1.
+pub(super) fn dpm_plus_plus_2m(step: &mut Step<'_>) -> Result<Array4<f32>> {
+    let (t, s) = step.sigmas();
+    let signal = step.to.signal();
+    // 1 − e^(−h) = 1 − σ_s/σ_t.
+    let gain = signal * (1.0 - s / t);
+    Ok(combined(step.x, signal / step.from.signal() * s / t, half_ahead(step, gain)))
+}
+
+/// DPM-Solver++(2M) for the stochastic process (Lu et al., arXiv 2211.01095, Eq. 19 with the multistep of Alg. 2), in
+/// λ = −ln σ_ve and h = λ_s − λ_t: x_s = √((1−a_s)/(1−a_t))·e^(−h)·x_t + √a_s·(1 − e^(−2h))·D + √((1−a_s)(1 − e^(−2h)))·z
+/// with the D of [`dpm_plus_plus_2m`]. Order 2 in the mean, as the noise vanishes; it injects noise of its own.
+pub(super) fn dpm_plus_plus_2m_sde(step: &mut Step<'_>) -> Result<Array4<f32>> {
+    let (t, s) = step.sigmas();
+    let ratio = s / t;
+    // 1 − e^(−2h) = 1 − (σ_s/σ_t)².
+    let gain = 1.0 - ratio * ratio;
+    let keep = step.to.signal() / step.from.signal() * ratio * ratio;
+    let z = if s == 0.0 { None } else { Some(step.noise()?) };
+    let noise = z.iter().map(|z| (step.to.noise() * gain.sqrt(), z));
+    let data = half_ahead(step, step.to.signal() * gain);
+    Ok(combined(step.x, keep, data.into_iter().chain(noise)))
+}
+
+/// gain·D as a sum over x̂₀: D is the line through the last two taken half a step ahead in λ, or the last alone where
+/// there is no other or the step is infinite.
+fn half_ahead<'a>(step: &Step<'a>, gain: f64) -> Vec<(f64, &'a Array4<f32>)> {
+    let (t, s) = step.sigmas();
+    match step.past.first() {
+        Some((before, answer)) if s > 0.0 => {
+            // 1/(2r) with r = h_last/h.
+            let ahead = 0.5 * (t / s).ln() / (before.sigma_ve() / t).ln();
+            vec![(gain * (1.0 + ahead), &step.here.x0), (-gain * ahead, &answer.x0)]
+        }
+        _ => vec![(gain, &step.here.x0)],
+    }
+}
+
+/// x_s = √a_s·(x̄_t + Δ) for Δ = Σ weight·view: a move of x̄ by the network's views.
+fn moved<'a>(step: &Step<'_>, views: impl IntoIterator<Item = (f64, &'a Array4<f32>)>) -> Array4<f32> {
+    let signal = step.to.signal();
+    combined(step.x, signal / step.from.signal(), views.into_iter().map(|(weight, view)| (signal * weight, view)))
+}
+
+/// scale·x + Σ weight·view, summed in f64.
+fn combined<'a>(x: &Array4<f32>, scale: f64, views: impl IntoIterator<Item = (f64, &'a Array4<f32>)>) -> Array4<f32> {
+    let mut sum = x.mapv(|x| scale * f64::from(x));
+    for (weight, view) in views {
+        Zip::from(&mut sum).and(view).for_each(|sum, &view| *sum += weight * f64::from(view));
+    }
+    sum.mapv(|sum| sum as f32)
+}
+
+/// ∫ ℓ_j dσ from `from` to `to` for each Lagrange polynomial ℓ_j over at most four nodes.
+fn integrals(nodes: &[f64], from: f64, to: f64) -> Vec<f64> {
+    // Gauss–Legendre with two points is exact for cubics, which is the highest degree that four nodes give.
+    let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
+    let points = [middle - half / 3f64.sqrt(), middle + half / 3f64.sqrt()];
+    let basis = |j: usize, sigma: f64| -> f64 {
+        let others = nodes.iter().enumerate().filter(|&(k, _)| k != j);
+        others.map(|(_, node)| (sigma - node) / (nodes[j] - node)).product()
+    };
+    (0..nodes.len()).map(|j| half * (basis(j, points[0]) + basis(j, points[1]))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::integrals;
+
+    #[test]
+    fn adams_bashforth_weights_on_even_steps_are_the_textbooks() {
+        let textbook: [&[f64]; 4] = [
+            &[1.0],
+            &[1.5, -0.5],
+            &[23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0],
+            &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
+        ];
+        for expected in textbook {
+            let nodes: Vec<f64> = (0..expected.len()).map(|k| -(k as f64)).collect();
+            let found = integrals(&nodes, 0.0, 1.0);
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn adams_bashforth_weights_integrate_polynomials_on_uneven_steps_exactly() {
+        let (nodes, from, to) = ([2.0, 3.1, 5.0, 5.4], 2.0, 1.7);
+        for power in 0..4 {
+            let weights = integrals(&nodes, from, to);
+            let found: f64 = weights.iter().zip(nodes).map(|(w, node)| w * node.powi(power)).sum();
+            let expected = (to.powi(power + 1) - from.powi(power + 1)) / f64::from(power + 1);
+            assert!((found - expected).abs() < 1e-12, "{power}");
+        }
+    }
+}
