@@ -13,7 +13,7 @@ use skipstone::objective::calibration::{Calibration, measure};
 use skipstone::objective::default_sigma_1;
 use skipstone::objective::likelihood::conditions_of;
 
-use crate::common::{Conduct, ModelArguments};
+use crate::common::{CommonArguments, ModelArguments};
 use crate::dataset::{DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
@@ -48,7 +48,7 @@ pub struct CalibrateArguments {
     #[arg(short, long, value_name = "FILE.json")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    conduct: Conduct,
+    common: CommonArguments,
 }
 
 /// Runs the command.
@@ -61,7 +61,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
             return Err(Usage(message.into()).into());
         }
     };
-    let engine = arguments.conduct.start()?;
+    let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
     writable(&output)?;
@@ -74,9 +74,9 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let network = engine::open(model.config, model.parameters, model.scheduler.prediction_type, &engine)?;
     let gflop = network.cost().flops as f64 * f64::from(times) * n as f64 / 1e9;
     let name = format!("{} ({}, first {n})", data.name(), arguments.split);
-    if arguments.conduct.dry_run {
+    if arguments.common.dry_run {
         let output = output.display().to_string();
-        return arguments.conduct.promise(
+        return arguments.common.finish_dry_run(
             &json!({"n": n, "calls": times, "gflop": gflop, "output": output}),
             &[
                 format!("data        {name}"),
@@ -107,7 +107,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
         ("seed".to_owned(), arguments.seed.to_string()),
     ]);
     calibration.write(&output)?;
-    if arguments.conduct.json {
+    if arguments.common.json {
         emit(json!({
             "output": output.display().to_string(), "n": n, "calls": times, "hash": calibration.hash(),
         }))?;

@@ -55,7 +55,7 @@ impl Machine {
 
 /// How a command works and answers: what all those that compute share.
 #[derive(Args, Debug)]
-pub struct Conduct {
+pub struct CommonArguments {
     /// Print results as JSON lines
     #[arg(long)]
     pub json: bool,
@@ -66,14 +66,14 @@ pub struct Conduct {
     machine: Machine,
 }
 
-impl Conduct {
+impl CommonArguments {
     /// How networks are computed; see [`Machine::start`].
     pub fn start(&self) -> anyhow::Result<EngineOptions> {
         self.machine.start()
     }
 
     /// Ends a dry run: with its JSON line, or with these lines for a person.
-    pub fn promise(&self, json: &Value, lines: &[String]) -> anyhow::Result<Done> {
+    pub fn finish_dry_run(&self, json: &Value, lines: &[String]) -> anyhow::Result<Done> {
         if self.json {
             emit(json)?;
         } else {
@@ -120,7 +120,7 @@ impl ModelArguments {
     }
 
     /// The flags again, for a command that is to follow; empty or beginning with a space.
-    pub fn words(&self) -> String {
+    pub fn to_flags(&self) -> String {
         let model = self.model.as_deref().map(|path| format!(" --model {}", quoted(&path.to_string_lossy())));
         let weights = self.weights.and_then(|weights| weights.to_possible_value());
         model.unwrap_or_default() + &weights.map(|value| format!(" --weights {}", value.get_name())).unwrap_or_default()

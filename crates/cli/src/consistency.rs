@@ -15,7 +15,7 @@ use skipstone::sampling::sampler::{Outcome, Plan};
 use skipstone_eval::{FeatureNetwork, check_takes, feature_distance, features};
 
 use crate::batch::batches;
-use crate::common::{Conduct, duration};
+use crate::common::{CommonArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 use crate::output::{Target, borrowed};
@@ -58,16 +58,22 @@ impl Rows {
     }
 
     /// Makes them.
-    pub fn run(self, mut generator: Generator, n: usize, batch: usize, conduct: &Conduct) -> anyhow::Result<Done> {
-        let json = conduct.json;
+    pub fn run(
+        self,
+        mut generator: Generator,
+        n: usize,
+        batch: usize,
+        common: &CommonArguments,
+    ) -> anyhow::Result<Done> {
+        let json = common.json;
         let steps: Vec<usize> = self.runs.iter().map(|(_, plan)| plan.steps().len()).collect();
         let calls: Vec<usize> = self.runs.iter().map(|(_, plan)| generator.calls_of(plan)).collect();
         let output = self.path.display().to_string();
-        if conduct.dry_run {
+        if common.dry_run {
             let total: usize = calls.iter().sum();
             let gflop = generator.flops_per_call() as f64 * (total * n) as f64 / 1e9;
             let total = total * generator.calls_per_step();
-            return conduct.promise(
+            return common.finish_dry_run(
                 &json!({"n": n, "steps": steps, "calls": total, "gflop": gflop, "output": output}),
                 &[
                     format!("images      {n} in each of {} rows, {batch} at a time", steps.len()),

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use skipstone::io::checkpoint::Model;
-use skipstone::io::data::{DataSpec, Dataset, LoadOptions, Split};
+use skipstone::io::data::{DataOptions, DataSpec, Dataset, Split};
 
 use crate::failure::Usage;
 
@@ -32,10 +32,10 @@ pub fn load_for(model: &Model, name: &str, split: SplitName, n: usize) -> anyhow
     if n == 0 {
         return Err(Usage("n: expected at least 1 image, found 0".into()).into());
     }
-    let options = LoadOptions {
+    let options = DataOptions {
         size: Some(model.config.sample_size),
         channels: Some(model.config.in_channels),
-        ..LoadOptions::default()
+        ..DataOptions::default()
     };
     let split = match split {
         SplitName::Train => Split::Train,

@@ -11,7 +11,7 @@ use skipstone::sampling::inversion::Latents;
 use skipstone::sampling::options::DECODE;
 
 use crate::batch::{BatchArguments, batches};
-use crate::common::{Conduct, ModelArguments, duration};
+use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
 use crate::images;
 use crate::invert::{MethodArguments, decode_batch, evaluations, pairs};
@@ -43,14 +43,14 @@ pub struct DecodeArguments {
     #[arg(short, long, value_name = "PATH", default_value = "decoded.png")]
     output: PathBuf,
     #[command(flatten)]
-    conduct: Conduct,
+    common: CommonArguments,
 }
 
 /// Runs the command.
 pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
     let method = arguments.method.method()?;
-    let engine = arguments.conduct.start()?;
+    let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
     let request = arguments.run.request()?.unclipped();
     let path = &arguments.latents;
@@ -73,10 +73,10 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let batch = arguments.batch.of(&generator, n, engine.threads);
     let steps = generator.plan().steps().len();
     let calls = evaluations(&method, steps).1 * generator.calls_per_step();
-    if arguments.conduct.dry_run {
+    if arguments.common.dry_run {
         let gflop = generator.flops_per_call() as f64 * (evaluations(&method, steps).1 * n) as f64 / 1e9;
         let output = target.path().display().to_string();
-        return arguments.conduct.promise(
+        return arguments.common.finish_dry_run(
             &json!({"n": n, "steps": steps, "calls": calls, "gflop": gflop, "output": output}),
             &[
                 format!("images      {n}, {batch} at a time"),
@@ -115,7 +115,7 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     bar.finish_and_clear();
     sink.finish(&settings.to_texts())?;
     let seconds = begun.elapsed().as_secs_f64();
-    if arguments.conduct.json {
+    if arguments.common.json {
         emit(json!({
             "output": target.path().display().to_string(), "n": n, "method": method.name(), "steps": steps,
             "calls": calls, "seconds": seconds,

@@ -13,7 +13,7 @@ use skipstone::sampling::inversion::{Draw, Latents, Method, encode_noise};
 use skipstone::sampling::options::{DECODE, Request, SAMPLE, SEED, Set};
 
 use crate::batch::{BatchArguments, batches};
-use crate::common::{Conduct, ModelArguments, duration};
+use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt::quoted;
@@ -65,7 +65,7 @@ pub struct EncodeArguments {
     #[arg(short, long, value_name = "X_T.npy")]
     output: PathBuf,
     #[command(flatten)]
-    conduct: Conduct,
+    common: CommonArguments,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -80,7 +80,7 @@ enum DrawName {
 pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     tensor(&arguments.output)?;
     let method = arguments.method.method()?;
-    let engine = arguments.conduct.start()?;
+    let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
     let mut request = arguments.run.request()?.unclipped();
     let stochastic = request.is_stochastic();
@@ -99,12 +99,12 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         method.check(generator.plan())?;
     }
     let steps = generator.plan().steps().len();
-    if arguments.conduct.dry_run {
+    if arguments.common.dry_run {
         let most = if stochastic { steps } else { evaluations(&method, steps).0 };
         let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
         let most = most * generator.calls_per_step();
         let output = arguments.output.display().to_string();
-        return arguments.conduct.promise(
+        return arguments.common.finish_dry_run(
             &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop, "output": output}),
             &[
                 format!("images      {n}, {batch} at a time"),
@@ -136,7 +136,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     report.warn(n);
     let seconds = begun.elapsed().as_secs_f64();
     let output = arguments.output.display();
-    if arguments.conduct.json {
+    if arguments.common.json {
         emit(json!({
             "output": output.to_string(), "n": n, "method": method.name(), "steps": steps, "evaluations": asked,
             "seconds": seconds, "unconverged": report.unconverged(), "convergence": report.to_json(),
@@ -149,10 +149,10 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     ));
     say(format_args!(
         "back again: skipstone decode{} --latents {}{}{}",
-        arguments.model.words(),
+        arguments.model.to_flags(),
         quoted(&output.to_string()),
         generator.settings().request().to_flags(DECODE),
-        arguments.method.words()?
+        arguments.method.to_flags()?
     ));
     emit(output)?;
     Ok(Done::Finished)
@@ -246,7 +246,7 @@ fn with_noise(
     npy::write(&arguments.output, joined(&latents)?.view())?;
     let (seconds, output) = (begun.elapsed().as_secs_f64(), arguments.output.display().to_string());
     let sigma = request.final_sigma.unwrap_or(0.0);
-    if arguments.conduct.json {
+    if arguments.common.json {
         emit(json!({
             "output": output, "noise": noise_path.display().to_string(), "n": n, "steps": steps,
             "evaluations": n * steps * generator.calls_per_step(), "final_sigma": sigma, "residual": residual,
@@ -258,7 +258,7 @@ fn with_noise(
     say(format_args!("sampling will miss them by {residual:.1e} (root mean square, network values)"));
     say(format_args!(
         "back again: skipstone sample{} --latents {} --noise {}{}",
-        arguments.model.words(),
+        arguments.model.to_flags(),
         quoted(&output),
         quoted(&noise_path.display().to_string()),
         generator.settings().request().to_flags(SAMPLE & !SEED)

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::ProgressBar;
 use skipstone::io::checkpoint::Model;
-use skipstone::io::data::{DataSpec, LoadOptions, Split};
+use skipstone::io::data::{DataOptions, DataSpec, Split};
 use skipstone::io::files;
 use skipstone::sampling::generate::{Generator, Inputs, Settings};
 use skipstone::sampling::options::{CONDITION, ClipMode, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD};
@@ -20,7 +20,7 @@ use skipstone_eval::table::{
 use skipstone_eval::{FeatureNetwork, FeatureSpec, check_takes};
 
 use crate::batch::BatchArguments;
-use crate::common::{Conduct, ModelArguments};
+use crate::common::{CommonArguments, ModelArguments};
 use crate::dataset::DATA;
 use crate::failure::{Done, Usage, say};
 use crate::interrupt;
@@ -69,7 +69,7 @@ pub struct EvaluateArguments {
     #[arg(long, value_name = "HOW,…", value_delimiter = ',')]
     clip: Vec<ClipMode>,
     #[command(flatten)]
-    common: Flags<{ THRESHOLD | CONDITION | PRECISION | SEED }>,
+    shared: Flags<{ THRESHOLD | CONDITION | PRECISION | SEED }>,
     /// Images of each cell, exactly
     #[arg(short, value_name = "N", default_value_t = 10_000)]
     n: u64,
@@ -94,7 +94,7 @@ pub struct EvaluateArguments {
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
-    conduct: Conduct,
+    common: CommonArguments,
 }
 
 /// Whether latents are drawn from repeatedly.
@@ -121,9 +121,9 @@ struct Job {
 /// Runs the command.
 pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let cells = lists(arguments).cells()?;
-    let engine = arguments.conduct.start()?;
+    let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
-    let common = arguments.common.request()?;
+    let common = arguments.shared.request()?;
     let requests: Vec<Request> = cells.iter().map(|cell| cell.request(&common)).collect();
     let runs = requests.iter().map(|request| Settings::resolve(&model, request)).collect::<Result<Vec<_>, _>>()?;
     let end = arguments.first.checked_add(arguments.n).filter(|_| arguments.n <= MOST_IMAGES);
@@ -151,7 +151,7 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     }
     let most = jobs.iter().map(|job| job.missing).max().unwrap_or(0).clamp(1, arguments.n) as usize;
     let size = arguments.batch.of(&generator, most, engine.threads);
-    if arguments.conduct.dry_run {
+    if arguments.common.dry_run {
         return table::dry_run(arguments, &generator, &jobs, size, engine.threads);
     }
     files::create_dir(&arguments.output)?;
@@ -191,10 +191,10 @@ fn lists(arguments: &EvaluateArguments) -> Lists {
 
 /// Both parts of the data, brought to the model's size and channels.
 fn real_images(arguments: &EvaluateArguments, model: &Model) -> anyhow::Result<RealImages> {
-    let options = LoadOptions {
+    let options = DataOptions {
         size: Some(model.config.sample_size),
         channels: Some(model.config.in_channels),
-        ..LoadOptions::default()
+        ..DataOptions::default()
     };
     let data: DataSpec = arguments.data.as_deref().unwrap_or_default().parse()?;
     let (train, test) = (data.load(Split::Train, &options)?, data.load(Split::Test, &options)?);

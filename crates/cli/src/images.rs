@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ndarray::{Array, Array4, Axis, Dimension, Slice, stack};
-use skipstone::io::data::{DataSpec, Fit, LoadOptions, Split, WHITE, network_values, read_image};
+use skipstone::io::data::{DataOptions, DataSpec, Fit, Split, WHITE, network_values, read_image};
 use skipstone::io::image::npy;
 use skipstone::unet::Config;
 
@@ -26,7 +26,7 @@ pub fn read(text: &str, config: &Config, n: Option<usize>) -> anyhow::Result<Arr
     if path.is_file() {
         return pictures(&[path], config);
     }
-    let options = LoadOptions { size: Some([h, w]), channels: Some(c), background: WHITE };
+    let options = DataOptions { size: Some([h, w]), channels: Some(c), background: WHITE };
     let data = text.parse::<DataSpec>()?.load(Split::Test, &options)?;
     Ok(data.batch(0..n.unwrap_or(data.len()).min(data.len()))?)
 }

@@ -15,7 +15,7 @@ use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Outcome;
 
 use crate::batch::{BatchArguments, batches};
-use crate::common::{Conduct, ModelArguments, duration};
+use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt;
@@ -59,7 +59,7 @@ pub struct InterpolateArguments {
     #[arg(short, long, value_name = "PATH", default_value = "interpolation.png")]
     output: PathBuf,
     #[command(flatten)]
-    conduct: Conduct,
+    common: CommonArguments,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -110,7 +110,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         return Err(Usage("--method: seeds are latents already, nothing is encoded; leave it out".to_owned()).into());
     }
     let n = if given == 2 { arguments.points } else { arguments.points * arguments.points };
-    let engine = arguments.conduct.start()?;
+    let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
     let mut request = arguments.run.request()?;
     let ends = match &arguments.images {
@@ -132,7 +132,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     if let Ends::Images(_) = ends {
         arguments.encoding().check(generator.plan())?;
     }
-    if arguments.conduct.dry_run {
+    if arguments.common.dry_run {
         return dry_run(arguments, &generator, &ends, n);
     }
     let begun = Instant::now();
@@ -143,7 +143,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     let batch = arguments.batch.of(&generator, n, engine.threads);
     let Some(texts) = decode(arguments, &generator, &target, n, batch)? else { return Ok(stopped(&target)) };
     let (seconds, calls) = (begun.elapsed().as_secs_f64(), generator.calls() * generator.calls_per_step());
-    if arguments.conduct.json {
+    if arguments.common.json {
         emit(json!({
             "output": target.path().display().to_string(), "ends": ends.len(), "points": arguments.points, "n": n,
             "calls": calls, "seconds": seconds,
@@ -251,7 +251,7 @@ fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends,
     let work = generator.flops_per_image() as f64 * n as f64 + generator.flops_per_call() as f64 * encoding as f64;
     let gflop = work / 1e9;
     let output = arguments.output.display().to_string();
-    arguments.conduct.promise(
+    arguments.common.finish_dry_run(
         &json!({"n": n, "calls": calls, "gflop": gflop, "output": output}),
         &[
             format!("images      {n}"),

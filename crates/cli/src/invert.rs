@@ -73,7 +73,7 @@ impl MethodArguments {
     }
 
     /// The method's flags again, for a command that is to follow.
-    pub fn words(&self) -> Result<String, Usage> {
+    pub fn to_flags(&self) -> Result<String, Usage> {
         Ok(match self.method()? {
             Method::Ddim | Method::FixedPoint(_) => String::new(),
             Method::Bdia(by) => format!(" --method bdia --gamma {}", by.gamma),

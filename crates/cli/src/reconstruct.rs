@@ -15,7 +15,7 @@ use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Plan;
 
 use crate::batch::{BatchArguments, batches};
-use crate::common::{Conduct, ModelArguments, duration};
+use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
 use crate::images;
 use crate::invert::{MethodArguments, Report, decode_batch, encode_batch, evaluations, rows};
@@ -60,7 +60,7 @@ pub struct ReconstructArguments {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    conduct: Conduct,
+    common: CommonArguments,
 }
 
 /// One line of the table.
@@ -76,7 +76,7 @@ struct Row {
 /// Runs the command.
 pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let method = arguments.method.method()?;
-    let engine = arguments.conduct.start()?;
+    let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
     let trained = model.scheduler.schedule()?.train_steps() as usize;
     let table: Vec<usize> = TABLE.into_iter().filter(|&steps| steps <= trained).collect();
@@ -94,7 +94,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let mut generator = Generator::new(model, &engine, &runs[0].1, Inputs::default(), 0, n)?;
     let batch = arguments.batch.of(&generator, n, engine.threads);
     let runs: Vec<(Settings, Plan)> = runs.into_iter().map(|(run, _)| run).collect();
-    if arguments.conduct.dry_run {
+    if arguments.common.dry_run {
         return dry_run(arguments, &generator, &runs, &method, n);
     }
     if let Some(folder) = &arguments.output {
@@ -106,7 +106,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let bar = crate::bars::bar("reconstructing", 0, calls as u64);
     let begun = Instant::now();
     let (mut table, mut done, mut stopped) = (Vec::new(), 0, false);
-    if !arguments.conduct.json {
+    if !arguments.common.json {
         emit("  steps   calls       mse")?;
     }
     for run in runs {
@@ -118,7 +118,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
         };
         row.report.warn(n);
         let (steps, calls, mse) = (row.steps, row.evaluations, row.mse);
-        if arguments.conduct.json {
+        if arguments.common.json {
             emit(json!({
                 "steps": steps, "mse": mse, "method": method.name(), "calls": calls, "n": n,
                 "unconverged": row.report.unconverged(), "residual": row.report.residual(),
@@ -136,7 +136,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     }
     if let Some(folder) = arguments.output.as_ref().filter(|_| !table.is_empty()) {
         write(folder, &table, &x0, &method)?;
-        if !arguments.conduct.json {
+        if !arguments.common.json {
             emit(folder.display())?;
         }
     }
@@ -195,7 +195,7 @@ fn dry_run(
     let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
     let most = most * generator.calls_per_step();
     let steps: Vec<usize> = runs.iter().map(|(_, plan)| plan.steps().len()).collect();
-    arguments.conduct.promise(
+    arguments.common.finish_dry_run(
         &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop}),
         &[
             format!("images      {n}"),

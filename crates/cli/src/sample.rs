@@ -15,7 +15,7 @@ use skipstone::sampling::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
 
 use crate::batch::{BatchArguments, runs};
-use crate::common::{Conduct, ModelArguments, bytes, duration};
+use crate::common::{CommonArguments, ModelArguments, bytes, duration};
 use crate::consistency;
 use crate::failure::{Done, Usage, emit, say};
 use crate::fill::FillArguments;
@@ -77,7 +77,7 @@ pub struct SampleArguments {
     #[arg(short, long, value_name = "PATH", default_value = "samples.png")]
     output: PathBuf,
     #[command(flatten)]
-    conduct: Conduct,
+    common: CommonArguments,
 }
 
 impl SampleArguments {
@@ -100,7 +100,7 @@ impl SampleArguments {
 /// Runs the command.
 pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
-    let engine = arguments.conduct.start()?;
+    let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
     let requests = arguments.run.requests(&[])?;
     let rows = if requests.len() > 1 {
@@ -132,7 +132,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let batch = arguments.batch.of(&generator, n, engine.threads);
     if let Some(rows) = rows {
         check(&target, n.saturating_mul(rows.len()), generator.shape())?;
-        return rows.run(generator, n, batch, &arguments.conduct);
+        return rows.run(generator, n, batch, &arguments.common);
     }
     check(&target, n, generator.shape())?;
     let steps = generator.moves();
@@ -140,7 +140,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         Some(path) => Some(Strip::new(path, n, steps, generator.shape())?),
         None => None,
     };
-    if arguments.conduct.dry_run {
+    if arguments.common.dry_run {
         return dry_run(arguments, &generator, n, batch, engine.threads);
     }
     sample(arguments, &target, &generator, strip, n, batch)
@@ -177,7 +177,7 @@ fn dry_run(
     let memory = generator.bytes(batch);
     let per_call = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
     let seconds = per_call * (generator.calls() * n) as f64 / batch as f64;
-    arguments.conduct.promise(
+    arguments.common.finish_dry_run(
         &json!({
             "n": n, "steps": generator.plan().steps().len(), "calls": calls, "batch": batch, "gflop": gflop,
             "memory_bytes": memory, "seconds_per_call": per_call, "seconds": seconds, "threads": threads,
@@ -293,7 +293,7 @@ fn conclude(
     seconds: f64,
 ) -> anyhow::Result<()> {
     let rate = made as f64 / seconds.max(1e-9);
-    if arguments.conduct.json {
+    if arguments.common.json {
         let calls = generator.calls() * generator.calls_per_step();
         emit(json!({
             "output": path.display().to_string(), "trajectory": strip.map(|path| path.display().to_string()),

@@ -13,7 +13,7 @@ use skipstone::io::data::{self, DataSpec, Dataset, Split};
 use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
-use crate::common::{Conduct, WeightsName, bytes, duration, load_model, weights_choice};
+use crate::common::{CommonArguments, WeightsName, bytes, duration, load_model, weights_choice};
 use crate::dataset::DATA;
 use crate::failure::{Done, Stdout, emit, say};
 use crate::interrupt;
@@ -56,13 +56,13 @@ pub struct TrainArguments {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
-    conduct: Conduct,
+    common: CommonArguments,
 }
 
 /// Runs the command.
 pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
     let recipe = recipe(arguments)?;
-    let engine = arguments.conduct.start()?;
+    let engine = arguments.common.start()?;
     let data = dataset(&arguments.data, &recipe)?;
     let init = match &arguments.init {
         Some(path) => {
@@ -72,7 +72,7 @@ pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
         }
         None => None,
     };
-    if arguments.conduct.dry_run {
+    if arguments.common.dry_run {
         return dry_run(arguments, recipe, data, init, engine);
     }
     let run = Run::open(&arguments.out, recipe, data, init, engine, arguments.resume)?;
@@ -94,7 +94,7 @@ fn recipe(arguments: &TrainArguments) -> anyhow::Result<Recipe> {
 }
 
 fn dataset(name: &str, recipe: &Recipe) -> anyhow::Result<Dataset> {
-    let options = data::LoadOptions {
+    let options = data::DataOptions {
         size: Some(recipe.model.sample_size),
         channels: Some(recipe.model.channels),
         background: recipe.data.background,
@@ -122,7 +122,7 @@ fn dry_run(
     let per_step = trainer.measure()?.as_secs_f64();
     let total = per_step * t.steps as f64;
     let epochs = t.steps as f64 * (t.batch * t.accumulate) as f64 / images as f64;
-    arguments.conduct.promise(
+    arguments.common.finish_dry_run(
         &json!({
             "parameters": parameters, "images": images, "steps": t.steps, "batch": t.batch * t.accumulate,
             "gflop_per_step": gflop, "memory_bytes": memory, "seconds_per_step": per_step, "seconds": total,
@@ -157,7 +157,7 @@ fn train(arguments: &TrainArguments, mut run: Run) -> anyhow::Result<Done> {
         say(format_args!("going on after step {first} of {steps}"));
     }
     let bar = crate::bars::bar("training", first, steps);
-    let mut watch = Watch { json: arguments.conduct.json, smooth: None, stdout: None, bar };
+    let mut watch = Watch { json: arguments.common.json, smooth: None, stdout: None, bar };
     let ended = run.train(&mut |event| watch.see(event));
     watch.bar.finish_and_clear();
     match ended? {
@@ -189,7 +189,7 @@ fn conclude(arguments: &TrainArguments, model: &Path) -> anyhow::Result<()> {
     }
     let quoted = interrupt::quoted(&model.display().to_string());
     say(format_args!("{:<11}skipstone sample --model {quoted}", "try"));
-    if !arguments.conduct.json {
+    if !arguments.common.json {
         emit(model.display())?;
     }
     Ok(())

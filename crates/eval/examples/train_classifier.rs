@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use skipstone::io::data::{DataSpec, LoadOptions, Split};
+use skipstone::io::data::{DataOptions, DataSpec, Split};
 use skipstone::{Error, Result};
 use skipstone_eval::classifier::{Recipe, Training};
 
@@ -33,7 +33,7 @@ fn run(output: PathBuf) -> Result<()> {
     if let Some(epochs) = std::env::args().nth(2) {
         recipe.epochs = epochs.parse().map_err(|_| Error::argument(format!("epochs: {epochs} is no number")))?;
     }
-    let load = |split| DataSpec::FashionMnist.load(split, &LoadOptions::default());
+    let load = |split| DataSpec::FashionMnist.load(split, &DataOptions::default());
     let (train, test) = (load(Split::Train)?, load(Split::Test)?);
     let begun = Instant::now();
     let mut training = Training::new(recipe, &train)?;

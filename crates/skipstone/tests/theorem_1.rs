@@ -9,7 +9,7 @@ use skipstone::math::process::{diffuse, reverse};
 use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
 use skipstone::math::sigma::{NoiseScale, Step, table};
 use skipstone::math::trajectory::{Spacing, Trajectory};
-use skipstone::objective::{Weighting, j_sigma_weights, l_gamma, squared_errors};
+use skipstone::objective::{WeightFormula, j_sigma_weights, l_gamma, squared_errors};
 use skipstone::sampling::denoiser::{Clip, Condition, Denoiser, Prediction, denoise};
 use skipstone::sampling::oracle::{Component, Oracle};
 
@@ -66,7 +66,7 @@ fn objectives(network: &dyn Denoiser, steps: &[Step], x0: &Array4<f32>) -> [f64;
     // KL(q(x_T|x₀) ‖ N(0, I))
     j_sigma += 0.5 * (level.alpha_bar * squares - DIMS as f64 * (level.alpha_bar + level.one_minus.ln()));
     let weighted = |weighting| l_gamma(&errors, &j_sigma_weights(steps, SIGMA_1, weighting, DIMS).unwrap()).unwrap();
-    [j_sigma, weighted(Weighting::Exact), weighted(Weighting::Paper)]
+    [j_sigma, weighted(WeightFormula::Exact), weighted(WeightFormula::Paper)]
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub fn dry_run(
         1e3 * per_call
     ));
     lines.push(format!("would write {}", arguments.output.display()));
-    arguments.conduct.promise(&json, &lines)
+    arguments.common.finish_dry_run(&json, &lines)
 }
 
 /// The row of a cell, as the options that were given say it.

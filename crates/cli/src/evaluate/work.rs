@@ -40,7 +40,7 @@ impl Work<'_> {
     fn cells(&mut self, mut generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
         let length: u64 = self.jobs.iter().map(|job| job.missing * job.calls as u64).sum();
         let bar = crate::bars::bar("drawing", 0, length);
-        if let (Some(judge), false) = (judge, self.arguments.conduct.json) {
+        if let (Some(judge), false) = (judge, self.arguments.common.json) {
             head(judge, self.arguments.n, self.evaluation.weights())?;
         }
         for i in 0..self.jobs.len() {
@@ -68,7 +68,7 @@ impl Work<'_> {
                 return Ok(interrupted(i, self.jobs.len()));
             };
             // Kept first: whoever reads the lines may be gone.
-            let text = if self.arguments.conduct.json { json!(row).to_string() } else { line(&job.cell, &row) };
+            let text = if self.arguments.common.json { json!(row).to_string() } else { line(&job.cell, &row) };
             self.results.put(row);
             self.results.write(&self.arguments.output)?;
             crate::bars::above(|| emit(text))?;
@@ -124,7 +124,7 @@ impl Work<'_> {
         self.compare()?;
         self.results.write(&self.arguments.output)?;
         let path = self.write_report()?;
-        if let (Some(path), false) = (path, self.arguments.conduct.json) {
+        if let (Some(path), false) = (path, self.arguments.common.json) {
             emit(path.display())?;
         }
         Ok(Done::Finished)

@@ -23,7 +23,7 @@ use skipstone::sampling::options::{LAYOUT, Noise, SEED};
 use skipstone::train::curve::labelled_curve;
 use skipstone::unet;
 
-use crate::common::{Conduct, ModelArguments};
+use crate::common::{CommonArguments, ModelArguments};
 use crate::dataset::{DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
@@ -78,7 +78,7 @@ pub struct LikelihoodArguments {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    conduct: Conduct,
+    common: CommonArguments,
 }
 
 /// Which likelihood.
@@ -113,7 +113,7 @@ struct Task<'a> {
 /// Runs the command.
 pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     check(arguments)?;
-    let engine = arguments.conduct.start()?;
+    let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
     let mut request = arguments.run.request()?;
     if !arguments.run.says(&NOISE) {
@@ -131,7 +131,7 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
     let conditions = conditions_of(&model, &data, 0..data.len())?;
     let task = Task { arguments, settings, schedule, trajectory, data, conditions };
-    if arguments.conduct.dry_run {
+    if arguments.common.dry_run {
         return task.dry_run(unet::flops(&model.config)?);
     }
     let prediction = model.scheduler.prediction_type;
@@ -260,14 +260,14 @@ impl Task<'_> {
         ];
         lines.extend(output.as_ref().map(|output| format!("would write {output}")));
         let json = json!({"n": self.data.len(), "calls": calls, "gflop": gflop, "output": output});
-        self.arguments.conduct.promise(&json, &lines)
+        self.arguments.common.finish_dry_run(&json, &lines)
     }
 
     fn conclude(&self, report: &Report) -> anyhow::Result<Done> {
         if let Some(folder) = &self.arguments.output {
             self.keep(report, folder)?;
         }
-        if self.arguments.conduct.json {
+        if self.arguments.common.json {
             emit(&report.json)?;
             return Ok(Done::Finished);
         }

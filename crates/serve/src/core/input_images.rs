@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array4, Axis};
 use skipstone::io::data::{
-    DataSpec, Dataset, Fit, LoadOptions, PictureLimits, Split, WHITE, decode_image, network_values,
+    DataOptions, DataSpec, Dataset, Fit, PictureLimits, Split, WHITE, decode_image, network_values,
 };
 use skipstone::io::image::{Picture, encode_png};
 use tokio::task::spawn_blocking;
@@ -92,7 +92,7 @@ impl InputImages {
 }
 
 fn load() -> Option<Dataset> {
-    match DataSpec::FashionMnist.load(Split::Test, &LoadOptions::default()) {
+    match DataSpec::FashionMnist.load(Split::Test, &DataOptions::default()) {
         Ok(data) => Some(data),
         Err(error) => {
             tracing::info!("no test images: {error}");

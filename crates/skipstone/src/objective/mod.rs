@@ -12,7 +12,7 @@ pub use decoder::log_likelihood;
 pub use elbo::{Elbo, ElboOptions, ElboTerm, default_sigma_1, elbo};
 pub use loss::LossWeighting;
 pub(crate) use loss::training_loss;
-pub use weights::{Weighting, exact_weight, j_sigma_weights, last_exact_weight, paper_weight};
+pub use weights::{WeightFormula, exact_weight, j_sigma_weights, last_exact_weight, paper_weight};
 
 use ndarray::Array4;
 

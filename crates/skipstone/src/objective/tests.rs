@@ -50,13 +50,13 @@ fn the_two_weightings_differ_and_the_last_step_has_its_own_sigma() {
 
     let tau = Trajectory::named(Spacing::Linear, 4, 1000, 0).unwrap();
     let at = |eta| table(&linear(), &tau, &NoiseScale::Eta(eta), FinalLevel::Clean).unwrap();
-    let weights = j_sigma_weights(&at(1.0), 0.5, Weighting::Exact, 3).unwrap();
+    let weights = j_sigma_weights(&at(1.0), 0.5, WeightFormula::Exact, 3).unwrap();
     assert_eq!(weights.len(), 4);
     let a = at(1.0)[3].from;
     assert!((weights[3] - a.one_minus / (2.0 * a.alpha_bar * 0.25)).abs() < 1e-9 * weights[3]);
-    assert!(j_sigma_weights(&at(0.0), 0.5, Weighting::Exact, 3).unwrap_err().to_string().contains("eta > 0"));
-    assert!(j_sigma_weights(&at(1.0), 0.0, Weighting::Paper, 3).is_err());
-    assert_eq!("paper".parse::<Weighting>().unwrap().to_string(), "paper");
+    assert!(j_sigma_weights(&at(0.0), 0.5, WeightFormula::Exact, 3).unwrap_err().to_string().contains("eta > 0"));
+    assert!(j_sigma_weights(&at(1.0), 0.0, WeightFormula::Paper, 3).is_err());
+    assert_eq!("paper".parse::<WeightFormula>().unwrap().to_string(), "paper");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::math::sigma::Step;
 
 /// Which weight γ_t the terms of J_σ carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Weighting {
+pub enum WeightFormula {
     /// The weight the KL divergence really has.
     #[default]
     Exact,
@@ -15,7 +15,7 @@ pub enum Weighting {
     Paper,
 }
 
-impl fmt::Display for Weighting {
+impl fmt::Display for WeightFormula {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Exact => "exact",
@@ -24,7 +24,7 @@ impl fmt::Display for Weighting {
     }
 }
 
-impl FromStr for Weighting {
+impl FromStr for WeightFormula {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
@@ -58,7 +58,7 @@ pub fn paper_weight(t: NoiseLevel, sigma: f64, dims: usize) -> f64 {
 ///
 /// # Errors
 /// A σ or σ₁ that is not positive: the divergence is then infinite.
-pub fn j_sigma_weights(steps: &[Step], sigma_1: f64, weighting: Weighting, dims: usize) -> Result<Vec<f64>> {
+pub fn j_sigma_weights(steps: &[Step], sigma_1: f64, weighting: WeightFormula, dims: usize) -> Result<Vec<f64>> {
     steps
         .iter()
         .map(|step| {
@@ -66,9 +66,9 @@ pub fn j_sigma_weights(steps: &[Step], sigma_1: f64, weighting: Weighting, dims:
             let sigma = if is_last { sigma_1 } else { step.sigma };
             check_sigma(sigma, step)?;
             Ok(match weighting {
-                Weighting::Paper => paper_weight(step.from, sigma, dims),
-                Weighting::Exact if is_last => last_exact_weight(step.from, sigma),
-                Weighting::Exact => exact_weight(step.from, step.to, sigma),
+                WeightFormula::Paper => paper_weight(step.from, sigma, dims),
+                WeightFormula::Exact if is_last => last_exact_weight(step.from, sigma),
+                WeightFormula::Exact => exact_weight(step.from, step.to, sigma),
             })
         })
         .collect()

@@ -76,7 +76,7 @@ impl fmt::Display for DataSpec {
 
 /// What images are brought to while they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadOptions {
+pub struct DataOptions {
     /// Height and width; `None` keeps the data set's own, which a folder does not have.
     pub size: Option<[usize; 2]>,
     /// 1 or 3 channels; `None` keeps the data set's own, for a folder 3.
@@ -85,7 +85,7 @@ pub struct LoadOptions {
     pub background: [u8; 3],
 }
 
-impl Default for LoadOptions {
+impl Default for DataOptions {
     fn default() -> Self {
         Self { size: None, channels: None, background: WHITE }
     }
@@ -102,7 +102,7 @@ impl DataSpec {
     ///
     /// # Errors
     /// Files that are missing (saying what brings them), broken, or cannot be brought to the wanted shape.
-    pub fn load(&self, split: Split, options: &LoadOptions) -> Result<Dataset> {
+    pub fn load(&self, split: Split, options: &DataOptions) -> Result<Dataset> {
         let root = std::env::var_os("SKIPSTONE_DATA").filter(|root| !root.is_empty()).map(PathBuf::from);
         self.load_from(&places(root.as_deref()), split, options)
     }
@@ -111,7 +111,7 @@ impl DataSpec {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_from(&self, places: &[PathBuf], split: Split, options: &LoadOptions) -> Result<Dataset> {
+    pub fn load_from(&self, places: &[PathBuf], split: Split, options: &DataOptions) -> Result<Dataset> {
         match self {
             Self::FashionMnist => fitted(self.idx_set(places, split, FASHION_CLASSES)?, options),
             Self::Mnist => fitted(self.idx_set(places, split, DIGITS)?, options),
@@ -217,7 +217,7 @@ fn labels_beside(images: &Path) -> Option<PathBuf> {
 }
 
 /// The data set with its images brought to the wanted shape.
-fn fitted(data: Dataset, options: &LoadOptions) -> Result<Dataset> {
+fn fitted(data: Dataset, options: &DataOptions) -> Result<Dataset> {
     let [c, h, w] = data.shape();
     let (size, channels) = (options.size.unwrap_or([h, w]), options.channels.unwrap_or(c));
     if (size, channels) == ([h, w], c) {
@@ -273,10 +273,10 @@ mod tests {
         write_mnist(&b.join("mnist"), "train", 5);
         write_mnist(&b.join("mnist"), "t10k", 3);
         let places = [a, b];
-        let load = |split| DataSpec::Mnist.load_from(&places, split, &LoadOptions::default()).unwrap();
+        let load = |split| DataSpec::Mnist.load_from(&places, split, &DataOptions::default()).unwrap();
         assert_eq!((load(Split::Train).len(), load(Split::Test).len()), (5, 3));
         assert_eq!(load(Split::Test).labels().unwrap(), [0, 1, 2]);
-        let options = LoadOptions { size: Some([8, 6]), channels: Some(3), ..LoadOptions::default() };
+        let options = DataOptions { size: Some([8, 6]), channels: Some(3), ..DataOptions::default() };
         let large = DataSpec::Mnist.load_from(&places, Split::Test, &options).unwrap();
         assert_eq!(large.shape(), [3, 8, 6]);
         assert!(large.image(2).iter().all(|&v| v == 20));
@@ -291,12 +291,12 @@ mod tests {
             (DataSpec::Mnist, "t10k-labels-idx1-ubyte.gz into"),
             (DataSpec::Cifar10, "cifar-10-binary.tar.gz"),
         ] {
-            let error = spec.load_from(&places, Split::Train, &LoadOptions::default()).unwrap_err();
+            let error = spec.load_from(&places, Split::Train, &DataOptions::default()).unwrap_err();
             assert_eq!(error.kind(), Kind::NotFound);
             assert!(error.message().contains(remedy), "{error}");
             assert!(error.message().contains(&empty.path().display().to_string()), "{error}");
         }
-        let options = LoadOptions { size: Some([4, 4]), ..LoadOptions::default() };
+        let options = DataOptions { size: Some([4, 4]), ..DataOptions::default() };
         let typo = DataSpec::Folder(empty.path().join("fashion-mnits"));
         assert!(typo.load(Split::Train, &options).unwrap_err().message().contains("known by name are fashion-mnist"));
         assert_eq!(places_named(), ["/r", "data", "/usr/share/datasets"]);
@@ -311,10 +311,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write_mnist(folder.path(), "mine", 4);
         let spec = DataSpec::Idx(folder.path().join("mine-images-idx3-ubyte"));
-        let data = spec.load(Split::Train, &LoadOptions::default()).unwrap();
+        let data = spec.load(Split::Train, &DataOptions::default()).unwrap();
         assert_eq!((data.labels().unwrap().len(), data.num_classes()), (4, Some(4)));
         std::fs::remove_file(folder.path().join("mine-labels-idx1-ubyte")).unwrap();
-        assert_eq!(spec.load(Split::Train, &LoadOptions::default()).unwrap().labels(), None);
+        assert_eq!(spec.load(Split::Train, &DataOptions::default()).unwrap().labels(), None);
     }
 
     #[test]
@@ -326,12 +326,12 @@ mod tests {
             ::image::GrayImage::new(4, 4).save(path).unwrap();
         };
         ["train/a/1.png", "train/b/2.png", "test/a/3.png"].iter().for_each(|name| save(name));
-        let options = LoadOptions { size: Some([4, 4]), ..LoadOptions::default() };
+        let options = DataOptions { size: Some([4, 4]), ..DataOptions::default() };
         let spec = DataSpec::Folder(folder.path().to_path_buf());
         let load = |split| spec.load(split, &options).unwrap();
         assert_eq!((load(Split::Train).len(), load(Split::Test).len()), (2, 1));
         assert_eq!(load(Split::Train).class_names(), ["a", "b"]);
-        assert!(spec.load(Split::Train, &LoadOptions::default()).unwrap_err().message().contains("sample_size"));
+        assert!(spec.load(Split::Train, &DataOptions::default()).unwrap_err().message().contains("sample_size"));
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
             return;
         }
         let places = [PathBuf::from("/usr/share/datasets")];
-        let data = DataSpec::FashionMnist.load_from(&places, Split::Test, &LoadOptions::default()).unwrap();
+        let data = DataSpec::FashionMnist.load_from(&places, Split::Test, &DataOptions::default()).unwrap();
         assert_eq!((data.len(), data.shape(), data.num_classes()), (10_000, [1, 28, 28], Some(10)));
         let mut per_class = [0; 10];
         data.labels().unwrap().iter().for_each(|&l| per_class[l as usize] += 1);
