@@ -192,7 +192,7 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
     let before = names(at);
     for (arguments, message) in [
         ("--steps 0", "steps: expected at least 1, found 0"),
-        ("--steps 1001", "at most the model's 1000 trained steps"),
+        ("--steps 1001", "at most the model's 1000 trained timesteps"),
         ("--eta -0.5", "eta: expected a finite number of at least 0"),
         ("--eta 1e6", "above its bound"),
         ("--times 3,9", "must strictly decrease"),

@@ -1,5 +1,5 @@
-//! The paper's mathematics, without a network: the noise schedule a_t, trajectories τ, the scales σ, the forward process,
-//! keyed noise, and the geometry of latents.
+//! The paper's mathematics, independent of any network: the noise schedule a_t, trajectories τ, noise scales σ, the forward
+//! process, keyed noise, and latent interpolation.
 
 pub mod latent;
 pub mod noise;

@@ -2,24 +2,25 @@ use ndarray::{Array4, ArrayView3, Axis, Slice};
 
 use crate::error::{Error, Result};
 
-/// Side of the squares whose means are what remains of an image without its detail, where a command compares images.
+/// Side in pixels of the squares that commands average over to compare images at low frequencies.
 pub const SQUARE: usize = 4;
 
-/// How far two sets of images are apart, root mean square with pixels scaled to [0, 1].
+/// Root-mean-square distance between two sets of images, with pixels scaled to [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Distance {
-    /// Of all pixels.
+    /// Over all pixels.
     pub full: f64,
-    /// Of the means over squares of pixels: what remains when detail is gone.
+    /// Over the means of squares of pixels: the low frequencies, without fine detail.
     pub low: f64,
 }
 
-/// The distance between images `a` and `b`, `[n, c, h, w]` of network values, with squares of `side` pixels for the low
-/// frequencies; squares at the right and lower edge may be smaller.
+/// The distance between images `a` and `b`, `[n, c, h, w]` with network values in [−1, 1].
+///
+/// Low frequencies are means over squares of `side` × `side` pixels. Squares at the right and bottom edges may be smaller.
 ///
 /// ```
 /// use ndarray::array;
-/// // A checkerboard against gray: every pixel differs by ½, every mean of four by nothing.
+/// // A checkerboard against grey: every pixel differs by ½, every mean of four by 0.
 /// let (a, b) = (array![[[[1.0f32, -1.0], [-1.0, 1.0]]]], ndarray::Array4::zeros((1, 1, 2, 2)));
 /// let d = skipstone::math::latent::distance(&a, &b, 2)?;
 /// assert_eq!((d.full, d.low), (0.5, 0.0));
@@ -27,18 +28,19 @@ pub struct Distance {
 /// ```
 ///
 /// # Errors
-/// Shapes that differ, no pixel, or a side of 0.
+/// The shapes differ, the images are empty, or `side` is 0.
 pub fn distance(a: &Array4<f32>, b: &Array4<f32>, side: usize) -> Result<Distance> {
     if a.dim() != b.dim() || a.is_empty() || side == 0 {
         let (a, b) = (a.shape(), b.shape());
         return Err(Error::argument(format!(
-            "distance: expected images of one shape and squares of at least 1 pixel, found {a:?}, {b:?} and {side}"
+            "distance: expected non-empty images of the same shape and squares of at least 1 pixel, found {a:?}, {b:?} \
+             and {side}"
         )));
     }
     let rms = |pairs: &mut dyn Iterator<Item = (f64, f64)>| {
         let (mut sum, mut count) = (0.0, 0u64);
         for (a, b) in pairs {
-            sum += ((a - b) / 2.0).powi(2); // −1..1 is twice as wide as 0..1
+            sum += ((a - b) / 2.0).powi(2); // [−1, 1] is twice as wide as [0, 1]
             count += 1;
         }
         (sum / count as f64).sqrt()
@@ -48,7 +50,7 @@ pub fn distance(a: &Array4<f32>, b: &Array4<f32>, side: usize) -> Result<Distanc
     Ok(Distance { full, low: rms(&mut low) })
 }
 
-/// The mean of every square, channel by channel.
+/// The mean of each square, channel by channel.
 fn means(image: ArrayView3<'_, f32>, side: usize) -> Vec<f64> {
     let (_, h, w) = image.dim();
     let part = |i: usize, length: usize| Slice::from(i..(i + side).min(length));

@@ -1,4 +1,5 @@
-//! Between latents: slerp, lines, grids (DDIM §5.3), and how alike images of the same latents are (§5.2).
+//! Interpolation between latents: slerp, lines and grids (DDIM §5.3); and the distance between images decoded from the same
+//! latents (§5.2).
 
 mod distance;
 
@@ -8,15 +9,15 @@ use ndarray::{Array3, Array4, ArrayView3, Axis, Zip};
 
 use crate::error::{Error, Kind, Result};
 
-/// Angles nearer to 0 than this are a straight line: sin θ would cancel.
+/// Below this angle slerp interpolates linearly: sin θ would cancel.
 const PARALLEL: f64 = 1e-6;
-/// Angles nearer to π than this have no direction to turn in.
+/// Within this angle of π slerp refuses: the great circle is not unique.
 const ANTIPARALLEL: f64 = 1e-4;
 
-/// Spherical interpolation, DDIM appendix D.5: sin((1−λ)θ)/sinθ·a + sin(λθ)/sinθ·b, θ the angle between
-/// the flattened latents, `[c, h, w]`. λ = 0 is `a`, λ = 1 is `b`, both to the bit.
+/// Spherical interpolation of latents `[c, h, w]` (DDIM appendix D.5): sin((1−λ)θ)/sinθ·a + sin(λθ)/sinθ·b, where θ is the
+/// angle between the flattened latents. λ = 0 gives `a` and λ = 1 gives `b`, bit for bit.
 ///
-/// Nearly parallel latents, and one that is zero (it has no direction), are joined by a straight line.
+/// Interpolation is linear where the latents are nearly parallel or one of them is zero.
 ///
 /// ```
 /// use ndarray::array;
@@ -27,12 +28,12 @@ const ANTIPARALLEL: f64 = 1e-4;
 /// ```
 ///
 /// # Errors
-/// Shapes that differ, values that are not finite, λ outside 0..=1, or antiparallel latents: no great circle is
-/// shorter than the others.
+/// The shapes differ, a value is not finite, λ is outside 0..=1, or the latents are antiparallel, so that no shortest great
+/// circle exists.
 pub fn slerp(a: ArrayView3<'_, f32>, b: ArrayView3<'_, f32>, lambda: f64) -> Result<Array3<f32>> {
     if a.dim() != b.dim() {
         let (a, b) = (a.shape(), b.shape());
-        return Err(Error::argument(format!("latents of different shapes, {a:?} and {b:?}")));
+        return Err(Error::argument(format!("latents: expected the same shape, found {a:?} and {b:?}")));
     }
     if !(0.0..=1.0).contains(&lambda) {
         return Err(Error::argument(format!("lambda: expected 0 to 1, found {lambda}")));
@@ -41,7 +42,7 @@ pub fn slerp(a: ArrayView3<'_, f32>, b: ArrayView3<'_, f32>, lambda: f64) -> Res
     Ok(Zip::from(a).and(b).map_collect(|&a, &b| (of_a * f64::from(a) + of_b * f64::from(b)) as f32))
 }
 
-/// What the two ends are multiplied by.
+/// The weights of `a` and `b`.
 fn weights(a: ArrayView3<'_, f32>, b: ArrayView3<'_, f32>, lambda: f64) -> Result<(f64, f64)> {
     let (mut aa, mut bb) = (0.0, 0.0);
     Zip::from(a).and(b).for_each(|&a, &b| {
@@ -49,13 +50,13 @@ fn weights(a: ArrayView3<'_, f32>, b: ArrayView3<'_, f32>, lambda: f64) -> Resul
         bb += f64::from(b) * f64::from(b);
     });
     if !(f64::is_finite(aa) && f64::is_finite(bb)) {
-        return Err(Error::new(Kind::NonFinite, "latents to interpolate are not finite"));
+        return Err(Error::new(Kind::NonFinite, "latents: expected finite values, found NaN or infinity"));
     }
     let (straight, ends) = ((1.0 - lambda, lambda), lambda == 0.0 || lambda == 1.0);
     if ends || aa == 0.0 || bb == 0.0 {
         return Ok(straight);
     }
-    // 2·atan2(‖u − v‖, ‖u + v‖) of the unit vectors: the arc cosine loses half its digits near 0 and π.
+    // 2·atan2(‖u − v‖, ‖u + v‖) for unit vectors u and v: the arc cosine loses half its digits near 0 and π.
     let (na, nb) = (aa.sqrt(), bb.sqrt());
     let (mut apart, mut along) = (0.0, 0.0);
     Zip::from(a).and(b).for_each(|&a, &b| {
@@ -69,13 +70,13 @@ fn weights(a: ArrayView3<'_, f32>, b: ArrayView3<'_, f32>, lambda: f64) -> Resul
     }
     if std::f64::consts::PI - theta < ANTIPARALLEL {
         return Err(Error::argument(
-            "the two latents point in opposite directions: no way between them is the shortest; choose other ends",
+            "latents: the two ends point in opposite directions, so no shortest path joins them; choose another end",
         ));
     }
     Ok((((1.0 - lambda) * theta).sin() / theta.sin(), (lambda * theta).sin() / theta.sin()))
 }
 
-/// λ of point `i` of `points`, evenly from 0 to 1.
+/// λ of point `i` out of `points`, evenly spaced from 0 to 1.
 fn lambda(i: usize, points: usize) -> f64 {
     i as f64 / (points - 1) as f64
 }
@@ -84,22 +85,22 @@ fn check_points(points: usize) -> Result<()> {
     if points >= 2 {
         return Ok(());
     }
-    Err(Error::argument(format!("points: expected at least 2, the two ends, found {points}")))
+    Err(Error::argument(format!("points: expected at least 2 (the two ends), found {points}")))
 }
 
-/// `points` latents from `a` to `b`, both ends among them: `[points, c, h, w]`.
+/// `points` latents from `a` to `b`, both ends included: `[points, c, h, w]`.
 ///
 /// # Errors
-/// Fewer than 2 points, and as [`slerp`].
+/// `points` is below 2; or as [`slerp`].
 pub fn line(a: ArrayView3<'_, f32>, b: ArrayView3<'_, f32>, points: usize) -> Result<Array4<f32>> {
     check_points(points)?;
     stack((0..points).map(|i| slerp(a, b, lambda(i, points))), a.dim())
 }
 
-/// A square of `points`² latents among four, row by row: `[points², c, h, w]`.
+/// A square grid of `points`² latents between four corners, row by row: `[points², c, h, w]`.
 ///
-/// The corners are a (top left), b (top right), c (bottom left) and d (bottom right). Column j first lies at its λ on
-/// the lines a→b and c→d; row i then at its λ between these two.
+/// The corners are a (top left), b (top right), c (bottom left) and d (bottom right). Column j interpolates along a→b and
+/// c→d; row i then interpolates between those two latents.
 ///
 /// # Errors
 /// As [`line()`].

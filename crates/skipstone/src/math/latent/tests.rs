@@ -17,7 +17,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn between_latents_of_one_length_slerp_keeps_the_length_and_turns_evenly(
+    fn slerp_keeps_the_norm_of_equal_norm_latents_and_turns_at_constant_speed(
         seed in 0u64..1000, lambda in 0.05f64..0.95,
     ) {
         let two = initial_latent(seed, 0, 2, [1, 4, 4]);
@@ -31,7 +31,7 @@ proptest! {
 }
 
 #[test]
-fn a_quarter_of_a_right_angle_is_known_by_hand() {
+fn slerp_matches_hand_computation_at_a_right_angle() {
     // θ = π/2 between 2·e₁ and e₂; λ = 1/3: sin 60° and sin 30°.
     let (a, b) = (array![[[2.0f32, 0.0]]], array![[[0.0f32, 1.0]]]);
     let x = slerp(a.view(), b.view(), 1.0 / 3.0).unwrap();
@@ -39,7 +39,7 @@ fn a_quarter_of_a_right_angle_is_known_by_hand() {
 }
 
 #[test]
-fn ends_are_exact_and_parallel_latents_are_joined_by_a_straight_line() {
+fn slerp_ends_are_exact_and_parallel_latents_interpolate_linearly() {
     let a = initial_latent(0, 0, 1, [1, 3, 3]).index_axis_move(Axis(0), 0);
     let b = initial_latent(0, 1, 1, [1, 3, 3]).index_axis_move(Axis(0), 0);
     assert_eq!(slerp(a.view(), b.view(), 0.0).unwrap(), a);
@@ -47,20 +47,20 @@ fn ends_are_exact_and_parallel_latents_are_joined_by_a_straight_line() {
     assert_eq!(slerp(a.view(), a.view(), 0.3).unwrap(), a);
     let (one, three) = (Array3::from_elem((1, 2, 2), 1.0f32), Array3::from_elem((1, 2, 2), 3.0f32));
     assert_eq!(slerp(one.view(), three.view(), 0.25).unwrap(), Array3::from_elem((1, 2, 2), 1.5f32));
-    // Just short of parallel: still finite and between.
+    // Nearly parallel: still finite.
     let nearly = a.mapv(|v| v * 1.000_001);
     assert!(slerp(a.view(), nearly.view(), 0.5).unwrap().iter().all(|v| v.is_finite()));
 }
 
 #[test]
-fn a_zero_latent_has_no_direction_and_is_left_on_a_straight_line() {
+fn a_zero_latent_interpolates_linearly() {
     let (zero, one) = (Array3::<f32>::zeros((1, 2, 2)), Array3::from_elem((1, 2, 2), 1.0f32));
     assert_eq!(slerp(zero.view(), one.view(), 0.5).unwrap(), Array3::from_elem((1, 2, 2), 0.5f32));
     assert_eq!(slerp(zero.view(), zero.view(), 0.5).unwrap(), zero);
 }
 
 #[test]
-fn what_has_no_answer_is_refused() {
+fn undefined_interpolations_are_refused() {
     let a = initial_latent(0, 0, 1, [1, 3, 3]).index_axis_move(Axis(0), 0);
     let error = slerp(a.view(), a.mapv(|v| -2.0 * v).view(), 0.5).unwrap_err();
     assert!(error.message().contains("opposite directions"), "{error}");
@@ -71,7 +71,7 @@ fn what_has_no_answer_is_refused() {
 }
 
 #[test]
-fn a_grid_has_its_four_latents_in_the_corners_and_slerps_on_its_edges() {
+fn a_grid_has_the_four_latents_at_its_corners_and_slerps_along_its_edges() {
     let four = initial_latent(5, 0, 4, [1, 3, 3]);
     let corner = |i| four.index_axis(Axis(0), i);
     let square = grid([corner(0), corner(1), corner(2), corner(3)], 5).unwrap();
@@ -81,19 +81,19 @@ fn a_grid_has_its_four_latents_in_the_corners_and_slerps_on_its_edges() {
     }
     let edge = slerp(corner(0), corner(2), 0.75).unwrap();
     assert_eq!(square.index_axis(Axis(0), 15), edge);
-    // Two corners twice: every row is the same line.
+    // The bottom corners repeat the top ones, so every row is the same line.
     let flat = grid([corner(0), corner(1), corner(0), corner(1)], 3).unwrap();
     assert_eq!(flat.index_axis(Axis(0), 1), flat.index_axis(Axis(0), 7));
     assert_eq!(flat.index_axis(Axis(0), 4), line(corner(0), corner(1), 3).unwrap().index_axis(Axis(0), 1));
 }
 
 #[test]
-fn low_frequencies_are_means_of_squares_also_at_the_edge() {
-    // 3 pixels wide, squares of 2: the last column stands alone.
+fn low_frequencies_are_means_of_squares_including_partial_ones() {
+    // 3 pixels wide, squares of 2: the last square is one pixel wide.
     let a = array![[[[1.0f32, 0.0, 1.0], [0.0, 1.0, 1.0]]]];
     let b: Array4<f32> = Array4::zeros((1, 1, 2, 3));
     let d = distance(&a, &b, 2).unwrap();
-    // Halves of differences: pixels 4 of 6 are ½; means ½·½ and ½·1.
+    // Halved differences: 4 of 6 pixels give ½; the means give ½·½ and ½·1.
     assert!((d.full - (4.0f64 * 0.25 / 6.0).sqrt()).abs() < 1e-12);
     assert!((d.low - ((0.0625 + 0.25) / 2.0f64).sqrt()).abs() < 1e-12);
     assert!(distance(&a, &b, 0).is_err() && distance(&a, &Array4::zeros((1, 1, 2, 2)), 2).is_err());

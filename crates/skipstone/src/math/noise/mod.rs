@@ -1,7 +1,7 @@
-//! Counter-keyed noise: a draw is a function of (seed, purpose, image, step, element) and of nothing else.
+//! Counter-keyed noise: a draw depends only on (seed, purpose, image, step, element).
 //!
-//! The same image therefore comes out for any batch size, thread count, shard or resume point. Philox4x32-10
-//! (Salmon et al. 2011) makes the bits, Box–Muller in f64 with a portable `ln`, `sin` and `cos` the Gaussians.
+//! An image is therefore the same for any batch size, thread count, shard or resume point. Philox4x32-10 (Salmon et al.
+//! 2011) generates the bits. Box–Muller in f64, with portable `ln`, `sin` and `cos`, turns them into Gaussians.
 
 mod keyed;
 mod source;
@@ -12,10 +12,10 @@ pub use source::{Forbidden, Given, NoiseSource, Seeded};
 use ndarray::Array4;
 use rayon::prelude::*;
 
-/// The version of the scheme; whatever changes a single draw raises it. Manifests record it.
+/// Version of the noise scheme, recorded in manifests. Any change to any draw increments it.
 pub const NOISE_VERSION: u32 = 1;
 
-/// Fills each image of `out` (`[n, c, h, w]`) with standard normal noise; image i has the key
+/// Fills each image of `out`, `[n, c, h, w]`, with standard normal noise. Image i has the key
 /// (seed, purpose, `first_image` + i, step).
 pub fn fill_gaussian(seed: u64, purpose: Purpose, first_image: u64, step: u32, out: &mut Array4<f32>) {
     let per_image = out.len() / out.dim().0.max(1);
@@ -36,7 +36,7 @@ pub fn fill_gaussian(seed: u64, purpose: Purpose, first_image: u64, step: u32, o
     }
 }
 
-/// The initial latents x_T of images `first_image`.. as `[n, c, h, w]`.
+/// The initial latents x_T of `n` images starting at index `first_image`, `[n, c, h, w]`.
 ///
 /// ```
 /// use ndarray::Axis;

@@ -3,7 +3,7 @@ use ndarray::{Array5, Axis};
 use super::*;
 
 #[test]
-fn philox_gives_the_known_answers_of_random123() {
+fn philox_matches_the_known_answers_of_random123() {
     // Random123's kat_vectors, philox4x32 with 10 rounds.
     let f = rand_philox::philox4x32_10;
     assert_eq!(f([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
@@ -15,8 +15,8 @@ fn philox_gives_the_known_answers_of_random123() {
 }
 
 #[test]
-fn the_key_and_counter_layout_are_those_of_version_one() {
-    // SplitMix64 seeded with 0: the reference's second output keys purpose 2.
+fn key_and_counter_layout_match_version_one() {
+    // Purpose 2 is keyed by the second output of the reference SplitMix64 seeded with 0.
     let key = 0x6e78_9e6a_a1b9_65f4_u64;
     let words = rand_philox::philox4x32_10([0, 5, 9, 1], [key as u32, (key >> 32) as u32]);
     let mut rng = KeyedRng::new(0, Purpose::Step, 1 << 32 | 9, 5);
@@ -26,16 +26,16 @@ fn the_key_and_counter_layout_are_those_of_version_one() {
 }
 
 #[test]
-fn noise_does_not_depend_on_the_batch_it_is_drawn_in() {
+fn noise_does_not_depend_on_the_batch() {
     let whole = initial_latent(3, 10, 7, [3, 5, 5]);
     for i in 0..7 {
         let one = initial_latent(3, 10 + i as u64, 1, [3, 5, 5]);
         assert_eq!(one.index_axis(Axis(0), 0), whole.index_axis(Axis(0), i));
     }
-    // A longer image begins with the shorter one's elements.
+    // A larger image starts with the elements of the smaller one.
     let long = initial_latent(3, 10, 1, [3, 5, 6]);
     assert!(long.iter().zip(whole.index_axis(Axis(0), 0)).all(|(a, b)| a == b));
-    // A memory layout of its own changes nothing.
+    // The memory layout does not matter.
     let mut transposed = Array4::zeros((3, 7, 5, 5)).permuted_axes([1, 0, 2, 3]);
     fill_gaussian(3, Purpose::Latent, 10, 0, &mut transposed);
     assert_eq!(transposed, whole);
@@ -54,7 +54,7 @@ fn seeds_purposes_images_and_steps_give_different_noise() {
 #[test]
 fn gaussian_draws_have_the_moments_and_tails_of_a_normal() {
     let x = initial_latent(1, 0, 4, [4, 250, 250]).mapv(f64::from);
-    let n = x.len() as f64; // a million: the standard error of the mean is 1e-3
+    let n = x.len() as f64; // a million, so the standard error of the mean is 1e-3
     let moment = |k: i32| x.mapv(|x| x.powi(k)).sum() / n;
     assert!(moment(1).abs() < 5e-3);
     assert!((moment(2) - 1.0).abs() < 8e-3);
@@ -63,7 +63,7 @@ fn gaussian_draws_have_the_moments_and_tails_of_a_normal() {
     // P(|z| > 3) = 0.0026998.
     let tail = x.iter().filter(|x| x.abs() > 3.0).count() as f64 / n;
     assert!((tail - 0.0026998).abs() < 3e-4);
-    // Neighbours, which share a block, are uncorrelated.
+    // Neighbours share a generator block, yet are uncorrelated.
     let values: Vec<f64> = x.iter().copied().collect();
     let product = values.chunks_exact(2).map(|pair| pair[0] * pair[1]).sum::<f64>() / (n / 2.0);
     assert!(product.abs() < 8e-3);
@@ -87,7 +87,7 @@ fn uniform_draws_cover_their_range_evenly() {
 }
 
 #[test]
-fn given_noise_is_taken_in_step_order_and_its_shape_is_checked() {
+fn given_noise_is_used_in_step_order_and_its_shape_is_checked() {
     let mut given = Given::new(Array5::from_shape_fn((2, 1, 1, 1, 2), |(call, ..)| call as f32));
     let mut out = Array4::zeros((1, 1, 1, 2));
     given.fill(1, &mut out).unwrap();

@@ -7,33 +7,35 @@ use crate::math::schedule::NoiseLevel;
 use crate::math::sigma::Coefficients;
 use crate::sampling::denoiser::Prediction;
 
-/// A Gaussian conditional on x₀ and one other latent x: N(x0·x₀ + x·x, variance·I).
+/// A Gaussian conditioned on x₀ and one other latent x: N(x0·x₀ + x·x, variance·I).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Conditional {
-    /// The mean's factor of x₀.
+    /// Coefficient of x₀ in the mean.
     pub x0: f64,
-    /// The mean's factor of the latent that is conditioned on.
+    /// Coefficient of the other latent in the mean.
     pub x: f64,
-    /// The variance of each element.
+    /// Variance of each element.
     pub variance: f64,
 }
 
-/// q_σ(x_s | x_t, x₀), DDIM Eq. 7: mean √a_s·x₀ + √(1−a_s−σ²)·(x_t − √a_t·x₀)/√(1−a_t), variance σ²;
-/// 0 ≤ σ² ≤ 1 − a_s, t noisy.
+/// q_σ(x_s | x_t, x₀), DDIM Eq. 7: mean √a_s·x₀ + √(1−a_s−σ²)·(x_t − √a_t·x₀)/√(1−a_t), variance σ².
+///
+/// Requires 0 ≤ σ² ≤ 1 − a_s and a noisy t.
 pub fn reverse(t: NoiseLevel, s: NoiseLevel, sigma: f64) -> Conditional {
     let c = Coefficients::new(s, sigma);
     Conditional { x0: c.x0 - c.eps * t.signal() / t.noise(), x: c.eps / t.noise(), variance: sigma * sigma }
 }
 
 /// q_σ(x_t | x_s, x₀), the "forward" conditional by Bayes (DDIM Eq. 8): mean
-/// √a_t·x₀ + √((1−a_t)(1−a_s−σ²))/(1−a_s)·(x_s − √a_s·x₀), variance (1−a_t)σ²/(1−a_s). It depends on x₀: the
-/// process is not Markovian.
+/// √a_t·x₀ + √((1−a_t)(1−a_s−σ²))/(1−a_s)·(x_s − √a_s·x₀), variance (1−a_t)σ²/(1−a_s).
+///
+/// It depends on x₀, so the process is not Markovian.
 ///
 /// # Errors
-/// s clean, where nothing is left to condition on, or σ outside 0 < σ² ≤ 1 − a_s.
+/// s is clean, so x_s carries no noise to condition on; or σ is outside 0 < σ² ≤ 1 − a_s.
 pub fn forward(t: NoiseLevel, s: NoiseLevel, sigma: f64) -> Result<Conditional> {
     if s.one_minus <= 0.0 {
-        return Err(Error::argument("the forward conditional starts at a noisy time: s ≥ 1"));
+        return Err(Error::argument("s: the forward conditional needs a noisy timestep (s >= 1), found clean data"));
     }
     if !(sigma > 0.0 && sigma * sigma <= s.one_minus * (1.0 + 1e-9)) {
         return Err(Error::argument(format!(
@@ -46,7 +48,7 @@ pub fn forward(t: NoiseLevel, s: NoiseLevel, sigma: f64) -> Result<Conditional> 
     Ok(Conditional { x0: t.signal() - x * s.signal(), x, variance: t.one_minus * sigma * sigma / s.one_minus })
 }
 
-/// x_t = √a_t·x₀ + √(1−a_t)·ε, each image at its own level; arrays `[n, c, h, w]`, n levels.
+/// Diffuses each image to its own noise level: x_t = √a_t·x₀ + √(1−a_t)·ε. Arrays are `[n, c, h, w]`, with n levels.
 ///
 /// ```
 /// use ndarray::Array4;
@@ -58,12 +60,12 @@ pub fn forward(t: NoiseLevel, s: NoiseLevel, sigma: f64) -> Result<Conditional> 
 /// ```
 ///
 /// # Errors
-/// Shapes that differ, or another number of levels than images.
+/// The shapes differ, or the number of levels differs from the number of images.
 pub fn diffuse(x0: &Array4<f32>, eps: &Array4<f32>, levels: &[NoiseLevel]) -> Result<Array4<f32>> {
     per_image(x0, eps, levels, |level, x0, eps| level.signal() * x0 + level.noise() * eps)
 }
 
-/// What the network should output for x_t = √a_t·x₀ + √(1−a_t)·ε: ε, x₀, or v = √a·ε − √(1−a)·x₀.
+/// The training target for x_t = √a_t·x₀ + √(1−a_t)·ε: ε, x₀, or v = √a·ε − √(1−a)·x₀, `[n, c, h, w]`.
 ///
 /// # Errors
 /// As [`diffuse`].
@@ -84,7 +86,7 @@ fn per_image(
 ) -> Result<Array4<f32>> {
     if x0.dim() != eps.dim() || x0.dim().0 != levels.len() {
         return Err(Error::argument(format!(
-            "expected x0 and eps of one shape and a level per image, found {:?}, {:?} and {} levels",
+            "expected x0 and eps of the same shape and one noise level per image, found {:?}, {:?} and {} levels",
             x0.shape(),
             eps.shape(),
             levels.len()
@@ -110,26 +112,26 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
         #[test]
-        fn both_conditionals_of_the_family_keep_the_marginals(
+        fn reverse_and_forward_conditionals_preserve_the_marginals(
             n_s in 1e-4f64..0.99, beta in 1e-4f64..0.99, part in 1e-3f64..=1.0,
         ) {
             let s = NoiseLevel { alpha_bar: 1.0 - n_s, one_minus: n_s };
             let t = s.after(beta);
             let sigma = part * s.noise();
-            // Lemma 1: push q(x_t|x₀) through q_σ(x_s|x_t,x₀), and q(x_s|x₀) through q_σ(x_t|x_s,x₀).
+            // Lemma 1: propagate q(x_t|x₀) through q_σ(x_s|x_t,x₀), and q(x_s|x₀) through q_σ(x_t|x_s,x₀).
             let back = reverse(t, s, sigma);
             prop_assert!((back.x0 + back.x * t.signal() - s.signal()).abs() < 1e-12);
             prop_assert!((back.x * back.x * t.one_minus + back.variance - s.one_minus).abs() < 1e-12);
             let ahead = forward(t, s, sigma).unwrap();
             prop_assert!((ahead.x0 + ahead.x * s.signal() - t.signal()).abs() < 1e-12);
             prop_assert!((ahead.x * ahead.x * s.one_minus + ahead.variance - t.one_minus).abs() < 1e-12);
-            // Bayes: one joint, so one covariance of x_s and x_t from either side.
+            // Bayes: both conditionals give the same joint, hence the same covariance of x_s and x_t.
             prop_assert!((back.x * t.one_minus - ahead.x * s.one_minus).abs() < 1e-12);
         }
     }
 
     #[test]
-    fn the_forward_conditional_needs_noise_on_both_sides() {
+    fn forward_refuses_clean_s_and_sigma_out_of_range() {
         let (t, s) = (NoiseLevel::from_alpha_bar(0.2), NoiseLevel::from_alpha_bar(0.5));
         assert!(forward(t, NoiseLevel::CLEAN, 0.1).is_err());
         assert!(forward(t, s, 0.0).is_err());
@@ -138,16 +140,16 @@ mod tests {
     }
 
     #[test]
-    fn with_the_ddpm_sigma_the_forward_process_is_markovian() {
+    fn forward_process_is_markovian_with_the_ddpm_sigma() {
         let (t, s) = (NoiseLevel::from_alpha_bar(0.2), NoiseLevel::from_alpha_bar(0.5));
         let ahead = forward(t, s, crate::math::sigma::sigma(1.0, t, s)).unwrap();
-        // q(x_t | x_s) = N(√(a_t/a_s)·x_s, 1 − a_t/a_s), no x₀ in it.
+        // q(x_t | x_s) = N(√(a_t/a_s)·x_s, 1 − a_t/a_s), independent of x₀.
         assert!(ahead.x0.abs() < 1e-14);
         assert!((ahead.x - 0.4f64.sqrt()).abs() < 1e-14 && (ahead.variance - 0.6).abs() < 1e-14);
     }
 
     #[test]
-    fn each_image_is_diffused_at_its_own_level_and_shapes_are_checked() {
+    fn diffuse_gives_each_image_its_own_level_and_checks_shapes() {
         let (x0, eps) = (Array4::ones((2, 1, 1, 1)), Array4::from_elem((2, 1, 1, 1), 2.0));
         let levels = [NoiseLevel::CLEAN, NoiseLevel { alpha_bar: 0.36, one_minus: 0.64 }];
         let x = diffuse(&x0, &eps, &levels).unwrap();

@@ -4,25 +4,25 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// The largest T accepted: a config that asks for more is taken for damaged.
+/// The largest T accepted. A config with a larger one is treated as corrupt.
 pub const MAX_TRAIN_STEPS: u32 = 1_000_000;
 
-/// A family of β_1..β_T, by the names checkpoints use.
+/// A family of noise schedules β_1..β_T, under the names that checkpoints use.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BetaSchedule {
-    /// β from start to end in equal steps (DDPM: 1e-4 to 0.02 over 1000).
+    /// β equally spaced from start to end (DDPM: 1e-4 to 0.02 over 1000 timesteps).
     Linear,
-    /// √β in equal steps; the authors' code calls it "quad".
+    /// √β equally spaced; "quad" in the authors' code.
     ScaledLinear,
-    /// a_t ∝ cos²((t/T + 0.008)/1.008·π/2) with β ≤ 0.999 (Nichol & Dhariwal, arXiv 2102.09672).
+    /// a_t ∝ cos²((t/T + 0.008)/1.008·π/2), with β capped at 0.999 (Nichol & Dhariwal, arXiv 2102.09672).
     SquaredCosCapV2,
-    /// β along a logistic curve over −6..6.
+    /// β on a logistic curve over −6..=6.
     Sigmoid,
-    /// β = end everywhere.
+    /// β = end at every timestep.
     Const,
-    /// β_t = 1/(T − t + 1): 1/T up to 1, so that a_T = 0 (Sohl-Dickstein et al., arXiv 1503.03585).
+    /// β_t = 1/(T − t + 1), from 1/T to 1, so a_T = 0 (Sohl-Dickstein et al., arXiv 1503.03585).
     Jsd,
-    /// The list itself.
+    /// An explicit list β_1..β_T.
     Trained(Vec<f64>),
 }
 
@@ -65,7 +65,7 @@ impl BetaSchedule {
     /// β_1..β_T, not yet checked to lie in (0, 1).
     ///
     /// # Errors
-    /// T of 0 or above [`MAX_TRAIN_STEPS`], or a list of another length.
+    /// T is 0 or above [`MAX_TRAIN_STEPS`], or an explicit list has a length other than T.
     pub(super) fn betas(&self, start: f64, end: f64, train_steps: u32) -> Result<Vec<f64>> {
         if train_steps == 0 || train_steps > MAX_TRAIN_STEPS {
             return Err(Error::argument(format!(
@@ -80,7 +80,7 @@ impl BetaSchedule {
             Self::ScaledLinear => linspace(start.sqrt(), end.sqrt(), n).map(|root| root * root).collect(),
             Self::SquaredCosCapV2 => (0..train_steps)
                 .map(|i| {
-                    // Both times are fractions of T: dividing integers here makes every β but the last zero.
+                    // Divide as floats: integer division would make every β but the last zero.
                     let (t1, t2) = (f64::from(i) / total, f64::from(i + 1) / total);
                     (1.0 - cos2(t2) / cos2(t1)).min(0.999)
                 })
@@ -96,13 +96,13 @@ impl BetaSchedule {
     }
 }
 
-/// `n` equally spaced values, both ends exact; the start alone for n = 1.
+/// `n` equally spaced values with both ends exact. For n = 1 only the start.
 pub(crate) fn linspace(start: f64, end: f64, n: usize) -> impl Iterator<Item = f64> {
     let step = if n > 1 { (end - start) / (n - 1) as f64 } else { 0.0 };
     (0..n).map(move |i| if n > 1 && i + 1 == n { end } else { i as f64 * step + start })
 }
 
-/// The betas of s'_t = (s_t − s_T)·s_1/(s_1 − s_T), s_t = √a_t: the first level stays, the last has no signal.
+/// The betas of s'_t = (s_t − s_T)·s_1/(s_1 − s_T) with s_t = √a_t. The first level stays; the last has no signal.
 pub(super) fn zero_terminal_snr(betas: &[f64]) -> Result<Vec<f64>> {
     let mut s = Vec::with_capacity(betas.len());
     let mut root = 1.0;
@@ -111,14 +111,14 @@ pub(super) fn zero_terminal_snr(betas: &[f64]) -> Result<Vec<f64>> {
         s.push(root);
     }
     let (Some(&s_first), Some(&s_last), true) = (s.first(), s.last(), betas.len() > 1) else {
-        return Err(Error::argument("rescale_betas_zero_snr needs at least two trained steps, found one"));
+        return Err(Error::argument("rescale_betas_zero_snr: expected at least 2 trained timesteps, found 1"));
     };
     let rescaled = |i: usize| (s[i] - s_last) * s_first / (s_first - s_last);
     let mut out = vec![betas[0]];
     for t in 1..betas.len() {
         let (before, after) = (rescaled(t - 1), rescaled(t));
-        // 1 − (after/before)², factored so that a small difference keeps its digits: the difference of the roots
-        // is s_{t−1}·(1 − √(1−β)) = s_{t−1}·β/(1 + √(1−β)).
+        // 1 − (after/before)², factored to keep the digits of a small difference:
+        // s_{t−1} − s_t = s_{t−1}·(1 − √(1−β)) = s_{t−1}·β/(1 + √(1−β)).
         let root_step = s[t - 1] * betas[t] / (1.0 + (1.0 - betas[t]).sqrt()) * s_first / (s_first - s_last);
         out.push(if after == 0.0 { 1.0 } else { root_step * (before + after) / (before * before) });
     }

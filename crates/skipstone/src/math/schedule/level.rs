@@ -1,9 +1,9 @@
-/// The noise level of one time: x_t = √a·x₀ + √(1−a)·ε.
+/// The noise level of one timestep: x_t = √a·x₀ + √(1−a)·ε.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NoiseLevel {
     /// a_t of the DDIM paper, ᾱ_t of DDPM.
     pub alpha_bar: f64,
-    /// 1 − a_t, carried by its own recursion: subtracting near t = 0 would lose its digits.
+    /// 1 − a_t, from its own recursion: subtraction would lose its digits near t = 0.
     pub one_minus: f64,
 }
 
@@ -11,26 +11,26 @@ impl NoiseLevel {
     /// a = 1: clean data.
     pub const CLEAN: Self = Self { alpha_bar: 1.0, one_minus: 0.0 };
 
-    /// a = 0: no signal left (the last level of a zero-terminal-SNR schedule).
+    /// a = 0: pure noise, the last level of a zero-terminal-SNR schedule.
     pub const PURE_NOISE: Self = Self { alpha_bar: 0.0, one_minus: 1.0 };
 
-    /// The level of a given a in [0, 1], where 1 − a may be subtracted.
+    /// The level of `alpha_bar` in [0, 1]. Computes 1 − a by subtraction, which loses digits near a = 1.
     pub fn from_alpha_bar(alpha_bar: f64) -> Self {
         Self { alpha_bar, one_minus: 1.0 - alpha_bar }
     }
 
-    /// The next noisier level: a·(1 − β) and (1 − a) + a·β.
+    /// The next noisier level, a·(1 − β) and (1 − a) + a·β.
     #[must_use]
     pub fn after(self, beta: f64) -> Self {
         Self { alpha_bar: self.alpha_bar * (1.0 - beta), one_minus: self.one_minus + self.alpha_bar * beta }
     }
 
-    /// √a, the factor of x₀.
+    /// √a, the coefficient of x₀.
     pub fn signal(self) -> f64 {
         self.alpha_bar.sqrt()
     }
 
-    /// √(1−a), the factor of ε.
+    /// √(1−a), the coefficient of ε.
     pub fn noise(self) -> f64 {
         self.one_minus.sqrt()
     }
@@ -50,15 +50,15 @@ impl NoiseLevel {
         0.5 * (self.one_minus.ln() - self.alpha_bar.ln())
     }
 
-    /// The level of a given ln σ_ve: a = 1/(1 + σ_ve²), each of a and 1 − a to full precision.
+    /// The level of a given ln σ_ve: a = 1/(1 + σ_ve²). Both a and 1 − a have full precision.
     pub fn from_log_sigma_ve(log_sigma: f64) -> Self {
         let odds = (2.0 * log_sigma).exp();
         Self { alpha_bar: 1.0 / (1.0 + odds), one_minus: 1.0 / (1.0 + odds.recip()) }
     }
 
-    /// 1 − a_t/a_s, the β of a jump from s to the noisier `self` = t; a_s > 0.
+    /// 1 − a_t/a_s, the β of a jump from s to the noisier level t = `self`. Requires a_s > 0.
     pub fn beta_from(self, s: Self) -> f64 {
-        // Each form is exact where the other cancels: 1 − a near clean data, a near pure noise.
+        // Each form keeps its digits where the other cancels: 1 − a near clean data, a near pure noise.
         if self.alpha_bar > 0.5 {
             (self.one_minus - s.one_minus) / s.alpha_bar
         } else {

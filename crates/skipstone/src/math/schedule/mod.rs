@@ -1,6 +1,6 @@
-//! β, a_t and times: the forward process' noise, in f64 and without arrays.
+//! The noise schedule: β_t, a_t and timesteps t, all scalars in f64.
 //!
-//! a_t is the DDIM paper's α_t, which is DDPM's ᾱ_t: a₀ = 1, strictly decreasing over t = 1..=T.
+//! a_t is α_t of the DDIM paper and ᾱ_t of DDPM: a₀ = 1, strictly decreasing over t = 1..=T.
 
 mod betas;
 mod level;
@@ -20,7 +20,7 @@ pub enum FinalLevel {
     /// a = 1: clean data, as in the paper.
     #[default]
     Clean,
-    /// a of index 0, for models whose config says `set_alpha_to_one: false`.
+    /// a at index 0, for models whose config sets `set_alpha_to_one: false`.
     FirstTrained,
 }
 
@@ -37,19 +37,19 @@ pub enum FinalLevel {
 pub struct Schedule {
     /// β_1..β_T.
     betas: Vec<f64>,
-    /// The levels of t = 0..=T.
+    /// Noise levels of t = 0..=T.
     levels: Vec<NoiseLevel>,
 }
 
 impl Schedule {
-    /// The schedule of a named family over `train_steps` times.
+    /// The schedule of a family over `train_steps` = T timesteps.
     ///
-    /// `beta_start` and `beta_end` concern linear, scaled-linear, sigmoid and (the end alone) const; the other
-    /// families ignore them.
+    /// Linear, scaled-linear and sigmoid use `beta_start` and `beta_end`; const uses `beta_end`; the other families use
+    /// neither.
     ///
     /// # Errors
-    /// T of 0 or above [`MAX_TRAIN_STEPS`], a list of another length than T, a β outside (0, 1), or noise so strong
-    /// that a_t vanishes in f64.
+    /// T is 0 or above [`MAX_TRAIN_STEPS`], a list has a length other than T, a β is outside (0, 1), or a_t underflows in
+    /// f64.
     pub fn new(family: &BetaSchedule, beta_start: f64, beta_end: f64, train_steps: u32) -> Result<Self> {
         let betas = family.betas(beta_start, beta_end, train_steps)?;
         Self::build(betas, matches!(family, BetaSchedule::Jsd))
@@ -67,12 +67,12 @@ impl Schedule {
     /// The same schedule rescaled so that a_T = 0 (Lin et al., arXiv 2305.08891, algorithm 1).
     ///
     /// # Errors
-    /// T = 1: there is no second level to keep.
+    /// T = 1: rescaling needs two levels.
     pub fn with_zero_terminal_snr(&self) -> Result<Self> {
         Self::build(betas::zero_terminal_snr(&self.betas)?, true)
     }
 
-    /// Checks the betas and runs the two recursions a_t = a_s·(1 − β_t) and n_t = n_s + a_s·β_t.
+    /// Checks the betas and runs the recursions a_t = a_s·(1 − β_t) and n_t = n_s + a_s·β_t, where n = 1 − a.
     fn build(betas: Vec<f64>, last_may_be_one: bool) -> Result<Self> {
         let mut levels = Vec::with_capacity(betas.len() + 1);
         let mut s = NoiseLevel::CLEAN;
@@ -81,7 +81,7 @@ impl Schedule {
             let ends_in_noise = beta == 1.0 && last_may_be_one && i + 1 == betas.len();
             if !(beta > 0.0 && beta < 1.0 || ends_in_noise) {
                 let remedy = if beta == 1.0 && i + 1 == betas.len() {
-                    "; a last beta of 1 is kept for zero-terminal-SNR schedules (rescale_betas_zero_snr) and jsd"
+                    "; only zero-terminal-SNR schedules (rescale_betas_zero_snr) and jsd may end with a beta of 1"
                 } else {
                     ""
                 };
@@ -91,12 +91,12 @@ impl Schedule {
             }
             let t = if ends_in_noise { NoiseLevel::PURE_NOISE } else { s.after(beta) };
             let vanishes = t.alpha_bar < f64::MIN_POSITIVE && !ends_in_noise;
-            // Far from clean data 1 − a rounds to 1 while a still falls; near it a rounds to 1.
+            // Either may round to 1: 1 − a near pure noise, a near clean data. Only both together stand still.
             let stands_still = t.one_minus <= s.one_minus && t.alpha_bar >= s.alpha_bar;
             if vanishes || stands_still {
-                let what = if vanishes { "the signal vanishes" } else { "the noise level stands still" };
+                let what = if vanishes { "the signal vanishes" } else { "the noise level does not rise" };
                 return Err(Error::argument(format!(
-                    "betas[{i}] = {beta}: {what} at t = {} (a = {}); choose fewer or milder betas",
+                    "betas[{i}] = {beta}: {what} at t = {} (a = {}); use fewer or smaller betas",
                     i + 1,
                     t.alpha_bar
                 )));
@@ -107,9 +107,9 @@ impl Schedule {
         Ok(Self { betas, levels })
     }
 
-    /// T, the number of trained noise levels.
+    /// T, the number of trained timesteps.
     pub fn train_steps(&self) -> u32 {
-        // At most MAX_TRAIN_STEPS, so the conversion is exact.
+        // MAX_TRAIN_STEPS fits u32.
         self.betas.len() as u32
     }
 
@@ -118,13 +118,15 @@ impl Schedule {
         &self.betas
     }
 
-    /// The noise level of `t`, 0 ≤ t ≤ T. Between two trained times the logarithm of the signal-to-noise ratio, and with
-    /// it log σ_ve, is interpolated linearly.
+    /// The noise level of `t`, 0 ≤ t ≤ T. Between two trained timesteps, ln σ_ve (hence the log signal-to-noise ratio) is
+    /// interpolated linearly.
     ///
     /// # Errors
-    /// t > T, or t between two times one of which has no noise (t < 1) or no signal (zero terminal SNR).
+    /// t > T; or t lies next to a level without noise (t < 1) or without signal (zero terminal SNR).
     pub fn level(&self, t: Time) -> Result<NoiseLevel> {
-        let beyond = || Error::argument(format!("time {t} is beyond the schedule's T = {}", self.train_steps()));
+        let beyond = || {
+            Error::argument(format!("timestep: expected at most the schedule's T = {}, found {t}", self.train_steps()))
+        };
         if let Some(whole) = t.whole() {
             return self.levels.get(whole as usize).copied().ok_or_else(beyond);
         }
@@ -133,13 +135,17 @@ impl Schedule {
         let (Some(s), Some(above)) = (s, t_above) else { return Err(beyond()) };
         let (from, to) = (s.log_sigma_ve(), above.log_sigma_ve());
         if !(from.is_finite() && to.is_finite()) {
-            return Err(Error::argument(format!("time {t} lies beside a level without noise or without signal")));
+            return Err(Error::argument(format!(
+                "timestep {t}: its noise level cannot be interpolated next to clean data or pure noise (zero terminal SNR)"
+            )));
         }
         Ok(NoiseLevel::from_log_sigma_ve(from + (to - from) * (t.get() - below)))
     }
 
-    /// The time of a noise level, the inverse of [`level`](Self::level): fractional where the level lies between two
-    /// trained ones. Levels outside the trained range get the nearest trained time.
+    /// The timestep of a noise level, the inverse of [`level`](Self::level).
+    ///
+    /// It is fractional where the level lies between two trained ones. Levels outside the trained range give the nearest
+    /// trained timestep.
     ///
     /// ```
     /// use skipstone::math::schedule::{BetaSchedule, Schedule, Time};
@@ -150,7 +156,7 @@ impl Schedule {
     /// ```
     pub fn time(&self, level: NoiseLevel) -> Time {
         let wanted = level.log_sigma_ve();
-        // The first trained level that is noisier; levels grow with t.
+        // Noise grows with t: this is the first level at least as noisy.
         let above = self.levels.partition_point(|level| level.log_sigma_ve() < wanted);
         let last = self.levels.len() - 1;
         if above <= 1 {
@@ -163,11 +169,10 @@ impl Schedule {
         if wanted == high || high.is_infinite() {
             return Time::new(above as u32);
         }
-        // Between two positive whole numbers.
         Time::positive((above - 1) as f64 + (wanted - low) / (high - low))
     }
 
-    /// The level the last step lands on.
+    /// The noise level on which the last step lands.
     pub fn final_level(&self, choice: FinalLevel) -> NoiseLevel {
         match choice {
             FinalLevel::Clean => NoiseLevel::CLEAN,
@@ -175,21 +180,20 @@ impl Schedule {
         }
     }
 
-    /// Whether a_T = 0: x_T then holds no signal at all.
+    /// Whether a_T = 0, so that x_T carries no signal.
     pub fn is_zero_snr(&self) -> bool {
         self.levels[self.betas.len()].alpha_bar == 0.0
     }
 
-    /// Refuses a parameterization that has no meaning under this schedule: from ε̂, x̂₀ = (x_t − √(1−a)·ε̂)/√a
-    /// divides by zero where a_T = 0.
+    /// Refuses a prediction type that this schedule does not allow.
     ///
     /// # Errors
-    /// ε-prediction at zero terminal SNR.
+    /// ε-prediction at zero terminal SNR: x̂₀ = (x_t − √(1−a)·ε̂)/√a would divide by zero.
     pub fn check_prediction(&self, prediction: Prediction) -> Result<()> {
         if self.is_zero_snr() && prediction == Prediction::Epsilon {
             return Err(Error::argument(
-                "epsilon prediction has no meaning on a zero-terminal-SNR schedule (x0 = (x_T − ε)/0): \
-                 use v-prediction (prediction_type \"v_prediction\") or sample prediction",
+                "prediction_type: epsilon cannot be used with a zero-terminal-SNR schedule (x0 = (x_T − ε)/0); \
+                 use v-prediction (\"v_prediction\") or \"sample\"",
             ));
         }
         Ok(())

@@ -9,7 +9,7 @@ fn close(found: f64, expected: f64, tolerance: f64) {
 }
 
 #[test]
-fn clean_data_is_not_an_index_and_indices_start_at_time_one() {
+fn clean_data_has_no_index_and_index_zero_is_timestep_one() {
     assert_eq!(Time::CLEAN.index(), None);
     assert_eq!(Time::from_index(0), Time::new(1));
     assert_eq!(linear().level(Time::CLEAN).unwrap(), NoiseLevel::CLEAN);
@@ -19,7 +19,7 @@ fn clean_data_is_not_an_index_and_indices_start_at_time_one() {
 #[test]
 fn linear_levels_are_the_products_of_one_minus_beta() {
     let schedule = linear();
-    // ∏(1−β) = exp Σ ln(1−β), summed apart from the recursion.
+    // ∏(1−β) = exp Σ ln(1−β), computed independently of the recursion.
     let beta = |i: u32| 1e-4 + (0.02 - 1e-4) * f64::from(i) / 999.0;
     for t in [1, 2, 10, 500, 1000] {
         let log: f64 = (0..t).map(|i| (-beta(i)).ln_1p()).sum();
@@ -35,7 +35,7 @@ fn linear_levels_are_the_products_of_one_minus_beta() {
 }
 
 #[test]
-fn one_minus_a_keeps_its_digits_where_subtraction_has_none() {
+fn one_minus_a_keeps_its_digits_where_subtraction_loses_them() {
     let schedule = Schedule::from_betas(&[1e-17, 2e-17]).unwrap();
     let level = schedule.level(Time::new(2)).unwrap();
     assert_eq!(1.0 - level.alpha_bar, 0.0);
@@ -43,7 +43,7 @@ fn one_minus_a_keeps_its_digits_where_subtraction_has_none() {
 }
 
 #[test]
-fn scaled_linear_is_linear_in_the_root() {
+fn scaled_linear_is_linear_in_the_square_root() {
     let schedule = Schedule::new(&BetaSchedule::ScaledLinear, 0.0001, 0.04, 3).unwrap();
     // √β: 0.01, 0.105, 0.2.
     for (found, expected) in schedule.betas().iter().zip([1e-4, 0.011025, 0.04]) {
@@ -52,7 +52,7 @@ fn scaled_linear_is_linear_in_the_root() {
 }
 
 #[test]
-fn cosine_schedule_is_not_made_by_integer_division() {
+fn cosine_schedule_matches_its_closed_form_below_the_cap() {
     let schedule = Schedule::new(&BetaSchedule::SquaredCosCapV2, 0.0, 0.0, 1000).unwrap();
     // Telescoping: a_t = f(t/T)/f(0) below the cap.
     let f = |t: f64| ((t / 1000.0 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
@@ -114,12 +114,12 @@ fn betas_outside_the_open_interval_are_refused_by_index() {
     assert!(Schedule::from_betas(&[]).is_err());
     assert!(Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, MAX_TRAIN_STEPS + 1).is_err());
     assert!(Schedule::new(&BetaSchedule::Trained(vec![0.1]), 0.0, 0.0, 2).is_err());
-    // a_t underflows: nothing could be recovered from x_T.
+    // a_t underflows, so x_T would carry no signal.
     assert!(Schedule::new(&BetaSchedule::Const, 0.0, 0.9, 1000).unwrap_err().to_string().contains("vanishes"));
 }
 
 #[test]
-fn levels_fall_strictly_for_every_family() {
+fn alpha_bar_decreases_strictly_for_every_family() {
     for family in ["linear", "quad", "squaredcos_cap_v2", "sigmoid", "const"] {
         let family: BetaSchedule = family.parse().unwrap();
         let schedule = Schedule::new(&family, 1e-4, 0.02, 1000).unwrap();

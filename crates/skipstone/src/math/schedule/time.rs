@@ -6,8 +6,9 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
 
-/// A time of the paper: 0 is clean data, 1..=T are the trained noise levels. It may lie between two trained times, but
-/// not between clean data and the first.
+/// A timestep t of the paper: 0 is clean data, 1..=T are the trained noise levels.
+///
+/// It may lie between two trained timesteps, but not between 0 and 1.
 ///
 /// ```
 /// use skipstone::math::schedule::Time;
@@ -20,18 +21,18 @@ use crate::error::{Error, Result};
 pub struct Time(f64);
 
 impl Time {
-    /// t = 0: clean data, where no network is ever asked.
+    /// t = 0: clean data, where the network is never called.
     pub const CLEAN: Self = Self(0.0);
 
-    /// The paper's t.
+    /// A whole timestep t.
     pub const fn new(t: u32) -> Self {
         Self(t as f64)
     }
 
-    /// A time that may lie between two trained ones.
+    /// A timestep t that may lie between two trained ones.
     ///
     /// # Errors
-    /// Anything but 0 or a finite number of at least 1.
+    /// t is neither 0 nor a finite number of at least 1.
     pub fn between(t: f64) -> Result<Self> {
         if t == 0.0 {
             return Ok(Self::CLEAN);
@@ -39,42 +40,42 @@ impl Time {
         if t.is_finite() && t >= 1.0 {
             return Ok(Self(t));
         }
-        Err(Error::argument(format!("time: expected 0 or a finite number of at least 1, found {t}")))
+        Err(Error::argument(format!("timestep: expected 0 or a finite number of at least 1, found {t}")))
     }
 
-    /// A number that is known to be one.
+    /// A timestep known to be finite and at least 1.
     pub(super) const fn positive(t: f64) -> Self {
         Self(t)
     }
 
-    /// The time whose network index is `index` (= t − 1).
+    /// The timestep of a network index, t = index + 1.
     pub const fn from_index(index: u32) -> Self {
         Self(index as f64 + 1.0)
     }
 
-    /// The index the network is conditioned on, t − 1; `None` at clean data.
+    /// The index on which the network is conditioned, t − 1; `None` for clean data.
     pub fn index(self) -> Option<Index> {
         (self.0 > 0.0).then_some(Index(self.0 - 1.0))
     }
 
-    /// The paper's t.
+    /// t as a number.
     pub const fn get(self) -> f64 {
         self.0
     }
 
-    /// The paper's t where it is a whole number, as it is for every trained time.
+    /// t if it is a whole number, as every trained timestep is.
     pub fn whole(self) -> Option<u32> {
         (self.0.fract() == 0.0 && self.0 <= f64::from(u32::MAX)).then_some(self.0 as u32)
     }
 
-    /// The nearest whole time: what a network with a table of times can be asked.
+    /// The nearest whole timestep, for networks with a learned table of timestep embeddings.
     #[must_use]
     pub fn rounded(self) -> Self {
         Self(self.0.round_ties_even())
     }
 }
 
-// A time is never NaN and never −0, so equality of numbers is an equivalence and their order is total.
+// A `Time` is never NaN or −0, so float equality is an equivalence relation and the order is total.
 impl PartialEq for Time {
     fn eq(&self, other: &Self) -> bool {
         self.0 == other.0
@@ -107,23 +108,23 @@ impl fmt::Display for Time {
     }
 }
 
-/// The index by which a network is asked: one less than the paper's t, a whole number for trained times. It is written,
-/// in text and in JSON, as the number it is: 999, or 998.5.
+/// The index on which a network is conditioned: t − 1, a whole number for trained timesteps. Text and JSON hold it as a
+/// number, for example 999 or 998.5.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Index(f64);
 
 impl Index {
-    /// The number.
+    /// The index as a number.
     pub const fn value(self) -> f64 {
         self.0
     }
 
-    /// The time of this index, t = index + 1.
+    /// The timestep of this index, t = index + 1.
     pub const fn time(self) -> Time {
         Time(self.0 + 1.0)
     }
 
-    /// The number where it is whole.
+    /// The index if it is a whole number.
     pub fn whole(self) -> Option<u32> {
         Time(self.0).whole()
     }

@@ -1,4 +1,4 @@
-//! σ, the noise a step injects, and the three coefficients of a step (DDIM Eq. 12 and 16).
+//! σ, the scale of the noise a step injects, and the three coefficients of a step (DDIM Eq. 12 and 16).
 
 mod scale;
 
@@ -8,54 +8,54 @@ use crate::error::Result;
 use crate::math::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
 use crate::math::trajectory::Trajectory;
 
-/// Noise scale of the η-family for the step t → s, DDIM Eq. 16: 0 is DDIM, 1 the DDPM posterior.
+/// σ_t(η) of the step t → s (DDIM Eq. 16): η = 0 is DDIM, η = 1 the DDPM posterior.
 pub fn sigma(eta: f64, t: NoiseLevel, s: NoiseLevel) -> f64 {
     eta * (s.noise() / t.noise()) * t.beta_from(s).max(0.0).sqrt()
 }
 
-/// x_s = x0·x̂₀ + eps·ε̂ + z·z, the three scalars of DDIM Eq. 12.
+/// The three scalars of DDIM Eq. 12: x_s = x0·x̂₀ + eps·ε̂ + z·z.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Coefficients {
-    /// Of x̂₀: √a_s.
+    /// Coefficient of x̂₀: √a_s.
     pub x0: f64,
-    /// Of ε̂, the direction pointing to x_t: √(1 − a_s − σ²).
+    /// Coefficient of ε̂, the direction pointing to x_t: √(1 − a_s − σ²).
     pub eps: f64,
-    /// Of fresh noise z: σ.
+    /// Coefficient of fresh noise z: σ.
     pub z: f64,
 }
 
 impl Coefficients {
-    /// A step to the level `s` that injects σ; 0 ≤ σ² ≤ 1 − a_s.
+    /// A step to level `s` that injects noise of scale σ, 0 ≤ σ² ≤ 1 − a_s.
     pub fn new(s: NoiseLevel, sigma: f64) -> Self {
-        // σ² may exceed 1 − a_s by a rounding, where the direction vanishes.
+        // At the bound, rounding may leave σ² slightly above 1 − a_s.
         Self { x0: s.signal(), eps: (s.one_minus - sigma * sigma).max(0.0).sqrt(), z: sigma }
     }
 
-    /// The step without noise, √a·x̂₀ + √(1−a)·ε̂, to a level on either side: towards clean data it is DDIM
-    /// sampling, away from it encoding.
+    /// The noise-free step √a·x̂₀ + √(1−a)·ε̂ to level `to`. Towards clean data it is DDIM sampling; away from clean data
+    /// it is encoding.
     pub fn deterministic(to: NoiseLevel) -> Self {
         Self::new(to, 0.0)
     }
 }
 
-/// One step of a run with all its scalars: a row of the table that `inspect` prints.
+/// One step of a run with all its scalars: a row of the table printed by `inspect`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
-    /// The time at which the network is called.
+    /// The timestep of the network call.
     pub t: Time,
-    /// The time on which the step lands.
+    /// The timestep on which the step lands.
     pub s: Time,
-    /// The level of t.
+    /// Noise level of t.
     pub from: NoiseLevel,
-    /// The level of s.
+    /// Noise level of s.
     pub to: NoiseLevel,
-    /// The σ under the root of the direction's coefficient (λ of the analytic variance).
+    /// The σ inside √(1 − a_s − σ²), the coefficient of ε̂ (λ for the analytic variance).
     pub sigma: f64,
-    /// What x̂₀, ε̂ and z are multiplied by.
+    /// Coefficients of x̂₀, ε̂ and z.
     pub coefficients: Coefficients,
 }
 
-/// Every step of a run: the times of `trajectory`, their levels, σ by `scale`.
+/// Every step of a run: the timesteps of `trajectory`, their noise levels, and σ from `scale`.
 ///
 /// ```
 /// use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule};
@@ -69,7 +69,7 @@ pub struct Step {
 /// ```
 ///
 /// # Errors
-/// A trajectory that starts beyond the schedule's T, or a σ outside 0 ≤ σ² ≤ 1 − a_s (the message names the step).
+/// The trajectory starts beyond the schedule's T, or a step has σ outside 0 ≤ σ² ≤ 1 − a_s. The message names the step.
 pub fn table(
     schedule: &Schedule,
     trajectory: &Trajectory,

@@ -4,28 +4,30 @@ use super::{Coefficients, sigma};
 use crate::error::{Error, Result};
 use crate::math::schedule::NoiseLevel;
 
-/// How much noise each step injects.
+/// The noise that each step of a run injects.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NoiseScale {
-    /// σ_t(η) of DDIM Eq. 16; η ≥ 0. The last step lands on its level without noise.
+    /// σ_t(η) of DDIM Eq. 16, η ≥ 0. The last step injects no noise.
     Eta(f64),
-    /// σ̂, DDPM's larger variance (DDIM §5): the direction keeps σ(1), the noise has √(1 − a_t/a_s), none on the
-    /// last step. It leaves the family whose marginals are preserved.
+    /// σ̂, DDPM's larger variance (DDIM §5). The direction uses σ(1) and the noise has scale √(1 − a_t/a_s). The last step
+    /// injects no noise. σ̂ does not preserve the marginals.
     Hat,
     /// One σ per step, in step order.
     Vector(Vec<f64>),
-    /// The variance that fits the network best.
+    /// The variance that is optimal for the network.
     Analytic(Analytic),
 }
 
-/// The optimal variance of Analytic-DPM (Bao et al., arXiv 2201.06503, Theorem 1): with λ = σ_t(η) under the direction's
-/// root, fresh noise has σ*² = λ² + (√((1−a_t)·a_s/a_t) − √(1−a_s−λ²))²·(1 − E‖ε̂‖²/d), none on the last step.
+/// The optimal variance of Analytic-DPM (Bao et al., arXiv 2201.06503, Theorem 1).
+///
+/// With λ = σ_t(η) in the coefficient of ε̂, fresh noise has the variance
+/// σ*² = λ² + (√((1−a_t)·a_s/a_t) − √(1−a_s−λ²))²·(1 − E‖ε̂‖²/d). The last step injects no noise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Analytic {
-    /// η of λ: 1 is Analytic-DDPM, 0 Analytic-DDIM.
+    /// η of λ: 1 is Analytic-DDPM, 0 is Analytic-DDIM.
     pub eta: f64,
-    /// E‖ε̂‖²/d at the time of each network call, in step order; a
-    /// [`Calibration`](crate::objective::calibration::Calibration::analytic) has it for every time.
+    /// E‖ε̂‖²/d at the timestep of each network call, in step order. A
+    /// [`Calibration`](crate::objective::calibration::Calibration::analytic) holds it for every timestep.
     pub mean_squares: Vec<f64>,
 }
 
@@ -41,7 +43,7 @@ impl fmt::Display for NoiseScale {
 }
 
 impl NoiseScale {
-    /// What can be refused before any step is looked at.
+    /// Refuses an invalid η and a list whose length is not `calls`.
     pub(super) fn check(&self, calls: usize) -> Result<()> {
         match self {
             Self::Eta(eta) | Self::Analytic(Analytic { eta, .. }) if !(eta.is_finite() && *eta >= 0.0) => {
@@ -58,7 +60,7 @@ impl NoiseScale {
         }
     }
 
-    /// σ and the coefficients of step `i` from t to s, or why they do not exist.
+    /// σ and the coefficients of step `i` from t to s, or the reason why they do not exist.
     pub(super) fn coefficients(
         &self,
         i: usize,
@@ -67,7 +69,7 @@ impl NoiseScale {
         s: NoiseLevel,
     ) -> std::result::Result<(f64, Coefficients), String> {
         match self {
-            // Noise on the last step would stay in the image, whatever level that step lands on.
+            // Noise injected by the last step would stay in the image, whatever level that step lands on.
             Self::Eta(_) if is_last => Ok((0.0, Coefficients::deterministic(s))),
             Self::Eta(eta) => {
                 let sigma = in_range(sigma(*eta, t, s), s)?;
@@ -93,7 +95,7 @@ impl NoiseScale {
     }
 }
 
-/// σ*² of a step whose coefficients with λ are `c`.
+/// σ*² of a step; `c` holds its coefficients for λ.
 fn analytic_variance(
     lambda: f64,
     c: Coefficients,
@@ -102,26 +104,28 @@ fn analytic_variance(
     s: NoiseLevel,
 ) -> std::result::Result<f64, String> {
     if t.alpha_bar == 0.0 {
-        return Err("the analytic variance says nothing where a_t = 0 (zero terminal SNR)".to_owned());
+        return Err(
+            "the analytic variance is undefined at a_t = 0 (zero terminal SNR); choose another sigma".to_owned()
+        );
     }
     if !(mean_square.is_finite() && mean_square >= 0.0) {
-        return Err(format!("expected a finite mean square of at least 0, found {mean_square}"));
+        return Err(format!("mean_squares: expected a finite value of at least 0, found {mean_square}"));
     }
-    // How far x_s moves with ε̂; E‖ε̂‖²/d ≤ 1 for the best ε̂, a trained one may exceed it.
+    // The derivative of x_s by ε̂. E‖ε̂‖²/d ≤ 1 for the optimal ε̂; a trained network may exceed it.
     let of_eps = (t.one_minus * s.alpha_bar / t.alpha_bar).sqrt() - c.eps;
     Ok(lambda * lambda + of_eps * of_eps * (1.0 - mean_square).max(0.0))
 }
 
-/// σ if 0 ≤ σ² ≤ 1 − a_s, else what is wrong. Above the bound the direction's coefficient would be imaginary.
+/// σ if 0 ≤ σ² ≤ 1 − a_s, otherwise the reason. Above the bound the coefficient of ε̂ would be imaginary.
 fn in_range(sigma: f64, s: NoiseLevel) -> std::result::Result<f64, String> {
-    // A σ read from text, or η = 1 at adjacent levels, may exceed the bound by its rounding.
+    // Rounding may push a σ read from text, or η = 1 at adjacent levels, above the bound.
     const TOLERANCE: f64 = 1e-9;
     if !(sigma.is_finite() && sigma >= 0.0) {
         return Err(format!("expected a finite sigma of at least 0, found {sigma}"));
     }
     let bound = s.noise();
     if sigma > bound * (1.0 + TOLERANCE) {
-        return Err(format!("sigma = {sigma} is above its bound sqrt(1 - a_s) = {bound}"));
+        return Err(format!("expected sigma <= sqrt(1 - a_s) = {bound}, found {sigma}"));
     }
     Ok(sigma.min(bound))
 }

@@ -14,7 +14,7 @@ fn steps(calls: usize, scale: &NoiseScale) -> Result<Vec<Step>> {
 }
 
 #[test]
-fn eta_one_half_by_hand() {
+fn eta_one_half_matches_hand_computation() {
     // a_t = 1/4, a_s = 3/4: σ(1)² = (1/4)/(3/4)·(1 − 1/3) = 2/9, σ(½) = ½·√2/3.
     let (t, s) = (NoiseLevel::from_alpha_bar(0.25), NoiseLevel::from_alpha_bar(0.75));
     let half = sigma(0.5, t, s);
@@ -33,7 +33,7 @@ fn eta_scales_the_standard_deviation_not_the_variance() {
 
 #[test]
 fn eta_one_is_the_ddpm_posterior() {
-    // DDPM Eq. 7 in its own terms: α, β, ᾱ.
+    // DDPM Eq. 7 in DDPM's notation: α, β, ᾱ.
     let schedule = linear();
     let mut product = 1.0;
     for t in 1..=1000u32 {
@@ -57,7 +57,7 @@ fn eta_one_is_the_ddpm_posterior() {
 }
 
 #[test]
-fn the_last_step_lands_on_a_of_one_without_noise_whatever_its_time() {
+fn the_last_step_lands_on_the_final_level_without_noise() {
     for scale in [NoiseScale::Eta(0.0), NoiseScale::Eta(1.0), NoiseScale::Hat] {
         let tau = Trajectory::explicit(&[900, 400, 17], 1000).unwrap();
         let last = *table(&linear(), &tau, &scale, FinalLevel::Clean).unwrap().last().unwrap();
@@ -82,7 +82,7 @@ fn sigma_hat_keeps_the_ddpm_direction_and_enlarges_the_noise() {
 }
 
 #[test]
-fn a_vector_is_taken_as_it_is_and_its_offending_step_is_named() {
+fn a_vector_is_used_unchanged_and_errors_name_the_offending_step() {
     let sigmas = vec![0.3, 0.2, 0.1, 0.0];
     let found = steps(4, &NoiseScale::Vector(sigmas.clone())).unwrap();
     assert_eq!(found.iter().map(|step| step.coefficients.z).collect::<Vec<_>>(), sigmas);
@@ -90,16 +90,16 @@ fn a_vector_is_taken_as_it_is_and_its_offending_step_is_named() {
     assert!(message(vec![0.3, 2.0, 0.1, 0.0]).contains("step 2 of 4"));
     assert!(message(vec![0.3, 0.2, -0.1, 0.0]).contains("step 3 of 4"));
     assert!(message(vec![0.3, 0.2, f64::NAN, 0.0]).contains("step 3 of 4"));
-    // Nothing may be added on clean data.
+    // Clean data admit no noise.
     assert!(message(vec![0.3, 0.2, 0.1, 0.1]).contains("step 4 of 4"));
     assert!(message(vec![0.3]).contains("expected one value per network call, 4"));
-    // The bound itself is allowed, the direction then vanishes.
+    // At the bound itself the coefficient of ε̂ vanishes.
     let bound = found[0].to.noise();
     assert_eq!(steps(4, &NoiseScale::Vector(vec![bound, 0.0, 0.0, 0.0])).unwrap()[0].coefficients.eps, 0.0);
 }
 
 #[test]
-fn an_impossible_eta_is_refused_with_its_value_and_step() {
+fn an_invalid_eta_is_refused_with_its_value_and_step() {
     for eta in [-0.1, f64::NAN, f64::INFINITY] {
         assert!(steps(10, &NoiseScale::Eta(eta)).unwrap_err().to_string().contains("eta"));
     }
@@ -109,7 +109,7 @@ fn an_impossible_eta_is_refused_with_its_value_and_step() {
 }
 
 #[test]
-fn a_trajectory_of_another_schedule_is_refused() {
+fn a_trajectory_beyond_the_schedule_is_refused() {
     let tau = Trajectory::explicit(&[1500], 2000).unwrap();
     assert!(table(&linear(), &tau, &NoiseScale::Hat, FinalLevel::Clean).is_err());
 }
@@ -117,7 +117,7 @@ fn a_trajectory_of_another_schedule_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
-    // Lemma 1: with x̂₀ = x₀ and ε̂ = ε the step lands on N(√a_s·x₀, (1 − a_s)I), whatever η.
+    // Lemma 1: with x̂₀ = x₀ and ε̂ = ε the step lands on N(√a_s·x₀, (1 − a_s)I) for every η.
     #[test]
     fn marginals_do_not_depend_on_eta(n_s in 1e-6f64..0.999, jump in 1e-6f64..0.999, eta in 0.0f64..=1.0) {
         let s = NoiseLevel { alpha_bar: 1.0 - n_s, one_minus: n_s };

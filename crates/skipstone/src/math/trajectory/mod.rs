@@ -1,7 +1,7 @@
-//! Trajectories τ: which times a run visits (DDIM §4.2, D.2).
+//! Trajectories τ: the timesteps a run visits (DDIM §4.2, D.2).
 //!
-//! A trajectory is a strictly decreasing list of times that ends on clean data. The target of a step is the next
-//! element, never "t − T/S": the list alone says where a step lands.
+//! A trajectory is a strictly decreasing list of timesteps that ends on clean data. Each step lands on the next element of
+//! the list, never on "t − T/S".
 
 mod optimal;
 mod spacing;
@@ -12,7 +12,8 @@ pub use spacing::Spacing;
 use crate::error::{Error, Result};
 use crate::math::schedule::{MAX_TRAIN_STEPS, NoiseLevel, Schedule, Time};
 
-/// τ: strictly decreasing times from 1 to T, perhaps between two trained ones, one network call each, landing on [`Time::CLEAN`] after the last.
+/// τ: strictly decreasing timesteps in 1..=T, one network call each. After the last, the run lands on [`Time::CLEAN`].
+/// Timesteps may lie between two trained ones.
 ///
 /// ```
 /// use skipstone::math::schedule::Time;
@@ -28,8 +29,10 @@ pub struct Trajectory {
 }
 
 impl Trajectory {
-    /// The trajectory of any named spacing over a schedule: those that pick times, as [`named`](Self::named), and those
-    /// that pick noise levels, whose times lie between the trained ones ([`whole`](Self::whole) brings them onto these).
+    /// Builds the trajectory of any named spacing over a schedule.
+    ///
+    /// Spacings that pick timesteps behave as in [`named`](Self::named). Spacings that pick noise levels give timesteps
+    /// between the trained ones; [`whole`](Self::whole) rounds them to trained ones.
     ///
     /// ```
     /// use skipstone::math::schedule::{BetaSchedule, Schedule, Time};
@@ -41,7 +44,7 @@ impl Trajectory {
     /// ```
     ///
     /// # Errors
-    /// As [`named`](Self::named); zero terminal SNR under a spacing by noise levels, which has no first level.
+    /// As [`named`](Self::named); or a spacing by noise levels on a zero-terminal-SNR schedule, whose first level is infinite.
     pub fn spaced(schedule: &Schedule, spacing: Spacing, steps: usize, steps_offset: u32) -> Result<Self> {
         let train_steps = schedule.train_steps();
         check_steps(steps, train_steps)?;
@@ -52,12 +55,13 @@ impl Trajectory {
         };
         if schedule.is_zero_snr() {
             return Err(Error::argument(format!(
-                "spacing {spacing}: the first noise level is infinite (zero terminal SNR); choose another spacing"
+                "spacing {spacing}: the first noise level is infinite (zero terminal SNR); choose another spacing, for \
+                 example trailing"
             )));
         }
         let mut times: Vec<Time> =
             levels.into_iter().map(|log_sigma| schedule.time(NoiseLevel::from_log_sigma_ve(log_sigma))).collect();
-        // The ends are trained times, whatever the rounding of the levels between.
+        // Rounding of the levels must not move the two ends off trained timesteps.
         times[0] = ends[0];
         if steps > 1 {
             times[steps - 1] = ends[1];
@@ -66,8 +70,8 @@ impl Trajectory {
         Self::from_times(times, train_steps)
     }
 
-    /// The same trajectory over trained times alone, each the nearest one: for networks with a table of times. Times
-    /// that fall together become one.
+    /// Rounds every timestep to the nearest trained one and merges duplicates, for networks with a learned table of
+    /// timestep embeddings.
     #[must_use]
     pub fn whole(&self) -> Self {
         let mut times: Vec<Time> = self.times.iter().map(|t| t.rounded()).collect();
@@ -75,18 +79,22 @@ impl Trajectory {
         Self { times }
     }
 
-    /// The trajectory of a spacing that picks times: `steps` = S asked for, `train_steps` = T; `steps_offset` concerns
-    /// [`Spacing::Leading`] alone. Duplicates are removed and the official spacing over-runs, so
-    /// [`calls`](Self::calls), not S, is the number of network calls.
+    /// Builds the trajectory of a spacing that picks timesteps, for `steps` = S and `train_steps` = T. Only
+    /// [`Spacing::Leading`] uses `steps_offset`.
+    ///
+    /// Duplicates are removed and [`Spacing::OfficialUniform`] may exceed S, so the number of network calls is
+    /// [`calls`](Self::calls), not S.
     ///
     /// # Errors
     /// A spacing by noise levels, S = 0, S > T, T above [`MAX_TRAIN_STEPS`], or a leading offset that pushes the first
-    /// index beyond T − 1. (diffusers lets that pass and reads past its table later.)
+    /// index beyond T − 1. (diffusers accepts such an offset and reads past its table later.)
     pub fn named(spacing: Spacing, steps: usize, train_steps: u32, steps_offset: u32) -> Result<Self> {
         check_steps(steps, train_steps)?;
         // S ≤ T fits u32.
         let Some(mut times) = spacing.times(steps as u32, train_steps, steps_offset) else {
-            return Err(Error::argument(format!("spacing {spacing}: picks noise levels, so it needs the schedule")));
+            return Err(Error::argument(format!(
+                "spacing {spacing} picks noise levels, so it needs a noise schedule; use Trajectory::spaced"
+            )));
         };
         times.dedup();
         times.reverse();
@@ -103,27 +111,27 @@ impl Trajectory {
         Self::from_times(times.into_iter().map(|t| Time::new(t as u32)).collect(), train_steps)
     }
 
-    /// The trajectory whose network calls have these indices (0..T−1), strictly decreasing.
+    /// Builds a trajectory from network indices: strictly decreasing, each in 0..=T−1.
     ///
     /// # Errors
-    /// An empty list, an index outside 0..T−1, or one that does not decrease.
+    /// The list is empty, an index lies outside 0..=T−1, or the indices do not strictly decrease.
     pub fn explicit(indices: &[u32], train_steps: u32) -> Result<Self> {
         if let Some(index) = indices.iter().find(|&&index| index >= train_steps) {
             return Err(Error::argument(format!(
-                "times: index {index} is out of range, expected 0 to {} (the model has {train_steps} trained steps)",
+                "times: index {index} is out of range, expected 0 to {} (the model has {train_steps} trained timesteps)",
                 train_steps.saturating_sub(1)
             )));
         }
         Self::from_times(indices.iter().map(|&index| Time::from_index(index)).collect(), train_steps)
     }
 
-    /// The trajectory of these times of the paper (1..=T), strictly decreasing.
+    /// Builds a trajectory from timesteps of the paper: strictly decreasing, each in 1..=T.
     ///
     /// # Errors
     /// As [`explicit`](Self::explicit).
     pub fn from_times(times: Vec<Time>, train_steps: u32) -> Result<Self> {
         if times.is_empty() {
-            return Err(Error::argument("times: expected at least one, found none"));
+            return Err(Error::argument("times: expected at least one timestep, found none"));
         }
         if let Some(t) = times.iter().find(|t| **t == Time::CLEAN || **t > Time::new(train_steps)) {
             return Err(Error::argument(format!("times: t = {t} is outside 1 to T = {train_steps}")));
@@ -138,7 +146,7 @@ impl Trajectory {
         Ok(Self { times })
     }
 
-    /// The times at which the network is called, decreasing.
+    /// The timesteps at which the network is called, decreasing.
     pub fn times(&self) -> &[Time] {
         &self.times
     }
@@ -148,17 +156,17 @@ impl Trajectory {
         self.times.len()
     }
 
-    /// The noisiest time, where sampling starts.
+    /// The noisiest timestep, where sampling starts.
     pub fn start(&self) -> Time {
         self.times[0]
     }
 
-    /// The steps (t, s) of generation: s is the next time, [`Time::CLEAN`] after the last.
+    /// The steps (t, s) of sampling: s is the next timestep, or [`Time::CLEAN`] after the last.
     pub fn steps(&self) -> impl DoubleEndedIterator<Item = (Time, Time)> + ExactSizeIterator + '_ {
         (0..self.times.len()).map(|i| (self.times[i], self.times.get(i + 1).copied().unwrap_or(Time::CLEAN)))
     }
 
-    /// The steps (s, t) of encoding: the same pairs walked backwards, from clean data to the noisiest time.
+    /// The steps (s, t) of encoding: the same pairs in reverse, from clean data to the noisiest timestep.
     pub fn reverse_steps(&self) -> impl ExactSizeIterator<Item = (Time, Time)> + '_ {
         self.steps().rev().map(|(t, s)| (s, t))
     }
@@ -175,7 +183,7 @@ fn check_steps(steps: usize, train_steps: u32) -> Result<()> {
     }
     if steps > train_steps as usize {
         return Err(Error::argument(format!(
-            "steps: expected at most the model's {train_steps} trained steps, found {steps}"
+            "steps: expected at most the model's {train_steps} trained timesteps, found {steps}"
         )));
     }
     Ok(())

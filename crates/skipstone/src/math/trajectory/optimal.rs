@@ -2,16 +2,18 @@ use super::Trajectory;
 use crate::error::{Error, Kind, Result};
 use crate::math::schedule::Time;
 
-/// The table of costs has half of this squared in entries: 256 MB.
+/// Largest T. The cost table has half of this squared in entries: 256 MB.
 const MOST_TIMES: u32 = 8192;
 
-/// The cheapest trajectory of exactly `steps` network calls from T to clean data, where a step t → s costs
-/// `cost(t, s)` (Watson et al., arXiv 2106.03802, Alg. 1): dynamic programming over the least cost of reaching clean
-/// data from each time in k calls. Among equals the later time is taken.
+/// Finds the cheapest trajectory of exactly `steps` network calls from T to clean data, where a step t → s costs
+/// `cost(t, s)` (Watson et al., arXiv 2106.03802, Alg. 1).
+///
+/// Dynamic programming computes the least cost of reaching clean data from each timestep in k calls. Ties go to the
+/// noisier timestep.
 ///
 /// ```
 /// use skipstone::math::schedule::Time;
-/// // Squared jumps are cheapest when they are even.
+/// // Squared jumps are cheapest when all are equal.
 /// let cost = |t: Time, s: Time| (t.get() - s.get()).powi(2);
 /// let tau = skipstone::math::trajectory::optimal(4, 100, cost)?;
 /// assert_eq!(tau.times(), [100, 75, 50, 25].map(Time::new));
@@ -19,31 +21,33 @@ const MOST_TIMES: u32 = 8192;
 /// ```
 ///
 /// # Errors
-/// `steps` of 0 or above T, T above 8192 (the table would not fit), or a cost that is not a number.
+/// `steps` is 0 or above T, T is above 8192 (the table would not fit), or a cost is NaN.
 pub fn optimal(steps: usize, train_steps: u32, cost: impl FnMut(Time, Time) -> f64) -> Result<Trajectory> {
     BestTimes::new(steps, train_steps, cost)?.trajectory(steps)
 }
 
-/// The cheapest trajectories of every number of calls up to some most, as [`optimal()`] gives them one by one: the
-/// table of the dynamic programme, which says from every time and for every number of calls left where to go next.
-/// Making it takes about `most`·T² / 2 additions at worst, reading a trajectory from it `steps` look-ups.
+/// The cheapest trajectories for every number of calls from 1 to a maximum, each the same as [`optimal()`] returns.
+///
+/// Holds the table of the dynamic programme: the next timestep for every timestep and every number of remaining calls.
+/// Building it takes at most about `most`·T² / 2 additions; reading a trajectory takes `steps` look-ups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BestTimes {
-    /// `next[k - 1][t]`: where the first of k calls that lead from t to clean data goes.
+    /// `next[k - 1][t]`: where the next step from t lands, with k calls left to reach clean data.
     next: Vec<Vec<u16>>,
     train_steps: u32,
 }
 
 impl BestTimes {
-    /// The table of up to `most` calls, where a step t → s costs `cost(t, s)`.
+    /// Builds the table for up to `most` calls, where a step t → s costs `cost(t, s)`.
     ///
     /// # Errors
-    /// As [`optimal()`], of `most`.
+    /// As [`optimal()`], for `most` in place of `steps`.
     pub fn new(most: usize, train_steps: u32, mut cost: impl FnMut(Time, Time) -> f64) -> Result<Self> {
         check(most, train_steps)?;
         if train_steps > MOST_TIMES {
             return Err(Error::unsupported(format!(
-                "optimal times: a table over {train_steps} times would not fit; at most {MOST_TIMES}"
+                "optimal spacing: expected at most {MOST_TIMES} trained timesteps (the cost table grows with their \
+                 square), found {train_steps}"
             )));
         }
         let times = train_steps as usize;
@@ -53,24 +57,24 @@ impl BestTimes {
             if let Some(s) = row.iter().position(|cost| cost.is_nan()) {
                 return Err(Error::new(
                     Kind::NonFinite,
-                    format!("the cost of the step t = {t} to {s} is not a number"),
+                    format!("cost of the step t = {t} to {s}: expected a number, found NaN"),
                 ));
             }
             costs.push(row);
         }
-        // least[t]: from t to clean data in the number of calls so far; before any, only clean data is there already.
+        // least[t]: least cost from t to clean data in `calls` calls. With none, only clean data itself costs nothing.
         let mut least = vec![f64::INFINITY; times + 1];
         least[0] = 0.0;
         let mut next = Vec::with_capacity(most);
         for calls in 0..most {
             let mut improved = vec![f64::INFINITY; times + 1];
             let mut to = vec![0u16; times + 1];
-            // So many calls lead to clean data from no time below their number.
+            // Timesteps strictly decrease, so `calls` + 1 calls need t ≥ `calls` + 1.
             for t in calls + 1..=times {
                 for (s, cost) in costs[t - 1].iter().enumerate().skip(calls) {
                     let total = cost + least[s];
                     if total <= improved[t] && least[s].is_finite() {
-                        // s is below 8192.
+                        // s < MOST_TIMES fits u16.
                         (improved[t], to[t]) = (total, s as u16);
                     }
                 }
@@ -84,12 +88,12 @@ impl BestTimes {
     /// The cheapest trajectory of exactly `steps` calls.
     ///
     /// # Errors
-    /// `steps` of 0, above T, or above what the table was made for.
+    /// `steps` is 0, above T, or above the table's maximum.
     pub fn trajectory(&self, steps: usize) -> Result<Trajectory> {
         check(steps, self.train_steps)?;
         if steps > self.next.len() {
             let most = self.next.len();
-            return Err(Error::argument(format!("steps: optimal times were laid out for 1 to {most}, found {steps}")));
+            return Err(Error::argument(format!("steps: the table of optimal times holds 1 to {most}, found {steps}")));
         }
         let mut t = self.train_steps;
         let mut found = Vec::with_capacity(steps);
@@ -104,7 +108,7 @@ impl BestTimes {
 fn check(steps: usize, train_steps: u32) -> Result<()> {
     if steps == 0 || steps > train_steps as usize {
         return Err(Error::argument(format!(
-            "steps: expected 1 to the model's {train_steps} trained steps, found {steps}"
+            "steps: expected 1 to the model's {train_steps} trained timesteps, found {steps}"
         )));
     }
     Ok(())
@@ -114,13 +118,13 @@ fn check(steps: usize, train_steps: u32) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Some cost without structure.
+    /// An irregular cost.
     fn uneven(t: Time, s: Time) -> f64 {
         let mixed = (t.get() * 2_654_435.0 + s.get() * 40_503.0) % 1009.0;
         mixed + (t.get() - s.get()).powi(2)
     }
 
-    /// Every trajectory of so many calls from `t` down, with its cost.
+    /// Every trajectory of `calls` calls starting at `t`, with its cost.
     fn all(t: u32, calls: usize) -> Vec<(Vec<u32>, f64)> {
         if calls == 1 {
             return vec![(vec![t], uneven(Time::new(t), Time::CLEAN))];
@@ -134,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn no_trajectory_is_cheaper_by_trying_them_all() {
+    fn optimal_matches_exhaustive_search() {
         for calls in 1..=5 {
             let (times, cost) = all(12, calls).into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
             let found = optimal(calls, 12, uneven).unwrap();
@@ -145,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn all_the_steps_are_all_the_times_and_meaningless_questions_are_refused() {
+    fn t_steps_visit_every_timestep_and_invalid_arguments_are_refused() {
         let every: Vec<Time> = (1..=9).rev().map(Time::new).collect();
         assert_eq!(optimal(9, 9, uneven).unwrap().times(), every);
         assert!(optimal(0, 9, uneven).is_err());
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn one_table_has_the_trajectories_of_every_budget() {
+    fn one_table_gives_the_optimum_for_every_number_of_calls() {
         let table = BestTimes::new(12, 12, uneven).unwrap();
         for calls in 1..=12 {
             let found = table.trajectory(calls).unwrap();

@@ -4,27 +4,27 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::math::schedule::linspace;
 
-/// A named way to pick S times or noise levels; each is an exact reproduction of its source.
+/// A named rule for picking S timesteps or noise levels. Each reproduces its source exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Spacing {
-    /// t = ⌊T·i/S⌋, i = 1..=S (DDIM D.2). Always reaches T.
+    /// t = ⌊T·i/S⌋ for i = 1..=S (DDIM D.2). Always reaches T.
     Linear,
     /// t = ⌊T·i²/S²⌋ (DDIM D.2, the paper's CIFAR-10 rows), zeros dropped. Always reaches T.
     Quadratic,
-    /// Index i·⌊T/S⌋ + offset, i = 0..S (diffusers).
+    /// Index i·⌊T/S⌋ + offset for i = 0..S (diffusers).
     Leading,
     /// Index round(T − i·T/S) − 1 (diffusers). Always reaches T.
     Trailing,
-    /// Index round(i·(T−1)/(S−1)) (diffusers). Reaches T for S > 1; the single step of S = 1 is index 0.
+    /// Index round(i·(T−1)/(S−1)) (diffusers). Reaches T for S > 1; S = 1 gives index 0.
     Linspace,
-    /// The authors' code: indices 0, ⌊T/S⌋, 2⌊T/S⌋, … below T; makes more calls than S where S does not divide T.
+    /// Indices 0, ⌊T/S⌋, 2⌊T/S⌋, … below T (the authors' code). Makes more than S calls where S does not divide T.
     OfficialUniform,
-    /// The authors' code: index ⌊x²⌋, x equally spaced over 0..√(0.8·T).
+    /// Index ⌊x²⌋ with x equally spaced over 0..=√(0.8·T) (the authors' code).
     OfficialQuad,
-    /// σ_ve^(1/7) equally spaced from T to t = 1 (Karras et al., arXiv 2206.00364, Eq. 5 with ρ = 7), at times between
-    /// the trained ones.
+    /// σ_ve^(1/7) equally spaced from T to t = 1 (Karras et al., arXiv 2206.00364, Eq. 5 with ρ = 7). Timesteps lie
+    /// between the trained ones.
     Karras,
-    /// ln σ_ve, so the log signal-to-noise ratio, equally spaced from T to t = 1, at times between the trained ones.
+    /// ln σ_ve, hence the log signal-to-noise ratio, equally spaced from T to t = 1. Timesteps lie between the trained ones.
     LogSnr,
 }
 
@@ -56,7 +56,7 @@ impl Spacing {
         }
     }
 
-    /// For a spacing by noise levels, ln σ_ve of each of S levels from `first`, that of T, down to `last`, that of t = 1.
+    /// ln σ_ve of S levels, from `first` at T down to `last` at t = 1. `None` for spacings by timestep.
     pub(super) fn levels(self, steps: usize, first: f64, last: f64) -> Option<Vec<f64>> {
         match self {
             Self::Karras => {
@@ -69,8 +69,8 @@ impl Spacing {
         }
     }
 
-    /// The paper's times, not decreasing, possibly repeated; 1 ≤ S ≤ T. Only an offset can push one beyond T. `None` for
-    /// spacings by noise levels.
+    /// The paper's timesteps in ascending order, possibly repeated, for 1 ≤ S ≤ T. Only an offset can push one beyond T.
+    /// `None` for spacings by noise level.
     pub(super) fn times(self, steps: u32, train_steps: u32, steps_offset: u32) -> Option<Vec<u64>> {
         let (s, t) = (u64::from(steps), u64::from(train_steps));
         let (s_f, t_f) = (f64::from(steps), f64::from(train_steps));
@@ -79,7 +79,7 @@ impl Spacing {
             Self::Linear => (1..=s).map(|i| t * i / s).collect(),
             Self::Quadratic => (1..=s).map(|i| t * i * i / (s * s)).filter(|&time| time > 0).collect(),
             Self::Leading => (0..s).map(|i| i * (t / s) + u64::from(steps_offset) + 1).collect(),
-            // The difference is taken as numpy's arange takes it, so that halves round as they do there.
+            // numpy's arange computes the step this way; the same float error makes halves round the same way.
             Self::Trailing => {
                 let delta = (t_f - t_f / s_f) - t_f;
                 (0..steps).rev().map(|i| (t_f + f64::from(i) * delta).round_ties_even() as u64).collect()

@@ -9,7 +9,7 @@ fn indices(trajectory: &Trajectory) -> Vec<u32> {
 }
 
 #[test]
-fn call_counts_are_those_of_the_paper_and_of_the_official_code() {
+fn call_counts_match_the_paper_and_the_official_code() {
     assert_eq!(named(Spacing::Quadratic, 100).calls(), 97);
     assert_eq!(named(Spacing::Quadratic, 1000).calls(), 750);
     assert_eq!(named(Spacing::OfficialUniform, 30).calls(), 31);
@@ -43,16 +43,16 @@ fn small_cases_match_hand_computation() {
     assert_eq!(indices(&named(Spacing::Leading, 4)), [750, 500, 250, 0]);
     assert_eq!(indices(&Trajectory::named(Spacing::Leading, 4, 1000, 1).unwrap()), [751, 501, 251, 1]);
     assert_eq!(indices(&named(Spacing::Trailing, 3)), [999, 666, 332]);
-    // i·999/2: 499.5 is rounded to the even 500.
+    // i·999/2: 499.5 rounds to even, 500.
     assert_eq!(indices(&named(Spacing::Linspace, 3)), [999, 500, 0]);
-    // 28.284·i/2: 0, 14.142² = 200 less a rounding, 28.284² = 800.
+    // (28.284·i/2)²: 0, 14.142² = 200 up to rounding, 28.284² = 800.
     assert_eq!(indices(&named(Spacing::OfficialQuad, 3)), [800, 200, 0]);
-    // 5/2 = 2.5 is halfway: to the even 2, so index 1.
+    // 5/2 = 2.5 rounds to even, 2, so index 1.
     assert_eq!(indices(&Trajectory::named(Spacing::Trailing, 2, 5, 0).unwrap()), [4, 1]);
 }
 
 #[test]
-fn halves_round_as_numpy_rounds_them_after_its_own_float_error() {
+fn halves_round_as_in_numpy_including_its_float_error() {
     // numpy 2: np.round(np.arange(1000, 0, -1000/S))[i] and np.linspace(0, 999, 27).round()[13]. Exact arithmetic
     // would give 938, 812 and 500.
     assert_eq!(named(Spacing::Trailing, 48).times()[3], Time::new(937));
@@ -61,7 +61,7 @@ fn halves_round_as_numpy_rounds_them_after_its_own_float_error() {
 }
 
 #[test]
-fn a_step_lands_on_the_next_time_of_the_trajectory_not_on_t_minus_a_stride() {
+fn a_step_lands_on_the_next_timestep_not_on_t_minus_a_stride() {
     let tau = named(Spacing::Quadratic, 3);
     let t = Time::new;
     assert_eq!(tau.steps().collect::<Vec<_>>(), [(t(1000), t(444)), (t(444), t(111)), (t(111), Time::CLEAN)]);
@@ -69,7 +69,7 @@ fn a_step_lands_on_the_next_time_of_the_trajectory_not_on_t_minus_a_stride() {
 }
 
 #[test]
-fn meaningless_trajectories_are_refused() {
+fn invalid_trajectories_are_refused() {
     let message = |result: Result<Trajectory>| result.unwrap_err().to_string();
     assert!(message(Trajectory::named(Spacing::Linear, 0, 1000, 0)).contains("at least 1"));
     assert!(message(Trajectory::named(Spacing::Linear, 1001, 1000, 0)).contains("1000"));
@@ -103,7 +103,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn spacings_by_noise_level_are_even_in_their_own_measure() {
+fn spacings_by_noise_level_are_evenly_spaced_in_their_own_measure() {
     let schedule =
         crate::math::schedule::Schedule::new(&crate::math::schedule::BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
     let even = |spacing: Spacing, measure: fn(f64) -> f64| {
