@@ -303,8 +303,8 @@ fn a_filled_picture_keeps_its_known_part_and_is_reproducible() {
         assert!(on_model(at, "sample", flags, 2).1.contains(message), "{flags}");
     }
     for (name, width, value, code, message) in [
-        ("none.png", 8, 0, 2, "nothing is to be filled"),
-        ("dark.png", 8, 127, 2, "nothing is to be filled"),
+        ("none.png", 8, 0, 2, "selects nothing to fill"),
+        ("dark.png", 8, 127, 2, "selects nothing to fill"),
         ("light.png", 8, 128, 0, ""),
         ("wide.png", 16, 255, 1, "wide.png: 16 × 8 pixels, the picture to fill has 8 × 8"),
     ] {

@@ -1,5 +1,5 @@
-//! From noise to images and back: the [`Denoiser`](denoiser::Denoiser) seam, the sampling loop and its solvers, inversion,
-//! inpainting, and [`generate`], which resolves a request against a model as every front end does.
+//! Sampling and inversion: the [`Denoiser`](denoiser::Denoiser) trait, the sampling loop and its solvers, inversion,
+//! inpainting, and [`generate`], which resolves a request against a model for every front end.
 
 pub mod denoiser;
 pub mod generate;

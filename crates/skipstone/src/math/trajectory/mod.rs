@@ -44,7 +44,7 @@ impl Trajectory {
     /// ```
     ///
     /// # Errors
-    /// As [`named`](Self::named); or a spacing by noise levels on a zero-terminal-SNR schedule, whose first level is infinite.
+    /// As [`named`](Self::named); or a spacing by noise levels at zero terminal SNR, where the first level is infinite.
     pub fn spaced(schedule: &Schedule, spacing: Spacing, steps: usize, steps_offset: u32) -> Result<Self> {
         let train_steps = schedule.train_steps();
         check_steps(steps, train_steps)?;

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// What to do with an x̂₀ outside the data's range, and with the ε̂ that belonged to it.
+/// How to clip an x̂₀ outside the data range, and what to do with its ε̂.
 ///
 /// ```
 /// use skipstone::sampling::denoiser::{Bound, Clip};
@@ -12,21 +12,21 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Clip {
-    /// Nothing: the authors' code.
+    /// Do not clip, as in the authors' code.
     #[default]
     Off,
-    /// Clip x̂₀ and keep the network's ε̂: diffusers' default.
+    /// Clip x̂₀ and keep the network's ε̂ (diffusers' default).
     KeepEps(Bound),
-    /// Clip x̂₀ and derive ε̂ from it again: guided-diffusion. Only so is η = 1 DDPM with clipping.
+    /// Clip x̂₀ and derive ε̂ from it again (guided-diffusion). Only this mode makes η = 1 equal DDPM with clipping.
     RederiveEps(Bound),
 }
 
-/// The range x̂₀ is brought into.
+/// The range to which x̂₀ is clipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
-    /// Clamped to ±range.
+    /// Clamp to ±range.
     Range(f64),
-    /// Clamped to each image's own quantile, then scaled back to ±1.
+    /// Clamp to a quantile of each image, then scale to ±1.
     Dynamic(DynamicThreshold),
 }
 
@@ -34,13 +34,13 @@ pub enum Bound {
 /// x̂₀ = clamp(x̂₀, ±s)/s.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DynamicThreshold {
-    /// The quantile, 0 to 1.
+    /// The quantile, in 0..=1.
     pub ratio: f64,
     /// The largest s, at least 1.
     pub max: f64,
 }
 
-/// One image's bound, its quantile found.
+/// The bound of one image, with its quantile computed.
 #[derive(Clone, Copy)]
 pub(super) struct Limit {
     range: f64,
@@ -54,15 +54,15 @@ impl Limit {
 }
 
 impl Clip {
-    /// The same choice about ε̂ with dynamic thresholding in place of a fixed range.
+    /// The same mode with dynamic thresholding instead of a fixed range.
     ///
     /// # Errors
-    /// Clipping is off: whether to keep ε̂ is then undecided.
+    /// Clipping is off, so it is undefined whether to keep ε̂; or the threshold is invalid.
     pub fn with_threshold(self, threshold: DynamicThreshold) -> Result<Self> {
         let clip = match self {
             Self::Off => {
                 return Err(Error::argument(
-                    "dynamic thresholding changes x0, so what becomes of ε must be said: clip keep-eps or rederive-eps",
+                    "threshold: needs clipping, which is off; set clip to keep-eps or rederive-eps",
                 ));
             }
             Self::KeepEps(_) => Self::KeepEps(Bound::Dynamic(threshold)),
@@ -72,10 +72,10 @@ impl Clip {
         Ok(clip)
     }
 
-    /// Refuses ranges and quantiles that mean nothing.
+    /// Checks the range or the threshold.
     ///
     /// # Errors
-    /// A range that is not positive, a ratio outside 0..=1, a maximum below 1.
+    /// The range is not a positive finite number, the ratio is outside 0..=1, or the maximum is below 1.
     pub fn check(self) -> Result<()> {
         match self {
             Self::Off => Ok(()),
@@ -83,21 +83,21 @@ impl Clip {
                 if range.is_finite() && range > 0.0 {
                     return Ok(());
                 }
-                Err(Error::argument(format!("clip range: expected a positive number, found {range}")))
+                Err(Error::argument(format!("clip range: expected a positive finite number, found {range}")))
             }
             Self::KeepEps(Bound::Dynamic(by)) | Self::RederiveEps(Bound::Dynamic(by)) => {
                 if (0.0..=1.0).contains(&by.ratio) && by.max.is_finite() && by.max >= 1.0 {
                     return Ok(());
                 }
                 Err(Error::argument(format!(
-                    "dynamic threshold: expected a ratio of 0 to 1 and a maximum of at least 1, found {} and {}",
+                    "threshold: expected a ratio of 0 to 1 and a maximum of at least 1, found {} and {}",
                     by.ratio, by.max
                 )))
             }
         }
     }
 
-    /// The limit for one image; `magnitudes` lists its |x̂₀|, asked for only where a quantile is needed.
+    /// The limit for one image. `magnitudes` returns its |x̂₀| and is called only for a quantile.
     pub(super) fn limit(self, magnitudes: impl FnOnce() -> Vec<f64>) -> Limit {
         match self {
             Self::Off => Limit { range: f64::INFINITY, divisor: 1.0 },
@@ -112,7 +112,7 @@ impl Clip {
     }
 }
 
-/// The quantile with linear interpolation between neighbours, as torch.quantile; 0 for no values.
+/// The quantile with linear interpolation, as in torch.quantile. 0 for no values.
 pub(super) fn quantile(values: &mut [f64], ratio: f64) -> f64 {
     if values.is_empty() {
         return 0.0;
@@ -141,7 +141,7 @@ impl fmt::Display for Clip {
 impl FromStr for Clip {
     type Err = Error;
 
-    /// `off`, or `keep-eps` and `rederive-eps` with the range ±1.
+    /// `off`, `keep-eps` or `rederive-eps`; the last two with the range ±1.
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "off" => Ok(Self::Off),

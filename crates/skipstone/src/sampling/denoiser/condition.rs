@@ -1,6 +1,6 @@
 use crate::error::{Error, Result};
 
-/// What a network is conditioned on besides the time, for one row of a batch.
+/// The condition of one row of a batch, besides the timestep.
 ///
 /// ```
 /// use skipstone::sampling::denoiser::Condition;
@@ -9,11 +9,10 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Condition {
-    /// Nothing: the only condition an unconditional network knows.
+    /// No condition, the only one an unconditional network accepts.
     #[default]
     Null,
-    /// A class, by its row in the network's table. A network trained with dropped classes has a class that stands for
-    /// "none" in that table.
+    /// A class, as a row of the network's class table. In a network trained with dropped classes, one row is the null class.
     Class(usize),
 }
 
@@ -32,16 +31,16 @@ impl Condition {
     }
 }
 
-/// One condition for each of `n` rows; an empty list stands for [`Condition::Null`] everywhere.
+/// One condition for each of `n` rows. An empty list means [`Condition::Null`] for every row.
 ///
 /// # Errors
-/// Another number of conditions than rows.
+/// The number of conditions is neither 0 nor n.
 pub(crate) fn per_row(conditions: &[Condition], n: usize) -> Result<Vec<Condition>> {
     check_count(conditions, n)?;
     Ok(if conditions.is_empty() { vec![Condition::Null; n] } else { conditions.to_vec() })
 }
 
-/// Refuses another number of conditions than rows; an empty list fits any number.
+/// Refuses a number of conditions other than 0 and `n`.
 pub(super) fn check_count(conditions: &[Condition], n: usize) -> Result<()> {
     if conditions.is_empty() || conditions.len() == n {
         return Ok(());
@@ -49,22 +48,24 @@ pub(super) fn check_count(conditions: &[Condition], n: usize) -> Result<()> {
     Err(Error::argument(format!("conditions: expected one per image, {n}, found {}", conditions.len())))
 }
 
-/// The class of every row for a network that takes `known` classes, or nothing for an unconditional one.
+/// The class of every row for a network with `known` classes, or `None` for an unconditional network.
 ///
 /// # Errors
-/// A condition that the network does not know.
+/// The number of conditions is neither 0 nor n, or the network does not accept one of them.
 pub(crate) fn classes(conditions: &[Condition], n: usize, known: Option<usize>) -> Result<Option<Vec<usize>>> {
     let rows = per_row(conditions, n)?;
     let Some(known) = known else {
         return match rows.iter().find_map(|condition| condition.class()) {
-            Some(_) => Err(Error::argument("the network is unconditional: it takes no class")),
+            Some(class) => {
+                Err(Error::argument(format!("class: the network is unconditional, but a class ({class}) was given")))
+            }
             None => Ok(None),
         };
     };
     let class = |condition: &Condition| match condition.class() {
         Some(class) if class < known => Ok(class),
-        Some(class) => Err(Error::argument(format!("class {class}; the network knows 0 to {}", known - 1))),
-        None => Err(Error::argument(format!("the network is conditioned on {known} classes and none was given"))),
+        Some(class) => Err(Error::argument(format!("class: expected 0 to {}, found {class}", known - 1))),
+        None => Err(Error::argument(format!("class: the network needs one of its {known} classes, found none"))),
     };
     rows.iter().map(class).collect::<Result<_>>().map(Some)
 }

@@ -4,7 +4,7 @@ use super::{Condition, Denoiser};
 use crate::error::Result;
 use crate::math::schedule::Time;
 
-/// A network's output and what a cotangent becomes when it is pulled back through the network.
+/// A network's output and a vector-Jacobian product.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pullback {
     /// The output at x_t, `[n, c, h, w]`.
@@ -13,12 +13,12 @@ pub struct Pullback {
     pub gradient: Array4<f32>,
 }
 
-/// A [`Denoiser`] that knows its derivative by x_t, as a vector-Jacobian product.
+/// A [`Denoiser`] that can compute vector-Jacobian products with respect to x_t.
 pub trait DifferentiableDenoiser: Denoiser {
-    /// The output at `x_t` and the product of `cotangent` (of the output's shape) with the Jacobian from the left.
+    /// The output at `x_t` and the product cotangentᵀ·∂out/∂x_t. `cotangent` has the output's shape, `[n, c, h, w]`.
     ///
     /// # Errors
-    /// As [`predict`](Denoiser::predict), or a cotangent of another shape.
+    /// As [`predict`](Denoiser::predict); or the cotangent has another shape.
     fn pullback(
         &self,
         x_t: &Array4<f32>,

@@ -4,11 +4,10 @@ use super::{Condition, Denoiser, Prediction, per_row};
 use crate::error::{Error, Result};
 use crate::math::schedule::Time;
 
-/// Classifier-free guidance (Ho & Salimans, arXiv 2207.12598): uncond + w·(cond − uncond), from one network call on a
+/// Classifier-free guidance (Ho & Salimans, arXiv 2207.12598): uncond + w·(cond − uncond), computed in one network call on a
 /// batch of 2n rows.
 ///
-/// w = 1 is the conditional network, w = 0 the unconditional one. Guidance is linear, so it means the same for ε, x₀
-/// and v.
+/// w = 1 is the conditional network, w = 0 the unconditional one. Guidance is linear, so it is the same for ε, x₀ and v.
 #[derive(Clone, Debug)]
 pub struct Guided<D> {
     inner: D,
@@ -17,10 +16,10 @@ pub struct Guided<D> {
 }
 
 impl<D: Denoiser> Guided<D> {
-    /// Guidance of `inner` with weight w; `null_class` is the class that stands for "no class".
+    /// Guides `inner` with weight w. `null_class` is the class that means "no class".
     ///
     /// # Errors
-    /// A weight that is not finite.
+    /// The weight is not finite.
     pub fn new(inner: D, weight: f64, null_class: usize) -> Result<Self> {
         if !weight.is_finite() {
             return Err(Error::argument(format!("guidance: expected a finite weight, found {weight}")));
@@ -38,24 +37,25 @@ impl<D: Denoiser> Denoiser for Guided<D> {
         self.inner.prediction()
     }
 
-    /// Rows under [`Condition::Null`] have nothing to guide towards: they get the unconditional prediction.
+    /// Rows with [`Condition::Null`] get the unconditional prediction: they have no class to guide towards.
     fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
         let n = x_t.dim().0;
         let conditions = per_row(conditions, n)?;
         let null = Condition::Class(self.null_class);
         let guided: Vec<usize> = (0..n).filter(|&i| conditions[i] != Condition::Null).collect();
         if times.len() != n {
-            return Err(Error::argument(format!("{} times for {n} images", times.len())));
+            return Err(Error::argument(format!("times: expected one per image, {n}, found {}", times.len())));
         }
-        // The unconditional rows first, then the conditional twins of those that are guided.
+        // All rows unconditionally first, then the guided rows with their conditions.
         let x = concatenate(Axis(0), &[x_t.view(), x_t.select(Axis(0), &guided).view()])
             .map_err(|e| Error::argument(format!("guidance: {e}")))?;
-        let twins = |i: &usize| (times[*i], conditions[*i]);
+        let conditional = |i: &usize| (times[*i], conditions[*i]);
         let (times, conditions): (Vec<Time>, Vec<Condition>) =
-            times.iter().map(|&t| (t, null)).chain(guided.iter().map(twins)).unzip();
+            times.iter().map(|&t| (t, null)).chain(guided.iter().map(conditional)).unzip();
         let both = self.inner.predict(&x, &times, &conditions)?;
         if both.dim().0 != n + guided.len() {
-            return Err(Error::argument("guidance: the network answered with another number of rows"));
+            let (expected, found) = (n + guided.len(), both.dim().0);
+            return Err(Error::argument(format!("guidance: expected {expected} rows from the network, found {found}")));
         }
         let (out, conditional) = both.view().split_at(Axis(0), n);
         let mut out = out.to_owned();

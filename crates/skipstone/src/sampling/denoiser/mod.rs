@@ -1,4 +1,4 @@
-//! The one contract between samplers and networks, and the two views x̂₀ and ε̂ of a network's output.
+//! The [`Denoiser`] trait, through which samplers call networks, and the two views x̂₀ and ε̂ of a network's output.
 
 mod clip;
 mod condition;
@@ -21,7 +21,7 @@ use ndarray::Array4;
 use crate::error::{Error, Kind, Result};
 use crate::math::schedule::Time;
 
-/// What a network's output means; convertible into each other given x_t and the noise level.
+/// The prediction type: what a network's output means. Given x_t and the noise level, each type determines the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Prediction {
     /// The noise ε.
@@ -54,11 +54,11 @@ impl FromStr for Prediction {
     }
 }
 
-/// A network, or anything else that predicts noise, data or velocity from x_t and the time t.
+/// A network, or anything else that predicts noise, data or velocity from x_t and the timestep t.
 ///
-/// Arrays are `[n, channels, height, width]`, one row per image. Each row has its own time and its own condition, and
-/// its prediction depends on these and on its pixels alone, to the bit: never on the other rows, on n, or on the number
-/// of threads. Whoever has rows for different requests can therefore ask for all of them in one call.
+/// Arrays are `[n, channels, height, width]`, one row per image. Each row has its own timestep and condition. Its prediction
+/// depends only on these and its pixels, bit for bit: never on the other rows, on n, or on the number of threads. Callers
+/// may therefore batch rows of different requests into one call.
 pub trait Denoiser {
     /// `[channels, height, width]` of one image.
     fn shape(&self) -> [usize; 3];
@@ -66,28 +66,28 @@ pub trait Denoiser {
     /// What [`predict`](Self::predict) returns.
     fn prediction(&self) -> Prediction;
 
-    /// The prediction for each row of `x_t`, row i at `times[i]` (never [`Time::CLEAN`]) under `conditions[i]`. An empty
-    /// list of conditions means [`Condition::Null`] for every row.
+    /// Predicts each row of `x_t`: row i at `times[i]` (never [`Time::CLEAN`]) with `conditions[i]`. An empty list of
+    /// conditions means [`Condition::Null`] for every row.
     ///
     /// # Errors
-    /// A wrong shape, another number of times or conditions than rows, a class out of range, a class for an
-    /// unconditional network.
+    /// The shape is wrong, the number of times or conditions differs from the number of rows, a class is out of range, or an
+    /// unconditional network is given a class.
     fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>>;
 
-    /// Whether the network can be asked at a time between two indices. Sinusoidal embeddings can; a learned table of
-    /// embeddings cannot.
+    /// Whether the network accepts timesteps between two indices. Sinusoidal embeddings do; a learned table of embeddings
+    /// does not.
     fn takes_fractional_times(&self) -> bool {
         true
     }
 
-    /// Precomputes the conditioning for these timesteps, each under each of these conditions. A run announces its times
-    /// this way; the default does nothing, and predictions never depend on it.
+    /// Precomputes the conditioning for every pair of these timesteps and conditions. A run calls it with all its timesteps
+    /// before the first prediction. Predictions never depend on it. The default does nothing.
     fn prepare(&self, times: &[Time], conditions: &[Condition]) {
         let _ = (times, conditions);
     }
 }
 
-/// Whatever points to a denoiser is one.
+/// Implements [`Denoiser`] for pointers to one.
 macro_rules! delegate {
     ($($pointer:ty),*) => {$(
         impl<D: Denoiser + ?Sized> Denoiser for $pointer {
@@ -116,7 +116,7 @@ macro_rules! delegate {
 
 delegate!(&D, Box<D>);
 
-/// Refuses `x` unless it is `[n, c, h, w]` with n > 0 and `[c, h, w]` = `shape`; `name` is how the message calls it.
+/// Refuses `x` unless it is `[n, c, h, w]` with n > 0 and `[c, h, w]` = `shape`. The message calls it `name`.
 pub(crate) fn check_shape(name: &str, x: &Array4<f32>, shape: [usize; 3]) -> Result<()> {
     let (n, c, h, w) = x.dim();
     if [c, h, w] == shape && n > 0 {
@@ -126,11 +126,11 @@ pub(crate) fn check_shape(name: &str, x: &Array4<f32>, shape: [usize; 3]) -> Res
     Err(Error::argument(format!("{name}: expected [n, {c}, {h}, {w}] with n > 0, found {:?}", x.shape())))
 }
 
-/// Refuses NaN and infinity in `x`, naming the first image that holds one.
+/// Refuses NaN and infinity in `x`. The message calls it `name` and names the first image that holds one.
 pub(crate) fn check_finite(name: &str, x: &Array4<f32>) -> Result<()> {
     match x.outer_iter().position(|image| image.iter().any(|value| !value.is_finite())) {
         None => Ok(()),
-        Some(i) => Err(Error::new(Kind::NonFinite, format!("{name}: image {i} of the batch is not finite"))),
+        Some(i) => Err(Error::new(Kind::NonFinite, format!("{name}: image {i} of the batch holds NaN or infinity"))),
     }
 }
 

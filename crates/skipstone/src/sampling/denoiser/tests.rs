@@ -9,7 +9,7 @@ fn image(values: &[f32]) -> Array4<f32> {
 }
 
 #[test]
-fn the_three_parameterizations_tell_the_same_x0_and_noise() {
+fn all_prediction_types_give_the_same_x0_and_noise() {
     let (x0, eps) = (image(&[0.5, -1.0, 0.25]), image(&[-0.3, 2.0, 1.5]));
     // √a = 0.6, √(1−a) = 0.8.
     let x_t = &x0 * 0.6 + &eps * 0.8;
@@ -34,7 +34,7 @@ fn epsilon_at_zero_snr_is_refused_and_velocity_is_minus_x0() {
 }
 
 #[test]
-fn clipping_keeps_or_rederives_the_noise_as_asked() {
+fn clipping_keeps_or_rederives_the_noise() {
     // x̂₀ = (1.6 − 0.8·0.5)/0.6 = 2, clipped to 1: ε̂ stays 0.5 or becomes (1.6 − 0.6)/0.8 = 1.25.
     let (x, out) = (image(&[1.6]), image(&[0.5]));
     let at = |clip| {
@@ -73,7 +73,7 @@ fn quantile_interpolates_linearly() {
     }
 }
 
-/// Predicts its class everywhere.
+/// Predicts the row's class for every element.
 struct ByClass;
 
 impl Denoiser for ByClass {

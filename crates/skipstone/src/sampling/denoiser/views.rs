@@ -5,7 +5,7 @@ use super::{Clip, Condition, Denoiser, Prediction, check_finite, check_shape};
 use crate::error::{Error, Result};
 use crate::math::schedule::{NoiseLevel, Time};
 
-/// The two views of a network's output at x_t: x_t = √a·x̂₀ + √(1−a)·ε̂ unless clipping kept a stale ε̂.
+/// The two views of a network's output at x_t. They satisfy x_t = √a·x̂₀ + √(1−a)·ε̂ unless [`Clip::KeepEps`] changed x̂₀.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Denoised {
     /// x̂₀, `[n, c, h, w]`.
@@ -14,7 +14,7 @@ pub struct Denoised {
     pub eps: Array4<f32>,
 }
 
-/// A view is a linear function of x_t and the output: of_x·x_t + of_out·out.
+/// A view of the output, linear in x_t and the output: of_x·x_t + of_out·out.
 #[derive(Clone, Copy)]
 struct View {
     of_x: f64,
@@ -28,7 +28,7 @@ impl View {
 }
 
 impl Prediction {
-    /// The views x̂₀ and ε̂ of this parameterization at one level.
+    /// The views x̂₀ and ε̂ of this prediction type at a noise level.
     fn views_at(self, level: NoiseLevel) -> Result<(View, View)> {
         let (signal, noise) = (level.signal(), level.noise());
         let output = |of_x, of_out| View { of_x, of_out };
@@ -40,13 +40,13 @@ impl Prediction {
             // x̂₀ = √a·x_t − √(1−a)·v, ε̂ = √(1−a)·x_t + √a·v.
             Self::Velocity => Ok((output(signal, -noise), output(noise, signal))),
             Self::Epsilon => Err(Error::argument(
-                "epsilon prediction says nothing about x0 where a = 0: use v-prediction or sample prediction",
+                "prediction_type: epsilon does not determine x0 at a = 0; use v-prediction (\"v_prediction\") or \"sample\"",
             )),
-            Self::Sample => Err(Error::argument("sample prediction says nothing about the noise of clean data")),
+            Self::Sample => Err(Error::argument("prediction_type: sample does not determine the noise of clean data")),
         }
     }
 
-    /// v̂ = of_x·x_t + of_out·out of this parameterization at one level, as (of_x, of_out).
+    /// The coefficients (of_x, of_out) of v̂ = of_x·x_t + of_out·out for this prediction type at a noise level.
     pub(crate) fn velocity_at(self, level: NoiseLevel) -> Result<(f64, f64)> {
         let (signal, noise) = (level.signal(), level.noise());
         match self {
@@ -55,12 +55,12 @@ impl Prediction {
             Self::Epsilon if signal > 0.0 => Ok((-noise / signal, 1.0 / signal)),
             // v̂ = (√a·x_t − x̂₀)/√(1−a).
             Self::Sample if noise > 0.0 => Ok((signal / noise, -1.0 / noise)),
-            Self::Epsilon => Err(Error::argument("epsilon prediction says nothing about v where a = 0")),
-            Self::Sample => Err(Error::argument("sample prediction says nothing about v of clean data")),
+            Self::Epsilon => Err(Error::argument("prediction_type: epsilon does not determine v at a = 0")),
+            Self::Sample => Err(Error::argument("prediction_type: sample does not determine v of clean data")),
         }
     }
 
-    /// What a network of this parameterization should output for given x₀ and ε: the training target.
+    /// The training target of this prediction type for given x₀ and ε.
     pub fn target(self, level: NoiseLevel, x0: f64, eps: f64) -> f64 {
         match self {
             Self::Epsilon => eps,
@@ -70,11 +70,11 @@ impl Prediction {
     }
 }
 
-/// x̂₀ and ε̂ from a network's output `out` at x_t, clipped as asked. Scalars and each element's arithmetic are f64,
-/// the arrays f32.
+/// Computes x̂₀ and ε̂ from a network's output `out` at x_t, both `[n, c, h, w]`, and applies `clip`. The arithmetic is f64,
+/// the arrays are f32.
 ///
 /// # Errors
-/// Shapes that differ, a level at which the parameterization has no meaning, or a meaningless clip.
+/// The shapes differ, the prediction type does not determine both views at this level, or `clip` is invalid.
 pub fn views(
     prediction: Prediction,
     x_t: &Array4<f32>,
@@ -93,7 +93,7 @@ pub fn views(
     let (of_x0, of_eps) = prediction.views_at(level)?;
     let (signal, noise) = (level.signal(), level.noise());
     if matches!(clip, Clip::RederiveEps(_)) && noise == 0.0 {
-        return Err(Error::argument("clean data hold no noise to re-derive"));
+        return Err(Error::argument("clip: rederive-eps cannot derive the noise of clean data (a = 1)"));
     }
     let mut x0 = Array4::zeros(x_t.dim());
     let mut eps = Array4::zeros(x_t.dim());
@@ -113,11 +113,11 @@ pub fn views(
     Ok(Denoised { x0, eps })
 }
 
-/// Asks `denoiser` about x_t at time `t` of the given level and returns x̂₀ and ε̂.
+/// Calls `denoiser` on x_t, `[n, c, h, w]`, at timestep `t` with noise level `level`, and returns x̂₀ and ε̂.
 ///
 /// # Errors
-/// Whatever the network refuses, a shape that is not its own, another number of conditions than images, and outputs
-/// that are not finite.
+/// The network fails, x_t does not have its shape, the number of conditions differs from the number of images, or an output
+/// is not finite.
 pub fn denoise<D: Denoiser + ?Sized>(
     denoiser: &D,
     x_t: &Array4<f32>,

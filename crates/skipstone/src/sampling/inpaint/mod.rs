@@ -1,5 +1,5 @@
-//! Filling a part of an image with a model that was never trained for it: projection, and RePaint's resampling
-//! (Lugmayr et al., arXiv 2201.09865).
+//! Inpainting with a model that was not trained for it: projection, and RePaint's resampling (Lugmayr et al., arXiv
+//! 2201.09865).
 
 mod walk;
 
@@ -15,7 +15,7 @@ use crate::math::schedule::NoiseLevel;
 use crate::sampling::denoiser::{Condition, Denoiser, check_finite, check_shape, denoise};
 use crate::sampling::sampler::{Outcome, Plan, Progress, step};
 
-/// An image, and which part of it is to be made anew.
+/// An image and the mask of the region to fill.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Region {
     image: Array3<f32>,
@@ -23,23 +23,24 @@ pub struct Region {
 }
 
 impl Region {
-    /// The image `[c, h, w]` in network values (those to be filled are ignored), and `[h, w]`, true where it is filled.
+    /// `image` is `[c, h, w]` in network values; `fill` is `[h, w]`, true where the image is filled. Values in the filled
+    /// region do not matter, but must be finite.
     ///
     /// # Errors
-    /// A mask of another size, values that are not finite, or nothing to fill.
+    /// The mask has another size than the image, an image value is not finite, or the mask selects nothing.
     pub fn new(image: Array3<f32>, fill: Array2<bool>) -> Result<Self> {
         let (_, h, w) = image.dim();
         if fill.dim() != (h, w) {
             return Err(Error::argument(format!(
-                "mask: expected {h} × {w} as the image has, found {:?}",
+                "mask: expected the image's size, [{h}, {w}], found {:?}",
                 fill.shape()
             )));
         }
         if image.iter().any(|value| !value.is_finite()) {
-            return Err(Error::new(Kind::NonFinite, "the image to fill is not finite"));
+            return Err(Error::new(Kind::NonFinite, "image to fill: expected finite values, found NaN or infinity"));
         }
         if !fill.iter().any(|&fill| fill) {
-            return Err(Error::argument("mask: nothing is to be filled (white is filled, black is kept)"));
+            return Err(Error::argument("mask: selects nothing to fill (white is filled, black is kept)"));
         }
         Ok(Self { image, fill })
     }
@@ -49,12 +50,13 @@ impl Region {
         &self.image
     }
 
-    /// What is filled, `[h, w]`.
+    /// The mask, `[h, w]`, true where the image is filled.
     pub fn fill(&self) -> &Array2<bool> {
         &self.fill
     }
 
-    /// Puts the known part, diffused to `level` with the noise `eps`, into the states `x`: RePaint Eq. 8a and 8c.
+    /// Overwrites the known region of the states `x` with the image, diffused to `level` with noise `eps` (RePaint Eq. 8a
+    /// and 8c).
     fn keep(&self, x: &mut Array4<f32>, eps: &Array4<f32>, level: NoiseLevel) {
         let (signal, noise) = (level.signal(), level.noise());
         for (mut x, eps) in x.outer_iter_mut().zip(eps.outer_iter()) {
@@ -69,20 +71,20 @@ impl Region {
     }
 }
 
-/// The randomness of a filling, each source called with the number of the move it is for.
+/// The noise sources of an inpainting run. Each is called with the number k of the move, counted from 0.
 pub struct Noises<'a> {
-    /// z of the sampler's steps; move k of a run without resampling is step k.
+    /// Noise z of sampling steps, call k. Without resampling, move k is step k.
     pub step: &'a mut dyn NoiseSource,
-    /// What the known part is diffused with (calls 2k), and what moves back up are made with (calls 2k + 1).
+    /// Noise that diffuses the known region (call 2k) and that moves the state back up (call 2k + 1).
     pub around: &'a mut dyn NoiseSource,
 }
 
-/// Fills `region` from the latents `x_t` (x_T, `[n, c, h, w]`), n different fillings; outside, the result is the image
-/// itself.
+/// Fills `region` from the latents `x_t` (x_T, `[n, c, h, w]`), which gives n different fillings. Outside the region the
+/// result is the image itself.
 ///
-/// A step down is the plan's own; then the known part is replaced by the image at that noise level (the projection). A
-/// move up diffuses the whole state again, so that the next steps down can bring both parts into harmony.
-/// The observer's counts are of network calls: [`Resampling::calls`] of them.
+/// A move down makes one step of the plan, then replaces the known region by the image at that noise level (projection). A
+/// move up diffuses the whole state again, so the next moves down can harmonise both regions. The observer counts network
+/// calls, [`Resampling::calls`] in total.
 ///
 /// ```
 /// use ndarray::{Array2, Array3};
@@ -106,10 +108,9 @@ pub struct Noises<'a> {
 /// ```
 ///
 /// # Errors
-/// Latents or an image of another shape than the network's, a jump or a number of resamples of 0, another
-/// solver than DDIM, and as
-/// [`sample`](crate::sampling::sampler::sample).
-#[expect(clippy::too_many_arguments, reason = "sample's, and what is filled, how, with which noise")]
+/// The latents or the image do not have the network's shape, the jump or the number of resamples is 0, or the solver is not
+/// DDIM; and as [`sample`](crate::sampling::sampler::sample).
+#[expect(clippy::too_many_arguments, reason = "the arguments of sample, plus the region, the resampling and its noise")]
 pub fn inpaint<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,
@@ -135,7 +136,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
     let moves = resampling.walk(steps.len())?;
     let calls = resampling.calls(steps.len())?;
     let Noises { step: step_noise, around } = noises;
-    // The level after so many steps.
+    // The noise level after `done` steps.
     let level = |done: usize| if done == 0 { steps[0].from } else { steps[done - 1].to };
     let mut x = x_t;
     let mut fresh = Array4::zeros(x.dim());
@@ -162,7 +163,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
                 }
             }
             Move::Up { from, to } => {
-                // q(x_t | x_s) in one draw: N(√(a_t/a_s)·x_s, (1 − a_t/a_s)·I).
+                // One draw from q(x_t | x_s) = N(√(a_t/a_s)·x_s, (1 − a_t/a_s)·I).
                 let (s, t) = (level(from), level(to));
                 let (keep, deviation) = ((t.alpha_bar / s.alpha_bar).sqrt(), t.beta_from(s).max(0.0).sqrt());
                 around.fill(2 * k + 1, &mut fresh)?;
@@ -172,7 +173,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
             }
         }
     }
-    // A plan that lands on the first trained level leaves the known part a little noisy: it is known better than that.
+    // A plan that lands on the first trained level leaves slight noise in the known region: restore the image there.
     region.keep(&mut x, &fresh, NoiseLevel::CLEAN);
     Ok(Outcome::Finished(x))
 }

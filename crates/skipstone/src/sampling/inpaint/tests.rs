@@ -31,7 +31,7 @@ fn run<D: Denoiser>(
     inpaint(denoiser, plan, x_t, region, by, noises, &[], &mut unobserved).unwrap().finished().unwrap()
 }
 
-/// Two pixels near (1, 1) or near (−1, −1): the one that is known tells the other.
+/// Two pixels near (1, 1) or near (−1, −1), so the known one determines the other.
 fn twins(schedule: &Schedule) -> Oracle {
     let point = |v: f64| Component {
         weight: 1.0,
@@ -47,7 +47,7 @@ fn first_known(value: f32) -> Region {
 }
 
 #[test]
-fn the_walk_of_a_small_run_is_that_of_the_papers_schedule() {
+fn the_walk_of_a_small_run_matches_the_papers_schedule() {
     // RePaint's get_schedule with t_T = 4, jump 2, 2 resamples, by hand: 3, 2, 1, 0, (1, 2), 1, 0, −1.
     use Move::{Down, Up};
     let moves = Resampling { jump: 2, resamples: 2 }.walk(4).unwrap();
@@ -57,12 +57,12 @@ fn the_walk_of_a_small_run_is_that_of_the_papers_schedule() {
     let (a, b) = (Up { from: 1, to: 0 }, Up { from: 2, to: 1 });
     assert_eq!(moves, [Down(0), a, Down(0), a, Down(0), Down(1), b, Down(1), b, Down(1), Down(2)]);
     assert_eq!(Resampling::PROJECTION.walk(3).unwrap(), [Down(0), Down(1), Down(2)]);
-    // A jump longer than the run is never made.
+    // A jump longer than the run never happens.
     assert_eq!(Resampling { jump: 9, resamples: 4 }.walk(2).unwrap(), [Down(0), Down(1)]);
 }
 
 #[test]
-fn calls_are_counted_before_they_are_made() {
+fn predicted_call_counts_match_the_walk() {
     for steps in 1..30 {
         for jump in 1..8 {
             let by = Resampling { jump, resamples: 3 };
@@ -77,7 +77,7 @@ fn calls_are_counted_before_they_are_made() {
 }
 
 #[test]
-fn the_known_part_is_the_image_itself_and_decides_the_rest() {
+fn the_known_region_stays_the_image_and_determines_the_rest() {
     let schedule = schedule();
     let oracle = twins(&schedule);
     let x_t = initial_latent(0, 0, 16, [1, 1, 2]);
@@ -96,8 +96,8 @@ fn the_known_part_is_the_image_itself_and_decides_the_rest() {
 }
 
 #[test]
-fn resampling_brings_the_filling_nearer_to_the_true_conditional_than_projection() {
-    // A pair of pixels N(0, Σ) with correlation 0.9, as a network would know it.
+fn resampling_gets_closer_to_the_true_conditional_than_projection() {
+    // The optimal denoiser of two pixels from N(0, Σ) with correlation 0.9.
     struct Pair(Schedule);
     impl Denoiser for Pair {
         fn shape(&self) -> [usize; 3] {
@@ -126,7 +126,7 @@ fn resampling_brings_the_filling_nearer_to_the_true_conditional_than_projection(
         let x = run(&Pair(schedule()), &plan(40, 1.0), x_t.clone(), &first_known(1.0), by, 0);
         x.index_axis(Axis(3), 1).iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64
     };
-    // E[second | first = 1] = 0.9, standard deviation of the mean √0.19/20 = 0.02.
+    // E[second | first = 1] = 0.9; the standard error of the mean is √0.19/20 = 0.02.
     let (projected, resampled) = (mean(Resampling::PROJECTION), mean(Resampling { jump: 4, resamples: 8 }));
     assert!((resampled - 0.9).abs() < 0.1, "{resampled}");
     assert!((resampled - 0.9).abs() < (projected - 0.9).abs(), "{resampled} and {projected}");
@@ -145,7 +145,7 @@ fn an_image_does_not_depend_on_its_batch() {
 }
 
 #[test]
-fn where_everything_is_filled_projection_is_plain_sampling() {
+fn projection_with_a_full_mask_is_plain_sampling() {
     let schedule = schedule();
     let oracle = twins(&schedule);
     let region = Region::new(Array3::zeros((1, 1, 2)), Array2::from_elem((1, 2), true)).unwrap();
@@ -156,7 +156,7 @@ fn where_everything_is_filled_projection_is_plain_sampling() {
 }
 
 #[test]
-fn regions_without_meaning_are_refused() {
+fn invalid_regions_are_refused() {
     let image = Array3::<f32>::zeros((1, 2, 2));
     assert!(Region::new(image.clone(), Array2::from_elem((2, 3), true)).is_err());
     assert!(Region::new(image.clone(), Array2::from_elem((2, 2), false)).is_err());
@@ -164,7 +164,7 @@ fn regions_without_meaning_are_refused() {
 }
 
 #[test]
-fn another_solver_than_ddim_is_refused() {
+fn solvers_other_than_ddim_are_refused() {
     let plan = plan(5, 0.0).with_solver(crate::sampling::solver::Solver::AB2).unwrap();
     let (mut step, mut around) = (Seeded::new(1, 0), Seeded { purpose: Purpose::Inpaint, ..Seeded::new(1, 0) });
     let noises = Noises { step: &mut step, around: &mut around };

@@ -1,20 +1,20 @@
 use crate::error::{Error, Result};
 
-/// One move of a filling through the states of a plan.
+/// One move of an inpainting run through the states of its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
-    /// The plan's step of this index, from 0: a network call.
+    /// The plan's step with this index, counted from 0: one network call.
     Down(usize),
     /// Diffusion from the state after `from` steps back to the state after `to` steps, `to` < `from`.
     Up {
-        /// Steps done before.
+        /// Steps done before the move.
         from: usize,
-        /// Steps done afterwards.
+        /// Steps done after the move.
         to: usize,
     },
 }
 
-/// How often a stretch of the way down is gone through: RePaint's r and j.
+/// RePaint's resampling parameters r and j: how often each stretch of the run is repeated, and its length.
 ///
 /// ```
 /// use skipstone::sampling::inpaint::Resampling;
@@ -24,21 +24,21 @@ pub enum Move {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resampling {
-    /// j: how many steps a jump goes back up.
+    /// j, the number of steps that a jump goes back up.
     pub jump: usize,
-    /// r: how often each stretch is gone through; 1 is the simple projection.
+    /// r, how often each stretch is traversed. 1 is plain projection.
     pub resamples: usize,
 }
 
 impl Resampling {
-    /// Straight down, the known part put in after every step.
+    /// No jumps: the known region is replaced after every step.
     pub const PROJECTION: Self = Self { jump: 1, resamples: 1 };
 
-    /// The moves of a run of so many steps, RePaint's appendix: where 1, 1 + j, 1 + 2j, … steps remain, as long as
-    /// there is room, the state goes j steps back up, r − 1 times each.
+    /// The moves of a run of `steps` steps (RePaint's appendix). Where 1, 1 + j, 1 + 2j, … steps remain, the state goes j
+    /// steps back up, r − 1 times each, unless that would pass the start.
     ///
     /// # Errors
-    /// A jump or a number of resamples of 0, or more moves than anyone could wait for.
+    /// The jump or the number of resamples is 0, or the run needs more than 10,000,000 network calls.
     pub fn walk(self, steps: usize) -> Result<Vec<Move>> {
         self.calls(steps)?;
         let mut left: Vec<usize> = (0..=steps).map(|remaining| self.ups(remaining, steps)).collect();
@@ -56,7 +56,7 @@ impl Resampling {
         Ok(moves)
     }
 
-    /// The network calls of a run of so many steps.
+    /// The number of network calls of a run of `steps` steps.
     ///
     /// # Errors
     /// As [`walk`](Self::walk).
@@ -64,21 +64,23 @@ impl Resampling {
         const MOST: usize = 10_000_000;
         if self.jump == 0 || self.resamples == 0 {
             return Err(Error::argument(format!(
-                "resampling: expected a jump and a number of resamples of at least 1, found {} and {}",
+                "resampling: expected jump and resamples of at least 1, found {} and {}",
                 self.jump, self.resamples
             )));
         }
         let places = steps.saturating_sub(1) / self.jump;
         let calls = places.saturating_mul(self.resamples - 1).saturating_mul(self.jump).saturating_add(steps);
         if calls > MOST {
-            return Err(Error::argument(format!("resampling: {calls} network calls, more than {MOST}")));
+            return Err(Error::argument(format!(
+                "resampling: expected at most {MOST} network calls, found {calls}; lower resamples or the number of steps"
+            )));
         }
         Ok(calls)
     }
 
-    /// Jumps from the state with so many steps remaining.
+    /// Number of jumps from the state with `remaining` steps left.
     fn ups(self, remaining: usize, steps: usize) -> usize {
-        let there = remaining >= 1 && (remaining - 1).is_multiple_of(self.jump) && remaining + self.jump <= steps;
-        if there { self.resamples - 1 } else { 0 }
+        let jumps_here = remaining >= 1 && (remaining - 1).is_multiple_of(self.jump) && remaining + self.jump <= steps;
+        if jumps_here { self.resamples - 1 } else { 0 }
     }
 }

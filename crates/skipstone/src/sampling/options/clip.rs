@@ -7,14 +7,14 @@ use super::text::choose;
 use crate::error::{Error, Result};
 use crate::sampling::denoiser::{Bound, Clip, DynamicThreshold};
 
-/// What becomes of an x̂₀ outside the data's range; the range itself is the model's.
+/// How to clip an x̂₀ outside the data range. The range itself comes from the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipMode {
-    /// Nothing.
+    /// Do not clip.
     Off,
-    /// x̂₀ is clipped, ε̂ kept: diffusers' way.
+    /// Clip x̂₀ and keep ε̂, as diffusers does.
     KeepEps,
-    /// x̂₀ is clipped, ε̂ derived from it again.
+    /// Clip x̂₀ and derive ε̂ from it again.
     RederiveEps,
 }
 
@@ -22,7 +22,7 @@ impl ClipMode {
     /// Every mode, in the order the command line lists them.
     pub const ALL: [Self; 3] = [Self::Off, Self::KeepEps, Self::RederiveEps];
 
-    /// The clipping with this range.
+    /// Adds a range to the mode.
     pub fn within(self, range: Bound) -> Clip {
         match self {
             Self::Off => Clip::Off,
@@ -31,7 +31,7 @@ impl ClipMode {
         }
     }
 
-    /// The mode of a clipping, and its range.
+    /// Splits a [`Clip`] into its mode and its range.
     pub fn of(clip: Clip) -> (Self, Option<Bound>) {
         match clip {
             Clip::Off => (Self::Off, None),
@@ -80,7 +80,7 @@ impl FromStr for DynamicThreshold {
 }
 
 impl Serialize for DynamicThreshold {
-    /// `[ratio, max]`, as manifests have it.
+    /// `[ratio, max]`, as in manifests.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         [self.ratio, self.max].serialize(serializer)
     }

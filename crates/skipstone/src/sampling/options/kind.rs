@@ -2,16 +2,16 @@ use serde_json::{Number, Value};
 
 use crate::error::{Error, Result};
 
-/// What the value of a field is.
+/// The type of a field's value.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// A whole number of at least this.
+    /// An integer of at least this value.
     Whole(u64),
-    /// A number of at least this; −∞ where any will do.
+    /// A number of at least this value; −∞ means no bound.
     Number(f64),
-    /// A list of at least and at most so many whole numbers; as text between commas.
+    /// A list of integers with these minimum and maximum lengths. Text separates them by commas.
     Wholes([usize; 2]),
-    /// A list of at least and at most so many numbers; as text between commas.
+    /// A list of numbers with these minimum and maximum lengths. Text separates them by commas.
     Numbers([usize; 2]),
     /// One of these names.
     Name(fn() -> Vec<String>),
@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The names there are to choose from.
+    /// The names to choose from; empty for other types.
     pub fn choices(self) -> Vec<String> {
         match self {
             Self::Name(names) | Self::NameOrNumbers(names) => names(),
@@ -30,10 +30,10 @@ impl Kind {
         }
     }
 
-    /// The JSON of a text, as flags, addresses and forms have it.
+    /// Parses the text of a flag, query parameter or form field into JSON. Messages start with `name`.
     ///
     /// # Errors
-    /// No number where one belongs; `name` is what the message calls the field.
+    /// The text is not a number where one is required.
     pub fn parse(self, name: &str, text: &str) -> Result<Value> {
         match self {
             Self::Text | Self::Name(_) => Ok(text.into()),
@@ -45,10 +45,10 @@ impl Kind {
         }
     }
 
-    /// The same of JSON, where a list may be written as text.
+    /// Accepts JSON in which a list may also be given as text, and returns the list. Messages start with `name`.
     ///
     /// # Errors
-    /// No list where one belongs.
+    /// The value is not a list where one is required.
     pub fn check(self, name: &str, value: Value) -> Result<Value> {
         match (self, value) {
             (Self::Wholes(_) | Self::Numbers(_), Value::String(text)) => self.parse(name, &text),
@@ -72,17 +72,17 @@ fn number(text: &str) -> Option<Value> {
     text.parse().ok().and_then(Number::from_f64).map(Value::Number)
 }
 
-/// The numbers between commas, or the first word that is none.
+/// Parses comma-separated numbers. The error is the first word that is not a number.
 fn numbers(text: &str) -> Result<Value, &str> {
     text.split(',').map(|word| number(word).ok_or(word.trim())).collect()
 }
 
-/// A value as flags and people write it.
+/// Formats a value as on the command line.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(name) => name.clone(),
         Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
-        // A whole f64 has no ".0" here.
+        // Display omits the ".0" of a whole f64.
         Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
         other => other.to_string(),
     }

@@ -1,7 +1,7 @@
-//! What a run may be asked for: one vocabulary for the command line, the service, manifests and tables of evaluations.
+//! The options of a run, shared by the command line, the service, manifests and evaluation tables.
 //!
-//! [`Request`] holds the options, [`FIELDS`] describes each once: its name, its sentence, its choices, how it is read and
-//! written. Flags, fields of JSON, parameters of an address and their documentation are all made from that table.
+//! [`Request`] holds the options. [`FIELDS`] describes each one: its name, help text and choices, and how it is parsed and
+//! written. Flags, JSON fields, query parameters and their documentation all come from that table.
 
 mod clip;
 mod kind;

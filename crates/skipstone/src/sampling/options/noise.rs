@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::math::sigma::NoiseScale;
 
-/// The noise of every step: a member of the η-family (DDIM Eq. 16), a variance with a name, or a list of σ.
+/// The noise injected by each step: a member of the η-family (DDIM Eq. 16), a named variance, or a list of σ.
 ///
 /// ```
 /// use skipstone::sampling::options::Noise;
@@ -16,33 +16,33 @@ use crate::math::sigma::NoiseScale;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Json", try_from = "Json")]
 pub enum Noise {
-    /// σ(η): 0 is DDIM, 1 DDPM.
+    /// σ(η): 0 is DDIM, 1 is DDPM.
     Eta(f64),
     /// σ̂, DDPM's larger variance.
     Hat,
-    /// The variance that fits the network best (Analytic-DPM), from the model's calibration.
+    /// The variance that is optimal for the network (Analytic-DPM), from the model's calibration.
     Analytic {
-        /// η of λ, the σ under the direction's root: 1 is Analytic-DDPM, 0 Analytic-DDIM.
+        /// η of λ, the σ in the coefficient of ε̂: 1 is Analytic-DDPM, 0 is Analytic-DDIM.
         eta: f64,
     },
-    /// One σ for each network call, in step order.
+    /// One σ per network call, in step order.
     Vector(Vec<f64>),
 }
 
 impl Noise {
-    /// The variances that have a name.
+    /// The named variances.
     pub const NAMED: [Self; 2] = [Self::Hat, Self::Analytic { eta: 1.0 }];
 
     /// σ(η).
     ///
     /// # Errors
-    /// η below 0, or not finite.
+    /// η is negative or not finite.
     pub fn eta(eta: f64) -> Result<Self> {
         checked(eta).map(Self::Eta)
     }
 }
 
-/// η, if it is one. −0 becomes 0: it would be a second name of the same noise.
+/// Checks η. Turns −0 into 0, so the same noise always has the same name.
 pub(super) fn checked(eta: f64) -> Result<f64> {
     if eta.is_finite() && eta >= 0.0 {
         return Ok(eta.abs());
@@ -51,7 +51,7 @@ pub(super) fn checked(eta: f64) -> Result<f64> {
 }
 
 impl Default for Noise {
-    /// DDIM: none.
+    /// η = 0 (DDIM).
     fn default() -> Self {
         Self::Eta(0.0)
     }
@@ -69,7 +69,7 @@ impl From<&NoiseScale> for Noise {
 }
 
 impl fmt::Display for Noise {
-    /// A number is η, `analytic:0.5` the analytic variance over λ = σ(0.5), `[0.1,0.2]` a list.
+    /// η as a number, `hat`, `analytic` (or `analytic:0.5` for λ = σ(0.5)), or a list such as `[0.1,0.2]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Eta(eta) => eta.fmt(f),
@@ -92,8 +92,8 @@ impl FromStr for Noise {
         let eta = |text: &str| number(text).and_then(|eta| checked(eta).ok());
         let noise = if let Some(named) = Self::NAMED.into_iter().find(|named| named.to_string() == text) {
             Some(named)
-        } else if let Some(beneath) = text.strip_prefix("analytic:") {
-            eta(beneath).map(|eta| Self::Analytic { eta })
+        } else if let Some(lambda_eta) = text.strip_prefix("analytic:") {
+            eta(lambda_eta).map(|eta| Self::Analytic { eta })
         } else if let Some(list) = text.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
             list.split(',').map(number).collect::<Option<_>>().map(Self::Vector)
         } else {
@@ -106,7 +106,7 @@ impl FromStr for Noise {
     }
 }
 
-/// How noise is written in JSON: a number, a name or a list.
+/// Noise in JSON: a number, a name or a list.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Json {

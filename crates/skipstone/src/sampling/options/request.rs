@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 use crate::sampling::denoiser::DynamicThreshold;
 use crate::sampling::solver::Solver;
 
-/// S where neither steps nor times are asked for, as far as the model was trained.
+/// Default S, unless the model has fewer trained timesteps.
 const STEPS: usize = 50;
 
-/// What a user asks for. What is `None` the model decides, or our default.
+/// The options a user sets. For each `None` the model's config decides, else our default.
 ///
-/// In JSON an object of the options that are said, under the names of the manifest; noise is `eta`, `sigma` or both.
+/// The JSON form is an object with only the options that are set, named as in manifests. Noise is `eta`, `sigma` or both.
 ///
 /// ```
 /// use skipstone::sampling::options::{Noise, Request, SAMPLE};
@@ -22,37 +22,37 @@ const STEPS: usize = 50;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
-    /// S; 50, or T where that is less.
+    /// S. Default: 50, or T if that is smaller.
     pub steps: Option<usize>,
-    /// How S of T times are picked; as the model says, else `linear`.
+    /// How S of T timesteps are picked. Default: the model's, else `linear`.
     pub spacing: Option<SpacingChoice>,
-    /// The network calls by index, in place of `steps` and `spacing`.
+    /// Network indices of the calls, instead of `steps` and `spacing`.
     pub times: Option<Vec<u32>>,
-    /// The noise of each step; none.
+    /// The noise of each step. Default: none.
     pub noise: Noise,
-    /// σ₁, the scale of noise on the last step; none.
+    /// σ₁, the noise scale of the last step. Default: no noise.
     pub final_sigma: Option<f64>,
-    /// How a deterministic run steps; DDIM.
+    /// The solver. Default: DDIM.
     pub solver: Solver,
-    /// What becomes of x̂₀; as the model says, else nothing.
+    /// Clipping of x̂₀. Default: the model's, else off.
     pub clip: Option<ClipMode>,
-    /// Dynamic thresholding in place of a fixed range.
+    /// Dynamic thresholding instead of a fixed range.
     pub threshold: Option<DynamicThreshold>,
     /// The class of every image.
     pub class: Option<usize>,
     /// The weight of classifier-free guidance.
     pub guidance: Option<f64>,
-    /// How exactly the network is computed; f32.
+    /// The network's floating-point precision. Default: f32.
     pub precision: Precision,
     /// The seed of latents and noise.
     pub seed: u64,
 }
 
 impl Request {
-    /// Takes the options of `set` out of `fields`, JSON by name; others stay there.
+    /// Removes the options of `set` from `fields`, JSON values by name, and parses them. Other fields stay.
     ///
     /// # Errors
-    /// A value that means nothing, alone or beside another; the message begins with the option's name.
+    /// A value is invalid by itself or in combination with another. The message starts with the option's name.
     pub fn take(fields: &mut Map<String, Value>, set: Set) -> Result<Self> {
         let mut request = Self::default();
         let given = |fields: &Map<String, Value>, name: &str| fields.get(name).is_some_and(|value| !value.is_null());
@@ -73,21 +73,22 @@ impl Request {
         Ok(request)
     }
 
-    /// What it says of the options of `set`, by name; defaults are left out.
+    /// The options of `set` that differ from their defaults, as JSON values by name.
     pub fn fields(&self, set: Set) -> Map<String, Value> {
-        let said = of(set).map(|field| (field.about.name.to_owned(), (field.write)(self)));
-        said.filter(|(_, value)| !value.is_null()).collect()
+        let fields = of(set).map(|field| (field.about.name.to_owned(), (field.write)(self)));
+        fields.filter(|(_, value)| !value.is_null()).collect()
     }
 
-    /// The same as flags, for a command that is to follow; empty or beginning with a space.
+    /// The same options as command-line flags, each preceded by a space.
     pub fn to_flags(&self, set: Set) -> String {
-        let said = of(set).map(|field| (field.about.flag(), (field.write)(self)));
-        said.filter(|(_, value)| !value.is_null())
+        let flags = of(set).map(|field| (field.about.flag(), (field.write)(self)));
+        flags
+            .filter(|(_, value)| !value.is_null())
             .map(|(flag, value)| format!(" --{flag} {}", kind::text(&value)))
             .collect()
     }
 
-    /// S as it is asked of a model with T trained times: the number of explicit times where those are given.
+    /// S for a model with `trained` = T timesteps: the number of explicit `times`, else `steps`, else the default.
     pub fn steps_of(&self, trained: u32) -> usize {
         match &self.times {
             Some(times) => times.len(),
@@ -95,20 +96,19 @@ impl Request {
         }
     }
 
-    /// Whether a run has noise in it, whatever the model.
+    /// Whether the steps of the run inject noise.
     pub fn is_stochastic(&self) -> bool {
         self.noise != Noise::default()
     }
 
-    /// The same without clipping unless it is asked for, whatever the model's own config says: what encoding and
-    /// decoding go by.
+    /// Turns clipping off unless the request sets it, whatever the model's config says. Encoding and decoding use this.
     #[must_use]
     pub fn unclipped(self) -> Self {
         Self { clip: self.clip.or(Some(ClipMode::Off)), ..self }
     }
 }
 
-/// The error of a field that is none of `known`: the nearest is told.
+/// The error for a field that is not in `known`. It suggests the nearest name.
 pub fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
     let nearest = known.into_iter().min_by_key(|known| strsim::damerau_levenshtein(known, name)).unwrap_or_default();
     Error::argument(format!("unknown field \"{name}\"; did you mean \"{nearest}\"?"))

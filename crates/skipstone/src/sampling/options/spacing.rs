@@ -5,12 +5,12 @@ use super::text::choose;
 use crate::error::{Error, Result};
 use crate::math::trajectory::Spacing;
 
-/// How S of the model's T times are picked.
+/// How a run picks S of the model's T timesteps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SpacingChoice {
-    /// By a rule.
+    /// By a named rule.
     Named(Spacing),
-    /// The times under which the evidence lower bound is least, from the model's calibration.
+    /// The timesteps with the best evidence lower bound, from the model's calibration.
     Optimal,
 }
 

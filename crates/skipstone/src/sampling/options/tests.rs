@@ -11,9 +11,9 @@ use crate::error::Error;
 use crate::sampling::denoiser::DynamicThreshold;
 use crate::sampling::solver::Solver;
 
-/// Text and JSON of a value, there and back.
+/// Checks that a value survives text and JSON.
 #[track_caller]
-fn round<T>(value: &T, text: &str, json: &Value)
+fn round_trip<T>(value: &T, text: &str, json: &Value)
 where
     T: Display + FromStr<Err = Error> + Serialize + DeserializeOwned + PartialEq + Debug,
 {
@@ -24,22 +24,22 @@ where
 }
 
 #[test]
-fn every_name_comes_back_from_text_and_from_json() {
-    SpacingChoice::all().iter().for_each(|one| round(one, &one.to_string(), &json!(one.to_string())));
-    ClipMode::ALL.iter().for_each(|one| round(one, &one.to_string(), &json!(one.to_string())));
-    Solver::ALL.iter().for_each(|one| round(one, &one.to_string(), &json!(one.to_string())));
-    [Precision::F32, Precision::F16].iter().for_each(|one| round(one, &one.to_string(), &json!(one.to_string())));
-    round(&DynamicThreshold { ratio: 0.995, max: 1.5 }, "0.995,1.5", &json!([0.995, 1.5]));
-    round(&Noise::Eta(0.0), "0", &json!(0.0));
-    round(&Noise::Eta(0.2), "0.2", &json!(0.2));
-    round(&Noise::Hat, "hat", &json!("hat"));
-    round(&Noise::Analytic { eta: 1.0 }, "analytic", &json!("analytic"));
-    round(&Noise::Analytic { eta: 0.5 }, "analytic:0.5", &json!("analytic:0.5"));
-    round(&Noise::Vector(vec![0.5, 0.0]), "[0.5,0]", &json!([0.5, 0.0]));
+fn every_value_survives_text_and_json() {
+    SpacingChoice::all().iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
+    ClipMode::ALL.iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
+    Solver::ALL.iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
+    [Precision::F32, Precision::F16].iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
+    round_trip(&DynamicThreshold { ratio: 0.995, max: 1.5 }, "0.995,1.5", &json!([0.995, 1.5]));
+    round_trip(&Noise::Eta(0.0), "0", &json!(0.0));
+    round_trip(&Noise::Eta(0.2), "0.2", &json!(0.2));
+    round_trip(&Noise::Hat, "hat", &json!("hat"));
+    round_trip(&Noise::Analytic { eta: 1.0 }, "analytic", &json!("analytic"));
+    round_trip(&Noise::Analytic { eta: 0.5 }, "analytic:0.5", &json!("analytic:0.5"));
+    round_trip(&Noise::Vector(vec![0.5, 0.0]), "[0.5,0]", &json!([0.5, 0.0]));
 }
 
 #[test]
-fn what_is_no_name_is_refused_with_all_that_are() {
+fn unknown_names_are_refused_and_the_error_lists_the_known_ones() {
     for (error, names) in [
         ("even".parse::<SpacingChoice>().unwrap_err(), "linear, quadratic, leading"),
         ("even".parse::<SpacingChoice>().unwrap_err(), "logsnr, optimal"),
@@ -52,12 +52,12 @@ fn what_is_no_name_is_refused_with_all_that_are() {
         assert!(text.parse::<Noise>().is_err(), "{text}");
     }
     assert!(serde_json::from_str::<Noise>("-1").is_err());
-    // One noise, one name.
+    // The same noise always has the same name.
     assert_eq!("-0".parse::<Noise>().unwrap().to_string(), "0");
 }
 
-/// A text that says something of each option.
-fn said(name: &str) -> &'static str {
+/// A non-default text value for each option.
+fn sample_text(name: &str) -> &'static str {
     match name {
         "steps" => "7",
         "sigma" => "analytic",
@@ -72,14 +72,14 @@ fn said(name: &str) -> &'static str {
         "guidance" => "-2",
         "precision" => "f16",
         "seed" => "18446744073709551615",
-        other => panic!("{other}: say here what the new option may be"),
+        other => panic!("{other}: add a value for the new option here"),
     }
 }
 
 #[test]
 fn every_option_survives_json_and_flags() {
     for field in &FIELDS {
-        let (name, text) = (field.about.name, said(field.about.name));
+        let (name, text) = (field.about.name, sample_text(field.about.name));
         let mut fields = Map::from_iter([(name.to_owned(), field.parse(text).unwrap())]);
         let request = Request::take(&mut fields, SAMPLE).unwrap();
         assert_ne!(request, Request::default(), "{name}");
@@ -88,8 +88,8 @@ fn every_option_survives_json_and_flags() {
         assert_eq!(serde_json::from_str::<Request>(&json).unwrap(), request, "{json}");
         let flag = format!(" --{} {text}", field.about.flag());
         assert!(request.to_flags(SAMPLE).contains(&flag), "{name}: {}", request.to_flags(SAMPLE));
-        assert!(request.fields(SAMPLE & !field.bit).is_empty(), "{name} belongs to its own set alone");
-        // What is told about it holds.
+        assert!(request.fields(SAMPLE & !field.bit).is_empty(), "{name} belongs to exactly one set");
+        // The field's description is valid: help text, choices and example.
         assert!(!field.about.help.ends_with('.') && !field.about.help.is_empty());
         if let Some(choice) = field.about.kind.choices().first() {
             field.parse(choice).unwrap();
@@ -103,19 +103,19 @@ fn every_option_survives_json_and_flags() {
 }
 
 #[test]
-fn the_order_of_fields_changes_nothing() {
+fn the_order_of_json_fields_does_not_matter() {
     for text in [r#"{"eta": 0.5, "sigma": "analytic"}"#, r#"{"sigma": "analytic", "eta": 0.5}"#] {
         let request: Request = serde_json::from_str(text).unwrap();
         assert_eq!(request.noise, Noise::Analytic { eta: 0.5 });
         assert_eq!(request.to_flags(NOISE), " --sigma analytic --eta 0.5");
     }
-    // 0 beneath it is no default.
+    // With the analytic variance, eta = 0 is not the default.
     let request: Request = serde_json::from_str(r#"{"sigma": "analytic", "eta": 0}"#).unwrap();
     assert_eq!(request.to_flags(NOISE), " --sigma analytic --eta 0");
 }
 
 #[test]
-fn what_means_nothing_is_refused_by_the_name_of_the_option() {
+fn invalid_values_are_refused_and_the_message_names_the_option() {
     for (json, begins) in [
         (r#"{"stepz": 3}"#, "unknown field \"stepz\"; did you mean \"steps\"?"),
         (r#"{"steps": "ten"}"#, "steps: invalid type"),
@@ -138,12 +138,12 @@ fn what_means_nothing_is_refused_by_the_name_of_the_option() {
         let error = serde_json::from_str::<Request>(json).unwrap_err().to_string();
         assert!(error.starts_with(begins), "{json}: {error}");
     }
-    // Null says nothing.
+    // Null counts as unset.
     assert_eq!(serde_json::from_str::<Request>(r#"{"times": null, "steps": 3}"#).unwrap().steps, Some(3));
 }
 
 #[test]
-fn steps_are_fifty_unless_the_model_has_fewer_times_or_the_request_says() {
+fn steps_default_to_fifty_or_to_the_number_of_trained_timesteps() {
     let request = Request::default();
     assert_eq!((request.steps_of(1000), request.steps_of(20)), (50, 20));
     assert_eq!(Request { steps: Some(9), ..request.clone() }.steps_of(1000), 9);

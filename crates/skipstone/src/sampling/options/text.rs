@@ -1,4 +1,4 @@
-//! Names in JSON: what is displayed and parsed.
+//! JSON names of enums, the same as their text.
 
 use crate::engine::Precision;
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use crate::math::schedule::BetaSchedule;
 use crate::sampling::denoiser::Prediction;
 use crate::sampling::solver::Solver;
 
-/// Writes and reads these types in JSON as their names.
+/// Serialises these types as their names.
 macro_rules! as_text {
     ($($name:ty),*) => {$(
         impl serde::Serialize for $name {
@@ -26,7 +26,7 @@ macro_rules! as_text {
 
 as_text!(super::ClipMode, super::SpacingChoice, Solver, Precision, Prediction, BetaSchedule);
 
-/// The one of `all` that displays as `name`; the error lists them.
+/// The member of `all` that displays as `name`. The error lists them all.
 pub(super) fn choose<T: Copy + std::fmt::Display>(what: &str, name: &str, all: &[T]) -> Result<T> {
     all.iter().copied().find(|one| one.to_string() == name).ok_or_else(|| {
         let names: Vec<String> = all.iter().map(T::to_string).collect();

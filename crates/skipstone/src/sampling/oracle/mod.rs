@@ -1,5 +1,5 @@
-//! Closed-form optimal denoisers: for data that are a Gaussian, a mixture of Gaussians or a finite set of points,
-//! E[ε | x_t] is exact. They test every sampler without a trained network.
+//! Closed-form optimal denoisers: E[ε | x_t] is exact for data drawn from a Gaussian, a mixture of Gaussians or a finite set
+//! of points. They test every sampler without a trained network.
 
 use ndarray::{Array3, Array4, ArrayView3, Zip};
 
@@ -7,25 +7,25 @@ use crate::error::{Error, Result};
 use crate::math::schedule::{NoiseLevel, Schedule, Time};
 use crate::sampling::denoiser::{self, Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback, check_shape};
 
-/// One Gaussian of the data's distribution.
+/// One Gaussian component of the data distribution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Component {
-    /// Its probability, up to a common factor.
+    /// Probability, up to a common factor.
     pub weight: f64,
-    /// Its mean, `[c, h, w]`.
+    /// Mean, `[c, h, w]`.
     pub mean: Array3<f64>,
-    /// The variance of each element, `[c, h, w]`; 0 makes the component a point.
+    /// Variance of each element, `[c, h, w]`. A variance of 0 makes the component a point.
     pub variance: Array3<f64>,
 }
 
-/// The optimal denoiser of data distributed as a mixture of diagonal Gaussians.
+/// The optimal denoiser for data from a mixture of diagonal Gaussians.
 ///
 /// ```
 /// use ndarray::{Array3, Array4};
 /// use skipstone::sampling::denoiser::Denoiser;
 /// use skipstone::{sampling::oracle::Oracle, math::schedule::{Schedule, Time}};
 /// let schedule = Schedule::from_betas(&[0.5])?;
-/// // White data: x_t is white as well, and ε̂ = √(1−a)·x_t.
+/// // If the data are N(0, I), so is x_t, and ε̂ = √(1−a)·x_t.
 /// let oracle = Oracle::gaussian(&schedule, Array3::zeros((1, 2, 2)), Array3::ones((1, 2, 2)))?;
 /// let eps = oracle.predict(&Array4::ones((1, 1, 2, 2)), &[Time::new(1)], &[])?;
 /// assert!((eps[[0, 0, 0, 0]] - 0.5f32.sqrt()).abs() < 1e-6);
@@ -39,7 +39,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Data N(mean, diag(variance)).
+    /// The denoiser of data from N(mean, diag(variance)), both `[c, h, w]`.
     ///
     /// # Errors
     /// As [`mixture`](Self::mixture).
@@ -47,7 +47,7 @@ impl Oracle {
         Self::mixture(schedule, vec![Component { weight: 1.0, mean, variance }])
     }
 
-    /// Data drawn evenly from a finite set.
+    /// The denoiser of data drawn uniformly from a finite set of points, `[c, h, w]` each.
     ///
     /// # Errors
     /// As [`mixture`](Self::mixture).
@@ -56,10 +56,11 @@ impl Oracle {
         Self::mixture(schedule, points.into_iter().map(component).collect())
     }
 
-    /// Data from a mixture of Gaussians.
+    /// The denoiser of data from a mixture of Gaussians.
     ///
     /// # Errors
-    /// No component, components of different shapes, weights that are not positive, or variances below 0.
+    /// There is no component, the shapes differ or are empty, a weight is not positive, a variance is negative, or a value
+    /// is not finite.
     pub fn mixture(schedule: &Schedule, components: Vec<Component>) -> Result<Self> {
         let Some(first) = components.first() else {
             return Err(Error::argument("oracle: expected at least one component, found none"));
@@ -72,42 +73,42 @@ impl Oracle {
                 && component.variance.iter().all(|variance| variance.is_finite() && *variance >= 0.0);
             if !(fits && weight_fits && values_fit) {
                 return Err(Error::argument(format!(
-                    "oracle: component {k}: expected a positive weight, and finite means and variances of at least 0 \
-                     shaped {shape:?}"
+                    "oracle: component {k}: expected a positive weight, finite means, and finite variances of at least 0, \
+                     both of the non-empty shape {shape:?}"
                 )));
             }
         }
         Ok(Self { schedule: schedule.clone(), components, prediction: Prediction::Epsilon })
     }
 
-    /// The same oracle answering in another parameterization (ε unless said otherwise).
+    /// Sets the prediction type. The default is ε.
     #[must_use]
     pub fn predicting(mut self, prediction: Prediction) -> Self {
         self.prediction = prediction;
         self
     }
 
-    /// The level of each row, its time and condition checked.
+    /// Checks the arguments of a call and returns the noise level of each row.
     fn levels(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Vec<NoiseLevel>> {
         check_shape("x_t", x_t, self.shape())?;
         let n = x_t.dim().0;
         if times.len() != n {
-            return Err(Error::argument(format!("{} times for {n} images", times.len())));
+            return Err(Error::argument(format!("times: expected one per image, {n}, found {}", times.len())));
         }
         denoiser::classes(conditions, n, None)?;
         let level = |&t: &Time| {
             if t == Time::CLEAN {
-                return Err(Error::argument("a denoiser is never asked about clean data (t = 0)"));
+                return Err(Error::argument("times: expected t >= 1, found clean data (t = 0)"));
             }
             self.schedule.level(t)
         };
         times.iter().map(level).collect()
     }
 
-    /// What the oracle would say if the data were this component alone.
+    /// The prediction if all data came from component `k`.
     fn answer(&self, k: &Component, x: ArrayView3<'_, f32>, level: NoiseLevel) -> Array3<f64> {
         Zip::from(x).and(&k.mean).and(&k.variance).map_collect(|&x, &mean, &variance| {
-            // The posterior of one Gaussian: x_t = √a·mean + deviation, whose variance is a·v + (1−a).
+            // Posterior of one Gaussian: x_t has mean √a·mean and variance a·v + (1−a).
             let per_total = (f64::from(x) - level.signal() * mean) / (level.alpha_bar * variance + level.one_minus);
             let x0 = mean + level.signal() * variance * per_total;
             let eps = level.noise() * per_total;
@@ -115,7 +116,7 @@ impl Oracle {
         })
     }
 
-    /// p(component | x_t) for each component, from log-densities so that nothing underflows.
+    /// p(component | x_t) for each component, computed from log-densities to avoid underflow.
     fn responsibilities(&self, x: ArrayView3<'_, f32>, level: NoiseLevel) -> Vec<f64> {
         let logs: Vec<f64> = self
             .components
@@ -160,8 +161,8 @@ impl Denoiser for Oracle {
     }
 }
 
-/// In closed form: with responsibilities r_k and answers m_k of the components, whose slopes are diagonal,
-/// Jᵀv = Σ r_k·m_k'·v + Σ (m_k·v)·∇r_k, where ∇r_k = r_k·(∇log p_k − Σ r_j·∇log p_j).
+/// In closed form: let r_k be the responsibilities and m_k the predictions of the components, with diagonal derivatives
+/// m_k'. Then Jᵀv = Σ r_k·m_k'·v + Σ (m_k·v)·∇r_k, where ∇r_k = r_k·(∇log p_k − Σ r_j·∇log p_j).
 impl DifferentiableDenoiser for Oracle {
     fn pullback(
         &self,
@@ -175,7 +176,7 @@ impl DifferentiableDenoiser for Oracle {
         check_shape("cotangent", cotangent, self.shape())?;
         if cotangent.dim() != x_t.dim() {
             let (n, found) = (x_t.dim().0, cotangent.dim().0);
-            return Err(Error::argument(format!("cotangent: expected {n} images as in x_t, found {found}")));
+            return Err(Error::argument(format!("cotangent: expected {n} images, as in x_t, found {found}")));
         }
         let mut gradient = Array4::zeros(x_t.dim());
         let rows = x_t.outer_iter().zip(cotangent.outer_iter()).zip(&levels);
@@ -203,7 +204,7 @@ impl DifferentiableDenoiser for Oracle {
     }
 }
 
-/// ∇log p(x_t) of one component alone: −(x_t − √a·μ)/(a·v + 1 − a).
+/// ∇log p(x_t) of component `k`: −(x_t − √a·μ)/(a·v + 1 − a).
 fn score(k: &Component, x: ArrayView3<'_, f32>, level: NoiseLevel) -> Array3<f64> {
     Zip::from(x).and(&k.mean).and(&k.variance).map_collect(|&x, mean, variance| {
         -(f64::from(x) - level.signal() * mean) / (level.alpha_bar * variance + level.one_minus)
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn one_point_tells_exactly_the_noise_that_was_added() {
+    fn one_point_gives_the_exact_noise() {
         // a = 0.81: x = 0.9·2 + √0.19·ε.
         let oracle = Oracle::points(&schedule(), vec![value(2.0)]).unwrap();
         let eps = oracle.predict(&x(1.8 + 0.19f32.sqrt() * 1.5), &[Time::new(1)], &[]).unwrap();
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pullback_is_the_transposed_slope_by_differences() {
+    fn pullback_matches_finite_differences() {
         let part = |weight, mean: [f64; 3], variance: [f64; 3]| Component {
             weight,
             mean: Array3::from_shape_vec((1, 1, 3), mean.to_vec()).unwrap(),
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn meaningless_distributions_and_questions_are_refused() {
+    fn invalid_distributions_and_calls_are_refused() {
         assert!(Oracle::points(&schedule(), vec![]).is_err());
         assert!(Oracle::points(&schedule(), vec![value(0.0), Array3::zeros((1, 1, 2))]).is_err());
         assert!(Oracle::gaussian(&schedule(), value(0.0), value(-1.0)).is_err());

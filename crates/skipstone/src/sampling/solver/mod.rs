@@ -1,11 +1,11 @@
-//! Solvers: how a run steps from one noise level to the next with the network it has.
+//! Solvers: numerical methods that step from one noise level to the next.
 //!
 //! With η = 0 the generative process is the ODE dx̄ = ε̂(x̄/√(σ_ve² + 1)) dσ_ve in x̄ = x/√a and σ_ve = √((1−a)/a)
-//! (DDIM Eq. 14). DDIM is its Euler method; the others reach the same images in fewer network calls, or (`ve-euler`)
-//! show what a different Euler method costs. Which one is best depends on how few calls there are.
+//! (DDIM Eq. 14). DDIM is its Euler method. The other solvers reach the same images in fewer network calls, except
+//! `ve-euler`, which shows the cost of a different Euler method. The best choice depends on the number of calls.
 //!
-//! A solver is one function over a [`Step`] and a row in a table, a [`Scheme`]. To add one to the library, write the
-//! function in `schemes`, its row and constant here, and its order in the tests. A program can also bring its own, see
+//! A solver is a [`Scheme`]: one function over a [`Step`], and its properties. To add one to the library, write the function
+//! in `schemes`, its row and constant here, and its order in the tests. A program can also define its own with
 //! [`Solver::new`].
 
 mod schemes;
@@ -22,46 +22,46 @@ use crate::error::{Error, Result};
 use crate::math::sigma;
 use crate::sampling::denoiser::Clip;
 
-/// A numerical scheme: what a run has to know about it, and the step itself.
+/// A numerical scheme: its properties and its step function.
 #[derive(Debug)]
 pub struct Scheme {
-    /// The name on the command line and in manifests.
+    /// Name on the command line and in manifests.
     pub name: &'static str,
-    /// The power of the step size with which the error falls.
+    /// Order of convergence: the global error falls with this power of the step size.
     pub order: usize,
-    /// Network calls of a step. The last step makes one, as no network can be asked about clean data.
+    /// Network calls per step. The last step always makes one: networks are never called on clean data.
     pub calls: usize,
-    /// How many earlier answers of the network it reads.
+    /// Number of earlier network predictions it uses.
     pub memory: usize,
-    /// Where its noise comes from.
+    /// Source of its noise.
     pub noise: NoiseUse,
-    /// Which view of the network's answer it follows.
+    /// The view of the prediction that it uses.
     pub follows: Follows,
-    /// x_s from x_t.
+    /// Computes x_s from x_t, `[n, c, h, w]`.
     pub step: fn(&mut Step<'_>) -> Result<Array4<f32>>,
 }
 
-/// Where a scheme's noise comes from.
+/// The source of a scheme's noise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoiseUse {
-    /// It follows the deterministic process, so the run must have η = 0.
+    /// None: the scheme follows the deterministic process, so the run must have η = 0.
     None,
-    /// It injects the σ of the run.
+    /// The scheme injects the run's σ.
     Run,
-    /// It injects an amount of its own, so the run must not ask for another.
+    /// The scheme sets its own noise scale, so the run must have η = 0.
     Own,
 }
 
-/// The view of the network's answer that a scheme follows.
+/// The view of a network's prediction that a scheme uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Follows {
-    /// ε̂ alone: clipping x̂₀ without deriving ε̂ again would change nothing.
+    /// ε̂ only. Clipping x̂₀ has no effect unless ε̂ is derived from it again.
     Noise,
     /// x̂₀, or both views.
     Data,
 }
 
-/// What every scheme of the table below starts from.
+/// Defaults of the schemes below.
 const ODE: Scheme = Scheme {
     name: "",
     order: 1,
@@ -91,7 +91,7 @@ static DPM_PLUS_PLUS_2M_SDE: Scheme = Scheme {
     ..ODE
 };
 
-/// How a run steps from one time to the next: a [`Scheme`] by reference.
+/// A solver: a reference to a [`Scheme`].
 ///
 /// ```
 /// use skipstone::sampling::solver::Solver;
@@ -103,23 +103,23 @@ static DPM_PLUS_PLUS_2M_SDE: Scheme = Scheme {
 pub struct Solver(&'static Scheme);
 
 impl Solver {
-    /// DDIM (Eq. 12): Euler in σ_ve, order 1. It alone injects the noise that a run asks for.
+    /// DDIM (Eq. 12): Euler in σ_ve, order 1. The only solver that injects the run's noise.
     pub const DDIM: Self = Self(&DDIM);
-    /// Euler on the probability flow of the VE-SDE as Proposition 1 writes it, in σ_ve²; order 1.
+    /// Euler in σ_ve² on the probability flow of the VE-SDE (DDIM Proposition 1); order 1.
     pub const VE_EULER: Self = Self(&VE_EULER);
-    /// Heun's method (Karras et al., arXiv 2206.00364, Alg. 1); order 2. Two calls a step, one for the last: 2S − 1.
+    /// Heun's method (Karras et al., arXiv 2206.00364, Alg. 1); order 2. Makes 2S − 1 calls: two per step, one for the last.
     pub const HEUN: Self = Self(&HEUN);
-    /// The midpoint method in ln σ_ve, DPM-Solver-2; order 2. Two calls a step, one for the last: 2S − 1.
+    /// DPM-Solver-2, the midpoint method in ln σ_ve; order 2. Makes 2S − 1 calls: two per step, one for the last.
     pub const DPM2: Self = Self(&DPM2);
-    /// Adams–Bashforth of order 2 on variable steps, as Liu et al. (arXiv 2202.09778) use it on even ones.
+    /// Adams–Bashforth of order 2 on variable step sizes (Liu et al., arXiv 2202.09778, use it on equal ones).
     pub const AB2: Self = Self(&AB2);
-    /// Adams–Bashforth of order 3; its first two steps are of orders 1 and 2.
+    /// Adams–Bashforth of order 3. Its first two steps have orders 1 and 2.
     pub const AB3: Self = Self(&AB3);
-    /// Adams–Bashforth of order 4; its first three steps are of orders 1, 2 and 3.
+    /// Adams–Bashforth of order 4. Its first three steps have orders 1, 2 and 3.
     pub const AB4: Self = Self(&AB4);
-    /// DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, Alg. 2): multistep in log σ_ve on x̂₀; order 2.
+    /// DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, Alg. 2): multistep on x̂₀ in ln σ_ve; order 2.
     pub const DPM_PLUS_PLUS_2M: Self = Self(&DPM_PLUS_PLUS_2M);
-    /// DPM-Solver++(2M) for the stochastic process: order 2 in the mean, with noise of its own.
+    /// DPM-Solver++(2M) for the stochastic process: order 2 in the mean, with its own noise scale.
     pub const DPM_PLUS_PLUS_2M_SDE: Self = Self(&DPM_PLUS_PLUS_2M_SDE);
 
     /// Every solver of the library, in the order the command line lists them.
@@ -135,11 +135,11 @@ impl Solver {
         Self::DPM_PLUS_PLUS_2M_SDE,
     ];
 
-    /// A solver of one's own.
+    /// Makes a solver from a custom scheme.
     ///
     /// ```
     /// use skipstone::sampling::solver::{Follows, NoiseUse, Scheme, Solver};
-    /// /// Lands on the predicted image at the next level, with the noise the network saw: DDIM in two lines.
+    /// /// Adds the predicted noise back to the predicted image at the next level: DDIM in two lines.
     /// static MINE: Scheme = Scheme {
     ///     name: "mine",
     ///     order: 1,
@@ -158,26 +158,26 @@ impl Solver {
         Self(scheme)
     }
 
-    /// What it is.
+    /// The scheme itself.
     pub const fn scheme(self) -> &'static Scheme {
         self.0
     }
 
-    /// The power of the step size with which the error falls.
+    /// Order of convergence.
     pub const fn order(self) -> usize {
         self.0.order
     }
 
-    /// Network calls of a run of so many steps.
+    /// Number of network calls of a run of `steps` steps.
     pub const fn calls(self, steps: usize) -> usize {
         (self.0.calls * steps).saturating_sub(self.0.calls - 1)
     }
 
-    /// Refuses a run that this solver cannot make.
+    /// Checks that this solver supports the run.
     ///
     /// # Errors
-    /// For every solver but DDIM: steps that inject noise, a start at zero SNR where σ_ve is infinite, and clipping
-    /// that leaves ε̂ untouched for a solver that follows ε̂ alone.
+    /// For every solver but DDIM: a step injects noise, the run starts at zero SNR, where σ_ve is infinite, or the solver
+    /// uses only ε̂ and `clip` leaves ε̂ unchanged.
     pub fn check(self, steps: &[sigma::Step], clip: Clip) -> Result<()> {
         if self == Self::DDIM {
             return Ok(());
@@ -186,14 +186,13 @@ impl Solver {
         match self.0.noise {
             NoiseUse::None if asks_for_noise => {
                 return Err(Error::argument(format!(
-                    "solver {self}: follows the deterministic process, so it needs eta = 0; leave the noise out, or \
-                     choose solver ddim"
+                    "solver {self}: follows the deterministic process, so it needs eta = 0; remove the noise, or choose \
+                     solver ddim"
                 )));
             }
             NoiseUse::Own if asks_for_noise => {
                 return Err(Error::argument(format!(
-                    "solver {self}: injects noise of its own, so it needs eta = 0; leave the noise out, or choose \
-                     solver ddim"
+                    "solver {self}: sets its own noise, so it needs eta = 0; remove the noise, or choose solver ddim"
                 )));
             }
             NoiseUse::None | NoiseUse::Own | NoiseUse::Run => {}
@@ -201,14 +200,14 @@ impl Solver {
         if let Some(step) = steps.iter().find(|step| step.from.alpha_bar == 0.0) {
             return Err(Error::argument(format!(
                 "solver {self}: sigma_ve = sqrt((1 - a)/a) is infinite at t = {} (zero terminal SNR); choose solver \
-                 ddim, or times below it",
+                 ddim, or start at a smaller t",
                 step.t
             )));
         }
         if matches!(clip, Clip::KeepEps(_)) && self.0.follows == Follows::Noise {
             return Err(Error::argument(format!(
-                "solver {self}: follows the predicted noise alone, which clip keep-eps leaves as it is; choose clip off \
-                 or rederive-eps"
+                "solver {self}: uses only the predicted noise, which clip keep-eps leaves unchanged; choose clip off or \
+                 rederive-eps"
             )));
         }
         Ok(())
@@ -222,7 +221,7 @@ impl Default for Solver {
     }
 }
 
-// A solver is its name: manifests and command lines know nothing else.
+// Manifests and command lines identify a solver by its name.
 impl PartialEq for Solver {
     fn eq(&self, other: &Self) -> bool {
         self.0.name == other.0.name

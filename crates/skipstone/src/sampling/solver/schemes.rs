@@ -1,5 +1,5 @@
-//! One function per scheme. Each takes a [`Step`] from x_t to x_s, `[n, c, h, w]`, and gives x_s. Scalars are f64, and each
-//! element is computed in f64 before it is rounded.
+//! One function per scheme. Each takes a [`Step`] from x_t to x_s and returns x_s, `[n, c, h, w]`. Scalars are f64; each
+//! element is computed in f64, then rounded to f32.
 
 use ndarray::{Array4, Zip};
 
@@ -16,14 +16,14 @@ pub(super) fn ddim(step: &mut Step<'_>) -> Result<Array4<f32>> {
 }
 
 /// Euler on dx̄ = ½·ε̂/σ_ve·d(σ_ve²) (DDIM Prop. 1, Eq. 15): x̄_s = x̄_t + ½·(σ_s² − σ_t²)/σ_t·ε̂. Order 1. Near clean
-/// data, where σ_s/σ_t is small, it takes out only half of the noise that DDIM does.
+/// data, where σ_s/σ_t is small, it removes only half as much noise as DDIM.
 pub(super) fn ve_euler(step: &mut Step<'_>) -> Result<Array4<f32>> {
     let (t, s) = step.sigmas();
     Ok(moved(step, [(0.5 * (s - t) * (s + t) / t, &step.here.eps)]))
 }
 
 /// Heun (Karras et al., arXiv 2206.00364, Alg. 1): an Euler step, then the mean of the slopes at both ends. Order 2. The
-/// step onto clean data, where no network can be asked, stays Euler.
+/// last step stays Euler, because the network is never called on clean data.
 pub(super) fn heun(step: &mut Step<'_>) -> Result<Array4<f32>> {
     let (t, s) = step.sigmas();
     let h = s - t;
@@ -35,9 +35,9 @@ pub(super) fn heun(step: &mut Step<'_>) -> Result<Array4<f32>> {
     Ok(moved(step, [(0.5 * h, &step.here.eps), (0.5 * h, &there.eps)]))
 }
 
-/// DPM-Solver-2 in σ_ve as Karras et al. (arXiv 2206.00364) compare with it: an Euler step to the geometric middle
-/// σ_m = √(σ_t·σ_s), then the whole step with the slope found there, x̄_s = x̄_t + (σ_s − σ_t)·ε̂(x̄_m, σ_m). Order 2. The
-/// step onto clean data, whose middle would be clean as well, stays Euler.
+/// DPM-Solver-2 in σ_ve, in the form of Karras et al. (arXiv 2206.00364): an Euler step to the geometric mean
+/// σ_m = √(σ_t·σ_s), then the whole step with the slope there, x̄_s = x̄_t + (σ_s − σ_t)·ε̂(x̄_m, σ_m). Order 2. The last
+/// step stays Euler, because its midpoint would be clean data.
 pub(super) fn dpm2(step: &mut Step<'_>) -> Result<Array4<f32>> {
     let (t, s) = step.sigmas();
     if step.is_last {
@@ -50,8 +50,8 @@ pub(super) fn dpm2(step: &mut Step<'_>) -> Result<Array4<f32>> {
     Ok(moved(step, [(s - t, &there.eps)]))
 }
 
-/// Adams–Bashforth: the polynomial in σ_ve through the latest slopes, integrated over the step. Its order is the number
-/// of slopes known; the first step is DDIM's.
+/// Adams–Bashforth: integrates the polynomial in σ_ve through the latest slopes over the step. The order is the number of
+/// known slopes, so the first step equals DDIM's.
 pub(super) fn adams_bashforth(step: &mut Step<'_>) -> Result<Array4<f32>> {
     let (t, s) = step.sigmas();
     let nodes: Vec<f64> = std::iter::once(t).chain(step.past.iter().map(|(level, _)| level.sigma_ve())).collect();
@@ -60,8 +60,8 @@ pub(super) fn adams_bashforth(step: &mut Step<'_>) -> Result<Array4<f32>> {
 }
 
 /// DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, Alg. 2), in λ = −ln σ_ve and h = λ_s − λ_t:
-/// x̄_s = σ_s/σ_t·x̄_t + (1 − e^(−h))·D, D the line through the last two x̂₀ taken half a step ahead. Order 2; the first
-/// step and the one onto clean data (h infinite: D = x̂₀) are of order 1.
+/// x̄_s = σ_s/σ_t·x̄_t + (1 − e^(−h))·D, where D extrapolates the last two x̂₀ linearly by half a step. Order 2. The first
+/// step, and the step onto clean data (h infinite, D = x̂₀), have order 1.
 pub(super) fn dpm_plus_plus_2m(step: &mut Step<'_>) -> Result<Array4<f32>> {
     let (t, s) = step.sigmas();
     let signal = step.to.signal();
@@ -72,7 +72,7 @@ pub(super) fn dpm_plus_plus_2m(step: &mut Step<'_>) -> Result<Array4<f32>> {
 
 /// DPM-Solver++(2M) for the stochastic process (Lu et al., arXiv 2211.01095, Eq. 19 with the multistep of Alg. 2), in
 /// λ = −ln σ_ve and h = λ_s − λ_t: x_s = √((1−a_s)/(1−a_t))·e^(−h)·x_t + √a_s·(1 − e^(−2h))·D + √((1−a_s)(1 − e^(−2h)))·z
-/// with the D of [`dpm_plus_plus_2m`]. Order 2 in the mean, as the noise vanishes; it injects noise of its own.
+/// with D as in [`dpm_plus_plus_2m`]. Order 2 in the mean, in the limit of vanishing noise. It sets its own noise scale.
 pub(super) fn dpm_plus_plus_2m_sde(step: &mut Step<'_>) -> Result<Array4<f32>> {
     let (t, s) = step.sigmas();
     let ratio = s / t;
@@ -85,8 +85,8 @@ pub(super) fn dpm_plus_plus_2m_sde(step: &mut Step<'_>) -> Result<Array4<f32>> {
     Ok(combined(step.x, keep, data.into_iter().chain(noise)))
 }
 
-/// gain·D as a sum over x̂₀: D is the line through the last two taken half a step ahead in λ, or the last alone where
-/// there is no other or the step is infinite.
+/// gain·D as weighted x̂₀. D extrapolates the last two x̂₀ linearly by half a step in λ. It is the last x̂₀ alone if there
+/// is no earlier one or the step is infinite.
 fn half_ahead<'a>(step: &Step<'a>, gain: f64) -> Vec<(f64, &'a Array4<f32>)> {
     let (t, s) = step.sigmas();
     match step.past.first() {
@@ -99,13 +99,13 @@ fn half_ahead<'a>(step: &Step<'a>, gain: f64) -> Vec<(f64, &'a Array4<f32>)> {
     }
 }
 
-/// x_s = √a_s·(x̄_t + Δ) for Δ = Σ weight·view: a move of x̄ by the network's views.
+/// x_s = √a_s·(x̄_t + Δ) with Δ = Σ weight·view.
 fn moved<'a>(step: &Step<'_>, views: impl IntoIterator<Item = (f64, &'a Array4<f32>)>) -> Array4<f32> {
     let signal = step.to.signal();
     combined(step.x, signal / step.from.signal(), views.into_iter().map(|(weight, view)| (signal * weight, view)))
 }
 
-/// scale·x + Σ weight·view, summed in f64.
+/// scale·x + Σ weight·view, accumulated in f64.
 fn combined<'a>(x: &Array4<f32>, scale: f64, views: impl IntoIterator<Item = (f64, &'a Array4<f32>)>) -> Array4<f32> {
     let mut sum = x.mapv(|x| scale * f64::from(x));
     for (weight, view) in views {
@@ -114,9 +114,9 @@ fn combined<'a>(x: &Array4<f32>, scale: f64, views: impl IntoIterator<Item = (f6
     sum.mapv(|sum| sum as f32)
 }
 
-/// ∫ ℓ_j dσ from `from` to `to` for each Lagrange polynomial ℓ_j over at most four nodes.
+/// ∫ ℓ_j dσ from `from` to `to` for each Lagrange polynomial ℓ_j on at most four nodes.
 fn integrals(nodes: &[f64], from: f64, to: f64) -> Vec<f64> {
-    // Gauss–Legendre with two points is exact for cubics, which is the highest degree that four nodes give.
+    // Two-point Gauss–Legendre is exact for cubics, the highest degree on four nodes.
     let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
     let points = [middle - half / 3f64.sqrt(), middle + half / 3f64.sqrt()];
     let basis = |j: usize, sigma: f64| -> f64 {
@@ -131,7 +131,7 @@ mod tests {
     use super::integrals;
 
     #[test]
-    fn adams_bashforth_weights_on_even_steps_are_the_textbooks() {
+    fn adams_bashforth_weights_match_the_textbook_on_equal_steps() {
         let textbook: [&[f64]; 4] = [
             &[1.0],
             &[1.5, -0.5],
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn adams_bashforth_weights_integrate_polynomials_on_uneven_steps_exactly() {
+    fn adams_bashforth_weights_integrate_polynomials_exactly_on_unequal_steps() {
         let (nodes, from, to) = ([2.0, 3.1, 5.0, 5.4], 2.0, 1.7);
         for power in 0..4 {
             let weights = integrals(&nodes, from, to);

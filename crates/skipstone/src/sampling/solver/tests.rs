@@ -13,7 +13,7 @@ fn linear() -> Schedule {
     Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap()
 }
 
-/// A schedule whose σ_ve at t = 1..=T is 30·(t/T)², so that every quantity is smooth in t/T, clean data included.
+/// A schedule with σ_ve = 30·(t/T)² at t = 1..=T, so every quantity is smooth in t/T, including at clean data.
 fn quadratic_in_sigma(train_steps: u32) -> Schedule {
     let a = |t: u32| {
         let sigma = 30.0 * (f64::from(t) / f64::from(train_steps)).powi(2);
@@ -42,7 +42,7 @@ fn normal(z: f64) -> f64 {
     0.5 * libm::erfc(-z / std::f64::consts::SQRT_2)
 }
 
-/// Where the flow of a mixture on the line takes x̄ from σ to 0. It keeps P(x̄' < x̄), as a flow on a line must.
+/// Transports x̄ along the flow of a one-dimensional mixture from σ to 0. A flow in one dimension preserves P(x̄' < x̄).
 fn transported(components: &[Component], x_bar: f64, sigma: f64) -> f64 {
     let below = |x: f64, sigma: f64| -> f64 {
         let part = |k: &Component| {
@@ -60,7 +60,7 @@ fn transported(components: &[Component], x_bar: f64, sigma: f64) -> f64 {
     low
 }
 
-/// The error of S steps from a given x̄_T, for each S.
+/// The error after S steps from x̄_T, for each S.
 fn errors(components: &[Component], solver: Solver, x_bar: f64, steps: [u32; 2]) -> [f64; 2] {
     steps.map(|steps| {
         let schedule = quadratic_in_sigma(steps);
@@ -75,7 +75,7 @@ fn errors(components: &[Component], solver: Solver, x_bar: f64, steps: [u32; 2])
 }
 
 #[test]
-fn each_solver_converges_on_a_gaussian_at_its_order() {
+fn each_solver_converges_at_its_order_on_a_gaussian() {
     let gaussian = [component(1.0, 0.3, 0.25)];
     for (solver, steps) in [
         (Solver::DDIM, [64, 128]),
@@ -84,7 +84,7 @@ fn each_solver_converges_on_a_gaussian_at_its_order() {
         (Solver::DPM2, [64, 128]),
         (Solver::AB2, [64, 128]),
         (Solver::AB3, [64, 128]),
-        // Further on, f32 is coarser than its error.
+        // With more steps the error drops below f32 resolution.
         (Solver::AB4, [32, 64]),
         (Solver::DPM_PLUS_PLUS_2M, [128, 256]),
     ] {
@@ -95,7 +95,7 @@ fn each_solver_converges_on_a_gaussian_at_its_order() {
 }
 
 #[test]
-fn each_solver_converges_on_a_mixture_at_its_order() {
+fn each_solver_converges_at_its_order_on_a_mixture() {
     let mixture = [component(0.4, -0.9, 0.15), component(0.6, 0.7, 0.25)];
     for (solver, steps) in [
         (Solver::DDIM, [128, 256]),
@@ -114,7 +114,7 @@ fn each_solver_converges_on_a_mixture_at_its_order() {
 }
 
 #[test]
-fn with_as_many_calls_higher_orders_beat_ddim_on_the_papers_schedule() {
+fn higher_orders_beat_ddim_with_the_same_number_of_calls_on_the_papers_schedule() {
     let components = [component(0.4, -0.9, 0.15), component(0.6, 0.7, 0.25)];
     let schedule = linear();
     let oracle = Oracle::mixture(&schedule, components.to_vec()).unwrap();
@@ -147,8 +147,8 @@ fn with_as_many_calls_higher_orders_beat_ddim_on_the_papers_schedule() {
 }
 
 #[test]
-fn one_step_of_each_solver_is_what_a_pencil_gives() {
-    /// Predicts ε̂ = t for every element: a network that knows nothing but the time.
+fn two_steps_of_each_solver_match_hand_computation() {
+    /// Predicts ε̂ = t for every element.
     struct Clock;
     impl Denoiser for Clock {
         fn shape(&self) -> [usize; 3] {
@@ -171,7 +171,7 @@ fn one_step_of_each_solver_is_what_a_pencil_gives() {
         (Solver::VE_EULER, 10.0 - 8.0 / 3.0 - 0.5),
         // 10 − 2·1.5 − 1·1: the mean slope, then Euler
         (Solver::HEUN, 6.0),
-        // The middle σ = √3 lies halfway in ln σ, so at t = 1.5: 10 − 2·1.5 − 1·1.
+        // The midpoint σ = √3 lies halfway in ln σ, so at t = 1.5: 10 − 2·1.5 − 1·1.
         (Solver::DPM2, 6.0),
         // The line through (3, 2) and (1, 1) is ½ + σ/2; from 1 to 0 its integral is −¾.
         (Solver::AB2, 10.0 - 4.0 - 0.75),
@@ -186,8 +186,8 @@ fn one_step_of_each_solver_is_what_a_pencil_gives() {
 }
 
 #[test]
-fn network_calls_are_counted_as_they_are_made() {
-    /// Counts how often it is asked.
+fn predicted_call_counts_match_the_calls_made() {
+    /// Counts its calls.
     struct Counting(Oracle, std::cell::Cell<usize>);
     impl Denoiser for Counting {
         fn shape(&self) -> [usize; 3] {
@@ -223,7 +223,7 @@ fn network_calls_are_counted_as_they_are_made() {
 }
 
 #[test]
-fn noise_zero_snr_and_clipping_without_effect_are_refused() {
+fn noise_zero_snr_and_ineffective_clipping_are_refused() {
     let tau = Trajectory::named(Spacing::Trailing, 10, 1000, 0).unwrap();
     let refusal = |schedule: &Schedule, scale: NoiseScale, clip: Clip, solver: Solver| {
         let plan = Plan::new(schedule, &tau, &scale, FinalLevel::Clean, clip).unwrap();
@@ -247,7 +247,7 @@ fn noise_zero_snr_and_clipping_without_effect_are_refused() {
 }
 
 #[test]
-fn names_are_parsed_and_printed_alike_and_images_do_not_depend_on_their_batch() {
+fn names_round_trip_and_images_do_not_depend_on_their_batch() {
     for solver in Solver::ALL {
         assert_eq!(solver.to_string().parse::<Solver>().unwrap(), solver);
         let oracle = Oracle::mixture(&linear(), vec![component(0.5, 0.4, 0.1), component(0.5, -0.4, 0.2)]).unwrap();
@@ -263,9 +263,9 @@ fn names_are_parsed_and_printed_alike_and_images_do_not_depend_on_their_batch() 
 }
 
 #[test]
-fn the_stochastic_solver_keeps_the_marginals_of_known_data_exactly() {
-    // Data at one point: x̂₀ is right everywhere, so each step is the reverse process' own transition, and x_s has mean
-    // √a_s·x₀ and variance 1 − a_s if x_t has those of t.
+fn the_stochastic_solver_preserves_the_marginals_of_point_data() {
+    // With data at one point x̂₀ is exact, so each step is the exact reverse transition: if x_t has the mean and variance of
+    // t, then x_s has mean √a_s·x₀ and variance 1 − a_s.
     let schedule = linear();
     let tau = Trajectory::named(Spacing::Quadratic, 12, 1000, 0).unwrap();
     let plan = Plan::ddim(&schedule, &tau).unwrap().with_solver(Solver::DPM_PLUS_PLUS_2M_SDE).unwrap();
@@ -279,7 +279,7 @@ fn the_stochastic_solver_keeps_the_marginals_of_known_data_exactly() {
                 progress.x.iter().map(|&x| (f64::from(x) - 0.5 * level.signal()) / level.noise()).collect();
             let mean = z.iter().sum::<f64>() / z.len() as f64;
             let variance = z.iter().map(|z| z * z).sum::<f64>() / z.len() as f64;
-            // Five standard errors of 16,384 normal values.
+            // Five standard errors for 16,384 normal values.
             assert!(mean.abs() < 0.04 && (variance - 1.0).abs() < 0.056, "{}: {mean} {variance}", progress.s);
             seen += 1;
         }
@@ -293,10 +293,10 @@ fn the_stochastic_solver_keeps_the_marginals_of_known_data_exactly() {
 }
 
 #[test]
-fn a_midpoint_is_asked_between_two_times_or_at_the_nearest_one() {
-    /// A network with a table of times, or without one, that notes what it is asked.
-    struct Noting(bool, std::cell::RefCell<Vec<f64>>);
-    impl Denoiser for Noting {
+fn midpoint_calls_use_fractional_timesteps_only_if_the_network_takes_them() {
+    /// Records the timesteps of its calls. The flag says whether it takes fractional ones.
+    struct Recording(bool, std::cell::RefCell<Vec<f64>>);
+    impl Denoiser for Recording {
         fn shape(&self) -> [usize; 3] {
             [1, 1, 1]
         }
@@ -313,15 +313,15 @@ fn a_midpoint_is_asked_between_two_times_or_at_the_nearest_one() {
     }
     let schedule = linear();
     let plan = plan(&schedule, 2, Solver::DPM2);
-    let asked = |fractional| {
-        let noting = Noting(fractional, Default::default());
-        run(&noting, &plan, Array4::zeros((1, 1, 1, 1))).unwrap();
-        noting.1.into_inner()
+    let called = |fractional| {
+        let recording = Recording(fractional, Default::default());
+        run(&recording, &plan, Array4::zeros((1, 1, 1, 1))).unwrap();
+        recording.1.into_inner()
     };
     let sigma = |t: f64| schedule.level(Time::between(t).unwrap()).unwrap().sigma_ve();
-    let [first, middle, last] = asked(true).try_into().unwrap();
+    let [first, middle, last] = called(true).try_into().unwrap();
     assert_eq!((first, last), (1000.0, 500.0));
     assert!((sigma(middle) / (sigma(1000.0) * sigma(500.0)).sqrt() - 1.0).abs() < 1e-9);
     assert!(middle.fract() != 0.0);
-    assert_eq!(asked(false), [1000.0, middle.round(), 500.0]);
+    assert_eq!(called(false), [1000.0, middle.round(), 500.0]);
 }
