@@ -108,11 +108,11 @@ fn a_calibration_is_made_once_and_serves_variances_and_times() {
     let hash = serde_json::from_str::<Value>(&text).unwrap()["model"].as_str().unwrap().to_owned();
     std::fs::write(at.join("model/calibration.json"), text.replace(&hash, &"0".repeat(64))).unwrap();
     let (_, error) = skip(at, "sample --model model -n 1 --steps 4 --sigma analytic -o no.npy", 1);
-    assert!(error.contains("calibration is of the model 0000000000000000"), "{error}");
+    assert!(error.contains("calibration belongs to model 0000000000000000"), "{error}");
     skip(at, "sample --model model -n 1 --steps 4 -o plain.npy", 0);
     std::fs::write(at.join("model/calibration.json"), "{").unwrap();
     let (_, error) = skip(at, "sample --model model -n 1 --steps 4 -o no.npy", 1);
-    assert!(error.contains("calibration.json") && error.contains("no calibration"), "{error}");
+    assert!(error.contains("calibration.json") && error.contains("not a calibration"), "{error}");
 
     let (_, error) = skip(at, &format!("calibrate --data {data}"), 2);
     assert!(error.contains("carried model has its calibration inside"), "{error}");

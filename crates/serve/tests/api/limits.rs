@@ -24,7 +24,7 @@ fn what_means_nothing_is_400_with_the_field_and_what_was_expected() {
             (json!({"spacing": "uneven"}), "spacing", "expected one of"),
             (json!({"clip": "on"}), "clip", "expected one of off, keep-eps"),
             (json!({"class": 1}), "class", "unconditional"),
-            (json!({"model": "classes", "class": 3}), "class", "the model knows 0 to 2"),
+            (json!({"model": "classes", "class": 3}), "class", "expected 0 to 2, found 3"),
             (json!({"model": "classes", "guidance": 2.0}), "guidance", "needs a class"),
             (json!({"model": "clases"}), "model", "the nearest is \"classes\""),
             (json!({"sead": 1}), "sead", "did you mean \"seed\"?"),

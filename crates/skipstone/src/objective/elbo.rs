@@ -13,45 +13,45 @@ use crate::math::sigma::{NoiseScale, Step, sigma, table};
 use crate::math::trajectory::Trajectory;
 use crate::sampling::denoiser::{Clip, Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
 
-/// Under which member of the family the bound is taken.
+/// The sampler whose bound is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ElboOptions {
-    /// σ of every step but the last; each must be above 0.
+    /// σ of every step but the last. Each must be positive.
     pub scale: NoiseScale,
-    /// The decoder's σ₁; [`default_sigma_1`] unless given.
+    /// The decoder's σ₁. Default: [`default_sigma_1`].
     pub sigma_1: Option<f64>,
-    /// What is done to x̂₀.
+    /// Clipping of x̂₀.
     pub clip: Clip,
 }
 
-/// One step's part of the bound.
+/// The contribution of one step to the bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ElboTerm {
-    /// The time at which the network was called.
+    /// The timestep of the network call.
     pub t: Time,
-    /// The time on which the step lands; [`Time::CLEAN`] for the decoder.
+    /// The timestep on which the step lands; [`Time::CLEAN`] for the decoder.
     pub s: Time,
     /// E‖ε − ε̂‖², the mean over images.
     pub squared_error: f64,
-    /// KL(q_σ(x_s|x_t,x₀) ‖ p_θ(x_s|x_t)), or −log p_θ(x₀|x_t) for the decoder; nats per image.
+    /// KL(q_σ(x_s|x_t,x₀) ‖ p_θ(x_s|x_t)), or −log p_θ(x₀|x_t) for the decoder, in nats per image.
     pub nats: f64,
 }
 
-/// −log p(x₀) ≤ prior + Σ terms, in nats per image.
+/// The evidence lower bound: −log p(x₀) ≤ prior + Σ terms, in nats per image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Elbo {
-    /// KL(q(x_T|x₀) ‖ N(0, I)) at the trajectory's first time.
+    /// KL(q(x_T|x₀) ‖ N(0, I)) at the trajectory's first timestep.
     pub prior_nats: f64,
-    /// The steps in order; the last is the decoder.
+    /// The steps in order. The last is the decoder.
     pub terms: Vec<ElboTerm>,
-    /// d, the elements of an image.
+    /// d, the number of elements of an image.
     pub dims: usize,
-    /// The whole bound of each image, nats.
+    /// The bound of each image, in nats.
     pub image_nats: Vec<f64>,
 }
 
 impl Elbo {
-    /// The bound over all images of several bounds along the same trajectory; nothing of nothing.
+    /// Merges bounds of several batches along the same trajectory. `None` for no batches.
     pub fn merged(parts: Vec<Self>) -> Option<Self> {
         parts.into_iter().reduce(|mut sum, part| {
             let (n, m) = (sum.image_nats.len() as f64, part.image_nats.len() as f64);
@@ -66,14 +66,14 @@ impl Elbo {
         })
     }
 
-    /// The bound's standard error over images in bits per dimension: what other images of the same kind, and other
-    /// draws of the noise, would change. `None` for a single image.
+    /// The standard error of the bound over images, in bits per dimension. It covers the choice of images and the noise
+    /// draws. `None` for a single image.
     pub fn standard_error(&self) -> Option<f64> {
         let scale = 1.0 / (self.dims as f64 * LN_2);
         crate::objective::likelihood::standard_error(&self.image_nats).map(|error| error * scale)
     }
 
-    /// The whole bound, nats per image.
+    /// The bound in nats per image.
     pub fn total_nats(&self) -> f64 {
         self.prior_nats + self.terms.iter().map(|term| term.nats).sum::<f64>()
     }
@@ -84,13 +84,13 @@ impl Elbo {
     }
 }
 
-/// The decoder's σ₁ unless another is asked for: the DDPM posterior's at t = 2.
+/// The decoder's default σ₁: that of the DDPM posterior at t = 2.
 ///
 /// # Errors
-/// T = 1: there is no t = 2.
+/// T = 1, so there is no t = 2.
 pub fn default_sigma_1(schedule: &Schedule) -> Result<f64> {
     if schedule.train_steps() < 2 {
-        return Err(Error::argument("sigma_1 must be given for a schedule of one step"));
+        return Err(Error::argument("sigma_1: a schedule with one timestep has no default; set sigma_1"));
     }
     Ok(sigma(1.0, schedule.level(Time::new(2))?, schedule.level(Time::new(1))?))
 }
@@ -125,7 +125,7 @@ pub fn elbo<D: Denoiser + ?Sized>(
         Some(sigma_1) => sigma_1,
         None => default_sigma_1(schedule)?,
     };
-    // Everything that can be refused is refused before the first network call.
+    // Refuse invalid input before the first network call.
     for step in &steps {
         check_sigma(if step.s == Time::CLEAN { sigma_1 } else { step.sigma }, step)?;
     }
@@ -154,7 +154,7 @@ pub fn elbo<D: Denoiser + ?Sized>(
     Ok(Elbo { prior_nats, terms, dims: x0.len() / n, image_nats })
 }
 
-/// Refuses a term that left the range of f64: a σ hardly above 0, or a decoder as wide as the world.
+/// Refuses a term that is not finite, which an extremely small σ or an extreme σ₁ causes.
 fn check_term(term: &ElboTerm, sigma: f64) -> Result<()> {
     if term.nats.is_finite() {
         return Ok(());
@@ -171,7 +171,7 @@ fn check_term(term: &ElboTerm, sigma: f64) -> Result<()> {
     ))
 }
 
-/// KL(N(μ_q, σ²I) ‖ N(μ_θ, z²I)) of each image, μ_q with the true x₀ and ε, μ_θ with x̂₀ and ε̂. Only σ̂ and the
+/// KL(N(μ_q, σ²I) ‖ N(μ_θ, z²I)) of each image, where μ_q uses the true x₀ and ε, and μ_θ uses x̂₀ and ε̂. Only σ̂ and the
 /// analytic variance have z ≠ σ.
 fn kl_nats(step: &Step, x0: &Array4<f32>, eps: &Array4<f32>, found: &Denoised) -> Vec<f64> {
     let c = step.coefficients;

@@ -1,21 +1,21 @@
 use crate::math::schedule::NoiseLevel;
 use crate::sampling::denoiser::Prediction;
 
-/// How the training loss weighs the noise levels.
+/// How the training loss weights noise levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LossWeighting {
-    /// All alike: L_simple.
+    /// Equal weights: L_simple.
     Uniform,
-    /// min(SNR, γ) in terms of x₀ (Hang et al., arXiv 2303.09556).
+    /// min(SNR, γ) on the error of x̂₀ (Hang et al., arXiv 2303.09556).
     MinSnr(f64),
 }
 
 impl LossWeighting {
-    /// The weight of the squared error of a network that predicts `prediction`, at this noise level.
+    /// The weight of the squared error of a network with this prediction type at this noise level.
     pub fn at(self, prediction: Prediction, level: NoiseLevel) -> f64 {
         match self {
             Self::Uniform => 1.0,
-            // min(SNR, γ)·‖x₀ − x̂₀‖², by what ‖x₀ − x̂₀‖² is in terms of the prediction's own error.
+            // min(SNR, γ)·‖x₀ − x̂₀‖², with ‖x₀ − x̂₀‖² expressed by the error of the prediction itself.
             Self::MinSnr(gamma) => {
                 let snr = level.snr();
                 match prediction {
@@ -28,8 +28,8 @@ impl LossWeighting {
     }
 }
 
-/// The training loss of one image of d values, `weight`·‖y − target‖²/d; writes `scale` times its derivative by the
-/// output `y` to `dy`.
+/// The training loss of one image of d values, `weight`·‖y − target‖²/d. Writes `scale` times its derivative by the output
+/// `y` to `dy`.
 pub(crate) fn training_loss(y: &[f32], target: &[f32], weight: f64, scale: f64, dy: &mut [f32]) -> f64 {
     let dims = y.len() as f64;
     let factor = (2.0 * weight * scale / dims) as f32;

@@ -1,5 +1,5 @@
-//! The training loss, L_simple, L_γ, the weights of J_σ, and the evidence lower bound of a trained model under any σ
-//! (DDIM §3, App. B).
+//! Objectives: the training loss, L_simple, L_γ, the weights of J_σ, and the evidence lower bound of a trained model
+//! for any σ (DDIM §3, App. B).
 
 pub mod calibration;
 mod decoder;
@@ -20,14 +20,14 @@ use crate::error::{Error, Result};
 use crate::math::noise::KeyedRng;
 use crate::math::schedule::Time;
 
-/// ‖ε − ε̂‖² of each image, the sum over its elements.
+/// ‖ε − ε̂‖² of each image, summed over its elements. Arrays are `[n, c, h, w]`.
 ///
 /// # Errors
-/// Shapes that differ.
+/// The shapes differ.
 pub fn squared_errors(eps: &Array4<f32>, predicted: &Array4<f32>) -> Result<Vec<f64>> {
     if eps.dim() != predicted.dim() {
         return Err(Error::argument(format!(
-            "expected two arrays of one shape, found {:?} and {:?}",
+            "expected eps and its prediction to have the same shape, found {:?} and {:?}",
             eps.shape(),
             predicted.shape()
         )));
@@ -39,33 +39,34 @@ pub fn squared_errors(eps: &Array4<f32>, predicted: &Array4<f32>) -> Result<Vec<
 /// L_simple = E‖ε − ε̂‖²/d, the mean over images and elements (DDPM Eq. 14, per dimension).
 ///
 /// # Errors
-/// Shapes that differ, or no elements.
+/// The shapes differ, or the arrays are empty.
 pub fn l_simple(eps: &Array4<f32>, predicted: &Array4<f32>) -> Result<f64> {
     let errors = squared_errors(eps, predicted)?;
     if eps.is_empty() {
-        return Err(Error::argument("the loss of an empty batch is not defined"));
+        return Err(Error::argument("eps: expected at least one element, found an empty batch"));
     }
     Ok(errors.iter().sum::<f64>() / eps.len() as f64)
 }
 
-/// L_γ = Σ_t γ_t·E‖ε − ε̂_t‖² (DDIM Eq. 5) from the mean squared errors ‖·‖² of each step and its weight.
+/// L_γ = Σ_t γ_t·E‖ε − ε̂_t‖² (DDIM Eq. 5), from each step's mean squared error ‖·‖² and its weight.
 ///
 /// # Errors
-/// Another number of weights than errors.
+/// The numbers of weights and errors differ.
 pub fn l_gamma(errors: &[f64], weights: &[f64]) -> Result<f64> {
     if errors.len() != weights.len() {
-        return Err(Error::argument(format!("weights: expected {}, found {}", errors.len(), weights.len())));
+        let (expected, found) = (errors.len(), weights.len());
+        return Err(Error::argument(format!("weights: expected one per error, {expected}, found {found}")));
     }
     Ok(errors.iter().zip(weights).map(|(error, weight)| weight * error).sum())
 }
 
-/// Training times for a batch of `n`, antithetic: ⌊n/2⌋ + 1 uniform indices, then their mirror images T − 1 − index,
-/// cut to n. The pairing lowers the variance of the loss.
+/// Draws antithetic training timesteps for a batch of `n`: ⌊n/2⌋ + 1 uniform indices, then their mirror images
+/// T − 1 − index, truncated to n. The pairing lowers the variance of the loss.
 ///
 /// ```
 /// use skipstone::math::noise::{KeyedRng, Purpose};
 /// let times = skipstone::objective::antithetic_times(&mut KeyedRng::new(0, Purpose::TrainTime, 0, 0), 3, 1000);
-/// // Indices i, j, and T − 1 − i: as times of the paper they add to T + 1.
+/// // The indices are i, j and T − 1 − i. As timesteps, the first and the last add up to T + 1.
 /// assert_eq!(times[0].get() + times[2].get(), 1001.0);
 /// ```
 pub fn antithetic_times(rng: &mut KeyedRng, n: usize, train_steps: u32) -> Vec<Time> {

@@ -27,7 +27,7 @@ fn unobserved(_: &ElboTerm) -> ControlFlow<()> {
 }
 
 #[test]
-fn with_the_ddpm_sigma_the_exact_weight_is_ddpms() {
+fn exact_weight_with_the_ddpm_sigma_matches_ddpm() {
     let schedule = linear();
     for t in 2..=1000u32 {
         let beta = schedule.betas()[t as usize - 1];
@@ -40,7 +40,7 @@ fn with_the_ddpm_sigma_the_exact_weight_is_ddpms() {
 }
 
 #[test]
-fn the_two_weightings_differ_and_the_last_step_has_its_own_sigma() {
+fn weight_formulas_match_hand_computation_and_the_last_step_uses_sigma_1() {
     let (t, s) = (NoiseLevel::from_alpha_bar(0.36), NoiseLevel::from_alpha_bar(0.64));
     // σ² = 0.2 leaves 1 − a_s − σ² = 0.16: [0.8 − 0.4·0.75]²·0.64/(2·0.36·0.2).
     let sigma = 0.2f64.sqrt();
@@ -60,7 +60,7 @@ fn the_two_weightings_differ_and_the_last_step_has_its_own_sigma() {
 }
 
 #[test]
-fn losses_are_means_and_weighted_sums() {
+fn losses_match_hand_computation() {
     let eps = Array4::from_shape_vec((2, 1, 1, 2), vec![1.0, 2.0, 3.0, 4.0]).unwrap();
     let zero = Array4::zeros((2, 1, 1, 2));
     assert_eq!(squared_errors(&eps, &zero).unwrap(), [5.0, 25.0]);
@@ -72,7 +72,7 @@ fn losses_are_means_and_weighted_sums() {
 }
 
 #[test]
-fn antithetic_times_mirror_their_first_half_and_are_cut_to_the_batch() {
+fn antithetic_times_mirror_their_first_half_and_are_truncated_to_the_batch() {
     for n in [0usize, 1, 2, 7, 128] {
         let times = antithetic_times(&mut KeyedRng::new(1, Purpose::TrainTime, 0, 0), n, 1000);
         assert_eq!(times.len(), n);
@@ -82,7 +82,7 @@ fn antithetic_times_mirror_their_first_half_and_are_cut_to_the_batch() {
     }
 }
 
-/// The data of the tests below: one image of 2,000 elements, all on one of the 256 levels.
+/// The data of the tests below: one image of 2,000 elements, all equal to one of the 256 levels.
 const X0: f64 = 0.6;
 const MEAN: f64 = 0.2;
 const VARIANCE: f64 = 0.3;
@@ -113,9 +113,9 @@ fn terms_of_the_bound_on_a_gaussian_match_their_closed_forms() {
             let z2 = if hat { 1.0 - a_t / a_s } else { sigma2 };
             let mismatch = 0.5 * (sigma2 / z2 - 1.0 - (sigma2 / z2).ln());
             let expected = DIMS as f64 * (of_x0 * of_x0 * x0_error / (2.0 * z2) + mismatch);
-            // ‖·‖² over 2,000 draws: about 3 % of a standard error.
+            // ‖·‖² over 2,000 draws: a standard error of about 3 %.
             assert!((term.nats / expected - 1.0).abs() < 0.12, "{} {expected}", term.nats);
-            // To rounding: the weight times the very error that was drawn.
+            // Up to rounding, the term is the weight times the error of this draw.
             if !hat {
                 let weighted = exact_weight(step.from, step.to, step.sigma) * term.squared_error;
                 assert!((term.nats / weighted - 1.0).abs() < 1e-3, "{} {weighted}", term.nats);
@@ -131,7 +131,7 @@ fn terms_of_the_bound_on_a_gaussian_match_their_closed_forms() {
 }
 
 #[test]
-fn the_bound_in_bits_is_the_expected_one_and_above_the_true_likelihood() {
+fn the_bound_in_bits_matches_quadrature_and_exceeds_the_true_likelihood() {
     let schedule = linear();
     let x0 = Array4::from_elem((1, 1, 40, 50), X0 as f32);
     let tau = Trajectory::named(Spacing::Linear, 1000, 1000, 0).unwrap();
@@ -139,19 +139,19 @@ fn the_bound_in_bits_is_the_expected_one_and_above_the_true_likelihood() {
     let bits = elbo(&gaussian(&schedule), &schedule, &tau, &options, &x0, &mut seeded(), &[], &mut unobserved)
         .unwrap()
         .bits_per_dim();
-    // A script apart (plain sums over t for the KLs, quadrature over ε with math.erfc for the decoder) expects
-    // 0.0000 + 6.0944 + 2.5130 bits: the DDPM posterior's sigma_1 is narrower than this decoder would like.
+    // An independent script (plain sums over t for the KLs, quadrature over ε with math.erfc for the decoder) gives
+    // 0.0000 + 6.0944 + 2.5130 bits. The DDPM posterior's sigma_1 is narrower than the best one for this decoder.
     assert!((bits - 8.6074).abs() < 0.1, "{bits}");
-    // −log₂ of N(x₀; μ, v) times the bin's width.
+    // −log₂ of N(x₀; μ, v) times the bin width.
     let density = (-(X0 - MEAN).powi(2) / (2.0 * VARIANCE)).exp() / (2.0 * std::f64::consts::PI * VARIANCE).sqrt();
     assert!(bits > -(density * 2.0 / 255.0).log2());
 }
 
 #[test]
-fn a_bound_that_would_be_infinite_or_meaningless_is_refused_before_any_call() {
-    /// Fails the test when asked.
-    struct Unasked(Prediction);
-    impl Denoiser for Unasked {
+fn an_infinite_or_undefined_bound_is_refused_before_any_network_call() {
+    /// Fails the test when called.
+    struct Uncalled(Prediction);
+    impl Denoiser for Uncalled {
         fn shape(&self) -> [usize; 3] {
             [1, 1, 1]
         }
@@ -164,20 +164,20 @@ fn a_bound_that_would_be_infinite_or_meaningless_is_refused_before_any_call() {
     }
     let tau = Trajectory::named(Spacing::Linear, 5, 1000, 0).unwrap();
     let x0 = Array4::zeros((1, 1, 1, 1));
-    let ask = |schedule: &Schedule, options: &ElboOptions| {
-        let denoiser = Unasked(Prediction::Epsilon);
+    let refusal = |schedule: &Schedule, options: &ElboOptions| {
+        let denoiser = Uncalled(Prediction::Epsilon);
         elbo(&denoiser, schedule, &tau, options, &x0, &mut seeded(), &[], &mut unobserved).unwrap_err().to_string()
     };
-    assert!(ask(&linear(), &options(NoiseScale::Eta(0.0))).contains("sigma > 0"));
+    assert!(refusal(&linear(), &options(NoiseScale::Eta(0.0))).contains("sigma > 0"));
     let zero = ElboOptions { sigma_1: Some(0.0), ..options(NoiseScale::Eta(1.0)) };
-    assert!(ask(&linear(), &zero).contains("sigma_1: the decoder needs a finite number above 0, found 0"));
+    assert!(refusal(&linear(), &zero).contains("sigma_1: the decoder needs a finite number above 0, found 0"));
     let zero_snr = linear().with_zero_terminal_snr().unwrap();
-    assert!(ask(&zero_snr, &options(NoiseScale::Eta(1.0))).contains("v-prediction"));
+    assert!(refusal(&zero_snr, &options(NoiseScale::Eta(1.0))).contains("v-prediction"));
     assert!(default_sigma_1(&Schedule::from_betas(&[0.5]).unwrap()).is_err());
 }
 
 #[test]
-fn a_bound_beyond_the_range_of_numbers_is_an_error_and_names_its_sigma() {
+fn an_overflowing_bound_is_an_error_that_names_its_sigma() {
     let schedule = linear();
     let tau = Trajectory::named(Spacing::Linear, 3, 1000, 0).unwrap();
     let x0 = Array4::from_elem((1, 1, 40, 50), X0 as f32);
@@ -193,7 +193,7 @@ fn a_bound_beyond_the_range_of_numbers_is_an_error_and_names_its_sigma() {
 }
 
 #[test]
-fn the_default_sigma_1_is_the_ddpm_posteriors_at_time_two() {
+fn the_default_sigma_1_is_the_ddpm_posterior_at_timestep_two() {
     let schedule = linear();
     let (b1, b2) = (schedule.betas()[0], schedule.betas()[1]);
     let variance = b1 / (1.0 - (1.0 - b1) * (1.0 - b2)) * b2;

@@ -1,5 +1,5 @@
-//! Interpolation between latents: slerp, lines and grids (DDIM §5.3); and the distance between images decoded from the same
-//! latents (§5.2).
+//! Interpolation between latents: slerp, lines and grids (DDIM §5.3); and the distance between images decoded from the
+//! same latents (§5.2).
 
 mod distance;
 
@@ -28,8 +28,8 @@ const ANTIPARALLEL: f64 = 1e-4;
 /// ```
 ///
 /// # Errors
-/// The shapes differ, a value is not finite, λ is outside 0..=1, or the latents are antiparallel, so that no shortest great
-/// circle exists.
+/// The shapes differ, a value is not finite, λ is outside 0..=1, or the latents are antiparallel, so that no shortest
+/// great circle exists.
 pub fn slerp(a: ArrayView3<'_, f32>, b: ArrayView3<'_, f32>, lambda: f64) -> Result<Array3<f32>> {
     if a.dim() != b.dim() {
         let (a, b) = (a.shape(), b.shape());

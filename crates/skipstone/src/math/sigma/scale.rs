@@ -125,7 +125,7 @@ fn in_range(sigma: f64, s: NoiseLevel) -> std::result::Result<f64, String> {
     }
     let bound = s.noise();
     if sigma > bound * (1.0 + TOLERANCE) {
-        return Err(format!("expected sigma <= sqrt(1 - a_s) = {bound}, found {sigma}"));
+        return Err(format!("sigma = {sigma} is above its bound sqrt(1 - a_s) = {bound}"));
     }
     Ok(sigma.min(bound))
 }

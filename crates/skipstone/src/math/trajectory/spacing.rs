@@ -24,7 +24,8 @@ pub enum Spacing {
     /// σ_ve^(1/7) equally spaced from T to t = 1 (Karras et al., arXiv 2206.00364, Eq. 5 with ρ = 7). Timesteps lie
     /// between the trained ones.
     Karras,
-    /// ln σ_ve, hence the log signal-to-noise ratio, equally spaced from T to t = 1. Timesteps lie between the trained ones.
+    /// ln σ_ve, hence the log signal-to-noise ratio, equally spaced from T to t = 1. Timesteps lie between the trained
+    /// ones.
     LogSnr,
 }
 

@@ -9,13 +9,13 @@ use crate::error::{Error, Kind, Result};
 use crate::io::files;
 use crate::io::hex::hex;
 
-/// The layout of the file.
+/// Version of the file's layout.
 const FORMAT: u64 = 1;
-/// Three numbers for each of 100,000 times are well below this.
+/// Largest file accepted. Three numbers for each of 100,000 timesteps take far less.
 const MAX_BYTES: u64 = 16 << 20;
 
 impl Calibration {
-    /// The text of the file: the same numbers give the same bytes.
+    /// The text of the file. The same numbers give the same bytes.
     pub fn to_json(&self) -> String {
         let fields = [
             ("format", json!(FORMAT)),
@@ -27,26 +27,28 @@ impl Calibration {
             ("x0_errors", json!(self.x0_errors)),
             ("decoder_nats", json!(self.decoder_nats)),
         ];
-        // A line per field: a thousand numbers one below the other help nobody.
+        // One line per field, not one per number.
         let lines: Vec<String> = fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
         format!("{{\n{}\n}}\n", lines.join(",\n"))
     }
 
-    /// Reads the text of a file.
+    /// Parses the text of a file.
     ///
     /// # Errors
-    /// Text that is no calibration, of another format, with lists of different lengths or values below 0; the message
+    /// The text is not a calibration, has another format, lists of different lengths, or negative values. The message
     /// names the field.
     pub fn from_json(text: &str) -> Result<Self> {
-        let wrong = |what: String| Error::data(format!("no calibration: {what}"));
+        let wrong = |what: String| Error::data(format!("not a calibration: {what}"));
         let value: Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
         match value["format"].as_u64() {
             Some(FORMAT) => {}
-            Some(other) => return Err(Error::unsupported(format!("calibration of format {other}; {FORMAT} is read"))),
+            Some(other) => {
+                return Err(Error::unsupported(format!("format: expected calibration format {FORMAT}, found {other}")));
+            }
             None => return Err(wrong("format: expected a number".to_owned())),
         }
         let text = |name: &str| {
-            value[name].as_str().map(str::to_owned).ok_or_else(|| wrong(format!("{name}: expected a text")))
+            value[name].as_str().map(str::to_owned).ok_or_else(|| wrong(format!("{name}: expected a string")))
         };
         let list = |name: &str| -> Result<Vec<f64>> {
             let values = value[name].as_array().ok_or_else(|| wrong(format!("{name}: expected a list of numbers")))?;
@@ -57,9 +59,9 @@ impl Calibration {
             values.iter().enumerate().map(number).collect()
         };
         let mut provenance = BTreeMap::new();
-        for (key, said) in value["provenance"].as_object().into_iter().flatten() {
-            let said = said.as_str().ok_or_else(|| wrong(format!("provenance.{key}: expected a text")))?;
-            provenance.insert(key.clone(), said.to_owned());
+        for (key, text) in value["provenance"].as_object().into_iter().flatten() {
+            let text = text.as_str().ok_or_else(|| wrong(format!("provenance.{key}: expected a string")))?;
+            provenance.insert(key.clone(), text.to_owned());
         }
         let found = Self {
             model: text("model")?,
@@ -74,7 +76,7 @@ impl Calibration {
         for (name, values) in [("x0_errors", &found.x0_errors), ("decoder_nats", &found.decoder_nats)] {
             if values.len() != times {
                 return Err(wrong(format!(
-                    "{name}: expected {times} values as in eps_squares, found {}",
+                    "{name}: expected {times} values, as in eps_squares, found {}",
                     values.len()
                 )));
             }
@@ -87,10 +89,10 @@ impl Calibration {
         Ok(found)
     }
 
-    /// Reads the file at `path`; `None` where there is none.
+    /// Reads the file at `path`. `None` if it does not exist.
     ///
     /// # Errors
-    /// A file that cannot be read or is no calibration.
+    /// The file cannot be read, or is not a calibration.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let bytes = match files::read(path, MAX_BYTES) {
             Ok(bytes) => bytes,
@@ -100,16 +102,16 @@ impl Calibration {
         Self::from_bytes(&bytes).map(Some).map_err(|e| e.in_file(path))
     }
 
-    /// [`from_json`](Self::from_json) of bytes.
+    /// Parses the bytes of a file.
     ///
     /// # Errors
-    /// As there, and bytes that are no text.
+    /// As [`from_json`](Self::from_json); or the bytes are not UTF-8.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let text = std::str::from_utf8(bytes).map_err(|_| Error::data("no calibration: not UTF-8 text"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| Error::data("not a calibration: not UTF-8 text"))?;
         Self::from_json(text)
     }
 
-    /// Writes the file at `path`, whole or not at all.
+    /// Writes the file at `path` atomically.
     ///
     /// # Errors
     /// As [`files::write_bytes`].
@@ -117,7 +119,7 @@ impl Calibration {
         files::write_bytes(path, self.to_json().as_bytes())
     }
 
-    /// SHA-256 of the file's text, in hexadecimal: what a manifest records.
+    /// SHA-256 of the file's text in hexadecimal, as recorded in manifests.
     pub fn hash(&self) -> String {
         hex(&Sha256::digest(self.to_json().as_bytes()))
     }

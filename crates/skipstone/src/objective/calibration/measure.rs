@@ -11,8 +11,8 @@ use crate::math::schedule::{Schedule, Time};
 use crate::objective::log_likelihood;
 use crate::sampling::denoiser::{Clip, Condition, Denoiser, check_finite, check_shape, denoise};
 
-/// Asks `denoiser` at every time t = 1..=T about the images `x0` (`[n, c, h, w]` on the 256 levels of −1..1): T network
-/// calls on n images.
+/// Calibrates `denoiser` on the images `x0`, `[n, c, h, w]` on the 256 levels of [−1, 1]: one network call on n images at
+/// every timestep t = 1..=T.
 ///
 /// One ε per image, the first of `noise`, serves all times: what differs from time to time is then the time, not the
 /// draw. `sigma_1` is the decoder's; `observer` sees every time as it is done, and ends the pass with an error when it
@@ -47,7 +47,7 @@ pub fn measure<D: Denoiser + ?Sized>(
     check_shape("x0", x0, denoiser.shape())?;
     check_finite("x0", x0)?;
     if !(sigma_1.is_finite() && sigma_1 > 0.0) {
-        return Err(Error::argument(format!("sigma_1: expected a positive number, found {sigma_1}")));
+        return Err(Error::argument(format!("sigma_1: expected a positive finite number, found {sigma_1}")));
     }
     let mut eps = Array4::zeros(x0.dim());
     noise.fill(0, &mut eps)?;
@@ -77,7 +77,7 @@ pub fn measure<D: Denoiser + ?Sized>(
     Ok(found)
 }
 
-/// Six significant digits: more than a mean over images can know, and a short file.
+/// Rounds to six significant digits: more than a mean over images justifies, and a short file.
 fn six_digits(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
 }

@@ -1,10 +1,10 @@
-//! What one pass over data tells about a trained network at every time, and what it is good for: better variances and
-//! better times, without training anything.
+//! Calibration: one pass over data measures a trained network at every timestep. The result gives better variances and
+//! better timesteps without further training.
 //!
-//! [`measure()`] asks the network at every t = 1..=T. From its error follow the optimal variances of Analytic-DPM
-//! (arXiv 2201.06503) for any trajectory; from the error and the decoder's likelihood follows the cost of every step
-//! t → s in the evidence lower bound, and from these the best times of every budget (arXiv 2106.03802). The numbers are
-//! kept beside the model in one small file.
+//! [`measure()`] calls the network at every t = 1..=T. Its error gives the optimal variances of Analytic-DPM (arXiv
+//! 2201.06503) for any trajectory. The error and the decoder's likelihood give the cost of every step t → s in the
+//! evidence lower bound, and thus the best timesteps for any number of calls (arXiv 2106.03802). One small file beside
+//! the model holds the numbers.
 
 mod file;
 mod measure;
@@ -22,27 +22,28 @@ use crate::math::trajectory::{BestTimes, Trajectory};
 /// The file's name in a model's folder.
 pub const FILE: &str = "calibration.json";
 
-/// Means over images at every time t = 1..=T, per dimension of an image.
+/// Means over images at every timestep t = 1..=T, per dimension of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// Hash of the model the numbers are of.
+    /// Hash of the calibrated model.
     pub model: String,
     /// Hash of the process it was trained on: [`process_hash`](crate::io::checkpoint::process_hash()).
     pub process: String,
-    /// How they were made: data, images, seed.
+    /// How the numbers were made: data, images, seed.
     pub provenance: BTreeMap<String, String>,
     /// σ₁ of the decoder.
     pub sigma_1: f64,
-    /// E‖ε̂‖²/d; with E‖ε − ε̂‖²/d it adds to 1 for the best possible network.
+    /// E‖ε̂‖²/d. For the optimal network, it and E‖ε − ε̂‖²/d add up to 1.
     pub eps_squares: Vec<f64>,
     /// E‖x₀ − x̂₀‖²/d.
     pub x0_errors: Vec<f64>,
-    /// E[−log p_θ(x₀|x_t)]/d, nats: what stepping from t onto clean data costs.
+    /// E[−log p_θ(x₀|x_t)]/d in nats: the cost of a step from t onto clean data.
     pub decoder_nats: Vec<f64>,
 }
 
 impl Calibration {
-    /// Where the calibration of the model at `path` lies: inside a folder, or beside a file under its name.
+    /// The path of the calibration of the model at `path`: inside a model folder, or beside a model file with its name as
+    /// prefix.
     pub fn path_of(path: &Path) -> PathBuf {
         if path.is_dir() {
             return path.join(FILE);
@@ -53,19 +54,20 @@ impl Calibration {
         path.with_file_name(name)
     }
 
-    /// Refuses numbers of another model or process, or of another number of times.
+    /// Checks that the calibration belongs to this model, process and T.
     ///
     /// # Errors
-    /// Another hash (other weights, or the model was trained on; another schedule or prediction), another T.
+    /// A hash differs (other or further trained weights, another schedule or prediction type), or T differs.
     pub fn check(&self, model_hash: &str, process: &str, train_steps: u32) -> Result<()> {
         let others = [
             ("model", &self.model, model_hash, "other weights, or trained further"),
-            ("process", &self.process, process, "another schedule, or another prediction"),
+            ("process", &self.process, process, "another schedule, or another prediction type"),
         ];
         for (what, of, found, why) in others {
             if of != found {
                 return Err(Error::data(format!(
-                    "the calibration is of the {what} {}, this one is {} ({why}); make it again with: skipstone calibrate",
+                    "the calibration belongs to {what} {}, but this {what} is {} ({why}); repeat it with: skipstone \
+                     calibrate",
                     short(of),
                     short(found)
                 )));
@@ -73,7 +75,7 @@ impl Calibration {
         }
         if self.eps_squares.len() != train_steps as usize {
             return Err(Error::data(format!(
-                "the calibration has {} times, the model's schedule {train_steps}; make it again with: skipstone \
+                "the calibration has {} timesteps, but the model's schedule has {train_steps}; repeat it with: skipstone \
                  calibrate",
                 self.eps_squares.len()
             )));
@@ -83,16 +85,18 @@ impl Calibration {
 
     /// The optimal variances along `trajectory`, with λ = σ(η).
     ///
-    /// E‖ε̂‖²/d is taken as 1 − E‖ε − ε̂‖²/d. For the best possible network the two are one. For a trained one this
-    /// gives the variance that minimises the bound (Bao et al., arXiv 2206.07309, for imperfect means), and it can be
-    /// measured: at high noise both are 1 but for some 1e-5, in which the scatter of ‖ε̂‖² itself would drown.
+    /// E‖ε̂‖²/d is computed as 1 − E‖ε − ε̂‖²/d. For the optimal network the two are equal. For a trained network this
+    /// form gives the variance that minimises the bound (Bao et al., arXiv 2206.07309, for imperfect means). It is also
+    /// measurable: at high noise both forms differ from 1 by only about 1e-5, which the scatter of ‖ε̂‖² itself would
+    /// hide.
     ///
     /// # Errors
-    /// A trajectory beyond the calibrated times or the schedule.
+    /// The trajectory goes beyond the calibrated timesteps or the schedule.
     pub fn analytic(&self, schedule: &Schedule, eta: f64, trajectory: &Trajectory) -> Result<NoiseScale> {
         let at = |&t: &Time| {
             let x0_error = nearest(t).and_then(|index| self.x0_errors.get(index)).ok_or_else(|| {
-                Error::argument(format!("time {t} is beyond the calibration's {}", self.x0_errors.len()))
+                let most = self.x0_errors.len();
+                Error::argument(format!("timestep: expected at most the calibration's {most}, found {t}"))
             })?;
             let level = schedule.level(t)?;
             // ε − ε̂ = √(a/(1−a))·(x̂₀ − x₀).
@@ -102,16 +106,18 @@ impl Calibration {
         Ok(NoiseScale::Analytic(Analytic { eta, mean_squares }))
     }
 
-    /// What the step t → s adds to the bound at η = 1, in nats per dimension: the divergence
-    /// [√a_s − √((1−a_s−σ²)·a_t/(1−a_t))]²·E‖x₀−x̂₀‖²/(2dσ²), which is the exact weight times the error of ε̂, or the
-    /// decoder's part for s clean.
+    /// The cost of the step t → s: its term of the bound at η = 1, in nats per dimension.
+    ///
+    /// It is the divergence [√a_s − √((1−a_s−σ²)·a_t/(1−a_t))]²·E‖x₀−x̂₀‖²/(2dσ²), the exact weight times the error of
+    /// ε̂. For clean s it is the decoder's term.
     ///
     /// # Errors
-    /// A time beyond the schedule or the calibration, t = 0, or s not below t.
+    /// A timestep is beyond the schedule or the calibration, t = 0, or s is not below t.
     pub fn cost(&self, schedule: &Schedule, t: Time, s: Time) -> Result<f64> {
         let index = nearest(t).filter(|&index| index < self.x0_errors.len() && s < t);
         let Some(index) = index else {
-            return Err(Error::argument(format!("no step leads from t = {t} to {s}")));
+            let most = self.x0_errors.len();
+            return Err(Error::argument(format!("step: expected s < t <= {most}, found t = {t} and s = {s}")));
         };
         if s == Time::CLEAN {
             return Ok(self.decoder_nats[index]);
@@ -119,20 +125,20 @@ impl Calibration {
         let (from, to) = (schedule.level(t)?, schedule.level(s)?);
         let sigma = sigma(1.0, from, to);
         let direction = Coefficients::new(to, sigma).eps;
-        // In x̂₀, because ε̂ says nothing about it at zero SNR.
+        // In terms of x̂₀, because ε̂ does not determine x̂₀ at zero SNR.
         let of_x0 = to.signal() - direction * from.signal() / from.noise();
         Ok(of_x0 * of_x0 * self.x0_errors[index] / (2.0 * sigma * sigma))
     }
 
-    /// The times of a budget of `steps` network calls, from T down, under which the bound is least.
+    /// The trajectory of `steps` network calls from T down that minimises the bound.
     ///
     /// # Errors
-    /// As [`trajectory::optimal()`](crate::math::trajectory::optimal()), or a schedule of another T.
+    /// As [`trajectory::optimal()`](crate::math::trajectory::optimal()); or the schedule has another T.
     pub fn optimal(&self, schedule: &Schedule, steps: usize) -> Result<Trajectory> {
         self.best_times(schedule, steps)?.trajectory(steps)
     }
 
-    /// The same for every budget of at most `most` network calls, for whoever asks for several.
+    /// The same for every number of network calls up to `most`.
     ///
     /// # Errors
     /// As [`optimal`](Self::optimal).
@@ -151,10 +157,10 @@ impl Calibration {
     }
 }
 
-/// The calibration a request needs, or how to make it.
+/// The calibration that the option `what` needs. The error tells how to make one.
 ///
 /// # Errors
-/// There is none, or it is of another model.
+/// There is no calibration, or it belongs to another model.
 pub fn required<'a>(
     calibration: Option<&'a Calibration>,
     what: &str,
@@ -166,7 +172,7 @@ pub fn required<'a>(
         Error::new(
             Kind::NotFound,
             format!(
-                "{what} needs the model's calibration, and there is no {FILE} beside it; make it with: skipstone \
+                "{what} needs the model's calibration, but there is no {FILE} beside it; make it with: skipstone \
                  calibrate --model DIR --data DATASET"
             ),
         )
@@ -179,7 +185,7 @@ fn short(hash: &str) -> &str {
     hash.get(..16).unwrap_or(hash)
 }
 
-/// The index of the measured time nearest to `t`.
+/// The index of the calibrated timestep nearest to `t`.
 fn nearest(t: Time) -> Option<usize> {
     t.rounded().index()?.whole().map(|index| index as usize)
 }

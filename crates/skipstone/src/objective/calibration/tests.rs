@@ -15,7 +15,7 @@ const MEAN: f64 = 0.2;
 const VARIANCE: f64 = 0.3;
 const T: u32 = 40;
 
-/// As far from clean data to noise as the paper's, in forty times.
+/// Covers the same range of noise as the paper's schedule, in forty timesteps.
 fn schedule() -> Schedule {
     Schedule::new(&BetaSchedule::Linear, 2.5e-3, 0.4, T).unwrap()
 }
@@ -29,7 +29,7 @@ fn seeded() -> Seeded {
     Seeded { seed: 4, first_image: 0, purpose: Purpose::Likelihood }
 }
 
-/// Images of the oracle's own distribution.
+/// Images drawn from the oracle's distribution.
 fn data(n: usize) -> Array4<f32> {
     initial_latent(11, 0, n, [1, 40, 50]).mapv(|z| (MEAN + VARIANCE.sqrt() * f64::from(z)) as f32)
 }
@@ -41,7 +41,7 @@ fn measured(denoiser: &Oracle, schedule: &Schedule) -> Calibration {
 }
 
 #[test]
-fn the_means_of_a_gaussian_are_their_closed_forms() {
+fn the_means_of_a_gaussian_match_their_closed_forms() {
     let (schedule, found) = (schedule(), measured(&oracle(), &schedule()));
     for t in 1..=T {
         let level = schedule.level(Time::new(t)).unwrap();
@@ -54,27 +54,27 @@ fn the_means_of_a_gaussian_are_their_closed_forms() {
 }
 
 #[test]
-fn with_the_analytic_variance_a_gaussian_keeps_its_marginals_in_any_number_of_steps() {
+fn the_analytic_variance_preserves_the_marginals_of_a_gaussian_for_any_number_of_steps() {
     let (schedule, calibration) = (schedule(), measured(&oracle(), &schedule()));
-    // Variance of the samples over the one that the last x̂₀ of an exact chain has.
+    // Variance of the samples relative to that of the last x̂₀ of an exact chain.
     let ratio = |scale: &dyn Fn(&Trajectory) -> NoiseScale, steps: usize| {
         let tau = Trajectory::named(Spacing::Linear, steps, T, 0).unwrap();
         let plan = Plan::new(&schedule, &tau, &scale(&tau), FinalLevel::Clean, Clip::Off).unwrap();
         let last = plan.steps()[steps - 1].from;
         let x = initial_latent(5, 0, 8, [1, 40, 50]);
         let x = sample(&oracle(), &plan, x, &mut Seeded::new(5, 0), &[], &mut unobserved).unwrap();
-        // x at the last time has the marginal variance a·v + 1 − a; x̂₀ is linear in it.
+        // x at the last timestep has the marginal variance a·v + 1 − a, and x̂₀ is linear in x.
         let total = last.alpha_bar * VARIANCE + last.one_minus;
         x.finished().unwrap().mapv(f64::from).var(0.0) / (last.alpha_bar * VARIANCE * VARIANCE / total)
     };
     for eta in [0.0, 1.0] {
         for steps in [2, 5, 10] {
             let found = ratio(&|tau| calibration.analytic(&schedule, eta, tau).unwrap(), steps);
-            // 16,000 elements: 1.1 %; the table's own mean adds as much.
+            // 16,000 elements: 1.1 %. The calibration's mean adds as much.
             assert!((found - 1.0).abs() < 0.05, "eta {eta}, {steps} steps: {found}");
         }
     }
-    // The family's own variances at as many steps make images too narrow: 0.77 and 0.61 by the recursion of moments.
+    // With as many steps the variances of the η-family make images too narrow: 0.77 and 0.61 by the recursion of moments.
     for (eta, expected) in [(0.0, 0.7715), (1.0, 0.6086)] {
         let found = ratio(&|_| NoiseScale::Eta(eta), 10);
         assert!((found - expected).abs() < 0.03, "eta {eta}: {found}");
@@ -90,10 +90,10 @@ fn the_cost_of_a_step_is_its_term_of_the_bound() {
     let bound = elbo(&oracle(), &schedule, &tau, &options, &data(4), &mut seeded(), &[], go_on).unwrap();
     for (term, (t, s)) in bound.terms.iter().zip(tau.steps()) {
         let cost = calibration.cost(&schedule, t, s).unwrap() * bound.dims as f64;
-        // Other draws of ε.
+        // Tolerance for other draws of ε.
         assert!((cost / term.nats - 1.0).abs() < 0.08, "{} to {}: {cost} {}", t.get(), s.get(), term.nats);
     }
-    // The error of x̂₀ is that of ε̂ times (1−a)/a, so that the cost is the exact weight's.
+    // The error of x̂₀ is that of ε̂ times (1−a)/a, so the cost equals the exact weight times the error of ε̂.
     let (from, to) = (schedule.level(Time::new(31)).unwrap(), schedule.level(Time::new(13)).unwrap());
     let eps_error = calibration.x0_errors[30] * from.alpha_bar / from.one_minus;
     let weighted = exact_weight(from, to, sigma(1.0, from, to)) * eps_error;
@@ -103,7 +103,7 @@ fn the_cost_of_a_step_is_its_term_of_the_bound() {
 }
 
 #[test]
-fn optimal_times_lower_the_bound_they_were_chosen_for() {
+fn optimal_times_lower_the_bound() {
     let (schedule, calibration) = (schedule(), measured(&oracle(), &schedule()));
     let bits_under = |scale: NoiseScale, tau: &Trajectory| {
         let options = ElboOptions { scale, sigma_1: None, clip: Clip::Off };
@@ -119,7 +119,7 @@ fn optimal_times_lower_the_bound_they_were_chosen_for() {
         }
         assert!(best < last);
         last = best;
-        // And the analytic variance lowers it further, on any times.
+        // The analytic variance lowers it further, for any timesteps.
         for tau in [calibration.optimal(&schedule, steps), Trajectory::named(Spacing::Linear, steps, T, 0)] {
             let tau = tau.unwrap();
             assert!(bits_under(calibration.analytic(&schedule, 1.0, &tau).unwrap(), &tau) < bits(&tau), "{steps}");
@@ -128,7 +128,7 @@ fn optimal_times_lower_the_bound_they_were_chosen_for() {
 }
 
 #[test]
-fn zero_snr_has_costs_and_refuses_what_has_none() {
+fn zero_snr_has_costs_and_steps_without_a_cost_are_refused() {
     let schedule = schedule().with_zero_terminal_snr().unwrap();
     let full = |value| Array3::from_elem((1, 40, 50), value);
     let oracle = Oracle::gaussian(&schedule, full(MEAN), full(VARIANCE)).unwrap();
@@ -147,7 +147,7 @@ fn zero_snr_has_costs_and_refuses_what_has_none() {
 }
 
 #[test]
-fn a_file_comes_back_whole_and_a_broken_one_names_its_field() {
+fn a_file_round_trips_and_errors_in_a_broken_one_name_the_field() {
     let folder = tempfile::tempdir().unwrap();
     let mut calibration = measured(&oracle(), &schedule());
     calibration.model = "abc".to_owned();
@@ -163,13 +163,13 @@ fn a_file_comes_back_whole_and_a_broken_one_names_its_field() {
 
     let text = calibration.to_json();
     for (from, to, message) in [
-        ("\"format\": 1", "\"format\": 2", "format 2"),
+        ("\"format\": 1", "\"format\": 2", "format 1, found 2"),
         ("\"format\": 1", "\"format\": \"1\"", "format"),
         ("\"sigma_1\": ", "\"sigma_2\": ", "sigma_1"),
         ("\"eps_squares\": [", "\"eps_squares\": [-1.0,", "x0_errors: expected 41"),
         ("\"decoder_nats\": [", "\"decoder_nats\": [null,", "decoder_nats[0]"),
         ("\"a Gaussian\"", "7", "provenance.data"),
-        ("{", "", "no calibration"),
+        ("{", "", "not a calibration"),
     ] {
         let error = Calibration::from_json(&text.replacen(from, to, 1)).unwrap_err();
         assert!(error.message().contains(message), "{error}");

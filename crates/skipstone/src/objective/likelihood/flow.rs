@@ -1,9 +1,9 @@
 //! The likelihood of the deterministic process (Song et al., arXiv 2011.13456, App. D.2) for a DDIM checkpoint.
 //!
-//! With φ = arctan σ_ve, so that √a = cos φ and √(1−a) = sin φ, the ODE of DDIM Eq. 14 is dx/dφ = v̂(x, φ)
-//! (Salimans & Ho, arXiv 2202.00512, App. D): both ends are tame, and zero SNR is φ = π/2. A density carried by it
-//! changes by the divergence, so that log p(x₀) = log N(x_T; 0, I) + ∫ tr(∂v̂/∂x) dφ from clean data to T. The trace is
-//! estimated by Hutchinson's zᵀ(∂v̂/∂x)z with E[zzᵀ] = I (arXiv 1810.01367).
+//! Let φ = arctan σ_ve, so √a = cos φ and √(1−a) = sin φ. Then the ODE of DDIM Eq. 14 is dx/dφ = v̂(x, φ) (Salimans &
+//! Ho, arXiv 2202.00512, App. D). It is regular at both ends, and zero SNR is φ = π/2. The density along the flow
+//! changes by the divergence, so log p(x₀) = log N(x_T; 0, I) + ∫ tr(∂v̂/∂x) dφ from clean data to T. Hutchinson's
+//! estimator zᵀ(∂v̂/∂x)z with E[zzᵀ] = I gives the trace (arXiv 1810.01367).
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -17,10 +17,10 @@ use crate::math::schedule::{NoiseLevel, Schedule, Time};
 use crate::math::trajectory::Trajectory;
 use crate::sampling::denoiser::{Condition, DifferentiableDenoiser, check_finite, check_shape};
 
-/// What the entries of a probe z are drawn from.
+/// The distribution of the entries of a probe z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ProbeKind {
-    /// ±1: the least variance among independent entries, none for a diagonal Jacobian.
+    /// ±1. Has the least variance among independent entries, and none for a diagonal Jacobian.
     #[default]
     Rademacher,
     /// Standard normal.
@@ -48,12 +48,12 @@ impl FromStr for ProbeKind {
     }
 }
 
-/// How the trace is estimated.
+/// Options of the trace estimator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowOptions {
-    /// Probes per image, each kept along the whole path; two or more show the estimator's variance.
+    /// Probes per image, each fixed along the whole path. Two or more give the estimator's variance.
     pub probes: usize,
-    /// What they are drawn from.
+    /// Their distribution.
     pub kind: ProbeKind,
     /// The seed of the probes.
     pub seed: u64,
@@ -61,31 +61,31 @@ pub struct FlowOptions {
     pub first_image: u64,
 }
 
-/// What an observer is shown after each step.
+/// The state of a run, passed to the observer after each step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FlowStep {
     /// Steps done, from 1.
     pub step: usize,
-    /// Steps in all.
+    /// Steps of the whole run.
     pub steps: usize,
-    /// The time the step reached.
+    /// The timestep that the step reached.
     pub t: Time,
 }
 
-/// Where images came from, and how likely they are.
+/// The latents and log-densities of images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flowed {
     /// x_T of each image, `[n, c, h, w]`.
     pub x_t: Array4<f32>,
-    /// For each image the estimates of log p(x₀) in nats, one per probe; their mean is the estimate.
+    /// Estimates of log p(x₀) of each image in nats, one per probe. Their mean is the estimate.
     pub log_densities: Vec<Vec<f64>>,
 }
 
 impl Flowed {
-    /// The images of several batches in order; nothing of nothing.
+    /// Concatenates the results of several batches. `None` for no batches.
     ///
     /// # Errors
-    /// Batches of different shapes.
+    /// The batches have different image shapes.
     pub fn merged(parts: Vec<Self>) -> Result<Option<Self>> {
         if parts.is_empty() {
             return Ok(None);
@@ -95,13 +95,13 @@ impl Flowed {
         Ok(Some(Self { x_t, log_densities: parts.into_iter().flat_map(|part| part.log_densities).collect() }))
     }
 
-    /// The estimate of log p(x₀) of each image, nats.
+    /// The estimate of log p(x₀) of each image, in nats.
     pub fn means(&self) -> Vec<f64> {
         self.log_densities.iter().map(|probes| probes.iter().sum::<f64>() / probes.len() as f64).collect()
     }
 
-    /// The part of the standard error of the mean over images that the trace estimator causes, nats; `None` with a
-    /// single probe, which shows no variance.
+    /// The standard error, in nats, that the trace estimator adds to the mean over images. `None` for a single probe,
+    /// which has no variance estimate.
     pub fn probe_error(&self) -> Option<f64> {
         let errors = self.log_densities.iter().map(|probes| super::standard_error(probes));
         let squares: Option<f64> = errors.map(|error| error.map(|error| error * error)).sum();
@@ -109,12 +109,13 @@ impl Flowed {
     }
 }
 
-/// log p(x₀) of the images `x0` (`[n, c, h, w]`, dequantised where they are 8-bit) under the deterministic process, by
-/// Heun's method from clean data along the times of `trajectory`: two vector-Jacobian products per step and probe.
+/// Computes log p(x₀) of the images `x0`, `[n, c, h, w]`, under the deterministic process. 8-bit images must be
+/// dequantised.
 ///
-/// Two errors remain and are of different kinds. Discretisation is a bias that falls with the square of the step: double
-/// the steps and see. The probes' variance averages out over images and probes: [`Flowed::probe_error`]. Between
-/// clean data and the first trained time the field is taken as at that time.
+/// Heun's method runs from clean data along the timesteps of `trajectory`, with two vector-Jacobian products per step
+/// and probe. Two errors remain. Discretisation is a bias that falls with the square of the step size; doubling the
+/// steps shows it. The variance of the probes averages out over images and probes: see [`Flowed::probe_error`]. Between
+/// clean data and the first trained timestep the field is that of the first trained timestep.
 ///
 /// ```
 /// use ndarray::{Array3, Array4};
@@ -160,7 +161,7 @@ pub fn flow<D: DifferentiableDenoiser + ?Sized>(
     let steps = trajectory.calls();
     for (i, (s, t)) in trajectory.reverse_steps().enumerate() {
         let (from, to) = (schedule.level(s)?, schedule.level(t)?);
-        // No network can be asked about clean data.
+        // The network cannot be called on clean data.
         let start = if s == Time::CLEAN { first } else { (s, from) };
         let h = angle(to) - angle(from);
         let here = field.at(&x, start.0, start.1)?;
@@ -187,7 +188,7 @@ pub fn flow<D: DifferentiableDenoiser + ?Sized>(
     let x_t = x.mapv(|x| x as f32);
     check_finite("x_T", &x_t)?;
     if let Some(i) = integrals.iter().position(|sums| sums.iter().any(|sum| !sum.is_finite())) {
-        return Err(Error::new(Kind::NonFinite, format!("image {i} of the batch: its log-density is not finite")));
+        return Err(Error::new(Kind::NonFinite, format!("image {i} of the batch: the log-density is not finite")));
     }
     Ok(Flowed { x_t, log_densities: integrals })
 }
@@ -203,12 +204,12 @@ fn log_normal(x: impl Iterator<Item = f64>) -> f64 {
     x.map(|x| -0.5 * (x * x + constant)).sum()
 }
 
-/// The probe `k` of every image.
+/// Probe `k` of every image.
 fn probe(options: &FlowOptions, k: usize, x0: &Array4<f32>) -> Array4<f32> {
     let mut z = Array4::zeros(x0.dim());
     for (i, mut image) in z.outer_iter_mut().enumerate() {
         let image_index = options.first_image.wrapping_add(i as u64);
-        // A probe beyond 2³² repeats an earlier one; nobody waits for that many.
+        // Probes repeat after 2³², far more than any run draws.
         let mut rng = KeyedRng::new(options.seed, Purpose::Probe, image_index, k as u32);
         match options.kind {
             ProbeKind::Rademacher => image.mapv_inplace(|_: f32| if rng.next_u64() >> 63 == 0 { 1.0 } else { -1.0 }),
@@ -222,14 +223,14 @@ fn probe(options: &FlowOptions, k: usize, x0: &Array4<f32>) -> Array4<f32> {
     z
 }
 
-/// v̂ and its traces at one place.
+/// v̂ and its trace estimates at one state.
 struct Slope {
     velocity: Array4<f64>,
     /// zᵀ(∂v̂/∂x)z of each image and probe.
     traces: Vec<Vec<f64>>,
 }
 
-/// The vector field with its probes.
+/// The vector field v̂ with its probes.
 struct Field<'a, D: ?Sized> {
     denoiser: &'a D,
     conditions: &'a [Condition],

@@ -1,9 +1,9 @@
-//! How likely a model finds data.
+//! The likelihood of data under a model.
 //!
-//! Two answers, both in bits per dimension of an 8-bit image. The evidence lower bound ([`crate::objective::elbo()`])
-//! holds for the sampler with noise, for any σ > 0 and any trajectory, and has a term for every step. The likelihood of
-//! the deterministic process ([`flow()`]) is exact but for its discretisation and its estimator, both of which are
-//! reported apart from each other.
+//! There are two measures, both in bits per dimension of an 8-bit image. The evidence lower bound
+//! ([`crate::objective::elbo()`]) holds for the stochastic sampler, for any σ > 0 and any trajectory, and has one term
+//! per step. The likelihood of the deterministic process ([`flow()`]) is exact up to discretisation and trace
+//! estimation, whose errors can be told apart.
 
 mod flow;
 
@@ -20,7 +20,7 @@ use crate::io::data::Dataset;
 use crate::math::noise::{KeyedRng, Purpose};
 use crate::sampling::denoiser::Condition;
 
-/// The standard error of the mean of `values`; `None` for fewer than two.
+/// The standard error of the mean of `values`. `None` for fewer than two values.
 ///
 /// ```
 /// assert_eq!(skipstone::objective::likelihood::standard_error(&[1.0, 3.0]), Some(1.0));
@@ -35,14 +35,15 @@ pub fn standard_error(values: &[f64]) -> Option<f64> {
     Some((squares / (n - 1.0) / n).sqrt())
 }
 
-/// Bits per dimension of a density (`log_density` in nats over `dims` dimensions) at a point of a bin of width 2/255:
+/// Converts a log-density in nats over `dims` = d dimensions to bits per dimension, for bins of width 2/255:
 /// −log₂ p/d + log₂ 127.5.
 pub fn bits_per_dim(log_density: f64, dims: usize) -> f64 {
     (127.5f64.ln() - log_density / dims as f64) / LN_2
 }
 
-/// The images `x0` (`[n, c, h, w]` on the 256 levels of −1..1) spread evenly over their bins of width 2/255, so that a
-/// density of them bounds their probability (Theis et al., arXiv 1511.01844). Image i has the key `first_image` + i.
+/// Dequantises the images `x0`, `[n, c, h, w]` on the 256 levels of [−1, 1]: adds uniform noise over each bin of width
+/// 2/255, so that their density bounds their probability (Theis et al., arXiv 1511.01844). Image i has the key
+/// `first_image` + i.
 pub fn dequantised(x0: &Array4<f32>, seed: u64, first_image: u64) -> Array4<f32> {
     let mut x = x0.clone();
     for (i, mut image) in x.outer_iter_mut().enumerate() {
@@ -52,26 +53,30 @@ pub fn dequantised(x0: &Array4<f32>, seed: u64, first_image: u64) -> Array4<f32>
     x
 }
 
-/// The conditions under which a model is asked about `images` of a data set: the data's own classes, else the model's
-/// class for "none"; empty for an unconditional model.
+/// The conditions for `images` of a data set: the data's classes, else the model's null class. Empty for an unconditional
+/// model.
 ///
 /// # Errors
-/// A class that the model does not know, data without classes for a model that needs them, or a range beyond the data.
+/// The model does not have one of the classes, the model needs classes that the data lack, or the range exceeds the data.
 pub fn conditions_of(model: &Model, data: &Dataset, images: Range<usize>) -> Result<Vec<Condition>> {
     let Some(known) = model.config.num_class_embeds else { return Ok(Vec::new()) };
     let labels = match data.labels() {
         Some(labels) => labels.get(images.clone()).ok_or_else(|| {
-            Error::argument(format!("data set {}: no images {images:?} among {}", data.name(), labels.len()))
+            let (first, end, held) = (images.start, images.end, labels.len());
+            Error::argument(format!("data set {}: expected images below {held}, found {first}..{end}", data.name()))
         })?,
         None => {
             let class = model.null_class.ok_or_else(|| {
-                Error::argument(format!("data set {} has no classes, and the model needs them", data.name()))
+                Error::argument(format!("data set {} has no classes, but the model needs them", data.name()))
             })?;
             return Ok(vec![Condition::Class(class); images.len()]);
         }
     };
     if let Some(label) = labels.iter().find(|&&label| label as usize >= known) {
-        return Err(Error::argument(format!("data set {}: class {label}, the model knows {known}", data.name())));
+        return Err(Error::argument(format!(
+            "data set {}: class {label}, but the model has only {known} classes",
+            data.name()
+        )));
     }
     Ok(labels.iter().map(|&label| Condition::Class(label as usize)).collect())
 }

@@ -37,7 +37,7 @@ fn log_gaussian(x: f64, mean: f64, variance: f64) -> f64 {
     -0.5 * ((x - mean).powi(2) / variance + (2.0 * std::f64::consts::PI * variance).ln())
 }
 
-/// log p(x₀) of a Gaussian's flow started from N(0, I): x_T = √a·μ + √((a·v + 1 − a)/v)·(x₀ − μ) is linear.
+/// log p(x₀) of a Gaussian's flow with prior N(0, I): x_T = √a·μ + √((a·v + 1 − a)/v)·(x₀ − μ) is linear in x₀.
 fn exact(schedule: &Schedule, x0: &Array4<f32>) -> f64 {
     let level = schedule.level(Time::new(schedule.train_steps())).unwrap();
     let slope = ((level.alpha_bar * VARIANCE + level.one_minus) / VARIANCE).sqrt();
@@ -51,13 +51,13 @@ fn gaussian(schedule: &Schedule, shape: (usize, usize, usize)) -> Oracle {
 }
 
 #[test]
-fn the_likelihood_of_a_gaussian_is_its_closed_form_in_every_parameterization() {
+fn the_likelihood_of_a_gaussian_matches_its_closed_form_for_every_prediction_type() {
     let schedule = linear();
     let x0 = Array4::from_shape_vec((1, 1, 1, 4), vec![-0.8f32, 0.1, 0.4, 1.0]).unwrap();
     let exact = exact(&schedule, &x0);
     for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::Velocity] {
         let oracle = gaussian(&schedule, (1, 1, 4)).predicting(prediction);
-        // The Jacobian is diagonal, so that one probe of ±1 gives its trace without variance.
+        // The Jacobian is diagonal, so one probe of ±1 gives its trace without variance.
         let found = run(&oracle, &schedule, 200, &options(1, ProbeKind::Rademacher), &x0).unwrap();
         assert!((found.means()[0] - exact).abs() < 2e-3, "{prediction}: {} {exact}", found.means()[0]);
         assert_eq!(found.probe_error(), None);
@@ -65,7 +65,7 @@ fn the_likelihood_of_a_gaussian_is_its_closed_form_in_every_parameterization() {
 }
 
 #[test]
-fn discretisation_error_falls_with_the_square_of_the_step() {
+fn discretisation_error_falls_with_the_square_of_the_step_size() {
     let schedule = linear();
     let oracle = gaussian(&schedule, (1, 1, 1)).predicting(Prediction::Velocity);
     let error = |steps| {
@@ -76,7 +76,7 @@ fn discretisation_error_falls_with_the_square_of_the_step() {
         };
         [-1.0, -0.3, 0.2, 1.2].map(one).iter().sum::<f64>()
     };
-    // Further on, what the first trained time hides shows: 1e-3.
+    // With more steps, the approximation below the first trained timestep dominates: 1e-3.
     let errors = [error(5), error(10), error(20)];
     for pair in errors.windows(2) {
         let order = (pair[0] / pair[1]).log2();
@@ -85,13 +85,13 @@ fn discretisation_error_falls_with_the_square_of_the_step() {
 }
 
 #[test]
-fn zero_snr_is_a_right_angle_and_no_obstacle_to_v_prediction() {
+fn zero_snr_works_with_v_prediction() {
     let schedule = linear().with_zero_terminal_snr().unwrap();
     let x0 = Array4::from_elem((1, 1, 1, 1), 0.7f32);
     let oracle = gaussian(&schedule, (1, 1, 1));
     let found =
         run(&oracle.clone().predicting(Prediction::Velocity), &schedule, 200, &options(1, ProbeKind::Rademacher), &x0);
-    // All signal is gone at T: the prior is the data's own, and so is the density.
+    // No signal is left at T, so the prior is exact and so is the density.
     let expected = log_gaussian(f64::from(0.7f32), MEAN, VARIANCE);
     assert!((found.unwrap().means()[0] - expected).abs() < 2e-3);
     let refused = run(&oracle, &schedule, 20, &options(1, ProbeKind::Rademacher), &x0).unwrap_err();
@@ -99,14 +99,14 @@ fn zero_snr_is_a_right_angle_and_no_obstacle_to_v_prediction() {
 }
 
 #[test]
-fn estimates_are_unbiased_and_their_reported_error_is_the_real_one() {
+fn estimates_are_unbiased_and_their_reported_error_is_correct() {
     let schedule = linear();
     let part = |weight, mean: [f64; 2], variance: [f64; 2]| Component {
         weight,
         mean: Array3::from_shape_vec((1, 1, 2), mean.to_vec()).unwrap(),
         variance: Array3::from_shape_vec((1, 1, 2), variance.to_vec()).unwrap(),
     };
-    // Far from diagonal between the two components.
+    // Between the two components the Jacobian is far from diagonal.
     let parts = vec![part(0.6, [0.5, 0.4], [0.1, 0.05]), part(0.4, [-0.4, -0.6], [0.05, 0.2])];
     let oracle = Oracle::mixture(&schedule, parts.clone()).unwrap().predicting(Prediction::Velocity);
     let x0 = Array4::from_shape_vec((1, 1, 1, 2), vec![0.1f32, -0.1]).unwrap();
@@ -127,14 +127,14 @@ fn estimates_are_unbiased_and_their_reported_error_is_the_real_one() {
         let off = found.means()[0] - density.ln();
         assert!(off.abs() < 4.0 * error + 5e-3, "{kind}: {off} with error {error}");
     }
-    // On a diagonal Jacobian ±1 has no variance at all, a Gaussian has.
+    // For a diagonal Jacobian, ±1 probes have no variance; Gaussian probes do.
     let diagonal = gaussian(&schedule, (1, 1, 2)).predicting(Prediction::Velocity);
     let error = |kind| run(&diagonal, &schedule, 10, &options(50, kind), &x0).unwrap().probe_error().unwrap();
     assert!(error(ProbeKind::Rademacher) < 1e-6 && error(ProbeKind::Gaussian) > 1e-2);
 }
 
 #[test]
-fn an_images_likelihood_depends_on_nothing_but_the_image_and_its_index() {
+fn an_images_likelihood_depends_only_on_the_image_and_its_index() {
     let schedule = linear();
     let oracle = gaussian(&schedule, (1, 2, 3));
     let x0 = dequantised(&initial_latent(1, 0, 4, [1, 2, 3]), 3, 0);
@@ -156,19 +156,19 @@ fn an_images_likelihood_depends_on_nothing_but_the_image_and_its_index() {
 }
 
 #[test]
-fn dequantised_values_fill_their_bins_evenly() {
+fn dequantised_values_fill_their_bins_uniformly() {
     let level = 2.0 * 100.0 / 255.0 - 1.0;
     let x = dequantised(&Array4::from_elem((1, 1, 100, 100), level as f32), 0, 0).mapv(f64::from);
     assert!(x.iter().all(|x| (x - level).abs() <= 1.0 / 255.0 + 1e-7));
     // The variance of a uniform number is its width squared over 12.
     assert!((x.var(0.0) / ((2.0f64 / 255.0).powi(2) / 12.0) - 1.0).abs() < 0.05);
-    // A density of 127.5 everywhere in a bin of 2/255 is probability 1: no bits.
+    // A density of 127.5 over a bin of 2/255 is probability 1: 0 bits.
     assert!(bits_per_dim(3.0 * 127.5f64.ln(), 3).abs() < 1e-12);
     assert_eq!(standard_error(&[1.0]), None);
 }
 
 #[test]
-fn a_networks_pullback_is_its_slope_by_differences() {
+fn a_networks_pullback_matches_finite_differences() {
     let config = Config::smallest();
     let mut rng = KeyedRng::new(1, Purpose::Weights, 0, 0);
     let mut gaussian = KeyedRng::new(1, Purpose::Weights, 1, 0);
@@ -198,7 +198,7 @@ fn a_networks_pullback_is_its_slope_by_differences() {
         let along = f64::from(product.index_axis(ndarray::Axis(0), i).sum());
         assert!((along - slope).abs() < 2e-2 * slope.abs().max(0.5), "{i}: {along} {slope}");
     }
-    // Again, on one thread, and alone: the same to the bit.
+    // A second call, one thread, and a batch of one all give the same bits.
     assert_eq!(network(1).pullback(&x, &times, &[], &v).unwrap(), found);
     assert_eq!(unet.pullback(&x, &times, &[], &v).unwrap(), found);
     assert!(unet.pullback(&x, &times, &[], &Array4::zeros((1, 1, 8, 8))).is_err());

@@ -62,7 +62,7 @@ impl Clip {
         let clip = match self {
             Self::Off => {
                 return Err(Error::argument(
-                    "threshold: needs clipping, which is off; set clip to keep-eps or rederive-eps",
+                    "threshold: needs clipping, which is off; choose clip keep-eps or rederive-eps",
                 ));
             }
             Self::KeepEps(_) => Self::KeepEps(Bound::Dynamic(threshold)),

@@ -12,7 +12,8 @@ pub enum Condition {
     /// No condition, the only one an unconditional network accepts.
     #[default]
     Null,
-    /// A class, as a row of the network's class table. In a network trained with dropped classes, one row is the null class.
+    /// A class, as a row of the network's class table. In a network trained with dropped classes, one row is the null
+    /// class.
     Class(usize),
 }
 

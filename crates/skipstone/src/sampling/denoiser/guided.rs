@@ -4,8 +4,8 @@ use super::{Condition, Denoiser, Prediction, per_row};
 use crate::error::{Error, Result};
 use crate::math::schedule::Time;
 
-/// Classifier-free guidance (Ho & Salimans, arXiv 2207.12598): uncond + w·(cond − uncond), computed in one network call on a
-/// batch of 2n rows.
+/// Classifier-free guidance (Ho & Salimans, arXiv 2207.12598): uncond + w·(cond − uncond), computed in one network call
+/// on a batch of 2n rows.
 ///
 /// w = 1 is the conditional network, w = 0 the unconditional one. Guidance is linear, so it is the same for ε, x₀ and v.
 #[derive(Clone, Debug)]

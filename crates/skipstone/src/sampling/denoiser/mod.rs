@@ -56,9 +56,9 @@ impl FromStr for Prediction {
 
 /// A network, or anything else that predicts noise, data or velocity from x_t and the timestep t.
 ///
-/// Arrays are `[n, channels, height, width]`, one row per image. Each row has its own timestep and condition. Its prediction
-/// depends only on these and its pixels, bit for bit: never on the other rows, on n, or on the number of threads. Callers
-/// may therefore batch rows of different requests into one call.
+/// Arrays are `[n, channels, height, width]`, one row per image. Each row has its own timestep and condition. Its
+/// prediction depends only on these and its pixels, bit for bit: never on the other rows, on n, or on the number of
+/// threads. Callers may therefore batch rows of different requests into one call.
 pub trait Denoiser {
     /// `[channels, height, width]` of one image.
     fn shape(&self) -> [usize; 3];
@@ -70,8 +70,8 @@ pub trait Denoiser {
     /// conditions means [`Condition::Null`] for every row.
     ///
     /// # Errors
-    /// The shape is wrong, the number of times or conditions differs from the number of rows, a class is out of range, or an
-    /// unconditional network is given a class.
+    /// The shape is wrong, the number of times or conditions differs from the number of rows, a class is out of range,
+    /// or an unconditional network is given a class.
     fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>>;
 
     /// Whether the network accepts timesteps between two indices. Sinusoidal embeddings do; a learned table of embeddings
@@ -80,8 +80,8 @@ pub trait Denoiser {
         true
     }
 
-    /// Precomputes the conditioning for every pair of these timesteps and conditions. A run calls it with all its timesteps
-    /// before the first prediction. Predictions never depend on it. The default does nothing.
+    /// Precomputes the conditioning for every pair of these timesteps and conditions. A run calls it with all its
+    /// timesteps before the first prediction. Predictions never depend on it. The default does nothing.
     fn prepare(&self, times: &[Time], conditions: &[Condition]) {
         let _ = (times, conditions);
     }

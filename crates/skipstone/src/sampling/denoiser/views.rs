@@ -116,8 +116,8 @@ pub fn views(
 /// Calls `denoiser` on x_t, `[n, c, h, w]`, at timestep `t` with noise level `level`, and returns x̂₀ and ε̂.
 ///
 /// # Errors
-/// The network fails, x_t does not have its shape, the number of conditions differs from the number of images, or an output
-/// is not finite.
+/// The network fails, x_t does not have its shape, the number of conditions differs from the number of images, or an
+/// output is not finite.
 pub fn denoise<D: Denoiser + ?Sized>(
     denoiser: &D,
     x_t: &Array4<f32>,

@@ -12,13 +12,13 @@ pub fn image_name(index: u64) -> String {
     format!("{index:06}.png")
 }
 
-/// A folder of one PNG per image and a manifest, which can be continued at any time.
+/// A folder with one PNG per image and a manifest. A run can be resumed in it at any time.
 ///
-/// Every file is written whole or not at all, so that whatever is there after a crash is good.
+/// Files are written atomically, so every file that exists after a crash is complete.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// Nobody else writes there meanwhile.
+    /// Keeps other processes from writing to the folder.
     _lock: files::Lock,
     texts: Vec<(String, String)>,
     /// `[channels, height, width]`.
@@ -26,11 +26,11 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens or makes the folder `path` for images `first`..`first` + `n` of this shape.
+    /// Opens or creates the folder `path` for images `first`..`first` + `n` of this shape.
     ///
     /// # Errors
-    /// The folder holds images of other options, or other files and no manifest; another process writes to it; it cannot
-    /// be written.
+    /// The folder holds images made with other options, or PNG files but no manifest; another process writes to it; or
+    /// it is not writable.
     pub fn open(path: &Path, settings: &Settings, first: u64, n: u64, shape: [usize; 3]) -> Result<Self> {
         files::create_dir(path)?;
         let lock = files::lock(path)?;
@@ -45,12 +45,12 @@ impl Folder {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => empty(path)?,
             Err(e) => return Err(Error::io(file, e)),
         }
-        // Before the first image: images without a manifest would belong to nothing.
+        // Written before the first image, so images never lack a manifest.
         files::write_bytes(&file, manifest.to_json().as_bytes())?;
         Ok(Self { path: path.to_path_buf(), _lock: lock, texts: settings.to_texts(), shape })
     }
 
-    /// Whether image `index` is there, whole and of the right size.
+    /// Whether image `index` exists, is complete and has the right size.
     pub fn holds(&self, index: u64) -> bool {
         let [_, height, width] = self.shape;
         read_png(&self.path.join(image_name(index)))
@@ -60,7 +60,7 @@ impl Folder {
     /// Writes image `index`, `[c, h, w]`.
     ///
     /// # Errors
-    /// The file cannot be written, or the image has no picture.
+    /// The file cannot be written, or the image cannot be a picture.
     pub fn write(&self, index: u64, image: ArrayView3<'_, f32>) -> Result<()> {
         let number = index.to_string();
         let mut texts: Vec<_> = self.texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
@@ -69,12 +69,12 @@ impl Folder {
     }
 }
 
-/// Refuses a folder with somebody else's PNG files: ours would mix with them.
+/// Refuses a folder that already holds PNG files of another origin.
 fn empty(path: &Path) -> Result<()> {
     for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {
         let name = entry.map_err(|e| Error::io(path, e))?.file_name();
         if name.to_string_lossy().ends_with(".png") {
-            let message = format!("holds {} and no manifest.json; choose another folder", name.to_string_lossy());
+            let message = format!("holds {} but no manifest.json; choose another folder", name.to_string_lossy());
             return Err(Error::argument(message).in_file(path));
         }
     }

@@ -3,10 +3,10 @@ use serde_json::{Map, Value, json};
 use super::Settings;
 use crate::error::{Error, Result};
 
-/// What a folder of images says about itself: the options, and the range of indices that was asked for.
+/// The manifest of a folder of images: the options of the run and the requested range of indices.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
-    /// As of [`Settings::to_json`].
+    /// Options, as from [`Settings::to_json`].
     pub options: Map<String, Value>,
     /// Absolute index of the first image.
     pub first: u64,
@@ -14,16 +14,16 @@ pub struct Manifest {
     pub n: u64,
 }
 
-/// The layout of the file.
+/// Version of the file's layout.
 const FORMAT: u64 = 1;
 
 impl Manifest {
-    /// The manifest of images `first`.. of a run.
+    /// The manifest of `n` images of a run, starting at index `first`.
     pub fn new(settings: &Settings, first: u64, n: u64) -> Self {
         Self { options: settings.to_json(), first, n }
     }
 
-    /// The text of `manifest.json`: the same for the same run, without times or paths.
+    /// The text of `manifest.json`. It holds no dates or paths, so the same run gives the same text.
     pub fn to_json(&self) -> String {
         let mut value = json!({"format": FORMAT, "first": self.first, "n": self.n});
         for (name, option) in &self.options {
@@ -32,33 +32,33 @@ impl Manifest {
         format!("{value:#}\n")
     }
 
-    /// Reads a `manifest.json`.
+    /// Parses a `manifest.json`.
     ///
     /// # Errors
-    /// Text that is none, or of another version.
+    /// The text is not a manifest, or has another version.
     pub fn from_json(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).map_err(|e| Error::data(format!("no manifest: {e}")))?;
+        let value: Value = serde_json::from_str(text).map_err(|e| Error::data(format!("not a manifest: {e}")))?;
         let Value::Object(mut options) = value else {
-            return Err(Error::data("no manifest: expected an object"));
+            return Err(Error::data("not a manifest: expected a JSON object"));
         };
         let mut number = |name: &str| {
             let value = options.remove(name).and_then(|value| value.as_u64());
-            value.ok_or_else(|| Error::data(format!("no manifest: {name}: expected a number")))
+            value.ok_or_else(|| Error::data(format!("not a manifest: {name}: expected an integer of at least 0")))
         };
         let (format, first, n) = (number("format")?, number("first")?, number("n")?);
         if format != FORMAT {
-            return Err(Error::unsupported(format!("manifest of format {format}; {FORMAT} is read")));
+            return Err(Error::unsupported(format!("format: expected manifest format {FORMAT}, found {format}")));
         }
         if first.checked_add(n).is_none() {
-            return Err(Error::data(format!("no manifest: n: {n} images from {first} on")));
+            return Err(Error::data(format!("not a manifest: first + n overflows 64 bits, found {first} and {n}")));
         }
         Ok(Self { options, first, n })
     }
 
-    /// The manifest of a folder that holds `self` and is asked for `wanted` too.
+    /// Extends the range of this manifest to cover `wanted` too.
     ///
     /// # Errors
-    /// Other options (the first that differs is named), or ranges with a gap between them.
+    /// The options differ (the message names the first difference), or the ranges leave a gap.
     pub fn extended(&self, wanted: &Self) -> Result<Self> {
         let names = self.options.keys().chain(wanted.options.keys());
         for name in names {
@@ -66,8 +66,8 @@ impl Manifest {
             if was != now {
                 let text = |value: Option<&Value>| value.map_or("unset".to_owned(), shortened);
                 return Err(Error::argument(format!(
-                    "the folder holds images made with {name} = {}, now it is {}; give the same options to continue it, \
-                     or choose another folder",
+                    "the folder holds images made with {name} = {}, now it is {}; use the same options to continue the \
+                     run, or choose another folder",
                     text(was),
                     text(now)
                 )));
@@ -76,7 +76,7 @@ impl Manifest {
         let (first, end) = (self.first.min(wanted.first), (self.first + self.n).max(wanted.first + wanted.n));
         if end - first > self.n + wanted.n {
             return Err(Error::argument(format!(
-                "the folder holds images {} to {}; {} to {} would leave a gap; choose another folder",
+                "the folder holds images {} to {}, so images {} to {} would leave a gap; choose another folder",
                 self.first,
                 (self.first + self.n).saturating_sub(1),
                 wanted.first,
@@ -87,7 +87,7 @@ impl Manifest {
     }
 }
 
-/// A value as it fits a message.
+/// A value, shortened to fit a message.
 fn shortened(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() > 60 { text.chars().take(60).chain(['…']).collect() } else { text }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_comes_back_from_its_text() {
+    fn a_manifest_round_trips_through_its_text() {
         let m = manifest(3, 8, 16);
         assert_eq!(Manifest::from_json(&m.to_json()).unwrap(), m);
     }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_manifest_is_refused() {
+    fn invalid_manifests_are_refused() {
         for text in ["", "[]", "{}", r#"{"format":1,"first":0}"#, r#"{"format":2,"first":0,"n":1}"#] {
             assert!(Manifest::from_json(text).is_err(), "{text}");
         }

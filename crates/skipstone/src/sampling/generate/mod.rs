@@ -1,7 +1,7 @@
-//! From what a user asks for to images: options and their precedence, batches, folders that can be continued.
+//! Image generation as every front end does it: option precedence, batches, and folders that can be resumed.
 //!
-//! Command line and service share this. Image i of a run depends on the model, the options, the seed and its own
-//! index only: never on how the run was cut into batches, shards or sittings.
+//! Image i of a run depends only on the model, the options, the seed and its index: never on how the run was split into
+//! batches, shards or sessions.
 
 mod folder;
 mod manifest;
@@ -27,24 +27,24 @@ use crate::sampling::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::sampling::options::Request;
 use crate::sampling::sampler::{Outcome, Plan, Progress, sample};
 
-/// Tensors read from files in place of seeded noise.
+/// Inputs of a run: tensors that replace seeded noise, and a region to inpaint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inputs {
-    /// x_T of images `first`.., `[n, c, h, w]`.
+    /// x_T of the run's images, `[n, c, h, w]`.
     pub latents: Option<Array4<f32>>,
     /// z in step order, `[steps, n, c, h, w]`.
     pub noise: Option<Array5<f32>>,
-    /// An image of which only a part is to be made, and how often.
+    /// An image with the region to inpaint, and the resampling.
     pub region: Option<(Region, Resampling)>,
 }
 
-/// A model made ready to generate with one set of options.
+/// A network, a plan and settings, ready to generate images.
 pub struct Generator {
     network: Box<dyn Denoiser + Send + Sync>,
     plan: Plan,
     settings: Settings,
     inputs: Inputs,
-    /// The absolute index of the inputs' first row.
+    /// Absolute index of the inputs' first row.
     first: u64,
     calls_per_step: usize,
     cost: Cost,
@@ -57,12 +57,12 @@ impl std::fmt::Debug for Generator {
 }
 
 impl Generator {
-    /// A generator of `n` images from absolute index `first` on, whose network `engine` computes in the precision of the
+    /// A generator of `n` images starting at absolute index `first`. `engine` runs the network in the precision of the
     /// request.
     ///
     /// # Errors
-    /// Options that mean nothing for this model; inputs of another shape than its images, the number of steps and `n` ask
-    /// for; a region to fill with another solver than DDIM.
+    /// An option is invalid for this model; the inputs do not match the model's shape, the number of steps and `n`; or a
+    /// region is given with a solver other than DDIM.
     pub fn new(
         model: Model,
         engine: &EngineOptions,
@@ -80,8 +80,7 @@ impl Generator {
         Self::assemble(network, cost, run)?.with_inputs(inputs, first, n)
     }
 
-    /// A generator with a network that is there already, perhaps shared with others: that of `model`, whose parameters
-    /// are not looked at.
+    /// A generator over an existing network of `model`, for example a shared one. Ignores the parameters in `model`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -111,7 +110,7 @@ impl Generator {
         Ok(Self { network, plan, settings, inputs: Inputs::default(), first: 0, calls_per_step, cost })
     }
 
-    /// The same network and options with other inputs, for `n` images from absolute index `first` on.
+    /// The same network and options with other inputs, for `n` images starting at absolute index `first`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -141,7 +140,7 @@ impl Generator {
         if let Some((region, by)) = &inputs.region {
             if inputs.noise.is_some() && *by != Resampling::PROJECTION {
                 return Err(Error::argument(
-                    "noise: given noise has one z per step, resampling repeats steps; leave one out",
+                    "noise: given noise has one z per step, but resampling repeats steps; remove one of the two",
                 ));
             }
             self.plan.check_ddim("inpainting")?;
@@ -158,8 +157,8 @@ impl Generator {
         Ok(Self { inputs, first, ..self })
     }
 
-    /// The same network and inputs with the options of another run, as [`Settings::resolve`] gives them for the same
-    /// model; `n` as before.
+    /// The same network and inputs with other options, as [`Settings::resolve`] returns them for the same model. `n` must
+    /// not change.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -169,7 +168,7 @@ impl Generator {
         Self { settings, plan, ..self }.with_inputs(inputs, first, n)
     }
 
-    /// The network, guided where the options ask for it.
+    /// The network, with guidance if the options set it.
     pub fn network(&self) -> &(dyn Denoiser + Send + Sync) {
         &*self.network
     }
@@ -180,12 +179,12 @@ impl Generator {
         rule.map_or_else(Vec::new, |rule| images.map(|i| Condition::Class(rule.class(i))).collect())
     }
 
-    /// The options as they came out of request, model and defaults.
+    /// The resolved options.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The steps.
+    /// The plan of the run.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -200,36 +199,36 @@ impl Generator {
         self.network.shape()
     }
 
-    /// How often the network is evaluated for one call of the plan: twice under guidance.
+    /// Network evaluations per call of the plan: 2 with guidance, else 1.
     pub fn calls_per_step(&self) -> usize {
         self.calls_per_step
     }
 
-    /// How often the observer of a run is called: once for each step, and again for those that resampling repeats.
+    /// Number of observer calls of a run: one per step, counting the steps that resampling repeats.
     pub fn moves(&self) -> usize {
         self.moves_of(&self.plan)
     }
 
-    /// The same of a run by another plan.
+    /// [`moves`](Self::moves) for another plan.
     pub fn moves_of(&self, plan: &Plan) -> usize {
         let steps = plan.steps().len();
-        // Checked when the region came in.
+        // `with_inputs` has checked this.
         self.inputs.region.as_ref().map_or(steps, |(_, by)| by.calls(steps).unwrap_or(steps))
     }
 
-    /// Network calls of a run: one per step, but for solvers that make more, and where a part of an image is filled by
+    /// Number of network calls of a run. It exceeds the number of steps for some solvers and for inpainting with
     /// resampling.
     pub fn calls(&self) -> usize {
         self.calls_of(&self.plan)
     }
 
-    /// The same of a run by another plan.
+    /// [`calls`](Self::calls) for another plan.
     pub fn calls_of(&self, plan: &Plan) -> usize {
-        // Filling goes by DDIM, which makes one call a step.
+        // Inpainting uses DDIM, which makes one call per step.
         if self.inputs.region.is_some() { self.moves_of(plan) } else { plan.calls() }
     }
 
-    /// Network calls made once the observer of a run has been called so often.
+    /// Number of network calls made when the observer has been called `moves` times.
     pub fn calls_after(&self, moves: usize) -> usize {
         if self.inputs.region.is_some() { moves } else { self.plan.calls_after(moves) }
     }
@@ -244,21 +243,21 @@ impl Generator {
         self.cost.flops * self.calls_per_step as u64
     }
 
-    /// Bytes held while `batch` images are made: packed weights, activations, a handful of latents.
+    /// Memory for generating `batch` images, in bytes: packed weights, activations and eight images' worth of f32 latents.
     pub fn bytes(&self, batch: usize) -> usize {
         let image: usize = self.shape().iter().product();
         self.cost.weight_bytes + self.cost.activation_bytes * batch + 4 * 8 * image * batch
     }
 
-    /// How many of `n` images to make at a time: enough for every thread and to read the weights seldom, and no more
-    /// than fit into a quarter of a gigabyte. The images do not depend on it.
+    /// Recommended batch size for `n` images: large enough to use every thread and to amortise reading the weights, small
+    /// enough to fit into 256 MiB. The images do not depend on it.
     pub fn batch(&self, n: usize, threads: usize) -> usize {
         let image: usize = self.shape().iter().product();
         let fit = (1 << 28) / (self.cost.activation_bytes + 4 * 8 * image).max(1);
         (8 * threads).clamp(16, 64).min(fit.max(1)).min(n).max(1)
     }
 
-    /// Makes the images of absolute indices `images`, all of the range this generator was made for.
+    /// Generates the images with absolute indices `images`, which must lie in this generator's range.
     ///
     /// # Errors
     /// As [`sample`].
@@ -289,7 +288,7 @@ impl Generator {
     }
 }
 
-/// SHA-256 of a tensor's shape and values, in hexadecimal: how manifests name a file's contents.
+/// SHA-256 of a tensor's shape and values, in hexadecimal. Manifests identify input tensors by it.
 pub fn digest<D: Dimension>(tensor: ArrayView<'_, f32, D>) -> String {
     let mut hash = Sha256::new();
     tensor.shape().iter().for_each(|&length| hash.update((length as u64).to_le_bytes()));

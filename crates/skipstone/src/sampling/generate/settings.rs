@@ -14,12 +14,12 @@ use crate::sampling::sampler::Plan;
 use crate::sampling::solver::Solver;
 use crate::unet::TimeEmbedding;
 
-/// Which class an image has.
+/// The class of each image of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClassRule {
-    /// This one.
+    /// The same class for every image.
     One(usize),
-    /// Its absolute index modulo the number of classes.
+    /// The image's absolute index modulo this number of classes.
     Modulo(usize),
 }
 
@@ -27,58 +27,59 @@ impl ClassRule {
     pub(super) fn class(self, image: u64) -> usize {
         match self {
             Self::One(class) => class,
-            // Less than the number of classes, which is a usize.
+            // Less than `classes`, so it fits usize.
             Self::Modulo(classes) => (image % classes as u64) as usize,
         }
     }
 }
 
-/// The options of a run, all decided: flag, then the model's scheduler config, then ours.
+/// The resolved options of a run. Each comes from the request, else from the model's scheduler config, else from our
+/// default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// The model's hash.
+    /// Hash of the model.
     pub model: String,
-    /// That of the process it was trained on: [`process_hash()`].
+    /// Hash of the process it was trained on: [`process_hash()`].
     pub process: String,
-    /// S as asked; `None` for explicit times.
+    /// Requested S; `None` for explicit timesteps.
     pub steps: Option<usize>,
-    /// The spacing; `None` for explicit times.
+    /// The spacing; `None` for explicit timesteps.
     pub spacing: Option<SpacingChoice>,
-    /// τ: the index of each network call.
+    /// τ, as the network index of each call.
     pub times: Vec<Index>,
     /// The noise of each step.
     pub scale: NoiseScale,
-    /// How the run steps.
+    /// The solver.
     pub solver: Solver,
-    /// SHA-256 of the calibration that the times or the variances come from.
+    /// SHA-256 of the calibration, if the timesteps or the variances come from one.
     pub calibration: Option<String>,
-    /// What becomes of x̂₀.
+    /// Clipping of x̂₀.
     pub clip: Clip,
-    /// Where the last step lands.
+    /// The noise level on which the last step lands.
     pub final_level: FinalLevel,
     /// The seed.
     pub seed: u64,
     /// Which class images have; `None` for an unconditional network.
     pub classes: Option<ClassRule>,
-    /// The weight of guidance.
+    /// The guidance weight.
     pub guidance: Option<f64>,
-    /// The class that guidance leads away from; absent without guidance.
+    /// The null class of guidance; `None` without guidance.
     pub null_class: Option<usize>,
     /// SHA-256 of given latents.
     pub latents: Option<String>,
     /// SHA-256 of given noise.
     pub noise: Option<String>,
-    /// How exactly the network is computed.
+    /// The network's floating-point precision.
     pub precision: Precision,
-    /// Options that few runs have, by name: `final_sigma`, `inpaint`, `method`.
+    /// Options that only some runs have, by name: `final_sigma`, `inpaint`, `method`.
     pub extra: Map<String, Value>,
 }
 
 impl Settings {
-    /// Decides every option, and lays out the steps.
+    /// Resolves every option of `request` for `model` and builds the plan.
     ///
     /// # Errors
-    /// Options that mean nothing, alone or for this model.
+    /// An option is invalid, by itself or for this model.
     pub fn resolve(model: &Model, request: &Request) -> Result<(Self, Plan)> {
         let scheduler = &model.scheduler;
         let schedule = scheduler.schedule()?;
@@ -90,10 +91,10 @@ impl Settings {
             Some(times) => (None, None, Trajectory::explicit(times, t)?),
             None => {
                 let steps = request.steps_of(t);
-                let theirs = scheduler.timestep_spacing.map(SpacingChoice::Named);
-                let spacing = request.spacing.or(theirs).unwrap_or(SpacingChoice::Named(Spacing::Linear));
+                let models = scheduler.timestep_spacing.map(SpacingChoice::Named);
+                let spacing = request.spacing.or(models).unwrap_or(SpacingChoice::Named(Spacing::Linear));
                 let trajectory = match spacing {
-                    // The file's offset is below T.
+                    // The loader has checked that the offset is below T.
                     SpacingChoice::Named(named) => {
                         let tau = Trajectory::spaced(&schedule, named, steps, scheduler.steps_offset as u32)?;
                         match model.config.time_embedding {
@@ -152,13 +153,13 @@ impl Settings {
         Ok((settings, plan))
     }
 
-    /// A request for the same run of the same model, every option of it said.
+    /// A request that reproduces this run with the same model and sets every option.
     pub fn request(&self) -> Request {
         let (clip, bound) = ClipMode::of(self.clip);
         Request {
             steps: self.steps,
             spacing: self.spacing,
-            // Times that were given are whole.
+            // Explicit timesteps are whole.
             times: self.steps.is_none().then(|| self.times.iter().filter_map(|index| index.whole()).collect()),
             noise: Noise::from(&self.scale),
             final_sigma: self.extra.get("final_sigma").and_then(Value::as_f64),
@@ -178,10 +179,9 @@ impl Settings {
         }
     }
 
-    /// The options by name, as manifests and PNG files carry them; images with the same are the same.
+    /// The options by name, as in manifests and PNG files. Runs with equal options make equal images.
     pub fn to_json(&self) -> Map<String, Value> {
-        // These are named whether they hold or not; the others only where they hold, so that runs without them keep the
-        // manifests they had.
+        // These appear even when unset. The others appear only when set, so manifests of runs without them never change.
         const ALWAYS: [&str; 10] =
             ["class", "clip_range", "eta", "guidance", "latents", "noise", "sigma", "spacing", "steps", "threshold"];
         let mut options: Map<String, Value> = ALWAYS.map(|name| (name.to_owned(), Value::Null)).into_iter().collect();
@@ -214,7 +214,7 @@ impl Settings {
         options
     }
 
-    /// The options that say something, as (keyword, text) for a PNG file.
+    /// The options that are set, as (keyword, text) pairs for a PNG file.
     pub fn to_texts(&self) -> Vec<(String, String)> {
         let options = self.to_json();
         let mut texts = vec![("Software".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION")))];
@@ -223,7 +223,7 @@ impl Settings {
     }
 }
 
-/// What an option of [`Settings::to_json`] says, as text; `None` where it says nothing.
+/// The text of one option of [`Settings::to_json`]; `None` if it is unset.
 pub fn stated(options: &Map<String, Value>, name: &str) -> Option<String> {
     match options.get(name)? {
         Value::Null => None,
@@ -235,22 +235,22 @@ pub fn stated(options: &Map<String, Value>, name: &str) -> Option<String> {
 fn classes(model: &Model, request: &Request) -> Result<Option<ClassRule>> {
     let Some(known) = model.config.num_class_embeds else {
         return match (request.class, request.guidance) {
-            (Some(_), _) => Err(Error::argument("class: the model is unconditional, it knows no classes")),
-            (_, Some(_)) => Err(Error::argument("guidance: the model is unconditional, it knows no classes")),
+            (Some(_), _) => Err(Error::argument("class: the model is unconditional and has no classes; remove it")),
+            (_, Some(_)) => Err(Error::argument("guidance: the model is unconditional and has no classes; remove it")),
             (None, None) => Ok(None),
         };
     };
     if let Some(class) = request.class.filter(|&class| class >= known) {
-        return Err(Error::argument(format!("class: {class}, the model knows 0 to {}", known - 1)));
+        return Err(Error::argument(format!("class: expected 0 to {}, found {class}", known - 1)));
     }
     if request.guidance.is_some() {
         if model.null_class.is_none() {
             return Err(Error::argument(
-                "guidance: the model has no null class (it was not trained with dropped classes); sample without it",
+                "guidance: the model has no null class (it was not trained with dropped classes); sample without guidance",
             ));
         }
         if request.class.is_none() {
-            return Err(Error::argument("guidance: needs a class to guide towards"));
+            return Err(Error::argument("guidance: needs a class to guide towards; set class"));
         }
     }
     Ok(Some(match (request.class, model.null_class) {

@@ -82,9 +82,9 @@ pub struct Noises<'a> {
 /// Fills `region` from the latents `x_t` (x_T, `[n, c, h, w]`), which gives n different fillings. Outside the region the
 /// result is the image itself.
 ///
-/// A move down makes one step of the plan, then replaces the known region by the image at that noise level (projection). A
-/// move up diffuses the whole state again, so the next moves down can harmonise both regions. The observer counts network
-/// calls, [`Resampling::calls`] in total.
+/// A step down is the plan's own; then the known part is replaced by the image at that noise level (the projection). A
+/// move up diffuses the whole state again, so that the next steps down can bring both parts into harmony.
+/// The observer's counts are of network calls: [`Resampling::calls`] of them.
 ///
 /// ```
 /// use ndarray::{Array2, Array3};
@@ -108,8 +108,8 @@ pub struct Noises<'a> {
 /// ```
 ///
 /// # Errors
-/// The latents or the image do not have the network's shape, the jump or the number of resamples is 0, or the solver is not
-/// DDIM; and as [`sample`](crate::sampling::sampler::sample).
+/// The latents or the image do not have the network's shape, the jump or the number of resamples is 0, or the solver is
+/// not DDIM; and as [`sample`](crate::sampling::sampler::sample).
 #[expect(clippy::too_many_arguments, reason = "the arguments of sample, plus the region, the resampling and its noise")]
 pub fn inpaint<D: Denoiser + ?Sized>(
     denoiser: &D,

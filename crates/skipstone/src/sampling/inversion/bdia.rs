@@ -3,7 +3,7 @@ use ndarray::Array4;
 use super::{Bdia, Halt, Run, moved};
 use crate::sampling::denoiser::Denoiser;
 
-/// x₀ → (x_T, the state one step below it). The first step up has no state before it and is plain DDIM's.
+/// x₀ → (x_T, the state one step below it). The first step up has no earlier state, so it is plain DDIM.
 pub(super) fn encode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     x0: &Array4<f32>,
@@ -25,7 +25,7 @@ pub(super) fn encode<D: Denoiser + ?Sized>(
     Ok([here, below])
 }
 
-/// The way back: the first step down is in the pair already, so one call less than steps.
+/// (x_T, the state one step below it) → x₀. The pair already holds the first step down, which saves one call.
 pub(super) fn decode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     [above, here]: &[Array4<f64>; 2],

@@ -4,7 +4,7 @@ use super::{Affine, Edict, Halt, Run};
 use crate::math::sigma::Step;
 use crate::sampling::denoiser::Denoiser;
 
-/// Moves the chain `x` of a step with the ε̂ that the other chain shows at the step's time: `f`(x, ε̂) per element.
+/// Moves the chain `x` by one step with ε̂ of the other chain at the step's timestep: `f`(x, ε̂) per element.
 fn coupled<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     step: &Step,
@@ -17,7 +17,7 @@ fn coupled<D: Denoiser + ?Sized>(
     Ok(())
 }
 
-/// x₀ → (x_T, y_T), both chains starting at the image.
+/// x₀ → (x_T, y_T). Both chains start at the image.
 pub(super) fn encode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     x0: &Array4<f32>,
@@ -29,7 +29,7 @@ pub(super) fn encode<D: Denoiser + ?Sized>(
     for (i, step) in run.plan.steps().iter().enumerate().rev() {
         let c = Affine::of(step);
         let (first, second) = if i % 2 == 0 { (&mut x, &mut y) } else { (&mut y, &mut x) };
-        // Unmix in the opposite order: the second chain was mixed last.
+        // Unmix in reverse order: the second chain was mixed last.
         Zip::from(&mut *second).and(&*first).for_each(|y, &x| *y = (*y - (1.0 - p) * x) / p);
         Zip::from(&mut *first).and(&*second).for_each(|x, &y| *x = (*x - (1.0 - p) * y) / p);
         let undo = |x: f64, eps: f64| (x - c.eps * eps) / c.x;
@@ -40,7 +40,7 @@ pub(super) fn encode<D: Denoiser + ?Sized>(
     Ok([x, y])
 }
 
-/// (x_T, y_T) → x₀. The chains end apart by rounding alone if they began as one image: the mean of the two.
+/// (x_T, y_T) → x₀, the mean of the two chains. If they started at the same image, they differ only by rounding.
 pub(super) fn decode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     [x, y]: &[Array4<f64>; 2],

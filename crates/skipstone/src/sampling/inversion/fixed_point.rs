@@ -5,22 +5,22 @@ use crate::math::schedule::Time;
 use crate::math::sigma::Step;
 use crate::sampling::denoiser::{Condition, Denoiser};
 
-/// How the inversion of one step ended.
+/// Convergence of the inversion of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Convergence {
-    /// The time that was solved for.
+    /// The timestep of the solution x_t.
     pub t: Time,
-    /// The time the DDIM step from there lands on.
+    /// The timestep on which the DDIM step from t lands.
     pub s: Time,
-    /// Network calls that the slowest image took.
+    /// Network calls for the slowest image.
     pub iterations: usize,
-    /// The worst image's root mean square of Φ(x_t) − x_s, in network values: what decoding this step alone misses.
+    /// Root mean square of Φ(x_t) − x_s for the worst image, in network values: the error of decoding this step alone.
     pub residual: f64,
-    /// Images that did not reach the tolerance; each keeps the best x_t it saw.
+    /// Number of images that missed the tolerance. Each keeps its best x_t.
     pub unconverged: usize,
 }
 
-/// x₀ → x_T such that each DDIM step of the plan, taken from above, lands where the state was.
+/// x₀ → x_T such that each DDIM step of the plan lands on the state from which it was inverted.
 pub(super) fn encode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     x0: &Array4<f32>,
@@ -28,7 +28,7 @@ pub(super) fn encode<D: Denoiser + ?Sized>(
 ) -> Result<(Array4<f64>, Vec<Convergence>), Halt> {
     let mut x = x0.mapv(f64::from);
     let mut report = Vec::with_capacity(run.steps);
-    // The first guess of a step is plain encoding's: the ε̂ that the state below showed at its own time.
+    // A step's first guess is that of plain encoding: ε̂ of the state below at its own timestep.
     let mut eps = match run.plan.steps().last() {
         Some(last) => run.ask_below(&x, last)?.eps,
         None => return Ok((x, report)),

@@ -4,33 +4,33 @@ use super::check_affine;
 use crate::error::{Error, Result};
 use crate::sampling::sampler::Plan;
 
-/// How an image is taken to a latent.
+/// An inversion method.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Method {
-    /// The deterministic step run backwards (DDIM §4.3): S calls, error O(1/S) against DDIM sampling.
+    /// The deterministic step run backwards (DDIM §4.3): S calls, round-trip error O(1/S) with DDIM sampling.
     Ddim,
-    /// The same sampler inverted by iteration: the latent whose DDIM sample the image is.
+    /// Inverts DDIM sampling by iteration: finds the latent whose DDIM sample is the image.
     FixedPoint(FixedPoint),
-    /// A sampler that is its own inverse, at the cost of DDIM.
+    /// An algebraically invertible sampler at the cost of DDIM.
     Bdia(Bdia),
     /// Two coupled chains, at twice the cost of DDIM.
     Edict(Edict),
 }
 
-/// Solves Φ(x_t) = x_s for each DDIM step Φ by x ← (x_s − eps·ε̂(x, t))/√(a_s/a_t), image by image.
+/// Fixed-point inversion: solves Φ(x_t) = x_s for each DDIM step Φ by x ← (x_s − eps·ε̂(x, t))/√(a_s/a_t), image by image.
 ///
-/// An error is multiplied by −eps·√(a_t/a_s)·∂ε̂/∂x from one iterate to the next. Along a direction in which what x_t
-/// leaves open of the data is Gaussian with variance v, that is σ_t·(σ_t − σ_s)/(v + σ_t²), σ = σ_ve: at most
-/// 1 − σ_s/σ_t, so that close steps converge at once. A step onto clean data (σ_s = 0) has σ_t²/(v + σ_t²), which
-/// approaches 1 where the data hardly vary: such a step shrinks those directions to nothing, its inverse
-/// 1 + σ_t²/v is out of bounds, and the residual falls like a power of the iterations, not exponentially. Times that
-/// approach clean data closely (quadratic spacing) leave least of it. [`Convergence`](super::Convergence) says how each
-/// step ended.
+/// Each iteration multiplies the error by −eps·√(a_t/a_s)·∂ε̂/∂x. Along a direction in which the data consistent with
+/// x_t are Gaussian with variance v, this factor is σ_t·(σ_t − σ_s)/(v + σ_t²), where σ = σ_ve. It is at most 1 −
+/// σ_s/σ_t, so small steps converge fast. A step onto clean data (σ_s = 0) has the factor σ_t²/(v + σ_t²), which
+/// approaches 1 where the data hardly vary. Such a step contracts those directions to zero, its inverse 1 + σ_t²/v is
+/// unbounded, and the residual falls like a power of the iterations, not exponentially. Timesteps that get close to
+/// clean data (quadratic spacing) reduce the effect most. [`Convergence`](super::Convergence) reports the outcome of
+/// each step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FixedPoint {
-    /// An image is done with a step when Φ(x_t) differs from x_s by less, root mean square in network values.
+    /// An image has converged when the root mean square of Φ(x_t) − x_s, in network values, is at most this.
     pub tolerance: f64,
-    /// Most network calls per step.
+    /// Maximum number of network calls per step.
     pub iterations: usize,
 }
 
@@ -41,13 +41,13 @@ impl Default for FixedPoint {
 }
 
 /// Bi-directional integration approximation (Zhang et al., arXiv 2307.10829):
-/// x_{i−1} = DDIM_{i−1}(x_i) + γ·(x_{i+1} − DDIM_{i+1}(x_i)), DDIM_j the deterministic move from x_i to level j.
+/// x_{i−1} = DDIM_{i−1}(x_i) + γ·(x_{i+1} − DDIM_{i+1}(x_i)), where DDIM_j is the deterministic step from x_i to level j.
 ///
-/// The DDIM step is corrected by how far the way up from x_i misses the state that was there before; solved for
-/// x_{i+1}, the same line is the exact inverse. Its errors grow by up to 1/γ per step on the way up.
+/// The correction to DDIM is the distance by which the step up from x_i misses the earlier state x_{i+1}. Solving for
+/// x_{i+1} gives the exact inverse. Encoding amplifies errors by up to 1/γ per step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bdia {
-    /// γ in (0, 1]; 1 is symmetric in time.
+    /// γ in (0, 1]; γ = 1 is symmetric in time.
     pub gamma: f64,
 }
 
@@ -57,11 +57,11 @@ impl Default for Bdia {
     }
 }
 
-/// Exact inversion by coupled transformations (Wallace et al., arXiv 2211.12446, Eq. 14 and 15): two chains, each moved
-/// with the ε̂ of the other, then mixed by p; who moves first alternates from step to step.
+/// Exact inversion by coupled transformations (Wallace et al., arXiv 2211.12446, Eq. 14 and 15). Two chains each move with
+/// the ε̂ of the other and are then mixed by p. The chain that moves first alternates from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Edict {
-    /// p in (0, 1]; the inverse multiplies the chains' difference by 1/p² per step. The paper uses 0.93.
+    /// p in (0, 1]. The inverse multiplies the difference of the chains by 1/p² per step. The paper uses 0.93.
     pub mix: f64,
 }
 
@@ -72,12 +72,12 @@ impl Default for Edict {
 }
 
 impl Method {
-    /// Whether its latents come in pairs.
+    /// Whether the method's latents are pairs.
     pub fn is_paired(&self) -> bool {
         matches!(self, Self::Bdia(_) | Self::Edict(_))
     }
 
-    /// The `name` of the command line: ddim, fixed-point, bdia or edict.
+    /// Name on the command line: ddim, fixed-point, bdia or edict.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Ddim => "ddim",
@@ -87,17 +87,17 @@ impl Method {
         }
     }
 
-    /// Refuses plans and parameters without meaning for it: what [`encode`](super::encode) and
-    /// [`decode`](super::decode) check before their first network call.
+    /// Checks that the method supports the plan and that its parameters are valid. [`encode`](super::encode) and
+    /// [`decode`](super::decode) do this before their first network call.
     ///
     /// # Errors
-    /// A plan with noise, or of another solver than DDIM; for the exact methods also clipping, a = 0, or a parameter out
-    /// of range.
+    /// The plan injects noise or uses a solver other than DDIM. For the exact methods also: the plan clips or has a =
+    /// 0, or a parameter is out of range.
     pub fn check(&self, plan: &Plan) -> Result<()> {
         plan.check_ddim("inversion")?;
         if !plan.is_deterministic() {
             return Err(Error::argument(
-                "a sampler that draws noise has no single latent; give eta 0, or recover its noise as well",
+                "a sampler that draws noise has no single latent; set eta to 0, or recover its noise as well",
             ));
         }
         if !matches!(self, Self::Ddim) {
@@ -109,11 +109,11 @@ impl Method {
         match *self {
             Self::Ddim => Ok(()),
             Self::FixedPoint(by) if !(by.tolerance.is_finite() && by.tolerance > 0.0) => {
-                wrong("tolerance", "a positive number", by.tolerance)
+                wrong("tolerance", "a positive finite number", by.tolerance)
             }
             Self::FixedPoint(by) if by.iterations == 0 => wrong("iterations", "at least 1", 0.0),
             Self::Bdia(by) if !(by.gamma > 0.0 && by.gamma <= 1.0) => wrong("gamma", "0 < gamma <= 1", by.gamma),
-            Self::Bdia(_) if plan.steps().len() < 2 => wrong("steps of bdia", "at least 2", plan.steps().len() as f64),
+            Self::Bdia(_) if plan.steps().len() < 2 => wrong("steps", "at least 2 for bdia", plan.steps().len() as f64),
             Self::Edict(by) if !(by.mix > 0.0 && by.mix <= 1.0) => wrong("mix", "0 < p <= 1", by.mix),
             Self::FixedPoint(_) | Self::Bdia(_) | Self::Edict(_) => Ok(()),
         }

@@ -1,17 +1,18 @@
-//! From an image to the latent it comes from (DDIM §4.3), and back: plain encoding, and three exact inversions.
+//! Inversion: from an image to its latent (DDIM §4.3) and back, by plain encoding or one of three exact methods.
 //!
-//! **Indexing.** Encoding walks the pairs (t, s) of the plan upwards, the last pair first. A pair takes the state from
+//! **Indexing.** Encoding takes the steps (t, s) of the plan in reverse, the last step first. Each moves the state from
 //! the level of s to the level of t,
 //!
-//! x_t = √a_t·x̂₀ + √(1−a_t)·ε̂,  x̂₀ and ε̂ seen from x_s with the network asked *at the time of x_s*,
+//! x_t = √a_t·x̂₀ + √(1−a_t)·ε̂,
 //!
-//! that is where the state stands, not where it goes. Clean data have no time: there ε̂ is what the network sees in the
-//! image at t = 1 (network index 0), and x̂₀ is the image itself. With the times 999, 499 the first call asks at
-//! index 0 and goes from clean data to index 499; the second asks at 499 and goes to 999. S steps make S calls, and the network
-//! is never asked at the noisiest time: that is where decoding begins.
+//! where x̂₀ and ε̂ come from a network call on x_s *at the timestep of x_s*: where the state is, not where it goes.
+//! Clean data have no network index, so there ε̂ is the prediction for the image at t = 1 (network index 0), and x̂₀ is
+//! the image itself. With the indices 999, 499 the first call uses index 0 and goes from clean data to index 499; the
+//! second uses 499 and goes to 999. S steps make S calls. The network is never called at the noisiest timestep, where
+//! decoding starts.
 //!
-//! Plain encoding is the generative ODE run backwards by Euler's method, so a round trip errs by O(1/S). The exact
-//! methods undo a sampler's step algebraically (BDIA, EDICT) or by iteration (fixed point).
+//! Plain encoding integrates the generative ODE backwards by Euler's method, so a round trip has an error of O(1/S). The
+//! exact methods invert a sampler's step algebraically (BDIA, EDICT) or by iteration (fixed point).
 
 mod bdia;
 mod ddim;
@@ -44,7 +45,7 @@ pub struct Progress {
     pub step: usize,
     /// Steps of the whole run.
     pub steps: usize,
-    /// Network calls so far, of whatever part of the batch.
+    /// Network calls so far, including calls on a part of the batch.
     pub calls: usize,
 }
 
@@ -56,13 +57,13 @@ pub fn unobserved(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// What an encoding ends with and a decoding starts from.
+/// The result of encoding and the input of decoding.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Latents {
-    /// x_T, `[n, c, h, w]`: of [`Method::Ddim`] and [`Method::FixedPoint`]; any sampler may start from it.
+    /// x_T, `[n, c, h, w]`, from [`Method::Ddim`] and [`Method::FixedPoint`]. Any sampler can start from it.
     One(Array4<f32>),
-    /// Two states, each `[n, c, h, w]`, in f64 so that nothing is lost between calls: x_T and the state one step below
-    /// it (BDIA), or the two coupled chains at T (EDICT). Only the same method can decode them.
+    /// Two states, each `[n, c, h, w]`: x_T and the state one step below it (BDIA), or the two coupled chains at T
+    /// (EDICT). Only the same method can decode them. They are f64 so that no digits are lost between calls.
     Pair(Box<[Array4<f64>; 2]>),
 }
 
@@ -73,14 +74,14 @@ pub struct Encoded {
     pub latents: Latents,
     /// Network evaluations, counted per image: n for a call on a batch of n.
     pub evaluations: u64,
-    /// For [`Method::FixedPoint`], how each step ended, from clean data upwards; empty for the others.
+    /// For [`Method::FixedPoint`], the convergence of each step, from clean data upwards. Empty for other methods.
     pub convergence: Vec<Convergence>,
 }
 
-/// Images again, and what it took.
+/// Decoded images and the cost of decoding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
-    /// The images, raw, `[n, c, h, w]`.
+    /// The images, not clamped, `[n, c, h, w]`.
     pub images: Array4<f32>,
     /// Network evaluations, counted per image.
     pub evaluations: u64,
@@ -163,15 +164,15 @@ pub fn decode<D: Denoiser + ?Sized>(
         }
         (Latents::Pair(pair), Method::Bdia(_) | Method::Edict(_)) => (pair, method),
         (Latents::Pair(_), _) => {
-            return Err(Error::argument(format!("{method}: expected one latent per image, found pairs")));
+            return Err(Error::argument(format!("latents: {method} needs one latent per image, found pairs")));
         }
         (Latents::One(_), _) => {
-            return Err(Error::argument(format!("{method}: expected pairs of latents, found one per image")));
+            return Err(Error::argument(format!("latents: {method} needs a pair per image, found one latent each")));
         }
     };
     if pair[0].dim() != pair[1].dim() {
         let (a, b) = (pair[0].shape(), pair[1].shape());
-        return Err(Error::argument(format!("latents: expected a pair of one shape, found {a:?} and {b:?}")));
+        return Err(Error::argument(format!("latents: expected a pair of the same shape, found {a:?} and {b:?}")));
     }
     for state in pair.iter() {
         let state = state.mapv(|value| value as f32);
@@ -264,7 +265,7 @@ impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
         let t = Time::new(1);
         let denoised = self.ask(x_s, t, self.plan.schedule().level(t)?)?;
         if step.to.one_minus > 0.0 {
-            // The plan lands on the first trained level, not on clean data.
+            // This plan lands on the first trained level, not on clean data.
             return Ok(denoised);
         }
         Ok(Denoised { x0: x_s.mapv(|value| value as f32), eps: denoised.eps })
@@ -276,13 +277,13 @@ impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
     }
 }
 
-/// √a·x̂₀ + √(1−a)·ε̂ at the level `to`, above or below.
+/// √a·x̂₀ + √(1−a)·ε̂ at the level `to`, in either direction.
 fn moved(denoised: &Denoised, to: NoiseLevel) -> Array4<f64> {
     let (signal, noise) = (to.signal(), to.noise());
     Zip::from(&denoised.x0).and(&denoised.eps).map_collect(|&x0, &eps| signal * f64::from(x0) + noise * f64::from(eps))
 }
 
-/// A deterministic step t → s as x_s = x·x_t + eps·ε̂(x_t, t): DDIM Eq. 12 with x̂₀ put in, a_t > 0.
+/// A deterministic step t → s as x_s = x·x_t + eps·ε̂(x_t, t): DDIM Eq. 12 with x̂₀ substituted, for a_t > 0.
 #[derive(Clone, Copy)]
 struct Affine {
     /// √(a_s/a_t).
@@ -301,11 +302,13 @@ impl Affine {
 /// Refuses plans whose steps are not affine in x_t and ε̂.
 fn check_affine(plan: &Plan, name: &str) -> Result<()> {
     if plan.clip() != Clip::Off {
-        return Err(Error::argument(format!("{name} inversion needs clip off: what a clip cuts off cannot come back")));
+        return Err(Error::argument(format!(
+            "clip: {name} inversion needs clip off, because clipping is not invertible"
+        )));
     }
     if plan.steps().iter().any(|step| step.from.alpha_bar <= 0.0) {
         return Err(Error::argument(format!(
-            "{name} inversion cannot start where a = 0 (zero terminal SNR): that step forgets x_t; begin lower"
+            "{name} inversion cannot invert a step from a = 0 (zero terminal SNR); start at a smaller timestep"
         )));
     }
     Ok(())

@@ -1,5 +1,4 @@
-//! Encoding for samplers that draw noise: an image's latent *and* the noise of every step (arXiv 2210.05559,
-//! 2304.06140).
+//! Encoding for stochastic samplers: an image's latent *and* the noise of every step (arXiv 2210.05559, 2304.06140).
 
 use std::ops::ControlFlow;
 
@@ -13,39 +12,40 @@ use crate::sampling::denoiser::{Condition, Denoised, Denoiser, check_finite, che
 use crate::sampling::inversion::{Observer, Progress};
 use crate::sampling::sampler::{Plan, step};
 
-/// How the noisy states of an image are drawn.
+/// How to draw the noisy states of an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Draw {
-    /// As the process Q_σ of DDIM Eq. 7 has them: x_T from q(x_T|x₀), then each x_s from q_σ(x_s|x_t, x₀). The
-    /// recovered noise is Q_σ's own, which is normal, and what x̂₀ misses of x₀ (Wu & De la Torre). The latter vanishes
-    /// with many steps, or is part of the sampler's noise where that has the analytic variance. Under σ̂ the noise comes
-    /// out smaller than normal, as there is more of it than the process needs.
+    /// From the process Q_σ of DDIM Eq. 7: x_T from q(x_T|x₀), then each x_s from q_σ(x_s|x_t, x₀).
+    ///
+    /// The recovered noise is the noise of Q_σ, which is normal, plus a term from the error x₀ − x̂₀ (Wu & De la Torre).
+    /// That term vanishes with many steps; the analytic variance accounts for it. Under σ̂ the recovered noise is
+    /// smaller than normal, because σ̂ injects more noise than Q_σ.
     #[default]
     Chain,
-    /// Each x_t = √a_t·x₀ + √(1−a_t)·ε with an ε of its own: the noise holds more of the image and is larger than
-    /// normal noise, which keeps an edited image closer to the original (Huberman-Spiegelglas et al.).
+    /// Each x_t = √a_t·x₀ + √(1−a_t)·ε with an independent ε. The recovered noise carries more of the image and is larger
+    /// than normal noise, which keeps an edited image closer to the original (Huberman-Spiegelglas et al.).
     Independent,
 }
 
-/// What makes a sampler with noise reproduce an image.
+/// The latent and noise from which a stochastic sampler reproduces an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseTrajectory {
     /// x_T, `[n, c, h, w]`.
     pub x_t: Array4<f32>,
-    /// z of every step in step order, `[steps, n, c, h, w]`; zeros where a step draws none.
+    /// z of every step, in step order, `[steps, n, c, h, w]`. Zero for a step without noise.
     pub noise: Array5<f32>,
-    /// Root mean square of the difference, in network values, between the images and what sampling gives: rounding
-    /// where the last step has noise of its own, else what the last x̂₀ misses.
+    /// Root mean square of the difference between the images and their samples, in network values. It is rounding error if
+    /// the last step injects noise, else the error of the last x̂₀.
     pub residual: f64,
 }
 
 /// Latents and noise with which [`sample`](crate::sampling::sampler::sample) over `plan` gives the images `x0` again,
 /// `[n, c, h, w]`; `None` where the observer stopped it.
 ///
-/// States x_t are drawn by `draw` from `source` (x_T as its call 0, the state after step i as call i + 1), then
-/// z = (x_s − c.x0·x̂₀ − c.eps·ε̂)/c.z is what the sampler must be given to go from one to the next. Each z is
-/// rounded first and the state recomputed as the sampler will, so that nothing accumulates. The last step is exact
-/// only if it draws noise too, see [`Plan::with_final_sigma`].
+/// `draw` draws the states x_t with noise from `source`: x_T from call 0, the state after step i from call i + 1. The
+/// noise z = (x_s − c.x0·x̂₀ − c.eps·ε̂)/c.z then takes the sampler from each state to the next. Each z is rounded to f32
+/// and the state recomputed as the sampler will, so errors do not accumulate. The last step is exact only if it injects
+/// noise: see [`Plan::with_final_sigma`].
 ///
 /// ```
 /// use ndarray::{Array3, Array4};
@@ -85,7 +85,7 @@ pub fn encode_noise<D: Denoiser + ?Sized>(
     check_finite("images", x0)?;
     let calls = plan.steps().len();
     if let Some(i) = plan.steps()[..calls - 1].iter().position(|step| step.coefficients.z == 0.0) {
-        let message = format!("step {} of {calls} draws no noise: nothing can be recovered there; give eta > 0", i + 1);
+        let message = format!("step {} of {calls} injects no noise, so none can be recovered; set eta > 0", i + 1);
         return Err(Error::argument(message));
     }
     let mut fresh = Array4::zeros(x0.dim());

@@ -26,7 +26,7 @@ fn gaussian() -> Oracle {
     Oracle::gaussian(&schedule(), fill(MEAN), fill(VARIANCE)).unwrap()
 }
 
-/// Two clusters: ε̂ is far from linear.
+/// Two clusters, which make ε̂ strongly nonlinear.
 fn clusters() -> Oracle {
     let part = |v: f64| Component {
         weight: 1.0,
@@ -56,7 +56,7 @@ fn round_trip(oracle: &Oracle, steps: usize, x0: &Array4<f32>, method: Method) -
     (rms(&down.images, x0), up.evaluations, down.evaluations)
 }
 
-/// The probability-flow ODE of Gaussian data in closed form: (x_t − √a_t·μ)/√(a_t·v + 1 − a_t) stays what it is.
+/// The probability-flow ODE of Gaussian data in closed form: it conserves (x_t − √a_t·μ)/√(a_t·v + 1 − a_t).
 fn exact_latent(x0: &Array4<f32>) -> Array4<f32> {
     let level = schedule().level(Time::new(1000)).unwrap();
     let ratio = ((level.alpha_bar * VARIANCE + level.one_minus) / VARIANCE).sqrt();
@@ -89,7 +89,7 @@ fn reconstruction_error_falls_at_first_order_and_counts_its_calls() {
 }
 
 #[test]
-fn the_network_is_asked_where_the_state_stands() {
+fn the_network_is_called_at_the_timestep_of_the_state() {
     struct Recorder(std::sync::Mutex<Vec<u32>>);
     impl Denoiser for Recorder {
         fn shape(&self) -> [usize; 3] {
@@ -113,12 +113,12 @@ fn the_network_is_asked_where_the_state_stands() {
     assert_eq!(asked(Method::Ddim), [0, 17, 499]);
     assert_eq!(asked(Method::Bdia(Bdia::default())), [0, 17, 499]);
     assert_eq!(asked(Method::Edict(Edict::default())), [17, 17, 499, 499, 999, 999]);
-    // Without noise in the answer the first guess is the solution: one call confirms it.
+    // With ε̂ = 0 the first guess is the solution, and one call confirms it.
     assert_eq!(asked(Method::FixedPoint(FixedPoint::default())), [0, 17, 499, 999]);
 }
 
 #[test]
-fn with_a_network_that_sees_no_noise_the_latent_is_the_scaled_image() {
+fn a_network_that_predicts_zero_noise_gives_the_scaled_image_as_latent() {
     struct Silent;
     impl Denoiser for Silent {
         fn shape(&self) -> [usize; 3] {
@@ -140,7 +140,7 @@ fn with_a_network_that_sees_no_noise_the_latent_is_the_scaled_image() {
 }
 
 #[test]
-fn ten_steps_of_bdia_and_edict_give_the_image_back_to_the_last_bit_or_nearly() {
+fn ten_steps_of_bdia_and_edict_restore_the_image_up_to_rounding() {
     let x0 = images(8);
     for oracle in [gaussian(), clusters()] {
         for method in [
@@ -150,21 +150,21 @@ fn ten_steps_of_bdia_and_edict_give_the_image_back_to_the_last_bit_or_nearly() {
             Method::Edict(Edict { mix: 1.0 }),
         ] {
             let (error, up, down) = round_trip(&oracle, 10, &x0, method);
-            // f32 images: half a unit in the last place of 1 is 6e-8.
+            // Images are f32: half a unit in the last place of 1 is 6e-8.
             assert!(error < 1e-7, "{method}: {error:e}");
             match method {
                 Method::Edict(_) => assert_eq!((up, down), (160, 160)),
                 _ => assert_eq!((up, down), (80, 72)),
             }
         }
-        // Plain encoding does not come near.
+        // Plain encoding is far less accurate.
         assert!(round_trip(&oracle, 10, &x0, Method::Ddim).0 > 1e-2);
     }
 }
 
 #[test]
-fn exact_latents_are_latents_of_the_same_ode() {
-    // Not any pair of numbers that comes back: with many steps both methods end where the exact solution does.
+fn exact_methods_converge_to_the_latents_of_the_ode() {
+    // A round trip alone proves little: with many steps both methods must end at the exact solution.
     let x0 = images(4);
     for method in [Method::Bdia(Bdia::default()), Method::Edict(Edict { mix: 0.999 })] {
         let Latents::Pair(pair) = encoded(&gaussian(), &plan(200, 0.0), &x0, method).latents else { panic!() };
@@ -174,7 +174,7 @@ fn exact_latents_are_latents_of_the_same_ode() {
 }
 
 #[test]
-fn fixed_points_are_latents_whose_ddim_sample_is_the_image() {
+fn ddim_sampling_from_a_fixed_point_latent_gives_the_image() {
     let x0 = images(6);
     let method = Method::FixedPoint(FixedPoint { tolerance: 1e-6, iterations: 200 });
     let up = encoded(&gaussian(), &plan(20, 0.0), &x0, method);
@@ -183,7 +183,7 @@ fn fixed_points_are_latents_whose_ddim_sample_is_the_image() {
     assert_eq!((up.convergence[0].s, up.convergence[19].t), (Time::CLEAN, Time::new(1000)));
     let x = decode(&gaussian(), &plan(20, 0.0), &up.latents, &method, &[], &mut unobserved).unwrap().unwrap();
     assert!(rms(&x.images, &x0) < 1e-4, "{}", rms(&x.images, &x0));
-    // In closed form: the step t → s of Gaussian data multiplies x − √a·μ by a number, so the latent is their quotient.
+    // In closed form: a step t → s multiplies x − √a·μ of Gaussian data by a number, so inversion divides by it.
     let mut factor = 1.0;
     for step in plan(20, 0.0).steps() {
         let slope = step.from.noise() / (step.from.alpha_bar * VARIANCE + step.from.one_minus);
@@ -199,8 +199,8 @@ fn fixed_points_are_latents_whose_ddim_sample_is_the_image() {
 }
 
 #[test]
-fn a_fixed_point_that_is_not_reached_is_reported_and_the_best_is_kept() {
-    // Points have no inverse: the step onto clean data forgets where it came from.
+fn an_unconverged_fixed_point_is_reported_and_the_best_iterate_kept() {
+    // For point data the step onto clean data has no inverse: it forgets where it came from.
     let oracle = Oracle::points(&schedule(), vec![Array3::zeros((1, 3, 3)), Array3::ones((1, 3, 3))]).unwrap();
     let by = FixedPoint { tolerance: 1e-8, iterations: 7 };
     let up = encoded(&oracle, &plan(5, 0.0), &images(2), Method::FixedPoint(by));
@@ -250,7 +250,7 @@ fn an_observer_sees_every_call_and_can_stop() {
 }
 
 #[test]
-fn what_cannot_be_inverted_is_refused() {
+fn plans_that_cannot_be_inverted_are_refused() {
     let refused = |plan: &Plan, method: Method| {
         encode(&gaussian(), plan, &images(1), &method, &[], &mut unobserved).unwrap_err().message().to_owned()
     };
@@ -287,7 +287,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn a_sampler_with_noise_reproduces_the_image_from_its_latent_and_noise(
+    fn a_stochastic_sampler_reproduces_the_image_from_its_latent_and_noise(
         eta in 0.1f64..1.0, final_sigma in 0.02f64..0.5, steps in 2usize..12, independent: bool, seed in 0u64..100,
     ) {
         let plan = plan(steps, eta).with_final_sigma(final_sigma).unwrap();
@@ -304,8 +304,8 @@ proptest! {
 }
 
 #[test]
-fn noise_recovered_from_the_chain_is_the_process_own_and_what_the_prediction_misses() {
-    // Images from the oracle's own distribution.
+fn noise_recovered_from_the_chain_is_process_noise_plus_prediction_error() {
+    // Images drawn from the oracle's distribution.
     let n = 400;
     let x0 = initial_latent(2, 0, n, [1, 3, 3]).mapv(|v| (MEAN + VARIANCE.sqrt() * f64::from(v)) as f32);
     for (steps, looked_at) in [(500, [0, 250, 480]), (10, [0, 4, 8])] {
@@ -316,22 +316,22 @@ fn noise_recovered_from_the_chain_is_the_process_own_and_what_the_prediction_mis
         for i in looked_at {
             let z = found.noise.index_axis(Axis(0), i);
             let variance = z.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / z.len() as f64;
-            // z = ε + (factor of x₀ in the mean)·(x₀ − x̂₀)/σ, and Var(x₀|x_t) = v·(1−a)/(a·v + 1 − a).
+            // z = ε + (coefficient of x₀ in the mean)·(x₀ − x̂₀)/σ, and Var(x₀|x_t) = v·(1−a)/(a·v + 1 − a).
             let step = &plan.steps()[i];
             let left = VARIANCE * step.from.one_minus / (step.from.alpha_bar * VARIANCE + step.from.one_minus);
             let factor = crate::math::process::reverse(step.from, step.to, step.sigma).x0;
             let expected = 1.0 + factor * factor * left / (step.sigma * step.sigma);
-            // 3600 values: the standard deviation of the estimate is √(2/3600) = 0.024 of it.
+            // 3600 values: the relative standard deviation of the estimate is √(2/3600) = 0.024.
             assert!((variance / expected - 1.0).abs() < 0.1, "step {i} of {steps}: {variance} for {expected}");
         }
-        // Without noise of its own the last step leaves what x̂₀ misses, and says so.
+        // If the last step injects no noise, the residual reports the error of x̂₀.
         assert!(found.residual > 1e-3 && found.noise.index_axis(Axis(0), steps - 1).iter().all(|&v| v == 0.0));
     }
 }
 
 #[test]
-fn the_iteration_converges_at_the_rate_that_the_data_allow() {
-    // σ_t·(σ_t − σ_s)/(v + σ_t²) from one iterate to the next, of every image and element alike.
+fn the_iteration_converges_at_the_predicted_rate() {
+    // A factor of σ_t·(σ_t − σ_s)/(v + σ_t²) per iteration, the same for every image and element.
     let x0 = images(1);
     let residual = |last: u32, iterations: usize| {
         let tau = Trajectory::explicit(&[last + 30, last], 1000).unwrap();
@@ -346,14 +346,14 @@ fn the_iteration_converges_at_the_rate_that_the_data_allow() {
         let onto_clean = rate(wide.from.sigma_ve(), 0.0);
         let (two, four) = (residual(last, 2), residual(last, 4));
         assert!(((four[0] / two[0]).sqrt() / onto_clean - 1.0).abs() < 0.05, "{last}: {two:?} {four:?} {onto_clean}");
-        // Close steps gain so much that f32 is soon reached.
+        // Small steps converge so fast that they soon reach f32 precision.
         let between = rate(close.from.sigma_ve(), close.to.sigma_ve());
         assert!(four[1] < 1.5 * two[1] * between * between + 1e-6, "{last}: {two:?} {four:?} {between}");
     }
 }
 
 #[test]
-fn a_plan_without_noise_has_none_to_recover() {
+fn recovering_noise_from_a_plan_without_noise_is_refused() {
     let mut source = Seeded::new(0, 0);
     let found = encode_noise(&gaussian(), &plan(5, 0.0), &images(1), Draw::Chain, &mut source, &[], &mut unobserved);
     assert!(found.unwrap_err().message().contains("eta > 0"));
@@ -361,7 +361,7 @@ fn a_plan_without_noise_has_none_to_recover() {
 }
 
 #[test]
-fn only_the_steps_of_ddim_are_inverted() {
+fn inversion_refuses_solvers_other_than_ddim() {
     let plan = plan(5, 0.0).with_solver(crate::sampling::solver::Solver::HEUN).unwrap();
     for method in [Method::Ddim, Method::FixedPoint(FixedPoint::default()), Method::Bdia(Bdia::default())] {
         let error = encode(&gaussian(), &plan, &images(1), &method, &[], &mut unobserved).unwrap_err();
@@ -371,6 +371,6 @@ fn only_the_steps_of_ddim_are_inverted() {
     assert!(decode(&gaussian(), &plan, &latents, &Method::Ddim, &[], &mut unobserved).is_err());
     let mut source = Seeded::new(3, 0);
     assert!(encode_noise(&gaussian(), &plan, &images(1), Draw::Chain, &mut source, &[], &mut unobserved).is_err());
-    // Nor does noise come in by a side door.
+    // Such a solver refuses final noise too.
     assert!(plan.with_final_sigma(0.1).unwrap_err().to_string().contains("needs eta = 0"));
 }

@@ -9,9 +9,9 @@ pub enum Kind {
     Whole(u64),
     /// A number of at least this value; −∞ means no bound.
     Number(f64),
-    /// A list of integers with these minimum and maximum lengths. Text separates them by commas.
+    /// A list of at least and at most so many whole numbers; as text between commas.
     Wholes([usize; 2]),
-    /// A list of numbers with these minimum and maximum lengths. Text separates them by commas.
+    /// A list of at least and at most so many numbers; as text between commas.
     Numbers([usize; 2]),
     /// One of these names.
     Name(fn() -> Vec<String>),

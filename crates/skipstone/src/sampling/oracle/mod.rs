@@ -1,5 +1,5 @@
-//! Closed-form optimal denoisers: E[ε | x_t] is exact for data drawn from a Gaussian, a mixture of Gaussians or a finite set
-//! of points. They test every sampler without a trained network.
+//! Closed-form optimal denoisers: E[ε | x_t] is exact for data drawn from a Gaussian, a mixture of Gaussians or a
+//! finite set of points. They test every sampler without a trained network.
 
 use ndarray::{Array3, Array4, ArrayView3, Zip};
 

@@ -1,5 +1,4 @@
-//! The generative process p_θ(x_s | x_t): from x_T to an image step by step (DDIM Eq. 12), or along its ODE by another
-//! solver.
+//! The sampling loop: the generative process p_θ(x_s | x_t) from x_T to an image, by DDIM (Eq. 12) or another solver.
 
 mod plan;
 
@@ -16,7 +15,7 @@ use crate::math::sigma::{self, Coefficients};
 use crate::sampling::denoiser::{Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
 use crate::sampling::solver;
 
-/// What an observer is shown after each step.
+/// The state of a run, passed to the observer after each step.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
     /// Steps done, from 1.
@@ -25,9 +24,9 @@ pub struct Progress<'a> {
     pub calls: usize,
     /// The time at which the network was called.
     pub t: Time,
-    /// The time the step landed on.
+    /// The timestep on which the step landed.
     pub s: Time,
-    /// x̂₀ as the network sees it at t, `[n, c, h, w]`.
+    /// The prediction x̂₀ at t, `[n, c, h, w]`.
     pub x0: &'a Array4<f32>,
     /// x_s, `[n, c, h, w]`.
     pub x: &'a Array4<f32>,
@@ -60,7 +59,7 @@ pub fn unobserved(_: &Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// x_s = x0·x̂₀ + eps·ε̂ + z·z, one pass over the data with f64 arithmetic; no `z` where its coefficient is 0.
+/// x_s = x0·x̂₀ + eps·ε̂ + z·z in one pass over the data, with f64 arithmetic. `z` may be `None` if its coefficient is 0.
 pub fn step(denoised: &Denoised, c: Coefficients, z: Option<&Array4<f32>>) -> Array4<f32> {
     let mut x_s = Array4::zeros(denoised.x0.dim());
     let mean = |x0: f32, eps: f32| c.x0 * f64::from(x0) + c.eps * f64::from(eps);
@@ -155,7 +154,7 @@ pub fn sample<D: Denoiser + ?Sized>(
     Ok(Outcome::Finished(x))
 }
 
-/// The time at which the network is asked about a level within the step `at`.
+/// The timestep of a network call at `level` within the step `at`.
 fn time_of<D: Denoiser + ?Sized>(denoiser: &D, plan: &Plan, at: &sigma::Step, level: NoiseLevel) -> Time {
     if level == at.to && at.s != Time::CLEAN {
         return at.s;

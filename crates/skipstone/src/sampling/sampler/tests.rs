@@ -29,7 +29,7 @@ fn run(denoiser: &dyn Denoiser, plan: &Plan, x: Array4<f32>, noise: &mut dyn Noi
     sample(denoiser, plan, x, noise, &[], &mut unobserved)?.finished()
 }
 
-/// a_t of the linear schedule, as a plain product.
+/// a_t of the linear schedule, computed as a plain product.
 fn alpha_bar(t: u32) -> f64 {
     (0..t).map(|i| 1.0 - (1e-4 + (0.02 - 1e-4) * f64::from(i) / 999.0)).product()
 }
@@ -37,7 +37,7 @@ fn alpha_bar(t: u32) -> f64 {
 #[test]
 fn ddim_without_noise_converges_to_the_exact_flow_at_first_order() {
     let x_t = 1.2f32;
-    // The flow of a Gaussian keeps (x − √a·μ)/√(a·v + 1 − a).
+    // The flow of a Gaussian conserves (x − √a·μ)/√(a·v + 1 − a).
     let a = alpha_bar(1000);
     let exact = MEAN + VARIANCE.sqrt() * (f64::from(x_t) - a.sqrt() * MEAN) / (a * VARIANCE + 1.0 - a).sqrt();
     let error = |calls| {
@@ -52,7 +52,7 @@ fn ddim_without_noise_converges_to_the_exact_flow_at_first_order() {
     }
 }
 
-/// Mean and variance of the generated data by the recursion x_s = √a_s·μ + gain·(x_t − √a_t·μ) + noise.
+/// Mean and variance of the generated data, from the recursion x_s = √a_s·μ + gain·(x_t − √a_t·μ) + noise.
 fn moments(calls: u32, eta: f64, hat: bool) -> (f64, f64) {
     let (mut mean, mut variance) = (0.0, 1.0);
     for i in (1..=calls).rev() {
@@ -87,16 +87,16 @@ fn generated_moments_follow_the_closed_form_for_ddim_half_ddpm_and_sigma_hat() {
         let x = run(&oracle, &plan(10, scale.clone()), initial_latent(1, 0, 1, [1, 200, 200]), &mut Seeded::new(1, 0));
         let x = x.unwrap().mapv(f64::from);
         let (mean, variance) = moments(10, eta, hat);
-        // 40,000 elements: the standard errors are 0.5 % of σ and 0.7 % of σ².
+        // 40,000 elements: standard errors of 0.5 % of σ and 0.7 % of σ².
         assert!((x.mean().unwrap() - mean).abs() < 0.02 * variance.sqrt(), "{scale}");
         assert!((x.var(0.0) / variance - 1.0).abs() < 0.03, "{scale}: {} {variance}", x.var(0.0));
     }
-    // What separates the cases by more than the tolerance: η scales the standard deviation.
+    // The cases differ by more than the tolerance: η scales the standard deviation.
     assert!(moments(10, 1.0, true).1 > 1.05 * moments(10, 1.0, false).1);
 }
 
 #[test]
-fn eta_zero_never_asks_for_noise_and_the_last_step_of_no_scale_does() {
+fn neither_eta_zero_nor_the_last_step_draws_noise() {
     let x = initial_latent(0, 0, 1, [1, 2, 2]);
     assert!(run(&gaussian((1, 2, 2)), &plan(10, NoiseScale::Eta(0.0)), x.clone(), &mut Forbidden).is_ok());
     assert!(run(&gaussian((1, 2, 2)), &plan(10, NoiseScale::Eta(0.1)), x.clone(), &mut Forbidden).is_err());
@@ -126,7 +126,7 @@ fn a_batch_is_its_images_one_by_one_to_the_bit() {
             let one = run(&oracle, &plan, initial_latent(9, first, 1, [2, 3, 3]), &mut Seeded::new(9, first)).unwrap();
             assert_eq!(one.index_axis(Axis(0), 0), whole.index_axis(Axis(0), i));
         }
-        // Resuming at the third image repeats none of the first two.
+        // Resuming at the third image does not repeat the first two.
         assert_ne!(whole.index_axis(Axis(0), 0), whole.index_axis(Axis(0), 2));
     }
 }
@@ -158,7 +158,7 @@ fn epsilon_is_refused_at_zero_snr_where_velocity_generates() {
     }
 }
 
-/// Answers with a fixed value everywhere.
+/// Predicts one value for every element: this one below t = 500, else 0.5.
 struct Constant(f32);
 
 impl Denoiser for Constant {
@@ -176,7 +176,7 @@ impl Denoiser for Constant {
 }
 
 #[test]
-fn one_step_and_its_successor_match_hand_computation() {
+fn two_steps_match_hand_computation() {
     // x_s = √a_s·(x_t − √(1−a_t)·ε̂)/√a_t + √(1−a_s)·ε̂, then x̂₀ itself.
     let tau = Trajectory::explicit(&[799, 299], 1000).unwrap();
     let plan = Plan::ddim(&linear(), &tau).unwrap();
@@ -188,7 +188,7 @@ fn one_step_and_its_successor_match_hand_computation() {
 }
 
 #[test]
-fn the_final_level_is_clean_unless_the_model_says_otherwise() {
+fn the_last_step_lands_on_the_chosen_final_level() {
     let tau = Trajectory::explicit(&[100], 1000).unwrap();
     let x = Array4::from_elem((1, 1, 1, 1), 0.7);
     let at = |level| {
@@ -202,7 +202,7 @@ fn the_final_level_is_clean_unless_the_model_says_otherwise() {
 }
 
 #[test]
-fn values_that_are_not_finite_stop_the_run_naming_the_step() {
+fn non_finite_values_stop_the_run_and_the_error_names_the_step() {
     let x = || Array4::from_elem((1, 1, 1, 1), 0.7);
     let plan = plan(4, NoiseScale::Eta(0.0));
     let error = run(&Constant(f32::NAN), &plan, x(), &mut Forbidden).unwrap_err();

@@ -4,8 +4,8 @@
 //! (DDIM Eq. 14). DDIM is its Euler method. The other solvers reach the same images in fewer network calls, except
 //! `ve-euler`, which shows the cost of a different Euler method. The best choice depends on the number of calls.
 //!
-//! A solver is a [`Scheme`]: one function over a [`Step`], and its properties. To add one to the library, write the function
-//! in `schemes`, its row and constant here, and its order in the tests. A program can also define its own with
+//! A solver is a [`Scheme`]: one function over a [`Step`], and its properties. To add one to the library, write the
+//! function in `schemes`, its row and constant here, and its order in the tests. A program can also define its own with
 //! [`Solver::new`].
 
 mod schemes;
@@ -107,7 +107,8 @@ impl Solver {
     pub const DDIM: Self = Self(&DDIM);
     /// Euler in σ_ve² on the probability flow of the VE-SDE (DDIM Proposition 1); order 1.
     pub const VE_EULER: Self = Self(&VE_EULER);
-    /// Heun's method (Karras et al., arXiv 2206.00364, Alg. 1); order 2. Makes 2S − 1 calls: two per step, one for the last.
+    /// Heun's method (Karras et al., arXiv 2206.00364, Alg. 1); order 2. Makes 2S − 1 calls: two per step, one for the
+    /// last.
     pub const HEUN: Self = Self(&HEUN);
     /// DPM-Solver-2, the midpoint method in ln σ_ve; order 2. Makes 2S − 1 calls: two per step, one for the last.
     pub const DPM2: Self = Self(&DPM2);

@@ -20,8 +20,8 @@ pub struct Step<'a> {
     pub to: NoiseLevel,
     /// x̂₀ and ε̂ at x_t.
     pub here: &'a Denoised,
-    /// Predictions of earlier steps with their noise levels, latest first. Holds up to [`Scheme::memory`](super::Scheme) of
-    /// them; fewer at the start of the run.
+    /// Predictions of earlier steps with their noise levels, latest first. Holds up to
+    /// [`Scheme::memory`](super::Scheme) of them; fewer at the start of the run.
     pub past: &'a [(NoiseLevel, Denoised)],
     /// DDIM coefficients of this step, with the run's σ.
     pub coefficients: Coefficients,
