@@ -91,7 +91,7 @@ impl Schedule {
             }
             let t = if ends_in_noise { NoiseLevel::PURE_NOISE } else { s.after(beta) };
             let vanishes = t.alpha_bar < f64::MIN_POSITIVE && !ends_in_noise;
-            // Either may round to 1: 1 − a near pure noise, a near clean data. Only both together stand still.
+            // Near pure noise 1 − a rounds to 1, near clean data a does. At least one of the two must move.
             let stands_still = t.one_minus <= s.one_minus && t.alpha_bar >= s.alpha_bar;
             if vanishes || stands_still {
                 let what = if vanishes { "the signal vanishes" } else { "the noise level does not rise" };
