@@ -1,4 +1,4 @@
-//! Images of one shape, as bytes, with or without classes.
+//! Images of equal shape in bytes, with or without classes.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +6,16 @@ use ndarray::{Array4, ArrayView3, Axis, Slice};
 
 use crate::error::{Error, Result};
 
-/// One image of a batch.
+/// An image of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pick {
-    /// Which image of the data set.
+    /// Index of the image in the data set.
     pub index: usize,
-    /// Whether it is mirrored left to right.
+    /// Whether the image is mirrored left to right.
     pub flip: bool,
 }
 
-/// Images of one shape in memory, a byte per value.
+/// Images of equal shape in memory, one byte per value.
 ///
 /// ```
 /// use skipstone::io::data::{Dataset, Pick};
@@ -35,11 +35,11 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// A data set of `images` `[n, channels, height, width]`, with a class for each image or for none.
-    /// `class_names` may be empty where only numbers are known.
+    /// A data set of `images`, `[n, channels, height, width]`, with a class for each image or for none.
+    /// `class_names` may be empty if only class numbers are known.
     ///
     /// # Errors
-    /// No image or an empty one, a number of labels other than n, or a label beyond the class names.
+    /// There is no image or an empty one, the number of labels is not n, or a label exceeds the class names.
     pub fn new(
         name: impl Into<String>,
         images: Array4<u8>,
@@ -65,8 +65,8 @@ impl Dataset {
         Ok(Self { name, images, labels, class_names, resized_from: None })
     }
 
-    /// The same, said to have been cropped and resized to its shape from `shapes` `[channels, height, width]`, where these
-    /// are others.
+    /// Records that the images were cropped and resized from `shapes`, `[channels, height, width]`, unless all of these
+    /// equal the data set's shape.
     #[must_use]
     pub(super) fn resized_from(mut self, shapes: impl IntoIterator<Item = [usize; 3]>) -> Self {
         let shapes: BTreeSet<[usize; 3]> = shapes.into_iter().collect();
@@ -77,7 +77,7 @@ impl Dataset {
         self
     }
 
-    /// What the data set is called.
+    /// The name of the data set.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -87,7 +87,7 @@ impl Dataset {
         self.images.len_of(Axis(0))
     }
 
-    /// Whether there is no image; never so for a data set that could be made.
+    /// Whether there are no images; always false for a data set built by [`new`](Self::new).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -98,8 +98,7 @@ impl Dataset {
         [c, h, w]
     }
 
-    /// What the images were before they were cropped and resized, as `3x32x32` or `various sizes`; `None` where they are as
-    /// they were.
+    /// The original size of the images, such as `3x32x32` or `various sizes`, if they were cropped or resized.
     pub fn original_size(&self) -> Option<&str> {
         self.resized_from.as_deref()
     }
@@ -109,29 +108,29 @@ impl Dataset {
         &self.images
     }
 
-    /// Image `i`, `[channels, height, width]`. Panics unless `i < len()`, like any index.
+    /// Image `i`, `[channels, height, width]`. Panics unless `i < len()`.
     pub fn image(&self, i: usize) -> ArrayView3<'_, u8> {
         self.images.index_axis(Axis(0), i)
     }
 
-    /// The class of each image, where known.
+    /// The class of each image, if known.
     pub fn labels(&self) -> Option<&[u32]> {
         self.labels.as_deref()
     }
 
-    /// What the classes are called; empty where only their numbers are known.
+    /// The names of the classes; empty if only their numbers are known.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
 
-    /// Number of classes: of names, or else one more than the largest label; `None` without labels.
+    /// Number of classes: that of the class names, or else the largest label plus one. `None` without labels.
     pub fn num_classes(&self) -> Option<usize> {
         let labels = self.labels.as_ref()?;
         let seen = labels.iter().max().map_or(0, |&max| max as usize + 1);
         Some(if self.class_names.is_empty() { seen } else { self.class_names.len() })
     }
 
-    /// The first `n` images, or all where there are fewer.
+    /// The first `n` images, or all if there are fewer.
     #[must_use]
     pub fn take(mut self, n: usize) -> Self {
         let n = n.clamp(1, self.len());
@@ -142,10 +141,10 @@ impl Dataset {
         self
     }
 
-    /// Fills `out` `[picks.len(), channels, height, width]` with the picked images as network values in −1..1.
+    /// Fills `out`, `[picks.len(), channels, height, width]`, with the picked images as network values in −1..1.
     ///
     /// # Errors
-    /// Another shape of `out`, or an index out of range.
+    /// `out` has another shape, or an index is out of range.
     pub fn fill_batch(&self, picks: &[Pick], out: &mut Array4<f32>) -> Result<()> {
         let [c, h, w] = self.shape();
         if out.dim() != (picks.len(), c, h, w) {
@@ -175,10 +174,10 @@ impl Dataset {
         Ok(())
     }
 
-    /// The images `range` as network values, unflipped.
+    /// The images `range` as network values, not mirrored.
     ///
     /// # Errors
-    /// The range reaches beyond the last image.
+    /// The range exceeds the last image.
     pub fn batch(&self, range: std::ops::Range<usize>) -> Result<Array4<f32>> {
         let [c, h, w] = self.shape();
         let picks: Vec<_> = range.map(|index| Pick { index, flip: false }).collect();

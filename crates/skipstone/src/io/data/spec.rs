@@ -1,4 +1,4 @@
-//! Data sets by name, and where their files are looked for.
+//! Data sets by name, and the folders searched for their files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use super::fit::{Fit, Pixels, WHITE};
 use super::{Dataset, cifar, folder, idx};
 use crate::error::{Error, Kind, Result};
 
-/// Which part of a data set.
+/// A part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// What a network learns from.
+    /// The images for training.
     Train,
-    /// What it is judged by.
+    /// The images for evaluation.
     Test,
 }
 
-/// A data set as the user names it.
+/// A data set as named by the user.
 ///
 /// ```
 /// use skipstone::io::data::DataSpec;
@@ -30,15 +30,16 @@ pub enum Split {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DataSpec {
-    /// `fashion-mnist`: 28×28 gray, ten kinds of clothing.
+    /// `fashion-mnist`: 28×28 grey images of ten kinds of clothing.
     FashionMnist,
-    /// `mnist`: 28×28 gray digits.
+    /// `mnist`: 28×28 grey digits.
     Mnist,
-    /// `cifar10`: 32×32 colour.
+    /// `cifar10`: 32×32 colour images of ten classes.
     Cifar10,
-    /// `idx:FILE`: one IDX file, gzipped or not, whichever split is asked for.
+    /// `idx:FILE`: one IDX file, gzipped or not, for either split.
     Idx(PathBuf),
-    /// A folder of images. Where it has the sub-folders `train` and `test`, they are the splits; else all of it is both.
+    /// A folder of images. If it has the sub-folders `train` and `test`, these are the splits; otherwise both splits
+    /// are the whole folder.
     Folder(PathBuf),
 }
 
@@ -74,14 +75,14 @@ impl fmt::Display for DataSpec {
     }
 }
 
-/// What images are brought to while they are read.
+/// How images are converted while they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataOptions {
-    /// Height and width; `None` keeps the data set's own, which a folder does not have.
+    /// Height and width; `None` keeps the data set's own size (a folder has none).
     pub size: Option<[usize; 2]>,
-    /// 1 or 3 channels; `None` keeps the data set's own, for a folder 3.
+    /// Channels, 1 or 3; `None` keeps the data set's own number (3 for a folder).
     pub channels: Option<usize>,
-    /// What shows through transparent pixels.
+    /// The colour behind transparent pixels.
     pub background: [u8; 3],
 }
 
@@ -96,18 +97,18 @@ const FASHION_CLASSES: [&str; 10] =
 const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 impl DataSpec {
-    /// Reads one split into memory.
+    /// Reads a split into memory.
     ///
-    /// Named data sets are looked for in `$SKIPSTONE_DATA/NAME`, `./data/NAME` and `/usr/share/datasets/NAME`.
+    /// Named data sets are searched in `$SKIPSTONE_DATA/NAME`, `./data/NAME` and `/usr/share/datasets/NAME`.
     ///
     /// # Errors
-    /// Files that are missing (saying what brings them), broken, or cannot be brought to the wanted shape.
+    /// Files are missing (the message tells where to get them), are broken, or cannot be converted to the wanted shape.
     pub fn load(&self, split: Split, options: &DataOptions) -> Result<Dataset> {
         let root = std::env::var_os("SKIPSTONE_DATA").filter(|root| !root.is_empty()).map(PathBuf::from);
         self.load_from(&places(root.as_deref()), split, options)
     }
 
-    /// [`load`](Self::load) with the folders to look in, each of which may hold a folder named like the data set.
+    /// As [`load`](Self::load), searching `places`, each of which may have a folder named after the data set.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -146,7 +147,7 @@ impl DataSpec {
         }
     }
 
-    /// The four IDX files of MNIST and what is modelled on it.
+    /// Reads a split of MNIST or a data set in its format, which has four IDX files.
     fn idx_set(&self, places: &[PathBuf], split: Split, classes: [&str; 10]) -> Result<Dataset> {
         let part = match split {
             Split::Train => "train",
@@ -170,7 +171,7 @@ impl DataSpec {
         data.map_err(|e| e.in_file(images))
     }
 
-    /// The error that says where files were looked for, and what brings them.
+    /// The error for a missing file, with the folders searched and where to get the data set.
     fn missing(&self, places: &[PathBuf], file: &str) -> Error {
         let looked: Vec<_> = places.iter().map(|p| p.join(self.to_string()).display().to_string()).collect();
         let first = looked.first().map_or("data", String::as_str);
@@ -193,12 +194,12 @@ impl DataSpec {
     }
 }
 
-/// Where named data sets are looked for, first things first.
+/// The folders searched for named data sets, in order.
 fn places(root: Option<&Path>) -> Vec<PathBuf> {
     root.map(Path::to_path_buf).into_iter().chain(["data".into(), "/usr/share/datasets".into()]).collect()
 }
 
-/// The sub-folder of a split where there are both, else the folder itself.
+/// The sub-folder of a split if there are both, else the folder itself.
 fn part_of(folder: &Path, split: Split) -> PathBuf {
     let (train, test) = (folder.join("train"), folder.join("test"));
     match split {
@@ -208,7 +209,7 @@ fn part_of(folder: &Path, split: Split) -> PathBuf {
     }
 }
 
-/// `…labels-idx1…` beside `…images-idx3…`.
+/// The label file `…labels-idx1…` for an image file `…images-idx3…`, if it exists.
 fn labels_beside(images: &Path) -> Option<PathBuf> {
     let name = images.file_name()?.to_str()?;
     let labels = name.replace("images", "labels").replace("idx3", "idx1");
@@ -216,7 +217,7 @@ fn labels_beside(images: &Path) -> Option<PathBuf> {
     (labels != name && path.is_file()).then_some(path)
 }
 
-/// The data set with its images brought to the wanted shape.
+/// The data set with its images converted to the wanted shape.
 fn fitted(data: Dataset, options: &DataOptions) -> Result<Dataset> {
     let [c, h, w] = data.shape();
     let (size, channels) = (options.size.unwrap_or([h, w]), options.channels.unwrap_or(c));

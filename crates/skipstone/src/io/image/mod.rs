@@ -1,4 +1,4 @@
-//! Pictures from tensors and back: grids, film strips, charts, PNG files and `.npy` tensors.
+//! Tensors as pictures: grids, film strips, charts and PNG files, as well as raw `.npy` tensors.
 //!
 //! A tensor file holds raw network values. Only pictures map −1..1 to 0..255 and clamp.
 
