@@ -30,7 +30,7 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Resul
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     match fs::metadata(&target) {
         Ok(found) if found.is_dir() => {
-            return Err(Error::new(Kind::Io, "is a folder; name a file inside it").in_file(path));
+            return Err(Error::new(Kind::Io, "is a folder; give the name of a file inside it").in_file(path));
         }
         Ok(found) if !found.is_file() => {
             // Renaming a file over a device would destroy the device.
@@ -39,7 +39,7 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Resul
         }
         _ => {}
     }
-    let name = target.file_name().ok_or_else(|| Error::argument("does not name a file").in_file(path))?;
+    let name = target.file_name().ok_or_else(|| Error::argument("the path does not name a file").in_file(path))?;
     let prefix = format!(".{}.", name.to_string_lossy());
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(SUFFIX);
@@ -113,7 +113,7 @@ pub fn lock(folder: &Path) -> Result<Lock> {
             return Err(Error::new(Kind::Io, message).in_file(folder));
         }
         Err(TryLockError::Error(error)) => {
-            tracing::warn!(folder = %folder.display(), %error, "cannot be locked; see that no other process writes there");
+            tracing::warn!(folder = %folder.display(), %error, "the file system cannot lock this folder; make sure that no other process writes to it");
         }
     }
     Ok(Lock { _held: held })
@@ -153,7 +153,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
     if bytes.len() as u64 > limit {
-        return Err(Error::data(format!("longer than the {limit} bytes such a file may have")).in_file(path));
+        return Err(Error::data(format!("the file is longer than the limit of {limit} bytes")).in_file(path));
     }
     Ok(bytes)
 }
@@ -230,7 +230,7 @@ fn refused(path: &Path, e: io::Error) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             (Kind::Io, format!("no space left in {folder} ({e}); free some space or choose another disk"))
         }
-        _ => (Kind::Io, format!("cannot be written: {e}")),
+        _ => (Kind::Io, format!("cannot write: {e}")),
     };
     Error::new(kind, message).in_file(path).caused_by(e)
 }

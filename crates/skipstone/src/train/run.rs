@@ -23,6 +23,9 @@ use crate::io::hex::hex;
 use crate::io::image::{Layout, encode_png, grid, near_square, write_png};
 use crate::unet::Parameters;
 
+/// The file of the training state within the folder.
+const STATE: &str = "state/training.safetensors";
+
 /// What a run reports to its observer.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -91,7 +94,7 @@ impl Run {
         engine: EngineOptions,
         resume: bool,
     ) -> Result<Self> {
-        let state = folder.join("state").join("training.safetensors");
+        let state = folder.join(STATE);
         let exists = state.exists();
         if exists && !resume {
             return Err(Error::argument(
@@ -148,7 +151,7 @@ impl Run {
         let state = self.trainer.state()?;
         // A step whose update overflows the weights still succeeds; it must not replace the last good state.
         state.check_finite()?;
-        state.write(&self.folder.join("state").join("training.safetensors"), &self.identity)?;
+        state.write(&self.folder.join(STATE), &self.identity)?;
         let provenance = BTreeMap::from([
             ("data".to_string(), self.identity.data.clone()),
             ("recipe".to_string(), self.identity.recipe.clone()),
@@ -299,7 +302,7 @@ fn step_and_loss(line: &str) -> Option<(u64, f64)> {
 }
 
 /// Keys that may change when a run is resumed: they affect its length and output, not the result of a step.
-const FREE: [&str; 7] =
+const CHANGEABLE: [&str; 7] =
     ["steps", "recompute", "checkpoint_every", "log_every", "preview_every", "preview_images", "preview_steps"];
 
 /// Checks that a state belongs to the requested run.
@@ -324,7 +327,7 @@ fn same_run(was: &Identity, now: &Identity) -> Result<()> {
     for (section, entries) in &new {
         for (key, value) in entries.as_table().into_iter().flatten() {
             let before = old.get(section).and_then(|s| s.get(key));
-            if before != Some(value) && !(section == "train" && FREE.contains(&key.as_str())) {
+            if before != Some(value) && !(section == "train" && CHANGEABLE.contains(&key.as_str())) {
                 let before = before.map_or("unset".to_string(), ToString::to_string);
                 return differs(&format!("{section}.{key} ="), &before, &value.to_string());
             }

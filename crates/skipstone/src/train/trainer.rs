@@ -35,7 +35,7 @@ pub struct StepReport {
 }
 
 /// The random words that determine a data set's epochs.
-type Words = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
+type RandomWords = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
 
 /// Training in progress: network, optimiser, moving average and data.
 ///
@@ -46,7 +46,7 @@ pub struct Trainer {
     scheduler: SchedulerConfig,
     schedule: Schedule,
     data: Dataset,
-    epochs: Epochs<Words>,
+    epochs: Epochs<RandomWords>,
     null_class: Option<usize>,
     step: u64,
     learner: Box<dyn Learner>,
@@ -103,7 +103,7 @@ impl Trainer {
         let sharding = Sharding { images: train.shard, recompute: train.recompute };
         let learner = engine::open_learner(config.clone(), weights, sharding, &engine)?;
         let seed = recipe.train.seed;
-        let words: Words = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
+        let words: RandomWords = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
         let epochs = Epochs::new(data.len(), words)?;
         Ok(Self { recipe, config, scheduler, schedule, data, epochs, null_class, step: 0, learner, engine })
     }

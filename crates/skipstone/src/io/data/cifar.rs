@@ -37,7 +37,9 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<Dataset> {
         }
         for (i, record) in bytes.chunks_exact(RECORD).enumerate() {
             if usize::from(record[0]) >= CLASSES.len() {
-                return Err(Error::data(format!("record {i}: label {}; expected 0 to 9", record[0])).in_file(path));
+                return Err(
+                    Error::data(format!("record {i}: expected a label from 0 to 9, found {}", record[0])).in_file(path)
+                );
             }
             labels.push(u32::from(record[0]));
             pixels.extend_from_slice(&record[1..]);

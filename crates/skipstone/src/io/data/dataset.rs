@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ndarray::{Array4, ArrayView3, Axis, Slice};
 
 use crate::error::{Error, Result};
+use crate::io::image::from_byte;
 
 /// An image of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +49,7 @@ impl Dataset {
     ) -> Result<Self> {
         let name = name.into();
         if images.is_empty() {
-            return Err(Error::data(format!("data set {name}: no image in shape {:?}", images.shape())));
+            return Err(Error::data(format!("data set {name}: no images, shape {:?}", images.shape())));
         }
         if let Some(labels) = &labels {
             let n = images.len_of(Axis(0));
@@ -57,7 +58,9 @@ impl Dataset {
             }
             let classes = class_names.len();
             if let Some((i, label)) = labels.iter().enumerate().find(|&(_, &l)| classes > 0 && l as usize >= classes) {
-                return Err(Error::data(format!("data set {name}: image {i} has label {label}, of {classes} classes")));
+                return Err(Error::data(format!(
+                    "data set {name}: image {i} has label {label}, but there are {classes} classes"
+                )));
             }
         }
         // Rows are copied as slices.
@@ -157,13 +160,13 @@ impl Dataset {
         }
         if let Some(pick) = picks.iter().find(|pick| pick.index >= self.len()) {
             return Err(Error::argument(format!(
-                "data set {}: no image {} among {}",
+                "data set {}: image {} does not exist, there are {}",
                 self.name,
                 pick.index,
                 self.len()
             )));
         }
-        let values = network_values();
+        let values: [f32; 256] = std::array::from_fn(|byte| from_byte(byte as u8));
         for (pick, mut image) in picks.iter().zip(out.outer_iter_mut()) {
             let mut bytes = self.images.index_axis(Axis(0), pick.index);
             if pick.flip {
@@ -185,11 +188,6 @@ impl Dataset {
         self.fill_batch(&picks, &mut out)?;
         Ok(out)
     }
-}
-
-/// x = byte/127.5 − 1 of every byte.
-fn network_values() -> [f32; 256] {
-    std::array::from_fn(|byte| (byte as f64 / 127.5 - 1.0) as f32)
 }
 
 #[cfg(test)]
@@ -224,7 +222,7 @@ mod tests {
 
     #[test]
     fn bytes_map_onto_minus_one_to_one() {
-        let values = network_values();
+        let values: Vec<f32> = (0..=255).map(from_byte).collect();
         assert_eq!((values[0], values[255]), (-1.0, 1.0));
         assert!((values[128] - 0.003_921_569).abs() < 1e-8); // 1/255
         assert!(values.is_sorted());
@@ -235,7 +233,7 @@ mod tests {
         let mut wrong = Array4::zeros((1, 3, 1, 4));
         let pick = [Pick { index: 0, flip: false }];
         assert_eq!(small().fill_batch(&pick, &mut wrong).unwrap_err().kind(), Kind::InvalidArgument);
-        assert!(small().batch(1..3).unwrap_err().message().contains("no image 2 among 2"));
+        assert!(small().batch(1..3).unwrap_err().message().contains("image 2 does not exist, there are 2"));
         let one = || Array4::zeros((1, 1, 1, 1));
         assert!(Dataset::new("d", one(), Some(vec![0, 1]), vec![]).is_err());
         assert!(Dataset::new("d", one(), Some(vec![2]), vec!["a".into(), "b".into()]).is_err());

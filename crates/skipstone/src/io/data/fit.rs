@@ -4,6 +4,7 @@ use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::error::{Error, Result};
+use crate::io::image::blend;
 
 /// The default colour behind transparent pixels.
 pub const WHITE: [u8; 3] = [255; 3];
@@ -29,10 +30,10 @@ impl Fit {
     /// A side is 0 or above 16384, or the number of channels is neither 1 nor 3.
     pub fn validate(&self) -> Result<()> {
         if let Some(side) = self.size.iter().find(|&&side| side == 0 || side > MAX_SIDE) {
-            return Err(Error::argument(format!("image size {side}; expected 1 to {MAX_SIDE}")));
+            return Err(Error::argument(format!("image size: expected 1 to {MAX_SIDE}, found {side}")));
         }
         if !matches!(self.channels, 1 | 3) {
-            return Err(Error::argument(format!("{} channels; pictures have 1 or 3", self.channels)));
+            return Err(Error::argument(format!("image channels: expected 1 or 3, found {}", self.channels)));
         }
         Ok(())
     }
@@ -51,11 +52,7 @@ impl Pixels {
     pub fn composite(width: usize, height: usize, rgba: &[u8], background: [u8; 3]) -> Self {
         let mut data = Vec::with_capacity(rgba.len() / 4 * 3);
         for pixel in rgba.chunks_exact(4) {
-            let alpha = u32::from(pixel[3]);
-            for (&c, b) in pixel[..3].iter().zip(background) {
-                let sum = u32::from(c) * alpha + u32::from(b) * (255 - alpha);
-                data.push(((2 * sum + 255) / 510) as u8);
-            }
+            data.extend(pixel[..3].iter().zip(background).map(|(&c, b)| blend(c, pixel[3], b)));
         }
         Self { width, height, channels: 3, data }
     }
@@ -89,7 +86,7 @@ impl Pixels {
         let columns = left * self.channels..(left + crop_width) * self.channels;
         let cropped = rows.flat_map(|row| &row[columns.clone()]).copied().collect();
         let kind = if self.channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
-        let fail = |e: &dyn std::fmt::Display| Error::data(format!("cannot be resized: {e}"));
+        let fail = |e: &dyn std::fmt::Display| Error::data(format!("cannot resize the image: {e}"));
         let source = Image::from_vec_u8(crop_width as u32, crop_height as u32, cropped, kind).map_err(|e| fail(&e))?;
         let mut target = Image::new(width as u32, height as u32, kind);
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));

@@ -27,7 +27,10 @@ pub fn list_images(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     if depth > MAX_DEPTH {
-        return Err(Error::data(format!("nested more than {MAX_DEPTH} deep; does a link lead back?")).in_file(folder));
+        return Err(Error::data(format!(
+            "folders are nested more than {MAX_DEPTH} deep; check for a link that leads back"
+        ))
+        .in_file(folder));
     }
     for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
         let path = entry.map_err(|e| Error::io(folder, e))?.path();
@@ -60,14 +63,15 @@ pub fn read_folder(folder: &Path, fit: &Fit) -> Result<Dataset> {
     fit.validate()?;
     let paths = list_images(folder)?;
     if paths.is_empty() {
-        let message = "holds no .png, .jpg, .jpeg or .webp file";
+        let message = "the folder has no .png, .jpg, .jpeg or .webp file";
         return Err(Error::new(Kind::NotFound, message).in_file(folder));
     }
     let [h, w] = fit.size;
     let size = fit.channels * h * w; // at most 3·2^28
     let total = paths.len().checked_mul(size).filter(|&total| total <= isize::MAX as usize);
-    let total =
-        total.ok_or_else(|| Error::argument(format!("{} images of {size} bytes", paths.len())).in_file(folder))?;
+    let total = total.ok_or_else(|| {
+        Error::argument(format!("{} images of {size} bytes do not fit in memory", paths.len())).in_file(folder)
+    })?;
     let mut pixels = vec![0; total];
     let mut shapes = vec![[0; 3]; paths.len()];
     let places = pixels.par_chunks_exact_mut(size).zip(&mut shapes).zip(&paths);

@@ -31,7 +31,7 @@ pub fn read_images(path: &Path) -> Result<Array4<u8>> {
         }
     };
     if values.is_empty() {
-        return Err(Error::data(format!("holds no image: shape {shape:?}")).in_file(path));
+        return Err(Error::data(format!("the file has no images: shape {shape:?}")).in_file(path));
     }
     Array4::from_shape_vec(shape, values).map_err(|e| Error::data(format!("shape {shape:?}: {e}")).in_file(path))
 }
@@ -73,15 +73,15 @@ fn parse(mut stream: impl Read, capacity: u64) -> Result<(Vec<usize>, Vec<u8>)> 
     let mut magic = [0; 4];
     stream.read_exact(&mut magic).map_err(|e| cut(e, "the header"))?;
     let [0, 0, kind, dimensions] = magic else {
-        return Err(Error::data(format!("not an IDX file: begins with {magic:02x?}; expected [00, 00, 08, 01 to 04]")));
+        return Err(Error::data(format!(
+            "not an IDX file: expected it to start with [00, 00, 08, 01 to 04], found {magic:02x?}"
+        )));
     };
     if kind != 0x08 {
-        return Err(Error::unsupported(format!(
-            "IDX values of type 0x{kind:02x}; only unsigned bytes (0x08) are read"
-        )));
+        return Err(Error::unsupported(format!("unsupported IDX type 0x{kind:02x}: expected unsigned bytes (0x08)")));
     }
     if !(1..=4).contains(&dimensions) {
-        return Err(Error::data(format!("{dimensions} dimensions; expected 1 to 4")));
+        return Err(Error::data(format!("expected 1 to 4 dimensions, found {dimensions}")));
     }
     let mut dims = Vec::with_capacity(4);
     let mut declared = 1u64;
@@ -93,27 +93,25 @@ fn parse(mut stream: impl Read, capacity: u64) -> Result<(Vec<usize>, Vec<u8>)> 
         declared = declared.saturating_mul(u64::from(dim));
     }
     if declared > capacity {
-        return Err(Error::data(format!(
-            "the header promises {dims:?} = {declared} bytes, more than the file can hold"
-        )));
+        return Err(Error::data(format!("the header claims {dims:?} = {declared} bytes, more than the file can hold")));
     }
     // Grows as bytes arrive, so a wrong header costs no memory.
     let mut values = Vec::new();
     stream.by_ref().take(declared).read_to_end(&mut values).map_err(|e| cut(e, "the values"))?;
     if (values.len() as u64) < declared {
-        return Err(Error::data(format!("cut short: expected {dims:?} = {declared} bytes, found {}", values.len())));
+        return Err(Error::data(format!("truncated: expected {dims:?} = {declared} bytes, found {}", values.len())));
     }
     // Reading to the end also makes gzip verify its checksum.
     match stream.read(&mut [0]).map_err(|e| cut(e, "the end"))? {
         0 => Ok((dims, values)),
-        _ => Err(Error::data(format!("goes on after the {declared} bytes of {dims:?}"))),
+        _ => Err(Error::data(format!("the file continues after the {declared} bytes of {dims:?}"))),
     }
 }
 
 /// The error of a stream that ended or failed while `part` was read.
 fn cut(e: io::Error, part: &str) -> Error {
     match e.kind() {
-        io::ErrorKind::UnexpectedEof => Error::data(format!("cut short in {part}")),
+        io::ErrorKind::UnexpectedEof => Error::data(format!("truncated in {part}")),
         _ => Error::data(format!("unreadable in {part}: {e}")),
     }
 }
@@ -178,8 +176,8 @@ mod tests {
         assert!(images_of(&gzip(&huge)).unwrap_err().message().contains("more than the file can hold"));
         // A decompression bomb: far more data than declared.
         let bomb = gzip(&idx(&[1, 1, 1], &vec![0; 10 << 20]));
-        assert!(images_of(&bomb).unwrap_err().message().contains("goes on after the 1 bytes"));
-        assert!(images_of(&idx(&[1, 1, 1], &[1, 2])).unwrap_err().message().contains("goes on"));
+        assert!(images_of(&bomb).unwrap_err().message().contains("continues after the 1 bytes"));
+        assert!(images_of(&idx(&[1, 1, 1], &[1, 2])).unwrap_err().message().contains("continues after"));
     }
 
     #[test]
@@ -187,7 +185,7 @@ mod tests {
         assert!(images_of(b"\x89PNG\r\n\x1a\n").unwrap_err().message().contains("not an IDX file"));
         assert_eq!(images_of(&[0, 0, 0x0d, 3, 0, 0]).unwrap_err().kind(), Kind::Unsupported);
         assert!(images_of(&idx(&[3], &[1, 2, 3])).unwrap_err().message().contains("3 or 4 dimensions"));
-        assert!(images_of(&idx(&[0, 2, 2], &[])).unwrap_err().message().contains("no image"));
+        assert!(images_of(&idx(&[0, 2, 2], &[])).unwrap_err().message().contains("no images"));
         assert_eq!(read_images(Path::new("/nonexistent.idx")).unwrap_err().kind(), Kind::NotFound);
     }
 

@@ -21,7 +21,9 @@ pub use spec::{DataOptions, DataSpec, Split};
 
 use ndarray::Array3;
 
+use crate::io::image::from_byte;
+
 /// Pixel bytes as network values: x = byte/127.5 − 1.
 pub fn network_values(bytes: &Array3<u8>) -> Array3<f32> {
-    bytes.mapv(|byte| (f64::from(byte) / 127.5 - 1.0) as f32)
+    bytes.mapv(from_byte)
 }

@@ -70,7 +70,7 @@ impl<F: Fn(Stream, u64, u64) -> u64> Epochs<F> {
     pub fn new(n: usize, words: F) -> Result<Self> {
         match u32::try_from(n) {
             Ok(n) if n > 0 => Ok(Self { n, words, current: None }),
-            _ => Err(Error::argument(format!("an epoch of {n} images; expected 1 to {}", u32::MAX))),
+            _ => Err(Error::argument(format!("an epoch needs 1 to {} images, found {n}", u32::MAX))),
         }
     }
 

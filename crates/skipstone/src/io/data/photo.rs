@@ -20,10 +20,7 @@ const MAX_FILE: u64 = 1 << 29;
 /// The file is missing, broken, too large or of another format; the error names it.
 pub fn read_image(path: &Path, fit: &Fit) -> Result<Array3<u8>> {
     fit.validate()?;
-    let [h, w] = fit.size;
-    let mut planes = vec![0; fit.channels * h * w];
-    decode(path, fit.background)?.fit_into(fit, &mut planes).map_err(|e| e.in_file(path))?;
-    Array3::from_shape_vec((fit.channels, h, w), planes).map_err(|e| Error::data(e.to_string()).in_file(path))
+    decode_image(&files::read(path, MAX_FILE)?, fit, &PictureLimits::default()).map_err(|e| e.in_file(path))
 }
 
 /// Limits checked against a picture's header before decoding, so that a small file cannot request much memory.
@@ -119,10 +116,12 @@ fn open<'a>(bytes: &'a [u8], allowed: &PictureLimits) -> Result<(impl ImageDecod
     let (width, height) = decoder.dimensions();
     let (area, memory) = (u64::from(width) * u64::from(height), allowed.memory);
     if area == 0 || area > allowed.pixels {
-        return Err(Error::data(format!("{width}×{height} pixels; expected 1 to {}", allowed.pixels)));
+        return Err(Error::data(format!("image of {width}×{height}: expected 1 to {} pixels", allowed.pixels)));
     }
     if decoder.total_bytes() > memory {
-        return Err(Error::data(format!("{width}×{height} pixels do not fit the {memory} bytes allowed")));
+        return Err(Error::data(format!(
+            "image of {width}×{height} pixels: decoding needs more than the limit of {memory} bytes"
+        )));
     }
     let orientation = decoder.orientation().map_err(|e| unreadable(&e))?;
     Ok((decoder, orientation))

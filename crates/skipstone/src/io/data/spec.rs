@@ -134,11 +134,12 @@ impl DataSpec {
             }
             Self::Folder(path) => {
                 let Some(size) = options.size else {
-                    let message = "a folder of images has no size of its own; give one (the model's sample_size)";
+                    let message = "a folder of images needs a size; give one, for example the model's sample_size";
                     return Err(Error::argument(message).in_file(path));
                 };
                 if !path.is_dir() {
-                    let known = "there is no such folder; data sets known by name are fashion-mnist, mnist, cifar10 and idx:FILE";
+                    let known =
+                        "the folder does not exist; named data sets are fashion-mnist, mnist, cifar10 and idx:FILE";
                     return Err(Error::new(Kind::NotFound, known).in_file(path));
                 }
                 let fit = Fit { size, channels: options.channels.unwrap_or(3), background: options.background };
@@ -154,18 +155,13 @@ impl DataSpec {
             Split::Test => "t10k",
         };
         let name = self.to_string();
-        let find = |what: &str| {
-            let names = ["-", "."].map(|dash| format!("{part}-{what}").replacen("{dash}", dash, 1));
-            let names = names.iter().flat_map(|n| [n.clone(), format!("{n}.gz")]).collect::<Vec<_>>();
-            places
-                .iter()
-                .flat_map(|p| names.iter().map(|n| p.join(&name).join(n)).collect::<Vec<_>>())
-                .find(|p| p.is_file())
+        let find = |kind: &str, format: &str| {
+            let files = ["-", "."].map(|separator| format!("{part}-{kind}{separator}{format}-ubyte"));
+            let names = files.iter().flat_map(|file| [file.clone(), format!("{file}.gz")]);
+            let mut paths = places.iter().flat_map(|p| names.clone().map(|n| p.join(&name).join(n)));
+            paths.find(|path| path.is_file()).ok_or_else(|| self.missing(places, &files[0]))
         };
-        let (images, labels) = ("images{dash}idx3-ubyte", "labels{dash}idx1-ubyte");
-        let plain = |what: &str| format!("{part}-{}", what.replace("{dash}", "-"));
-        let images = find(images).ok_or_else(|| self.missing(places, &plain(images)))?;
-        let labels = find(labels).ok_or_else(|| self.missing(places, &plain(labels)))?;
+        let (images, labels) = (find("images", "idx3")?, find("labels", "idx1")?);
         let labels = idx::read_labels(&labels)?;
         let data = Dataset::new(name, idx::read_images(&images)?, Some(labels), classes.map(str::to_owned).to_vec());
         data.map_err(|e| e.in_file(images))
@@ -177,7 +173,7 @@ impl DataSpec {
         let first = looked.first().map_or("data", String::as_str);
         let remedy = match self {
             Self::FashionMnist => {
-                "on Debian and Ubuntu, `apt-get install dataset-fashion-mnist` brings it; elsewhere put its \
+                "on Debian and Ubuntu, run `apt-get install dataset-fashion-mnist`; elsewhere, put its \
                  four files, as published, into the first of these folders"
                     .to_owned()
             }
@@ -190,7 +186,7 @@ impl DataSpec {
                  test_batch.bin), into {first}"
             ),
         };
-        Error::new(Kind::NotFound, format!("data set {self}: no {file} in {}; {remedy}", looked.join(", ")))
+        Error::new(Kind::NotFound, format!("data set {self}: {file} not found in {}; {remedy}", looked.join(", ")))
     }
 }
 
@@ -227,8 +223,7 @@ fn fitted(data: Dataset, options: &DataOptions) -> Result<Dataset> {
     let fit = Fit { size, channels, background: options.background };
     fit.validate()?;
     if !matches!(c, 1 | 3) {
-        let message =
-            format!("data set {}: images of {c} channels cannot be resized; pictures have 1 or 3", data.name());
+        let message = format!("data set {}: only images with 1 or 3 channels can be resized, found {c}", data.name());
         return Err(Error::unsupported(message));
     }
     let out = channels * size[0] * size[1];
@@ -299,7 +294,7 @@ mod tests {
         }
         let options = DataOptions { size: Some([4, 4]), ..DataOptions::default() };
         let typo = DataSpec::Folder(empty.path().join("fashion-mnits"));
-        assert!(typo.load(Split::Train, &options).unwrap_err().message().contains("known by name are fashion-mnist"));
+        assert!(typo.load(Split::Train, &options).unwrap_err().message().contains("named data sets are fashion-mnist"));
         assert_eq!(places_named(), ["/r", "data", "/usr/share/datasets"]);
     }
 

@@ -76,7 +76,7 @@ pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Res
     let mut start = [0; 8];
     fill(&mut stream, &mut start)?;
     if &start[..6] != MAGIC {
-        return Err(Error::data("not a .npy file: it does not begin with \\x93NUMPY"));
+        return Err(Error::data("not a .npy file: it does not start with \\x93NUMPY"));
     }
     let (header_length, before) = match start[6] {
         1 => {
@@ -89,14 +89,14 @@ pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Res
             fill(&mut stream, &mut bytes)?;
             (u32::from_le_bytes(bytes) as usize, 12)
         }
-        version => return Err(Error::unsupported(format!(".npy version {version}; 1, 2 and 3 are read"))),
+        version => return Err(Error::unsupported(format!("unsupported .npy version {version}: expected 1, 2 or 3"))),
     };
     if header_length > MAX_HEADER {
-        return Err(Error::data(format!("header of {header_length} bytes; at most {MAX_HEADER} are sensible")));
+        return Err(Error::data(format!("header: expected at most {MAX_HEADER} bytes, found {header_length}")));
     }
     let mut header = vec![0; header_length];
     fill(&mut stream, &mut header)?;
-    let header = str::from_utf8(&header).map_err(|_| Error::data("header is not text"))?;
+    let header = str::from_utf8(&header).map_err(|_| Error::data("header: not UTF-8 text"))?;
     let Header { kind, fortran, shape } = Header::parse(header)?;
 
     if let Some(rank) = D::NDIM.filter(|&rank| rank != shape.len()) {
@@ -109,7 +109,7 @@ pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Res
         return Err(Error::data(format!("shape {shape:?} is too large")));
     };
     if expected as u64 != length {
-        return Err(Error::data(format!("shape {shape:?} makes {expected} bytes, the file has {length}")));
+        return Err(Error::data(format!("shape {shape:?} needs a file of {expected} bytes, found {length}")));
     }
     let values = read_values(&mut stream, &kind, count)?;
     let dynamic = IxDyn(&shape).set_f(fortran);
@@ -136,7 +136,7 @@ fn read_values<A: Value>(stream: &mut impl Read, kind: &Element, count: usize) -
                 let place = values.len();
                 return Err(Error::new(
                     Kind::NonFinite,
-                    format!("value {place} of {count} is {value}; expected finite numbers"),
+                    format!("value {place} of {count}: expected a finite number, found {value}"),
                 ));
             }
             values.push(value);
@@ -207,13 +207,13 @@ impl Element {
             "f8" => Float::F64,
             _ => {
                 let remedy = "expected float32 ('<f4'); save it with array.astype('float32')";
-                return Err(Error::unsupported(format!("values of type '{descr}'; {remedy}")));
+                return Err(Error::unsupported(format!("unsupported type '{descr}': {remedy}")));
             }
         };
         match order {
             "<" | ">" => Ok(Self { float, big_endian: order == ">" }),
             "=" => Ok(Self { float, big_endian: cfg!(target_endian = "big") }),
-            _ => Err(Error::data(format!("values of unknown byte order '{descr}'"))),
+            _ => Err(Error::data(format!("unknown byte order in type '{descr}'"))),
         }
     }
 
@@ -249,7 +249,8 @@ struct Header {
 
 impl Header {
     fn parse(text: &str) -> Result<Self> {
-        let broken = || Error::data(format!("header is not the dict NumPy writes: {:?}", text.trim_end()));
+        let broken =
+            || Error::data(format!("header: expected a dict as written by NumPy, found {:?}", text.trim_end()));
         let mut rest = text.trim().strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or_else(broken)?.trim();
         let (mut kind, mut fortran, mut shape) = (None, None, None);
         while !rest.is_empty() {
@@ -259,7 +260,7 @@ impl Header {
                 "descr" => {
                     // A structured type is a list rather than a string.
                     let (descr, after) = quoted(value)
-                        .ok_or_else(|| Error::unsupported("values are records; expected float32 ('<f4')"))?;
+                        .ok_or_else(|| Error::unsupported("unsupported record type: expected float32 ('<f4')"))?;
                     kind = Some(Element::parse(descr)?);
                     after
                 }
@@ -299,7 +300,7 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
 /// Fills `bytes`, or reports a truncated file.
 fn fill(stream: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
     stream.read_exact(bytes).map_err(|e| match e.kind() {
-        std::io::ErrorKind::UnexpectedEof => Error::data("cut short: not a whole .npy file"),
+        std::io::ErrorKind::UnexpectedEof => Error::data("truncated: not a complete .npy file"),
         _ => Error::new(Kind::Io, e.to_string()).caused_by(e),
     })
 }

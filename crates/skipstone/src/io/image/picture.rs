@@ -15,6 +15,18 @@ pub fn to_byte(x: f32) -> u8 {
     ((f64::from(x) + 1.0) * 127.5 + 0.5).floor() as u8
 }
 
+/// The network value of a byte, byte/127.5 − 1.
+pub(crate) fn from_byte(byte: u8) -> f32 {
+    (f64::from(byte) / 127.5 - 1.0) as f32
+}
+
+/// Composites a channel value over a background: c·α + b·(1−α), rounded half up.
+pub(crate) fn blend(value: u8, alpha: u8, background: u8) -> u8 {
+    let alpha = u32::from(alpha);
+    let sum = u32::from(value) * alpha + u32::from(background) * (255 - alpha);
+    ((2 * sum + 255) / 510) as u8
+}
+
 /// Pixels row by row with interleaved channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
@@ -76,7 +88,7 @@ impl Picture {
     /// The pixels as network values, `[channels, height, width]`: byte/127.5 − 1.
     pub fn to_image(&self) -> Array3<f32> {
         let at = |(c, y, x): (usize, usize, usize)| self.data[(y * self.width + x) * self.channels + c];
-        Array3::from_shape_fn((self.channels, self.height, self.width), |i| (f64::from(at(i)) / 127.5 - 1.0) as f32)
+        Array3::from_shape_fn((self.channels, self.height, self.width), |i| from_byte(at(i)))
     }
 
     /// Pixels per row.
@@ -105,7 +117,7 @@ impl Picture {
     /// `factor` is 0, or the result is too large.
     pub fn scaled(&self, factor: usize) -> Result<Self> {
         if factor == 0 {
-            return Err(Error::argument("a picture cannot be scaled by 0"));
+            return Err(Error::argument("picture scale: expected at least 1, found 0"));
         }
         let (width, height) = (self.width.saturating_mul(factor), self.height.saturating_mul(factor));
         let mut data = Vec::with_capacity(checked_size(width, height, self.channels)?);
@@ -153,11 +165,11 @@ pub fn grid(images: &Array4<f32>, columns: usize, layout: &Layout) -> Result<Pic
 /// As [`grid`]; also if the steps have different shapes.
 pub fn film_strip(steps: &[Array4<f32>], layout: &Layout) -> Result<Picture> {
     let Some(first) = steps.first() else {
-        return Err(Error::argument("a film strip of no steps"));
+        return Err(Error::argument("a film strip needs at least one step"));
     };
     if let Some(other) = steps.iter().find(|step| step.dim() != first.dim()) {
         let (a, b) = (first.shape(), other.shape());
-        return Err(Error::argument(format!("a film strip of steps of different shapes, {a:?} and {b:?}")));
+        return Err(Error::argument(format!("a film strip needs steps of equal shape, found {a:?} and {b:?}")));
     }
     let rows = 0..first.len_of(Axis(0));
     grid_of(rows.flat_map(|i| steps.iter().map(move |s| s.index_axis(Axis(0), i))).collect(), steps.len(), layout)
@@ -165,7 +177,10 @@ pub fn film_strip(steps: &[Array4<f32>], layout: &Layout) -> Result<Picture> {
 
 fn grid_of(images: Vec<ArrayView3<'_, f32>>, columns: usize, layout: &Layout) -> Result<Picture> {
     let (Some(first), true) = (images.first(), columns > 0) else {
-        return Err(Error::argument(format!("a grid of {} images in {columns} columns", images.len())));
+        return Err(Error::argument(format!(
+            "a grid needs at least 1 image and 1 column, found {} and {columns}",
+            images.len()
+        )));
     };
     let (channels, h, w) = first.dim();
     let columns = columns.min(images.len());
@@ -179,7 +194,7 @@ fn grid_of(images: Vec<ArrayView3<'_, f32>>, columns: usize, layout: &Layout) ->
         let (left, top) = (gap + (i % columns) * (w + gap), gap + (i / columns) * (h + gap));
         for ((c, y, x), &value) in image.indexed_iter() {
             if !value.is_finite() {
-                let message = format!("image {i}: {value} in channel {c}, row {y}, column {x} has no colour");
+                let message = format!("image {i}: channel {c}, row {y}, column {x} is {value}, which has no colour");
                 return Err(Error::new(Kind::NonFinite, message));
             }
             data[((top + y) * width + left + x) * channels + c] = to_byte(value);
@@ -193,15 +208,15 @@ fn grid_of(images: Vec<ArrayView3<'_, f32>>, columns: usize, layout: &Layout) ->
 fn checked_size(width: usize, height: usize, channels: usize) -> Result<usize> {
     if !matches!(channels, 1 | 3) {
         return Err(Error::unsupported(format!(
-            "images of {channels} channels have no picture (1 is gray, 3 is colour); write a .npy file instead"
+            "a picture has 1 (grey) or 3 (colour) channels, found {channels}; write a .npy file instead"
         )));
     }
     let size = width.checked_mul(height).and_then(|area| area.checked_mul(channels)).filter(|&size| size <= MAX_BYTES);
     match size {
-        Some(0) => Err(Error::argument(format!("an empty picture, {width}×{height}"))),
+        Some(0) => Err(Error::argument(format!("the picture is empty: {width}×{height} pixels"))),
         Some(size) => Ok(size),
         None => Err(Error::argument(format!(
-            "a picture of {width}×{height}×{channels} is above {MAX_BYTES} bytes; write fewer images or a folder"
+            "a picture of {width}×{height}×{channels} exceeds {MAX_BYTES} bytes; write fewer images or a folder"
         ))),
     }
 }

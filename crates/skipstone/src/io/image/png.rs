@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use super::Picture;
+use super::{Picture, blend};
 use crate::error::{Error, Result};
 use crate::io::files;
 
@@ -28,10 +28,12 @@ pub fn encode_png(picture: &Picture, text: &[(&str, &str)]) -> Result<Vec<u8>> {
     for (keyword, value) in text {
         let plain = keyword.bytes().all(|b| (0x20..0x7f).contains(&b)) && keyword.trim() == *keyword;
         if !plain || !(1..=79).contains(&keyword.len()) || value.contains('\0') {
-            return Err(Error::argument(format!("PNG text {keyword:?}: expected 1 to 79 printable ASCII characters")));
+            return Err(Error::argument(format!(
+                "PNG text {keyword:?}: expected a keyword of 1 to 79 printable ASCII characters and a text without NUL"
+            )));
         }
     }
-    encode(picture, text).map_err(|e| Error::argument(format!("cannot be encoded as PNG: {e}")).caused_by(e))
+    encode(picture, text).map_err(|e| Error::argument(format!("cannot encode as PNG: {e}")).caused_by(e))
 }
 
 fn encode(picture: &Picture, text: &[(&str, &str)]) -> Result<Vec<u8>, ::png::EncodingError> {
@@ -63,7 +65,7 @@ pub fn decode_png(bytes: &[u8]) -> Result<Decoded> {
     let mut reader = decoder.read_info().map_err(fail)?;
     let (width, height) = (reader.info().width as usize, reader.info().height as usize);
     let size = reader.output_buffer_size().filter(|&size| size <= MAX_BYTES);
-    let size = size.ok_or_else(|| Error::data(format!("{width}×{height} pixels are above {MAX_BYTES} bytes")))?;
+    let size = size.ok_or_else(|| Error::data(format!("{width}×{height} pixels exceed {MAX_BYTES} bytes")))?;
     let mut data = vec![0; size];
     let frame = reader.next_frame(&mut data).map_err(fail)?;
     data.truncate(frame.buffer_size());
@@ -80,10 +82,7 @@ pub fn decode_png(bytes: &[u8]) -> Result<Decoded> {
     for chunk in &info.utf8_text {
         text.push((chunk.keyword.clone(), chunk.get_text().map_err(fail)?));
     }
-    let over_white = |c: u8, alpha: u8| {
-        let sum = u32::from(c) * u32::from(alpha) + 255 * (255 - u32::from(alpha));
-        ((2 * sum + 255) / 510) as u8
-    };
+    let over_white = |c: u8, alpha: u8| blend(c, alpha, 255);
     let (channels, data) = match frame.color_type {
         ::png::ColorType::Grayscale => (1, data),
         ::png::ColorType::Rgb => (3, data),
@@ -91,7 +90,7 @@ pub fn decode_png(bytes: &[u8]) -> Result<Decoded> {
         ::png::ColorType::Rgba => {
             (3, data.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]].map(|c| over_white(c, p[3]))).collect())
         }
-        other => return Err(Error::unsupported(format!("PNG of colour type {other:?}"))),
+        other => return Err(Error::unsupported(format!("unsupported PNG colour type {other:?}"))),
     };
     let picture = Picture::new(width, height, channels, data).map_err(|e| Error::data(e.message()))?;
     Ok(Decoded { picture, text })

@@ -1,4 +1,4 @@
-//! What each instruction does.
+//! The effect of each instruction.
 
 use super::machine::Machine;
 use super::{MAX_NAME, Node, Value, bad};
@@ -12,7 +12,7 @@ fn global(module: &str, name: &str) -> Result<Node> {
 }
 
 impl Machine<'_> {
-    /// Follows one instruction.
+    /// Executes one instruction.
     pub fn step(&mut self, op: u8) -> Result<()> {
         match op {
             // protocol and frames
@@ -21,7 +21,7 @@ impl Machine<'_> {
             // the stack
             b'(' => self.marks.push(self.stack.len()),
             b'0' => {
-                // POP takes a mark where one is on top.
+                // If a mark is on top, POP removes the mark.
                 if self.marks.last() == Some(&self.stack.len()) {
                     self.marks.pop();
                 } else {
@@ -43,7 +43,7 @@ impl Machine<'_> {
                 self.put(u64::from(key))?;
             }
             b'p' => {
-                let key = self.line()?.parse().map_err(|_| bad("a memo key is no number"))?;
+                let key = self.line()?.parse().map_err(|_| bad("a memo key is not a number"))?;
                 self.put(key)?;
             }
             0x94 => self.put(self.memo.len() as u64)?,
@@ -56,7 +56,7 @@ impl Machine<'_> {
                 self.get(u64::from(key))?;
             }
             b'g' => {
-                let key = self.line()?.parse().map_err(|_| bad("a memo key is no number"))?;
+                let key = self.line()?.parse().map_err(|_| bad("a memo key is not a number"))?;
                 self.get(key)?;
             }
             // numbers
@@ -139,7 +139,7 @@ impl Machine<'_> {
                 let bytes = self.take(n.into())?;
                 self.byte_string(bytes);
             }
-            // raw bytes: of no interest
+            // raw bytes, not needed
             b'B' | b'C' | 0x8e | 0x96 => {
                 let n = match op {
                     b'B' => u32::from_le_bytes(self.array()?).into(),
@@ -164,7 +164,7 @@ impl Machine<'_> {
             0x85..=0x87 => {
                 let n = usize::from(op - 0x84);
                 if self.stack.len() < self.floor() + n {
-                    return Err(bad("its stack is empty"));
+                    return Err(bad("the stack is empty"));
                 }
                 let items = self.stack.split_off(self.stack.len() - n);
                 self.push(Node::Sequence(items));
@@ -204,9 +204,9 @@ impl Machine<'_> {
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let node = match (self.as_str(module), self.as_str(name)) {
+                let node = match (self.pickle.str(module), self.pickle.str(name)) {
                     (Some(module), Some(name)) => global(module, name)?,
-                    _ => return Err(bad("a name is not text")),
+                    _ => return Err(bad("a name is not a string")),
                 };
                 self.push(node);
             }
@@ -229,7 +229,7 @@ impl Machine<'_> {
                 self.pop_mark()?;
                 self.stack.push(Value::Opaque);
             }
-            // BUILD sets attributes: a state dict's version numbers, an optimiser's settings.
+            // BUILD sets attributes, such as a state dict's version numbers or an optimiser's settings.
             b'b' => {
                 self.pop()?;
                 self.top()?;
