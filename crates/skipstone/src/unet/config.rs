@@ -108,7 +108,7 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// A small network for 28×28 grey images, the starting point of the recipes.
+    /// A small network for 28×28 gray images, the starting point of the recipes.
     fn default() -> Self {
         Self {
             sample_size: [28, 28],

@@ -1,4 +1,4 @@
-//! Fits a picture of any size to a data set's shape: centre crop, antialiased resize, grey or colour.
+//! Fits a picture of any size to a data set's shape: centre crop, antialiased resize, gray or colour.
 
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -17,7 +17,7 @@ const MAX_SIDE: usize = 1 << 14;
 pub struct Fit {
     /// Height and width in pixels.
     pub size: [usize; 2],
-    /// Channels: 1 (grey) or 3 (red, green, blue).
+    /// Channels: 1 (gray) or 3 (red, green, blue).
     pub channels: usize,
     /// The colour behind transparent pixels.
     pub background: [u8; 3],
@@ -57,7 +57,7 @@ impl Pixels {
         Self { width, height, channels: 3, data }
     }
 
-    /// Converts colour to grey by the luma of Rec. 601 (0.299 R + 0.587 G + 0.114 B, rounded half up), or grey to
+    /// Converts colour to gray by the luma of Rec. 601 (0.299 R + 0.587 G + 0.114 B, rounded half up), or gray to
     /// colour by repetition.
     pub fn with_channels(self, channels: usize) -> Self {
         let data = match (self.channels, channels) {
@@ -96,7 +96,7 @@ impl Pixels {
 
     /// Fits the picture to `fit` and writes it in planes, `[channels, height, width]`.
     pub fn fit_into(self, fit: &Fit, planes: &mut [u8]) -> Result<()> {
-        // Grey has one plane to resize instead of three, so resize whichever side of the conversion is grey.
+        // Gray has one plane to resize instead of three, so resize whichever side of the conversion is gray.
         let fitted = if fit.channels < self.channels {
             self.with_channels(fit.channels).resized(fit.size)?
         } else {

@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(values(&data), [10, 30, 20, 40]);
         assert_eq!(data.labels().unwrap(), [0, 1, 1, 1]);
         assert_eq!(data.class_names(), ["ant", "cat"]);
-        // WebP has no grey format.
+        // WebP has no gray format.
         assert_eq!((data.shape(), data.original_size()), ([1, 4, 4], Some("various sizes")));
         // With an image outside the class folders, there are no classes.
         save(folder.path(), "root.png", 50);

@@ -30,9 +30,9 @@ pub enum Split {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DataSpec {
-    /// `fashion-mnist`: 28×28 grey images of ten kinds of clothing.
+    /// `fashion-mnist`: 28×28 gray images of ten kinds of clothing.
     FashionMnist,
-    /// `mnist`: 28×28 grey digits.
+    /// `mnist`: 28×28 gray digits.
     Mnist,
     /// `cifar10`: 32×32 colour images of ten classes.
     Cifar10,

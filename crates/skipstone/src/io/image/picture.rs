@@ -41,7 +41,7 @@ pub struct Picture {
 pub struct Layout {
     /// Pixels between images and around them, before scaling.
     pub gutter: usize,
-    /// Grey level of the gutter.
+    /// Gray level of the gutter.
     pub background: u8,
     /// Side length of the square that each image pixel becomes.
     pub scale: usize,
@@ -61,7 +61,7 @@ impl Layout {
 }
 
 impl Picture {
-    /// A picture of `height` rows of `width` pixels with `channels` values each: 1 (grey) or 3 (red, green, blue).
+    /// A picture of `height` rows of `width` pixels with `channels` values each: 1 (gray) or 3 (red, green, blue).
     ///
     /// # Errors
     /// The picture is empty, has another number of channels, or the length of `data` does not fit.
@@ -208,7 +208,7 @@ fn grid_of(images: Vec<ArrayView3<'_, f32>>, columns: usize, layout: &Layout) ->
 fn checked_size(width: usize, height: usize, channels: usize) -> Result<usize> {
     if !matches!(channels, 1 | 3) {
         return Err(Error::unsupported(format!(
-            "a picture has 1 (grey) or 3 (colour) channels, found {channels}; write a .npy file instead"
+            "a picture has 1 (gray) or 3 (colour) channels, found {channels}; write a .npy file instead"
         )));
     }
     let size = width.checked_mul(height).and_then(|area| area.checked_mul(channels)).filter(|&size| size <= MAX_BYTES);

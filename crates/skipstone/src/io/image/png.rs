@@ -54,7 +54,7 @@ fn encode(picture: &Picture, text: &[(&str, &str)]) -> Result<Vec<u8>, ::png::En
     Ok(bytes)
 }
 
-/// Decodes a PNG file of any kind to 8 bits, grey or colour.
+/// Decodes a PNG file of any kind to 8 bits, gray or colour.
 ///
 /// # Errors
 /// The bytes are not a PNG, are truncated or damaged, or the picture exceeds 512 MiB.

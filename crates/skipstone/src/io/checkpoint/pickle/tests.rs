@@ -4,7 +4,7 @@ fn parse(bytes: &[u8]) -> Result<Pickle> {
     Pickle::parse(bytes).map(|(p, _)| p)
 }
 
-/// The persistent id of a storage of `numel` floats, protocol 2.
+/// The persistent id of a storage of `numel` floats, in protocol 2.
 fn storage(numel: u8) -> Vec<u8> {
     let mut p = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK".to_vec();
     p.extend([numel, b't', b'Q']);
@@ -104,7 +104,7 @@ fn a_list_that_contains_itself_is_survived() {
 
 #[test]
 fn doubling_through_the_memo_costs_nothing() {
-    // Each level holds the one below twice: 2^60 leaves if it were copied.
+    // Each level refers to the one below twice, which would make 2^60 leaves if copied.
     let mut bytes = b"]q\0".to_vec();
     for _ in 0..60 {
         bytes.extend(b"h\0h\0\x86q\0");

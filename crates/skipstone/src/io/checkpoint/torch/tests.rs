@@ -5,7 +5,7 @@ const ZIP: &[u8] = include_bytes!("../../../../tests/fixtures/small_zip.pth");
 const LEGACY: &[u8] = include_bytes!("../../../../tests/fixtures/small_legacy.pth");
 const VERY_OLD: &[u8] = include_bytes!("../../../../tests/fixtures/small_very_old.pth");
 
-/// Element k of a tensor in the fixtures, as golden/make_checkpoint_fixtures.py states it.
+/// Element k of a tensor in the fixtures, as defined by golden/make_checkpoint_fixtures.py.
 fn formula(name: &str, n: usize) -> Vec<f32> {
     let sum: u32 = name.bytes().map(u32::from).sum();
     (0..n).map(|k| (sum % 64) as f32 / 16.0 + (k % 32) as f32 / 128.0).collect()
