@@ -113,7 +113,7 @@ pub fn lock(folder: &Path) -> Result<Lock> {
             return Err(Error::new(Kind::Io, message).in_file(folder));
         }
         Err(TryLockError::Error(error)) => {
-            tracing::warn!(folder = %folder.display(), %error, "the file system cannot lock this folder; make sure that no other process writes to it");
+            tracing::warn!(folder = %folder.display(), %error, "cannot lock; make sure that no other process writes here");
         }
     }
     Ok(Lock { _held: held })

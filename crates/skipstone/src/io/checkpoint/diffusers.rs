@@ -155,7 +155,8 @@ fn scheduler(files: &dyn Files, names: &[&str], options: &LoadOptions) -> Result
             return SchedulerConfig::from_json(&json).map_err(|e| e.in_file(files.label(name)));
         }
     }
-    tracing::warn!(missing = %files.label(names[0]).display(), "no scheduler config found; using the official linear schedule");
+    let missing = files.label(names[0]);
+    tracing::warn!(missing = %missing.display(), "no scheduler config found; using the official linear schedule");
     Ok(SchedulerConfig::default())
 }
 
