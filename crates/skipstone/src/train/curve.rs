@@ -23,10 +23,7 @@ const SMOOTH: Color = [20, 90, 170];
 /// No loss can be drawn.
 pub fn loss_curve(title: &str, losses: &[(u64, f64)]) -> Result<Picture> {
     if !losses.iter().any(|&(_, loss)| drawable(loss)) {
-        return Err(Error::argument(format!(
-            "none of the {} losses is finite and positive, so there is no curve to draw",
-            losses.len()
-        )));
+        return Err(Error::argument(format!("none of the {} losses is finite and positive", losses.len())));
     }
     // A NaN point leaves a gap.
     let smooth = running_mean(losses).into_iter().map(|p| p.map_or([f64::NAN; 2], point));

@@ -181,17 +181,10 @@ impl Config {
         if levels == 0 || levels > MAX_LEVELS {
             return fail(format!("block_out_channels: expected 1 to {MAX_LEVELS} levels, found {levels}"));
         }
-        if self.down_blocks.len() != levels {
-            return fail(format!(
-                "down_block_types: expected {levels} blocks, one per level, found {}",
-                self.down_blocks.len()
-            ));
-        }
-        if self.up_blocks.len() != levels {
-            return fail(format!(
-                "up_block_types: expected {levels} blocks, one per level, found {}",
-                self.up_blocks.len()
-            ));
+        for (name, blocks) in [("down_block_types", self.down_blocks.len()), ("up_block_types", self.up_blocks.len())] {
+            if blocks != levels {
+                return fail(format!("{name}: expected {levels} blocks, one per level, found {blocks}"));
+            }
         }
         for (name, value, max) in [
             ("in_channels", self.in_channels, MAX_CHANNELS),

@@ -58,8 +58,8 @@ impl MemoryPlan {
             if transient[life.value] {
                 // Needed within the block, both in the forward pass and when recomputed.
                 let block = graph.blocks[life.from.clamp(1, graph.ops.len()) - 1];
-                life.from = graph.blocks.iter().position(|b| *b == block).expect("the value belongs to this block") + 1;
-                life.to = graph.blocks.iter().rposition(|b| *b == block).expect("the value belongs to this block") + 1;
+                life.from = graph.blocks.iter().position(|b| *b == block).expect("used in this block") + 1;
+                life.to = graph.blocks.iter().rposition(|b| *b == block).expect("used in this block") + 1;
             } else {
                 life.to = end;
             }

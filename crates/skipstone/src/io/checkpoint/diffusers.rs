@@ -54,10 +54,8 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
         let index = Fields::parse(&json).map_err(|e| e.in_file(files.label("model_index.json")))?;
         for part in ["vae", "vqvae", "text_encoder"] {
             if index.get(part).is_some() {
-                return Err(Error::unsupported(format!(
-                    "{part}: latent and text-conditional pipelines are not supported"
-                ))
-                .in_file(files.label("model_index.json")));
+                return Err(Error::unsupported(format!("{part}: latent or text-conditional models are not supported"))
+                    .in_file(files.label("model_index.json")));
             }
         }
     }
@@ -132,7 +130,7 @@ pub(super) fn load_file(
     let files = Folder(path.parent().unwrap_or(Path::new("")).to_path_buf());
     let label = files.label("config.json");
     let json = files.text("config.json", MAX_JSON)?.ok_or_else(|| {
-        let what = format!("missing; it states the architecture of {}", path.display());
+        let what = format!("missing; it is needed for the architecture of {}", path.display());
         Error::new(Kind::NotFound, what).in_file(&label)
     })?;
     let config = config_from_json(&json, options.size).map_err(|e| e.in_file(label))?;
@@ -167,9 +165,7 @@ fn extra(files: &dyn Files, name: &str) -> Result<(Option<Weights>, Extra)> {
         let fields = Fields::parse(&json)?;
         let format = fields.usize("format", 1)?;
         if format != 1 {
-            return Err(Error::unsupported(format!(
-                "format: expected 1, found {format}, which is from a newer version"
-            )));
+            return Err(Error::unsupported(format!("format: expected 1, found {format} (a newer version)")));
         }
         let known =
             [("ema", Some(Weights::Ema)), ("raw", Some(Weights::Raw)), ("unspecified", Some(Weights::Unspecified))];
@@ -184,7 +180,7 @@ fn extra(files: &dyn Files, name: &str) -> Result<(Option<Weights>, Extra)> {
                 }
             }
             Some(other) => {
-                return Err(Error::data(format!("provenance: expected an object of strings, found {other}")));
+                return Err(Error::data(format!("provenance: expected strings, found {other}")));
             }
         }
         Ok((weights, Extra { null_class: fields.optional_usize("null_class", None)?, provenance }))

@@ -228,13 +228,10 @@ fn assemble(
     let layout = Arc::new(crate::unet::layout(&config).map_err(|e| e.in_file(&tensors.label))?);
     let parameters = tensors.parameters(&layout)?;
     let Extra { null_class, provenance } = extra;
-    if let Some(class) = null_class
-        && config.num_class_embeds.is_none_or(|classes| class >= classes)
-    {
-        return Err(Error::data(format!("null_class: {class} is not one of the {} classes", {
-            config.num_class_embeds.unwrap_or(0)
-        }))
-        .in_file(tensors.label.with_file_name(diffusers::EXTRA)));
+    let classes = config.num_class_embeds.unwrap_or(0);
+    if let Some(class) = null_class.filter(|&class| class >= classes) {
+        return Err(Error::data(format!("null_class: {class} is not one of the {classes} classes"))
+            .in_file(tensors.label.with_file_name(diffusers::EXTRA)));
     }
     let hash = model_hash(&config, &parameters);
     tracing::info!(file = %tensors.label.display(), %weights, parameters = parameters.data().len(), "model loaded");

@@ -61,15 +61,11 @@ fn find(file: &TorchFile<'_>, choice: WeightsChoice) -> Result<Option<(Weights, 
         }
     }
     if raw.is_none() && ema.is_none() {
-        return Err(Error::new(
-            Kind::NotFound,
-            "no state dict found: expected a dictionary of tensors, or a list of such dictionaries",
-        ));
+        return Err(Error::new(Kind::NotFound, "no state dict: expected a dictionary of tensors or a list of them"));
     }
     let missing = |what: &str| Error::new(Kind::NotFound, format!("the checkpoint has no {what} weights"));
     match choice {
-        WeightsChoice::Ema if !labelled => Ok(None),
-        WeightsChoice::Raw if !labelled => Ok(None),
+        WeightsChoice::Ema | WeightsChoice::Raw if !labelled => Ok(None),
         WeightsChoice::Ema => ema.map(|e| Some((Weights::Ema, e))).ok_or_else(|| missing("ema")),
         WeightsChoice::Raw => raw.map(|e| Some((Weights::Raw, e))).ok_or_else(|| missing("raw")),
         WeightsChoice::Auto => Ok(match (ema, raw) {
@@ -107,9 +103,7 @@ pub(super) fn convert<'a>(tensors: TensorFile<'a>, options: &LoadOptions) -> Res
 }
 
 fn shape<'e>(entries: &'e Entries, name: &str, rank: usize) -> Result<&'e [usize]> {
-    let entry = entries
-        .get(name)
-        .ok_or_else(|| Error::data(format!("{name}: missing; the architecture cannot be inferred without it")))?;
+    let entry = entries.get(name).ok_or_else(|| Error::data(format!("{name}: missing; the architecture needs it")))?;
     if entry.shape.len() != rank {
         return Err(Error::data(format!("{name}: expected {rank} dimensions, found {:?}", entry.shape)));
     }
@@ -142,13 +136,11 @@ fn infer(entries: &Entries, options: &LoadOptions) -> Result<Config> {
         let (blocks, attentions) =
             (count(entries, &format!("down.{level}.block.")), count(entries, &format!("down.{level}.attn.")));
         if blocks != layers {
-            return Err(Error::unsupported(format!(
-                "down.{level}: expected {layers} blocks as in down.0, found {blocks}"
-            )));
+            return Err(Error::unsupported(format!("down.{level}: expected {layers} blocks, found {blocks}")));
         }
         if attentions != 0 && attentions != blocks {
             return Err(Error::unsupported(format!(
-                "down.{level}: expected 0 or {blocks} attention layers, found {attentions}"
+                "down.{level}: expected 0 or {blocks} attentions, found {attentions}"
             )));
         }
         if level + 1 < levels && !entries.contains_key(&format!("down.{level}.downsample.conv.weight")) {

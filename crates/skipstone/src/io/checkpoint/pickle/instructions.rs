@@ -34,45 +34,25 @@ impl Machine<'_> {
                 self.stack.push(top);
             }
             // the memo
-            b'q' => {
-                let key = self.take(1)?[0];
-                self.put(u64::from(key))?;
-            }
-            b'r' => {
-                let key = u32::from_le_bytes(self.array()?);
-                self.put(u64::from(key))?;
-            }
-            b'p' => {
-                let key = self.line()?.parse().map_err(|_| bad("a memo key is not a number"))?;
+            b'q' | b'r' | b'p' => {
+                let key = self.memo_key(op)?;
                 self.put(key)?;
             }
-            0x94 => self.put(self.memo.len() as u64)?,
-            b'h' => {
-                let key = self.take(1)?[0];
-                self.get(u64::from(key))?;
-            }
-            b'j' => {
-                let key = u32::from_le_bytes(self.array()?);
-                self.get(u64::from(key))?;
-            }
-            b'g' => {
-                let key = self.line()?.parse().map_err(|_| bad("a memo key is not a number"))?;
+            b'h' | b'j' | b'g' => {
+                let key = self.memo_key(op)?;
                 self.get(key)?;
             }
+            0x94 => self.put(self.memo.len() as u64)?,
             // numbers
             b'N' => self.stack.push(Value::None),
             0x88 | 0x89 => self.stack.push(Value::Bool),
-            b'J' => {
-                let n = i32::from_le_bytes(self.array()?);
-                self.stack.push(Value::Int(n.into()));
-            }
-            b'K' => {
-                let n = self.take(1)?[0];
-                self.stack.push(Value::Int(n.into()));
-            }
-            b'M' => {
-                let n = u16::from_le_bytes(self.array()?);
-                self.stack.push(Value::Int(n.into()));
+            b'J' | b'K' | b'M' => {
+                let n = match op {
+                    b'J' => i32::from_le_bytes(self.array()?).into(),
+                    b'K' => self.take(1)?[0].into(),
+                    _ => u16::from_le_bytes(self.array()?).into(),
+                };
+                self.stack.push(Value::Int(n));
             }
             b'I' | b'L' => {
                 let line = self.line()?;
@@ -103,53 +83,40 @@ impl Machine<'_> {
         Ok(())
     }
 
+    fn memo_key(&mut self, op: u8) -> Result<u64> {
+        Ok(match op {
+            b'q' | b'h' => self.take(1)?[0].into(),
+            b'r' | b'j' => u32::from_le_bytes(self.array()?).into(),
+            _ => self.line()?.parse().map_err(|_| bad("a memo key is not a number"))?,
+        })
+    }
+
     fn step_text(&mut self, op: u8) -> Result<()> {
-        match op {
-            b'X' => {
-                let n = u32::from_le_bytes(self.array()?);
-                let bytes = self.counted(n.into())?;
-                self.text(bytes)?;
-            }
-            0x8c => {
+        let bytes = match op {
+            0x8c | b'U' | b'C' => {
                 let n = self.take(1)?[0];
-                let bytes = self.take(n.into())?;
-                self.text(bytes)?;
+                self.take(n.into())?
             }
-            0x8d => {
+            b'X' | b'T' | b'B' => {
+                let n = u32::from_le_bytes(self.array()?);
+                self.counted(n.into())?
+            }
+            0x8d | 0x8e | 0x96 => {
                 let n = u64::from_le_bytes(self.array()?);
-                let bytes = self.counted(n)?;
-                self.text(bytes)?;
+                self.counted(n)?
             }
-            b'V' => {
-                let line = self.line()?;
-                self.text(line.as_bytes())?;
-            }
+            b'V' => self.line()?.as_bytes(),
             b'S' => {
                 let line = self.line()?;
-                let text = line.get(1..line.len().saturating_sub(1)).unwrap_or_default();
-                self.byte_string(text.as_bytes());
+                line.get(1..line.len().saturating_sub(1)).unwrap_or_default().as_bytes()
             }
-            b'T' => {
-                let n = u32::from_le_bytes(self.array()?);
-                let bytes = self.counted(n.into())?;
-                self.byte_string(bytes);
-            }
-            b'U' => {
-                let n = self.take(1)?[0];
-                let bytes = self.take(n.into())?;
-                self.byte_string(bytes);
-            }
+            _ => return self.step_container(op),
+        };
+        match op {
+            b'X' | 0x8c | 0x8d | b'V' => self.text(bytes)?,
+            b'S' | b'T' | b'U' => self.byte_string(bytes),
             // raw bytes, not needed
-            b'B' | b'C' | 0x8e | 0x96 => {
-                let n = match op {
-                    b'B' => u32::from_le_bytes(self.array()?).into(),
-                    b'C' => self.take(1)?[0].into(),
-                    _ => u64::from_le_bytes(self.array()?),
-                };
-                self.counted(n)?;
-                self.stack.push(Value::Opaque);
-            }
-            _ => self.step_container(op)?,
+            _ => self.stack.push(Value::Opaque),
         }
         Ok(())
     }
