@@ -1,4 +1,4 @@
-//! Any bytes as an IDX file, gzipped or not.
+//! Arbitrary bytes as an IDX file, gzipped or not.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +8,7 @@ fuzz_target!(|data: &[u8]| {
     let path = std::env::temp_dir().join(format!("skipstone-fuzz-{}.idx", std::process::id()));
     std::fs::write(&path, data).expect("the temporary folder can be written");
     if let Ok(images) = read_idx_images(&path) {
-        // Deflate cannot make more of them.
+        // Deflate cannot expand data any further.
         assert!(images.len() <= 1032 * data.len());
     }
     let _ = read_idx_labels(&path);

@@ -1,4 +1,4 @@
-//! Any bytes as a .npy file of latents; what is read is written and read again.
+//! Arbitrary bytes as a .npy file of latents. Valid tensors are written and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any bytes as the pickle of a legacy checkpoint, behind the parts that come before it.
+//! Arbitrary bytes as the pickle of a legacy checkpoint, after a valid start of the file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any bytes as a safetensors file; what is read is written and read again.
+//! Arbitrary bytes as a safetensors file. Valid tensors are written and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
     for tensor in &set.tensors {
         let other = again.get(&tensor.name).expect("every tensor is there");
         assert_eq!(other.shape, tensor.shape);
-        // NaN is not itself.
+        // By bits, because NaN does not equal itself.
         assert!(other.values.iter().zip(&tensor.values).all(|(a, b)| a.to_bits() == b.to_bits()));
     }
 });

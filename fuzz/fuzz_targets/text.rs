@@ -1,4 +1,4 @@
-//! Any text as each of the files that say how a model is made, trained or used.
+//! Arbitrary text as each of the text files that describe a model, its training or its use.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

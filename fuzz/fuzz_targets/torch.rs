@@ -1,4 +1,4 @@
-//! Any bytes as a weight file: zip archive, legacy checkpoint or safetensors, by their first bytes.
+//! Arbitrary bytes as a weight file: zip archive, legacy checkpoint or safetensors, depending on the first bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! `cargo xtask check`: everything that must hold before a change lands, in one command.
+//! `cargo xtask check` runs all checks that must pass before a change is merged.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Takes its own name, tells whether it went well.
+/// Takes its own name and returns whether it succeeded.
 type Step = fn(&str) -> bool;
 
 fn check() -> ExitCode {
@@ -35,14 +35,14 @@ fn check() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    eprintln!("check: all good");
+    eprintln!("check: all checks passed");
     ExitCode::SUCCESS
 }
 
-/// The page in a browser, served by the program that the tests have built. Where Node or Chromium is missing, the script
-/// says so and is content.
+/// Tests the web page in a browser, served by the program that the tests built. The script skips the test and says so
+/// if Node or Chromium is missing.
 fn page(name: &str) -> bool {
-    // With the whole workspace, so that nothing is built a second time with other features.
+    // Builds the whole workspace, so that nothing is rebuilt with other features.
     if !cargo(name, "build --workspace") {
         return false;
     }
@@ -51,12 +51,12 @@ fn page(name: &str) -> bool {
     run(name, Command::new("crates/serve/e2e/run").arg(program))
 }
 
-/// Licences, bans and sources of every dependency must pass. Advisories need their database, which not every machine
-/// reaches: that part may be skipped, and says so.
+/// Checks the licences, bans and sources of all dependencies. Advisories need an online database; if it is unreachable,
+/// that part is skipped with a message.
 fn cargo_deny(name: &str) -> bool {
     let installed = Command::new("cargo").args(["deny", "--version"]).output().is_ok_and(|o| o.status.success());
     if !installed {
-        eprintln!("check: licences SKIPPED, cargo-deny is not installed (cargo install cargo-deny --locked)");
+        eprintln!("check: licences SKIPPED, cargo-deny is not installed (run cargo install cargo-deny --locked)");
         return true;
     }
     if !cargo(name, "deny check licenses bans sources") {
@@ -64,18 +64,18 @@ fn cargo_deny(name: &str) -> bool {
     }
     let fetched = Command::new("cargo").args(["deny", "fetch", "db"]).output().is_ok_and(|o| o.status.success());
     if !fetched {
-        eprintln!("check: advisories SKIPPED, their database cannot be reached from here");
+        eprintln!("check: advisories SKIPPED, their database is unreachable");
         return true;
     }
     cargo("advisories", "deny check advisories")
 }
 
 fn cargo(name: &str, arguments: &str) -> bool {
-    // A warning in the documentation is an error; the other steps pay no heed to this variable.
+    // Warnings in the documentation are errors; the other steps ignore this variable.
     run(name, Command::new("cargo").args(arguments.split(' ')).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// Runs a command, tells what it is and how long it took; whether it went well.
+/// Runs a command, prints it and its duration, and returns whether it succeeded.
 fn run(name: &str, command: &mut Command) -> bool {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();

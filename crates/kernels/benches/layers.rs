@@ -1,8 +1,8 @@
-//! The layers of the networks people sample, one by one: `cargo bench -p skipstone-kernels`.
+//! Benchmarks of single layers from commonly sampled networks: `cargo bench -p skipstone-kernels`.
 //!
-//! Items per second are floating-point operations by the definition of a convolution, so Winograd's algorithms may pass
-//! the processor's peak, which the first benchmark measures. `SKIPSTONE_ISA` forces an instruction set,
-//! `SKIPSTONE_THREADS` the number of threads.
+//! Items per second are floating-point operations by the definition of a convolution. Winograd's algorithms may
+//! therefore exceed the processor's peak, which the first benchmark measures. `SKIPSTONE_ISA` selects an instruction
+//! set, `SKIPSTONE_THREADS` the number of threads.
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -28,7 +28,7 @@ fn numbers(len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// (channels in, channels out, kernel, side): the CIFAR-10 network, then a small one.
+/// (input channels, output channels, kernel, side): the CIFAR-10 network, then a small one.
 const SHAPES: [(usize, usize, usize, usize); 12] = [
     (128, 128, 3, 32),
     (256, 256, 3, 16),
@@ -67,7 +67,7 @@ fn forward(bencher: Bencher<'_, '_>, batch: usize, shape: Shape, algorithm: Algo
     let (w, b) = (numbers(shape.c_out * shape.patch()), numbers(shape.c_out));
     let ab = numbers(batch * 2 * shape.c_in);
     let mut y = Buffer::zeros(batch * shape.output_pixels() * shape.c_out);
-    // Several copies in turn: in a network, the weights of a layer are not in the cache when its turn comes.
+    // Alternates between copies, because in a network the weights of a layer are not in the cache when it runs.
     let layers: Vec<Layer> = (0..6).map(|_| Layer::pack(&team, isa, shape, algorithm, &[(&w, &b)])).collect();
     let source = Source { x: View::dense(&x, shape.c_in), norm: Some(Norm { ab: &ab, silu: true }) };
     let mut turn = 0;
@@ -125,7 +125,7 @@ fn group_norm_statistics_128_channels_1024_pixels<const BATCH: usize>(bencher: B
     });
 }
 
-/// A shape, written as in a table.
+/// A shape, displayed as in a table.
 struct Case((usize, usize, usize, usize));
 
 impl std::fmt::Display for Case {

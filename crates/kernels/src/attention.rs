@@ -1,7 +1,7 @@
-//! Self-attention over the pixels of an image, with any number of heads.
+//! Multi-head self-attention over the pixels of an image.
 //!
-//! Queries, keys and values lie side by side: 3·channels to a pixel. Of each, head h has channels h·d to (h+1)·d. Scores
-//! are made a tile of queries at a time and never stored: backward makes them again.
+//! Queries, keys and values are contiguous: each pixel has 3·channels elements. Head h uses channels h·d to (h+1)·d of
+//! each. Scores are computed for one tile of queries at a time and never stored; the backward pass recomputes them.
 
 use crate::half::Packed;
 use crate::isa::{Isa, kernel};
@@ -14,17 +14,17 @@ use crate::view::{View, ViewMut};
 /// Shape of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Channels of queries, keys and values together over all heads.
+    /// Channels of the queries (also of the keys and of the values), over all heads.
     pub channels: usize,
-    /// Heads; divides the channels.
+    /// Number of heads; must divide `channels`.
     pub heads: usize,
-    /// Pixels that attend to each other.
+    /// Number of pixels that attend to each other.
     pub pixels: usize,
 }
 
 /// Queries whose scores are held at once.
 const TILE: usize = 56;
-/// Heads to a thread from which on each is worked through by one.
+/// Heads per thread from which on each head is processed by a single thread.
 const HEADS_EACH: usize = 4;
 
 impl Shape {
@@ -37,29 +37,29 @@ impl Shape {
         (1.0 / (self.head_dim() as f64).sqrt()) as f32
     }
 
-    /// Floating-point operations for one image, a multiplication and an addition counted as two.
+    /// Floating-point operations for one image; a multiply-add counts as two.
     pub fn flops(&self) -> u64 {
         let (channels, pixels) = (self.channels as u64, self.pixels as u64);
-        // A config may ask for more than can be counted.
+        // Saturates: a config may ask for more than a u64 can count.
         pixels.saturating_mul(pixels).saturating_mul(4 * channels)
     }
 
-    /// Queries, keys and values out of a view that holds them side by side.
+    /// Splits a view that holds queries, keys and values side by side.
     fn split<'a>(&self, qkv: View<'a>) -> [View<'a>; 3] {
         [0, 1, 2].map(|i| View { offset: qkv.offset + i * self.channels, ..qkv })
     }
 }
 
-/// Rows of a view packed for products: the columns `first..first + width` of every row, or its transpose.
+/// How rows of a view are packed for matrix products.
 #[derive(Clone, Copy)]
 enum Pack {
-    /// \[panel of columns\]\[row\]\[two vectors\].
+    /// Columns `first..first + width` of every row: \[panel of columns\]\[row\]\[two vectors\].
     Rows,
-    /// \[panel of rows\]\[column\]\[two vectors\].
+    /// Their transpose: \[panel of rows\]\[column\]\[two vectors\].
     Transposed,
 }
 
-/// Elements of `rows` rows of `columns` packed.
+/// Elements that `rows` packed rows of `columns` take.
 fn packed_len(pack: Pack, rows: usize, columns: usize, width: usize) -> usize {
     match pack {
         Pack::Rows => columns.next_multiple_of(width) * rows,
@@ -67,10 +67,10 @@ fn packed_len(pack: Pack, rows: usize, columns: usize, width: usize) -> usize {
     }
 }
 
-/// Rows transposed at once: what keeps stores close together.
+/// Rows transposed together, which keeps stores close to each other.
 const TOGETHER: usize = 8;
 
-/// Packs `rows` rows from `begin` on, channels `first..first + columns`.
+/// Packs `rows` rows starting at `begin`, channels `first..first + columns`.
 #[allow(clippy::too_many_arguments)] // a matrix and its packing
 fn pack(
     how: Pack,
@@ -121,13 +121,13 @@ fn pack(
 }
 
 kernel! {
-    /// Turns each row's `len` scores into exp(scale·(score − max)), in place; `inverse[row]` becomes 1/Σ.
+    /// Replaces each row's `len` scores by exp(scale·(score − max)) in place; `inverse[row]` becomes 1/Σ.
     unsafe fn exponentials<S>(s, len: usize, row: usize, scale: f32, p: &mut [f32], inverse: &mut [f32]) {
         for (p, inverse) in p.chunks_exact_mut(row).zip(inverse) {
             let p = p.as_mut_ptr();
             let mut max = s.splat(f32::NEG_INFINITY);
             let whole = len / S::LANES * S::LANES;
-            // SAFETY: `row ≥ len` elements; the last vector is read and written as far as `len`.
+            // SAFETY: each row has `row ≥ len` elements; the last vector is read and written only up to `len`.
             unsafe {
                 for i in (0..whole).step_by(S::LANES) {
                     max = s.max(s.load(p.add(i)), max);
@@ -159,10 +159,10 @@ kernel! {
     }
 }
 
-/// Where the queries, keys and values of a head lie.
+/// The position of a head's queries, keys and values.
 #[derive(Clone, Copy)]
 struct Head {
-    /// First row (pixel, over all images) and first channel.
+    /// First row (pixel, counted over all images) and first channel.
     row: usize,
     channel: usize,
 }
@@ -171,7 +171,7 @@ struct Head {
 struct Call {
     shape: Shape,
     isa: Isa,
-    /// Columns of a panel.
+    /// Columns per panel.
     width: usize,
 }
 
@@ -181,19 +181,19 @@ impl Call {
         Head { row: index / heads * pixels, channel: index % heads * self.shape.head_dim() }
     }
 
-    /// Elements of a row of scores: whole panels.
+    /// Elements per row of scores: a whole number of panels.
     fn score_row(&self) -> usize {
         self.shape.pixels.next_multiple_of(self.width)
     }
 
-    /// C = A·B with B packed in panels of `k` rows: `columns` of them, rounded up.
+    /// C = A·B, with B packed in panels of `k` rows. `columns` is rounded up to whole panels.
     ///
     /// # Safety
-    /// `rows` rows of `k` at `a`; `c` has rows for whole panels.
+    /// `a` points to `rows` rows of `k` elements; the rows of `c` hold whole panels.
     #[allow(clippy::too_many_arguments)] // the operands of a product
     unsafe fn product(&self, rows: usize, k: usize, a: *const f32, a_row: usize, b: &[f32], c: *mut f32, c_row: usize) {
         for (panel, b) in b.chunks_exact(k * self.width).enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 rows_times_panel(
                     self.isa,
@@ -209,11 +209,12 @@ impl Call {
         }
     }
 
-    /// Unnormalised probabilities of `rows` queries from row `query` on: `[rows, score_row]`, and 1/Σ of each.
+    /// Computes unnormalised probabilities of `rows` queries starting at row `query`, `[rows, score_row]`, and 1/Σ of
+    /// each.
     fn probabilities(&self, q: View<'_>, head: Head, query: usize, keys: &[f32], p: &mut [f32], inverse: &mut [f32]) {
         let (d, row) = (self.shape.head_dim(), self.score_row());
         let rows = inverse.len();
-        // SAFETY: rows of d channels of the queries; packed keys; rows of whole panels of scores.
+        // SAFETY: the queries have rows of d channels, the keys are packed and the score rows hold whole panels.
         unsafe {
             let a = q.pointer().add((head.row + query) * q.stride + head.channel);
             self.product(rows, d, a, q.stride, keys, p.as_mut_ptr(), row);
@@ -222,7 +223,7 @@ impl Call {
     }
 }
 
-/// y = softmax(q·kᵀ/√d)·v, for each head of each of `n` images.
+/// y = softmax(q·kᵀ/√d)·v for each head of each of `n` images.
 ///
 /// # Panics
 /// A view is too short for the shape.
@@ -250,10 +251,10 @@ pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y:
             let mut inverse = [0.0; TILE];
             let inverse = &mut inverse[..rows];
             call.probabilities(q, head, begin, keys, p, inverse);
-            // SAFETY: rows of `pixels` probabilities, packed values, rows of whole panels.
+            // SAFETY: `p` has rows of `pixels` probabilities, the values are packed and output rows hold whole panels.
             unsafe { call.product(rows, pixels, p.as_ptr(), row, values, out.as_mut_ptr(), d_row) };
             for ((i, out), inverse) in out.chunks_exact(d_row).enumerate().zip(&*inverse) {
-                // SAFETY: the head's channels of these queries are this task's alone.
+                // SAFETY: only this task accesses the head's channels of these queries.
                 let y = unsafe { y.part(head.row + begin + i, head.channel, d) };
                 for (y, x) in y.iter_mut().zip(out) {
                     *y = x * inverse;
@@ -262,7 +263,7 @@ pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y:
         });
     };
     if heads >= HEADS_EACH * team.threads() {
-        // A head's keys and values stay in the cache of the thread that packed them.
+        // One task per head keeps its packed keys and values in that thread's cache.
         return team.run(heads, |index| {
             let head = call.head(index);
             with_scratch(keys_len + values_len, |packed| {
@@ -278,7 +279,7 @@ pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y:
         team.run(2 * heads, |task| {
             let head = call.head(task / 2);
             let begin = task / 2 * (keys_len + values_len);
-            // SAFETY: each head's keys and values are their tasks' alone.
+            // SAFETY: only its own task accesses a head's keys and values.
             unsafe {
                 if task % 2 == 0 {
                     pack_keys(head, shared.part(begin, keys_len));
@@ -296,7 +297,7 @@ pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y:
     });
 }
 
-/// The gradients of [`forward`] by queries, keys and values, side by side: written, not added.
+/// Writes the gradients of [`forward`] with respect to queries, keys and values, side by side. Overwrites `dqkv`.
 ///
 /// # Panics
 /// A view is too short for the shape.
@@ -330,7 +331,7 @@ pub fn backward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, d
                 let inverse = &mut inverse[..rows];
                 let (p, dp) = (&mut p[..rows * row], &mut dp[..rows * row]);
                 call.probabilities(q, head, begin, keys, p, inverse);
-                // SAFETY: rows of d channels of dy; packed values; rows of whole panels of dp.
+                // SAFETY: `dy` has rows of d channels, the values are packed and the rows of `dp` hold whole panels.
                 unsafe {
                     let a = dy.pointer().add((head.row + begin) * dy.stride + head.channel);
                     call.product(rows, d, a, dy.stride, values, dp.as_mut_ptr(), row);
@@ -345,8 +346,8 @@ pub fn backward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, d
                         tile[d..].fill(0.0);
                     }
                     for panel in (0..d_row).step_by(width) {
-                        // SAFETY: `rows` rows of `pixels` weights and of whole panels of the tile; a row of whole
-                        // panels of the sums for each key.
+                        // SAFETY: the weights have `rows` rows of `pixels`, the tile has rows of whole panels, and the
+                        // sums have a row of whole panels for each key.
                         unsafe {
                             let (a, b) = (weights.as_ptr(), tile.as_ptr().add(panel));
                             let c = into.as_mut_ptr().add(panel);
@@ -356,15 +357,16 @@ pub fn backward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, d
                 };
                 add(dy, p, dv);
                 add(q, dp, dk);
-                // SAFETY: rows of `pixels` gradients, packed keys, rows of whole panels.
+                // SAFETY: `dp` has rows of `pixels` gradients, the keys are packed and the rows of `dq` hold whole
+                // panels.
                 unsafe { call.product(rows, pixels, dp.as_ptr(), row, key_rows, dq.as_mut_ptr(), d_row) };
                 for (i, dq) in dq.chunks_exact(d_row).take(rows).enumerate() {
-                    // SAFETY: this head's channels of these pixels are this task's alone.
+                    // SAFETY: only this task accesses this head's channels of these pixels.
                     unsafe { out.part(head.row + begin + i, head.channel, d) }.copy_from_slice(&dq[..d]);
                 }
             }
             for (i, (dk, dv)) in dk.chunks_exact(d_row).zip(dv.chunks_exact(d_row)).enumerate() {
-                // SAFETY: this head's channels of these pixels are this task's alone.
+                // SAFETY: only this task accesses this head's channels of these pixels.
                 unsafe {
                     out.part(head.row + i, channels + head.channel, d).copy_from_slice(&dk[..d]);
                     out.part(head.row + i, 2 * channels + head.channel, d).copy_from_slice(&dv[..d]);
@@ -374,8 +376,8 @@ pub fn backward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, d
     });
 }
 
-/// Normalises a row of probabilities and turns `dp`, the gradient by them, into the gradient by the unscaled scores:
-/// scale·p·(dp − Σ dp·p).
+/// Normalises a row of probabilities, and replaces `dp` (the gradient of the probabilities) by the gradient of the
+/// unscaled scores: scale·p·(dp − Σ dp·p).
 fn scores_gradient(p: &mut [f32], dp: &mut [f32], inverse: f32, scale: f32) {
     let mut inner = 0.0f64;
     for (p, dp) in p.chunks_mut(64).zip(dp.chunks(64)) {

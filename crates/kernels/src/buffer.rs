@@ -1,4 +1,4 @@
-//! Memory that begins on a cache line.
+//! Memory aligned to cache lines.
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
@@ -9,7 +9,7 @@ const LINE: usize = 16;
 #[repr(C, align(64))]
 struct Line([f32; LINE]);
 
-/// A slice of f32 that begins on a cache line, so that no vector load straddles two.
+/// A buffer of f32 aligned to a cache line, so that no vector load straddles two lines.
 #[derive(Clone, Default)]
 pub struct Buffer {
     lines: Vec<Line>,
@@ -23,16 +23,16 @@ impl std::fmt::Debug for Buffer {
 }
 
 impl Buffer {
-    /// `len` zeros.
+    /// A buffer of `len` zeros.
     pub fn zeros(len: usize) -> Self {
         let count = len.div_ceil(LINE);
         if count == 0 {
             return Self::default();
         }
         let layout = Layout::array::<Line>(count).expect("no more than memory holds");
-        // Fresh pages from the system are zeros already: `vec!` would write them once more, as it knows this of plain
-        // numbers only.
-        // SAFETY: the layout is that of a Vec of `count` lines, not empty; zeros are f32.
+        // Fresh pages from the system are already zero. `vec!` would zero them again, because it recognises zeros of
+        // primitive types only.
+        // SAFETY: the layout is that of a Vec of `count` lines, not empty; all-zero bytes are valid f32.
         let lines = unsafe {
             let lines = alloc_zeroed(layout).cast::<Line>();
             if lines.is_null() {
@@ -43,10 +43,10 @@ impl Buffer {
         Self { lines, len }
     }
 
-    /// Makes it `len` long or leaves it longer. Growing empties it: the content is unspecified afterwards.
+    /// Grows the buffer to at least `len` elements. Growing leaves its content unspecified.
     pub fn at_least(&mut self, len: usize) {
         if len > self.len {
-            // Freed before the new one is asked for: nothing of the old content is kept.
+            // Frees the old memory before allocating, because its content is not kept.
             *self = Self::default();
             *self = Self::zeros(len);
         }

@@ -1,11 +1,11 @@
-//! Dropout whose mask is a function of a key: backward makes it again instead of storing it.
+//! Dropout whose mask is a function of a key, so that the backward pass recomputes it instead of storing it.
 
 use crate::isa::{Isa, kernel};
 
-/// Whether element `index` survives under `key`: a 32-bit mix of the two against a threshold.
+/// Whether element `index` survives under `key`: compares a 32-bit hash of both with a threshold.
 #[inline(always)]
 fn survives(key: u64, index: u32, threshold: u32) -> bool {
-    // Two rounds of xor-shift-multiply (the constants are those of the lowbias32 hash) over index and both key halves.
+    // Two rounds of xor-shift-multiply (lowbias32 constants) over the index and both halves of the key.
     let mut h = index.wrapping_mul(0x9E37_79B9) ^ (key as u32);
     h = (h ^ (h >> 16)).wrapping_mul(0x7FEB_352D);
     h = (h ^ (h >> 15)).wrapping_mul(0x846C_A68B) ^ ((key >> 32) as u32);
@@ -14,20 +14,20 @@ fn survives(key: u64, index: u32, threshold: u32) -> bool {
     h ^ (h >> 16) >= threshold
 }
 
-/// y = x/(1−p) where an element survives, else 0. One key per image of `x.len() / keys.len()` elements.
+/// y = x/(1−p) where an element survives, else 0. Each image of `x.len() / keys.len()` elements has its own key.
 ///
 /// # Panics
-/// The lengths do not fit.
+/// `x` and `y` differ in length, or the length is no multiple of the number of keys.
 pub fn forward(isa: Isa, p: f64, keys: &[u64], x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
     y.fill(0.0);
     add_masked(isa, p, keys, x, y);
 }
 
-/// dx += dy/(1−p) where an element survived.
+/// dx += dy/(1−p) where the element survived.
 ///
 /// # Panics
-/// The lengths do not fit.
+/// `dy` and `dx` differ in length, or the length is no multiple of the number of keys.
 pub fn backward(isa: Isa, p: f64, keys: &[u64], dy: &[f32], dx: &mut [f32]) {
     assert_eq!(dy.len(), dx.len());
     add_masked(isa, p, keys, dy, dx);

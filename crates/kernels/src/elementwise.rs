@@ -1,4 +1,4 @@
-//! Elementwise operations and resampling, with their gradients, and the way between memory layouts.
+//! Elementwise operations and resampling, with their gradients, and conversions between memory layouts.
 
 use crate::isa::{Isa, kernel};
 use crate::math;
@@ -7,21 +7,21 @@ use crate::sums::row_sums;
 use crate::team::Team;
 use crate::view::{View, ViewMut};
 
-/// Elements of a task.
+/// Elements per task.
 const PART: usize = 16 * 1024;
 
-/// Runs `f(begin, len)` over parts of `len` elements.
+/// Runs `f(begin, count)` on consecutive parts of `len` elements.
 pub(crate) fn parts(team: &Team, len: usize, f: impl Fn(usize, usize) + Sync) {
     team.run(len.div_ceil(PART), |part| f(part * PART, PART.min(len - part * PART)));
 }
 
-/// y\[i\] = f(x\[i\], y\[i\]), vector after vector, for slices as long as each other. A macro, as the body of a closure
-/// would not be compiled for the caller's instruction set.
+/// y\[i\] = f(x\[i\], y\[i\]), one vector after the other, for slices of equal length. It is a macro because the body
+/// of a closure would not be compiled for the caller's instruction set.
 macro_rules! map {
     ($S:ident, $s:ident, $xs:ident, $ys:ident, ($x:ident, $y:ident) => $f:expr) => {{
         let (len, x, y) = ($ys.len(), $xs.as_ptr(), $ys.as_mut_ptr());
         let whole = len / $S::LANES * $S::LANES;
-        // SAFETY: vectors within the slices; of the last one as many elements as there are.
+        // SAFETY: the vectors lie within the slices; the last one touches only the elements that remain.
         unsafe {
             for i in (0..whole).step_by($S::LANES) {
                 let ($x, $y) = ($s.load(x.add(i)), $s.load(y.add(i)));
@@ -37,21 +37,21 @@ macro_rules! map {
 }
 
 kernel! {
-    /// The slices are as long as each other.
+    /// y = x·σ(x). The slices have equal length.
     unsafe fn silu_kernel<S>(s, x: &[f32], y: &mut [f32]) {
         map!(S, s, x, y, (x, _y) => math::silu(s, x));
     }
 }
 
 kernel! {
-    /// `y` holds dy and becomes dx. The slices are as long as each other.
+    /// `y` holds dy and becomes dx. The slices have equal length.
     unsafe fn silu_backward_kernel<S>(s, x: &[f32], y: &mut [f32]) {
         map!(S, s, x, y, (x, dy) => s.mul(dy, math::silu_derivative(s, x)));
     }
 }
 
 kernel! {
-    /// y += a·x; the slices are as long as each other.
+    /// y += a·x. The slices have equal length.
     pub(crate) unsafe fn axpy_kernel<S>(s, a: f32, x: &[f32], y: &mut [f32]) {
         let a = s.splat(a);
         map!(S, s, x, y, (x, y) => s.fma(a, x, y));
@@ -61,37 +61,37 @@ kernel! {
 /// y = x·σ(x).
 ///
 /// # Panics
-/// The lengths differ.
+/// The slices differ in length.
 pub fn silu(isa: Isa, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
-    // SAFETY: equally long.
+    // SAFETY: the slices have equal length.
     unsafe { silu_kernel(isa, x, y) }
 }
 
-/// dy becomes dy·silu′(x).
+/// Replaces dy by dy·silu′(x).
 ///
 /// # Panics
-/// The lengths differ.
+/// The slices differ in length.
 pub fn silu_backward(isa: Isa, x: &[f32], dy: &mut [f32]) {
     assert_eq!(x.len(), dy.len());
-    // SAFETY: equally long.
+    // SAFETY: the slices have equal length.
     unsafe { silu_backward_kernel(isa, x, dy) }
 }
 
 /// y += a·x.
 ///
 /// # Panics
-/// The lengths differ.
+/// The slices differ in length.
 pub fn axpy(isa: Isa, team: &Team, a: f32, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
     let y = Shared::new(y);
     parts(team, x.len(), |begin, len| {
-        // SAFETY: a part is its task's alone; equally long.
+        // SAFETY: only this task accesses its part; the slices have equal length.
         unsafe { axpy_kernel(isa, a, &x[begin..begin + len], y.part(begin, len)) }
     });
 }
 
-/// y = scale·x or y += scale·x over `rows` rows of `channels`.
+/// y = scale·x, or y += scale·x, over `rows` rows of `channels`.
 ///
 /// # Panics
 /// A view is too short.
@@ -111,7 +111,7 @@ pub fn add_rows(
     let step = (PART / channels).max(1);
     team.run(rows.div_ceil(step), |part| {
         for row in part * step..((part + 1) * step).min(rows) {
-            // SAFETY: rows are their task's alone; equally long.
+            // SAFETY: only this task accesses its rows; the slices have equal length.
             unsafe {
                 let y = y.part(row, 0, channels);
                 if !accumulate {
@@ -123,7 +123,7 @@ pub fn add_rows(
     });
 }
 
-/// Doubles images of `size` by repeating every pixel.
+/// Upsamples images of `size` by 2, repeating every pixel.
 ///
 /// # Panics
 /// A view is too short.
@@ -133,13 +133,13 @@ pub fn upsample(team: &Team, n: usize, [height, width]: [usize; 2], channels: us
     team.run(2 * n * height, |row| {
         for column in 0..2 * width {
             let from = x.row(row / 2 * width + column / 2, channels);
-            // SAFETY: a row of pixels is its task's alone.
+            // SAFETY: only this task accesses the row of pixels.
             unsafe { y.part(row * 2 * width + column, 0, channels) }.copy_from_slice(from);
         }
     });
 }
 
-/// sums\[image\] += Σ over the pixels of each image, `[n, channels]`.
+/// Adds the sum over the pixels of each image to `sums`, `[n, channels]`.
 ///
 /// # Panics
 /// The lengths do not fit.
@@ -153,7 +153,8 @@ pub fn sum_pixels(isa: Isa, team: &Team, n: usize, pixels: usize, channels: usiz
     });
 }
 
-/// dx (+)= the sum of the four pixels that each became when images of `size` were doubled.
+/// dx = the sum of the four pixels that each input pixel became in [`upsample`], or dx += that sum. `size` is that of
+/// dx.
 ///
 /// # Panics
 /// The lengths do not fit.
@@ -171,7 +172,7 @@ pub fn upsample_backward(
     sum_of_four(team, isa, n, size, channels, 1.0, dy, dx, accumulate);
 }
 
-/// Halves images (`size` is the output's) by the mean of 2×2 pixels.
+/// Downsamples images by 2, taking the mean of 2×2 pixels. `size` is that of the output.
 ///
 /// # Panics
 /// A view is too short.
@@ -203,7 +204,7 @@ fn sum_of_four(
     let y = y.share(n * height * width, channels, "halved images");
     team.run(n * height, |row| {
         for column in 0..width {
-            // SAFETY: a row of pixels is its task's alone; equally long.
+            // SAFETY: only this task accesses the row of pixels; the slices have equal length.
             unsafe {
                 let y = y.part(row * width + column, 0, channels);
                 if !accumulate {
@@ -218,7 +219,7 @@ fn sum_of_four(
     });
 }
 
-/// dx (+)= dy/4 at each of the four pixels of dx that made one of dy's (`size` is dy's).
+/// dx = dy/4 at each of the four pixels that [`average_pool`] combined, or dx += dy/4. `size` is that of dy.
 ///
 /// # Panics
 /// A view is too short.
@@ -237,7 +238,7 @@ pub fn average_pool_backward(
     let dx = dx.share(4 * n * height * width, channels, "gradient of images");
     team.run(2 * n * height, |row| {
         for column in 0..2 * width {
-            // SAFETY: a row of pixels is its task's alone; equally long.
+            // SAFETY: only this task accesses the row of pixels; the slices have equal length.
             unsafe {
                 let dx = dx.part(row * 2 * width + column, 0, channels);
                 if !accumulate {
@@ -249,7 +250,7 @@ pub fn average_pool_backward(
     });
 }
 
-/// Pixels side by side from planes: `x` is `[n, channels, pixels]`, y = a·x + b.
+/// y = a·x + b, from planes to channels-last pixels: `x` is `[n, channels, pixels]`.
 ///
 /// # Panics
 /// A slice or view is too short.
@@ -265,7 +266,7 @@ pub fn from_planes(n: usize, channels: usize, (a, b): (f32, f32), x: &[f32], y: 
     }
 }
 
-/// Planes from pixels side by side: y, `[n, channels, pixels]`, becomes scale·x.
+/// y = scale·x, from channels-last pixels to planes: `y` is `[n, channels, pixels]`.
 ///
 /// # Panics
 /// A slice or view is too short.

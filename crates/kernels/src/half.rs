@@ -1,4 +1,4 @@
-//! Half-precision numbers (IEEE 754 binary16) as their bits: in memory only, or, where a processor can, multiplied.
+//! Half-precision numbers (IEEE 754 binary16) as bits: a storage format, and a format of products where available.
 
 use crate::isa::Simd;
 
@@ -8,14 +8,14 @@ mod products;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use products::{Fp16, pairs_times_panel};
 
-/// A number in memory that is computed with in f32.
+/// A number stored in memory and computed with in f32.
 pub(crate) trait Element: Copy {
-    /// Reads `LANES` of them.
+    /// Loads `LANES` numbers.
     ///
     /// # Safety
     /// They are readable.
     unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
-    /// Writes `LANES` of them. What has little range is multiplied by `scale` first; f32 has enough.
+    /// Stores `LANES` numbers. Types of small range multiply them by `scale` first; f32 ignores it.
     ///
     /// # Safety
     /// They are writable.
@@ -25,13 +25,13 @@ pub(crate) trait Element: Copy {
 impl Element for f32 {
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { s.load(p) }
     }
 
     #[inline(always)]
     unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V, _scale: S::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { s.store(p, v) }
     }
 }
@@ -44,34 +44,34 @@ pub(crate) struct Half(u16);
 impl Element for Half {
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
-        // SAFETY: the caller's promise; a Half is its bits.
+        // SAFETY: guaranteed by the caller; a Half is its bits.
         unsafe { s.load_half(p.cast()) }
     }
 
     #[inline(always)]
     unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V, scale: S::V) {
-        // SAFETY: the caller's promise; a Half is its bits.
+        // SAFETY: guaranteed by the caller; a Half is its bits.
         unsafe { s.store_half(p.cast(), s.mul(v, scale)) }
     }
 }
 
-/// Where packed weights lie.
+/// A pointer to packed weights.
 #[derive(Clone, Copy)]
 pub(crate) enum Packed {
     /// f32.
     Single(*const f32),
-    /// Half precision, which becomes f32 on the way into the registers.
+    /// Half precision, converted to f32 on loading.
     Half(*const Half),
 }
 
 impl Packed {
-    /// `elements` further on.
+    /// The pointer `elements` further on.
     ///
     /// # Safety
     /// As `pointer::add`.
     #[inline(always)]
     pub(crate) unsafe fn add(self, elements: usize) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match self {
                 Self::Single(p) => Self::Single(p.add(elements)),
@@ -89,13 +89,13 @@ pub(crate) fn widen(bits: u16) -> f32 {
     let magnitude = if rest >= 0x7c00 {
         0x7f80_0000 | (rest & 0x3ff) << 13
     } else {
-        // Exponent and fraction in their new places are the value over 2^112, for subnormals as well.
+        // Exponent and fraction, moved to their f32 positions, are the value over 2^112, for subnormals as well.
         (f32::from_bits(rest << 13) * f32::from_bits((112 + 127) << 23)).to_bits()
     };
     f32::from_bits(sign | magnitude)
 }
 
-/// The nearest half-precision number; of two equally near the even one.
+/// The nearest half-precision number; ties to even.
 #[inline(always)]
 pub(crate) fn narrow(x: f32) -> u16 {
     let sign = ((x.to_bits() >> 16) & 0x8000) as u16;
@@ -106,7 +106,7 @@ pub(crate) fn narrow(x: f32) -> u16 {
         0x7c00
     } else if a >= f32::from_bits((127 - 14) << 23) {
         let bits = a.to_bits();
-        // Half of the last place kept, or a little less where it is even: a carry moves into the exponent, as it should.
+        // Adds half of the last place kept, slightly less where it is even. A carry correctly moves into the exponent.
         ((bits + 0xfff + ((bits >> 13) & 1)) >> 13).wrapping_sub(112 << 10) as u16
     } else {
         // Subnormals are multiples of 2^-24.
@@ -123,7 +123,7 @@ mod tests {
     kernel! {
         unsafe fn there<S>(s, from: *const f32, len: usize, to: *mut u16) {
             for i in (0..len).step_by(S::LANES) {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { s.store_half(to.add(i), s.load(from.add(i))) };
             }
         }
@@ -132,7 +132,7 @@ mod tests {
     kernel! {
         unsafe fn back<S>(s, from: *const u16, len: usize, to: *mut f32) {
             for i in (0..len).step_by(S::LANES) {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { s.store(to.add(i), s.load_half(from.add(i))) };
             }
         }
@@ -141,13 +141,13 @@ mod tests {
     kernel! {
         unsafe fn interleaved<S>(s, even: *const f32, odd: *const f32, len: usize, to: *mut u16) {
             for i in (0..len).step_by(S::LANES) {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { s.store_half_pairs(to.add(2 * i), s.load(even.add(i)), s.load(odd.add(i))) };
             }
         }
     }
 
-    /// The value of half-precision bits by their definition, in f64.
+    /// The value of half-precision bits by definition, in f64.
     fn value(bits: u16) -> f64 {
         let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 0x3ff));
         let magnitude = match exponent {
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn rounding_is_to_nearest_and_to_even_on_every_instruction_set() {
-        // Between any two neighbours: just below the middle, the middle, just above.
+        // Between any two neighbours: just below the midpoint, the midpoint, just above.
         let mut cases = Vec::new();
         for bits in 0..0x7bffu16 {
             let middle = ((value(bits) + value(bits + 1)) / 2.0) as f32;

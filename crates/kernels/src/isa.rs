@@ -1,8 +1,7 @@
-//! The instruction sets that kernels are compiled for, and how one is picked at run time.
+//! The instruction sets that kernels are compiled for, and run-time selection among them.
 //!
-//! A kernel is written once, generic over `Simd`, inside the `kernel!` macro, which compiles it for each instruction
-//! set. An [`Isa`] can only be had for a set that this processor was seen to have: that is the proof every intrinsic
-//! rests on.
+//! A kernel is written once, generic over `Simd`, inside the `kernel!` macro, which compiles it for every instruction
+//! set. An [`Isa`] value exists only for a set that was detected on this processor. The intrinsics rely on this proof.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,16 +17,16 @@ pub(crate) use x86::{Avx2, Avx512};
 
 pub(crate) use portable::Portable;
 
-/// Vectors of `LANES` f32 and what kernels do with them.
+/// Vectors of `LANES` f32 and the operations that kernels use.
 ///
-/// A multiplication and an addition that could be fused are written as [`fma`](Self::fma): it rounds once on AVX2 and
-/// AVX-512 and twice on the portable path, so results differ in the last places between instruction sets.
+/// A multiplication followed by an addition is written as [`fma`](Self::fma). It rounds once on AVX2 and AVX-512 and
+/// twice on the portable path, so results differ in the last digits between instruction sets.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
-    /// A vector.
+    /// The vector type.
     type V: Copy;
-    /// Elements of a vector.
+    /// Elements per vector.
     const LANES: usize;
-    /// Rows of the register tile of a matrix product: with two vectors a row, what the registers hold.
+    /// Rows of the register tile of a matrix product. A tile two vectors wide with this many rows fills the registers.
     const ROWS: usize;
 
     fn splat(self, x: f32) -> Self::V;
@@ -37,7 +36,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `LANES` elements at `p` are writable.
     unsafe fn store(self, p: *mut f32, v: Self::V);
-    /// The first `len` elements at `p`, then zeros; nothing beyond them is read.
+    /// Loads the first `len` elements at `p` and fills the rest with zeros. Reads nothing beyond `len`.
     ///
     /// # Safety
     /// `len ≤ LANES` elements at `p` are readable.
@@ -51,21 +50,21 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// a·b + c.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger; `b` where either is NaN.
+    /// The larger element; `b` where either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller; `b` where either is NaN.
+    /// The smaller element; `b` where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    /// Half-precision numbers, as their bits.
+    /// Loads half-precision numbers from their bits.
     ///
     /// # Safety
     /// `LANES` elements at `p` are readable.
     unsafe fn load_half(self, p: *const u16) -> Self::V;
-    /// Rounds to half precision, to nearest, ties to even.
+    /// Stores as half precision, rounding to nearest, ties to even.
     ///
     /// # Safety
     /// `LANES` elements at `p` are writable.
     unsafe fn store_half(self, p: *mut u16, v: Self::V);
-    /// The same for two vectors side by side: even\[0\], odd\[0\], even\[1\], odd\[1\], …
+    /// [`store_half`](Self::store_half) for two interleaved vectors: even\[0\], odd\[0\], even\[1\], odd\[1\], …
     ///
     /// # Safety
     /// `2·LANES` elements at `p` are writable.
@@ -79,11 +78,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
-/// One of the instruction sets this processor has.
+/// An instruction set that this processor has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Isa(pub(crate) Token);
 
-/// What [`kernel!`] picks by. A token exists only for instruction sets that were detected.
+/// The variants that [`kernel!`] matches on. A token exists only for detected instruction sets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
     #[cfg(target_arch = "x86_64")]
@@ -94,7 +93,7 @@ pub(crate) enum Token {
 }
 
 impl Isa {
-    /// Every set this processor has, best first; the last is the portable one.
+    /// Every instruction set of this processor, best first. The last is the portable one.
     pub fn available() -> Vec<Self> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -106,23 +105,23 @@ impl Isa {
         all
     }
 
-    /// The best set of this processor, or what the environment variable `SKIPSTONE_ISA` asks for, if the processor has
-    /// it ([`asked`](Self::asked) says if not).
+    /// The instruction set named by the environment variable `SKIPSTONE_ISA` if this processor has it, otherwise the
+    /// best one. [`asked`](Self::asked) reports an unusable `SKIPSTONE_ISA`.
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| Self::asked().ok().flatten().unwrap_or_else(|| Self::available()[0]))
     }
 
-    /// What `SKIPSTONE_ISA` (`avx512`, `avx2`, `portable`) asks for, if it is set.
+    /// The instruction set named by `SKIPSTONE_ISA` (`avx512`, `avx2` or `portable`), if the variable is set.
     ///
     /// # Errors
-    /// It names no instruction set of this processor.
+    /// The variable does not name an instruction set of this processor.
     pub fn asked() -> Result<Option<Self>, String> {
         let Ok(name) = std::env::var("SKIPSTONE_ISA") else { return Ok(None) };
         name.parse().map(Some).map_err(|error| format!("SKIPSTONE_ISA: {error}"))
     }
 
-    /// Its name: `avx512`, `avx2` or `portable`.
+    /// The name: `avx512`, `avx2` or `portable`.
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -163,9 +162,10 @@ impl FromStr for Isa {
     }
 }
 
-/// Compiles a function generic over [`Simd`] for each instruction set; the first argument of the result picks one.
+/// Compiles a function generic over [`Simd`] for each instruction set. The first argument of the resulting function
+/// selects the set.
 ///
-/// The generic body is inlined into a function that has the target features, so its intrinsics are too.
+/// The generic body is inlined into a function with the target features enabled, and so are its intrinsics.
 macro_rules! kernel {
     ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident<$S:ident>($simd:ident $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -178,17 +178,17 @@ macro_rules! kernel {
             #[allow(clippy::too_many_arguments)]
             #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,f16c,lzcnt,popcnt")]
             unsafe fn avx512(token: $crate::isa::Avx512 $(, $arg: $ty)*) $(-> $ret)? {
-                // SAFETY: the caller's promise is the body's.
+                // SAFETY: the body has the same contract as this function.
                 unsafe { body(token $(, $arg)*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[allow(clippy::too_many_arguments)]
             #[target_feature(enable = "avx2,fma,bmi1,bmi2,f16c,lzcnt,popcnt")]
             unsafe fn avx2(token: $crate::isa::Avx2 $(, $arg: $ty)*) $(-> $ret)? {
-                // SAFETY: the caller's promise is the body's.
+                // SAFETY: the body has the same contract as this function.
                 unsafe { body(token $(, $arg)*) }
             }
-            // SAFETY: a token proves that its instruction set was detected; the rest is this function's contract.
+            // SAFETY: the token proves that its instruction set was detected; the caller guarantees the rest.
             unsafe {
                 match isa.0 {
                     #[cfg(target_arch = "x86_64")]

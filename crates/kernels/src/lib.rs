@@ -1,18 +1,18 @@
-//! CPU kernels of a diffusion U-Net on plain slices, forward and backward.
+//! CPU kernels for a diffusion U-Net, forward and backward, on plain slices.
 //!
-//! Images lie in memory pixel after pixel, the channels of a pixel side by side ([`View`]). What is computed for an
-//! image depends on that image alone and its arithmetic has a fixed order: results do not change with the batch, with
-//! the number of threads ([`Team`]), or with an image's position. They differ in the last places between instruction
-//! sets ([`Isa`]), which are picked at run time.
+//! Images are stored channels-last ([`View`]): pixel after pixel, with the channels of a pixel contiguous. Each image
+//! is computed independently and in a fixed order of operations, so results do not depend on the batch, on the image's
+//! position in it, or on the number of threads ([`Team`]). Results differ in the last digits between instruction sets
+//! ([`Isa`]), which are selected at run time.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
-//! | [`conv`] | convolutions, with normalisation before and additions after them folded in |
+//! | [`conv`] | convolutions with fused normalisation before and additions after |
 //! | [`norm`] | group normalisation: statistics and gradients |
 //! | [`attention`], [`linear`], [`elementwise`], [`dropout`] | the other layers |
-//! | [`optimizer`] | Adam, moving averages, norms over flat parameters |
-//! | [`peak`] | what the processor can do at best |
-//! | [`mod@reference`] | every kernel once more in f64, as plainly as its definition: the oracle of the tests |
+//! | [`optimizer`] | Adam, moving averages and norms of flat parameter buffers |
+//! | [`peak`] | peak arithmetic and memory throughput of the processor |
+//! | [`mod@reference`] | plain f64 versions of every kernel, used as test oracles |
 
 pub mod attention;
 pub mod buffer;

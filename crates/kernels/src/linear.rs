@@ -1,4 +1,4 @@
-//! Fully connected layers on vectors: the time and class embeddings.
+//! Fully connected layers on vectors, for the time and class embeddings.
 
 use crate::elementwise::axpy_kernel;
 use crate::isa::{Isa, kernel};
@@ -7,13 +7,13 @@ use crate::shared::Shared;
 use crate::team::Team;
 use crate::view::{View, ViewMut};
 
-/// Outputs of a task.
+/// Outputs per task.
 const OUTPUTS: usize = 32;
 
 /// y = w·x + b for each of `n` vectors; `w` is `[out, in]`. The weights are read once for all vectors.
 ///
 /// # Panics
-/// A slice or view has another length than the others imply.
+/// A slice or view has the wrong length.
 #[allow(clippy::too_many_arguments)] // operands and result
 pub fn forward(isa: Isa, team: &Team, n: usize, inputs: usize, x: View<'_>, w: &[f32], b: &[f32], y: &mut ViewMut<'_>) {
     let outputs = b.len();
@@ -23,7 +23,7 @@ pub fn forward(isa: Isa, team: &Team, n: usize, inputs: usize, x: View<'_>, w: &
     team.run(outputs.div_ceil(OUTPUTS), |task| {
         for o in task * OUTPUTS..((task + 1) * OUTPUTS).min(outputs) {
             for i in 0..n {
-                // SAFETY: rows of equal length; an output is its task's alone.
+                // SAFETY: the rows have equal length; only this task accesses its outputs.
                 unsafe {
                     let sum = dot(isa, &w[o * inputs..(o + 1) * inputs], x.row(i, inputs));
                     y.part(i, o, 1)[0] = sum as f32 + b[o];
@@ -34,7 +34,7 @@ pub fn forward(isa: Isa, team: &Team, n: usize, inputs: usize, x: View<'_>, w: &
 }
 
 kernel! {
-    /// Σ aᵢ·bᵢ; the slices are as long as each other.
+    /// Σ aᵢ·bᵢ. The slices have equal length.
     unsafe fn dot<S>(s, a: &[f32], b: &[f32]) -> f64 {
         let (len, a, b) = (a.len(), a.as_ptr(), b.as_ptr());
         let mut acc = [s.zero(); 4];
@@ -43,7 +43,7 @@ kernel! {
             for acc in &mut acc {
                 if i < len {
                     let rest = (len - i).min(S::LANES);
-                    // SAFETY: `rest` elements from i on exist.
+                    // SAFETY: `rest` elements exist from i on.
                     *acc = unsafe { s.fma(s.load_first(a.add(i), rest), s.load_first(b.add(i), rest), *acc) };
                 }
                 i += S::LANES;
@@ -53,21 +53,21 @@ kernel! {
     }
 }
 
-/// What [`backward`] adds to.
+/// The gradients that [`backward`] adds to.
 #[derive(Debug)]
 pub struct Gradients<'a> {
-    /// By the input, `[n, in]`.
+    /// Gradient of the input, `[n, in]`.
     pub dx: &'a mut [f32],
-    /// By the weights.
+    /// Gradient of the weights, `[out, in]`.
     pub dw: &'a mut [f32],
-    /// By the bias.
+    /// Gradient of the bias, `[out]`.
     pub db: &'a mut [f32],
 }
 
-/// dx += wᵀ·dy, dw += dy·xᵀ, db += dy for each of `n` vectors, in order; `dy` is `[n, out]`.
+/// dx += wᵀ·dy, dw += dy·xᵀ and db += dy for each of `n` vectors, in order; `dy` is `[n, out]`.
 ///
 /// # Panics
-/// A slice or view has another length than the others imply.
+/// A slice or view has the wrong length.
 #[allow(clippy::too_many_arguments)] // operands and results
 pub fn backward(
     isa: Isa,
@@ -87,7 +87,7 @@ pub fn backward(
     let (dx, dw, db) = (Shared::new(dx), Shared::new(dw), Shared::new(db));
     team.run(outputs.div_ceil(OUTPUTS), |task| {
         for o in task * OUTPUTS..((task + 1) * OUTPUTS).min(outputs) {
-            // SAFETY: an output's weights and bias are its task's alone; rows of equal length.
+            // SAFETY: only this task accesses the output's weights and bias; the rows have equal length.
             unsafe {
                 let (dw, db) = (dw.part(o * inputs, inputs), db.part(o, 1));
                 for i in 0..n {
@@ -99,7 +99,7 @@ pub fn backward(
         }
     });
     team.run(n, |i| {
-        // SAFETY: a vector's gradient is its task's alone; rows of equal length.
+        // SAFETY: only this task accesses the vector's gradient; the rows have equal length.
         unsafe {
             let dx = dx.part(i * inputs, inputs);
             for (o, w) in w.chunks_exact(inputs).enumerate() {

@@ -1,20 +1,20 @@
-//! The exponential and what is made of it.
+//! The exponential and functions built on it.
 
 use crate::isa::Simd;
 
-/// e^x to about 1 unit in the last place for −87 ≤ x ≤ 88, held at the ends of that range outside it; NaN stays NaN.
+/// e^x, accurate to about 1 unit in the last place for −87 ≤ x ≤ 88. Clamps x to that range; NaN stays NaN.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     const LO: f32 = -87.0;
     const HI: f32 = 88.0;
     // Adding 1.5·2²³ rounds to an integer and leaves that integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts: the first has few enough bits for n·LN2_HI to be exact.
+    // ln 2 in two parts; the first has few enough bits for n·LN2_HI to be exact.
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    // The best polynomial for (e^r − 1 − r)/r² on |r| ≤ ln 2 / 2 (the coefficients are those of Cephes' expf).
+    // The best polynomial for (e^r − 1 − r)/r² on |r| ≤ ln 2 / 2, with the coefficients of Cephes' expf.
     const P: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
-    // The second operand is what max and min keep where the other is no number.
+    // max and min return their second operand where either is NaN.
     let x = s.min(s.splat(HI), s.max(s.splat(LO), x));
     let shifted = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUND));
     let n = s.sub(shifted, s.splat(ROUND));
@@ -40,7 +40,7 @@ pub(crate) fn silu<S: Simd>(s: S, x: S::V) -> S::V {
     s.div(x, s.add(s.splat(1.0), exp(s, s.sub(s.zero(), x))))
 }
 
-/// d/dx x·σ(x) = σ(x)·(1 + x·(1 − σ(x))).
+/// The derivative of x·σ(x): σ(x)·(1 + x·(1 − σ(x))).
 #[inline(always)]
 pub(crate) fn silu_derivative<S: Simd>(s: S, x: S::V) -> S::V {
     let sigma = sigmoid(s, x);
@@ -48,7 +48,7 @@ pub(crate) fn silu_derivative<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(sigma, s.fma(x, s.sub(one, sigma), one))
 }
 
-/// The sum of a vector's lanes, in f64 and in order.
+/// The sum of a vector's lanes, in order, in f64.
 #[inline(always)]
 pub(crate) fn total<S: Simd>(s: S, v: S::V) -> f64 {
     let mut lanes = [0.0f32; 16];
@@ -63,7 +63,7 @@ mod tests {
     use crate::isa::{Isa, kernel};
 
     kernel! {
-        /// `x` and `y` are as long as each other and a multiple of 16.
+        /// y = e^x. `x` and `y` have equal length, a multiple of 16.
         unsafe fn map_exp<S>(s, x: &[f32], y: &mut [f32]) {
             for (x, y) in x.chunks_exact(S::LANES).zip(y.chunks_exact_mut(S::LANES)) {
                 // SAFETY: chunks of LANES elements.
@@ -76,7 +76,7 @@ mod tests {
         let mut padded = x.to_vec();
         padded.resize(x.len().next_multiple_of(16), 0.0);
         let mut y = vec![0.0; padded.len()];
-        // SAFETY: lengths are equal and a multiple of 16.
+        // SAFETY: the lengths are equal and a multiple of 16.
         unsafe { map_exp(isa, &padded, &mut y) };
         y.truncate(x.len());
         y

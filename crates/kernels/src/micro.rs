@@ -1,19 +1,19 @@
-//! The register tile that every matrix product here is made of.
+//! The register tile that all matrix products here are built from.
 //!
-//! Up to [`Simd::ROWS`] rows of A times a panel of B two vectors wide. Each element of the result is one chain of
-//! fused multiply-adds in the order of k, whatever the number of rows done at once: how rows are grouped into tiles
-//! never changes a result.
+//! A tile is up to [`Simd::ROWS`] rows of A times a panel of B two vectors wide. Each element of the result is one
+//! chain of fused multiply-adds in the order of k, whatever the number of rows of the tile. The grouping of rows into
+//! tiles therefore never changes a result.
 
 use crate::half::{Element, Packed};
 use crate::isa::{Simd, kernel};
 
-/// Sums of a tile: row i, two vectors.
+/// The sums of a tile: two vectors per row.
 pub(crate) type Tile<S, const M: usize> = [[<S as Simd>::V; 2]; M];
 
-/// acc\[i\] += Σ_p a(i, p)·b\[p\], p in 0..k; row p of the panel begins at `b + p·b_row`.
+/// acc\[i\] += Σ_p a(i, p)·b\[p\] for p in 0..k; row p of the panel begins at `b + p·b_row`.
 ///
 /// # Safety
-/// `a(i, p)` is readable for i < M, p < k, and two vectors at each `b + p·b_row`.
+/// `a(i, p)` is readable for i < M and p < k, and so are two vectors at each `b + p·b_row`.
 #[inline(always)]
 pub(crate) unsafe fn accumulate<S: Simd, const M: usize>(
     s: S,
@@ -24,7 +24,7 @@ pub(crate) unsafe fn accumulate<S: Simd, const M: usize>(
     acc: &mut Tile<S, M>,
 ) {
     for p in 0..k {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let row = b.add(p * b_row);
             let (b0, b1) = (Element::load(s, row), Element::load(s, row.add(S::LANES)));
@@ -37,13 +37,14 @@ pub(crate) unsafe fn accumulate<S: Simd, const M: usize>(
     }
 }
 
-/// Cuts `rows` into as few tiles as possible, as even as possible: (first, count) of each.
+/// Splits `rows` into as few tiles as possible, as evenly as possible: (first, count) of each.
 #[inline(always)]
 pub(crate) fn tiles<S: Simd>(rows: usize) -> Tiles {
     Tiles { rows, count: rows.div_ceil(S::ROWS), next: 0 }
 }
 
-/// See [`tiles`]. An iterator, as the body of a closure would not be compiled for the caller's instruction set.
+/// See [`tiles`]. It is an iterator because the body of a closure would not be compiled for the caller's instruction
+/// set.
 pub(crate) struct Tiles {
     rows: usize,
     count: usize,
@@ -64,7 +65,7 @@ impl Iterator for Tiles {
     }
 }
 
-/// Calls `$f::<S, M>($args)` with the M that equals `$rows`, at most 14.
+/// Calls `$f::<S, M>($args)` with M equal to `$rows`, at most 14.
 macro_rules! with_rows {
     ($rows:expr, $f:ident::<$S:ident>($($arg:expr),* $(,)?)) => {
         match $rows {
@@ -74,7 +75,7 @@ macro_rules! with_rows {
             4 => $f::<$S, 4>($($arg),*),
             5 => $f::<$S, 5>($($arg),*),
             6 => $f::<$S, 6>($($arg),*),
-            // Sets with fewer registers never ask for more rows than ROWS, and need no code for them.
+            // Sets with fewer registers never ask for more than ROWS rows and need no code for them.
             7 if $S::ROWS >= 7 => $f::<$S, 7>($($arg),*),
             8 if $S::ROWS >= 8 => $f::<$S, 8>($($arg),*),
             9 if $S::ROWS >= 9 => $f::<$S, 9>($($arg),*),
@@ -91,18 +92,18 @@ macro_rules! with_rows {
 pub(crate) use with_rows;
 
 kernel! {
-    /// C = A·B for `rows` rows of A, `a_row` apart, and a packed panel of B (`k` rows of two vectors): two vectors to
-    /// each row of C, `c_row` apart.
+    /// C = A·B for `rows` rows of A, `a_row` apart, and a packed panel of B (`k` rows of two vectors). Each row of C is
+    /// two vectors; rows are `c_row` apart.
     ///
     /// # Safety
-    /// k elements of each row of A and the whole panel are readable, two vectors of each row of C writable.
+    /// k elements of each row of A and the whole panel are readable, two vectors of each row of C are writable.
     pub(crate) unsafe fn rows_times_panel<S>(
         s, rows: usize, k: usize, a: *const f32, a_row: usize, b: Packed, c: *mut f32, c_row: usize,
     ) {
         for (first, count) in tiles::<S>(rows) {
             let (a, c) = (a.wrapping_add(first * a_row), c.wrapping_add(first * c_row));
             let at = |i: usize, p: usize| a.wrapping_add(i * a_row + p);
-            // SAFETY: the caller's promise, for a part of the rows.
+            // SAFETY: guaranteed by the caller, for a part of the rows.
             unsafe {
                 match b {
                     Packed::Single(b) => with_rows!(count, sums::<S>(s, k, at, b, 2 * S::LANES, c, c_row, true)),
@@ -114,12 +115,12 @@ kernel! {
 }
 
 kernel! {
-    /// C (rows `c_row` apart, two vectors each) becomes, or gains, AᵀB: c\[i\] = Σ_p a\[p\]\[i\]·b\[p\] over `k` rows p, for
-    /// i < `columns` columns of A.
+    /// C = AᵀB if `replace`, else C += AᵀB: c\[i\] = Σ_p a\[p\]\[i\]·b\[p\] over `k` rows p, for i < `columns` columns
+    /// of A. The rows of C are two vectors, `c_row` apart.
     ///
     /// # Safety
     /// `columns` elements of each row of A and two vectors of each row of B are readable, two vectors of each row of C
-    /// writable.
+    /// are writable.
     pub(crate) unsafe fn columns_times_rows<S>(
         s, k: usize, columns: usize, a: *const f32, a_row: usize, b: *const f32, b_row: usize, c: *mut f32, c_row: usize,
         replace: bool,
@@ -127,16 +128,16 @@ kernel! {
         for (first, count) in tiles::<S>(columns) {
             let (a, c) = (a.wrapping_add(first), c.wrapping_add(first * c_row));
             let at = |i: usize, p: usize| a.wrapping_add(p * a_row + i);
-            // SAFETY: the caller's promise, for a part of the columns.
+            // SAFETY: guaranteed by the caller, for a part of the columns.
             unsafe { with_rows!(count, sums::<S>(s, k, at, b, b_row, c, c_row, replace)) };
         }
     }
 }
 
-/// C (M rows of two vectors, `c_row` apart) becomes, or gains, Σ_p a(i, p)·b\[p\], p in 0..k.
+/// C = Σ_p a(i, p)·b\[p\] for p in 0..k if `replace`, else C += that sum. C has M rows of two vectors, `c_row` apart.
 ///
 /// # Safety
-/// As [`accumulate`]; two vectors of each row of C are writable, and readable unless it is replaced.
+/// As [`accumulate`]; two vectors of each row of C are writable, and readable unless `replace`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // the operands of a product
 pub(crate) unsafe fn sums<S: Simd, const M: usize>(
@@ -150,7 +151,7 @@ pub(crate) unsafe fn sums<S: Simd, const M: usize>(
     replace: bool,
 ) {
     let mut acc = [[s.zero(); 2]; M];
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if !replace {
             for (i, acc) in acc.iter_mut().enumerate() {

@@ -1,7 +1,7 @@
 //! Group normalisation with an optional scale and shift per image, and SiLU.
 //!
-//! Normalising is a·x + b with a and b for each channel of each image. [`coefficients`] finds them; convolutions apply
-//! them while they read their input ([`conv::Source`](crate::conv::Source)), [`apply`] does so on its own.
+//! Normalisation is a·x + b, with a and b per channel and image. [`coefficients`] computes a and b. Convolutions apply
+//! them while reading their input ([`conv::Source`](crate::conv::Source)); [`apply`] applies them on its own.
 
 use crate::isa::{Isa, kernel};
 use crate::math;
@@ -13,13 +13,13 @@ use crate::view::{View, ViewMut};
 /// Shape and options of a group normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
-    /// Channels.
+    /// Number of channels.
     pub channels: usize,
-    /// Pixels of a channel.
+    /// Pixels per channel.
     pub pixels: usize,
-    /// Groups; divides the channels.
+    /// Number of groups; must divide `channels`.
     pub groups: usize,
-    /// Added to the variance.
+    /// ε, added to the variance.
     pub eps: f32,
     /// Whether SiLU follows.
     pub silu: bool,
@@ -30,8 +30,8 @@ impl Shape {
         self.channels / self.groups
     }
 
-    /// Channels of a task: all, if there are images enough for the threads; else whole groups and, if that is possible,
-    /// whole vectors.
+    /// Channels per task. With enough images for the threads, a task takes all channels. Otherwise it takes whole
+    /// groups and, if possible, whole vectors.
     fn block(&self, lanes: usize, n: usize, team: &Team) -> usize {
         if n >= team.threads() {
             return self.channels;
@@ -42,17 +42,17 @@ impl Shape {
     }
 }
 
-/// Mean and 1/√(variance + ε) of each group of each image, `[n, groups, 2]`: what backward needs again.
+/// Mean and 1/√(variance + ε) of each group of each image, `[n, groups, 2]`. The backward pass needs them.
 pub type Statistics = [f32];
 
-/// The learned scale γ and offset β, and the per-image ones: a vector of scales, then shifts.
+/// The learned scale γ and offset β, and the scales and shifts per image.
 #[derive(Clone, Copy, Debug)]
 pub struct Affine<'a> {
     /// γ, one per channel.
     pub gamma: &'a [f32],
     /// β, one per channel.
     pub beta: &'a [f32],
-    /// Scales s and shifts h, 2·channels for each image, with y = normalised·(1 + s) + h.
+    /// Scales s and shifts h for each image (2·channels): y = normalised·(1 + s) + h.
     pub scale_shift: Option<View<'a>>,
 }
 
@@ -77,10 +77,10 @@ impl Affine<'_> {
     }
 }
 
-/// Finds a and b, `[n, 2, channels]`, with which a·x + b is the normalised, scaled and shifted x, and the statistics.
+/// Computes a and b, `[n, 2, channels]`, such that a·x + b is the normalised, scaled and shifted x, and the statistics.
 ///
 /// # Panics
-/// A slice has another length than the shape says.
+/// A slice has another length than the shape implies.
 #[allow(clippy::too_many_arguments)] // operands and results
 pub fn coefficients(
     shape: &Shape,
@@ -107,12 +107,12 @@ pub fn coefficients(
         let mut sums = vec![0.0f64; block];
         let mut centre = vec![0.0f32; block];
         let rows = &x.data[begin * x.stride + x.offset + first..];
-        // SAFETY: `pixels` rows of the block's channels lie in `rows`: checked above.
+        // SAFETY: `pixels` rows of the block's channels lie in `rows`, as checked above.
         unsafe { sum_columns(isa, shape.pixels, block, rows.as_ptr(), x.stride, &mut sums) };
         for (centre, sums) in centre.chunks_exact_mut(group).zip(sums.chunks_exact(group)) {
             centre.fill((sums.iter().sum::<f64>() / len) as f32);
         }
-        // Around the mean, not Σx² − (Σx)²: that cancels where the mean is large.
+        // Around the mean: Σx² − (Σx)² would cancel where the mean is large.
         sums.fill(0.0);
         // SAFETY: as above.
         unsafe { sum_squares(isa, shape.pixels, block, rows.as_ptr(), x.stride, &centre, &mut sums) };
@@ -121,7 +121,7 @@ pub fn coefficients(
             let variance = sums.iter().sum::<f64>() / len;
             let rstd = (1.0 / (variance + f64::from(shape.eps)).sqrt()) as f32;
             let index = (image * shape.groups + first / group + g) * 2;
-            // SAFETY: a group's statistics and its channels' coefficients are its task's alone.
+            // SAFETY: only this task accesses the group's statistics and its channels' coefficients.
             unsafe {
                 statistics.part(index, 2).copy_from_slice(&[mean, rstd]);
                 for channel in first + g * group..first + (g + 1) * group {
@@ -134,10 +134,10 @@ pub fn coefficients(
     });
 }
 
-/// y = act(a·x + b), where nothing reads it on the fly.
+/// y = act(a·x + b), for outputs that no convolution normalises while reading.
 ///
 /// # Panics
-/// A slice or view has another length than the shape says.
+/// A slice or view has another length than the shape implies.
 #[allow(clippy::too_many_arguments)] // operands and result
 pub fn apply(shape: &Shape, isa: Isa, team: &Team, n: usize, x: View<'_>, ab: &[f32], y: &mut ViewMut<'_>) {
     let channels = shape.channels;
@@ -151,7 +151,7 @@ pub fn apply(shape: &Shape, isa: Isa, team: &Team, n: usize, x: View<'_>, ab: &[
         let pixel = image * shape.pixels + begin;
         let (a, b) = (&ab[image * 2 * channels..], &ab[(image * 2 + 1) * channels..]);
         let x_rows = &x.data[pixel * x.stride + x.offset..];
-        // SAFETY: these pixels are this task's alone; both views were checked.
+        // SAFETY: only this task accesses these pixels; both views were checked.
         unsafe {
             let y_rows = y.pointer().add(pixel * y.stride);
             let (x, x_stride) = (x_rows.as_ptr(), x.stride);
@@ -161,14 +161,14 @@ pub fn apply(shape: &Shape, isa: Isa, team: &Team, n: usize, x: View<'_>, ab: &[
 }
 
 kernel! {
-    /// y = act(a·x + b) of `rows` rows of `channels`.
+    /// y = act(a·x + b) for `rows` rows of `channels`.
     unsafe fn scale_rows<S>(
         s, rows: usize, channels: usize, x: *const f32, x_stride: usize, a: *const f32, b: *const f32, silu: bool,
         y: *mut f32, y_stride: usize,
     ) {
         for c in (0..channels).step_by(S::LANES) {
             let len = (channels - c).min(S::LANES);
-            // SAFETY: the caller's promise; partial vectors touch existing channels only.
+            // SAFETY: guaranteed by the caller; partial vectors touch existing channels only.
             unsafe {
                 let (a, b) = (s.load_first(a.add(c), len), s.load_first(b.add(c), len));
                 for row in 0..rows {
@@ -181,25 +181,25 @@ kernel! {
     }
 }
 
-/// What [`backward`] adds to.
+/// The gradients that [`backward`] adds to.
 #[derive(Debug)]
 pub struct Gradients<'a, 'b> {
-    /// Of the input.
+    /// Gradient of the input.
     pub dx: &'a mut ViewMut<'b>,
-    /// Whether the input's gradient has something in it already.
+    /// Whether to add to `dx` rather than overwrite it.
     pub accumulate: bool,
-    /// Of γ.
+    /// Gradient of γ.
     pub dgamma: &'a mut [f32],
-    /// Of β.
+    /// Gradient of β.
     pub dbeta: &'a mut [f32],
-    /// Of the per-image scales and shifts, `[n, 2·channels]`, where there are any.
+    /// Gradient of the scales and shifts per image, `[n, 2·channels]`, if there are any.
     pub dscale_shift: Option<&'a mut [f32]>,
 }
 
-/// The gradients of normalising and activating; `dy` is dense and becomes scratch.
+/// Computes the gradients of normalisation and activation. `dy` is dense and is overwritten as scratch memory.
 ///
 /// # Panics
-/// A slice or view has another length than the shape says.
+/// A slice or view has another length than the shape implies.
 #[allow(clippy::too_many_arguments)] // operands and results
 pub fn backward(
     shape: &Shape,
@@ -233,7 +233,7 @@ pub fn backward(
         let group_of = |c: usize| (image * shape.groups + (first + c) / group) * 2;
         let centre: Vec<f32> = (0..block).map(|c| statistics[group_of(c)]).collect();
         let x_rows = &x.data[image * pixels * x.stride + x.offset + first..];
-        // SAFETY: the block's channels of this image are this task's alone in `dy`, `dx` and the sums; rows of the
+        // SAFETY: only this task accesses the block's channels of this image in `dy`, `dx` and the sums; rows of the
         // block's channels lie in the views, which were checked.
         unsafe {
             let dy = dy.pointer().add(image * pixels * channels + first);
@@ -275,7 +275,7 @@ pub fn backward(
             combine(isa, &operands, &factors, dx_at, dx.stride, accumulate);
         }
     });
-    // Image after image, so that the order is one.
+    // One image after the other, so that the order of summation is fixed.
     let mut dscale_shift = dscale_shift;
     for (image, sums) in sums.chunks_exact(2 * channels).enumerate() {
         let (dz, dz_x) = sums.split_at(channels);
@@ -292,7 +292,7 @@ pub fn backward(
     }
 }
 
-/// The operands of a block of channels of an image.
+/// The operands for a block of channels of an image.
 struct Operands {
     rows: usize,
     channels: usize,
@@ -305,12 +305,12 @@ struct Operands {
 }
 
 kernel! {
-    /// dz = dy·act′(a·x + b) in place of dy; adds Σ dz and Σ dz·(x − centre) to the sums.
+    /// Replaces dy by dz = dy·act′(a·x + b), and adds Σ dz and Σ dz·(x − centre) to the sums.
     unsafe fn derive<S>(s, o: &Operands, silu: bool, centre: &[f32], dz_sums: &mut [f64], dz_x_sums: &mut [f64]) {
         let mut lanes = [0.0f32; 16];
         for c in (0..o.channels).step_by(S::LANES) {
             let len = (o.channels - c).min(S::LANES);
-            // SAFETY: the caller's promise; partial vectors touch existing channels only.
+            // SAFETY: guaranteed by the caller; partial vectors touch existing channels only.
             unsafe {
                 let (a, b) = (s.load_first(o.a.add(c), len), s.load_first(o.b.add(c), len));
                 let mean = s.load_first(centre.as_ptr().add(c), len);
@@ -341,11 +341,11 @@ kernel! {
 }
 
 kernel! {
-    /// dx (+)= A·dz + B·(x − mean) + C with `[A, B, C, mean]` for each channel.
+    /// dx = A·dz + B·(x − mean) + C, or dx += that, with `[A, B, C, mean]` for each channel.
     unsafe fn combine<S>(s, o: &Operands, factors: &[Vec<f32>; 4], dx: *mut f32, dx_stride: usize, accumulate: bool) {
         for c in (0..o.channels).step_by(S::LANES) {
             let len = (o.channels - c).min(S::LANES);
-            // SAFETY: the caller's promise; partial vectors touch existing channels only.
+            // SAFETY: guaranteed by the caller; partial vectors touch existing channels only.
             unsafe {
                 let (a, b) = (s.load_first(factors[0].as_ptr().add(c), len), s.load_first(factors[1].as_ptr().add(c), len));
                 let (k, mean) = (s.load_first(factors[2].as_ptr().add(c), len), s.load_first(factors[3].as_ptr().add(c), len));

@@ -1,4 +1,4 @@
-//! One pass over a flat parameter buffer: Adam, the moving average, norms.
+//! Single passes over flat parameter buffers: Adam, the moving average, norms.
 
 use crate::elementwise::parts;
 use crate::isa::{Isa, kernel};
@@ -6,28 +6,28 @@ use crate::math::total;
 use crate::shared::Shared;
 use crate::team::Team;
 
-/// The numbers of one Adam step (Kingma & Ba, arXiv 1412.6980; decoupled decay: Loshchilov & Hutter, 1711.05101).
+/// Parameters of an Adam step (Kingma & Ba, arXiv 1412.6980; decoupled decay: Loshchilov & Hutter, 1711.05101).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment, β₁.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment, β₂.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// ε, added to the square root of the second moment.
     pub eps: f64,
-    /// Weight decay: of the weights themselves if `decoupled` (AdamW), else added to the gradient.
+    /// Weight decay: applied to the weights if `decoupled` (AdamW), otherwise added to the gradient.
     pub weight_decay: f64,
-    /// AdamW rather than Adam.
+    /// Whether this is AdamW rather than Adam.
     pub decoupled: bool,
 }
 
 impl Adam {
-    /// Makes step `step` (from 1) of parameters `p` with gradient `g` and moments `m`, `v`.
+    /// Applies step `step` (counted from 1) to parameters `p` with gradient `g` and moments `m` and `v`.
     ///
     /// # Panics
-    /// The lengths differ.
+    /// The slices differ in length.
     #[allow(clippy::too_many_arguments)] // what a step reads and writes
     pub fn step(&self, isa: Isa, team: &Team, step: u64, g: &[f32], p: &mut [f32], m: &mut [f32], v: &mut [f32]) {
         assert_eq!((g.len(), m.len(), v.len()), (p.len(), p.len(), p.len()));
@@ -52,7 +52,7 @@ impl Adam {
         };
         let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
         parts(team, g.len(), |begin, len| {
-            // SAFETY: a part is its task's alone.
+            // SAFETY: only this task accesses its part.
             unsafe {
                 let (p, m, v) = (p.part(begin, len), m.part(begin, len), v.part(begin, len));
                 adam(isa, factors, &g[begin..begin + len], p, m, v);
@@ -61,7 +61,7 @@ impl Adam {
     }
 }
 
-/// The factors of an Adam step.
+/// The precomputed factors of an Adam step.
 #[derive(Clone, Copy)]
 struct Factors {
     b1: f32,
@@ -89,13 +89,13 @@ kernel! {
 /// ema = decay·ema + (1 − decay)·p.
 ///
 /// # Panics
-/// The lengths differ.
+/// The slices differ in length.
 pub fn moving_average(isa: Isa, team: &Team, decay: f64, p: &[f32], ema: &mut [f32]) {
     assert_eq!(p.len(), ema.len());
     let rest = (1.0 - decay) as f32;
     let ema = Shared::new(ema);
     parts(team, p.len(), |begin, len| {
-        // SAFETY: a part is its task's alone.
+        // SAFETY: only this task accesses its part.
         unsafe { approach(isa, rest, &p[begin..begin + len], ema.part(begin, len)) }
     });
 }
@@ -103,7 +103,7 @@ pub fn moving_average(isa: Isa, team: &Team, decay: f64, p: &[f32], ema: &mut [f
 kernel! {
     unsafe fn approach<S>(_s, rest: f32, p: &[f32], ema: &mut [f32]) {
         for (ema, p) in ema.iter_mut().zip(p) {
-            // Not decay·ema + …: this form leaves the average exactly still when p equals it.
+            // Unlike decay·ema + …, this form leaves the average exactly unchanged where p equals it.
             *ema += rest * (p - *ema);
         }
     }
@@ -114,7 +114,7 @@ pub fn scale(isa: Isa, team: &Team, a: f32, x: &mut [f32]) {
     let len = x.len();
     let x = Shared::new(x);
     parts(team, len, |begin, len| {
-        // SAFETY: a part is its task's alone.
+        // SAFETY: only this task accesses its part.
         unsafe { multiply(isa, a, x.part(begin, len)) }
     });
 }
@@ -125,9 +125,9 @@ kernel! {
     }
 }
 
-/// Σ x², in f64. Not finite if any element is not.
+/// Σ x², in f64. The result is not finite if any element is not.
 pub fn squared_norm(isa: Isa, x: &[f32]) -> f64 {
-    // SAFETY: the kernel reads the slice only.
+    // SAFETY: the kernel only reads the slice.
     x.chunks(4096).map(|x| unsafe { squares(isa, x) }).sum()
 }
 
@@ -135,7 +135,7 @@ kernel! {
     unsafe fn squares<S>(s, x: &[f32]) -> f64 {
         let mut sum = s.zero();
         for i in (0..x.len()).step_by(S::LANES) {
-            // SAFETY: as many elements from i on as there are.
+            // SAFETY: reads only the elements that remain from i on.
             let v = unsafe { s.load_first(x.as_ptr().add(i), (x.len() - i).min(S::LANES)) };
             sum = s.fma(v, v, sum);
         }

@@ -1,15 +1,16 @@
-//! Every kernel once more, in f64 and as plainly as its definition: the oracle of the tests.
+//! Plain f64 versions of every kernel, written directly from its definition: the test oracles.
 //!
-//! Images are `[channels, height, width]` here. Nothing is fast. Only the gradients of a convolution are written out, as
-//! its layers are too large for differences; every other gradient is checked against differences of these functions.
+//! Images are `[channels, height, width]` here, and nothing is optimised. Only the gradients of a convolution are
+//! written out, because its layers are too large for finite differences. Every other gradient is checked against
+//! finite differences of these functions.
 
 use crate::{attention, conv, norm};
 
-/// Calls `f(weight, input, output)` with the indices of every product that a convolution of one image sums.
+/// Calls `f(weight, input, output)` with the indices of every product that the convolution of one image sums.
 fn products(shape: &conv::Shape, mut f: impl FnMut(usize, usize, usize)) {
     assert!(!shape.upsample, "double the input first");
     let ([height, width], [out_height, out_width], k) = (shape.input, shape.output(), shape.kernel);
-    // Where tap `tap` of output `at` meets the input.
+    // The input position that tap `tap` of output `at` reads.
     let meet = |at: usize, tap: usize, size: usize| {
         (at * shape.stride + tap).checked_sub(shape.pad_before).filter(|position| *position < size)
     };
@@ -27,14 +28,14 @@ fn products(shape: &conv::Shape, mut f: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// Convolution of one image by its definition.
+/// Convolution of one image by definition.
 pub fn conv(shape: &conv::Shape, x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
     let mut y: Vec<f64> = b.iter().flat_map(|b| vec![*b; shape.output_pixels()]).collect();
     products(shape, |weight, input, output| y[output] += w[weight] * x[input]);
     y
 }
 
-/// The gradients of Σ dy·[`conv()`] by input, weights and bias.
+/// The gradients of Σ dy·[`conv()`] with respect to input, weights and bias.
 pub fn conv_gradients(shape: &conv::Shape, x: &[f64], w: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
     let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
     products(shape, |weight, input, output| {
@@ -44,7 +45,7 @@ pub fn conv_gradients(shape: &conv::Shape, x: &[f64], w: &[f64], dy: &[f64]) -> 
     [dx, dw, dy.chunks_exact(shape.output_pixels()).map(|dy| dy.iter().sum()).collect()]
 }
 
-/// Group normalisation, scale-shift and SiLU of one image.
+/// Group normalisation, scale and shift, and SiLU of one image.
 pub fn group_norm(
     shape: &norm::Shape,
     x: &[f64],
@@ -71,7 +72,7 @@ pub fn group_norm(
     y
 }
 
-/// Attention of one image.
+/// Self-attention over one image.
 pub fn attention(shape: &attention::Shape, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
     let (d, n) = (shape.channels / shape.heads, shape.pixels);
     let mut y = vec![0.0; q.len()];
@@ -101,12 +102,12 @@ pub fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-/// Nearest-neighbour doubling of planes `width` wide.
+/// Nearest-neighbour upsampling by 2 of planes with width `width`.
 pub fn upsample(width: usize, x: &[f64]) -> Vec<f64> {
     (0..4 * x.len()).map(|i| x[i / (4 * width) * width + i % (2 * width) / 2]).collect()
 }
 
-/// Means of 2×2 pixels of planes; `width` is the output's.
+/// Means of 2×2 pixels of planes; `width` is the output width.
 pub fn average_pool(width: usize, x: &[f64]) -> Vec<f64> {
     (0..x.len() / 4)
         .map(|i| {

@@ -1,14 +1,14 @@
-//! Sums over the rows (pixels) of each column (channel), in an order that does not depend on the threads.
+//! Sums of each column (channel) over the rows (pixels). The order of summation does not depend on the threads.
 
 use crate::isa::{Isa, Simd, kernel};
 use crate::shared::Shared;
 use crate::team::Team;
 use crate::view::View;
 
-/// Rows summed in f32 before they are added to an f64.
+/// Rows accumulated in f32 before the partial sum is added to an f64.
 pub(crate) const ROWS: usize = 64;
 
-/// Rows of a task.
+/// Rows per task.
 const PART: usize = 1024;
 
 /// Adds the sum of each column over all rows to `sums`.
@@ -18,7 +18,7 @@ pub(crate) fn column_sums(isa: Isa, team: &Team, rows: usize, channels: usize, x
     });
 }
 
-/// Calls `each` with the sums of the columns of every group of `len` rows (the last may be shorter), in order.
+/// Calls `each` with the column sums of every group of `len` rows, in order. The last group may be shorter.
 #[allow(clippy::too_many_arguments)] // a matrix and how it is cut
 pub(crate) fn row_sums(
     isa: Isa,
@@ -36,7 +36,7 @@ pub(crate) fn row_sums(
     team.run(groups, |group| {
         let (begin, end) = (group * len, ((group + 1) * len).min(rows));
         let from = &x.data[begin * x.stride + x.offset..];
-        // SAFETY: a group's sums are its task's alone; its rows lie in the view, which was checked.
+        // SAFETY: only this task accesses the group's sums; the group's rows lie in the view, which was checked.
         unsafe {
             sum_columns(isa, end - begin, channels, from.as_ptr(), x.stride, shared.part(group * channels, channels));
         }
@@ -47,7 +47,7 @@ pub(crate) fn row_sums(
 kernel! {
     /// Adds the sum of each of `channels` columns to `sums`.
     pub(crate) unsafe fn sum_columns<S>(s, rows: usize, channels: usize, x: *const f32, stride: usize, sums: &mut [f64]) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { reduce::<S, false>(s, rows, channels, x, stride, &[], sums) }
     }
 }
@@ -57,15 +57,15 @@ kernel! {
     pub(crate) unsafe fn sum_squares<S>(
         s, rows: usize, channels: usize, x: *const f32, stride: usize, centre: &[f32], sums: &mut [f64],
     ) {
-        // SAFETY: the caller's promise; there is a centre for every column.
+        // SAFETY: guaranteed by the caller; there is a centre for every column.
         unsafe { reduce::<S, true>(s, rows, channels, x, stride, centre, sums) }
     }
 }
 
-/// Adds Σ x, or Σ (x − centre)², over the rows of each column to `sums`: partial sums in f32 over a few rows, then f64.
+/// Adds Σ x or Σ (x − centre)² of each column to `sums`. Partial sums of a few rows are in f32, the totals in f64.
 ///
 /// # Safety
-/// `rows` rows of `channels` at `x`, `stride` apart; a centre for every column if squares are wanted.
+/// `x` points to `rows` rows of `channels` elements, `stride` apart. With `SQUARES`, `centre` has a value per column.
 #[inline(always)]
 unsafe fn reduce<S: Simd, const SQUARES: bool>(
     s: S,
@@ -76,7 +76,7 @@ unsafe fn reduce<S: Simd, const SQUARES: bool>(
     centre: &[f32],
     sums: &mut [f64],
 ) {
-    /// Vectors side by side: as many chains of additions as hide their latency.
+    /// Vectors processed together: enough independent chains of additions to hide their latency.
     const WIDE: usize = 8;
     let mut lanes = [0.0f32; 16];
     for first in (0..channels).step_by(WIDE * S::LANES) {
@@ -93,7 +93,7 @@ unsafe fn reduce<S: Simd, const SQUARES: bool>(
         for begin in (0..rows).step_by(ROWS) {
             let mut acc = [s.zero(); WIDE];
             for row in begin..(begin + ROWS).min(rows) {
-                // SAFETY: the caller's promise; of the last vector only the columns that exist are read.
+                // SAFETY: guaranteed by the caller; of the last vector, only existing columns are read.
                 unsafe {
                     let p = x.add(row * stride + first);
                     if whole {

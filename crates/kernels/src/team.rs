@@ -1,7 +1,7 @@
-//! Threads that take up work within a microsecond.
+//! A thread team that picks up work within a microsecond.
 //!
-//! A network call is hundreds of short parallel loops. Waking sleeping threads for each would cost more than small
-//! layers do, so a worker that runs out of work looks out for more for a while before it goes to sleep.
+//! A network call is hundreds of short parallel loops. Waking sleeping threads for each loop would cost more than small
+//! layers take. A worker that runs out of work therefore spins for a while before it goes to sleep.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 
-/// How long a worker looks out for work before it sleeps.
+/// How long an idle worker spins before it sleeps.
 const ALERT: Duration = Duration::from_micros(300);
 
-/// A fixed number of threads, the caller's among them, that run loops together.
+/// A fixed number of threads, including the caller's, that run loops together.
 pub struct Team {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Held during a loop: callers on several threads take turns.
+    /// Held during a loop, so that callers on several threads take turns.
     turn: Mutex<()>,
 }
 
@@ -34,7 +34,7 @@ struct Loop {
 }
 
 struct Shared {
-    /// The current loop. Written by the caller while no worker reads, before `round` is raised.
+    /// The current loop. The caller writes it while no worker reads, before raising `round`.
     current: Mutex<Option<Loop>>,
     round: AtomicU64,
     next: AtomicUsize,
@@ -45,12 +45,12 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: the pointer in a Loop is followed only between the start and the end of `Team::run`, which borrows what it
-// points to; that is Sync.
+// SAFETY: the pointer in a Loop is dereferenced only between the start and the end of `Team::run`, which borrows its
+// target for that time; the target is Sync.
 unsafe impl Send for Loop {}
 
 thread_local! {
-    /// Whether this thread is running a task of some team: loops within it run inline.
+    /// Whether this thread is running a task of some team. If so, loops run inline.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
     static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }
@@ -62,10 +62,10 @@ impl fmt::Debug for Team {
 }
 
 impl Team {
-    /// A team of `threads` (at least 1): the caller and `threads − 1` workers.
+    /// A team of `threads` threads (at least 1): the caller and `threads − 1` workers.
     ///
     /// # Errors
-    /// The system grants no more threads.
+    /// The operating system grants no more threads.
     pub fn new(threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             current: Mutex::new(None),
@@ -84,21 +84,21 @@ impl Team {
         Ok(team)
     }
 
-    /// The caller alone, for as long as the program runs.
+    /// A team of the caller alone, which lives as long as the program.
     pub fn solo() -> &'static Self {
         static SOLO: OnceLock<Team> = OnceLock::new();
         SOLO.get_or_init(|| Self::new(1).expect("no thread is started"))
     }
 
-    /// How many threads share a loop.
+    /// The number of threads that share a loop.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Runs `task(0), …, task(count − 1)`, in any order, and returns when all are done. Within a task, loops run inline.
+    /// Runs `task(0), …, task(count − 1)` in any order and returns when all are done. Loops within a task run inline.
     ///
     /// # Panics
-    /// Passes on the panic of a task, once all threads have stopped.
+    /// Propagates the panic of a task once all threads have stopped.
     pub fn run(&self, count: usize, task: impl Fn(usize) + Sync) {
         if count <= 1 || self.workers.is_empty() || INSIDE.get() {
             (0..count).for_each(task);
@@ -107,14 +107,14 @@ impl Team {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
         let task: &(dyn Fn(usize) + Sync) = &task;
-        // SAFETY: only the lifetime changes. The pointer is used by workers between here and the wait below, which
-        // this function does not leave, by return or panic, before they are done.
+        // SAFETY: this only changes the lifetime. Workers use the pointer between here and the wait below, and this
+        // function does not leave that wait, by return or panic, before they are done.
         let run = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync)>(task) };
         *shared.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Loop { run, count });
         shared.next.store(0, Ordering::Relaxed);
         shared.unfinished.store(self.workers.len(), Ordering::Relaxed);
-        // Sequentially consistent, as is the worker's count of sleepers: either it sees the new round before it
-        // sleeps, or we see that it sleeps.
+        // Sequentially consistent, like the worker's update of `sleepers`: either the worker sees the new round before
+        // it sleeps, or we see that it sleeps.
         shared.round.fetch_add(1, Ordering::SeqCst);
         if shared.asleep.load(Ordering::SeqCst) > 0 {
             self.workers.iter().for_each(|worker| worker.thread().unpark());
@@ -138,15 +138,15 @@ impl Drop for Team {
         self.shared.round.fetch_add(1, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
-            // A worker catches the panics of its tasks, so it ends.
+            // A worker catches the panics of its tasks, so it always ends.
             let _ = worker.join();
         }
     }
 }
 
-/// Takes tasks off the current loop until none is left.
+/// Takes tasks of the current loop until none is left.
 fn take_part(shared: &Shared, Loop { run, count }: Loop) {
-    // SAFETY: `Team::run` keeps what `run` points to alive until every thread has left this function.
+    // SAFETY: `Team::run` keeps the target of `run` alive until every thread has left this function.
     let run = unsafe { &*run };
     INSIDE.set(true);
     let result = catch_unwind(AssertUnwindSafe(|| {
@@ -181,7 +181,7 @@ fn work(shared: &Shared) {
     }
 }
 
-/// Waits for a round after `seen`: alert at first, then asleep.
+/// Waits for a round after `seen`: spins at first, then sleeps.
 fn await_round(shared: &Shared, seen: u64) -> u64 {
     let begin = Instant::now();
     loop {
@@ -202,9 +202,9 @@ fn await_round(shared: &Shared, seen: u64) -> u64 {
     }
 }
 
-/// Lends `f` an aligned buffer of `len` elements of unspecified content, kept by the thread for the next call.
+/// Lends `f` an aligned buffer of `len` elements with unspecified content. The thread keeps it for the next call.
 ///
-/// The buffer is off the thread's shelf while `f` runs, so nested calls get buffers of their own.
+/// The buffer is taken from the thread's storage while `f` runs, so nested calls get buffers of their own.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SCRATCH.with(|shelf| shelf.borrow_mut().pop()).unwrap_or_default();
     buffer.at_least(len);

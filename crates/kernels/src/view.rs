@@ -1,11 +1,11 @@
-//! Images in memory: pixel after pixel, the channels of a pixel side by side.
+//! Views of images in memory, channels-last: pixel after pixel, with the channels of a pixel contiguous.
 //!
-//! Rows (pixels) may lie further apart than they have channels. So a value can be a part of the channels of a wider
-//! one, and a concatenation is two layers writing side by side.
+//! The distance between rows (pixels) may exceed the number of channels. A view can therefore select some channels of
+//! a wider tensor, and two layers can write a concatenation in place, side by side.
 
 use crate::shared::SharedMut;
 
-/// Pixels to read: row r begins at `data[r·stride + offset]`.
+/// A read-only view of pixels: row r begins at `data[r·stride + offset]`.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     pub(crate) data: &'a [f32],
@@ -14,24 +14,24 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Rows of `channels` without gaps.
+    /// Rows of `channels` elements without gaps.
     pub fn dense(data: &'a [f32], channels: usize) -> Self {
         Self { data, stride: channels, offset: 0 }
     }
 
-    /// Channels from `offset` on of rows that are `stride` apart.
+    /// Rows `stride` elements apart, of which the view starts at channel `offset`.
     pub fn part(data: &'a [f32], stride: usize, offset: usize) -> Self {
         Self { data, stride, offset }
     }
 
-    /// `channels` of row `row`.
+    /// The first `channels` elements of row `row`.
     #[inline(always)]
     pub fn row(&self, row: usize, channels: usize) -> &'a [f32] {
         let begin = row * self.stride + self.offset;
         &self.data[begin..begin + channels]
     }
 
-    /// Asserts that `rows` rows of `channels` lie inside.
+    /// Panics unless `rows` rows of `channels` elements lie within the data.
     pub(crate) fn check(&self, rows: usize, channels: usize, what: &str) {
         fits(self.data.len(), self.stride, self.offset, rows, channels, what);
     }
@@ -41,7 +41,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Pixels to write.
+/// A writable view of pixels, laid out as in [`View`].
 #[derive(Debug)]
 pub struct ViewMut<'a> {
     data: &'a mut [f32],
@@ -50,29 +50,29 @@ pub struct ViewMut<'a> {
 }
 
 impl<'a> ViewMut<'a> {
-    /// Rows of `channels` without gaps.
+    /// Rows of `channels` elements without gaps.
     pub fn dense(data: &'a mut [f32], channels: usize) -> Self {
         Self { data, stride: channels, offset: 0 }
     }
 
-    /// Channels from `offset` on of rows that are `stride` apart.
+    /// Rows `stride` elements apart, of which the view starts at channel `offset`.
     pub fn part(data: &'a mut [f32], stride: usize, offset: usize) -> Self {
         Self { data, stride, offset }
     }
 
-    /// The same pixels, to read.
+    /// The same pixels, read-only.
     pub fn view(&self) -> View<'_> {
         View { data: self.data, stride: self.stride, offset: self.offset }
     }
 
-    /// `channels` of row `row`.
+    /// The first `channels` elements of row `row`.
     #[inline(always)]
     pub fn row(&mut self, row: usize, channels: usize) -> &mut [f32] {
         let begin = row * self.stride + self.offset;
         &mut self.data[begin..begin + channels]
     }
 
-    /// For tasks that write rows of their own; `rows` rows of `channels` lie inside, or it panics.
+    /// Shares the pixels among tasks that each write their own rows. Panics unless `rows` rows of `channels` fit.
     pub(crate) fn share(&mut self, rows: usize, channels: usize, what: &str) -> Rows<'_> {
         fits(self.data.len(), self.stride, self.offset, rows, channels, what);
         Rows { data: SharedMut::new(self.data), stride: self.stride, offset: self.offset }
@@ -87,7 +87,7 @@ fn fits(len: usize, stride: usize, offset: usize, rows: usize, channels: usize, 
     );
 }
 
-/// Pixels that several tasks write, each its own.
+/// Pixels that several tasks write, each task its own.
 pub(crate) struct Rows<'a> {
     data: SharedMut<'a>,
     pub(crate) stride: usize,
@@ -95,7 +95,7 @@ pub(crate) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Where row 0 begins.
+    /// Pointer to the start of row 0.
     pub(crate) fn pointer(&self) -> *mut f32 {
         self.data.pointer().wrapping_add(self.offset)
     }
@@ -103,10 +103,10 @@ impl Rows<'_> {
     /// Channels `first..first + len` of row `row`.
     ///
     /// # Safety
-    /// While the result lives, no one else may access those elements.
-    #[allow(clippy::mut_from_ref)] // the whole point; the caller vouches for disjointness
+    /// Nobody else may access those elements while the returned slice lives.
+    #[allow(clippy::mut_from_ref)] // the caller guarantees disjointness
     pub(crate) unsafe fn part(&self, row: usize, first: usize, len: usize) -> &mut [f32] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.data.part(row * self.stride + self.offset + first, len) }
     }
 }

@@ -1,6 +1,6 @@
-//! Attention on every instruction set against its definition in f64, and its gradients against differences.
+//! Attention on every instruction set against its definition in f64, and its gradients against finite differences.
 //!
-//! The bounds, in the l2 norm: 2e-6 for values and 1e-5 for gradients, which are differences of like numbers.
+//! The bounds, in the l2 norm, are 2e-6 for values and 1e-5 for gradients, which are differences of similar numbers.
 
 mod common;
 
@@ -15,7 +15,7 @@ const fn shape(channels: usize, heads: usize, pixels: usize) -> Shape {
     Shape { channels, heads, pixels }
 }
 
-/// One head and many, widths that fill no vector, more queries than a tile holds.
+/// One head and many, widths that are not whole vectors, more queries than a tile holds.
 const SHAPES: [Shape; 10] = [
     shape(1, 1, 1),
     shape(3, 1, 5),
@@ -29,7 +29,7 @@ const SHAPES: [Shape; 10] = [
     shape(80, 1, 49),
 ];
 
-/// The definition for queries, keys and values that lie side by side, as the result does.
+/// The definition, for queries, keys and values side by side; the result has the same layout.
 fn expected(shape: &Shape, n: usize, qkv: &[f64]) -> Vec<f64> {
     let channels = shape.channels;
     let qkv = planes(n, 3 * channels, qkv);
@@ -57,7 +57,7 @@ fn gradient(shape: &Shape, isa: Isa, team: &Team, layout: Layout, n: usize, qkv:
     dqkv.content()
 }
 
-/// Queries, keys and values whose scores differ enough to matter, and a gradient.
+/// Queries, keys and values whose scores differ noticeably, and a gradient.
 fn operands(shape: &Shape, n: usize, seed: u64) -> [Vec<f32>; 2] {
     let qkv = values(seed, n * shape.pixels * 3 * shape.channels).into_iter().map(|x| 2.0 * x).collect();
     [qkv, values(seed + 500, n * shape.pixels * shape.channels)]
@@ -86,7 +86,7 @@ fn gradients_are_those_of_differences() {
         let exact = wide(&qkv);
         let small = shape.pixels * shape.pixels * shape.channels * qkv.len() < 30_000_000;
         let differences = small.then(|| numeric_gradient(&exact, &dy, |qkv| expected(&shape, n, qkv)));
-        // Of large shapes, the derivatives in a few directions: along the queries, the keys and the values.
+        // For large shapes, only directional derivatives: along the queries, the keys and the values.
         let channels = shape.channels;
         let directions: Vec<Vec<f64>> = (0..9)
             .map(|k| {
@@ -142,7 +142,7 @@ fn large_scores_do_not_overflow() {
         values(3, 40 * 15).into_iter().enumerate().map(|(i, x)| if i % 15 < 10 { 300.0 * x } else { x }).collect();
     let expected = expected(&shape, 1, &wide(&qkv));
     for isa in Isa::available() {
-        // Scores of about 1e5 are known to about 1e-2 in f32, and so are the logarithms of probabilities.
+        // In f32, scores of about 1e5 have errors of about 1e-2, and so have the logarithms of probabilities.
         let y = attend(&shape, isa, Team::solo(), Layout::Dense, 1, &qkv);
         below(error(&y, &expected), 1e-2, || format!("{isa:?}"));
     }
@@ -174,7 +174,7 @@ fn nan_reaches_every_query_that_attends_to_it() {
         let mut dy = dy;
         dy[pixels * channels - 1] = f32::NAN;
         let d = gradient(&shape, isa, Team::solo(), Layout::Part, 1, &qkv, &dy);
-        // The values' gradient of that channel, of every pixel.
+        // The gradient of the values in that channel, at every pixel.
         assert!(d.chunks(3 * channels).all(|d| d[3 * channels - 1].is_nan()), "{isa:?} {shape:?}: NaN in dy");
     }
 }

@@ -1,7 +1,7 @@
 //! Convolutions on every instruction set and by every algorithm against their definition in f64.
 //!
-//! The bounds, relative in the l2 norm: 1e-6 by definition (sums of up to some thousand products in f32), 2e-6 by
-//! F(2×2), 5e-6 by F(4×4), whose transforms multiply rounding errors by what their matrices' norms allow.
+//! The bounds, relative in the l2 norm, are 1e-6 by definition (sums of up to some thousand products in f32), 2e-6 by
+//! F(2×2) and 5e-6 by F(4×4), whose transforms amplify rounding errors by the norms of their matrices.
 
 mod common;
 
@@ -26,7 +26,7 @@ const fn doubled(shape: Shape) -> Shape {
     Shape { upsample: true, ..shape }
 }
 
-/// The shapes of the U-Net's convolutions, with odd sizes and channels that fill no vector.
+/// The shapes of the U-Net's convolutions, with odd sizes and channels that are not whole vectors.
 const SHAPES: [Shape; 18] = [
     shape(1, 1, [1, 1], 3, 1, [1, 1]),
     shape(3, 5, [7, 9], 3, 1, [1, 1]),
@@ -48,12 +48,12 @@ const SHAPES: [Shape; 18] = [
     shape(3, 5, [9, 8], 5, 3, [2, 1]),
 ];
 
-/// What is done besides convolving.
+/// What is fused into the convolution.
 #[derive(Clone, Copy, Debug)]
 struct Options {
     n: usize,
     layout: Layout,
-    /// Normalise the input first, and activate it.
+    /// Whether the input is normalised, and if so whether SiLU follows.
     norm: Option<bool>,
     vector: bool,
     residual: bool,
@@ -74,7 +74,7 @@ const PLAIN: Options = Options {
     first_part: 0,
 };
 
-/// Everything a layer reads, and what it should make of it.
+/// Everything a layer reads, and the expected results.
 struct Case {
     shape: Shape,
     o: Options,
@@ -84,7 +84,7 @@ struct Case {
     b: Vec<f32>,
     vector: Rows,
     residual: Rows,
-    /// What the output holds before.
+    /// The previous content of the output.
     old: Vec<f32>,
     dy: Rows,
     old_dx: Vec<f32>,
@@ -94,7 +94,7 @@ struct Case {
     expected_db: Vec<f64>,
 }
 
-/// The convolution of the doubled input.
+/// The same convolution on the upsampled input.
 fn undoubled(shape: Shape) -> Shape {
     Shape { input: shape.grid(), upsample: false, ..shape }
 }
@@ -217,7 +217,7 @@ impl Case {
         dx.content()
     }
 
-    /// The gradients by weights and bias, each added to `old`.
+    /// The gradients of weights and bias, each added to `old`.
     fn backward_weights(&self, team: &Team, isa: Isa, algorithm: Algorithm, old: f32) -> [Vec<f32>; 2] {
         let (mut dw, mut db) = (vec![old; self.w.len()], vec![old; self.b.len()]);
         let (w, b) = (dw.split_at_mut(self.o.first_part * self.shape.patch()), db.split_at_mut(self.o.first_part));
@@ -226,7 +226,7 @@ impl Case {
         [dw, db]
     }
 
-    /// Every instruction set and algorithm, with one thread and with three.
+    /// Checks every instruction set and algorithm, with one thread and with three.
     fn check(&self) {
         let [one, _, three] = teams();
         for isa in Isa::available() {
@@ -311,7 +311,7 @@ fn weights_may_come_in_parts() {
 fn winograd_tiles_meet_every_border() {
     for height in 1..=9 {
         for (before, after) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (0, 2)] {
-            // The other axis is out of step with the first.
+            // The width takes other residues than the height.
             let width = 1 + (height * 5 + 3) % 11;
             if height + before + after < 3 || width + before + after < 3 {
                 continue;
@@ -323,7 +323,7 @@ fn winograd_tiles_meet_every_border() {
 
 #[test]
 fn layers_of_many_blocks_and_panels_agree_too() {
-    // More output channels than are transformed back at once, more blocks than one, several chunks of a gradient.
+    // More output channels than are transformed back at once, several blocks, several chunks of a gradient.
     Case::new(shape(300, 150, [8, 8], 3, 1, [1, 1]), Options { norm: Some(true), ..PLAIN }, 1).check();
     Case::new(shape(40, 136, [20, 20], 3, 1, [1, 1]), Options { n: 3, layout: Layout::Part, ..PLAIN }, 2).check();
     Case::new(shape(130, 70, [12, 12], 1, 1, [0, 0]), Options { n: 5, ..PLAIN }, 3).check();
@@ -378,7 +378,7 @@ fn gradients_written_out_are_those_of_differences() {
     }
 }
 
-/// Images `first..first + count` of a view of `pixels` pixels each.
+/// Images `first..first + count` of a buffer with `len` elements per image.
 fn images(x: &[f32], len: usize, first: usize, count: usize) -> &[f32] {
     &x[first * len..(first + count) * len]
 }
@@ -487,7 +487,7 @@ fn nan_and_infinity_reach_every_pixel_whose_window_covers_them() {
     ] {
         let Shape { c_in, c_out, kernel, stride, pad_before, .. } = shape;
         let (x, w) = (values(1, height * width * c_in), values(2, c_out * shape.patch()));
-        // Positive, so that SiLU does not turn what is infinite into 0.
+        // Positive, so that SiLU does not map infinities to 0.
         let ab = vec![0.75; 2 * c_in];
         for isa in Isa::available() {
             for algorithm in algorithms(&shape) {
@@ -533,7 +533,7 @@ fn nan_in_a_gradient_reaches_input_weights_and_bias() {
                     let [out_height, out_width] = shape.output();
                     let inside = (1..out_height - 1).contains(&(pixel / out_width))
                         && (1..out_width - 1).contains(&(pixel % out_width));
-                    // At a border, the window's taps outside the image are multiplied by 0 or by nothing.
+                    // At a border, taps of the window outside the image contribute 0 or nothing.
                     let reached = weights_of_channel.iter().filter(|w| w.is_nan()).count();
                     assert!(reached > 0 && (!inside || reached == shape.patch()), "{isa:?} {algorithm:?} {shape:?}");
                     assert!(db[1].is_nan() && db[0].is_finite() && db[2].is_finite());

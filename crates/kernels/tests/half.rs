@@ -1,7 +1,8 @@
 //! Convolutions in half precision against their definition in f64, on every instruction set.
 //!
-//! The bounds, relative in the l2 norm, are a few times the rounding of half precision, 2^-12 on average: weights alone
-//! 4e-4 by definition, 8e-4 by F(2×2), 2e-3 by F(4×4); products as well 3e-3 by F(2×2), 1e-2 by F(4×4).
+//! The bounds, relative in the l2 norm, are a few times the rounding error of half precision, 2^-12 on average. With
+//! half weights: 4e-4 by definition, 8e-4 by F(2×2), 2e-3 by F(4×4). With half products: 3e-3 by F(2×2), 1e-2 by
+//! F(4×4).
 
 mod common;
 
@@ -13,7 +14,7 @@ const fn shape(c_in: usize, c_out: usize, input: [usize; 2], kernel: usize, stri
     Shape { c_in, c_out, input, kernel, stride, pad_before: pads[0], pad_after: pads[1], upsample: false }
 }
 
-/// Odd sizes and channels, one chunk of products and several, one panel and several.
+/// Odd sizes and channels, one and several chunks of products, one and several panels.
 const SHAPES: [Shape; 9] = [
     shape(1, 1, [1, 1], 3, 1, [1, 1]),
     shape(3, 5, [7, 9], 3, 1, [1, 1]),
@@ -37,7 +38,7 @@ fn bound(algorithm: Algorithm, precision: Precision) -> f64 {
     }
 }
 
-/// The precisions that instruction set and algorithm allow.
+/// The precisions that the instruction set and the algorithm allow.
 fn precisions(isa: Isa, algorithm: Algorithm) -> Vec<Precision> {
     let mut all = vec![Precision::HalfWeights];
     if Precision::least(isa, algorithm) == Precision::HalfProducts {
@@ -46,7 +47,7 @@ fn precisions(isa: Isa, algorithm: Algorithm) -> Vec<Precision> {
     all
 }
 
-/// Everything that can be computed of a shape.
+/// All valid combinations for a shape.
 fn variants(shape: Shape) -> impl Iterator<Item = (Isa, Algorithm, Precision)> {
     Isa::available().into_iter().flat_map(move |isa| {
         let algorithms: Vec<_> = algorithms(&shape).into_iter().collect();
@@ -166,7 +167,7 @@ fn numbers_beyond_half_precision_are_scaled_and_leave_nothing_behind() {
             let what = || format!("{magnitude} {isa:?} {algorithm:?} {precision:?}");
             let layer = case.layer(isa, algorithm, precision);
             below(error(&case.run(&layer, Team::solo()), &expected), bound(algorithm, precision), what);
-            // The layer has learnt its scale: numbers of usual size still have all their digits.
+            // The layer has adapted its scale; numbers of usual size still have full precision.
             let again = Case { w: case.w.clone(), b: case.b.clone(), x: usual.x.clone(), ab: None, ..case };
             below(error(&again.run(&layer, Team::solo()), &again.expected()), 2.0 * bound(algorithm, precision), what);
         }
@@ -185,7 +186,7 @@ fn nan_and_infinity_come_through_and_are_forgotten() {
             x[9 * 33] = bad;
             let broken = Case { w: usual.w.clone(), b: usual.b.clone(), x, ab: None, ..usual };
             let y = broken.run(&layer, Team::solo());
-            // Pixel 9 is within the window of pixel 0.
+            // Pixel 9 lies in the window of pixel 0.
             assert!(y[..40].iter().all(|y| !y.is_finite()), "{}", what());
             same(&usual.run(&layer, Team::solo()), &before, what);
         }
@@ -215,7 +216,7 @@ fn half_precision_takes_half_the_memory() {
     let case = Case::new(SHAPES[4], 1, false, 90);
     for (isa, algorithm, precision) in variants(case.shape) {
         let (half, single) = (case.layer(isa, algorithm, precision), case.layer(isa, algorithm, Precision::Single));
-        // The bias, two vectors at least, stays as it is.
+        // The bias, at least two vectors, has the same size in both.
         assert!(half.bytes() < single.bytes() / 2 + 1024, "{isa:?} {algorithm:?} {precision:?}");
         assert_eq!(half.precision(), precision);
     }

@@ -1,7 +1,8 @@
-//! Group normalisation on every instruction set against its definition in f64, and its gradients against differences.
+//! Group normalisation on every instruction set against its definition in f64, and its gradients against finite
+//! differences.
 //!
-//! The bounds, in the l2 norm: 2e-6 for values whose mean is no larger than their deviation; the coefficients of a·x + b
-//! are f32, so the error grows as |mean|/deviation.
+//! The bound, in the l2 norm, is 2e-6 for values whose mean does not exceed their deviation. The coefficients of a·x +
+//! b are f32, so the error grows with |mean|/deviation.
 
 mod common;
 
@@ -15,7 +16,8 @@ const fn shape(channels: usize, groups: usize, pixels: usize) -> Shape {
     Shape { channels, pixels, groups, eps: 1e-5, silu: false }
 }
 
-/// Groups of one channel to all of them, channels that fill no vector, pixels beyond the length of partial sums.
+/// Groups of one channel up to all channels, channels that are not whole vectors, more pixels than a partial sum
+/// covers.
 const SHAPES: [Shape; 10] = [
     shape(1, 1, 7),
     shape(3, 3, 25),
@@ -36,12 +38,12 @@ struct Case {
     x: Vec<f32>,
     gamma: Vec<f32>,
     beta: Vec<f32>,
-    /// Scales and shifts, if they are used.
+    /// Scales and shifts, if used.
     modulation: Option<Vec<f32>>,
     dy: Vec<f32>,
 }
 
-/// What backward finds.
+/// The results of the backward pass.
 struct Found {
     dx: Vec<f32>,
     dgamma: Vec<f32>,
@@ -62,7 +64,7 @@ impl Case {
         self.shape.pixels * self.shape.channels
     }
 
-    /// The definition, pixels side by side.
+    /// The definition, for channels-last pixels.
     fn reference(&self, x: &[f64], gamma: &[f64], beta: &[f64], modulation: &[f64]) -> Vec<f64> {
         let channels = self.shape.channels;
         let x = planes(self.n, channels, x);
@@ -101,7 +103,7 @@ impl Case {
         [y.content(), ab, statistics]
     }
 
-    /// The gradients; those by the parameters are added to `old`, that by the input too if it is accumulated.
+    /// The gradients. Those of the parameters are added to `old`; that of the input as well if `accumulate`.
     fn backward(&self, isa: Isa, team: &Team, accumulate: bool, old: f32) -> Found {
         let channels = self.shape.channels;
         let [_, ab, statistics] = self.forward(isa, team);
@@ -180,7 +182,7 @@ fn a_large_mean_costs_only_the_digits_it_takes() {
     case.x.iter_mut().for_each(|x| *x += 100.0);
     let expected = case.reference(&wide(&case.x), &wide(&case.gamma), &wide(&case.beta), &[]);
     for isa in Isa::available() {
-        // The deviation is 1/√3: |mean|/deviation is 173, a place of f32 is 6e-8.
+        // The deviation is 1/√3, so |mean|/deviation is 173; the relative precision of f32 is 6e-8.
         below(error(&case.forward(isa, Team::solo())[0], &expected), 173.0 * 6e-8, || format!("{isa:?}"));
     }
 }
@@ -192,7 +194,7 @@ fn a_constant_group_becomes_its_offset() {
             let mut case = Case::new(shape, 1, Layout::Dense, false, 1);
             case.x.fill(3.0);
             let expected: Vec<f64> = (0..shape.pixels).flat_map(|_| wide(&case.beta)).collect();
-            // 1/√ε is 316: b = β − mean·316·γ has an error of some places of 1000.
+            // 1/√ε is 316, so b = β − mean·316·γ has an error of a few units in the last place of 1000.
             let scale = 3.0 / f64::from(shape.eps).sqrt();
             below(error(&case.forward(isa, Team::solo())[0], &expected), 6e-8 * scale * 2.0, || {
                 format!("{isa:?} {shape:?}")
@@ -215,7 +217,7 @@ fn gradients_are_those_of_differences() {
             let by_gamma = numeric_gradient(&gamma, dy, |g| case.reference(&x, g, &beta, &modulation));
             let by_beta = numeric_gradient(&beta, dy, |b| case.reference(&x, &gamma, b, &modulation));
             let by_modulation = numeric_gradient(&modulation, dy, |v| case.reference(&x, &gamma, &beta, v));
-            // Image by image: they do not see each other.
+            // One image at a time, because images are independent.
             let mut by_x = Vec::new();
             for (image, dy) in dy.chunks(case.image()).enumerate() {
                 let per_image = 2 * shape.channels;

@@ -1,4 +1,4 @@
-//! Linear layers, elementwise operations, resampling, dropout and the optimizer on every instruction set against their
+//! Linear layers, elementwise operations, resampling, dropout and the optimiser on every instruction set against their
 //! definitions in f64.
 
 mod common;
@@ -31,7 +31,7 @@ fn linear_layers_and_their_gradients_agree_with_the_definition() {
         let plus = |gradient: Vec<f64>| -> Vec<f64> { gradient.into_iter().map(|g| g + f64::from(old)).collect() };
         let by_x = plus(numeric_gradient(&xd, &dy, |x| all(x, &wd, &bd)));
         let by_b = plus(numeric_gradient(&bd, &dy, |b| all(&xd, &wd, b)));
-        // An output's weights are seen by that output alone.
+        // Each output's weights affect that output only.
         let by_w = plus(
             (0..outputs)
                 .flat_map(|o| {
@@ -95,10 +95,10 @@ fn silu_and_its_derivative_agree_with_the_definition() {
                 sigma + x * sigma * (1.0 - sigma)
             })
             .collect();
-        // The closed form is that of differences.
+        // The closed form agrees with finite differences.
         let differences =
             numeric_gradient(&wide(&x), &vec![1.0; len], |x| x.iter().map(|x| reference::silu(*x)).collect());
-        // A thousand values summed leave the differences some 1e-8 of noise.
+        // With a thousand values in the sum, finite differences have a noise of some 1e-8.
         assert!(slopes.iter().zip(&differences).all(|(a, b)| (a - b).abs() < 1e-6));
         let by_x: Vec<f64> = slopes.iter().zip(&dy).map(|(slope, dy)| slope * f64::from(*dy)).collect();
         for isa in Isa::available() {
@@ -162,7 +162,7 @@ fn rows_are_scaled_and_added() {
     }
 }
 
-/// `[n, size, channels]` through a function of planes.
+/// Applies a function of planes to `[n, size, channels]`.
 fn by_planes(n: usize, channels: usize, x: &[f64], f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
     rows(n, channels, &f(&planes(n, channels, x)))
 }
@@ -175,7 +175,8 @@ fn resampling_and_its_gradients_agree_with_the_definition() {
         let (small, large) = (values(1, small_len), values(2, 4 * small_len));
         let (old_small, old_large) = (values(3, small_len), values(4, 4 * small_len));
         let pooled = by_planes(n, channels, &wide(&large), |x| reference::average_pool(width, x));
-        // Linear maps: the gradient of the mean is a quarter of the doubled, that of doubling four times the mean.
+        // Linear maps: the gradient of the mean is a quarter of the upsampled gradient, that of upsampling four times
+        // the mean.
         let spread: Vec<f64> =
             by_planes(n, channels, &wide(&small), |x| reference::upsample(width, x)).iter().map(|x| x / 4.0).collect();
         let gathered: Vec<f64> = pooled.iter().map(|x| 4.0 * x).collect();

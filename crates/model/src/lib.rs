@@ -1,7 +1,7 @@
-//! The networks that skipstone carries: the diffusion model, a diffusers folder as names and bytes, and the classifier that
-//! scores are taken in.
+//! The networks built into skipstone: the diffusion model (a diffusers folder as names and bytes) and the classifier
+//! whose features are used for scores.
 //!
-//! What it is, how it was trained and what it makes is in the card, `README.md` beside this crate's manifest.
+//! The card, `README.md` next to this crate's manifest, describes the model, its training and its samples.
 //!
 //! ```
 //! let (name, bytes) = skipstone_model::FILES[0];
@@ -10,7 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
-/// The folder's files: `("unet/config.json", …)` and so on. `skipstone::io::checkpoint::load_embedded` reads them.
+/// The files of the folder: `("unet/config.json", …)` and so on. `skipstone::io::checkpoint::load_embedded` reads them.
 pub const FILES: &[(&str, &[u8])] = &[
     ("model_index.json", include_bytes!("../weights/model_index.json")),
     ("calibration.json", include_bytes!("../weights/calibration.json")),
@@ -20,6 +20,6 @@ pub const FILES: &[(&str, &[u8])] = &[
     ("unet/diffusion_pytorch_model.safetensors", include_bytes!("../weights/unet/diffusion_pytorch_model.safetensors")),
 ];
 
-/// The classifier of Fashion-MNIST whose features `skipstone evaluate` compares images in, as a safetensors file; its card
+/// The Fashion-MNIST classifier in whose features `skipstone evaluate` compares images, as a safetensors file. Its card
 /// is `fashion-cnn/README.md`. `skipstone_eval::classifier::FashionCnn` reads it.
 pub const FASHION_CNN: &[u8] = include_bytes!("../fashion-cnn/fashion-cnn.safetensors");

@@ -1,30 +1,30 @@
-//! One error type: what went wrong, in which file and which field.
+//! The error type: what went wrong, and in which file and field.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The library's result.
+/// A result with the library's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What sort of failure an [`Error`] is; the command line derives its exit code from it.
+/// The kind of failure of an [`Error`]. The command line derives its exit code from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// The caller asked for something that has no meaning: 0 steps, η < 0, increasing times.
+    /// The caller asked for something meaningless: 0 steps, η < 0, increasing times.
     InvalidArgument,
-    /// A file or value contradicts its format: truncated, mis-shaped, an unknown key.
+    /// A file or value violates its format: truncated data, a wrong shape, an unknown key.
     InvalidData,
-    /// Well-formed, but outside what is implemented.
+    /// The input is well-formed but not supported.
     Unsupported,
-    /// A file, data set or tensor that should be there is missing.
+    /// A required file, data set or tensor is missing.
     NotFound,
-    /// NaN or infinity where a finite number is needed.
+    /// NaN or infinity in place of a finite number.
     NonFinite,
-    /// The operating system refused: no space, no permission.
+    /// The operating system refused an operation: no space, no permission.
     Io,
 }
 
-/// An error with its context: the file it concerns, what was wrong, what would help.
+/// An error with its context: the file, the problem and a remedy.
 ///
 /// ```
 /// use skipstone::{Error, Kind};
@@ -43,7 +43,7 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of `kind` that says `message` (lower case, no full stop, quoting the offending value).
+    /// An error of `kind` with `message` (lower case, without full stop, with the offending value).
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner { kind, message: message.into(), path: None, source: None }))
     }
@@ -63,37 +63,44 @@ impl Error {
         Self::new(Kind::Unsupported, message)
     }
 
-    /// The operating system's refusal to do something with `path`.
+    /// An error of the operating system concerning `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         let kind = if source.kind() == std::io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Io };
         Self::new(kind, source.to_string()).in_file(path).caused_by(source)
     }
 
-    /// The same error, naming the file it concerns, unless it names one already.
+    /// The same error with its file, unless it already has one.
     #[must_use]
     pub fn in_file(mut self, path: impl AsRef<Path>) -> Self {
         self.0.path.get_or_insert_with(|| path.as_ref().to_path_buf());
         self
     }
 
-    /// The same error with its cause attached.
+    /// The same error with its cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// What sort of failure this is.
+    /// The same error with `context` and a colon before its message.
+    #[must_use]
+    pub(crate) fn within(mut self, context: impl fmt::Display) -> Self {
+        self.0.message = format!("{context}: {}", self.0.message);
+        self
+    }
+
+    /// The kind of failure.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
-    /// The file concerned, if any.
+    /// The file, if there is one.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
     }
 
-    /// The message without the file's name.
+    /// The message without the file.
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -116,7 +123,7 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The message of an i/o error already carries its source's text: showing it twice helps nobody.
+        // The message of an I/O error already includes the text of its source.
         if matches!(self.0.kind, Kind::Io | Kind::NotFound) {
             return None;
         }

@@ -1,7 +1,8 @@
-//! Single layers out of the kernels, forward and backward, against PyTorch with diffusers (golden/README.md): on every
-//! instruction set of this processor and by every algorithm of convolution.
+//! Single layers built from the kernels, forward and backward, against PyTorch with diffusers (golden/README.md), on
+//! every instruction set of this processor and by every convolution algorithm.
 //!
-//! The layers are put together here once more, so that a mistake of the network's graph and one of a kernel show apart.
+//! The tests build the layers independently of the network's graph, so that errors in the graph and in a kernel are
+//! reported separately.
 
 mod golden;
 
@@ -12,11 +13,11 @@ use serde_json::Value;
 use skipstone_kernels::conv::{self, Algorithm, Epilogue, Source};
 use skipstone_kernels::{Isa, Team, View, ViewMut, attention, elementwise, linear, norm};
 
-/// How kernels are computed.
+/// How to run the kernels.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     isa: Isa,
-    /// Of the convolutions it applies to.
+    /// The algorithm of the convolutions that support it.
     algorithm: Algorithm,
 }
 
@@ -26,7 +27,7 @@ impl Way {
     }
 }
 
-/// A layer of the file: its tensors, and the gradients found so far.
+/// A layer of the file: its tensors, and the gradients computed so far.
 struct Layer<'a> {
     name: String,
     way: Way,
@@ -53,7 +54,7 @@ impl Layer<'_> {
         self.values(&format!("weight/{key}"))
     }
 
-    /// Images with the channels of a pixel side by side.
+    /// Images in channels-last order.
     fn pixels(&self, key: &str) -> Vec<f32> {
         let (channels, x) = (self.tensor(key).shape[1], self.values(key));
         let mut pixels = vec![0.0; x.len()];
@@ -69,7 +70,7 @@ impl Layer<'_> {
         self.found(key, planes(self.tensor(key).shape[1], gradient));
     }
 
-    /// Compares the output and every gradient in the file with what was found.
+    /// Compares the output and every gradient in the file with the computed ones.
     fn check(&self, y: &[f32]) {
         let what = format!("{} ({:?})", self.name, self.way);
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
@@ -83,7 +84,7 @@ impl Layer<'_> {
             assert_eq!(found.len(), expected.values.len(), "{what}: {key}");
             let error = norm(&mut found.iter().zip(&expected.values).map(|(a, b)| f64::from(*a) - b));
             let scale = norm(&mut expected.values.iter().copied());
-            // Softmax does not see a constant: the bias of the keys has no gradient but rounding.
+            // Softmax is invariant to a constant, so the gradient of the keys' bias is only rounding error.
             let floor = if key == "to_k.bias" { 1e-5 } else { 0.0 };
             assert!(error <= 1e-5 * scale + floor, "{what}: {key}: off by {error:e}, norm {scale:e}");
             compared += 1;
@@ -92,14 +93,14 @@ impl Layer<'_> {
     }
 }
 
-/// `[N, channels, pixels]` from pixels.
+/// Converts pixels to `[N, channels, pixels]`.
 fn planes(channels: usize, x: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     elementwise::to_planes(N, channels, 1.0, View::dense(x, channels), &mut y);
     y
 }
 
-/// A convolution whose weights are those of one or more layers, one after the other.
+/// A convolution with the weights of one or more layers, one after the other.
 struct Conv {
     names: Vec<[String; 2]>,
     shape: conv::Shape,
@@ -107,7 +108,7 @@ struct Conv {
 }
 
 impl Conv {
-    /// Weights under `key.weight` and `key.bias` of each key; `input` is the size before any doubling.
+    /// Reads weights from `key.weight` and `key.bias` of each key; `input` is the size before upsampling.
     fn new(
         layer: &Layer<'_>,
         keys: &[&str],
@@ -142,7 +143,7 @@ impl Conv {
         y
     }
 
-    /// Reports the gradients of the weights; returns that of the input, as it is once normalised.
+    /// Records the gradients of the weights. Returns the gradient of the (normalised) input.
     fn backward(&self, layer: &mut Layer<'_>, source: Source<'_>, dy: &[f32]) -> Vec<f32> {
         let Way { isa, .. } = layer.way;
         let team = Team::solo();
@@ -164,7 +165,7 @@ impl Conv {
     }
 }
 
-/// A group normalisation with its weights under `key.weight` and `key.bias`.
+/// A group normalisation with weights `key.weight` and `key.bias`.
 struct Norm {
     prefix: String,
     shape: norm::Shape,
@@ -191,7 +192,7 @@ impl Norm {
         norm::Affine { gamma: &self.gamma, beta: &self.beta, scale_shift }
     }
 
-    /// Finds the coefficients for `x`.
+    /// Computes the coefficients for `x`.
     fn look_at(&mut self, layer: &Layer<'_>, x: &[f32], scale_shift: Option<&[f32]>) {
         let (mut ab, mut statistics) = (std::mem::take(&mut self.ab), std::mem::take(&mut self.statistics));
         let (isa, team, view) = (layer.way.isa, Team::solo(), View::dense(x, self.shape.channels));
@@ -207,13 +208,13 @@ impl Norm {
         y
     }
 
-    /// `x` for a convolution that normalises what it reads.
+    /// `x` as the input of a convolution that normalises it.
     fn source<'a>(&'a self, x: &'a [f32]) -> Source<'a> {
         let norm = conv::Norm { ab: &self.ab, silu: self.shape.silu };
         Source { x: View::dense(x, self.shape.channels), norm: Some(norm) }
     }
 
-    /// Reports the gradients of the weights; adds that of the input to `dx`.
+    /// Records the gradients of the weights. Adds the gradient of the input to `dx`.
     fn backward(
         &self,
         layer: &mut Layer<'_>,
@@ -270,7 +271,7 @@ fn silu_backward(layer: &Layer<'_>, x: &[f32], mut dy: Vec<f32>) -> Vec<f32> {
     dy
 }
 
-/// What a residual block does to the size of its image.
+/// How a residual block changes the size of its image.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Resize {
     Keep,
@@ -279,7 +280,7 @@ enum Resize {
 }
 
 impl Resize {
-    /// `size` is the input's.
+    /// `size` is the size of the input.
     fn forward(self, layer: &Layer<'_>, [height, width]: [usize; 2], channels: usize, x: &[f32]) -> Vec<f32> {
         match self {
             Self::Keep => x.to_vec(),
@@ -289,7 +290,7 @@ impl Resize {
                 elementwise::average_pool(Team::solo(), layer.way.isa, N, half, channels, View::dense(x, channels), to);
                 y
             }
-            // Only convolutions double on their own; images lie one below the other here.
+            // Only convolutions upsample on their own; here images are stacked vertically.
             Self::Double => (0..4 * N * height * width)
                 .flat_map(|pixel| {
                     let (row, column) = (pixel / (2 * width), pixel % (2 * width));
@@ -331,7 +332,7 @@ fn resnet(layer: &mut Layer<'_>, case: &Value) -> Vec<f32> {
         (_, true) => (Resize::Double, size.map(|size| 2 * size)),
         _ => (Resize::Keep, size),
     };
-    // Halving happens before a convolution, doubling while it reads.
+    // Downsampling precedes the convolution, upsampling happens while it reads.
     let (read, double) = if resize == Resize::Halve { (inner, false) } else { (size, resize == Resize::Double) };
     let pixels = inner[0] * inner[1];
     let scale = (1.0 / case["output_scale_factor"].as_f64().unwrap_or(1.0)) as f32;

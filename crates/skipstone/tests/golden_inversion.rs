@@ -1,4 +1,4 @@
-//! Images to latents and back, against diffusers and against the papers' equations in NumPy (golden/README.md).
+//! Inversion of images to latents and back, against diffusers and the papers' equations in NumPy (golden/README.md).
 
 mod golden;
 
@@ -80,7 +80,7 @@ fn bdia_and_edict_are_those_of_their_papers() {
         let expected = &tensors[pair["tensor"].as_str().unwrap()].values;
         let difference = golden::relative(found[0].iter().chain(found[1].iter()).copied(), expected);
         println!("{method}: {difference:.1e}");
-        // The oracle answers in f32: 6e-8, grown over six steps.
+        // The oracle returns f32: an error of 6e-8, amplified over six steps.
         assert!(difference < 3e-6, "{method}: {difference:e}");
     }
 }

@@ -1,4 +1,4 @@
-//! A checkpoint of the original code's form, whose network PyTorch ran (golden/README.md).
+//! A checkpoint in the original code's format, against the network's output in PyTorch (golden/README.md).
 
 mod golden;
 
@@ -15,7 +15,7 @@ use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::{Denoiser, Prediction};
 use skipstone::unet::{DownBlock, UpBlock};
 
-/// The unpacked checkpoint in `dir`.
+/// Unpacks the checkpoint into `dir`.
 fn unpack(dir: &Path) -> PathBuf {
     let path = dir.join("model.ckpt");
     let packed = golden::bytes("official_list.ckpt.gz");
@@ -25,7 +25,7 @@ fn unpack(dir: &Path) -> PathBuf {
     path
 }
 
-/// The images are 8×8; the file cannot say so.
+/// The images are 8×8, which the file does not state.
 fn options(weights: WeightsChoice) -> LoadOptions {
     LoadOptions { weights, size: Some([8, 8]), ..LoadOptions::default() }
 }

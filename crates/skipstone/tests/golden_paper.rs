@@ -1,4 +1,4 @@
-//! Schedules, spacings and single steps against NumPy's and diffusers' values (golden/README.md).
+//! Schedules, spacings and single steps against values from NumPy and diffusers (golden/README.md).
 
 mod golden;
 
@@ -54,7 +54,7 @@ fn schedules_equal_the_published_formulas_to_eleven_digits() {
             let index = index.as_u64().unwrap() as u32;
             let level = schedule.level(Time::from_index(index)).unwrap();
             let what = format!("{what} index {index}");
-            // The cosine's β is 1 − quotient: good to an ulp of 1, not of β.
+            // For the cosine schedule, β is 1 − quotient, accurate to an ulp of 1 rather than of β.
             assert_near(schedule.betas()[index as usize], beta[i], 1e-11, 1e-15, &format!("{what} β"));
             assert_near(level.alpha_bar, alpha_bar[i], 1e-11, 1e-15, &format!("{what} a"));
             assert_near(level.one_minus, one_minus[i], 1e-11, 1e-15, &format!("{what} 1 − a"));
@@ -118,7 +118,7 @@ fn every_spacing_of_every_step_count_equals_its_source() {
     }
 }
 
-/// x̂₀ and ε̂ from a network's output, by their definitions in f64.
+/// x̂₀ and ε̂ from a network's output, by definition in f64.
 fn views(prediction: &str, output: f64, x_t: f64, signal: f64, noise: f64) -> (f64, f64) {
     match prediction {
         "epsilon" => ((x_t - noise * output) / signal, output),
@@ -128,7 +128,7 @@ fn views(prediction: &str, output: f64, x_t: f64, signal: f64, noise: f64) -> (f
     }
 }
 
-/// Clamps x̂₀ of each image as the case says.
+/// Clips x̂₀ of each image as the case requires.
 fn clamp(case: &Value, x0: &mut [f64]) {
     let clip = case["clip"].as_str().unwrap();
     if let Some(threshold) = case.get("threshold") {
@@ -164,7 +164,7 @@ fn coefficients_of_a_step_reproduce_diffusers_steps_in_f64() {
         let times = if s == Time::CLEAN { vec![t] } else { vec![t, s] };
         let trajectory = Trajectory::from_times(times, 1000).unwrap();
         let scale = match case["eta"].as_f64() {
-            // diffusers injects noise at a[0] too, where we stop; the σ itself can still be compared.
+            // diffusers injects noise at a[0] too, where skipstone stops; σ itself can still be compared.
             Some(eta) if s == Time::CLEAN && final_level == FinalLevel::FirstTrained => {
                 let to = schedule.final_level(final_level);
                 NoiseScale::Vector(vec![sigma(eta, schedule.level(t).unwrap(), to)])

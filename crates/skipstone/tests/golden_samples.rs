@@ -1,4 +1,4 @@
-//! Whole runs of ten steps, network and sampler together, against diffusers (golden/README.md).
+//! Complete runs of ten steps with network and sampler, against diffusers (golden/README.md).
 
 mod golden;
 
@@ -54,7 +54,8 @@ fn ten_steps_of_every_parameterization_end_where_diffusers_ends() {
         let found = sample(&unet, &plan, latents, &mut noise, &[], &mut unobserved).unwrap().finished().unwrap();
 
         let difference = golden::relative(found.iter().map(|&v| f64::from(v)), &tensors[what].values);
-        // What f32 costs depends on the case: a clip passes a small difference on only where x̂₀ is inside.
+        // The error of f32 depends on the case: a clip propagates a small difference only where x̂₀ is inside the
+        // bound.
         let tolerance = 20.0 * case["f32_deviation"].as_f64().unwrap() + 2e-6;
         println!("{what}: {difference:.1e} of {tolerance:.1e}");
         assert!(difference < tolerance, "{what}: relative difference {difference:e}, allowed {tolerance:e}");

@@ -1,4 +1,4 @@
-//! Whole runs of the solvers against k-diffusion's on the same closed-form denoiser and grid (golden/README.md).
+//! Complete solver runs against k-diffusion with the same closed-form denoiser and grid (golden/README.md).
 
 mod golden;
 
@@ -38,7 +38,7 @@ fn every_solver_ends_where_k_diffusions_does() {
         assert_eq!(plan.calls() as u64, case["calls"].as_u64().unwrap(), "{solver}");
         let found = sample(&oracle, &plan, latents.clone(), &mut Forbidden, &[], &mut unobserved).unwrap();
         let found = found.finished().unwrap();
-        // Theirs is f64 throughout, ours rounds each latent to f32.
+        // k-diffusion runs in f64 throughout, skipstone rounds each latent to f32.
         let off = relative(found.iter().map(|&v| f64::from(v)), &numbers(&case["x0"]));
         assert!(off < 5e-6, "{solver} on {}: off by {off:.1e}", case["grid"]);
     }

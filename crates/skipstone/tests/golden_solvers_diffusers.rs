@@ -1,4 +1,4 @@
-//! Whole runs of dpm2 and dpm++2m-sde, and the spacings by noise level, against diffusers' schedulers on the same
+//! Complete runs of dpm2 and dpm++2m-sde, and the spacings by noise level, against diffusers' schedulers with the same
 //! closed-form denoiser (golden/README.md).
 
 mod golden;
@@ -19,7 +19,7 @@ fn schedule() -> Schedule {
     Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap()
 }
 
-/// The file's indices as times.
+/// The indices in the file as times.
 fn times(value: &Value) -> Vec<Time> {
     numbers(value).into_iter().map(|index| Time::between(index + 1.0).unwrap()).collect()
 }
@@ -56,7 +56,7 @@ fn dpm2_and_the_stochastic_solver_end_where_diffusers_does() {
         };
         let found = found.unwrap().finished().unwrap();
         let off = relative(found.iter().map(|&v| f64::from(v)), &numbers(&case["x0"]));
-        // Theirs is f64 throughout, ours rounds each latent to f32.
+        // diffusers runs in f64 throughout, skipstone rounds each latent to f32.
         assert!(off < 5e-6, "{solver} on {}: off by {off:.1e}", case["grid"]);
     }
 }

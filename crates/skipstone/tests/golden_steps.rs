@@ -45,7 +45,7 @@ fn every_parameterization_clip_and_eta_steps_like_diffusers() {
         times.extend(case["s"].as_u64().map(|s| Time::from_index(s as u32)));
         let final_level = if case["set_alpha_to_one"] == false { FinalLevel::FirstTrained } else { FinalLevel::Clean };
         let scale = match case["eta"].as_f64() {
-            // diffusers injects noise at a[0] too, where we stop; the same σ can be asked for by value.
+            // diffusers injects noise at a[0] too, where skipstone stops; the same σ can be requested by value.
             Some(eta) if times.len() == 1 && final_level == FinalLevel::FirstTrained => {
                 let to = schedule.final_level(final_level);
                 NoiseScale::Vector(vec![sigma(eta, schedule.level(times[0]).unwrap(), to)])

@@ -1,5 +1,5 @@
-//! Networks and their gradients against PyTorch with diffusers (golden/README.md), and to the bit against themselves
-//! for other batches and other numbers of threads.
+//! Networks and their gradients against PyTorch with diffusers (golden/README.md), and bit for bit against themselves
+//! with other batches and numbers of threads.
 
 mod golden;
 
@@ -9,7 +9,7 @@ use skipstone::engine::cpu::{Backprop, Options, UNet};
 use skipstone::engine::{Batch, EngineOptions};
 use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
 
-/// The gradient of Σ dy·y by the parameters and by x.
+/// The gradients of Σ dy·y with respect to the parameters and to x.
 fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Array4<f32>) {
     let (x, times, conditions) = (network.images("x"), network.times(), network.conditions());
     let cotangent = network.tensors["dy"].f32();
@@ -29,7 +29,7 @@ fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Arra
     (gradient, dx)
 }
 
-/// Bytes, so that equality means equality (and NaN is no excuse).
+/// The bits of the values, so that equality is exact (also for NaN).
 fn bits<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
     values.into_iter().map(|v| v.to_bits()).collect()
 }
@@ -56,7 +56,7 @@ fn every_gradient_of_every_network_is_pytorchs() {
             let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
             let difference: Vec<f64> = found.zip(expected).map(|(a, b)| f64::from(a) - b).collect();
             assert_eq!(difference.len(), expected.len(), "{name}: {what}");
-            // Softmax does not see a constant: the bias of the keys has no gradient but rounding.
+            // Softmax is invariant to a constant, so the gradient of the keys' bias is only rounding error.
             let floor = if what.ends_with("to_k.bias") { 1e-5 } else { 0.0 };
             let (error, scale) = (norm(&difference), norm(expected));
             assert!(error <= 1e-4 * scale + floor, "{name}: {what}: off by {error:e}, norm {scale:e}");
@@ -86,7 +86,7 @@ fn an_image_gives_the_same_bytes_alone_in_a_batch_and_anywhere_in_it() {
             let alone = unet.predict(&x.slice(s![i..=i, .., .., ..]).to_owned(), &times[i..=i], &condition).unwrap();
             assert_eq!(bits(&alone), bits(together.index_axis(Axis(0), i)), "{name}: image {i} alone");
         }
-        // The two images as 0, 1, 1, 0, 1: every place of an odd batch.
+        // The two images as 0, 1, 1, 0, 1, in every position of an odd batch.
         let order = [0, 1, 1, 0, 1];
         let many = unet
             .predict(
@@ -113,7 +113,7 @@ fn the_number_of_threads_changes_no_byte_of_an_output() {
             let (config, parameters) = (network.config.clone(), network.parameters.clone());
             let unet = UNet::with_options(config, parameters, Prediction::Epsilon, options).unwrap();
             let batch = unet.predict(&x, &times, &conditions).unwrap();
-            // A lone image is shared among all threads.
+            // A single image is shared among all threads.
             let lone = x.slice(s![..1, .., .., ..]).to_owned();
             let alone = unet.predict(&lone, &times[..1], first).unwrap();
             [bits(&batch), bits(&alone)]

@@ -1,5 +1,5 @@
-//! Mistakes that other implementations of diffusion samplers have made, seen through the public interface from model
-//! file to image. Those that one function decides are tested beside that function.
+//! Mistakes of other diffusion sampler implementations, tested through the public interface from model file to image.
+//! Mistakes within a single function are tested next to that function.
 
 mod golden;
 
@@ -53,7 +53,7 @@ fn a_resumed_sampling_continues_with_new_images_instead_of_repeating_the_first()
 
 #[test]
 fn every_step_lands_where_the_next_begins_and_the_last_on_clean_data() {
-    // T is no multiple of 30: t − T//S would land beside the trajectory, and end at 10 instead of 0.
+    // T is not a multiple of 30: t − T//S would leave the trajectory and end at 10 instead of 0.
     for spacing in [Spacing::Linear, Spacing::Quadratic, Spacing::OfficialUniform, Spacing::Leading, Spacing::Trailing]
     {
         let plan = plan(spacing, 30, NoiseScale::Eta(1.0));
@@ -67,7 +67,7 @@ fn every_step_lands_where_the_next_begins_and_the_last_on_clean_data() {
 
 #[test]
 fn the_network_is_asked_about_the_index_of_the_paper_s_time() {
-    /// Says zero noise and writes down when it was asked.
+    /// Predicts zero noise and records the times of its calls.
     struct Diary(std::sync::Mutex<Vec<u32>>);
     impl Denoiser for Diary {
         fn shape(&self) -> [usize; 3] {
@@ -97,7 +97,7 @@ fn no_noise_reaches_the_image_in_the_last_step_even_where_the_final_level_is_not
     ] {
         let plan = Plan::new(&linear(), &trajectory, &scale, level, Clip::Off).unwrap();
         let latents = initial_latent(5, 0, 1, network.shape());
-        // Two sources that agree on all steps but the last.
+        // Two noise sources that agree on all steps but the last.
         let mut ends = Vec::new();
         for other_at_the_end in [false, true] {
             let mut noise = LastStep { inner: Seeded::new(5, 0), last: plan.calls() - 1, other_at_the_end };
@@ -108,7 +108,7 @@ fn no_noise_reaches_the_image_in_the_last_step_even_where_the_final_level_is_not
     }
 }
 
-/// Seeded noise, with other noise for the last step if so told.
+/// Seeded noise, optionally with other noise for the last step.
 struct LastStep {
     inner: Seeded,
     last: usize,

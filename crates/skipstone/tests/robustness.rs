@@ -1,4 +1,4 @@
-//! Hostile and damaged model files end in an error that names what is wrong, quickly and without large allocations.
+//! Malicious and damaged model files cause an error that names the problem, quickly and without large allocations.
 
 mod golden;
 
@@ -12,7 +12,7 @@ use skipstone::io::checkpoint::{FloatType, LoadOptions, Model, config_from_json,
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 
-/// The tensors of a model folder by name, to be spoilt.
+/// The tensors of a model folder by name, to be corrupted.
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 fn tensors(network: &Network) -> Tensors {
@@ -87,14 +87,14 @@ fn a_config_that_asks_for_a_billion_of_anything_is_refused_by_field_at_once() {
 
 #[test]
 fn the_largest_network_a_config_may_ask_for_needs_a_file_as_large() {
-    // Every field is within its own bounds; together they make hundreds of terabytes of weights.
+    // Every field is within its bounds, but together they imply hundreds of terabytes of weights.
     let begun = Instant::now();
     let mut config: Value = serde_json::from_slice(&config_file("cifar")).unwrap();
     config["block_out_channels"] = json!([65536, 65536, 65536, 65536]);
     config["layers_per_block"] = json!(64);
     config["sample_size"] = json!(16384);
     let parsed = config_from_json(&config.to_string(), None).unwrap();
-    // The count saturates instead of wrapping round to a small number.
+    // The count saturates instead of wrapping around to a small number.
     assert!(skipstone::unet::flops(&parsed).unwrap() > 1 << 60);
     let error = load_parts(config.to_string().as_bytes(), &weight_file(&tensors(&Network::read("cifar")))).unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidData);
@@ -108,7 +108,7 @@ fn every_missing_extra_and_misshapen_tensor_is_listed_at_once() {
     spoilt.remove("conv_in.bias").unwrap();
     spoilt.remove("mid_block.resnets.1.conv2.weight").unwrap();
     spoilt.insert("surprise".into(), (vec![2], vec![0.0; 2]));
-    // The same number of elements in another shape is another tensor.
+    // The same number of elements in another shape is a different tensor.
     spoilt.get_mut("conv_out.weight").unwrap().0 = vec![4, 3, 3, 3];
     let error = load_parts(&config_file("cifar"), &weight_file(&spoilt)).unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidData);
@@ -117,7 +117,7 @@ fn every_missing_extra_and_misshapen_tensor_is_listed_at_once() {
         "4 tensors",
         "conv_in.bias: missing, expected [4]",
         "mid_block.resnets.1.conv2.weight: missing, expected [8, 8, 3, 3]",
-        "surprise: unexpected, [2]",
+        "surprise: unexpected tensor, [2]",
         "conv_out.weight: expected [3, 4, 3, 3], found [4, 3, 3, 3]",
     ] {
         assert!(error.message().contains(part), "no {part:?} in: {error}");

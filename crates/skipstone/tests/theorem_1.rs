@@ -1,5 +1,5 @@
-//! Theorem 1 of the paper in numbers: J_σ and L_γ with the exact weights differ by a constant, the same for every
-//! network, whatever σ. `cargo test -p skipstone --test theorem_1 -- --nocapture` prints the table of
+//! Theorem 1 of the paper in numbers: J_σ and L_γ with the exact weights differ by a constant that is the same for
+//! every network and every σ. `cargo test -p skipstone --test theorem_1 -- --nocapture` prints the table of
 //! docs/guide/theorem-1.md.
 
 use ndarray::{Array3, Array4};
@@ -18,7 +18,7 @@ const DIMS: usize = 4;
 const SIGMA_1: f64 = 0.1;
 const IMAGES: usize = 200;
 
-/// A network that has learned nothing.
+/// An untrained network.
 struct Zero;
 
 impl Denoiser for Zero {
@@ -39,7 +39,7 @@ fn full(value: f64) -> Array3<f64> {
     Array3::from_elem((SHAPE[0], SHAPE[1], SHAPE[2]), value)
 }
 
-/// The mean over images of J_σ by its definition, of L_γ with the weights asked for, and of L_γ with the paper's.
+/// The means over images of J_σ by definition, of L_γ with the exact weights, and of L_γ with the paper's weights.
 fn objectives(network: &dyn Denoiser, steps: &[Step], x0: &Array4<f32>) -> [f64; 3] {
     let n = x0.dim().0 as f64;
     let mut noise = Seeded::new(7, 0);
@@ -56,7 +56,7 @@ fn objectives(network: &dyn Denoiser, steps: &[Step], x0: &Array4<f32>) -> [f64;
             apart / n / (2.0 * SIGMA_1 * SIGMA_1)
                 + 0.5 * DIMS as f64 * (2.0 * std::f64::consts::PI * SIGMA_1 * SIGMA_1).ln()
         } else {
-            // KL(q_σ(x_s|x_t,x₀) ‖ q_σ(x_s|x_t,x̂₀)): two Gaussians of one variance, whose means differ by x₀'s factor.
+            // KL(q_σ(x_s|x_t,x₀) ‖ q_σ(x_s|x_t,x̂₀)): Gaussians of equal variance, whose means differ by x₀'s factor.
             let q = reverse(step.from, step.to, step.sigma);
             (q.x0 * q.x0) * apart / n / (2.0 * q.variance)
         };
@@ -107,7 +107,7 @@ fn j_sigma_and_l_gamma_differ_by_one_constant_for_all_networks_and_every_sigma()
             constants.push(j - exact);
             by_the_paper.push(j - paper);
         }
-        // With the weights as printed the difference depends on the network.
+        // With the weights as printed in the paper, the difference depends on the network.
         let spread = by_the_paper.iter().fold(0.0f64, |most, other| most.max((other - by_the_paper[0]).abs()));
         assert!(spread > 10.0, "{name}: {by_the_paper:?}");
     }

@@ -1,5 +1,5 @@
-//! Training on data sets of a few tiny images: the same bytes on any number of threads and through any interruption,
-//! a loss that falls, and errors that leave the state alone.
+//! Training on tiny data sets: identical bytes for any number of threads and through any interruption, a falling loss,
+//! and errors that leave the state unchanged.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -41,7 +41,7 @@ fn recipe(overrides: &[&str]) -> Recipe {
     Recipe::parse(TINY, &overrides).unwrap()
 }
 
-/// Ten images with a gradient each, of two classes; ten is no multiple of a batch.
+/// Ten images with a gradient each, of two classes; ten is not a multiple of a batch.
 fn pictures() -> Dataset {
     let images = Array4::from_shape_fn((10, 1, 8, 8), |(n, _, y, x)| (20 * n + 3 * x + 5 * y) as u8);
     let labels = (0..10).map(|i| i % 2).collect();
@@ -60,7 +60,7 @@ fn bits(parameters: &Parameters) -> Vec<u32> {
     parameters.data().iter().map(|v| v.to_bits()).collect()
 }
 
-/// Every file below the run's `state` and `model`, by its path.
+/// Every file below `state` and `model` of the run, by path.
 fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(root: &Path, dir: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -98,7 +98,7 @@ fn open(folder: &Path, overrides: &[&str], threads: usize, resume: bool) -> skip
     Run::open(folder, recipe(overrides), pictures(), None, on_threads(threads), resume)
 }
 
-/// Trains until step `stop`, as an interruption would.
+/// Trains until step `stop`, like an interrupted run.
 fn train_until(folder: &Path, overrides: &[&str], stop: u64, resume: bool) {
     let mut run = open(folder, overrides, 1, resume).unwrap();
     let mut observer = |event: Event<'_>| match event {
@@ -112,7 +112,7 @@ fn train_to_the_end(folder: &Path, overrides: &[&str], threads: usize, resume: b
     assert_eq!(open(folder, overrides, threads, resume).unwrap().train(&mut go_on).unwrap(), Ended::Finished);
 }
 
-/// What makes a step draw every kind of random number there is.
+/// Settings with which a step draws every kind of random number.
 const EVERYTHING: [&str; 6] = [
     "model.dropout=0.2",
     "data.flip=true",
@@ -149,7 +149,7 @@ fn a_run_interrupted_at_any_step_ends_with_the_bytes_of_an_uninterrupted_one() {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");
     train_to_the_end(&whole, &EVERYTHING, 1, false);
-    // Step 2 is a checkpoint, 3 is none; 5 interrupts a resumed run.
+    // Step 2 has a checkpoint, step 3 has none; 5 interrupts a resumed run.
     for stops in [&[2][..], &[3, 5]] {
         let parts = dir.path().join(format!("{stops:?}"));
         for (i, &stop) in stops.iter().enumerate() {
@@ -176,7 +176,7 @@ fn a_run_killed_between_checkpoints_repeats_the_lost_steps_exactly() {
     let (state, log) = (killed.join("state/training.safetensors"), killed.join("log.jsonl"));
     let (old_state, old_model) = (std::fs::read(&state).unwrap(), files(&killed));
     train_until(&killed, &[], 5, true);
-    // As if the last checkpoint had reached the model folder only: the state of step 4 decides.
+    // As if the last checkpoint had only reached the model folder; the state of step 4 is authoritative.
     std::fs::write(&state, old_state).unwrap();
     assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 5);
     let run = open(&killed, &[], 1, true).unwrap();
@@ -251,14 +251,14 @@ fn the_loss_falls_far_on_images_that_are_all_alike() {
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     let (first, last) = (mean(&losses[..5]), mean(&losses[50..]));
     println!("first {first:.3}, last {last:.3}");
-    // The network begins as 0, so that the first loss is the mean of ε².
+    // A fresh network outputs 0, so the first loss is the mean of ε².
     assert!((losses[0] - 1.0).abs() < 0.2, "first loss {}", losses[0]);
     assert!(last < 0.4 * first, "from {first} to {last}");
 }
 
 #[test]
 fn the_first_loss_is_the_mean_square_of_the_target() {
-    // The network begins as 0. x₀ = −1 everywhere (byte 0), so for `sample` that is 1 exactly.
+    // A fresh network outputs 0. x₀ = −1 everywhere (byte 0), so the loss for `sample` is exactly 1.
     let black = Dataset::new("black", Array4::zeros((4, 1, 8, 8)), None, vec![]).unwrap();
     let mut trainer = Trainer::new(recipe(&["diffusion.prediction=sample"]), black, None, on_threads(1)).unwrap();
     assert!((trainer.step().unwrap().loss - 1.0).abs() < 1e-12);
@@ -280,7 +280,7 @@ fn weights_that_are_not_finite_end_a_training_at_its_first_step_and_stay_as_they
 
 #[test]
 fn a_training_that_diverges_names_its_step_and_keeps_the_state_before_it() {
-    // Weight decay of lr·λ = 1000 multiplies the weights by −999 at each step.
+    // Weight decay with lr·λ = 1000 multiplies the weights by −999 at each step.
     let wild = ["optimizer.kind=adamw", "optimizer.lr=10", "optimizer.weight_decay=100", "optimizer.warmup=0"];
     let mut trainer = trainer(&wild, 1);
     let (error, before) = loop {
@@ -296,7 +296,7 @@ fn a_training_that_diverges_names_its_step_and_keeps_the_state_before_it() {
     assert!(error.message().starts_with(&format!("step {}:", done + 1)), "{error}");
     assert!(error.message().contains("optimizer.lr"), "{error}");
     assert_eq!([bits(&trainer.weights().unwrap()), bits(&trainer.ema().unwrap())], before);
-    // Nothing moved on: the same step fails in the same way.
+    // The state is unchanged: the same step fails in the same way.
     assert_eq!(trainer.step().unwrap_err().to_string(), error.to_string());
 }
 
@@ -321,7 +321,7 @@ fn a_run_that_diverges_keeps_its_last_good_checkpoint() {
     };
     let error = run.train(&mut observer).unwrap_err();
     assert_eq!(error.kind(), Kind::NonFinite);
-    assert!(saved > 0 && error.message().contains(&format!("checkpoint of step {saved}")), "{error}");
+    assert!(saved > 0 && error.message().contains(&format!("last good checkpoint is step {saved}")), "{error}");
     drop(run);
     let run = open(dir.path(), &wild, 1, true).unwrap();
     assert_eq!(run.trainer().step_count(), saved);
@@ -387,7 +387,7 @@ fn adams_first_step_is_as_long_as_the_rate_of_its_warm_up() {
     for (found, expected) in rates.iter().zip([0.002, 0.004, 0.006, 0.008, 0.008]) {
         assert!((found - expected).abs() < 1e-15, "{rates:?}");
     }
-    // m̂/√v̂ = ±1 at the first step, whatever the gradient, as long as ε is small beside it.
+    // m̂/√v̂ = ±1 at the first step for any gradient, provided that ε is small in comparison.
     let mut first = self::trainer(&["optimizer.lr=0.008", "optimizer.warmup=4"], 1);
     first.step().unwrap();
     let moved = f64::from(first.weights().unwrap().get("conv_out.bias").unwrap()[0] - before[0]).abs();
@@ -402,7 +402,7 @@ fn a_rate_of_zero_changes_nothing() {
     assert_eq!(bits(&trainer.weights().unwrap()), before);
 }
 
-/// One time only, so that no two draws of it differ: a is 1 − β.
+/// A single timestep with a = 1 − β, so that all draws agree.
 fn single_time(beta: &str) -> [String; 4] {
     [
         "diffusion.timesteps=1".into(),
@@ -419,8 +419,8 @@ fn trainer_with(overrides: &[String]) -> Trainer {
 
 #[test]
 fn two_batches_of_four_accumulate_to_the_gradient_of_eight() {
-    // Images, noise and flips are keyed by the image's place in the run, times by the batch: with one time they agree.
-    // A large ε keeps Adam from turning the sign of a gradient that is all rounding into a step.
+    // Images, noise and flips are keyed by the image's position in the run, times by the batch. With a single timestep
+    // they agree. A large ε keeps Adam from turning the sign of a gradient that is pure rounding error into a step.
     let with = |batch: &str, accumulate: &str| {
         let mut overrides = single_time("0.5").to_vec();
         overrides.push("optimizer.eps=1e-2".into());
@@ -441,8 +441,8 @@ fn two_batches_of_four_accumulate_to_the_gradient_of_eight() {
 
 #[test]
 fn min_snr_weighs_by_the_smaller_of_snr_and_gamma() {
-    // γ = 5. β = 0.1: SNR = 9. β = 0.8: SNR = 1/4. For x₀ the weight is min(SNR, γ); an error of ε counts 1/SNR of one
-    // of x₀, an error of v 1/(SNR + 1) of it.
+    // γ = 5. β = 0.1: SNR = 9. β = 0.8: SNR = 1/4. For x₀ the weight is min(SNR, γ). An error of ε counts 1/SNR times
+    // an error of x₀, an error of v 1/(SNR + 1) times.
     for (beta, prediction, expected) in [
         ("0.1", "epsilon", 5.0 / 9.0),
         ("0.1", "sample", 5.0),
@@ -472,13 +472,13 @@ fn dropout_changes_the_training_and_is_the_same_each_time() {
         (0..3).map(|_| trainer.step().unwrap().loss.to_bits()).collect::<Vec<_>>()
     };
     assert_eq!(run("model.dropout=0.5"), run("model.dropout=0.5"));
-    // Blocks begin as the identity: dropout shows once they are not.
+    // Blocks start as the identity, so dropout has an effect only after the first step.
     assert_ne!(run("model.dropout=0.5"), run("model.dropout=0"));
 }
 
 #[test]
 fn a_class_conditional_training_learns_its_classes_and_can_be_guided() {
-    // Class 0 is black, class 1 white; "none" is half of each. x₀ is what the network is asked for.
+    // Class 0 is black, class 1 is white, and the null class is half of each. The network predicts x₀.
     let images = Array4::from_shape_fn((8, 1, 8, 8), |(n, ..)| if n % 2 == 0 { 0 } else { 255 });
     let labels = (0..8).map(|n| n % 2).collect();
     let data = Dataset::new("two", images, Some(labels), vec!["black".into(), "white".into()]).unwrap();
@@ -497,7 +497,7 @@ fn a_class_conditional_training_learns_its_classes_and_can_be_guided() {
     }
     let unet =
         UNet::new(trainer.config().clone(), trainer.weights().unwrap().into_owned(), Prediction::Sample).unwrap();
-    // At t = T the noisy image says nothing: the class has to.
+    // At t = T the noisy image has no information, so the prediction depends on the class.
     let (t, x) = (Time::new(1000), initial_latent(3, 0, 1, [1, 8, 8]));
     let mean = |y: Array4<f32>| f64::from(y.mean().unwrap());
     let [black, white, none] = [0, 1, 2].map(|class| mean(unet.predict(&x, &[t], &[Condition::Class(class)]).unwrap()));

@@ -1,7 +1,8 @@
-//! Convolutions by their definition: register tiles of output pixels that gather their input pixel by pixel.
+//! Convolutions by definition: register tiles of output pixels that gather their input pixel by pixel.
 //!
-//! Any kernel, stride and padding, and the transpose of a strided convolution: a tile only needs to know, for each of
-//! its pixels and each tap of the kernel, where the input pixel lies. Outside the image that is a row of zeros.
+//! Supports any kernel size, stride and padding, and the transpose of a strided convolution. A tile only needs the
+//! position of the input pixel for each of its pixels and each tap of the kernel. Outside the image, that position is
+//! a row of zeros.
 
 use super::stage::Pixels;
 use super::{Finish, Layer, Precision, Shape, Source};
@@ -11,10 +12,10 @@ use crate::micro::{Tiles, accumulate, tiles, with_rows};
 use crate::shared::SharedMut;
 use crate::team::{Team, with_scratch};
 
-/// Output pixels of a task.
+/// Output pixels per task.
 const BLOCK: usize = 112;
 
-/// Packs `weight(c_out, c_in)` (k·k weights, turned by 180° on request) as \[panel\]\[tap\]\[c_in\]\[two vectors\].
+/// Packs `weight(c_out, c_in)` (k·k weights, rotated by 180° if `turn`) as \[panel\]\[tap\]\[c_in\]\[two vectors\].
 pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, usize) -> &'w [f32] + Sync, turn: bool) {
     let Shape { c_in, c_out, .. } = layer.shape;
     let taps = layer.shape.taps();
@@ -36,11 +37,12 @@ pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, us
         }
     };
     team.run(panels, |panel| match precision {
-        // SAFETY: a panel is its task's alone.
+        // SAFETY: only this task accesses the panel.
         Precision::Single => fill(panel, unsafe { weights.part(panel * len, len) }),
         _ => with_scratch(len, |packed| {
             fill(panel, packed);
-            // SAFETY: a panel is its task's alone, and half as long in half precision; it is made of whole vectors.
+            // SAFETY: only this task accesses the panel, which takes half the space in half precision; `len` is whole
+            // vectors.
             unsafe { narrow(isa, packed.as_ptr(), len, weights.pointer().cast::<u16>().add(panel * len)) };
         }),
     });
@@ -50,27 +52,27 @@ kernel! {
     /// Rounds to half precision.
     ///
     /// # Safety
-    /// `len`, a multiple of a vector, elements are readable and writable.
+    /// `len` elements are readable at `from` and writable at `to`; `len` is a multiple of the vector length.
     unsafe fn narrow<S>(s, from: *const f32, len: usize, to: *mut u16) {
         for i in (0..len).step_by(S::LANES) {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe { s.store_half(to.add(i), s.load(from.add(i))) };
         }
     }
 }
 
-/// Which input pixel a tap of an output pixel meets.
+/// Maps an output pixel and a tap to an input pixel.
 #[derive(Clone, Copy)]
 pub(super) struct Gather {
     kernel: usize,
     stride: usize,
     pad: usize,
-    /// Height and width of what the kernel slides over, of the input as it is stored, and of the output.
+    /// Height and width of the plane the kernel slides over, of the input as stored, and of the output.
     grid: [usize; 2],
     input: [usize; 2],
     output: [usize; 2],
     upsample: bool,
-    /// The gather of the transpose: tap k of pixel p meets pixel q of the input where p = q·stride + k − pad.
+    /// Gathers for the transpose: tap k of pixel p reads input pixel q where p = q·stride + k − pad.
     transposed: bool,
 }
 
@@ -93,7 +95,7 @@ impl Gather {
         }
     }
 
-    /// The position along one axis.
+    /// The input position along one axis, if it lies inside.
     #[inline(always)]
     fn along(&self, at: usize, tap: usize, size: usize) -> Option<usize> {
         let position = if self.transposed {
@@ -104,7 +106,7 @@ impl Gather {
         (position < size).then_some(position >> usize::from(self.upsample))
     }
 
-    /// The input pixel, counted over all images, that `tap` of output pixel (y, x) of `image` meets.
+    /// The input pixel, counted over all images, that `tap` of output pixel (y, x) of `image` reads.
     #[inline(always)]
     pub(super) fn pixel(&self, image: usize, y: usize, x: usize, tap: usize) -> Option<usize> {
         let y = self.along(y, tap / self.kernel, self.grid[0])?;
@@ -112,20 +114,20 @@ impl Gather {
         Some((image * self.input[0] + y) * self.input[1] + x)
     }
 
-    /// Output pixels that share their residues modulo the step form a class: in the transpose of a strided
-    /// convolution, the pixels of a class meet the same taps.
+    /// The number of classes along an axis. Output pixels with equal residues modulo this step form a class. In the
+    /// transpose of a strided convolution, all pixels of a class read the same taps.
     fn step(&self) -> usize {
         if self.transposed { self.stride } else { 1 }
     }
 
-    /// Height and width of the part of an image that class `class` of step² makes up.
+    /// Height and width of the pixels of an image that belong to class `class` (of step²).
     fn class_size(&self, class: usize) -> [usize; 2] {
         let step = self.step();
         [(self.output[0] + step - 1 - class / step) / step, (self.output[1] + step - 1 - class % step) / step]
     }
 }
 
-/// One call, as a task sees it.
+/// One call, as its tasks see it.
 struct Call<'a> {
     gather: Gather,
     x: *const f32,
@@ -136,29 +138,29 @@ struct Call<'a> {
     finish: Finish<'a>,
 }
 
-// SAFETY: tasks read the inputs and write pixels and channels of their own only; `forward` outlives them.
+// SAFETY: tasks read the inputs and write only their own pixels and channels; `forward` outlives them.
 unsafe impl Send for Call<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Call<'_> {}
 
-/// The input pixels of a block of output pixels, found once for all panels of weights.
+/// The input pixels of a block of output pixels, computed once for all panels of weights.
 struct Block {
     /// Image and pixel (counted over all images) of each output pixel.
     outputs: Vec<(usize, usize)>,
-    /// For each tap, the input pixel that each output pixel meets.
+    /// The input pixel of each output pixel, for each tap.
     inputs: Vec<*const f32>,
-    /// For each tap and tile, how they lie.
+    /// The layout of the input pixels, for each tap and tile.
     steps: Vec<Step>,
 }
 
-/// How the input pixels of a tile lie for one tap.
+/// How the input pixels of a tile are laid out for one tap.
 #[derive(Clone, Copy)]
 enum Step {
-    /// All outside the image: nothing to add.
+    /// All lie outside the image and contribute nothing.
     Outside,
-    /// So many elements from each to the next.
+    /// At equal distances of this many elements.
     Even(usize),
-    /// In no order.
+    /// Irregularly.
     Uneven,
 }
 
@@ -170,13 +172,13 @@ impl Step {
         let first = rows[0] as usize;
         let step = rows.get(1).map_or(0, |second| (*second as usize).wrapping_sub(first));
         let even = rows.iter().enumerate().all(|(i, row)| *row as usize == first.wrapping_add(i.wrapping_mul(step)));
-        // A distance downwards, as to the zeros, would wrap: such rows go the general way.
+        // A negative distance (such as to the zeros) would wrap around; such rows take the general path.
         if even && step as isize >= 0 { Self::Even(step / size_of::<f32>()) } else { Self::Uneven }
     }
 }
 
 impl Block {
-    /// Output pixels `first..last` of a class, counted over all images, in tiles of at most `rows`.
+    /// Finds the input of output pixels `first..last` of a class, counted over all images, in tiles of at most `rows`.
     fn new(call: &Call<'_>, class: usize, first: usize, last: usize, tiles: impl Fn(usize) -> Tiles) -> Self {
         let gather = &call.gather;
         let taps = gather.kernel * gather.kernel;
@@ -215,7 +217,7 @@ impl Block {
 }
 
 kernel! {
-    /// Output pixels `first..last` of a class (counted over all images), panels `panel..last_panel`.
+    /// Computes output pixels `first..last` of a class (counted over all images) for panels `panel..last_panel`.
     unsafe fn block<S>(s, call: &Call<'_>, class: usize, first: usize, last: usize, panel: usize, last_panel: usize) {
         #[inline(always)]
         #[allow(clippy::too_many_arguments)] // a tile and its place in the block
@@ -229,11 +231,11 @@ kernel! {
             for tap in 0..block.inputs.len() / pixels {
                 let rows = &block.inputs[tap * pixels + begin..][..M];
                 let weights = weights.wrapping_add(tap * call.c_in * width);
-                // SAFETY: rows of c_in elements; the packed weights of this panel and tap.
+                // SAFETY: rows of c_in elements, and the packed weights of this panel and tap.
                 unsafe {
                     match block.steps[tap * count + index] {
                         Step::Outside => {}
-                        // Fourteen addresses are more than there are registers; one and a distance are not.
+                        // Fourteen addresses do not fit the registers; one address and a distance do.
                         Step::Even(step) => {
                             let first = rows[0];
                             let a = |i: usize, p: usize| first.wrapping_add(i * step + p);
@@ -247,7 +249,7 @@ kernel! {
                 }
             }
             for (sums, &(image, pixel)) in acc.into_iter().zip(&block.outputs[begin..]) {
-                // SAFETY: these channels of this pixel are this task's alone.
+                // SAFETY: only this task accesses these channels of this pixel.
                 unsafe { call.finish.write_panel(s, image, pixel, channel, sums) };
             }
         }
@@ -256,10 +258,10 @@ kernel! {
         let len = call.gather.kernel * call.gather.kernel * call.c_in * 2 * S::LANES;
         for panel in panel..last_panel {
             let channel = panel * 2 * S::LANES;
-            // SAFETY: the panel is there.
+            // SAFETY: the panel exists.
             let weights = unsafe { call.weights.add(panel * len) };
             for (index, (begin, rows)) in tiles::<S>(last - first).enumerate() {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     match weights {
                         Packed::Single(w) => with_rows!(rows, tile::<S>(s, call, &found, index, count, begin, w, channel)),
@@ -276,12 +278,12 @@ pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, 
     if !pixels.is_normalised() {
         return gather(layer, team, n, pixels.at(0), finish);
     }
-    // Each pixel is met by every tap: normalise it once.
+    // Every tap reads each pixel, so normalise the pixels once up front.
     let row = super::padded(layer.shape.c_in, layer.isa.lanes());
     let per_image = layer.shape.input_pixels();
     with_scratch(n * per_image * row, |staged| {
         let staged = SharedMut::new(staged);
-        // SAFETY: a padded row for each pixel of the source.
+        // SAFETY: `staged` has a padded row for each pixel of the source.
         unsafe { pixels.stage_all(layer.isa, team, n, per_image, &staged, row) };
         gather(layer, team, n, (staged.pointer().cast_const(), row), finish);
     });
@@ -292,7 +294,7 @@ fn gather(layer: &Layer, team: &Team, n: usize, (x, x_stride): (*const f32, usiz
     with_scratch(c_in, |zeros| {
         zeros.fill(0.0);
         let gather = Gather::new(&layer.shape, layer.transposed.as_ref());
-        // SAFETY: the first of the weights, which there are.
+        // SAFETY: the layer has weights, and this is the first of them.
         let weights = unsafe { layer.packed(0) };
         let call = Call { gather, x, x_stride, zeros: zeros.as_ptr(), c_in, weights, finish };
         let panels = layer.shape.c_out.div_ceil(2 * layer.isa.lanes());
@@ -300,14 +302,14 @@ fn gather(layer: &Layer, team: &Team, n: usize, (x, x_stride): (*const f32, usiz
             let [height, width] = gather.class_size(class);
             let pixels = n * height * width;
             let blocks = pixels.div_ceil(BLOCK);
-            // Few pixels: the panels of weights, which are most of the memory then, are shared out instead.
+            // With few pixels, the weights are most of the memory traffic, so tasks share their panels instead.
             let split = if blocks >= 4 * team.threads() { 1 } else { panels };
             team.run(blocks * split, |task| {
                 let (block_index, part) = (task / split, task % split);
                 let (first, last) = (pixels * block_index / blocks, pixels * (block_index + 1) / blocks);
                 let (panel, last_panel) = (panels * part / split, panels * (part + 1) / split);
-                // SAFETY: every pointer comes from slices whose lengths `Layer::forward` checked; tasks write
-                // pixels and channels of their own.
+                // SAFETY: every pointer comes from a slice whose length `Layer::forward` checked; tasks write only
+                // their own pixels and channels.
                 unsafe { block(layer.isa, &call, class, first, last, panel, last_panel) };
             });
         }

@@ -1,9 +1,10 @@
 //! The gradients of a convolution.
 //!
-//! By the input: the transposed layer, which is a convolution again. By the weights: sums over all pixels of products
-//! of an input channel and an output channel. In Winograd's domain that is, for each of the side² points, a product of
-//! two matrices with the tiles as the inner dimension; by definition, the same for each tap with the pixels. Both are
-//! cut into chunks of fixed size that are added one after the other, so the order of a sum does not depend on threads.
+//! The gradient of the input is the transposed layer, which is itself a convolution. The gradient of the weights sums
+//! products of an input channel and an output channel over all pixels. In Winograd's domain, each of the side² points
+//! is a product of two matrices whose inner dimension is the tiles; by definition, each tap is such a product over the
+//! pixels. Both are split into chunks of fixed size that are added one after the other, so the order of a sum does not
+//! depend on the threads.
 
 use super::direct::Gather;
 use super::stage::Pixels;
@@ -20,10 +21,11 @@ use crate::view::{View, ViewMut};
 
 /// Elements of the transformed tiles of a chunk.
 const CHUNK: usize = 4 << 20;
-/// Output pixels of a chunk of a gradient by definition.
+/// Output pixels of a chunk when the gradient is computed by definition.
 const PIXELS: usize = 512;
 
-/// dx += (or becomes) the gradient by the input of the convolution `of`, whose [transpose](Layer::transpose) `layer` is.
+/// Writes the gradient of the input of the convolution `of` to `dx`, or adds it to `dx` if `accumulate`. `layer` is the
+/// [transpose](Layer::transpose) of `of`.
 ///
 /// # Panics
 /// A view is too short for the shape.
@@ -56,10 +58,10 @@ pub fn backward_data(
     });
 }
 
-/// Adds the gradients by weights and bias to `into`: for each part of the weights, in the parts' order.
+/// Adds the gradients of weights and bias to `into`, one pair of slices for each part of the weights, in order.
 ///
 /// # Panics
-/// A slice or view has another length than the shape says, or the algorithm does not apply to it.
+/// A slice or view has another length than the shape implies, or the algorithm does not apply to the shape.
 #[allow(clippy::too_many_arguments)] // the operands of a convolution's gradient
 pub fn backward_weights(
     shape: &Shape,
@@ -98,11 +100,11 @@ pub fn backward_weights(
     }
 }
 
-/// A pointer that tasks read through.
+/// A read-only pointer shared by tasks.
 #[derive(Clone, Copy)]
 pub(crate) struct SendConst(pub *const f32);
 
-// SAFETY: read only, of slices borrowed for as long as the tasks run.
+// SAFETY: only reads, from slices borrowed for as long as the tasks run.
 unsafe impl Send for SendConst {}
 // SAFETY: as above.
 unsafe impl Sync for SendConst {}
@@ -128,7 +130,7 @@ fn winograd(
     let points = tiling.points();
     let width = 2 * isa.lanes();
     let (c_in, c_out) = (padded(shape.c_in, isa.lanes()), padded(shape.c_out, width));
-    // Rows a little longer than a power of two, so that they do not all fall on the same cache sets.
+    // Rows slightly longer than a power of two, so that they do not all map to the same cache sets.
     let (v_row, m_row) = (c_in + isa.lanes(), c_out + isa.lanes());
     let strips = n * tiling.down;
     let per_chunk = (CHUNK / (points * (v_row + m_row) * tiling.across)).clamp(1, strips);
@@ -148,7 +150,7 @@ fn winograd(
             let tiles_here = chunk.len() * tiling.across;
             team.run(2 * chunk.len(), |task| {
                 let strip = task / 2;
-                // SAFETY: this strip's rows of the matrices of `v` and `m` are this task's alone.
+                // SAFETY: only this task accesses the strip's rows of the matrices of `v` and `m`.
                 unsafe {
                     if task % 2 == 0 {
                         with_scratch(Ring::len(&tiling, c_in), |ring| {
@@ -166,7 +168,7 @@ fn winograd(
             let panels = c_out / width;
             team.run(points * panels, |task| {
                 let (point, panel) = (task / panels, task % panels);
-                // SAFETY: this panel's columns of this point's sums are this task's alone; nobody writes `v` or `m`.
+                // SAFETY: only this task accesses this panel's columns of the point's sums; nobody writes `v` or `m`.
                 unsafe {
                     let v = v.pointer().add(point * v_plane);
                     let m = m.pointer().add(point * m_plane + panel * width);
@@ -179,7 +181,8 @@ fn winograd(
         team.run(shape.c_in, |input| {
             let mut g = [0.0f32; 9 * 16];
             for first in (0..shape.c_out).step_by(lanes) {
-                // SAFETY: nobody writes `u` now; `g` holds nine vectors; an input channel's weights are this task's.
+                // SAFETY: nobody writes `u` now, `g` holds nine vectors, and only this task accesses the channel's
+                // weights.
                 unsafe {
                     let u = u.pointer().add(input * c_out + first);
                     weights_back(isa, algorithm, u, u_plane, g.as_mut_ptr());
@@ -195,8 +198,8 @@ fn winograd(
 }
 
 kernel! {
-    /// A·dy·Aᵀ of the tiles of a strip; `[channels, dy's stride, plane, row]` are the sizes. Channels up to the next
-    /// whole panel become 0.
+    /// A·dy·Aᵀ of the tiles of a strip; the sizes are `[channels, dy's stride, plane, row]`. Channels beyond the last,
+    /// up to the next whole panel, become 0.
     unsafe fn adjoint_strip<S>(
         s, tiling: &Tiling, output: [usize; 2], strip: usize, dy: *const f32, sizes: [usize; 4], m: *mut f32,
     ) {
@@ -216,7 +219,7 @@ kernel! {
                     for (i, d) in d.iter_mut().enumerate().take(height - top) {
                         for (j, d) in d.iter_mut().enumerate().take(width - left) {
                             let pixel = (image * height + top + i) * width + left + j;
-                            // SAFETY: channels that exist of a pixel that exists.
+                            // SAFETY: existing channels of an existing pixel.
                             unsafe {
                                 let p = dy.add(pixel * stride).wrapping_add(c);
                                 *d = if len == S::LANES { s.load(p) } else { s.load_first(p, len) };
@@ -226,14 +229,14 @@ kernel! {
                     let d = both_axes!(s, d, T::output_adjoint, OUT, SIDE);
                     for i in 0..SIDE {
                         for j in 0..SIDE {
-                            // SAFETY: the caller's promise.
+                            // SAFETY: guaranteed by the caller.
                             unsafe { s.store(m.add((i * SIDE + j) * plane + c), d[i][j]) };
                         }
                     }
                 }
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match tiling.algorithm {
                 Algorithm::Winograd4 => run::<S, F4, 6, 4>(s, tiling, output, strip, dy, sizes, m),
@@ -244,7 +247,8 @@ kernel! {
 }
 
 kernel! {
-    /// Gᵀ·u·G for one vector of output channels: point (i, j) at `u + (i·side + j)·plane`, the nine weights to `g`.
+    /// Gᵀ·u·G for one vector of output channels: reads point (i, j) at `u + (i·side + j)·plane`, writes the nine
+    /// weights to `g`.
     unsafe fn weights_back<S>(s, algorithm: Algorithm, u: *const f32, plane: usize, g: *mut f32) {
         #[inline(always)]
         unsafe fn run<S: Simd, T: Transform<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
@@ -253,7 +257,7 @@ kernel! {
             let mut rows = [[s.zero(); SIDE]; 3];
             for j in 0..SIDE {
                 for (i, k) in T::G.iter().enumerate() {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     let v = unsafe { s.load(u.add((i * SIDE + j) * plane)) };
                     for (row, k) in rows.iter_mut().zip(k) {
                         row[j] = s.fma(s.splat(*k as f32), v, row[j]);
@@ -266,12 +270,12 @@ kernel! {
                     for (v, k) in row.into_iter().zip(&T::G) {
                         sum = s.fma(s.splat(k[x] as f32), v, sum);
                     }
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     unsafe { s.store(g.add((y * 3 + x) * S::LANES), sum) };
                 }
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match algorithm {
                 Algorithm::Winograd4 => run::<S, F4, 6, 4>(s, u, plane, g),
@@ -289,7 +293,7 @@ fn direct(shape: &Shape, isa: Isa, team: &Team, n: usize, source: Source<'_>, dy
     let row = padded(shape.c_in, isa.lanes());
     with_scratch(n * shape.input_pixels() * row, |staged| {
         let staged = SharedMut::new(staged);
-        // SAFETY: a padded row for each pixel of the source.
+        // SAFETY: `staged` has a padded row for each pixel of the source.
         unsafe { pixels.stage_all(isa, team, n, shape.input_pixels(), &staged, row) };
         by_taps(shape, isa, team, n, (staged.pointer().cast_const(), row), dy, weights);
     });
@@ -310,7 +314,7 @@ fn by_taps(
     let pixels = n * shape.output_pixels();
     let gather = Gather::new(shape, None);
     let [height, out_width] = shape.output();
-    // One task packs a panel of dy for all its taps; few panels leave taps to share out.
+    // One task packs a panel of dy for all its taps. With few panels, tasks share the taps as well.
     let split = if panels >= 2 * team.threads() { 1 } else { taps };
     let x = SendConst(x);
     let dy_at = SendConst(dy.pointer());
@@ -327,7 +331,7 @@ fn by_taps(
                 for begin in (0..pixels).step_by(PIXELS) {
                     let count = PIXELS.min(pixels - begin);
                     for (i, packed) in packed.chunks_exact_mut(width).take(count).enumerate() {
-                        // SAFETY: `channels` channels of a pixel that exists.
+                        // SAFETY: `channels` channels of an existing pixel.
                         let dy = unsafe {
                             let row = dy_at.get().add((begin + i) * dy.stride + panel * width);
                             std::slice::from_raw_parts(row, channels)
@@ -343,7 +347,8 @@ fn by_taps(
                             *row = source.map_or(zeros.get(), |pixel| x.get().wrapping_add(pixel * x_stride));
                         }
                         let sums = &mut sums[place * c_in * width..(place + 1) * c_in * width];
-                        // SAFETY: rows of c_in elements; `count` packed rows; `c_in` rows of sums, two vectors each.
+                        // SAFETY: rows of c_in elements, `count` packed rows, and `c_in` rows of sums of two vectors
+                        // each.
                         unsafe {
                             gathered_products(
                                 isa,
@@ -360,7 +365,7 @@ fn by_taps(
                     for input in 0..c_in {
                         let row = &sums[(place * c_in + input) * width..][..channels];
                         for (dw, sum) in weights[panel * width..].iter().zip(row) {
-                            // SAFETY: these weights are this task's alone.
+                            // SAFETY: only this task accesses these weights.
                             unsafe { dw.part(input * taps + tap, 1)[0] += sum };
                         }
                     }
@@ -371,14 +376,14 @@ fn by_taps(
 }
 
 kernel! {
-    /// c\[i\] (dense, two vectors) becomes, or gains, Σ_p rows\[p\]\[i\]·b\[p\] for i < `channels`.
+    /// Sets c\[i\] (dense, two vectors) to Σ_p rows\[p\]\[i\]·b\[p\] for i < `channels`, or adds it unless `replace`.
     unsafe fn gathered_products<S>(s, rows: &[*const f32], channels: usize, b: *const f32, c: *mut f32, replace: bool) {
         let width = 2 * S::LANES;
         for (first, count) in tiles::<S>(channels) {
-            // SAFETY: a product asks for as many rows as it is given, p < rows.len().
+            // SAFETY: a product reads as many rows as it is given, p < rows.len().
             let a = |i: usize, p: usize| unsafe { rows.get_unchecked(p) }.wrapping_add(first + i);
             let c = c.wrapping_add(first * width);
-            // SAFETY: the caller's promise, for a part of the channels.
+            // SAFETY: guaranteed by the caller, for a part of the channels.
             unsafe { with_rows!(count, sums::<S>(s, rows.len(), a, b, width, c, width, replace)) };
         }
     }

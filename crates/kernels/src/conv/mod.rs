@@ -1,18 +1,18 @@
-//! Two-dimensional convolution with square kernels, with what comes before and after it in a U-Net folded in.
+//! Two-dimensional convolution with square kernels, fused with the operations around it in a U-Net.
 //!
-//! A [`Layer`] holds weights packed for one instruction set and one [`Algorithm`]. Its input may be normalised and
-//! activated while it is read ([`Source`]) and doubled in size ([`Shape::upsample`]); bias, a vector per image and a
-//! residual are added while the output is written ([`Epilogue`]).
+//! A [`Layer`] holds weights packed for one instruction set and one [`Algorithm`]. It can normalise, activate
+//! ([`Source`]) and upsample ([`Shape::upsample`]) its input while reading it. It can add a bias, a vector per image
+//! and a residual while writing its output ([`Epilogue`]).
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
 //! | `transform` | the matrices of Winograd's minimal filtering |
-//! | `winograd` | 3×3 convolutions of stride 1 by way of them |
-//! | `direct` | every other convolution: register tiles that gather their pixels |
-//! | `stage` | normalising and activating rows on their way into a convolution |
+//! | `winograd` | 3×3 convolutions of stride 1 by Winograd's algorithms |
+//! | `direct` | all other convolutions, by register tiles that gather their pixels |
+//! | `stage` | normalisation and activation of the rows a convolution reads |
 //! | `gradient` | the gradients of weights and bias |
 //!
-//! An output element is a sum in an order that depends on the layer alone, never on the batch or the threads.
+//! Each output element is a sum in an order that depends on the layer alone, not on the batch or the threads.
 
 mod direct;
 mod gradient;
@@ -37,56 +37,56 @@ pub struct Shape {
     pub c_in: usize,
     /// Output channels.
     pub c_out: usize,
-    /// Height and width of the input, before it is doubled.
+    /// Height and width of the input, before upsampling.
     pub input: [usize; 2],
-    /// Side of the kernel.
+    /// Side length of the kernel.
     pub kernel: usize,
-    /// Step between outputs, in input pixels.
+    /// Stride in input pixels.
     pub stride: usize,
-    /// Zeros before the first row and column.
+    /// Zero padding before the first row and column.
     pub pad_before: usize,
-    /// Zeros after the last row and column.
+    /// Zero padding after the last row and column.
     pub pad_after: usize,
-    /// Whether every pixel of the input is first repeated to 2×2.
+    /// Whether the input is first upsampled by 2 (every pixel repeated to 2×2).
     pub upsample: bool,
 }
 
-/// How a convolution is computed.
+/// The algorithm of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
-    /// By its definition.
+    /// By definition.
     Direct,
     /// Winograd's F(2×2, 3×3): 4×4 products for 2×2 outputs, 2.25 times fewer than by definition.
     Winograd2,
-    /// Winograd's F(4×4, 3×3): 6×6 products for 4×4 outputs, 4 times fewer.
+    /// Winograd's F(4×4, 3×3): 6×6 products for 4×4 outputs, 4 times fewer than by definition.
     Winograd4,
 }
 
-/// How a convolution's weights are stored, and how they are multiplied.
+/// How a convolution stores and multiplies its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// f32 throughout.
     Single,
-    /// Weights stored in half precision, multiplied in f32.
+    /// Weights stored in half precision and multiplied in f32.
     HalfWeights,
-    /// Winograd's algorithms with weights and transformed input in half precision, products too, added up in half
-    /// precision for 64 input channels at most and in f32 from there on. For processors with AVX512-FP16.
+    /// Winograd's algorithms with weights, transformed input and products in half precision. Sums of at most 64 input
+    /// channels are in half precision, longer ones continue in f32. Needs a processor with AVX512-FP16.
     HalfProducts,
 }
 
 impl Precision {
-    /// The least exact that instruction set and algorithm allow: the fastest.
+    /// The lowest precision that the instruction set and the algorithm allow, which is the fastest.
     pub fn least(isa: Isa, algorithm: Algorithm) -> Self {
         let products = half_products(isa).is_some() && algorithm != Algorithm::Direct;
         if products { Self::HalfProducts } else { Self::HalfWeights }
     }
 
-    /// Rows of a packed panel of weights for `c_in` input channels: an even number where they go in pairs.
+    /// Rows of a packed panel of weights for `c_in` input channels. Even where rows are stored in pairs.
     fn rows(self, c_in: usize) -> usize {
         if self == Self::HalfProducts { c_in.next_multiple_of(2) } else { c_in }
     }
 
-    /// Elements of f32 that `weights` packed weights take.
+    /// The number of f32 that `weights` packed weights take.
     fn words(self, weights: usize) -> usize {
         if self == Self::Single { weights } else { weights.div_ceil(2) }
     }
@@ -97,7 +97,7 @@ type Fp16 = crate::half::Fp16;
 #[cfg(not(target_arch = "x86_64"))]
 type Fp16 = std::convert::Infallible;
 
-/// The proof that products in half precision can be had together with this instruction set.
+/// Proof that half-precision products are available with this instruction set.
 fn half_products(isa: Isa) -> Option<Fp16> {
     #[cfg(target_arch = "x86_64")]
     if isa.name() == "avx512" {
@@ -107,8 +107,7 @@ fn half_products(isa: Isa) -> Option<Fp16> {
     None
 }
 
-/// The power of two that a layer's input is multiplied by for products in half precision: what the numbers met so far
-/// allow.
+/// The power of two that scales a layer's input for half-precision products, chosen from the values seen so far.
 #[derive(Debug, Default)]
 struct Exponent(AtomicI32);
 
@@ -133,36 +132,36 @@ impl Clone for Exponent {
 pub struct Source<'a> {
     /// Pixels of all images, one image after the other.
     pub x: View<'a>,
-    /// What is done to them first.
+    /// The normalisation applied while reading, if any.
     pub norm: Option<Norm<'a>>,
 }
 
-/// x ↦ act(a·x + b) with a and b for each channel of each image.
+/// x ↦ act(a·x + b), with a and b per channel and image.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
     /// `[n, 2, channels]`: a, then b. See [`norm::coefficients`](crate::norm::coefficients).
     pub ab: &'a [f32],
-    /// Whether SiLU follows.
+    /// Whether the activation is SiLU (otherwise the identity).
     pub silu: bool,
 }
 
 impl<'a> Source<'a> {
-    /// The pixels as they are.
+    /// The pixels without normalisation.
     pub fn plain(x: View<'a>) -> Self {
         Self { x, norm: None }
     }
 }
 
-/// What is done to a convolution's result y: y ↦ (y + bias + vector + residual)·scale.
+/// Post-processing of a convolution's result y: y ↦ (y + bias + vector + residual)·scale.
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue<'a> {
-    /// A vector for each image.
+    /// A vector per image.
     pub vector: Option<View<'a>>,
-    /// A value of the output's shape.
+    /// A tensor of the output's shape.
     pub residual: Option<View<'a>>,
-    /// Adds the old content of the output instead of a residual.
+    /// Adds the previous content of the output instead of a residual.
     pub accumulate: bool,
-    /// Multiplies the sum.
+    /// The factor of the sum.
     pub scale: f32,
 }
 
@@ -173,7 +172,7 @@ impl Default for Epilogue<'_> {
 }
 
 impl Shape {
-    /// Height and width of what the kernel slides over.
+    /// Height and width of the plane the kernel slides over.
     pub fn grid(&self) -> [usize; 2] {
         self.input.map(|size| size << usize::from(self.upsample))
     }
@@ -203,34 +202,35 @@ impl Shape {
         height * width
     }
 
-    /// Floating-point operations for one image by the definition, a multiplication and an addition counted as two.
+    /// Floating-point operations for one image by definition; a multiply-add counts as two.
     pub fn flops(&self) -> u64 {
         (2 * self.patch() as u64).saturating_mul((self.c_out * self.output_pixels()) as u64)
     }
 
-    /// Whether Winograd's algorithms apply: 3×3, stride 1.
+    /// Whether Winograd's algorithms apply: 3×3 kernel, stride 1.
     pub fn is_winograd(&self) -> bool {
         self.kernel == 3 && self.stride == 1
     }
 
     /// The algorithm for this shape when weights are packed once and used for a few images at a time.
     ///
-    /// It weighs products against the packed weights, which every call streams through the caches: large kernels of
-    /// small images are bound by the latter. The batch has no say, so that it cannot change a result.
+    /// The choice weighs products against the packed weights, which every call streams through the caches. Large
+    /// kernels on small images are bound by the weights. The batch size is not considered, so it cannot change a
+    /// result.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm_for(4.0)
     }
 
-    /// The algorithm for the [least exact precision](Precision::least).
+    /// The algorithm at the [lowest precision](Precision::least).
     ///
-    /// Products and weights cost half as much alike, so it is the same, but for the smallest images: there the three
-    /// phases of Winograd's algorithms and their larger weights cost more than products saved (measured: 4×4 pixels of
-    /// 256 channels, a tenth of a whole call at batch 1).
+    /// Half precision halves the cost of products and weights alike, so the choice is the same except for the smallest
+    /// images. There, the three phases of Winograd's algorithms and their larger weights cost more than they save
+    /// (measured on 4×4 pixels of 256 channels: a tenth of a whole call at batch 1).
     pub fn half_algorithm(&self) -> Algorithm {
         if self.output_pixels() <= 16 { Algorithm::Direct } else { self.algorithm() }
     }
 
-    /// The algorithm for training, whose batches are larger.
+    /// The algorithm for training, where batches are larger.
     pub fn training_algorithm(&self) -> Algorithm {
         self.algorithm_for(16.0)
     }
@@ -241,10 +241,10 @@ impl Shape {
         }
         // Multiply-adds that take as long as streaming one packed weight.
         const STREAM: f64 = 36.0;
-        // Multiply-adds that take as long as transforming one element of a tile, there or back.
+        // Multiply-adds that take as long as transforming one element of a tile, in either direction.
         const TRANSFORM: f64 = 16.0;
         let [height, width] = self.output();
-        // Whole vectors of 16 are transformed, whole panels of 32 multiplied, whatever the number of channels.
+        // Transforms process whole vectors of 16 and products whole panels of 32, whatever the number of channels.
         let (c_in, c_out) = (padded(self.c_in, 16) as f64, padded(self.c_out, 32) as f64);
         let products = self.c_in as f64 * c_out;
         let cost = |side: usize, outputs: usize| {
@@ -271,7 +271,7 @@ impl Shape {
     }
 }
 
-/// The weights of a convolution as its algorithm wants them.
+/// The weights of a convolution, packed for its algorithm.
 #[derive(Clone, Debug)]
 pub struct Layer {
     shape: Shape,
@@ -280,9 +280,9 @@ pub struct Layer {
     precision: Precision,
     fp16: Option<Fp16>,
     exponent: Exponent,
-    /// What weights are multiplied by before they are stored in half precision, for all to be normal numbers.
+    /// The factor of weights stored in half precision, which makes them all normal numbers.
     weight_scale: f32,
-    /// Whether the layer is a convolution or the transpose of one (its gradient by the input).
+    /// For the transpose of a strided convolution (the gradient of its input): the shape of that convolution.
     transposed: Option<Shape>,
     weights: Buffer,
     /// As long as the padded output channels; zeros where there is no bias.
@@ -291,24 +291,24 @@ pub struct Layer {
 
 /// The largest magnitude.
 fn largest(values: &[f32]) -> f32 {
-    // As integers: floats compare like their bits, and integers are compared a vector at a time.
+    // As integers: non-negative floats order like their bits, and integer maxima vectorise.
     f32::from_bits(values.iter().map(|v| v.to_bits() & 0x7fff_ffff).max().unwrap_or(0))
 }
 
-/// The largest power of two whose product with `x` is below 2, within what an f32 can be; 1 for what has no size.
+/// The largest power of two whose product with `x` is below 2, within the range of f32; 1 outside 2^±126.
 fn power_of_two_below_inverse(x: f32) -> f32 {
     let exponent = (x.to_bits() >> 23) as i32 - 127;
     if (-126..=126).contains(&exponent) { f32::from_bits(((127 - exponent) as u32) << 23) } else { 1.0 }
 }
 
-/// Elements of a vector rounded up, for `channels` of them.
+/// `channels` rounded up to whole vectors.
 pub(crate) fn padded(channels: usize, lanes: usize) -> usize {
     channels.next_multiple_of(lanes)
 }
 
 impl Layer {
-    /// Packs the weights `[c_out, c_in, k, k]`, given in any number of parts that follow each other along c_out, and
-    /// the bias of each part.
+    /// Packs the weights `[c_out, c_in, k, k]` and the bias. They are given in any number of parts that follow each
+    /// other along c_out.
     ///
     /// # Panics
     /// The parts do not add up to the shape, or the algorithm does not apply to it.
@@ -318,7 +318,7 @@ impl Layer {
         layer
     }
 
-    /// A layer without weights, to be [repacked](Self::repack).
+    /// A layer without weights; [`repack`](Self::repack) sets them.
     ///
     /// # Panics
     /// The algorithm does not apply to the shape.
@@ -346,7 +346,7 @@ impl Layer {
     /// The same layer in another precision, without weights.
     ///
     /// # Panics
-    /// Instruction set or algorithm do not allow it.
+    /// The instruction set or the algorithm does not allow the precision.
     pub fn in_precision(self, precision: Precision) -> Self {
         let fp16 = half_products(self.isa);
         let allowed = precision != Precision::HalfProducts || fp16.is_some() && self.algorithm != Algorithm::Direct;
@@ -375,17 +375,17 @@ impl Layer {
             Precision::Single => 1.0,
             _ => power_of_two_below_inverse(parts.iter().map(|(w, _)| largest(w)).fold(0.0, f32::max)),
         };
-        // Where the weights of an output channel begin, part by part.
+        // The weights of each output channel, across the parts.
         let rows: Vec<&[f32]> = parts.iter().flat_map(|(w, _)| w.chunks_exact(c_in * taps)).collect();
         self.fill(team, |out, input| &rows[out][input * taps..(input + 1) * taps], false);
     }
 
-    /// The transpose: from the gradient by the output of the convolution `of` to the gradient by its input (by the
-    /// doubled input, if it is doubled). Without weights, to be [repacked](Self::repack_transposed).
+    /// The transpose of the convolution `of`: maps the gradient of its output to the gradient of its input (of the
+    /// upsampled input, if it upsamples). Has no weights; [`repack_transposed`](Self::repack_transposed) sets them.
     pub fn transpose(isa: Isa, of: Shape, algorithm: impl Fn(&Shape) -> Algorithm) -> Self {
         let flipped = |pad: usize| (of.kernel - 1).checked_sub(pad);
         let [height, width] = of.grid();
-        // A stride leaves gaps between the pixels of the gradient: `direct` gathers around them.
+        // A stride leaves gaps between the gradient's pixels; `direct` gathers around them.
         let shape = Shape { c_in: of.c_out, c_out: of.c_in, input: of.output(), upsample: false, ..of };
         match (flipped(of.pad_before), flipped(of.pad_after)) {
             (Some(pad_before), Some(pad_after)) if of.stride == 1 => {
@@ -394,13 +394,13 @@ impl Layer {
                 Self::empty(isa, shape, algorithm(&shape))
             }
             _ => {
-                // Not the shape of a convolution: its output may be larger than its input.
+                // Not the shape of a convolution: the output may be larger than the input.
                 Self { transposed: Some(of), ..Self::unchecked(isa, shape, Algorithm::Direct) }
             }
         }
     }
 
-    /// Replaces the weights by the transpose of `parts`, which are those of the convolution itself.
+    /// Replaces the weights by the transpose of `parts`, the weights of the convolution itself.
     ///
     /// # Panics
     /// The parts do not add up to the shape.
@@ -411,7 +411,7 @@ impl Layer {
         self.bias.at_least(padded(c_out, 2 * self.isa.lanes()));
         self.bias.fill(0.0);
         let rows: Vec<&[f32]> = parts.iter().flat_map(|w| w.chunks_exact(c_out * taps)).collect();
-        // A transposed convolution turns its kernel round; `direct` gathers backwards instead where there is a stride.
+        // A transposed convolution rotates its kernel. With a stride, `direct` gathers backwards instead.
         let turn = self.transposed.is_none();
         self.fill(team, |out, input| &rows[input][out * taps..(out + 1) * taps], turn);
     }
@@ -423,49 +423,49 @@ impl Layer {
         }
     }
 
-    /// Exchanges the memory of the packed weights and bias, for callers that pack many layers one after the other.
-    /// The layer must be repacked before it is used.
+    /// Swaps in other memory for the packed weights and bias, for callers that pack many layers in turn. Repack the
+    /// layer before using it.
     pub fn swap_memory(&mut self, weights: &mut Buffer, bias: &mut Buffer) {
         std::mem::swap(&mut self.weights, weights);
         std::mem::swap(&mut self.bias, bias);
     }
 
-    /// The shape.
+    /// The shape of the layer.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// The algorithm.
+    /// The algorithm of the layer.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// Bytes of the packed weights.
+    /// Size of the packed weights in bytes.
     pub fn bytes(&self) -> usize {
         4 * (self.weights.len() + self.bias.len())
     }
 
-    /// The precision.
+    /// The precision of the layer.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// What weights are multiplied by before they are packed.
+    /// The factor applied to weights before packing.
     fn weight_scale(&self) -> f32 {
         self.weight_scale
     }
 
-    /// Packed weight `element` and those that follow.
+    /// Pointer to packed weight `element`.
     ///
     /// # Safety
-    /// It exists, if it is used.
+    /// `element` exists if the pointer is read.
     unsafe fn packed(&self, element: usize) -> Packed {
         let begin = self.weights.as_ptr();
         let begin = match self.precision {
             Precision::Single => Packed::Single(begin),
             _ => Packed::Half(begin.cast()),
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { begin.add(element) }
     }
 
@@ -477,13 +477,13 @@ impl Layer {
     /// Computes the layer for `n` images.
     ///
     /// # Panics
-    /// A view is too short for the shape, the layer is [empty](Self::empty), or it is to accumulate while its products
+    /// A view is too short for the shape, the layer is [empty](Self::empty), or `epilogue` accumulates while products
     /// are in half precision.
     pub fn forward(&self, team: &Team, n: usize, source: Source<'_>, epilogue: Epilogue<'_>, y: &mut ViewMut<'_>) {
-        // An overflow makes it begin again, which what was added to cannot.
+        // An overflow restarts the computation, which is impossible once results were accumulated.
         assert!(!epilogue.accumulate || self.precision != Precision::HalfProducts, "{:?} accumulates", self.precision);
         let Shape { c_in, c_out, .. } = self.shape;
-        // The kernels read weights and bias through pointers.
+        // The kernels read weights and bias through raw pointers.
         assert!(!self.weights.is_empty() && !self.bias.is_empty(), "{:?} has no weights yet", self.shape);
         let [height, width] = self.output();
         let pixels = n * height * width;
@@ -524,7 +524,7 @@ impl Layer {
     }
 }
 
-/// Where results go and what is added to them, as pointers: checked against the shapes by [`Layer::forward`].
+/// Where results go and what is added to them, as pointers that [`Layer::forward`] checked against the shapes.
 #[derive(Clone, Copy)]
 struct Finish<'a> {
     y: *mut f32,
@@ -534,19 +534,19 @@ struct Finish<'a> {
     vector: Option<(*const f32, usize)>,
     residual: Option<(*const f32, usize)>,
     scale: f32,
-    /// What a sum of products is multiplied by, a power of two: the inverse of what its factors were multiplied by.
+    /// The factor of a sum of products, a power of two: the inverse of the scales of its factors.
     unscale: f32,
-    /// Set when a sum of products is not finite, if anybody wants to know.
+    /// Set when a sum of products is not finite; `None` if the caller does not check.
     overflow: Option<&'a AtomicBool>,
 }
 
-// SAFETY: tasks read the inputs and write pixels of their own only; `Layer::forward` outlives them.
+// SAFETY: tasks read the inputs and write only their own pixels; `Layer::forward` outlives them.
 unsafe impl Send for Finish<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Finish<'_> {}
 
 impl Finish<'_> {
-    /// Whether sums of products are to be checked.
+    /// Whether to check sums of products for overflow.
     #[inline(always)]
     fn checked(&self) -> bool {
         self.overflow.is_some()
@@ -559,29 +559,30 @@ impl Finish<'_> {
         }
     }
 
-    /// Writes the channels of a panel, two vectors from `channel` on (those that exist), of pixel `pixel` of image `image`.
+    /// Writes the channels of a panel (two vectors from `channel` on, as far as they exist) of pixel `pixel` of image
+    /// `image`.
     ///
     /// # Safety
     /// As [`write`](Self::write).
     #[inline(always)]
     unsafe fn write_panel<S: crate::isa::Simd>(&self, s: S, image: usize, pixel: usize, channel: usize, v: [S::V; 2]) {
         for (half, v) in v.into_iter().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe { self.write(s, image, pixel, channel + half * S::LANES, v) };
         }
     }
 
-    /// Writes channels `channel..channel + LANES` (those that exist) of pixel `pixel` of image `image`.
+    /// Writes channels `channel..channel + LANES` (as far as they exist) of pixel `pixel` of image `image`.
     ///
     /// # Safety
-    /// The pixel exists, `channel` is below the padded number of channels, nobody else accesses the pixel.
+    /// The pixel exists, `channel` is below the padded number of channels, and nobody else accesses the pixel.
     #[inline(always)]
     unsafe fn write<S: crate::isa::Simd>(&self, s: S, image: usize, pixel: usize, channel: usize, value: S::V) {
         let Some(len) = self.c_out.checked_sub(channel).filter(|len| *len > 0) else { return };
         let whole = len >= S::LANES;
-        // SAFETY: the caller's promise; partial vectors touch existing channels only; the bias is padded.
+        // SAFETY: guaranteed by the caller; partial vectors touch existing channels only; the bias is padded.
         unsafe {
-            // With 1, as in f32, the same as an addition.
+            // A factor of 1, as in f32, makes this the same as an addition.
             let mut v = s.fma(value, s.splat(self.unscale), s.load(self.bias.add(channel)));
             if let Some((vector, stride)) = self.vector {
                 let p = vector.add(image * stride + channel);

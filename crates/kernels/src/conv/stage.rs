@@ -1,4 +1,4 @@
-//! Rows of pixels on their way into a convolution: normalised, activated, padded to whole vectors.
+//! Stages rows of pixels for a convolution: normalises, activates and pads them to whole vectors.
 
 use super::{Norm, Source};
 use crate::isa::{Isa, Simd, kernel};
@@ -6,20 +6,20 @@ use crate::math;
 use crate::shared::SharedMut;
 use crate::team::Team;
 
-/// Pixels staged by a task.
+/// Pixels that a task stages.
 const STAGED: usize = 64;
 
-/// How the pixels of a source are read.
+/// How to read the pixels of a source.
 #[derive(Clone, Copy)]
 pub(super) struct Pixels {
     x: *const f32,
     stride: usize,
     channels: usize,
-    /// a, b and whether SiLU follows.
+    /// a and b, and whether SiLU follows.
     norm: Option<(*const f32, bool)>,
 }
 
-// SAFETY: reads only, of slices that the convolution borrows for as long as its tasks run.
+// SAFETY: only reads, from slices that the convolution borrows for as long as its tasks run.
 unsafe impl Send for Pixels {}
 // SAFETY: as above.
 unsafe impl Sync for Pixels {}
@@ -30,17 +30,17 @@ impl Pixels {
         Self { x: source.x.pointer(), stride: source.x.stride, channels, norm }
     }
 
-    /// Whether pixels must be staged for vectors of `lanes`: else they can be read where they are.
+    /// Whether pixels must be staged for vectors of `lanes` elements. Otherwise they can be read in place.
     pub(super) fn need_staging(&self, lanes: usize) -> bool {
         self.norm.is_some() || !self.channels.is_multiple_of(lanes)
     }
 
-    /// Whether each pixel is changed on the way in.
+    /// Whether pixels are normalised while read.
     pub(super) fn is_normalised(&self) -> bool {
         self.norm.is_some()
     }
 
-    /// Pixel `pixel` (of all images) where it lies, and the distance to the next.
+    /// Pointer to pixel `pixel` (counted over all images) and the distance to the next pixel.
     pub(super) fn at(&self, pixel: usize) -> (*const f32, usize) {
         (self.x.wrapping_add(pixel * self.stride), self.stride)
     }
@@ -48,7 +48,7 @@ impl Pixels {
     /// Stages every pixel of `n` images.
     ///
     /// # Safety
-    /// The pixels exist; `out` is nobody else's and has a row, padded to whole vectors, for each.
+    /// The pixels exist. Nobody else accesses `out`, which has a row, padded to whole vectors, for each of them.
     pub(super) unsafe fn stage_all(
         &self,
         isa: Isa,
@@ -63,20 +63,20 @@ impl Pixels {
             let (image, begin) = (task / parts, task % parts * STAGED);
             let count = STAGED.min(per_image - begin);
             let pixel = image * per_image + begin;
-            // SAFETY: these pixels are this task's alone; the caller's promise.
+            // SAFETY: only this task accesses these rows; the caller guarantees the rest.
             unsafe { self.stage(isa, image, pixel, count, out.pointer().add(pixel * row), row) };
         });
     }
 
-    /// Stages `count` pixels of image `image` from `pixel` on (counted over all images), `row` elements apart; what
-    /// lies between the channels and `row` becomes 0 as far as whole vectors reach.
+    /// Stages `count` pixels of image `image` starting at `pixel` (counted over all images), `row` elements apart.
+    /// Fills each row with zeros from the last channel to the end of its last whole vector.
     ///
     /// # Safety
     /// The pixels exist; `out` has room for `count` rows of channels padded to whole vectors.
     pub(super) unsafe fn stage(&self, isa: Isa, image: usize, pixel: usize, count: usize, out: *mut f32, row: usize) {
         let (x, stride) = self.at(pixel);
         let channels = self.channels;
-        // SAFETY: the caller's promise; the coefficients of every image exist.
+        // SAFETY: guaranteed by the caller; the coefficients of every image exist.
         unsafe {
             match self.norm {
                 None => copy(isa, count, channels, x, stride, out, row),
@@ -90,10 +90,10 @@ impl Pixels {
 }
 
 kernel! {
-    /// out = act(a·x + b), vector after vector of channels; `a` is followed by b.
+    /// out = act(a·x + b), one vector of channels after the other. b follows `a` in memory.
     ///
     /// # Safety
-    /// `count` pixels of `channels` at `x` and room for whole vectors of them at `out`.
+    /// `x` holds `count` pixels of `channels`, and `out` has room for them in whole vectors.
     unsafe fn normalise<S>(
         s, silu: bool, count: usize, channels: usize, x: *const f32, stride: usize, a: *const f32, out: *mut f32,
         row: usize,
@@ -104,7 +104,7 @@ kernel! {
         ) {
             for c in (0..channels).step_by(S::LANES) {
                 let len = (channels - c).min(S::LANES);
-                // SAFETY: the caller's promise; of the last vector only the channels that exist are read.
+                // SAFETY: guaranteed by the caller; of the last vector, only existing channels are read.
                 unsafe {
                     let (a, b) = (s.load_first(a.add(c), len), s.load_first(a.add(channels + c), len));
                     for i in 0..count {
@@ -116,7 +116,7 @@ kernel! {
                 }
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             if silu {
                 run::<S, true>(s, count, channels, x, stride, a, out, row);
@@ -128,12 +128,12 @@ kernel! {
 }
 
 kernel! {
-    /// Copies pixels, the last vector of each filled up with zeros.
+    /// Copies pixels and fills the last vector of each with zeros.
     unsafe fn copy<S>(s, count: usize, channels: usize, x: *const f32, stride: usize, out: *mut f32, row: usize) {
         for i in 0..count {
             let mut c = 0;
             while c < channels {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     let v = s.load_first(x.add(i * stride + c), (channels - c).min(S::LANES));
                     s.store(out.add(i * row + c), v);

@@ -1,19 +1,19 @@
 //! Winograd's minimal filtering F(m×m, 3×3) (Lavin & Gray, arXiv 1509.09308): y = Aᵀ[(G·g·Gᵀ) ⊙ (Bᵀ·d·B)]A.
 //!
-//! F(4×4) interpolates at 0, ±√½, ±√2 and ∞, whose reciprocals and powers stay near 1: about half the rounding error
-//! of the usual 0, ±1, ±2, ∞.
+//! F(4×4) interpolates at 0, ±√½, ±√2 and ∞. The reciprocals and powers of these points stay near 1, which
+//! roughly halves the rounding error of the usual points 0, ±1, ±2 and ∞.
 
 use crate::isa::Simd;
 
-/// One-dimensional transforms between SIDE points and OUT outputs; two-dimensional ones apply them along both axes.
+/// One-dimensional transforms between SIDE points and OUT outputs. Two-dimensional ones apply them along both axes.
 pub(super) trait Transform<const SIDE: usize, const OUT: usize> {
-    /// G: what the three weights of a row become.
+    /// G, which transforms the three weights of a row.
     const G: [[f64; 3]; SIDE];
-    /// Bᵀd.
+    /// Bᵀd, which transforms the input.
     fn input<S: Simd>(s: S, d: [S::V; SIDE]) -> [S::V; SIDE];
-    /// Aᵀm.
+    /// Aᵀm, which transforms the products back.
     fn output<S: Simd>(s: S, m: [S::V; SIDE]) -> [S::V; OUT];
-    /// A·y: the adjoint of [`output`](Self::output).
+    /// A·y, the adjoint of [`output`](Self::output).
     fn output_adjoint<S: Simd>(s: S, y: [S::V; OUT]) -> [S::V; SIDE];
 }
 
@@ -42,10 +42,10 @@ impl Transform<4, 2> for F2 {
 /// F(4×4, 3×3).
 pub(super) struct F4;
 
-/// The points ±P and ±Q; P·Q = 1.
+/// The points are ±P and ±Q, with P·Q = 1.
 const P: f64 = std::f64::consts::FRAC_1_SQRT_2;
 const Q: f64 = std::f64::consts::SQRT_2;
-/// Π over the other finite points of their distance from ±P, and from ±Q.
+/// The product of the distances from ±P (and from ±Q) to all other finite points.
 const AT_P: f64 = 2.0 * P * P * (P * P - Q * Q);
 const AT_Q: f64 = 2.0 * Q * Q * (Q * Q - P * P);
 
@@ -100,8 +100,8 @@ impl Transform<6, 4> for F4 {
     }
 }
 
-/// Applies a one-dimensional transform along both axes of a tile: `$m`×`$m` to `$n`×`$n`. A macro, as the body of a
-/// closure would not be compiled for the caller's instruction set.
+/// Applies a one-dimensional transform along both axes of a tile: `$m`×`$m` to `$n`×`$n`. It is a macro because the
+/// body of a closure would not be compiled for the caller's instruction set.
 macro_rules! both_axes {
     ($s:ident, $tile:expr, $transform:expr, $m:ident, $n:ident) => {{
         let tile = $tile;

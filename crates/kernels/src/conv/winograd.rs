@@ -1,12 +1,12 @@
 //! 3×3 convolutions of stride 1 by Winograd's algorithms.
 //!
-//! The output is cut into tiles; a *strip* is the tiles side by side in one image. Three phases: strips are staged and
-//! transformed into `side²` matrices \[tile, c_in\]; each is multiplied by its packed weights \[c_in, c_out\]; the products
-//! are transformed back and finished. With enough tiles for every thread, a thread takes a block of strips through all
-//! three phases in its own cache. With fewer, the threads share each phase, and the second is split over weights, so
-//! that these are read once.
+//! The output is split into tiles; a *strip* is one row of tiles of an image. There are three phases. First, strips
+//! are staged and transformed into `side²` matrices \[tile, c_in\]. Second, each matrix is multiplied by its packed
+//! weights \[c_in, c_out\]. Third, the products are transformed back and finished. With enough tiles for every thread,
+//! each thread takes a block of strips through all three phases in its own cache. With fewer, the threads share each
+//! phase, and the second phase is split over the weights so that they are read only once.
 //!
-//! A product's element is one chain of multiply-adds over c_in, so blocks do not change results.
+//! Each element of a product is one chain of multiply-adds over c_in, so the blocks do not affect results.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,20 +21,20 @@ use crate::micro::rows_times_panel;
 use crate::shared::SharedMut;
 use crate::team::{Team, with_scratch};
 
-/// Fewest tiles for which a thread works on a block of its own: fewer leave the registers idle and read the weights
-/// too often.
+/// Minimum number of tiles for which a thread works on a block of its own. Smaller blocks leave registers idle and
+/// read the weights too often.
 const FEWEST: usize = 24;
-/// Elements of the transformed input of a block: what stays in a second-level cache of 1 to 2 MiB.
+/// Elements of the transformed input of a block, which fits a second-level cache of 1 to 2 MiB.
 const BLOCK: usize = 288 * 1024;
 /// Output channels multiplied before they are transformed back.
 const CHANNELS: usize = 128;
-/// The smallest power of two that a transformed input is multiplied by.
+/// Exponent of the smallest power of two that scales a transformed input.
 const SMALLEST: i32 = -16;
-/// Between matrices, so that they do not fall on the same cache sets.
+/// Gap between matrices, so that they do not map to the same cache sets.
 const GAP: usize = 16;
 
 impl Algorithm {
-    /// Side of a transformed tile and of its output.
+    /// Side lengths of a transformed tile and of its output.
     pub(super) fn tile(self) -> (usize, usize) {
         match self {
             Self::Winograd4 => (6, 4),
@@ -43,8 +43,8 @@ impl Algorithm {
     }
 }
 
-/// Packs `weight(c_out, c_in)` (nine weights, turned by 180° on request) as \[side²\]\[panel\]\[c_in\]\[two vectors\], or
-/// for products of pairs as \[side²\]\[panel\]\[c_in / 2\]\[two vectors\]\[2\].
+/// Packs `weight(c_out, c_in)` (nine weights, rotated by 180° if `turn`) as \[side²\]\[panel\]\[c_in\]\[two vectors\].
+/// For half-precision products the layout is \[side²\]\[panel\]\[c_in / 2\]\[two vectors\]\[2\].
 pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, usize) -> &'w [f32] + Sync, turn: bool) {
     let Shape { c_in, c_out, .. } = layer.shape;
     let (isa, algorithm, precision, scale) = (layer.isa, layer.algorithm, layer.precision, layer.weight_scale());
@@ -55,7 +55,7 @@ pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, us
     let plane = panels * rows * width;
     layer.weights.at_least(precision.words(side * side * plane));
     let weights = SharedMut::new(&mut layer.weights);
-    // An even number, so that the channels of a pair are not parted.
+    // Even, so that a pair of channels stays in one group.
     let group = 16.min(rows);
     let groups = rows.div_ceil(group);
     team.run(panels * groups, |task| {
@@ -73,16 +73,16 @@ pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, us
                 }
             }
             let at = (panel * rows + input) * width;
-            // SAFETY: the panel's rows of these input channels, in every plane, belong to this task alone and lie in
-            // the buffer, which is as long as all planes; `g` holds nine rows of a panel's width ≤ 32, or twice that.
+            // SAFETY: in every plane, the panel's rows of these input channels belong to this task alone and lie in the
+            // buffer, which is as long as all planes; `g` holds nine rows of a panel's width ≤ 32, or twice that.
             unsafe { transform_weights(isa, algorithm, precision, g.as_ptr(), weights.pointer(), at, plane) };
         }
     });
 }
 
 kernel! {
-    /// G·g·Gᵀ for two vectors of output channels: `g` is \[9\]\[two vectors\], or that of two input channels one after the
-    /// other; point (i, j) goes to element `at + (i·side + j)·plane` of `u`.
+    /// G·g·Gᵀ for two vectors of output channels. `g` is \[9\]\[two vectors\], or two of these for two input channels.
+    /// Point (i, j) goes to element `at + (i·side + j)·plane` of `u`.
     unsafe fn transform_weights<S>(
         s, algorithm: Algorithm, precision: Precision, g: *const f32, u: *mut f32, at: usize, plane: usize,
     ) {
@@ -94,7 +94,7 @@ kernel! {
             for x in 0..3 {
                 let mut column = [s.zero(); 3];
                 for (y, v) in column.iter_mut().enumerate() {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     *v = unsafe { s.load(g.add((y * 3 + x) * 2 * S::LANES + half * S::LANES)) };
                 }
                 for (row, k) in rows.iter_mut().zip(&T::G) {
@@ -114,10 +114,10 @@ kernel! {
             s: S, precision: Precision, g: *const f32, u: *mut f32, at: usize, plane: usize,
         ) {
             for half in 0..2 {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 let even = unsafe { points::<S, T, SIDE, OUT>(s, g, half) };
                 let odd = if precision == Precision::HalfProducts {
-                    // SAFETY: the caller's promise: of two input channels.
+                    // SAFETY: guaranteed by the caller, who passes two input channels.
                     unsafe { points::<S, T, SIDE, OUT>(s, g.add(9 * 2 * S::LANES), half) }
                 } else {
                     even
@@ -125,7 +125,7 @@ kernel! {
                 for i in 0..SIDE {
                     for j in 0..SIDE {
                         let at = at + (i * SIDE + j) * plane;
-                        // SAFETY: the caller's promise.
+                        // SAFETY: guaranteed by the caller.
                         unsafe {
                             match precision {
                                 Precision::Single => s.store(u.add(at + half * S::LANES), even[i][j]),
@@ -142,7 +142,7 @@ kernel! {
                 }
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match algorithm {
                 Algorithm::Winograd4 => run::<S, F4, 6, 4>(s, precision, g, u, at, plane),
@@ -159,17 +159,17 @@ fn dot3<S: Simd>(s: S, k: &[f64; 3], v: [S::V; 3]) -> S::V {
     s.fma(s.splat(k[2] as f32), v[2], sum)
 }
 
-/// Where tiles lie in images.
+/// The layout of tiles in images.
 #[derive(Clone, Copy)]
 pub(super) struct Tiling {
     pub algorithm: Algorithm,
-    /// Side of a transformed tile, and of the output it stands for.
+    /// Side lengths of a transformed tile and of its output.
     pub side: usize,
     pub out: usize,
     /// Tiles down and across an image.
     pub down: usize,
     pub across: usize,
-    /// Height and width of what the kernel slides over, and of the output.
+    /// Height and width of the plane the kernel slides over, and of the output.
     grid: [usize; 2],
     output: [usize; 2],
     pad: usize,
@@ -206,44 +206,44 @@ impl Tiling {
     }
 }
 
-/// The rows staged last, of the strip being transformed and the one above it.
+/// The most recently staged rows: those of the strip being transformed and of the one above it.
 pub(super) struct Ring {
     rows: *mut f32,
-    /// Elements of a row.
+    /// Elements per row.
     row: usize,
-    /// Which (image, row) each place holds.
+    /// The (image, row) that each slot holds.
     held: [Option<(usize, usize)>; 6],
 }
 
 impl Ring {
-    /// Elements that a ring needs.
+    /// Elements that a ring takes.
     pub(super) fn len(tiling: &Tiling, c_in: usize) -> usize {
         tiling.side * tiling.source_width() * c_in
     }
 
     /// # Safety
-    /// `rows` has room for [`len`](Self::len) elements with c_in padded, for as long as the ring is used.
+    /// While the ring is used, `rows` has room for [`len`](Self::len) elements, with c_in padded.
     pub(super) unsafe fn new(tiling: &Tiling, c_in: usize, rows: *mut f32) -> Self {
         Self { rows, row: tiling.source_width() * c_in, held: [None; 6] }
     }
 }
 
-/// Where transformed tiles lie.
+/// The memory of transformed tiles.
 #[derive(Clone, Copy)]
 pub(super) enum Matrices {
     /// f32.
     Single(*mut f32),
-    /// Half precision, multiplied by a power of two.
+    /// Half precision, scaled by this power of two.
     Half(*mut Half, f32),
 }
 
 impl Matrices {
-    /// `elements` further on.
+    /// The matrices `elements` further on.
     ///
     /// # Safety
     /// As `pointer::add`.
     unsafe fn add(self, elements: usize) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match self {
                 Self::Single(p) => Self::Single(p.add(elements)),
@@ -253,31 +253,31 @@ impl Matrices {
     }
 }
 
-// SAFETY: tasks write rows of their own only, as with `SharedMut`.
+// SAFETY: tasks write only their own rows, as with `SharedMut`.
 unsafe impl Send for Matrices {}
 // SAFETY: as above.
 unsafe impl Sync for Matrices {}
 
-/// Reads the strips of a layer's input into transformed tiles.
+/// Transforms the strips of a layer's input into tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Reader {
     isa: Isa,
     pub tiling: Tiling,
     pixels: Pixels,
-    /// Input channels padded to whole vectors: the length of a row of a transformed matrix.
+    /// Input channels padded to whole vectors: the row length of a transformed matrix.
     pub c_in: usize,
     staged: bool,
-    /// c_in zeros: the pixels outside an image.
+    /// c_in zeros, read for pixels outside the image.
     zeros: *const f32,
 }
 
-// SAFETY: reads only, of slices borrowed for as long as the tasks run.
+// SAFETY: only reads, from slices borrowed for as long as the tasks run.
 unsafe impl Send for Reader {}
 // SAFETY: as above.
 unsafe impl Sync for Reader {}
 
 impl Reader {
-    /// `zeros` holds as many zeros as the padded input channels, while the reader lives.
+    /// `zeros` has as many zeros as there are padded input channels and must outlive the reader.
     pub(super) fn new(isa: Isa, shape: &Shape, algorithm: Algorithm, source: Source<'_>, zeros: &[f32]) -> Self {
         let c_in = padded(shape.c_in, isa.lanes());
         assert!(zeros.len() >= c_in);
@@ -286,11 +286,11 @@ impl Reader {
         Self { isa, tiling: Tiling::new(shape, algorithm), pixels, c_in, staged, zeros: zeros.as_ptr() }
     }
 
-    /// Transforms strip `strip` (counted over all images): tile t, point p goes to row t of matrix p, to element
+    /// Transforms strip `strip` (counted over all images). Point p of tile t goes to row t of matrix p, at element
     /// `p·plane + t·row` of `v`.
     ///
     /// # Safety
-    /// The strip exists; there is room at `v`; the ring is this thread's.
+    /// The strip exists, `v` has room for it, and the ring belongs to this thread.
     pub(super) unsafe fn transform(&self, strip: usize, ring: &mut Ring, v: Matrices, plane: usize, row: usize) {
         let t = &self.tiling;
         let (image, strip_row) = (strip / t.down, strip % t.down);
@@ -315,7 +315,7 @@ impl Reader {
                 (*row, stride) = self.pixels.at(pixel);
             }
         }
-        // SAFETY: pointers of rows that exist, of `width` pixels `stride` apart; the caller's promise for `v`.
+        // SAFETY: the pointers are rows that exist, of `width` pixels `stride` apart; the caller guarantees `v`.
         unsafe {
             transform_strip(self.isa, t, &rows, stride, self.zeros, self.c_in, v, plane, row);
         }
@@ -352,21 +352,21 @@ kernel! {
                     let mut d = [[s.zero(); SIDE]; SIDE];
                     for i in 0..SIDE {
                         for j in 0..SIDE {
-                            // SAFETY: pixels of the image or zeros, both with all channels.
+                            // SAFETY: pixels of the image or zeros, each with all channels.
                             d[i][j] = unsafe { s.load(at[i][j].add(c)) };
                         }
                     }
                     let d = both_axes!(s, d, T::input, SIDE, SIDE);
                     for i in 0..SIDE {
                         for j in 0..SIDE {
-                            // SAFETY: the caller's promise.
+                            // SAFETY: guaranteed by the caller.
                             unsafe { Element::store(s, v.add((i * SIDE + j) * plane + c), d[i][j], scale) };
                         }
                     }
                 }
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             macro_rules! run {
                 ($v:expr, $scale:expr) => {
@@ -388,7 +388,7 @@ kernel! {
 
 kernel! {
     /// Aᵀ·m·A of the tiles of a strip for channels `first..last`, finished and written. Row t of matrix p begins at
-    /// `m + p·plane + t·row` with channel `first`.
+    /// `m + p·plane + t·row`, with channel `first`.
     unsafe fn transform_back<S>(
         s, tiling: &Tiling, strip: usize, m: *const f32, plane: usize, row: usize, first: usize, last: usize,
         finish: &Finish<'_>,
@@ -401,7 +401,7 @@ kernel! {
         ) {
             let [height, width] = tiling.output;
             let (image, top) = (strip / tiling.down, strip % tiling.down * OUT);
-            // Becomes NaN with the first result that is not finite.
+            // Becomes NaN at the first result that is not finite.
             let mut sane = s.zero();
             for tile in 0..tiling.across {
                 let m = m.wrapping_add(tile * row);
@@ -410,7 +410,7 @@ kernel! {
                     let mut d = [[s.zero(); SIDE]; SIDE];
                     for i in 0..SIDE {
                         for j in 0..SIDE {
-                            // SAFETY: the caller's promise.
+                            // SAFETY: guaranteed by the caller.
                             d[i][j] = unsafe { s.load(m.add((i * SIDE + j) * plane + c - first)) };
                         }
                     }
@@ -423,20 +423,20 @@ kernel! {
                     for (i, y) in y.into_iter().enumerate().take(height - top) {
                         for (j, y) in y.into_iter().enumerate().take(width - left) {
                             let pixel = (image * height + top + i) * width + left + j;
-                            // SAFETY: a pixel of the output that belongs to this tile alone.
+                            // SAFETY: only this tile writes this output pixel.
                             unsafe { finish.write(s, image, pixel, c, y) };
                         }
                     }
                 }
             }
             let mut lanes = [0.0f32; 16];
-            // SAFETY: room for any vector.
+            // SAFETY: `lanes` has room for any vector.
             unsafe { s.store(lanes.as_mut_ptr(), sane) };
             if lanes != [0.0; 16] {
                 finish.report_overflow();
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match tiling.algorithm {
                 Algorithm::Winograd4 => run::<S, F4, 6, 4>(s, tiling, strip, m, plane, row, first, last, finish),
@@ -450,8 +450,9 @@ pub(super) fn forward(layer: &Layer, team: &Team, n: usize, source: Source<'_>, 
     if layer.precision != Precision::HalfProducts {
         return attempt(layer, team, n, source, 1.0, finish);
     }
-    // Half precision ends at 65504. Where a sum went beyond, everything is done again with smaller numbers: a power of
-    // two changes nothing but what is too small to matter. What never becomes finite was not before.
+    // Half precision ends at 65504. If a sum overflows, repeat everything with smaller inputs: scaling by a power of
+    // two only changes values that are too small to matter. A result that never becomes finite was not finite to begin
+    // with.
     let overflow = AtomicBool::new(false);
     let begin = layer.exponent.get();
     for exponent in (SMALLEST..=begin).rev().step_by(4) {
@@ -475,11 +476,11 @@ fn attempt(layer: &Layer, team: &Team, n: usize, source: Source<'_>, scale: f32,
         let t = &call.reader.tiling;
         let strips = n * t.down;
         let tiles = strips * t.across;
-        // Tiles of a block, at most.
+        // The maximum number of tiles of a block.
         let most = (BLOCK / call.words(t.points() * call.reader.c_in)).max(FEWEST);
         let threads = team.threads();
         if tiles >= threads * FEWEST {
-            // A multiple of the threads, so that all finish together.
+            // A multiple of the number of threads, so that all finish together.
             let blocks = tiles.div_ceil(most).next_multiple_of(threads).min(strips);
             team.run(blocks, |block| call.block(strips * block / blocks..strips * (block + 1) / blocks));
         } else {
@@ -496,9 +497,9 @@ struct Call<'a> {
     layer: &'a Layer,
     reader: Reader,
     finish: Finish<'a>,
-    /// Output channels of a panel of weights.
+    /// Output channels per panel of weights.
     panel: usize,
-    /// What the transformed input is multiplied by.
+    /// The scale of the transformed input.
     scale: f32,
 }
 
@@ -507,12 +508,12 @@ impl Call<'_> {
         self.layer.shape.c_out.div_ceil(self.panel)
     }
 
-    /// Elements of f32 that `elements` of a transformed input take.
+    /// The number of f32 that `elements` elements of a transformed input take.
     fn words(&self, elements: usize) -> usize {
         if self.layer.precision == Precision::HalfProducts { elements.div_ceil(2) } else { elements }
     }
 
-    /// Scratch memory as the matrices of a transformed input.
+    /// Interprets scratch memory as the matrices of a transformed input.
     fn matrices(&self, scratch: &mut [f32]) -> Matrices {
         match self.layer.precision {
             Precision::HalfProducts => Matrices::Half(scratch.as_mut_ptr().cast(), self.scale),
@@ -520,15 +521,15 @@ impl Call<'_> {
         }
     }
 
-    /// The products of a point and a panel of weights: `tiles` rows of `v` to as many, `m_row` apart, of `m`.
+    /// Multiplies `tiles` rows of `v` by a panel of weights of one point; writes as many rows of `m`, `m_row` apart.
     ///
     /// # Safety
-    /// `v` and `m` are those of the point and have as many rows; `m` has room for the panel in each.
+    /// `v` and `m` belong to the point and have `tiles` rows; each row of `m` has room for the panel.
     unsafe fn multiply(&self, point: usize, panel: usize, tiles: usize, v: Matrices, m: *mut f32, m_row: usize) {
         let (isa, c_in, v_row) = (self.layer.isa, self.layer.shape.c_in, self.reader.c_in);
         let rows = self.layer.precision.rows(c_in);
         let len = rows * self.panel;
-        // SAFETY: the packed weights of every point and panel are there; the caller's promise.
+        // SAFETY: the packed weights have every point and panel; the caller guarantees the rest.
         unsafe {
             let weights = self.layer.packed((point * self.panels() + panel) * len);
             match (v, weights) {
@@ -556,9 +557,9 @@ impl Call<'_> {
             let (v, rest) = scratch.split_at_mut(v_len);
             let (m, ring) = rest.split_at_mut(m_len);
             let (v, m) = (self.matrices(v), m.as_mut_ptr());
-            // SAFETY: `ring` has the length asked for; each strip goes to its own rows of the `points` matrices of
-            // `v`; products of `tiles` rows and at most `at_once` panels fit the matrices of `m`; the strips' pixels
-            // are this task's alone.
+            // SAFETY: `ring` has the required length; each strip goes to its own rows of the `points` matrices of
+            // `v`; products of `tiles` rows and at most `at_once` panels fit the matrices of `m`; only this task
+            // accesses the strips' pixels.
             unsafe {
                 let mut ring = Ring::new(t, c_in, ring.as_mut_ptr());
                 for (i, strip) in strips.clone().enumerate() {
@@ -595,7 +596,7 @@ impl Call<'_> {
             let (v, m) = (self.matrices(v), SharedMut::new(m));
             team.run(strips.len(), |i| {
                 with_scratch(Ring::len(t, c_in), |ring| {
-                    // SAFETY: this strip's rows of the matrices of `v` are this task's alone.
+                    // SAFETY: only this task accesses the strip's rows of the matrices of `v`.
                     unsafe {
                         let mut ring = Ring::new(t, c_in, ring.as_mut_ptr());
                         self.reader.transform(strips.start + i, &mut ring, v.add(i * t.across * c_in), v_plane, c_in);
@@ -604,7 +605,7 @@ impl Call<'_> {
             });
             team.run(t.points() * panels, |task| {
                 let (point, panel) = (task / panels, task % panels);
-                // SAFETY: this panel's columns of this point's matrix are this task's alone; nobody writes `v` now.
+                // SAFETY: only this task accesses the panel's columns of the point's matrix; nobody writes `v` now.
                 unsafe {
                     let m = m.pointer().add(point * m_plane + panel * self.panel);
                     self.multiply(point, panel, tiles, v.add(point * v_plane), m, m_row);
@@ -614,7 +615,7 @@ impl Call<'_> {
             team.run(strips.len() * parts, |task| {
                 let (i, part) = (task / parts, task % parts);
                 let (c0, c1) = (part * CHANNELS, ((part + 1) * CHANNELS).min(m_row));
-                // SAFETY: these channels of the strip's pixels are this task's alone; nobody writes `m` now.
+                // SAFETY: only this task accesses these channels of the strip's pixels; nobody writes `m` now.
                 unsafe {
                     let m = m.pointer().add(i * t.across * m_row + c0);
                     transform_back(isa, t, strips.start + i, m, m_plane, m_row, c0, c1, &self.finish);

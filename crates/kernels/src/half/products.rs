@@ -1,15 +1,15 @@
-//! Products in half precision, for processors with AVX512-FP16: twice as many a cycle as in f32.
+//! Matrix products in half precision for processors with AVX512-FP16: twice as many per cycle as in f32.
 //!
-//! Two neighbouring input channels lie in one 32-bit lane, so that one broadcast brings both and every lane adds up
-//! its own half of the chain. After at most [`CHUNK`] channels both halves are added up and the sum goes on in f32:
-//! a chain of half-precision additions is never longer than 32.
+//! Two neighbouring input channels share one 32-bit lane: one broadcast loads both, and every half-lane accumulates
+//! its own part of the chain. After at most [`CHUNK`] channels, both halves are added up and the sum continues in f32.
+//! A chain of half-precision additions is therefore never longer than 32.
 
 use std::arch::x86_64::*;
 
 use crate::isa::{Avx512, Simd};
 use crate::micro::{tiles, with_rows};
 
-/// Channels whose products are added up in half precision.
+/// Channels whose products are accumulated in half precision.
 const CHUNK: usize = 64;
 
 /// Proof that this processor multiplies in half precision.
@@ -22,7 +22,8 @@ impl Fp16 {
     }
 }
 
-/// Where the first and the second half of a lane's two numbers go: from [pairs of 16 | pairs of 16] to all 32 in order.
+/// Permutations that collect the first and the second half of each lane: from [pairs of 16 | pairs of 16] to all 32
+/// in order.
 static FIRST: [u16; 32] = every_second(0);
 static SECOND: [u16; 32] = every_second(1);
 
@@ -30,18 +31,18 @@ const fn every_second(begin: u16) -> [u16; 32] {
     let mut places = [0; 32];
     let mut i = 0;
     while i < 32 {
-        // The index's sixth bit picks the second operand.
+        // The sixth bit of the index selects the second operand.
         places[i] = 2 * i as u16 + begin;
         i += 1;
     }
     places
 }
 
-/// C = A·B for `rows` rows of A, `a_row` apart, and a packed panel of B: `pairs` rows of 32 pairs; 32 f32 to each row
-/// of C, `c_row` apart.
+/// C = A·B for `rows` rows of A, `a_row` apart, and a packed panel of B (`pairs` rows of 32 pairs). Each row of C is
+/// 32 f32; rows are `c_row` apart.
 ///
 /// # Safety
-/// 2·pairs elements of each row of A and the whole panel are readable, 32 elements of each row of C writable.
+/// 2·pairs elements of each row of A and the whole panel are readable, 32 elements of each row of C are writable.
 #[allow(clippy::too_many_arguments)] // operands, sizes and strides of a product
 pub(crate) unsafe fn pairs_times_panel(
     _proof: Fp16,
@@ -53,7 +54,7 @@ pub(crate) unsafe fn pairs_times_panel(
     c: *mut f32,
     c_row: usize,
 ) {
-    // SAFETY: the token proves the features; the rest is this function's contract.
+    // SAFETY: the token proves the features; the caller guarantees the rest.
     unsafe { all_rows(rows, pairs, a, a_row, b, c, c_row) }
 }
 
@@ -64,7 +65,7 @@ pub(crate) unsafe fn pairs_times_panel(
 )]
 unsafe fn all_rows(rows: usize, pairs: usize, a: *const u16, a_row: usize, b: *const u16, c: *mut f32, c_row: usize) {
     for (first, count) in tiles::<Avx512>(rows) {
-        // SAFETY: the caller's promise, for a part of the rows.
+        // SAFETY: guaranteed by the caller, for a part of the rows.
         unsafe {
             let (a, c) = (a.add(first * a_row), c.add(first * c_row));
             with_rows!(count, tile::<Avx512>(pairs, a, a_row, b, c, c_row));
@@ -92,7 +93,7 @@ unsafe fn tile<S: Simd, const M: usize>(
         let end = (begin + CHUNK / 2).min(pairs);
         let mut acc = [[_mm512_setzero_ph(); 2]; M];
         for p in begin..end {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let row = b.add(p * 64);
                 let b0 = _mm512_castsi512_ph(_mm512_loadu_si512(row.cast()));
@@ -105,7 +106,7 @@ unsafe fn tile<S: Simd, const M: usize>(
                 }
             }
         }
-        // SAFETY: the tables are 64 bytes long; the caller's promise for C.
+        // SAFETY: the tables are 64 bytes long; the caller guarantees C.
         unsafe {
             let first = _mm512_loadu_si512(FIRST.as_ptr().cast());
             let second = _mm512_loadu_si512(SECOND.as_ptr().cast());

@@ -1,9 +1,9 @@
-//! Plain Rust in groups of four lanes, which compilers turn into the vectors every 64-bit processor has.
+//! Plain Rust on groups of four lanes, which compilers map to the vectors that every 64-bit processor has.
 
 use super::Simd;
 use crate::half::{narrow, widen};
 
-/// The instruction set of any processor.
+/// The portable instruction set, available on any processor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Portable;
 
@@ -26,27 +26,27 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Self::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<Self::V>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Self::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<Self::V>().write_unaligned(v) }
     }
 
     #[inline(always)]
     unsafe fn load_first(self, p: *const f32, len: usize) -> Self::V {
         let mut v = [0.0; LANES];
-        // SAFETY: the caller's promise; `v` has LANES elements.
+        // SAFETY: guaranteed by the caller; `v` has LANES elements.
         unsafe { std::ptr::copy_nonoverlapping(p, v.as_mut_ptr(), len) };
         v
     }
 
     #[inline(always)]
     unsafe fn store_first(self, p: *mut f32, v: Self::V, len: usize) {
-        // SAFETY: the caller's promise; `v` has LANES elements.
+        // SAFETY: guaranteed by the caller; `v` has LANES elements.
         unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), p, len) };
     }
 
@@ -72,7 +72,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // Not f32::mul_add: without the instruction that is a slow library call.
+        // Not f32::mul_add: without an FMA instruction it calls a slow library function.
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
 
@@ -88,20 +88,20 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn load_half(self, p: *const u16) -> Self::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(widen)
     }
 
     #[inline(always)]
     unsafe fn store_half(self, p: *mut u16, v: Self::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<[u16; LANES]>().write_unaligned(v.map(narrow)) }
     }
 
     #[inline(always)]
     unsafe fn store_half_pairs(self, p: *mut u16, even: Self::V, odd: Self::V) {
         let pairs: [[u16; 2]; LANES] = std::array::from_fn(|i| [narrow(even[i]), narrow(odd[i])]);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<[[u16; 2]; LANES]>().write_unaligned(pairs) }
     }
 

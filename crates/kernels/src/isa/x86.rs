@@ -4,11 +4,11 @@ use std::arch::x86_64::*;
 
 use super::Simd;
 
-/// Proof that this processor has AVX-512 (F, BW, CD, DQ, VL) and what comes with it.
+/// Proof that this processor has AVX-512 (F, BW, CD, DQ, VL) and everything these imply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
-/// Proof that this processor has AVX2, FMA and what comes with them.
+/// Proof that this processor has AVX2, FMA and everything these imply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx2(());
 
@@ -36,13 +36,13 @@ impl Avx512 {
     }
 }
 
-/// Rounding to nearest, ties to even.
+/// Rounding mode: to nearest, ties to even.
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
 
-/// A call of intrinsics.
+/// Evaluates an expression that calls intrinsics.
 macro_rules! proven {
     ($e:expr) => {
-        // SAFETY: a token exists only if the instruction set was detected; for pointers, the caller's promise.
+        // SAFETY: a token exists only for a detected instruction set; the caller guarantees that pointers are valid.
         unsafe { $e }
     };
 }
@@ -50,7 +50,7 @@ macro_rules! proven {
 impl Simd for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
-    // 14·2 sums, two vectors of B and one of A: 31 of 32 registers.
+    // 14·2 accumulators, two vectors of B and one of A: 31 of 32 registers.
     const ROWS: usize = 14;
 
     #[inline(always)]
@@ -141,14 +141,14 @@ impl Simd for Avx512 {
     }
 }
 
-/// The lowest `len` of sixteen bits.
+/// A mask of the lowest `len` of sixteen bits.
 #[inline(always)]
 fn mask(len: usize) -> u16 {
     ((1u32 << len) - 1) as u16
 }
 
 impl Avx2 {
-    /// Lanes below `len` all ones.
+    /// A mask with all bits set in the lanes below `len`.
     #[inline(always)]
     fn mask(self, len: usize) -> __m256i {
         proven!(_mm256_cmpgt_epi32(_mm256_set1_epi32(len as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
@@ -158,7 +158,7 @@ impl Avx2 {
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
-    // 6·2 sums, two vectors of B and one of A: 15 of 16 registers.
+    // 6·2 accumulators, two vectors of B and one of A: 15 of 16 registers.
     const ROWS: usize = 6;
 
     #[inline(always)]

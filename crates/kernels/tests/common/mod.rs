@@ -1,4 +1,4 @@
-//! What the tests of the kernels share: values, memory layouts, norms of differences, differences as gradients.
+//! Shared by the kernel tests: values, memory layouts, error norms and numeric gradients.
 
 // Each test binary uses a part of this module.
 #![allow(dead_code)]
@@ -9,14 +9,14 @@ use std::sync::OnceLock;
 use skipstone_kernels::conv::{Algorithm, Epilogue, Layer, Shape, Source};
 use skipstone_kernels::{Isa, Team, View, ViewMut};
 
-/// A stream of values in −1..1 that differ for every seed.
+/// A stream of values in −1..1 that depends on the seed.
 pub fn values(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
     };
-    // The first values of neighbouring seeds resemble each other.
+    // The first values of neighbouring seeds are similar.
     (0..4).for_each(|_| _ = next());
     (0..len).map(|_| next()).collect()
 }
@@ -29,28 +29,28 @@ fn length(x: impl Iterator<Item = f64>) -> f64 {
     x.map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// ‖a − b‖/‖b‖; not below any bound if something is not finite.
+/// ‖a − b‖/‖b‖; exceeds any bound if a value is not finite.
 pub fn error(a: &[f32], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     length(a.iter().zip(b).map(|(a, b)| f64::from(*a) - b)) / length(b.iter().copied()).max(1e-12)
 }
 
-/// ‖a − b‖/(1 + ‖b‖): for gradients, which may cancel to nearly nothing.
+/// ‖a − b‖/(1 + ‖b‖), for gradients that may cancel almost completely.
 pub fn absolute_error(a: &[f32], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     length(a.iter().zip(b).map(|(a, b)| f64::from(*a) - b)) / (1.0 + length(b.iter().copied()))
 }
 
-/// Asserts that `error` is below `bound`, which NaN is not. With `KERNEL_ERRORS` set, says how near it came.
+/// Asserts that `error` is below `bound`, which NaN is not. With `KERNEL_ERRORS` set, prints their ratio.
 #[track_caller]
 pub fn below(error: f64, bound: f64, what: impl Fn() -> String) {
     if std::env::var_os("KERNEL_ERRORS").is_some() {
         println!("error {:.2} of {bound:e}: {}", error / bound, what());
     }
-    assert!(error < bound, "{}: error {error:e}, at most {bound:e}", what());
+    assert!(error < bound, "{}: expected an error below {bound:e}, found {error:e}", what());
 }
 
-/// Asserts that the bits are the same.
+/// Asserts that the values are bit-identical.
 #[track_caller]
 pub fn same(a: &[f32], b: &[f32], what: impl Fn() -> String) {
     assert_eq!(a.len(), b.len());
@@ -94,21 +94,21 @@ pub fn rows<T: Copy>(n: usize, channels: usize, planes: &[T]) -> Vec<T> {
     (0..n * channels * pixels).map(|i| at(i / pixels / channels, i % channels, i / channels % pixels)).collect()
 }
 
-/// How pixels lie in memory.
+/// The memory layout of pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// Without gaps.
     Dense,
-    /// As some of the channels of wider rows.
+    /// Some of the channels of wider rows.
     Part,
 }
 
 pub const LAYOUTS: [Layout; 2] = [Layout::Dense, Layout::Part];
 
-/// Between rows: must not be read, for it would show, and must not be written.
+/// Fills the gaps between rows, which must not be written. Reading one would show in the result.
 const GAP: u32 = 0x7FC0_0BAD;
 
-/// Rows in memory that ends with the last row's last channel.
+/// Rows in memory that ends at the last channel of the last row.
 #[derive(Clone, Debug)]
 pub struct Rows {
     data: Vec<f32>,
@@ -131,7 +131,7 @@ impl Rows {
         Self { data, stride, offset, count, channels }
     }
 
-    /// Rows to be written: full of NaN.
+    /// Rows to be written, filled with NaN.
     pub fn blank(layout: Layout, count: usize, channels: usize) -> Self {
         Self::new(layout, channels, &vec![f32::NAN; count * channels])
     }
@@ -144,7 +144,7 @@ impl Rows {
         ViewMut::part(&mut self.data, self.stride, self.offset)
     }
 
-    /// The content, once it is certain that nothing was written beside it.
+    /// The content, after checking that nothing was written between the rows.
     #[track_caller]
     pub fn content(&self) -> Vec<f32> {
         let inside = |i: usize| i % self.stride >= self.offset && i % self.stride < self.offset + self.channels;
@@ -171,7 +171,7 @@ pub fn algorithms(shape: &Shape) -> Vec<Algorithm> {
     all.into_iter().filter(|a| *a == Algorithm::Direct || shape.is_winograd()).collect()
 }
 
-/// Leaves NaN in the memory that this thread lends to kernels: they must not rely on what it holds.
+/// Fills this thread's scratch memory with NaN, because kernels must not rely on its content.
 pub fn poison() {
     let shape = Shape {
         c_in: 64,

@@ -1,4 +1,4 @@
-//! What a network costs on this machine: the time of a call or of a training step, and where it goes.
+//! Measures a network on this machine: the time of a call or a training step, and its breakdown.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::math::schedule::Time;
 use crate::sampling::denoiser::Condition;
 use crate::unet::{Config, Parameters, TimeEmbedding};
 
-/// When calls are measured: somewhere in the middle of a schedule of a thousand steps.
+/// The time that measured calls use, in the middle of a schedule of a thousand steps.
 fn time(config: &Config) -> Time {
     let index = match config.time_embedding {
         TimeEmbedding::Learned { num_train_timesteps } => num_train_timesteps / 2,
@@ -27,10 +27,10 @@ fn inputs(config: &Config, batch: usize) -> (Array4<f32>, Vec<Time>, Vec<Conditi
     (x, vec![time(config); batch], (0..batch).map(condition).collect())
 }
 
-/// The time of each of `calls` network calls with `batch` images, after two to warm up.
+/// The duration of each of `calls` network calls with `batch` images, after two warm-up calls.
 ///
 /// # Errors
-/// `batch` is 0, or what the network refuses.
+/// `batch` is 0, or the network refuses the call.
 pub fn calls(network: &dyn Network, batch: usize, calls: usize) -> Result<Vec<Duration>> {
     if batch == 0 {
         return Err(Error::argument("batch: expected at least 1 image, found 0"));
@@ -47,8 +47,8 @@ pub fn calls(network: &dyn Network, batch: usize, calls: usize) -> Result<Vec<Du
     Ok(measured)
 }
 
-/// How long each part of a call takes, the longest first: what it is, how often it occurs, its time in all, its
-/// floating-point operations by definition.
+/// The duration of each part of a call, longest first: description, count, total time and floating-point operations by
+/// definition.
 ///
 /// # Errors
 /// As [`calls`].
@@ -82,21 +82,21 @@ pub fn profile(network: &dyn Network, batch: usize, calls: usize) -> Result<Vec<
 /// A kind of layer within a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The layer: its kind, shape and algorithm.
+    /// The layer's kind, shape and algorithm.
     pub what: String,
-    /// How many there are.
+    /// Number of such layers.
     pub count: usize,
-    /// Their time together.
+    /// Their total time.
     pub time: Duration,
-    /// Their floating-point operations together, for the whole batch.
+    /// Their total floating-point operations for the whole batch.
     pub flops: u64,
 }
 
-/// The time of each of `steps` training steps (forward, mean squared error, backward, Adam, moving average) with `batch`
-/// images, after one to warm up.
+/// The duration of each of `steps` training steps (forward, mean squared error, backward, Adam, moving average) with
+/// `batch` images, after one warm-up step.
 ///
 /// # Errors
-/// `batch` is 0, or what the engine refuses.
+/// `batch` is 0, or the engine refuses the training.
 pub fn training_steps(
     parameters: &Parameters,
     config: &Config,
@@ -134,7 +134,7 @@ pub fn training_steps(
     Ok(measured)
 }
 
-/// The time that reading all weights of a network takes at least: no call can be faster.
+/// The minimum time to read all weights of a network once, which no call can beat.
 pub fn reading_weights(network: &dyn Network, engine: &EngineOptions) -> Duration {
     let bytes = network.cost().weight_bytes;
     Duration::from_secs_f64(bytes as f64 / engine::bandwidth(engine, bytes))

@@ -7,23 +7,23 @@ use crate::math::schedule::Time;
 use crate::sampling::denoiser::Condition;
 use crate::unet::Parameters;
 
-/// The rows of one training batch.
+/// The inputs of one training batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// The noisy images, `[n, c, h, w]`.
+    /// The noisy images, `[n, channels, height, width]`.
     pub x_t: &'a Array4<f32>,
-    /// The time of each.
+    /// The time of each image.
     pub times: &'a [Time],
-    /// The condition of each; empty for an unconditional network.
+    /// The condition of each image; empty for an unconditional network.
     pub conditions: &'a [Condition],
-    /// A key for each image's dropout masks; `None` switches dropout off.
+    /// A dropout key per image; `None` disables dropout.
     pub dropout: Option<&'a [u64]>,
 }
 
-/// What the outputs of a batch should be. The loss of image i, of d values, is wᵢ·‖output − target‖²/d.
+/// The targets of a batch. The loss of image i, which has d values, is wᵢ·‖output − target‖²/d.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
-    /// Of the output's shape.
+    /// The target outputs, of the output's shape.
     pub target: &'a Array4<f32>,
     /// wᵢ, one per image.
     pub weights: &'a [f64],
@@ -31,47 +31,47 @@ pub struct Targets<'a> {
     pub scale: f64,
 }
 
-/// How a batch goes through the network.
+/// How a batch is split for the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharding {
-    /// Images that go through together: memory against speed. The order of the gradient's sums, and with it their last
-    /// bits, depend on it.
+    /// Images per pass through the network: trades memory for speed. The summation order of the gradient depends on
+    /// this number, and so do its last bits.
     pub images: usize,
-    /// Makes what is read within a block only again on the way back instead of keeping it: about half the memory for
-    /// about a third more time, the same bits.
+    /// Whether the backward pass recomputes values used within one block only, instead of storing them. Takes about
+    /// half the memory and about a third more time; the results are bit-identical.
     pub recompute: bool,
 }
 
-/// One step of the optimiser: Adam (Kingma & Ba, arXiv 1412.6980; decoupled decay: Loshchilov & Hutter, 1711.05101),
-/// then the moving average.
+/// One optimiser step: Adam (Kingma & Ba, arXiv 1412.6980; decoupled decay: Loshchilov & Hutter, 1711.05101), then the
+/// update of the moving average.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
-    /// The number of the step, from 1.
+    /// Number of the step, counted from 1.
     pub step: u64,
-    /// The gradient is multiplied by this first, where it is clipped.
+    /// A factor applied to the gradient first, if it is clipped.
     pub shrink: Option<f32>,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment, β₁.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment, β₂.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// ε, added to the square root of the second moment.
     pub eps: f64,
-    /// Weight decay: of the weights themselves if `decoupled` (AdamW), else added to the gradient.
+    /// Weight decay: applied to the weights if `decoupled` (AdamW), otherwise added to the gradient.
     pub weight_decay: f64,
-    /// AdamW rather than Adam.
+    /// Whether this is AdamW rather than Adam.
     pub decoupled: bool,
-    /// Decay of the moving average.
+    /// Decay of the moving average, per step.
     pub ema_decay: f64,
 }
 
-/// What a learner remembers from step to step.
+/// The parameter groups that a learner keeps from step to step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Group {
-    /// The weights that are trained.
+    /// The trained weights.
     Weights,
-    /// Their exponential moving average.
+    /// The exponential moving average (EMA) of the weights.
     Ema,
     /// Adam's first moment.
     FirstMoment,
@@ -80,18 +80,18 @@ pub enum Group {
 }
 
 impl Group {
-    /// All of them.
+    /// All groups.
     pub const ALL: [Self; 4] = [Self::Weights, Self::Ema, Self::FirstMoment, Self::SecondMoment];
 }
 
-/// A training under way on an engine: it holds the weights, their moving average, the moments and the gradient.
+/// Training in progress on an engine. Holds the weights, their moving average, the moments and the gradient.
 ///
-/// What a step leaves depends on the batches, the sharding and the groups before it alone, never on threads.
+/// The result of a step depends only on the batches, the sharding and the groups before it, never on threads.
 pub trait Learner: Send + Sync {
     /// Sets the gradient to zero.
     fn zero_gradient(&mut self);
 
-    /// Runs a batch and adds its gradient to that which is there. Returns the loss of each image.
+    /// Runs a batch and adds its gradient to the current one. Returns the loss of each image.
     ///
     /// # Errors
     /// As [`Denoiser::predict`](crate::sampling::denoiser::Denoiser::predict).
@@ -103,24 +103,24 @@ pub trait Learner: Send + Sync {
     /// The device fails.
     fn gradient_norm(&self) -> Result<f64>;
 
-    /// Makes a step by the gradient.
+    /// Makes one optimiser step with the gradient.
     ///
     /// # Errors
     /// The device fails.
     fn update(&mut self, update: &Update) -> Result<()>;
 
-    /// A group as it is now.
+    /// The current values of a group.
     ///
     /// # Errors
     /// The device fails.
     fn group(&self, group: Group) -> Result<Cow<'_, Parameters>>;
 
-    /// Replaces a group, as when a training goes on.
+    /// Replaces a group, for example to resume a training.
     ///
     /// # Errors
-    /// Parameters of another architecture; the device fails.
+    /// The parameters belong to another architecture, or the device fails.
     fn set_group(&mut self, group: Group, values: Parameters) -> Result<()>;
 
-    /// Bytes it holds at its peak for batches of `n` images: groups, gradient, activations and their gradients.
+    /// Peak memory in bytes for batches of `n` images: groups, gradient, activations and their gradients.
     fn bytes(&self, n: usize) -> usize;
 }

@@ -1,10 +1,10 @@
-//! What computes networks: the seam between the library and processors or accelerators.
+//! Engines that compute networks: the interface between the library and processors or accelerators.
 //!
-//! [`open`] gives a [`Network`] to ask, [`open_differentiable`] one that also knows its vector-Jacobian product, and
-//! [`open_learner`] a [`Learner`], which holds weights, optimiser and moving average and is trained batch by batch.
-//! [`EngineOptions`] say where, how exactly and on how many threads. What a network is, an engine reads off the graph
-//! that [`crate::unet`] makes of its config. [`cpu`] is the one engine of this build; another is a [`Device`], a module
-//! beside it and an arm in each function below.
+//! [`open`] returns a [`Network`]. [`open_differentiable`] returns one with its vector-Jacobian product.
+//! [`open_learner`] returns a [`Learner`], which holds weights, optimiser state and moving average and trains batch by
+//! batch. [`EngineOptions`] select the device, the precision and the number of threads. An engine builds a network from
+//! the graph that [`crate::unet`] derives from its config. [`cpu`] is the only engine of this build. A new engine needs
+//! a [`Device`] variant, a module next to `cpu` and an arm in each function below.
 
 pub mod bench;
 pub mod cpu;
@@ -20,13 +20,13 @@ use crate::error::Result;
 use crate::sampling::denoiser::{DifferentiableDenoiser, Prediction};
 use crate::unet::{Config, Parameters};
 
-/// A network of this architecture and these parameters, whose output means `prediction`, ready to be asked.
+/// Opens a network with this architecture, these parameters and this prediction type.
 ///
-/// The parameters are taken over because engines keep them in a form of their own: the original and the packed weights
-/// need not lie in memory together.
+/// The function takes the parameters by value because engines repack them: this way, the original and the packed
+/// weights need not be in memory at once.
 ///
 /// # Errors
-/// The config is invalid or asks for absurdly large images, the parameters belong to another architecture, zero threads.
+/// The config is invalid or its images are too large, the parameters belong to another architecture, or `threads` is 0.
 pub fn open(
     config: Config,
     parameters: Parameters,
@@ -39,27 +39,27 @@ pub fn open(
     }
 }
 
-/// The same network with its vector-Jacobian product. An image's result depends on that image alone.
+/// Opens a network with its vector-Jacobian product. Each image's result depends on that image alone.
 ///
 /// # Errors
-/// As [`open`]; another precision than f32.
+/// As [`open`]; also if the precision is not f32.
 pub fn open_differentiable(
     config: Config,
     parameters: Parameters,
     prediction: Prediction,
     options: &EngineOptions,
 ) -> Result<Box<dyn DifferentiableDenoiser + Send + Sync>> {
-    options.check_exact("gradients")?;
+    options.check_exact("the vector-Jacobian product")?;
     match options.device {
         Device::Cpu => Ok(Box::new(cpu::DifferentiableUNet::new(config, parameters, prediction, options.threads)?)),
     }
 }
 
-/// A training of a network of this architecture that starts from these weights, with moments of zero and the weights
-/// themselves as their moving average.
+/// Starts training a network of this architecture from these weights. The moments start at zero and the moving average
+/// at the weights.
 ///
 /// # Errors
-/// As [`open`]; another precision than f32, shards of 0 images.
+/// As [`open`]; also if the precision is not f32 or the shard size is 0.
 pub fn open_learner(
     config: Config,
     weights: Parameters,
@@ -72,21 +72,21 @@ pub fn open_learner(
     }
 }
 
-/// The name of what computes: the processor's instruction set.
+/// The name of the hardware: on the CPU, its instruction set.
 pub fn hardware(options: &EngineOptions) -> &'static str {
     match options.device {
         Device::Cpu => cpu::Isa::best().name(),
     }
 }
 
-/// Floating-point operations in a second that the device reaches with multiply-adds in registers, measured.
+/// Measured peak floating-point operations per second of the device: multiply-adds in registers.
 pub fn peak_flops(options: &EngineOptions) -> f64 {
     match options.device {
         Device::Cpu => cpu::peak_flops(options.threads),
     }
 }
 
-/// The bytes in a second at which the device reads `bytes` bytes of memory, measured.
+/// Measured bytes per second at which the device reads `bytes` bytes of memory.
 pub fn bandwidth(options: &EngineOptions, bytes: usize) -> f64 {
     match options.device {
         Device::Cpu => cpu::bandwidth(options.threads, bytes),

@@ -8,27 +8,27 @@ use crate::math::schedule::Time;
 use crate::sampling::denoiser::{Condition, Denoiser};
 use crate::unet::Config;
 
-/// What a network costs.
+/// The cost of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
     /// Floating-point operations of one call for one image.
     pub flops: u64,
-    /// Bytes of activations for each image of a call.
+    /// Bytes of activations per image of a call.
     pub activation_bytes: usize,
-    /// Bytes of the weights as the engine holds them.
+    /// Bytes of the weights in the engine's format.
     pub weight_bytes: usize,
 }
 
-/// A network that an engine holds ready.
+/// A network ready to run on an engine.
 pub trait Network: Denoiser + fmt::Debug + Send + Sync {
     /// The architecture.
     fn config(&self) -> &Config;
 
-    /// What a call costs.
+    /// The cost of a call.
     fn cost(&self) -> Cost;
 
-    /// Makes one call and says of each of its parts what it is, how long it took and its floating-point operations for
-    /// the whole batch.
+    /// Makes one call and reports each part of it to `part`: its description, its duration and its floating-point
+    /// operations for the whole batch.
     ///
     /// # Errors
     /// As [`predict`](Denoiser::predict).

@@ -4,10 +4,10 @@ use std::thread::available_parallelism;
 
 use crate::error::{Error, Result};
 
-/// Where networks are computed.
+/// The device that computes networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Device {
-    /// The processor.
+    /// The CPU.
     #[default]
     Cpu,
 }
@@ -31,19 +31,19 @@ impl FromStr for Device {
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|device| device.to_string() == name).ok_or_else(|| {
             let all: Vec<String> = Self::ALL.iter().map(Self::to_string).collect();
-            Error::argument(format!("device \"{name}\": this build computes on {} only", all.join(" and ")))
+            Error::argument(format!("unknown device \"{name}\": this build supports {}", all.join(" and ")))
         })
     }
 }
 
-/// How exactly a network is computed.
+/// The numerical precision of a network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// f32 throughout: the same bytes whatever the batch and the threads.
+    /// f32 throughout: bit-identical results for any batch and any number of threads.
     #[default]
     F32,
-    /// Convolutions' weights in half precision; where the processor has AVX512-FP16, Winograd's products as well.
-    /// About three digits, and bytes that are not promised.
+    /// Convolution weights in half precision. On processors with AVX512-FP16, Winograd's products as well. Accurate to
+    /// about three digits, without guaranteed bits.
     F16,
 }
 
@@ -68,7 +68,7 @@ impl FromStr for Precision {
     }
 }
 
-/// Where, how exactly and on how many threads networks are computed.
+/// The device, precision and number of threads for networks.
 ///
 /// ```
 /// use skipstone::engine::{Device, EngineOptions};
@@ -79,16 +79,16 @@ impl FromStr for Precision {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Where.
+    /// The device.
     pub device: Device,
-    /// How exactly.
+    /// The precision.
     pub precision: Precision,
-    /// Threads of the processor; at least 1. Results do not depend on it.
+    /// CPU threads, at least 1. Results do not depend on this number.
     pub threads: usize,
 }
 
 impl Default for EngineOptions {
-    /// The processor, in f32, on as many threads as it runs at once.
+    /// The CPU in f32, on as many threads as it runs in parallel.
     fn default() -> Self {
         let threads = available_parallelism().map_or(1, usize::from);
         Self { device: Device::default(), precision: Precision::default(), threads }
@@ -96,7 +96,7 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
-    /// The default on so many threads.
+    /// The default options with this number of threads.
     pub fn on_threads(threads: usize) -> Self {
         Self { threads, ..Self::default() }
     }
@@ -108,10 +108,10 @@ impl EngineOptions {
         Ok(())
     }
 
-    /// The same for work that no engine does in less than f32.
+    /// As [`check`](Self::check), for operations that engines support in f32 only.
     pub(super) fn check_exact(&self, what: &str) -> Result<()> {
         if self.precision != Precision::F32 {
-            return Err(Error::unsupported(format!("precision {}: {what} can be had in f32 only", self.precision)));
+            return Err(Error::unsupported(format!("precision {}: {what} needs f32", self.precision)));
         }
         self.check()
     }

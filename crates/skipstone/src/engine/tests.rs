@@ -14,7 +14,7 @@ fn what_no_engine_does_is_refused_and_named() {
     let asked = open(config.clone(), weights(), Prediction::Epsilon, &EngineOptions::on_threads(0));
     assert!(asked.unwrap_err().to_string().contains("threads"));
     assert!(open(config.clone(), weights(), Prediction::Epsilon, &half).is_ok());
-    assert_eq!("tpu".parse::<Device>().unwrap_err().message(), "device \"tpu\": this build computes on cpu only");
+    assert_eq!("tpu".parse::<Device>().unwrap_err().message(), "unknown device \"tpu\": this build supports cpu");
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn a_learner_takes_only_targets_that_fit_its_batch() {
         Batch { x_t: &x, times: &[crate::math::schedule::Time::from_index(7); 3], conditions: &[], dropout: None };
     let mut losses =
         |target: &Array4<f32>, weights: &[f64]| learner.add_gradient(batch, Targets { target, weights, scale: 1.0 });
-    // A fresh network answers 0, so that the loss is the weight times the mean square of the target.
+    // A fresh network outputs 0, so the loss is the weight times the mean square of the target.
     assert_eq!(losses(&Array4::from_elem((3, 1, 8, 8), 2.0), &[1.0, 0.5, 0.0]).unwrap(), [4.0, 2.0, 0.0]);
     assert!(losses(&Array4::zeros((2, 1, 8, 8)), &[1.0; 3]).is_err());
     assert!(losses(&Array4::zeros((3, 1, 8, 8)), &[1.0; 2]).is_err());

@@ -1,4 +1,4 @@
-//! Files that are either complete or absent: written aside, then renamed.
+//! Atomic file writes: each file is written under a temporary name and then renamed, so it is complete or absent.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Read, Write};
@@ -6,58 +6,58 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 
-/// What the name of a file in the making ends with.
+/// Suffix of temporary files.
 const SUFFIX: &str = ".skipstone-partial";
 
-/// Replaces the file at `path` by what `write` writes: readers see the old content or the new, never a part.
+/// Replaces the file at `path` by the output of `write`. Readers see the old content or the new, never a part.
 ///
-/// The bytes go to a temporary file of the same folder, which is flushed, synced and renamed. On any failure
-/// the temporary is removed and an existing file stays as it was. The permissions are those of an ordinary new file.
-/// A symbolic link is followed; a device or a pipe (`/dev/stdout`) is written to directly.
+/// The bytes go to a temporary file in the same folder, which is flushed, synced and renamed. On failure, the temporary
+/// file is removed and an existing file stays unchanged. The permissions are those of an ordinary new file. Symbolic
+/// links are followed. A device or a pipe (`/dev/stdout`) is written to directly.
 ///
 /// ```
 /// let path = std::env::temp_dir().join("skipstone-doc-write-atomically.txt");
-/// skipstone::io::files::write_atomically(&path, |out| Ok(out.write_all(b"whole").expect("space for five bytes"))).unwrap();
-/// assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+/// skipstone::io::files::write_atomically(&path, |out| Ok(out.write_all(b"whole").expect("space for five
+/// bytes"))).unwrap(); assert_eq!(std::fs::read(&path).unwrap(), b"whole");
 /// # std::fs::remove_file(path).unwrap();
 /// ```
 ///
 /// # Errors
-/// Whatever `write` returns, and every refusal of the operating system (missing or unwritable folder, full disk),
-/// naming `path` and what would help.
+/// Any error of `write`, and any error of the operating system (missing or unwritable folder, full disk); the message
+/// names `path` and a remedy.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    // A rename would replace the link itself, not what it points to.
+    // A rename would replace the link, not its target.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     match fs::metadata(&target) {
         Ok(found) if found.is_dir() => {
-            return Err(Error::new(Kind::Io, "is a folder; name a file inside it").in_file(path));
+            return Err(Error::new(Kind::Io, "is a folder; give the name of a file inside it").in_file(path));
         }
         Ok(found) if !found.is_file() => {
-            // Renaming over a device would destroy it.
+            // Renaming a file over a device would destroy the device.
             let file = File::options().write(true).open(&target).map_err(|e| refused(path, e))?;
             return written(path, BufWriter::new(file), write).map(drop);
         }
         _ => {}
     }
-    let name = target.file_name().ok_or_else(|| Error::argument("does not name a file").in_file(path))?;
+    let name = target.file_name().ok_or_else(|| Error::argument("the path does not name a file").in_file(path))?;
     let prefix = format!(".{}.", name.to_string_lossy());
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(SUFFIX);
-    // tempfile's own default is 0600: a result others may not read. The umask still applies to this.
+    // tempfile defaults to 0600, which other users cannot read. The umask still applies to 0666.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let temporary = builder.tempfile_in(folder_of(&target)).map_err(|e| refused(path, e))?;
     let temporary = written(path, BufWriter::new(temporary), write)?;
     temporary.as_file().sync_all().map_err(|e| refused(path, e))?;
     temporary.persist(&target).map_err(|e| refused(path, e.error))?;
-    // The rename itself survives a power cut only once the folder is on disk. Not every file system can do that.
+    // The rename survives a power failure only after the folder is synced, which not every file system supports.
     if let Ok(folder) = File::open(folder_of(&target)) {
         let _ = folder.sync_all();
     }
     Ok(())
 }
 
-/// [`write_atomically`] for bytes that are already there.
+/// As [`write_atomically`], for bytes in memory.
 ///
 /// # Errors
 /// As [`write_atomically`].
@@ -65,7 +65,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |out| out.write_all(bytes).map_err(|e| Error::io(path, e)))
 }
 
-/// Makes the folder `path` and its parents, if they are not there.
+/// Creates the folder `path` and its parents, if they do not exist.
 ///
 /// # Errors
 /// No permission, no space, or a file in the way; the message names `path`.
@@ -78,17 +78,17 @@ pub fn create_dir(path: &Path) -> Result<()> {
     })
 }
 
-/// A folder that one process alone writes to, until this is dropped or the process ends, however it ends.
+/// An exclusive lock on a folder. It ends when dropped or when the process ends, even if it crashes.
 #[derive(Debug)]
 pub struct Lock {
-    /// Open for as long as the lock is held.
+    /// Kept open as long as the lock is held.
     _held: File,
 }
 
-/// Locks `folder`, which must be there, against everyone else who asks for it.
+/// Locks the existing folder `folder` against all other callers of this function.
 ///
-/// On Unix the folder itself is locked and nothing is left in it, elsewhere a file `.skipstone-lock` inside. Where the
-/// file system knows no locks, a warning is logged and nothing is locked.
+/// On Unix, this locks the folder itself and leaves no file in it; elsewhere, it locks a file `.skipstone-lock` inside.
+/// If the file system has no locks, a warning is logged and nothing is locked.
 ///
 /// ```
 /// let folder = std::env::temp_dir();
@@ -99,7 +99,7 @@ pub struct Lock {
 /// ```
 ///
 /// # Errors
-/// Another process writes there, or the folder cannot be opened.
+/// Another process holds the lock, or the folder cannot be opened.
 pub fn lock(folder: &Path) -> Result<Lock> {
     #[cfg(unix)]
     let held = File::open(folder);
@@ -113,18 +113,18 @@ pub fn lock(folder: &Path) -> Result<Lock> {
             return Err(Error::new(Kind::Io, message).in_file(folder));
         }
         Err(TryLockError::Error(error)) => {
-            tracing::warn!(folder = %folder.display(), %error, "cannot be locked; see that no other process writes there");
+            tracing::warn!(folder = %folder.display(), %error, "cannot lock; make sure that no other process writes here");
         }
     }
     Ok(Lock { _held: held })
 }
 
-/// Removes what a killed process left half-written directly in `folder`; returns how many files that was.
+/// Removes temporary files that a killed process left directly in `folder`. Returns their number.
 ///
-/// Only for a folder that no other process is writing to, see [`lock`]: a file being written looks the same.
+/// Call this only while no other process writes to the folder (see [`lock`]): a file being written looks the same.
 ///
 /// # Errors
-/// The folder cannot be read or a file cannot be removed. A folder that is not there holds nothing: 0.
+/// The folder cannot be read or a file cannot be removed. A missing folder has no such files: 0.
 pub fn remove_stale_temporaries(folder: &Path) -> Result<usize> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -144,21 +144,21 @@ pub fn remove_stale_temporaries(folder: &Path) -> Result<usize> {
     Ok(removed)
 }
 
-/// The whole content of `path`, at most `limit` bytes.
+/// Reads the whole file at `path`.
 ///
 /// # Errors
-/// The file cannot be read, or is longer than `limit`.
+/// The file cannot be read, or is longer than `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
     if bytes.len() as u64 > limit {
-        return Err(Error::data(format!("longer than the {limit} bytes such a file may have")).in_file(path));
+        return Err(Error::data(format!("the file is longer than the limit of {limit} bytes")).in_file(path));
     }
     Ok(bytes)
 }
 
-/// The folder a file lies in: `.` for a bare name.
+/// The folder of a file: `.` for a bare name.
 fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
@@ -166,13 +166,13 @@ fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Runs `write` on `out` and flushes it; gives back the file underneath.
+/// Runs `write` on `out`, flushes it and returns the underlying file.
 fn written<W: Write>(path: &Path, out: BufWriter<W>, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<W> {
     let mut watched = Watched { out, failure: None };
     let result = write(&mut watched).and_then(|()| watched.flush().map_err(|e| Error::io(path, e)));
-    // Whatever `write` made of a refusal of the disk, the refusal itself and its remedy are what the user needs.
+    // `write` may hide an error of the operating system, but that error and its remedy are what the user needs.
     if let Some(failure) = watched.failure {
-        // Dropping the buffer would try once more to write it.
+        // Dropping the buffer would try to write it again.
         drop(watched.out.into_parts());
         return Err(refused(path, failure));
     }
@@ -180,7 +180,7 @@ fn written<W: Write>(path: &Path, out: BufWriter<W>, write: impl FnOnce(&mut dyn
     watched.out.into_inner().map_err(|e| refused(path, e.into_error()))
 }
 
-/// A writer that remembers that the operating system refused.
+/// A writer that remembers the first error of the operating system.
 struct Watched<W: Write> {
     out: BufWriter<W>,
     failure: Option<io::Error>,
@@ -211,7 +211,7 @@ impl<W: Write> Write for Watched<W> {
     }
 }
 
-/// The operating system's refusal to write `path`, with what would help.
+/// Converts the operating system's refusal to write `path` into an error with a remedy.
 fn refused(path: &Path, e: io::Error) -> Error {
     let folder = folder_of(path);
     let folder = folder.display();
@@ -230,7 +230,7 @@ fn refused(path: &Path, e: io::Error) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             (Kind::Io, format!("no space left in {folder} ({e}); free some space or choose another disk"))
         }
-        _ => (Kind::Io, format!("cannot be written: {e}")),
+        _ => (Kind::Io, format!("cannot write: {e}")),
     };
     Error::new(kind, message).in_file(path).caused_by(e)
 }

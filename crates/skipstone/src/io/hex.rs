@@ -1,6 +1,6 @@
 //! Bytes as hexadecimal digits.
 
-/// Two lower-case digits for each byte, as digests are written.
+/// Two lower-case hexadecimal digits per byte, as in digests.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

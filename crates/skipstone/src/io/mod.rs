@@ -1,4 +1,4 @@
-//! Files: checkpoints, data sets, images and arrays, each written whole or not at all.
+//! Files: checkpoints, data sets, images and arrays. All files are written atomically.
 
 pub mod checkpoint;
 pub mod data;

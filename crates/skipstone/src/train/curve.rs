@@ -1,4 +1,4 @@
-//! The loss curve of a training run as a picture, loss on a logarithmic axis over steps.
+//! The loss curve of a training run as a picture, with a logarithmic loss axis over steps.
 
 use crate::error::{Error, Result};
 use crate::io::image::Picture;
@@ -7,10 +7,11 @@ use crate::io::image::plot::{AxisStyle, Chart, Color, Curve, Scale};
 const RAW: Color = [176, 203, 232];
 const SMOOTH: Color = [20, 90, 170];
 
-/// Draws `losses` as (step, loss) in increasing steps: each value in a light line, their running mean in a dark one.
+/// Draws `losses`, (step, loss) pairs in increasing steps: the values as a light line, their running mean as a dark
+/// one.
 ///
-/// The running mean is an exponential one over about a fiftieth of the points. Losses that are not finite and positive
-/// have no place on a logarithmic axis and leave a gap.
+/// The running mean is exponential, over about a fiftieth of the points. Losses that are not finite and positive leave
+/// a gap, because they have no position on a logarithmic axis.
 ///
 /// ```
 /// let losses: Vec<(u64, f64)> = (1..100).map(|step| (step, 1.0 / step as f64)).collect();
@@ -19,12 +20,12 @@ const SMOOTH: Color = [20, 90, 170];
 /// ```
 ///
 /// # Errors
-/// No loss that could be drawn.
+/// No loss can be drawn.
 pub fn loss_curve(title: &str, losses: &[(u64, f64)]) -> Result<Picture> {
     if !losses.iter().any(|&(_, loss)| drawable(loss)) {
-        return Err(Error::argument(format!("no finite positive loss among {} to draw", losses.len())));
+        return Err(Error::argument(format!("none of the {} losses is finite and positive", losses.len())));
     }
-    // A gap is a point without a place.
+    // A NaN point leaves a gap.
     let smooth = running_mean(losses).into_iter().map(|p| p.map_or([f64::NAN; 2], point));
     let curves = [
         Curve { points: losses.iter().copied().map(point).collect(), color: RAW, width: 1.0, dots: false },
@@ -33,10 +34,10 @@ pub fn loss_curve(title: &str, losses: &[(u64, f64)]) -> Result<Picture> {
     draw(title, ["step", "loss"], &curves)
 }
 
-/// The same picture of anything positive over whole numbers, as it is, with its own names for the two axes.
+/// Draws positive values over whole numbers without smoothing, with `labels` for the two axes.
 ///
 /// # Errors
-/// No point that could be drawn.
+/// No point can be drawn.
 pub fn labelled_curve(title: &str, labels: [&str; 2], points: &[(u64, f64)]) -> Result<Picture> {
     let points = points.iter().copied().map(point).collect();
     draw(title, labels, &[Curve { points, color: SMOOTH, width: 2.0, dots: false }])
@@ -56,7 +57,7 @@ fn drawable(loss: f64) -> bool {
     loss.is_finite() && loss > 0.0
 }
 
-/// The exponential mean up to each point, with the bias of its start removed; a gap where the loss has one.
+/// The exponential mean up to each point, corrected for the bias of its start. `None` where the loss leaves a gap.
 fn running_mean(losses: &[(u64, f64)]) -> Vec<Option<(u64, f64)>> {
     let keep = 1.0 - 1.0 / (losses.len() as f64 / 50.0).max(1.0);
     let (mut sum, mut weight) = (0.0, 0.0);
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
     use crate::io::image::plot::{BOTTOM, LEFT, RIGHT, TOP, WIDTH};
 
-    /// Mean row of the pixels of exactly this colour in a column.
+    /// The mean row of the pixels of exactly this colour in a column.
     fn row_of(picture: &Picture, column: usize, color: Color) -> Option<f64> {
         let rows: Vec<usize> =
             (TOP..BOTTOM).filter(|y| picture.data()[(y * WIDTH + column) * 3..][..3] == color).collect();
@@ -86,14 +87,14 @@ mod tests {
 
     #[test]
     fn a_power_law_is_steep_at_first_and_equal_ratios_are_equal_heights() {
-        // Straight in the logarithm: 10 falling to 0.1.
+        // Straight on a logarithmic axis: 10 falling to 0.1.
         let losses: Vec<_> = (0..=1000).map(|s| (s, 10f64.powf(1.0 - s as f64 / 500.0))).collect();
         let picture = loss_curve("loss", &losses).unwrap();
         let at = |x: f64| row_of(&picture, LEFT + (x * (RIGHT - LEFT) as f64) as usize, SMOOTH).unwrap();
         let (a, b, c) = (at(0.25), at(0.5), at(0.75));
         assert!(a < b && b < c);
         assert!(((b - a) - (c - b)).abs() <= 2.0, "{a} {b} {c}");
-        // The curve's middle is loss 1, the middle of the plot; the running mean lags a little behind.
+        // The middle of the curve is loss 1, the middle of the plot; the running mean lags slightly.
         assert!((b - (TOP + BOTTOM) as f64 / 2.0).abs() < 15.0, "{b}");
     }
 
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_labelled_curve_goes_through_its_points_as_they_are() {
-        // 1 and 100 in turns: a trend would lie between them, a line through the points does not stop there.
+        // Alternating 1 and 100: a running mean would stay between them.
         let points: Vec<_> = (0..=10).map(|s| (s, if s % 2 == 0 { 1.0 } else { 100.0 })).collect();
         let picture = labelled_curve("bits", ["t", "bits"], &points).unwrap();
         let at = |s: usize| row_of(&picture, LEFT + s * (RIGHT - LEFT) / 10, SMOOTH).unwrap();
@@ -129,14 +130,14 @@ mod tests {
         assert_eq!(running_mean(&[(0, 3.0), (1, f64::NAN)]), [Some((0, 3.0)), None]);
         let constant: Vec<_> = (0..500).map(|s| (s, 2.0)).collect();
         assert!(running_mean(&constant).iter().all(|p| (p.unwrap().1 - 2.0).abs() < 1e-12));
-        // 100 points keep 1/2 of the past: (1/2·1 + 4)/(1/2 + 1) = 3.
+        // With 100 points, half of the past is kept: (1/2·1 + 4)/(1/2 + 1) = 3.
         let mut two = vec![(0, 1.0), (1, 4.0)];
         two.resize(100, (2, f64::NAN));
         assert!((running_mean(&two)[1].unwrap().1 - 3.0).abs() < 1e-12);
     }
 
     #[test]
-    #[ignore = "writes loss.png to the folder $SKIPSTONE_OUT for somebody to look at"]
+    #[ignore = "writes loss.png to the folder $SKIPSTONE_OUT for inspection"]
     fn a_curve_to_look_at() {
         let folder = std::path::PathBuf::from(std::env::var_os("SKIPSTONE_OUT").expect("SKIPSTONE_OUT names a folder"));
         let loss = |s: u64| {

@@ -1,10 +1,10 @@
-//! TensorBoard event files: scalars and images of a training run.
+//! TensorBoard event files with the scalars and images of a training run.
 //!
-//! A file is a sequence of records (length u64, its checksum, the bytes, their checksum, all little-endian), each an
-//! `Event` message of protocol buffers. The few fields needed are encoded here by hand:
-//! Event { 1 wall_time: double, 2 step: int64, 3 file_version: string, 5 summary: Summary },
-//! Summary { 1 value: repeated Value }, Value { 1 tag: string, 2 simple_value: float, 4 image: Image },
-//! Image { 1 height, 2 width, 3 colorspace: int32, 4 encoded_image_string: bytes }.
+//! A file is a sequence of records: length (u64), its checksum, the bytes, their checksum, all little-endian. Each
+//! record is a protocol buffers message `Event`. The few fields in use are encoded here by hand: Event { 1 wall_time:
+//! double, 2 step: int64, 3 file_version: string, 5 summary: Summary }, Summary { 1 value: repeated Value }, Value { 1
+//! tag: string, 2 simple_value: float, 4 image: Image }, Image { 1 height, 2 width, 3 colorspace: int32, 4
+//! encoded_image_string: bytes }.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::io::files;
 
-/// Writes one event file; what is written becomes visible to TensorBoard at [`flush`](Self::flush).
+/// Writes an event file. TensorBoard sees what was written after [`flush`](Self::flush).
 ///
 /// ```no_run
 /// use skipstone::train::events::EventWriter;
@@ -28,15 +28,15 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a new file in `folder`, which is made if need be. TensorBoard reads all files of a folder as one run, so
-    /// a resumed training simply starts another; earlier files are left alone.
+    /// Starts a new file in `folder`, creating the folder if necessary. TensorBoard reads all files of a folder as one
+    /// run, so a resumed run starts another file and leaves the earlier ones alone.
     ///
     /// # Errors
-    /// The folder or the file cannot be made.
+    /// The folder or the file cannot be created.
     pub fn create(folder: &Path) -> Result<Self> {
         files::create_dir(folder)?;
         let seconds = now() as u64;
-        // TensorBoard takes files whose name contains "tfevents" and reads them in the order of their names.
+        // TensorBoard reads files whose names contain "tfevents", in the order of their names.
         let names = (0..1000).map(|k| folder.join(format!("events.out.tfevents.{seconds:010}.{k:03}.skipstone")));
         for path in names {
             match OpenOptions::new().write(true).create_new(true).open(&path) {
@@ -51,15 +51,15 @@ impl EventWriter {
                 Err(e) => return Err(Error::io(path, e)),
             }
         }
-        Err(Error::argument("1000 event files were started in this second").in_file(folder))
+        Err(Error::argument("1000 event files already exist for this second").in_file(folder))
     }
 
-    /// The file being written.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Records that `tag` had `value` at `step`.
+    /// Records `value` for `tag` at `step`.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -71,7 +71,7 @@ impl EventWriter {
         self.write(&bytes)
     }
 
-    /// Records an image of `width` × `height` pixels, given as the bytes of a PNG file.
+    /// Records an image of `width` × `height` pixels, given as a PNG file.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -79,13 +79,13 @@ impl EventWriter {
         let mut image = Vec::with_capacity(png.len() + 32);
         integer(&mut image, 1, height.into());
         integer(&mut image, 2, width.into());
-        integer(&mut image, 3, 3); // RGB; a reader goes by the PNG itself
+        integer(&mut image, 3, 3); // RGB; readers use the PNG itself
         string(&mut image, 4, png);
         let bytes = summary(step, tag, |out| string(out, 4, &image));
         self.write(&bytes)
     }
 
-    /// Hands everything recorded to the operating system.
+    /// Passes all recorded events to the operating system.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -103,7 +103,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// One record of the file.
+/// A record of the file.
 fn record(message: &[u8]) -> Vec<u8> {
     let length = (message.len() as u64).to_le_bytes();
     let mut bytes = Vec::with_capacity(message.len() + 16);
@@ -114,7 +114,7 @@ fn record(message: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// CRC-32C, rotated and offset: a checksum stored among the data must not look like the data's own.
+/// CRC-32C, rotated and offset, so that a checksum stored within data differs from the checksum of that data.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -125,7 +125,7 @@ const FIXED64: u64 = 1;
 const LENGTH: u64 = 2;
 const FIXED32: u64 = 5;
 
-/// An Event with one value of a Summary.
+/// An Event whose Summary has one value.
 fn summary(step: u64, tag: &str, write_value: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut value = Vec::new();
     string(&mut value, 1, tag.as_bytes());
@@ -159,7 +159,7 @@ fn string(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     out.extend(bytes);
 }
 
-/// Seven bits a byte, lowest first; the high bit says that more follow.
+/// Seven bits per byte, lowest first; the high bit marks that more bytes follow.
 fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);

@@ -1,4 +1,4 @@
-//! Training: a recipe, a trainer that makes steps, and a run that keeps them in a folder.
+//! Training: a recipe, a trainer that makes steps, and a run that keeps their results in a folder.
 
 mod recipe;
 mod run;

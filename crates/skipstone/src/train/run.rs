@@ -1,4 +1,4 @@
-//! A training in a folder: checkpoints, logs, previews, resumption.
+//! A training run in a folder: checkpoints, logs, previews and resumption.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -23,30 +23,33 @@ use crate::io::hex::hex;
 use crate::io::image::{Layout, encode_png, grid, near_square, write_png};
 use crate::unet::Parameters;
 
-/// What an observer of a run is told.
+/// The file of the training state within the folder.
+const STATE: &str = "state/training.safetensors";
+
+/// What a run reports to its observer.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// A step was made; `images_per_s` is since the last log line.
+    /// A step was made.
     Step {
-        /// What the step did.
+        /// The step.
         report: StepReport,
-        /// Speed since the run (re)started.
+        /// Images per second since the run started or resumed.
         images_per_s: f64,
     },
-    /// A log line was written: the mean loss of the steps since the one before.
+    /// A log line was written, with the mean over the steps since the previous line.
     Logged {
         /// Steps done.
         step: u64,
-        /// Their mean loss.
+        /// Mean loss.
         loss: f64,
-        /// Speed since the line before.
+        /// Images per second since the previous line.
         images_per_s: f64,
     },
     /// A preview grid was written.
     Preview {
         /// Steps done.
         step: u64,
-        /// The picture.
+        /// The image file.
         path: &'a Path,
     },
     /// A checkpoint was written.
@@ -61,28 +64,28 @@ pub enum Event<'a> {
 pub enum Ended {
     /// All steps are done.
     Finished,
-    /// The observer stopped it after so many steps; a checkpoint was written.
+    /// The observer stopped the run after this many steps; a checkpoint was written.
     Stopped(u64),
 }
 
-/// A training and the folder it lives in.
+/// A training run and its folder.
 #[derive(Debug)]
 pub struct Run {
     folder: PathBuf,
-    /// Nobody else trains there meanwhile.
+    /// Keeps other processes from training in the folder.
     _lock: files::Lock,
     trainer: Trainer,
     identity: Identity,
 }
 
 impl Run {
-    /// Starts a training in `folder`, or with `resume` continues the one that is there.
+    /// Starts a training run in `folder`, or continues the one there if `resume` is set.
     ///
-    /// `init` is the model to start from and its hash.
+    /// `init` is the initial model and its hash.
     ///
     /// # Errors
-    /// The folder holds a training and `resume` is false; it holds one of another recipe, other data or another initial
-    /// model; another process trains there; whatever [`Trainer::new`] refuses.
+    /// The folder holds a run and `resume` is not set; its run has another recipe, other data or another initial model;
+    /// another process trains there; or [`Trainer::new`] fails.
     pub fn open(
         folder: &Path,
         recipe: Recipe,
@@ -91,11 +94,11 @@ impl Run {
         engine: EngineOptions,
         resume: bool,
     ) -> Result<Self> {
-        let state = folder.join("state").join("training.safetensors");
+        let state = folder.join(STATE);
         let exists = state.exists();
         if exists && !resume {
             return Err(Error::argument(
-                "the folder holds a training; --resume continues it, another --out starts anew",
+                "the folder already holds a training run; continue it with --resume or choose another --out",
             )
             .in_file(folder));
         }
@@ -122,14 +125,14 @@ impl Run {
         }
         let run = Self { folder: folder.to_path_buf(), _lock: lock, trainer, identity };
         run.trim_log()?;
-        // The model folder follows from the state: a run killed between the two catches up here.
+        // If the process was killed after writing the state, this updates the model folder to match it.
         run.checkpoint()?;
         let recipe = run.identity.recipe.clone();
         files::write_bytes(&folder.join("recipe.toml"), recipe.as_bytes())?;
         Ok(run)
     }
 
-    /// The training.
+    /// The trainer.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
     }
@@ -143,12 +146,12 @@ impl Run {
         self.folder.join("log.jsonl")
     }
 
-    /// Writes the state, then the model folder that follows from it.
+    /// Writes the training state, then the model folder derived from it.
     fn checkpoint(&self) -> Result<()> {
         let state = self.trainer.state()?;
-        // The step that makes the weights overflow succeeds: it must not replace the last good state.
+        // A step whose update overflows the weights still succeeds; it must not replace the last good state.
         state.check_finite()?;
-        state.write(&self.folder.join("state").join("training.safetensors"), &self.identity)?;
+        state.write(&self.folder.join(STATE), &self.identity)?;
         let provenance = BTreeMap::from([
             ("data".to_string(), self.identity.data.clone()),
             ("recipe".to_string(), self.identity.recipe.clone()),
@@ -170,7 +173,7 @@ impl Run {
         )
     }
 
-    /// Drops log lines of steps that were made after the last checkpoint and will be made again.
+    /// Removes log lines of steps after the last checkpoint, which will be repeated.
     fn trim_log(&self) -> Result<()> {
         let path = self.log_path();
         let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
@@ -183,11 +186,11 @@ impl Run {
         files::write_bytes(&path, kept.as_bytes())
     }
 
-    /// Trains to the recipe's last step. The observer sees every step and may stop the run, which then writes a
+    /// Trains up to the recipe's last step. The observer sees every step and may stop the run, which then writes a
     /// checkpoint first.
     ///
     /// # Errors
-    /// The loss or gradient is no longer finite (the last checkpoint is good, and named); a failed write.
+    /// The loss or the gradient is not finite (the message names the last good checkpoint), or a write fails.
     pub fn train(&mut self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<Ended> {
         let t = self.trainer.recipe().train.clone();
         if self.trainer.is_finished() {
@@ -238,7 +241,7 @@ impl Run {
                 stop |= observer(Event::Checkpoint { step }).is_break();
             }
             if stop && !last {
-                // The observer may have asked only just now, after a step that was no checkpoint.
+                // The observer may have stopped the run at a step without a checkpoint.
                 if saved != step {
                     self.checkpoint().map_err(|e| name_good_checkpoint(e, saved, &model))?;
                 }
@@ -255,7 +258,7 @@ impl Run {
         let [_, height, width] = self.trainer.data().shape();
         if !matches!(images.dim().1, 1 | 3) {
             return Err(Error::unsupported(format!(
-                "a preview of {} channels; set train.preview_every = 0",
+                "previews need 1 or 3 channels, found {}; set train.preview_every = 0",
                 images.dim().1
             )));
         }
@@ -280,12 +283,12 @@ impl Run {
     }
 }
 
-/// Adds to the error of a training that diverged which checkpoint can still be used.
+/// Adds the last usable checkpoint to the error of a diverged training run.
 fn name_good_checkpoint(error: Error, saved: u64, model: &Path) -> Error {
     if error.kind() != Kind::NonFinite {
         return error;
     }
-    let message = format!("{}; the checkpoint of step {saved} in {} is good", error.message(), model.display());
+    let message = format!("{}; the last good checkpoint is step {saved} in {}", error.message(), model.display());
     Error::new(Kind::NonFinite, message)
 }
 
@@ -298,33 +301,33 @@ fn step_and_loss(line: &str) -> Option<(u64, f64)> {
     Some((value.get("step")?.as_u64()?, value.get("loss")?.as_f64()?))
 }
 
-/// Keys that may change between the parts of a run: they say how long and how talkative it is, not what a step does.
-const FREE: [&str; 7] =
+/// Keys that may change when a run is resumed: they affect its length and output, not the result of a step.
+const CHANGEABLE: [&str; 7] =
     ["steps", "recompute", "checkpoint_every", "log_every", "preview_every", "preview_images", "preview_steps"];
 
-/// Checks that a state continues the run asked for.
+/// Checks that a state belongs to the requested run.
 fn same_run(was: &Identity, now: &Identity) -> Result<()> {
     let differs = |what: &str, was: &str, now: &str| {
         Err(Error::argument(format!(
-            "the training was started with {what} {was}, now it is {now}; \
-             give the same to --resume, or start another run with --init"
+            "the run was started with {what} {was}, but now it is {now}; \
+             resume with the same value, or start another run with --init"
         )))
     };
     if was.data != now.data {
         return differs("data", &was.data, &now.data);
     }
-    // A resumed run need not name the initial model again; a different one is a mistake.
+    // A resumed run may omit the initial model, but a different one is a mistake.
     if !now.init.is_empty() && was.init != now.init {
         return differs("the initial model", &was.init, &now.init);
     }
-    let table = |text: &str| text.parse::<toml::Table>().map_err(|e| Error::data(format!("recipe: {e}")));
-    // An old name of the same schedule, which states used to keep as it was typed.
+    let table = |text: &str| text.parse::<toml::Table>().map_err(|e| Error::data(format!("stored recipe: {e}")));
+    // States used to store this alias of the schedule as it was typed.
     let old = was.recipe.replace("schedule = \"quad\"", "schedule = \"scaled_linear\"");
     let (old, new) = (table(&old)?, table(&now.recipe)?);
     for (section, entries) in &new {
         for (key, value) in entries.as_table().into_iter().flatten() {
             let before = old.get(section).and_then(|s| s.get(key));
-            if before != Some(value) && !(section == "train" && FREE.contains(&key.as_str())) {
+            if before != Some(value) && !(section == "train" && CHANGEABLE.contains(&key.as_str())) {
                 let before = before.map_or("unset".to_string(), ToString::to_string);
                 return differs(&format!("{section}.{key} ="), &before, &value.to_string());
             }

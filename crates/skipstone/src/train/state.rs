@@ -1,7 +1,7 @@
-//! What a training must remember, in one file that is replaced atomically.
+//! The training state, in one file that is replaced atomically.
 //!
-//! Everything else (the order of the data, flips, times, noise, dropout) is a function of the recipe's seed and the
-//! step, so this is all that resuming needs.
+//! Data order, flips, times, noise and dropout are functions of the recipe's seed and the step. The state is therefore
+//! all that resuming needs.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub(super) struct State<'a> {
     pub groups: [Cow<'a, Parameters>; 4],
 }
 
-/// What a state belongs to: resuming under another recipe or data set would not continue the same run.
+/// What identifies a state's run. With another recipe or data set, resuming would not continue the same run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub recipe: String,
@@ -29,11 +29,11 @@ pub(super) struct Identity {
     pub init: String,
 }
 
-/// What the file calls the groups.
+/// Names of the groups in the file.
 const GROUPS: [&str; 4] = ["weights", "ema", "adam.m", "adam.v"];
 
 impl State<'_> {
-    /// Refuses a state with a number that is not finite: no step leads back from it.
+    /// Refuses a state with a non-finite number, from which no step can recover.
     pub fn check_finite(&self) -> Result<()> {
         for (group, parameters) in GROUPS.iter().zip(&self.groups) {
             if let Some((spec, _)) = parameters.iter().find(|(_, values)| values.iter().any(|v| !v.is_finite())) {
@@ -78,15 +78,16 @@ impl State<'_> {
     fn parse(bytes: &[u8], layout: &Arc<Layout>) -> Result<(State<'static>, Identity)> {
         let set = read_tensors(bytes)?;
         let text = |key: &str| {
-            set.metadata.get(key).cloned().ok_or_else(|| Error::data(format!("no \"{key}\" in the training state")))
+            set.metadata.get(key).cloned().ok_or_else(|| Error::data(format!("the training state has no \"{key}\"")))
         };
-        let step = text("step")?.parse().map_err(|_| Error::data("\"step\" in the training state is no number"))?;
+        let step = text("step")?.parse().map_err(|_| Error::data("\"step\" in the training state is not a number"))?;
         let by_name: BTreeMap<&str, _> = set.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let group = |name: &str| -> Result<Cow<'static, Parameters>> {
             let mut parameters = Parameters::zeros(layout.clone());
             for spec in layout.specs() {
                 let key = format!("{name}/{}", spec.name);
-                let tensor = by_name.get(key.as_str()).ok_or_else(|| Error::data(format!("{key} is missing")))?;
+                let tensor =
+                    by_name.get(key.as_str()).ok_or_else(|| Error::data(format!("tensor {key} is missing")))?;
                 if tensor.shape != spec.shape {
                     return Err(Error::data(format!("{key}: expected {:?}, found {:?}", spec.shape, tensor.shape)));
                 }

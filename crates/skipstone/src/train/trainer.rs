@@ -1,4 +1,4 @@
-//! One optimiser step after the other.
+//! The trainer, which makes one optimiser step at a time.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -21,32 +21,32 @@ use crate::sampling::denoiser::{Clip, Condition};
 use crate::sampling::sampler::{Plan, sample, unobserved};
 use crate::unet::{self, Config, Parameters};
 
-/// What one step did.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// Steps done, from 1.
+    /// Number of the step, counted from 1.
     pub step: u64,
-    /// Mean loss of the step's images, before the step.
+    /// Mean loss over the step's images, before the update.
     pub loss: f64,
-    /// Norm of the gradient, before clipping.
+    /// Norm of the gradient before clipping.
     pub gradient_norm: f64,
-    /// The learning rate used.
+    /// Learning rate of the step.
     pub learning_rate: f64,
 }
 
-/// Random words of a data set's epochs.
-type Words = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
+/// The random words that determine a data set's epochs.
+type RandomWords = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
 
-/// A training under way: network, optimiser, moving average, data.
+/// Training in progress: network, optimiser, moving average and data.
 ///
-/// What step k does is a function of the recipe, the data and the state after step k − 1 alone; threads change nothing.
+/// The result of step k depends only on the recipe, the data and the state after step k − 1, not on threads.
 pub struct Trainer {
     recipe: Recipe,
     config: Config,
     scheduler: SchedulerConfig,
     schedule: Schedule,
     data: Dataset,
-    epochs: Epochs<Words>,
+    epochs: Epochs<RandomWords>,
     null_class: Option<usize>,
     step: u64,
     learner: Box<dyn Learner>,
@@ -60,30 +60,30 @@ impl std::fmt::Debug for Trainer {
 }
 
 impl Trainer {
-    /// A training from the first step, from freshly drawn weights or from those given, computed as `engine` says.
+    /// Starts training at the first step, from the weights `init` or from random ones, on `engine`.
     ///
     /// # Errors
-    /// Data of another shape than the recipe's, classes missing, initial weights of another architecture, what
-    /// [`engine::open_learner`] refuses.
+    /// The data's shape is not the recipe's, classes are missing, `init` has another architecture, or
+    /// [`engine::open_learner`] fails.
     pub fn new(recipe: Recipe, data: Dataset, init: Option<Parameters>, engine: EngineOptions) -> Result<Self> {
         let m = &recipe.model;
         let [height, width] = m.sample_size;
         if data.shape() != [m.channels, height, width] {
             return Err(Error::argument(format!(
-                "{}: its images are {:?}; model.channels and model.sample_size say {:?}",
+                "{}: images are {:?}, but model.channels and model.sample_size ask for {:?}",
                 data.name(),
                 data.shape(),
                 [m.channels, height, width]
             )));
         }
         if data.is_empty() {
-            return Err(Error::argument(format!("{}: no images", data.name())));
+            return Err(Error::argument(format!("{}: the data set has no images", data.name())));
         }
         let classes = match (recipe.data.classes, data.num_classes()) {
             (false, _) => None,
             (true, Some(k)) => Some(k),
             (true, None) => {
-                return Err(Error::argument(format!("data.classes: {} has no classes", data.name())));
+                return Err(Error::argument(format!("data.classes = true, but {} has no classes", data.name())));
             }
         };
         let config = recipe.config(classes)?;
@@ -92,7 +92,7 @@ impl Trainer {
         let schedule = scheduler.schedule()?;
         let weights = match init {
             Some(parameters) if **parameters.layout() == unet::layout(&config)? => parameters,
-            Some(_) => return Err(Error::argument("the initial model has another architecture than the recipe")),
+            Some(_) => return Err(Error::argument("the initial model and the recipe have different architectures")),
             None => {
                 let mut uniform = KeyedRng::new(recipe.train.seed, Purpose::Weights, 0, 0);
                 let mut gaussian = KeyedRng::new(recipe.train.seed, Purpose::Weights, 1, 0);
@@ -103,7 +103,7 @@ impl Trainer {
         let sharding = Sharding { images: train.shard, recompute: train.recompute };
         let learner = engine::open_learner(config.clone(), weights, sharding, &engine)?;
         let seed = recipe.train.seed;
-        let words: Words = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
+        let words: RandomWords = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
         let epochs = Epochs::new(data.len(), words)?;
         Ok(Self { recipe, config, scheduler, schedule, data, epochs, null_class, step: 0, learner, engine })
     }
@@ -118,27 +118,27 @@ impl Trainer {
         self.step >= self.recipe.train.steps
     }
 
-    /// The recipe.
+    /// The training recipe.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
     }
 
-    /// The architecture.
+    /// The network's architecture.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The schedule, as the model folder states it.
+    /// The noise schedule, as saved in the model folder.
     pub fn scheduler(&self) -> &SchedulerConfig {
         &self.scheduler
     }
 
-    /// The class that stands for "none", where classes are dropped.
+    /// The class that means "no class", if classes are dropped.
     pub fn null_class(&self) -> Option<usize> {
         self.null_class
     }
 
-    /// The optimiser's weights.
+    /// The trained weights.
     ///
     /// # Errors
     /// The device fails.
@@ -146,7 +146,7 @@ impl Trainer {
         self.learner.group(Group::Weights)
     }
 
-    /// Their moving average.
+    /// The moving average (EMA) of the weights.
     ///
     /// # Errors
     /// The device fails.
@@ -154,13 +154,13 @@ impl Trainer {
         self.learner.group(Group::Ema)
     }
 
-    /// What a checkpoint holds.
+    /// The state that a checkpoint stores.
     pub(super) fn state(&self) -> Result<State<'_>> {
         let [weights, ema, m, v] = Group::ALL.map(|group| self.learner.group(group));
         Ok(State { step: self.step, groups: [weights?, ema?, m?, v?] })
     }
 
-    /// Goes on from a checkpoint.
+    /// Continues from a checkpoint.
     pub(super) fn restore(&mut self, state: State<'_>) -> Result<()> {
         for (group, values) in Group::ALL.into_iter().zip(state.groups) {
             self.learner.set_group(group, values.into_owned())?;
@@ -169,20 +169,20 @@ impl Trainer {
         Ok(())
     }
 
-    /// The data.
+    /// The training data.
     pub fn data(&self) -> &Dataset {
         &self.data
     }
 
-    /// Bytes the training holds at its peak, beside the data: parameters, moments, activations, gradients.
+    /// Peak memory of the training in bytes without the data: parameters, moments, activations, gradients.
     pub fn bytes(&self) -> usize {
         self.learner.bytes(self.recipe.train.batch)
     }
 
-    /// Makes one step.
+    /// Makes one optimiser step.
     ///
     /// # Errors
-    /// The loss or the gradient is not finite ([`Kind::NonFinite`]); the state is then still that before the step.
+    /// The loss or the gradient is not finite ([`Kind::NonFinite`]). The state is then still that before the step.
     pub fn step(&mut self) -> Result<StepReport> {
         let (loss, gradient_norm) = self.compute_gradient()?;
         let step = self.step + 1;
@@ -213,10 +213,10 @@ impl Trainer {
         Ok(StepReport { step, loss, gradient_norm, learning_rate })
     }
 
-    /// How long the gradient of a step takes, of two measurements the faster; the training itself stays where it is.
+    /// The time to compute a step's gradient: the faster of two measurements. Does not advance the training.
     ///
     /// # Errors
-    /// As [`step`](Self::step), but a gradient that is not finite is none.
+    /// As [`step`](Self::step), except that a non-finite gradient is no error.
     pub fn measure(&mut self) -> Result<Duration> {
         let mut best = Duration::MAX;
         for _ in 0..2 {
@@ -227,7 +227,7 @@ impl Trainer {
         Ok(best)
     }
 
-    /// Loss and gradient norm of the next step's batches; the learner has the gradient itself.
+    /// Loss and gradient norm of the next step's batches. Leaves the gradient in the learner.
     fn compute_gradient(&mut self) -> Result<(f64, f64)> {
         self.learner.zero_gradient();
         let (batch, accumulate) = (self.recipe.train.batch, self.recipe.train.accumulate);
@@ -239,11 +239,11 @@ impl Trainer {
         Ok((loss, self.learner.gradient_norm()?))
     }
 
-    /// Adds the gradient of `scale`·Σ loss over batch number `batch_index`; returns that sum.
+    /// Adds the gradient of `scale`·Σ loss over batch `batch_index`. Returns that scaled sum.
     fn add_batch(&mut self, batch_index: u64, scale: f64) -> Result<f64> {
         let n = self.recipe.train.batch;
         let seed = self.recipe.train.seed;
-        // Every draw is keyed by the image's place in the run, so that it is the same after a resumption.
+        // Every draw is keyed by the image's position in the run, so a resumed run repeats it exactly.
         let first = batch_index * n as u64;
         let picks: Vec<_> = (first..first + n as u64)
             .map(|position| {
@@ -297,7 +297,7 @@ impl Trainer {
         picks.iter().enumerate().map(condition).collect()
     }
 
-    /// DDIM samples of the moving average from latents that are the same at every call.
+    /// DDIM samples from the moving average, always from the same latents.
     ///
     /// # Errors
     /// The samples are not finite.
@@ -317,7 +317,7 @@ impl Trainer {
     }
 }
 
-/// Random words for the order of the data and the flips, keyed by (seed, epoch).
+/// Random words for the data order and the flips, keyed by (seed, epoch).
 fn epoch_word(seed: u64, stream: Stream, epoch: u64, counter: u64) -> u64 {
     let purpose = match stream {
         Stream::Order => Purpose::DataOrder,

@@ -1,37 +1,37 @@
-//! The architecture of a network: what `UNet2DModel`'s config.json says, in types.
+//! The architecture of a network: the fields of `UNet2DModel`'s config.json as types.
 
 use crate::error::{Error, Result};
 
-/// A block of the way down.
+/// A block of the downsampling path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DownBlock {
     /// `DownBlock2D`: residual blocks.
     Plain,
     /// `AttnDownBlock2D`: an attention layer after each residual block.
     Attention,
-    /// `ResnetDownsampleBlock2D`: residual blocks; the last halves the image itself.
+    /// `ResnetDownsampleBlock2D`: residual blocks, with a residual block as the downsampler.
     ResnetDownsample,
 }
 
-/// A block of the way up.
+/// A block of the upsampling path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpBlock {
     /// `UpBlock2D`: residual blocks.
     Plain,
     /// `AttnUpBlock2D`: an attention layer after each residual block.
     Attention,
-    /// `ResnetUpsampleBlock2D`: residual blocks; the last doubles the image itself.
+    /// `ResnetUpsampleBlock2D`: residual blocks, with a residual block as the upsampler.
     ResnetUpsample,
 }
 
-/// How a time index becomes a vector.
+/// How a time index becomes an embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeEmbedding {
-    /// Sines and cosines of `block_out_channels[0] / 2` frequencies.
+    /// Sines and cosines at `block_out_channels[0] / 2` frequencies.
     Positional,
     /// A learned table with a row for each of `num_train_timesteps` times.
     Learned {
-        /// Rows of the table.
+        /// Number of rows.
         num_train_timesteps: usize,
     },
 }
@@ -39,19 +39,19 @@ pub enum TimeEmbedding {
 /// How the time embedding enters a residual block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeScaleShift {
-    /// Added between the two convolutions.
+    /// It is added between the two convolutions.
     Default,
-    /// Scales and shifts the output of the second normalisation.
+    /// It scales and shifts the output of the second normalisation.
     ScaleShift,
 }
 
-/// Upper bound on the values a config may hold, so that a hostile file cannot ask for the impossible.
+/// Upper bounds of the config's values, which keep a malicious file from requesting absurd sizes.
 const MAX_CHANNELS: usize = 1 << 16;
 const MAX_LEVELS: usize = 16;
 const MAX_LAYERS: usize = 64;
 const MAX_SIZE: usize = 1 << 14;
 
-/// The architecture. Field names are those of diffusers' `UNet2DModel`, so that a config file reads the same.
+/// The architecture. The fields have the names of diffusers' `UNet2DModel` config.
 ///
 /// ```
 /// let config = skipstone::unet::Config { block_out_channels: vec![32, 64], ..Default::default() };
@@ -65,35 +65,35 @@ pub struct Config {
     pub in_channels: usize,
     /// Channels of the output.
     pub out_channels: usize,
-    /// Whether the input is mapped x → 2x − 1 first.
+    /// Whether the input is first mapped from x to 2x − 1.
     pub center_input_sample: bool,
-    /// How the time enters.
+    /// How a time index becomes an embedding.
     pub time_embedding: TimeEmbedding,
-    /// Shift in the denominator of the positional embedding's frequencies.
+    /// Offset in the denominator of the positional embedding's frequencies.
     pub freq_shift: f64,
-    /// Cosines before sines.
+    /// Whether cosines come before sines.
     pub flip_sin_to_cos: bool,
-    /// The blocks on the way down, finest first.
+    /// The blocks of the downsampling path, finest first.
     pub down_blocks: Vec<DownBlock>,
-    /// The blocks on the way up, coarsest first.
+    /// The blocks of the upsampling path, coarsest first.
     pub up_blocks: Vec<UpBlock>,
-    /// Width of each level, finest first.
+    /// Channels of each level, finest first.
     pub block_out_channels: Vec<usize>,
-    /// Residual blocks of each level (one more on the way up).
+    /// Residual blocks per level (one more in the upsampling path).
     pub layers_per_block: usize,
-    /// Divides the residual sums of the middle block.
+    /// Divisor of the residual sums in the middle block.
     pub mid_block_scale_factor: f64,
-    /// Padding of the strided convolution: 0 means (0,1,0,1), 1 is symmetric.
+    /// Padding of the strided convolution: 0 pads (0,1,0,1), 1 pads symmetrically.
     pub downsample_padding: usize,
-    /// Attention blocks halve the image by a residual block instead of a strided convolution.
+    /// Whether attention blocks downsample by a residual block instead of a strided convolution.
     pub downsample_resnet: bool,
-    /// Attention blocks double the image by a residual block instead of nearest + convolution.
+    /// Whether attention blocks upsample by a residual block instead of nearest neighbour and convolution.
     pub upsample_resnet: bool,
-    /// Dropout probability of the residual blocks, in training.
+    /// Dropout probability in the residual blocks during training.
     pub dropout: f64,
-    /// Channels per attention head; `None` is one head.
+    /// Channels per attention head; `None` means one head.
     pub attention_head_dim: Option<usize>,
-    /// Groups of the normalisations.
+    /// Groups of the group normalisations.
     pub norm_num_groups: usize,
     /// Groups of the middle attention's normalisation; see [`Config::mid_attention_groups`].
     pub attn_norm_num_groups: Option<usize>,
@@ -103,12 +103,12 @@ pub struct Config {
     pub resnet_time_scale_shift: TimeScaleShift,
     /// Whether the middle block has an attention layer.
     pub add_attention: bool,
-    /// Classes of a conditional network; `None` is unconditional.
+    /// Number of classes; `None` means unconditional.
     pub num_class_embeds: Option<usize>,
 }
 
 impl Default for Config {
-    /// The small network the recipes start from: 28×28 gray images.
+    /// A small network for 28×28 gray images, the starting point of the recipes.
     fn default() -> Self {
         Self {
             sample_size: [28, 28],
@@ -140,7 +140,7 @@ impl Default for Config {
 
 #[cfg(test)]
 impl Config {
-    /// About the smallest network there is, of one level at 8×8, for tests of what is done with networks.
+    /// A minimal network for tests, with one level at 8×8.
     pub(crate) fn smallest() -> Self {
         Self {
             sample_size: [8, 8],
@@ -156,13 +156,13 @@ impl Config {
 }
 
 impl Config {
-    /// Width of the time embedding, four times the first level's.
+    /// Width of the time embedding: four times the channels of the first level.
     pub fn time_embed_dim(&self) -> usize {
         4 * self.block_out_channels[0]
     }
 
-    /// Groups of the middle attention's normalisation. With scale-shift and no explicit number it has none at all,
-    /// which is what diffusers does.
+    /// Groups of the middle attention's normalisation. With scale-shift and no explicit number, that attention has no
+    /// normalisation, as in diffusers.
     pub fn mid_attention_groups(&self) -> Option<usize> {
         match (self.attn_norm_num_groups, self.resnet_time_scale_shift) {
             (Some(groups), _) => Some(groups),
@@ -171,21 +171,20 @@ impl Config {
         }
     }
 
-    /// Checks that the network can exist.
+    /// Checks that the config describes a valid, supported network.
     ///
     /// # Errors
-    /// The first field that makes no sense, by its name in config.json.
+    /// The message names the first invalid field by its name in config.json.
     pub fn validate(&self) -> Result<()> {
         let fail = |message: String| Err(Error::data(message));
         let levels = self.block_out_channels.len();
         if levels == 0 || levels > MAX_LEVELS {
-            return fail(format!("block_out_channels: {levels} levels; expected 1 to {MAX_LEVELS}"));
+            return fail(format!("block_out_channels: expected 1 to {MAX_LEVELS} levels, found {levels}"));
         }
-        if self.down_blocks.len() != levels {
-            return fail(format!("down_block_types: {} blocks for {levels} levels", self.down_blocks.len()));
-        }
-        if self.up_blocks.len() != levels {
-            return fail(format!("up_block_types: {} blocks for {levels} levels", self.up_blocks.len()));
+        for (name, blocks) in [("down_block_types", self.down_blocks.len()), ("up_block_types", self.up_blocks.len())] {
+            if blocks != levels {
+                return fail(format!("{name}: expected {levels} blocks, one per level, found {blocks}"));
+            }
         }
         for (name, value, max) in [
             ("in_channels", self.in_channels, MAX_CHANNELS),
@@ -196,12 +195,12 @@ impl Config {
             ("sample_size", self.sample_size[1], MAX_SIZE),
         ] {
             if value == 0 || value > max {
-                return fail(format!("{name}: {value}; expected 1 to {max}"));
+                return fail(format!("{name}: expected 1 to {max}, found {value}"));
             }
         }
         for &channels in &self.block_out_channels {
             if channels == 0 || channels > MAX_CHANNELS {
-                return fail(format!("block_out_channels: {channels}; expected 1 to {MAX_CHANNELS}"));
+                return fail(format!("block_out_channels: expected 1 to {MAX_CHANNELS}, found {channels}"));
             }
             if channels % self.norm_num_groups != 0 {
                 return fail(format!(
@@ -212,7 +211,7 @@ impl Config {
         }
         if !self.block_out_channels[0].is_multiple_of(2) && self.time_embedding == TimeEmbedding::Positional {
             return fail(format!(
-                "block_out_channels: {} must be even for the positional time embedding",
+                "block_out_channels: the positional time embedding needs an even first width, found {}",
                 self.block_out_channels[0]
             ));
         }
@@ -220,13 +219,13 @@ impl Config {
         for size in self.sample_size {
             if size % factor != 0 {
                 return Err(Error::unsupported(format!(
-                    "sample_size: {size} is not divisible by {factor} (2^(levels − 1)), which {levels} levels need"
+                    "sample_size: {levels} levels need a size divisible by {factor} (2^(levels − 1)), found {size}"
                 )));
             }
         }
         if self.downsample_padding > 1 {
             return Err(Error::unsupported(format!(
-                "downsample_padding: {}; 0 and 1 are supported",
+                "downsample_padding: 0 and 1 are supported, found {}",
                 self.downsample_padding
             )));
         }
@@ -250,22 +249,22 @@ impl Config {
         if let TimeEmbedding::Learned { num_train_timesteps } = self.time_embedding
             && !(1..=1_000_000).contains(&num_train_timesteps)
         {
-            return fail(format!("num_train_timesteps: {num_train_timesteps}; expected 1 to 1000000"));
+            return fail(format!("num_train_timesteps: expected 1 to 1000000, found {num_train_timesteps}"));
         }
         if let Some(classes) = self.num_class_embeds
             && !(1..=1_000_000).contains(&classes)
         {
-            return fail(format!("num_class_embeds: {classes}; expected 1 to 1000000"));
+            return fail(format!("num_class_embeds: expected 1 to 1000000, found {classes}"));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return fail(format!("dropout: {}; expected 0 ≤ p < 1", self.dropout));
+            return fail(format!("dropout: expected 0 ≤ p < 1, found {}", self.dropout));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
-            return fail(format!("norm_eps: {}; expected a positive number", self.norm_eps));
+            return fail(format!("norm_eps: expected a positive number, found {}", self.norm_eps));
         }
         if !(self.mid_block_scale_factor.is_finite() && self.mid_block_scale_factor != 0.0) {
             return fail(format!(
-                "mid_block_scale_factor: {}; expected a finite number ≠ 0",
+                "mid_block_scale_factor: expected a finite number other than 0, found {}",
                 self.mid_block_scale_factor
             ));
         }

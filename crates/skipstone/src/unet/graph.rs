@@ -1,7 +1,7 @@
-//! The network as a list of operations on values: what diffusers' `UNet2DModel` computes, read off its config.
+//! The network as a list of operations on values, equivalent to diffusers' `UNet2DModel` with the same config.
 //!
-//! The builder below mirrors the structure of the model, block by block, and registers every parameter under its
-//! checkpoint name on the way, with the distribution it starts from. An engine walks the list forwards or backwards.
+//! The builder below mirrors the structure of the model, block by block. It registers every parameter under its
+//! checkpoint name, together with its initial distribution. An engine walks the list forwards or backwards.
 
 use super::config::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 use super::initialise::Init;
@@ -9,7 +9,7 @@ use super::params::Layout;
 use super::shapes::{Attention, Convolution, Normalisation};
 use crate::error::{Error, Result};
 
-/// An intermediate result: `[height, width, channels]` per image; vectors have height and width 1.
+/// An intermediate result: `[height, width, channels]` per image. Vectors have height and width 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ValueId(pub usize);
 
@@ -17,7 +17,8 @@ pub(crate) struct ValueId(pub usize);
 pub(crate) struct Value {
     pub channels: usize,
     pub size: [usize; 2],
-    /// The wider value whose channels from some place on it is: a concatenation is two values side by side in one.
+    /// If this value is a range of channels of a wider value: that value and the first channel. A concatenation
+    /// consists of two values that share a host.
     pub host: Option<(ValueId, usize)>,
 }
 
@@ -35,14 +36,14 @@ impl Value {
 /// Index of a parameter in the layout.
 pub(crate) type Parameter = usize;
 
-/// Which per-image integer selects a row of an embedding table.
+/// Which per-image integer selects the row of an embedding table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
     Time,
     Class,
 }
 
-/// What turns time and class into the vectors that condition the blocks. No pixel is involved.
+/// An operation on vectors, which turns time and class into the vectors that condition the blocks.
 #[derive(Clone, Debug)]
 pub(crate) enum VectorOp {
     Linear { x: ValueId, w: Parameter, b: Parameter, y: ValueId },
@@ -51,7 +52,8 @@ pub(crate) enum VectorOp {
     Embedding { table: Parameter, row: Row, y: ValueId },
 }
 
-/// A group normalisation; the convolution (or [`Op::Activate`]) that names it applies it, and SiLU if it has that.
+/// A group normalisation, with SiLU if its shape has it. The convolution or [`Op::Activate`] that refers to it applies
+/// it.
 #[derive(Clone, Debug)]
 pub(crate) struct Norm {
     pub shape: Normalisation,
@@ -71,7 +73,7 @@ pub(crate) enum Op {
         shape: Convolution,
         x: ValueId,
         norm: Option<NormId>,
-        /// Weight and bias; several where layers with the same input are computed as one.
+        /// Weight and bias; several pairs where layers with the same input are computed as one.
         weights: Vec<(Parameter, Parameter)>,
         vector: Option<ValueId>,
         residual: Option<ValueId>,
@@ -83,7 +85,7 @@ pub(crate) enum Op {
         qkv: ValueId,
         y: ValueId,
     },
-    /// y = norm(x), where something else than a convolution reads it.
+    /// y = norm(x), for readers other than a convolution.
     Activate {
         norm: NormId,
         x: ValueId,
@@ -106,7 +108,7 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// The value it writes.
+    /// The value that the operation writes.
     pub fn output(&self) -> ValueId {
         match *self {
             Op::Conv { y, .. }
@@ -118,7 +120,7 @@ impl Op {
         }
     }
 
-    /// The images it reads.
+    /// The images that the operation reads.
     pub fn inputs(&self) -> impl Iterator<Item = ValueId> {
         let (first, second) = match *self {
             Op::Conv { x, residual, .. } => (x, residual),
@@ -136,30 +138,30 @@ impl Op {
 #[derive(Clone, Debug)]
 pub(crate) struct Graph {
     pub values: Vec<Value>,
-    /// From time and class to vectors.
+    /// Operations from time and class to the conditioning vectors.
     pub vector_ops: Vec<VectorOp>,
     pub norms: Vec<Norm>,
-    /// From the image to the output.
+    /// Operations from the image to the output.
     pub ops: Vec<Op>,
-    /// Which block of the network each operation belongs to.
+    /// The block of the network that each operation belongs to.
     pub blocks: Vec<usize>,
-    /// Which values are made and read within one block only, so that they can be made again from the block's input.
+    /// Which values are written and read within one block only, so that they can be recomputed from the block's input.
     pub transient: Vec<bool>,
     pub layout: Layout,
-    /// What each parameter starts from, in the layout's order.
+    /// The initial distribution of each parameter, in the order of the layout.
     pub inits: Vec<Init>,
-    /// The image, and a, b of the a·pixel + b that it begins with.
+    /// The image; (a, b) of `centre` map it to a·pixel + b first.
     pub input: ValueId,
     pub centre: (f32, f32),
     /// The sines and cosines of the time, for positional embeddings.
     pub time: Option<ValueId>,
     pub output: ValueId,
-    /// Places where dropout applies.
+    /// Number of places where dropout applies.
     pub dropout_sites: u32,
 }
 
 impl Graph {
-    /// Builds the network of a config; `dropout` says whether its dropout is wanted, as in training.
+    /// Builds the network of a config. `dropout` enables its dropout, as in training.
     pub fn new(config: &Config, dropout: bool) -> Result<Self> {
         config.validate()?;
         let mut b = Builder {
@@ -192,7 +194,7 @@ impl Graph {
         self.values[id.0]
     }
 
-    /// The value in whose memory a value lies, and at which channel.
+    /// The value in whose memory a value is stored, and its first channel there.
     pub fn root(&self, id: ValueId) -> (ValueId, usize) {
         let (mut id, mut offset) = (id, 0);
         while let Some((host, at)) = self.value(id).host {
@@ -218,8 +220,8 @@ impl Graph {
         transient
     }
 
-    /// Floating-point operations of one call for one image (convolutions, products and attention; the rest is small),
-    /// a multiplication and an addition counted as two.
+    /// Floating-point operations of one call for one image; a multiply-add counts as two. Counts convolutions, linear
+    /// layers and attention; the rest is small.
     pub fn flops(&self) -> u64 {
         let images = self.ops.iter().map(|op| match op {
             Op::Conv { shape, .. } => shape.flops(),
@@ -237,17 +239,17 @@ impl Graph {
 struct Builder<'a> {
     config: &'a Config,
     dropout: f64,
-    /// The block being built.
+    /// Number of the current block.
     block: usize,
     graph: Graph,
-    /// SiLU of the embedding, which every residual block projects.
+    /// SiLU of the time (and class) embedding, which every residual block projects.
     temb: ValueId,
 }
 
-/// What distinguishes one residual block from another.
+/// The parameters of a residual block.
 struct Resnet {
     channels: usize,
-    /// Divides the residual sum.
+    /// Divisor of the residual sum.
     output_scale: f64,
     resample: Resample,
 }
@@ -259,7 +261,7 @@ enum Resample {
     Up,
 }
 
-/// A convolution's input, and what is folded into it.
+/// A convolution's input and the operations fused into the convolution.
 #[derive(Clone, Copy)]
 struct Fold {
     x: ValueId,
@@ -267,7 +269,7 @@ struct Fold {
     upsample: bool,
     vector: Option<ValueId>,
     residual: Option<ValueId>,
-    /// Divides the result.
+    /// Divisor of the result.
     divide_by: f64,
 }
 
@@ -277,16 +279,16 @@ impl Fold {
     }
 }
 
-/// What the weights and the bias of a layer start from.
+/// Initial distribution of a layer's weights and bias.
 #[derive(Clone, Copy)]
 enum Start {
-    /// What PyTorch draws: uniform in ±1/√(fan in).
+    /// PyTorch's default: uniform in ±1/√(fan in).
     Fresh,
-    /// Zero, so that the block it ends begins as the identity.
+    /// Zero, so that the block the layer ends starts as the identity.
     Zero,
 }
 
-/// Side, stride and padding of a kernel.
+/// Side length, stride and padding of a kernel.
 #[derive(Clone, Copy)]
 struct Kernel {
     side: usize,
@@ -296,7 +298,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// One that keeps the image's size.
+    /// A kernel that preserves the image size.
     fn same(side: usize) -> Self {
         Self { side, stride: 1, pad_before: side / 2, pad_after: side / 2 }
     }
@@ -329,7 +331,7 @@ impl Builder<'_> {
         self.graph.layout.push(name, shape.to_vec())
     }
 
-    /// Weight (`[outputs, …]`) and bias of a layer.
+    /// Registers the weight (`[outputs, …]`) and the bias of a layer.
     fn weight_and_bias(&mut self, name: &str, shape: &[usize], start: Start) -> Result<(Parameter, Parameter)> {
         let init = match start {
             Start::Fresh => Init::Uniform { fan_in: shape[1..].iter().product() },
@@ -346,7 +348,7 @@ impl Builder<'_> {
         Ok(self.push_conv(from, c_out, kernel, vec![weights]))
     }
 
-    /// Linear layers applied to every pixel: their weights are `[c_out, c_in]`, a 1×1 convolution's without the ones.
+    /// Linear layers applied to every pixel. Their weights are `[c_out, c_in]`: those of a 1×1 convolution, reshaped.
     fn pointwise(&mut self, names: &[String], from: Fold, c_out: usize, start: Start) -> Result<ValueId> {
         let c_in = self.graph.value(from.x).channels;
         let weights =
@@ -418,7 +420,7 @@ impl Builder<'_> {
         self.op(Op::AveragePool { x, y })
     }
 
-    /// GN–SiLU–conv, time, GN–SiLU–dropout–conv, and the (possibly projected) input.
+    /// A residual block: GN–SiLU–conv, time embedding, GN–SiLU–dropout–conv, plus the (possibly projected) input.
     fn resnet(&mut self, name: &str, x: ValueId, block: &Resnet) -> Result<ValueId> {
         self.block += 1;
         let groups = self.config.norm_num_groups;
@@ -426,13 +428,13 @@ impl Builder<'_> {
         let plain = Fold { norm: Some(norm1), ..Fold::plain(x) };
         let (from, x) = match block.resample {
             Resample::None => (plain, x),
-            // Doubling and activating commute.
+            // Nearest-neighbour upsampling commutes with the activation.
             Resample::Up => {
                 let Value { channels, size: [h, w], .. } = self.graph.value(x);
                 let doubled = self.new_value(channels, [h * 2, w * 2]);
                 (Fold { upsample: true, ..plain }, self.op(Op::Upsample { x, y: doubled }))
             }
-            // Means and activations do not.
+            // Average pooling does not.
             Resample::Down => {
                 let h = self.activate(x, norm1);
                 (Fold::plain(self.halve(h)), self.halve(x))
@@ -458,7 +460,7 @@ impl Builder<'_> {
         } else {
             Fold { norm: Some(norm2), ..Fold::plain(h) }
         };
-        // conv2 comes first in checkpoints, but adds the shortcut, which must be there before.
+        // Checkpoints list conv2 first, but it adds the shortcut, which must be computed before it.
         let shape = [block.channels, block.channels, 3, 3];
         let conv2 = self.weight_and_bias(&format!("{name}.conv2"), &shape, Start::Zero)?;
         let x = if self.graph.value(x).channels == block.channels {

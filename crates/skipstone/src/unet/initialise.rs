@@ -1,4 +1,4 @@
-//! The parameters of a network yet to be trained.
+//! The initial parameters of an untrained network.
 
 use std::sync::Arc;
 
@@ -6,25 +6,26 @@ use super::graph::Graph;
 use super::{Config, Parameters};
 use crate::error::Result;
 
-/// What the values of a parameter start from.
+/// The initial distribution of a parameter's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Init {
     Zero,
     One,
-    /// Unit Gaussians.
+    /// Standard normal.
     Gaussian,
     /// Uniform in ±1/√(fan in).
     Uniform {
-        /// Inputs of one output.
+        /// Number of inputs of each output.
         fan_in: usize,
     },
 }
 
-/// The parameters of a network yet to be trained; `uniform` draws from 0 to 1, `gaussian` unit Gaussians.
+/// The initial parameters of an untrained network. `uniform` draws from 0 to 1, `gaussian` from the standard normal
+/// distribution.
 ///
-/// Convolutions and linear layers start as PyTorch's do, uniform in ±1/√(fan in); normalisations as the identity;
-/// embeddings as unit Gaussians. Each residual block's last convolution, each attention's output and the network's last
-/// convolution start at zero, as in the original DDPM code, so that blocks begin as the identity.
+/// Convolutions and linear layers start as in PyTorch, uniform in ±1/√(fan in). Normalisations start as the identity,
+/// embeddings as standard normal values. Each residual block's last convolution, each attention's output layer and the
+/// network's last convolution start at zero, as in the original DDPM code, so that blocks start as the identity.
 ///
 /// # Errors
 /// As [`layout`](super::layout).

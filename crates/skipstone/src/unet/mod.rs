@@ -1,11 +1,11 @@
-//! The U-Net of DDPM: what it consists of, whoever computes it ([`crate::engine`]).
+//! The U-Net of DDPM, independent of the engine that computes it ([`crate::engine`]).
 //!
-//! A [`Config`] says what the network is, in the words of diffusers' `UNet2DModel`. [`layout`] lists its parameters,
-//! [`flops`] counts its work, [`initialise`] draws the weights of a new one.
+//! A [`Config`] describes the network in the terms of diffusers' `UNet2DModel`. [`layout`] lists its parameters,
+//! [`flops`] counts its operations and [`initialise`] draws the weights of an untrained network.
 //!
-//! Inside, `graph` turns the config into two lists of operations: a short one from time and class to vectors, a long one
-//! from image to output, with normalisations, additions, doublings and concatenations folded into the convolutions beside
-//! them. `plan` finds a place in memory for every value.
+//! Internally, `graph` turns the config into two lists of operations: a short one from time and class to vectors, and a
+//! long one from image to output. Normalisations, additions, upsampling and concatenations are fused into the adjacent
+//! convolutions. `plan` assigns memory to every value.
 
 mod config;
 pub(crate) mod graph;
@@ -21,10 +21,10 @@ pub use params::{Layout, ParameterSpec, Parameters};
 use crate::error::Result;
 use graph::Graph;
 
-/// The parameters a network of this config has: names, shapes, order.
+/// The parameters of a network with this config: names, shapes and order.
 ///
 /// # Errors
-/// The config makes no sense or is not supported; the message names the field.
+/// The config is invalid or unsupported; the message names the field.
 ///
 /// ```
 /// let layout = skipstone::unet::layout(&Default::default()).unwrap();
@@ -34,7 +34,7 @@ pub fn layout(config: &Config) -> Result<Layout> {
     Ok(Graph::new(config, false)?.layout)
 }
 
-/// Floating-point operations of one call for one image, a multiplication and an addition counted as two.
+/// Floating-point operations of one call for one image; a multiply-add counts as two.
 ///
 /// # Errors
 /// As [`layout`].

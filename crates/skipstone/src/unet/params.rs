@@ -1,20 +1,20 @@
 //! All parameters of a network in one flat buffer, addressed by their checkpoint names.
 //!
-//! The optimiser, the EMA, gradient clipping and saving are each one pass over such a buffer.
+//! The optimiser, the EMA, gradient clipping and saving each make one pass over such a buffer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// Name, shape and place of one parameter.
+/// Name, shape and position of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterSpec {
-    /// The checkpoint key, as diffusers writes it: `down_blocks.0.resnets.1.conv1.weight`.
+    /// The key in diffusers checkpoints, such as `down_blocks.0.resnets.1.conv1.weight`.
     pub name: String,
     /// The tensor's shape.
     pub shape: Vec<usize>,
-    /// Where it begins in the flat buffer, in elements.
+    /// First element in the flat buffer.
     pub offset: usize,
 }
 
@@ -24,18 +24,18 @@ impl ParameterSpec {
         self.shape.iter().product()
     }
 
-    /// Whether the parameter has no element.
+    /// Whether the parameter has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Its elements' places in the flat buffer.
+    /// The range of its elements in the flat buffer.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.len()
     }
 }
 
-/// The parameters a network has, in the order in which it uses them.
+/// The parameters of a network, in the order in which it uses them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     specs: Vec<ParameterSpec>,
@@ -44,13 +44,13 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Adds a parameter of this name and shape; returns its index in [`specs`](Self::specs).
+    /// Adds a parameter with this name and shape. Returns its index in [`specs`](Self::specs).
     ///
     /// # Errors
     /// The shape has more elements than memory could hold.
     ///
     /// # Panics
-    /// If `name` was added before.
+    /// A parameter called `name` already exists.
     pub fn push(&mut self, name: String, shape: Vec<usize>) -> Result<usize> {
         let size = shape
             .iter()
@@ -65,7 +65,7 @@ impl Layout {
         Ok(index)
     }
 
-    /// Every parameter, in order.
+    /// All parameters, in order.
     pub fn specs(&self) -> &[ParameterSpec] {
         &self.specs
     }
@@ -75,12 +75,12 @@ impl Layout {
         self.by_name.get(name).map(|&i| &self.specs[i])
     }
 
-    /// Elements of all parameters together.
+    /// Total number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no parameter.
+    /// Whether there are no parameters.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -94,29 +94,29 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Parameters with the given values, in the layout's order.
+    /// Parameters with these values, in the order of the layout.
     ///
     /// # Errors
-    /// `data` has another length than the layout.
+    /// The length of `data` is not that of the layout.
     pub fn new(layout: Arc<Layout>, data: Vec<f32>) -> Result<Self> {
         if data.len() != layout.len() {
-            return Err(Error::data(format!("{} values for {} parameters", data.len(), layout.len())));
+            return Err(Error::data(format!("expected {} parameter values, found {}", layout.len(), data.len())));
         }
         Ok(Self { layout, data })
     }
 
-    /// All zero.
+    /// Parameters that are all zero.
     pub fn zeros(layout: Arc<Layout>) -> Self {
         let data = vec![0.0; layout.len()];
         Self { layout, data }
     }
 
-    /// The layout.
+    /// The layout of the parameters.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
 
-    /// All values, in the layout's order.
+    /// All values, in the order of the layout.
     pub fn data(&self) -> &[f32] {
         &self.data
     }
@@ -126,7 +126,7 @@ impl Parameters {
         self.data
     }
 
-    /// All values, to change.
+    /// All values, mutable.
     pub fn data_mut(&mut self) -> &mut [f32] {
         &mut self.data
     }

@@ -1,25 +1,25 @@
-//! Where values lie in one arena: values that are never needed at the same time share memory.
+//! Assigns values to one arena. Values that are never needed at the same time share memory.
 
 use std::ops::Range;
 
 use super::graph::{Graph, ValueId};
 use crate::error::{Error, Result};
 
-/// Most activations per image, in elements: 16 GiB of f32.
+/// Maximum activations per image, in elements: 16 GiB of f32.
 const MAX_ELEMENTS: usize = 1 << 32;
 
-/// Elements of a cache line, to which places are aligned.
+/// Elements per cache line, the alignment of values.
 const LINE: usize = 16;
 
-/// The place of every value, in elements per image, that is not part of another.
+/// The position of every root value, in elements per image.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryPlan {
-    /// By value; empty for vectors and for parts of other values.
+    /// By value; empty for vectors and for values stored inside others.
     places: Vec<Range<usize>>,
     len: usize,
 }
 
-/// From when to when (in steps of a walk, both included) a value is needed.
+/// The steps of a walk during which a value is needed, both ends included.
 #[derive(Clone, Copy, Debug)]
 struct Life {
     value: usize,
@@ -29,7 +29,7 @@ struct Life {
 }
 
 impl MemoryPlan {
-    /// Values share memory as soon as nothing reads them any more.
+    /// Plans the forward pass: values share memory as soon as nothing reads them any more.
     pub fn inference(graph: &Graph) -> Self {
         let mut lives = Lives::new(graph);
         lives.touch(graph.input, 0);
@@ -41,7 +41,8 @@ impl MemoryPlan {
         lives.place()
     }
 
-    /// Values stay for backward, except, if `recompute`, those that only matter within their block: these are made again.
+    /// Plans training: values stay for the backward pass. With `recompute`, values used within one block only are
+    /// recomputed instead.
     pub fn training(graph: &Graph, recompute: bool) -> Self {
         let mut lives = Lives::new(graph);
         let end = 2 * graph.ops.len() + 2;
@@ -55,10 +56,10 @@ impl MemoryPlan {
         let transient = if recompute { graph.transient.clone() } else { vec![false; graph.values.len()] };
         for life in lives.lives.iter_mut().flatten() {
             if transient[life.value] {
-                // Within the block, both on the way there and when it is made again.
+                // Needed within the block, both in the forward pass and when recomputed.
                 let block = graph.blocks[life.from.clamp(1, graph.ops.len()) - 1];
-                life.from = graph.blocks.iter().position(|b| *b == block).expect("a block of its own") + 1;
-                life.to = graph.blocks.iter().rposition(|b| *b == block).expect("a block of its own") + 1;
+                life.from = graph.blocks.iter().position(|b| *b == block).expect("used in this block") + 1;
+                life.to = graph.blocks.iter().rposition(|b| *b == block).expect("used in this block") + 1;
             } else {
                 life.to = end;
             }
@@ -68,7 +69,8 @@ impl MemoryPlan {
         plan
     }
 
-    /// Gradients: each from the first operation (from the end) that adds to it to the one that made the value.
+    /// Plans the gradients: each lives from the first contribution in the backward pass to the operation that wrote the
+    /// value.
     pub fn gradients(graph: &Graph) -> Self {
         let mut lives = Lives::new(graph);
         let last = graph.ops.len();
@@ -81,11 +83,11 @@ impl MemoryPlan {
         lives.place()
     }
 
-    /// Refuses a network whose buffers no machine would hold: a config file may ask for any image size.
+    /// Refuses a network whose buffers would not fit any machine; a config file may ask for any image size.
     pub fn check(&self) -> Result<()> {
         if self.len > MAX_ELEMENTS {
             return Err(Error::unsupported(format!(
-                "sample_size: one image needs {} GiB of activations; at most {} are granted",
+                "sample_size: one image needs {} GiB of activations, more than the limit of {} GiB",
                 self.len >> 28,
                 MAX_ELEMENTS >> 28
             )));
@@ -93,12 +95,12 @@ impl MemoryPlan {
         Ok(())
     }
 
-    /// Elements per image of the whole arena.
+    /// Length of the whole arena in elements per image.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Where the value (one that is not part of another) lies in an arena for `n` images.
+    /// The range of a root value in an arena for `n` images.
     pub fn range(&self, root: ValueId, n: usize) -> Range<usize> {
         let place = &self.places[root.0];
         n * place.start..n * place.end
@@ -123,7 +125,7 @@ impl<'a> Lives<'a> {
         life.to = life.to.max(at);
     }
 
-    /// Lowest fit, longest-lived and largest first.
+    /// First fit, the longest-lived and largest values first.
     fn place(self) -> MemoryPlan {
         let none = vec![false; self.graph.values.len()];
         self.place_keeping(&none, usize::MAX)
@@ -131,7 +133,7 @@ impl<'a> Lives<'a> {
 
     fn place_keeping(self, transient: &[bool], end: usize) -> MemoryPlan {
         let mut lives: Vec<Life> = self.lives.into_iter().flatten().collect();
-        // What is kept to the end lies at the front, without gaps.
+        // Values kept to the end come first, without gaps.
         lives.sort_by_key(|life| (life.to != end || transient[life.value], std::cmp::Reverse(life.len), life.from));
         let mut places = vec![0..0; self.graph.values.len()];
         let mut placed: Vec<(Life, usize)> = Vec::new();

@@ -20,7 +20,7 @@ fn cifar() -> Config {
 fn the_cifar_network_has_the_published_number_of_parameters() {
     let layout = layout(&cifar()).unwrap();
     assert_eq!(layout.len(), 35_746_307);
-    // Parameters lie one after the other, without gaps.
+    // Parameters follow each other without gaps.
     let mut end = 0;
     for spec in layout.specs() {
         assert_eq!(spec.offset, end, "{}", spec.name);
@@ -45,8 +45,8 @@ fn the_cifar_network_takes_the_operations_that_profilers_of_pytorch_count() {
 
 #[test]
 fn the_operations_of_one_layer_are_those_counted_by_hand() {
-    // What one more level of attention at 4×4 adds per block: q, k, v and the output, 2·c² per pixel each, and
-    // two products of 2·c·pixels² — on the way down once, on the way up twice (one block more).
+    // Attention at 4×4 adds, per layer, q, k, v and the output (2·c² per pixel each) and two products of 2·c·pixels².
+    // The downsampling path has one layer, the upsampling path two (one block more).
     let of = |down, up| {
         let config = Config {
             sample_size: [4, 4],
@@ -94,7 +94,8 @@ fn fresh_weights_make_blocks_identities_and_the_last_layer_zero() {
         match expected {
             Some(expected) => assert!(values.iter().all(|v| *v == expected), "{}", spec.name),
             None => {
-                // Uniform in ±b has variance b²/3; b = 1/√(fan in), that of the weight for the bias too.
+                // The variance of a uniform value in ±b is b²/3. b = 1/√(fan in), where a bias has the fan-in of its
+                // weight.
                 let weight = parameters.layout().get(&spec.name.replace(".bias", ".weight")).unwrap();
                 let bound = 1.0 / (weight.shape[1..].iter().product::<usize>() as f64).sqrt();
                 assert!(values.iter().all(|v| f64::from(v.abs()) <= bound * 1.000_001), "{}", spec.name);

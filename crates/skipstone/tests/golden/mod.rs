@@ -1,4 +1,4 @@
-//! Reads the files of `golden/values`, which other programs made; `golden/README.md` describes them.
+//! Reads the files of `golden/values`, which other programs created; `golden/README.md` describes them.
 
 // Each test binary uses a part of this module.
 #![allow(dead_code)]
@@ -22,7 +22,7 @@ pub fn bytes(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A JSON file.
+/// Parses a JSON file.
 pub fn json(name: &str) -> Value {
     serde_json::from_slice(&bytes(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
@@ -32,7 +32,7 @@ pub fn cases(name: &str) -> Vec<Value> {
     json(name)["cases"].as_array().unwrap_or_else(|| panic!("{name}: no cases")).clone()
 }
 
-/// A tensor: its shape and its values, widened to f64 (i64 included).
+/// A tensor: its shape and its values, converted to f64 (i64 included).
 #[derive(Clone, Debug)]
 pub struct Tensor {
     pub shape: Vec<usize>,
@@ -40,7 +40,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The values as f32, exact where the file holds f32.
+    /// The values as f32, exact if the file has f32.
     pub fn f32(&self) -> Vec<f32> {
         self.values.iter().map(|&v| v as f32).collect()
     }
@@ -59,7 +59,7 @@ impl Tensor {
     }
 }
 
-/// A file of tensors, by name.
+/// Reads a file of tensors by name.
 pub fn tensors(name: &str) -> HashMap<String, Tensor> {
     let bytes = bytes(name);
     let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -78,7 +78,7 @@ pub fn tensors(name: &str) -> HashMap<String, Tensor> {
         .collect()
 }
 
-/// ‖found − expected‖₂ / ‖expected‖₂; infinite where a length differs or a value is not finite.
+/// ‖found − expected‖₂ / ‖expected‖₂; infinite if the lengths differ or a value is not finite.
 pub fn relative(found: impl IntoIterator<Item = f64>, expected: &[f64]) -> f64 {
     let found: Vec<f64> = found.into_iter().collect();
     if found.len() != expected.len() || found.iter().any(|v| !v.is_finite()) {

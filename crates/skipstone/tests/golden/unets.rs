@@ -1,4 +1,4 @@
-//! The networks `golden/values/unet_*`, as the library's own types.
+//! The networks `golden/values/unet_*` as the library's types.
 
 #![allow(dead_code)]
 
@@ -14,7 +14,7 @@ use skipstone::unet::{Config, Layout, Parameters, layout};
 
 use super::Tensor;
 
-/// Every network; `golden/README.md` says what each is for.
+/// All networks; `golden/README.md` states the purpose of each.
 pub const NAMES: [&str; 12] = [
     "cifar",
     "rectangular",
@@ -30,7 +30,7 @@ pub const NAMES: [&str; 12] = [
     "gray28",
 ];
 
-/// A network with its inputs and what PyTorch made of them.
+/// A network with its inputs and PyTorch's outputs.
 pub struct Network {
     pub name: &'static str,
     pub config: Config,
@@ -40,7 +40,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads `unet_<name>`; panics unless its weights are exactly those of the layout.
+    /// Reads `unet_<name>`. Panics unless its weights are exactly those of the layout.
     pub fn read(name: &'static str) -> Self {
         let json = String::from_utf8(super::bytes(&format!("unet_{name}/config.json"))).expect("UTF-8");
         let config = config_from_json(&json, None).unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -1,4 +1,4 @@
-//! Gradients of a network over a batch, on any number of threads with the same bytes.
+//! Gradients of a network over a batch, bit-identical for any number of threads.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::unet::{Config, Layout};
 
 /// The backward pass of a network.
 ///
-/// A batch goes through in shards of a fixed number of images, one after the other, each on all threads. Kernels sum in
-/// an order that depends on the shard alone, so the gradient does not depend on the number of threads.
+/// A batch is processed in shards of a fixed number of images, one after the other, each on all threads. Kernels sum
+/// in an order that depends on the shard alone, so the gradient does not depend on the number of threads.
 #[derive(Debug)]
 pub struct Backprop {
     config: Config,
@@ -29,7 +29,7 @@ pub struct Backprop {
     forward: MemoryPlan,
     gradients: MemoryPlan,
     rows: RowLayout,
-    /// Where each parameter lies.
+    /// The range of each parameter in the flat buffer.
     ranges: Vec<Range<usize>>,
     shard: usize,
     recompute: bool,
@@ -38,7 +38,7 @@ pub struct Backprop {
     memory: Memory,
 }
 
-/// Memory used over and over.
+/// Memory reused from call to call.
 #[derive(Debug, Default)]
 struct Memory {
     forward: Workspace,
@@ -50,7 +50,7 @@ struct Memory {
 }
 
 impl Backprop {
-    /// Prepares the gradient of networks of this architecture on `threads` threads, `shard` images at a time.
+    /// Prepares the gradient of networks of this architecture, on `threads` threads with `shard` images per shard.
     ///
     /// # Errors
     /// The config is invalid, or `threads` or `shard` is 0.
@@ -58,14 +58,17 @@ impl Backprop {
         Self::with_recomputation(config, threads, shard, false)
     }
 
-    /// [`new`](Self::new); with `recompute`, what is made and read within a block only is not kept but made again on
-    /// the way back: about half the memory for about a third more time. The gradient is the same to the bit.
+    /// As [`new`](Self::new). With `recompute`, values that are produced and read within one block are not stored; the
+    /// backward pass recomputes them. This takes about half the memory and about a third more time. The gradient is
+    /// bit-identical.
     ///
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_recomputation(config: Config, threads: usize, shard: usize, recompute: bool) -> Result<Self> {
         if threads == 0 || shard == 0 {
-            return Err(Error::argument(format!("{threads} threads and shards of {shard} images: neither may be 0")));
+            return Err(Error::argument(format!(
+                "expected at least 1 thread and 1 image per shard, found {threads} and {shard}"
+            )));
         }
         let graph = Graph::new(&config, true)?;
         let (forward, gradients) = (MemoryPlan::training(&graph, recompute), MemoryPlan::gradients(&graph));
@@ -76,22 +79,22 @@ impl Backprop {
         Ok(Self { config, graph, forward, gradients, rows, ranges, shard, recompute, isa, team, memory })
     }
 
-    /// Uses another instruction set than the best.
+    /// Selects an instruction set other than the best.
     pub fn with_isa(self, isa: Isa) -> Self {
         Self { isa, ..self }
     }
 
-    /// The network's parameters.
+    /// The layout of the network's parameters.
     pub fn layout(&self) -> &Layout {
         &self.graph.layout
     }
 
-    /// The threads it works with.
+    /// The thread team.
     pub fn team(&self) -> &Team {
         &self.team
     }
 
-    /// The instruction set it works with.
+    /// The instruction set.
     pub fn isa(&self) -> Isa {
         self.isa
     }
@@ -101,14 +104,14 @@ impl Backprop {
         4 * (self.forward.len() + self.gradients.len()) * self.shard.min(n)
     }
 
-    /// Runs the batch and adds to `gradient` (as long as the layout). `cotangent(images, y, dy)` is given each shard's
-    /// output and writes the derivative of the loss by it; it is called once for every shard, in order.
+    /// Runs the batch and adds its gradient to `gradient` (as long as the layout). For each shard, in order,
+    /// `cotangent(images, y, dy)` receives the output `y` and writes the derivative of the loss with respect to `y`.
     ///
     /// # Errors
     /// As [`Denoiser::predict`](crate::sampling::denoiser::Denoiser::predict).
     ///
     /// # Panics
-    /// `parameters` or `gradient` has another length than the layout.
+    /// The length of `parameters` or `gradient` is not that of the layout.
     pub fn add_gradient(
         &mut self,
         parameters: &[f32],

@@ -1,4 +1,4 @@
-//! Walking a graph backwards.
+//! The backward pass over a graph.
 
 use std::collections::HashMap;
 
@@ -11,19 +11,19 @@ use super::execute::{Layers, Store, Walk, Workspace, site_keys};
 use crate::unet::graph::{Graph, NormId, Op, ValueId};
 use crate::unet::plan::MemoryPlan;
 
-/// The memory of a walk backwards.
+/// The memory of a backward pass.
 #[derive(Debug, Default)]
 pub(crate) struct BackWorkspace {
     pub arena: Buffer,
-    /// The gradient by a convolution's normalised input, or by a scaled output.
+    /// The gradient of a convolution's normalised input, or of a scaled output.
     scratch: [Vec<f32>; 2],
-    /// Gradients by the conditioning vectors, `[n, len]`.
+    /// Gradients of the conditioning vectors, `[n, len]`.
     pub by_vector: HashMap<ValueId, Vec<f32>>,
-    /// Whether something was added to the gradient of a value already, by root.
+    /// For each root value, whether its gradient already has a contribution.
     touched: Vec<bool>,
 }
 
-/// Weights packed layer by layer, for one walk at a time, in memory used over and over.
+/// Weights packed one layer at a time, in reused memory.
 #[derive(Debug)]
 pub(crate) struct Repacked<'a> {
     pub graph: &'a Graph,
@@ -65,19 +65,19 @@ impl Layers for Repacked<'_> {
     }
 }
 
-/// What is computed only to be thrown away unless asked for.
+/// Options of the backward pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
-    /// The gradient by the image.
+    /// Compute the gradient of the image.
     pub input: bool,
-    /// Values within a block were not kept and are made again.
+    /// Values within a block were not stored and have to be recomputed.
     pub recompute: bool,
 }
 
-/// A walk backwards after `walk` went forwards.
+/// A backward pass over the graph of the forward pass `walk`.
 pub(crate) struct Back<'a> {
     pub walk: Walk<'a>,
-    /// Places of gradients.
+    /// Where each gradient is stored.
     pub plan: &'a MemoryPlan,
     pub wanted: Wanted,
 }
@@ -87,13 +87,13 @@ impl Back<'_> {
         self.plan.range(self.walk.graph.root(id).0, self.walk.n)
     }
 
-    /// Whether a gradient has something in it already; from now on it has.
+    /// Marks a gradient as having a contribution; returns whether it already had one.
     fn touch(&self, touched: &mut [bool], id: ValueId) -> bool {
         std::mem::replace(&mut touched[self.walk.graph.root(id).0.0], true)
     }
 
-    /// Adds to `gradient` (in the layout's order) what the output's cotangent `dy`, `[n, channels, pixels]`, implies;
-    /// the gradient by the input is in the arena afterwards.
+    /// Adds the parameters' gradient to `gradient` (in the order of the layout), given the output's cotangent `dy`,
+    /// `[n, channels, pixels]`. Leaves the gradient of the input in the arena.
     pub fn run(
         &self,
         dy: &[f32],
@@ -117,7 +117,7 @@ impl Back<'_> {
             if self.wanted.recompute {
                 let (machine, parameters) = (self.walk.machine, self.walk.parameters);
                 let mut layers = Repacked { graph, machine, parameters, buffers };
-                // The last operation of a block writes what is kept.
+                // The last operation of a block writes a stored value.
                 for op in begin..end {
                     if self.is_remade(op) {
                         self.walk.prepare(op, forward);
@@ -132,12 +132,12 @@ impl Back<'_> {
         }
     }
 
-    /// The gradient by the image as the first layer saw it.
+    /// The gradient of the image as the first layer received it.
     pub fn input_gradient<'b>(&self, back: &'b BackWorkspace) -> View<'b> {
         self.walk.view(&back.arena[self.range(self.walk.graph.input)], self.walk.graph.input)
     }
 
-    /// Whether an operation's result was not kept.
+    /// Whether an operation's result was not stored and has to be recomputed.
     fn is_remade(&self, op: usize) -> bool {
         self.walk.graph.transient[self.walk.graph.ops[op].output().0]
     }
@@ -156,7 +156,7 @@ impl Back<'_> {
         let BackWorkspace { arena, scratch, by_vector, touched } = back;
         let op = &graph.ops[index];
         let output = op.output();
-        // The gradients by the output and by an input.
+        // The gradients of the output and of an input.
         macro_rules! apart {
             ($x:expr) => {
                 arena.get_disjoint_mut([self.range(output), self.range(*$x)]).expect("gradients lie apart")
@@ -167,7 +167,7 @@ impl Back<'_> {
                 let shape = &conv::Shape::from(*shape);
                 let [first, second] = scratch;
                 if *scale != 1.0 {
-                    // Everything before the scale sees the gradient times it.
+                    // Everything before the scale receives the gradient times the scale.
                     let range = self.range(output);
                     let mut view = walk.view_mut(&mut arena[range], output);
                     let rows = n * shape.output_pixels();
@@ -277,7 +277,7 @@ impl Back<'_> {
         }
     }
 
-    /// From the gradient `dy` by a normalised and activated value to that by the value.
+    /// Turns the gradient `dy` of a normalised and activated value into the gradient of the value itself.
     #[allow(clippy::too_many_arguments)] // the places of everything a normalisation touches
     fn norm_backward(
         &self,
@@ -322,7 +322,7 @@ impl Back<'_> {
     }
 }
 
-/// The places of weights and biases in the gradient.
+/// The slices of the gradient that belong to weights and biases.
 fn parts<'g>(
     graph: &Graph,
     weights: &[(usize, usize)],
@@ -338,6 +338,6 @@ fn parts<'g>(
         rest = tail;
         part
     };
-    // Parameters of a layer are registered in this order, so each lies after the one before.
+    // A layer's parameters are registered in this order, so each lies after the previous one.
     weights.iter().map(|(w, b)| (next(specs[*w].range()), next(specs[*b].range()))).collect()
 }

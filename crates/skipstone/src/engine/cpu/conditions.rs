@@ -1,5 +1,5 @@
-//! The vectors that condition the blocks: functions of time and class alone, so one row serves every image that shares
-//! them, and all rows of a trajectory are made at once.
+//! The vectors that condition the blocks. They are functions of time and class alone. One row serves all images with
+//! the same time and class, and all rows of a trajectory are computed at once.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,16 +10,16 @@ use super::execute::Store;
 use crate::unet::Config;
 use crate::unet::graph::{Graph, Op, Row, ValueId, VectorOp};
 
-/// What distinguishes one condition from another.
+/// What identifies a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ConditioningKey {
-    /// The bits of the time index, an f32 as networks were trained with it: a whole number or one between two.
+    /// The bits of the time index as f32, as in training. The index may be fractional.
     pub time: u32,
-    /// The class, for a conditional network.
+    /// The class, for a class-conditional network.
     pub class: Option<usize>,
 }
 
-/// Where the vectors that blocks read lie in a row.
+/// The position of each vector that blocks read within a row.
 #[derive(Clone, Debug)]
 pub(crate) struct RowLayout {
     places: HashMap<ValueId, Range<usize>>,
@@ -27,7 +27,7 @@ pub(crate) struct RowLayout {
 }
 
 impl RowLayout {
-    /// Every vector an image operation or a normalisation reads.
+    /// Collects every vector that an image operation or a normalisation reads.
     pub fn new(graph: &Graph) -> Self {
         let mut layout = Self { places: HashMap::new(), len: 0 };
         let norms = graph.norms.iter().filter_map(|norm| norm.scale_shift);
@@ -47,14 +47,14 @@ impl RowLayout {
         self.len
     }
 
-    /// The vector of every row.
+    /// A view of one vector in all rows.
     pub fn view<'a>(&self, rows: &'a [f32], value: ValueId) -> View<'a> {
         View::part(rows, self.len, self.places[&value].start)
     }
 }
 
-/// Sines, then cosines, of a time index at geometrically spaced frequencies (Vaswani et al., arXiv 1706.03762), as the
-/// networks were trained with it: angles are rounded to f32.
+/// The sinusoidal time embedding (Vaswani et al., arXiv 1706.03762): sines, then cosines, of a time index at
+/// geometrically spaced frequencies. Angles are rounded to f32, as in training.
 pub(crate) fn time_embedding(config: &Config, time: f32, out: &mut [f32]) {
     let half = out.len() / 2;
     for i in 0..half {
@@ -67,7 +67,7 @@ pub(crate) fn time_embedding(config: &Config, time: f32, out: &mut [f32]) {
     }
 }
 
-/// All vectors of some conditions, as backward needs them: by value, `[rows, len]`.
+/// All vectors of some conditions, by value, `[rows, len]`; the backward pass needs them.
 #[derive(Debug, Default)]
 pub(crate) struct Vectors {
     values: HashMap<ValueId, Buffer>,
@@ -81,7 +81,7 @@ pub(crate) struct Machine<'a> {
 }
 
 impl Graph {
-    /// Makes the vectors of `conditions`, one row each.
+    /// Computes the vectors of `conditions`, one row per condition.
     pub fn vectors(
         &self,
         config: &Config,
@@ -136,7 +136,8 @@ impl Graph {
         }
     }
 
-    /// Adds to `gradient` (of all parameters) what the gradients by the vectors imply; these become scratch.
+    /// Adds the parameters' gradient to `gradient` (of all parameters), given the gradients of the vectors. Overwrites
+    /// the latter as scratch memory.
     pub fn vectors_backward(
         &self,
         machine: Machine<'_>,

@@ -9,13 +9,13 @@ use crate::math::schedule::Time;
 use crate::sampling::denoiser::{Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback};
 use crate::unet::{Config, Parameters};
 
-/// A U-Net with its vector-Jacobian product, by the backward pass of training.
+/// A U-Net with its vector-Jacobian product, computed by the backward pass of training.
 ///
-/// The gradients of the parameters are computed on the way and dropped. An image's result depends on that image alone.
+/// The parameters' gradients are computed as a by-product and discarded. Each image's result depends on it alone.
 #[derive(Debug)]
 pub struct DifferentiableUNet {
     unet: UNet,
-    /// As they are; the network itself keeps them packed for its forward pass.
+    /// The parameters unpacked; the network keeps its own packed copy for the forward pass.
     parameters: Parameters,
     backward: Mutex<Backward>,
 }
@@ -23,18 +23,18 @@ pub struct DifferentiableUNet {
 #[derive(Debug)]
 struct Backward {
     backprop: Backprop,
-    /// Of the parameters: nobody reads it.
+    /// The gradient of the parameters, which nothing reads.
     gradient: Vec<f32>,
 }
 
 impl DifferentiableUNet {
-    /// The network of this architecture and these parameters, whose output means `prediction`, with its backward pass on
-    /// so many threads.
+    /// The network with this architecture, these parameters and this prediction type, and its backward pass on
+    /// `threads` threads.
     ///
     /// # Errors
-    /// As [`UNet::new`]; zero threads, or an architecture too large for the memory of a backward pass.
+    /// As [`UNet::new`]; also if `threads` is 0 or the architecture is too large for the memory of a backward pass.
     pub fn new(config: Config, parameters: Parameters, prediction: Prediction, threads: usize) -> Result<Self> {
-        // One image a shard: then nothing of an image depends on its neighbours.
+        // One image per shard, so that no image's result depends on its neighbours.
         let backprop = Backprop::new(config.clone(), threads, 1)?;
         let options = (&EngineOptions::on_threads(threads)).into();
         let unet = UNet::with_options(config, parameters.clone(), prediction, options)?;
@@ -74,7 +74,7 @@ impl DifferentiableDenoiser for DifferentiableUNet {
         let shape = (n, self.unet.config().out_channels, h, w);
         if cotangent.dim() != shape {
             let found = cotangent.shape();
-            return Err(Error::argument(format!("cotangent: expected {shape:?} as the output, found {found:?}")));
+            return Err(Error::argument(format!("cotangent: expected the output's shape {shape:?}, found {found:?}")));
         }
         let cotangent = cotangent.as_standard_layout();
         let v = cotangent.as_slice().expect("standard layout");

@@ -1,4 +1,4 @@
-//! Walking a graph forwards.
+//! The forward pass over a graph.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::conditions::{Machine, RowLayout};
 use crate::unet::graph::{Graph, NormId, Op, ValueId};
 use crate::unet::plan::MemoryPlan;
 
-/// The memory of one walk.
+/// The memory of one forward pass.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
     pub arena: Buffer,
@@ -20,7 +20,7 @@ pub(crate) struct Workspace {
     pub statistics: Vec<Vec<f32>>,
 }
 
-/// Gives convolution `op` to a function, with its weights packed.
+/// Provides convolutions with packed weights.
 pub(crate) trait Layers {
     /// Calls `f` with the layer of operation `op`.
     fn with(&mut self, op: usize, f: impl FnOnce(&conv::Layer));
@@ -36,17 +36,17 @@ impl Layers for &Packed {
     }
 }
 
-/// What a walk needs besides values.
+/// What a pass over the graph needs besides values.
 #[derive(Clone, Copy)]
 pub(crate) struct Walk<'a> {
     pub graph: &'a Graph,
     pub plan: &'a MemoryPlan,
     pub rows: &'a RowLayout,
     pub machine: Machine<'a>,
-    /// Images.
+    /// Number of images.
     pub n: usize,
     pub parameters: Store<'a>,
-    /// A key per image; `None` switches dropout off.
+    /// A dropout key per image; `None` disables dropout.
     pub dropout: Option<&'a [u64]>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Walk<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Store<'a> {
     pub data: &'a [f32],
-    /// Where each lies in `data`; empty for those that are not there.
+    /// The range of each parameter in `data`; empty for absent ones.
     pub ranges: &'a [Range<usize>],
 }
 
@@ -64,25 +64,25 @@ impl<'a> Store<'a> {
     }
 }
 
-/// The mask of every dropout site comes from a key of its own.
+/// Derives a separate key for the mask of each dropout site.
 pub(crate) fn site_keys(keys: &[u64], site: u32) -> Vec<u64> {
     keys.iter().map(|key| key.wrapping_add(u64::from(site).wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect()
 }
 
 impl<'a> Walk<'a> {
-    /// A value's pixels within the part of the arena that its root takes.
+    /// A value's pixels, within the part of the arena that belongs to its root.
     pub fn view<'b>(&self, root: &'b [f32], id: ValueId) -> View<'b> {
         let (root_id, offset) = self.graph.root(id);
         View::part(root, self.graph.value(root_id).channels, offset)
     }
 
-    /// The same, to write.
+    /// As [`view`](Self::view), writable.
     pub fn view_mut<'b>(&self, root: &'b mut [f32], id: ValueId) -> ViewMut<'b> {
         let (root_id, offset) = self.graph.root(id);
         ViewMut::part(root, self.graph.value(root_id).channels, offset)
     }
 
-    /// Where a value's root lies in the arena.
+    /// The range of a value's root in the arena.
     pub fn range(&self, id: ValueId) -> Range<usize> {
         self.plan.range(self.graph.root(id).0, self.n)
     }
@@ -100,7 +100,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Copies the images in, `[n, channels, pixels]`.
+    /// Copies the images into the arena; `x` is `[n, channels, pixels]`.
     pub fn put(&self, workspace: &mut Workspace, x: &[f32]) {
         workspace.arena.at_least(self.n * self.plan.len());
         workspace.coefficients.resize_with(self.graph.norms.len(), Vec::new);
@@ -110,7 +110,7 @@ impl<'a> Walk<'a> {
         elementwise::from_planes(self.n, self.graph.value(self.graph.input).channels, self.graph.centre, x, &mut view);
     }
 
-    /// Copies the output out.
+    /// Copies the output out of the arena.
     pub fn take(&self, workspace: &Workspace, y: &mut [f32]) {
         let output = self.graph.output;
         let view = self.view(&workspace.arena[self.range(output)], output);
@@ -125,7 +125,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Finds the coefficients of the normalisation that an operation applies; says over how much, if there is one.
+    /// Computes the coefficients of the normalisation that an operation applies. Describes its size, if there is one.
     pub fn prepare(&self, op: usize, workspace: &mut Workspace) -> Option<String> {
         let (Op::Conv { norm: Some(norm), .. } | Op::Activate { norm, .. }) = self.graph.ops[op] else { return None };
         self.find_coefficients(norm, workspace);
@@ -133,14 +133,14 @@ impl<'a> Walk<'a> {
         Some(format!("{} channels, {} pixels", shape.channels, shape.pixels))
     }
 
-    /// Runs one operation that was [prepared](Self::prepare).
+    /// Runs one [prepared](Self::prepare) operation.
     pub fn step(&self, index: usize, workspace: &mut Workspace, layers: &mut impl Layers) {
         let Machine { isa, team } = self.machine;
         let n = self.n;
         let op = &self.graph.ops[index];
         let Workspace { arena, rows, coefficients, .. } = workspace;
         let output = op.output();
-        // The pixels written and those read.
+        // The pixels written and the pixels read.
         macro_rules! apart {
             ($x:expr) => {
                 arena
@@ -185,7 +185,7 @@ impl<'a> Walk<'a> {
                 elementwise::average_pool(team, isa, n, value.size, value.channels, from, &mut y);
             }
             Op::Dropout { p, site, x, .. } => {
-                // Both values are dense: they are made and read within a block.
+                // Both values are dense, because they are written and read within one block.
                 let [y, from] = apart!(x);
                 match self.dropout {
                     Some(keys) => dropout::forward(isa, *p, &site_keys(keys, *site), from, y),
@@ -195,7 +195,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Finds a and b of a normalisation whose input is there.
+    /// Computes a and b of a normalisation whose input is available.
     fn find_coefficients(&self, id: NormId, workspace: &mut Workspace) {
         let norm = &self.graph.norms[id];
         let Machine { isa, team } = self.machine;

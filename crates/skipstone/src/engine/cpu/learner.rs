@@ -10,11 +10,11 @@ use crate::objective::training_loss;
 use crate::sampling::denoiser::check_shape;
 use crate::unet::{Config, Parameters};
 
-/// A training on the processor.
+/// Training on the CPU.
 #[derive(Debug)]
 pub struct CpuLearner {
     backprop: Backprop,
-    /// In the order of [`Group::ALL`].
+    /// The parameter groups, in the order of [`Group::ALL`].
     groups: [Parameters; 4],
     gradient: Vec<f32>,
     /// `[channels, height, width]` of an output.
@@ -22,16 +22,16 @@ pub struct CpuLearner {
 }
 
 impl CpuLearner {
-    /// A training from these weights on so many threads.
+    /// Starts training from these weights on `threads` threads.
     ///
     /// # Errors
-    /// The config is invalid, the weights belong to another, or `threads` or the images of a shard are 0.
+    /// The config is invalid, the weights belong to another architecture, or `threads` or the shard size is 0.
     pub fn new(config: Config, weights: Parameters, sharding: Sharding, threads: usize) -> Result<Self> {
         let [height, width] = config.sample_size;
         let output = [config.out_channels, height, width];
         let backprop = Backprop::with_recomputation(config, threads, sharding.images, sharding.recompute)?;
         if *backprop.layout() != **weights.layout() {
-            return Err(Error::data("the weights belong to another architecture"));
+            return Err(Error::data("the weights do not fit the config: they belong to another architecture"));
         }
         let gradient = vec![0.0; weights.data().len()];
         let zeros = Parameters::zeros(weights.layout().clone());
@@ -50,7 +50,7 @@ impl Learner for CpuLearner {
         check_shape("target", target, self.output)?;
         if (batch.x_t.dim().0, target.dim().0) != (n, n) {
             let found = [batch.x_t.dim().0, target.dim().0];
-            return Err(Error::argument(format!("images and targets for {n} weights: found {found:?}")));
+            return Err(Error::argument(format!("expected {n} images and targets, one per weight, found {found:?}")));
         }
         let target = target.as_standard_layout();
         let target = target.as_slice().expect("standard layout");
@@ -88,7 +88,7 @@ impl Learner for CpuLearner {
 
     fn set_group(&mut self, group: Group, values: Parameters) -> Result<()> {
         if values.layout() != self.groups[0].layout() {
-            return Err(Error::data("the values belong to another architecture"));
+            return Err(Error::data("the values do not fit the config: they belong to another architecture"));
         }
         self.groups[group as usize] = values;
         Ok(())

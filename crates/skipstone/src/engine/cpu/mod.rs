@@ -1,8 +1,8 @@
-//! The U-Net on the processor, forward and backward.
+//! The U-Net on the CPU, forward and backward.
 //!
-//! [`UNet`] asks a trained network and [`Backprop`] takes its gradients. `conditions` makes the vectors of time and
-//! class; `execute` walks the graph's operations forwards, `backward` backwards. [`Options`] choose what only a
-//! processor has: an instruction set, a team of threads, an algorithm for each convolution.
+//! [`UNet`] evaluates a trained network and [`Backprop`] computes its gradients. `conditions` computes the time and
+//! class vectors; `execute` is the forward pass over the graph, `backward` the backward pass. [`Options`] hold the
+//! settings that only a CPU has: the instruction set, the thread team and the algorithm of each convolution.
 
 mod backprop;
 mod backward;
@@ -20,17 +20,17 @@ pub use differentiable::DifferentiableUNet;
 pub use learner::CpuLearner;
 pub use network::UNet;
 pub use options::Options;
-/// What [`Options`] are made of.
+/// The types that [`Options`] are made of.
 pub use skipstone_kernels::{Isa, Team, conv::Algorithm, conv::Shape as ConvShape};
 
 use skipstone_kernels::peak;
 
-/// Floating-point operations in a second that so many threads reach with multiply-adds in registers.
+/// Peak floating-point operations per second of `threads` threads: multiply-adds in registers.
 pub fn peak_flops(threads: usize) -> f64 {
     peak::flops_per_second(Isa::best(), &team::of(threads))
 }
 
-/// The bytes in a second at which so many threads read `bytes` bytes.
+/// Bytes per second at which `threads` threads read `bytes` bytes.
 pub fn bandwidth(threads: usize, bytes: usize) -> f64 {
     peak::bytes_per_second(Isa::best(), &team::of(threads), bytes)
 }

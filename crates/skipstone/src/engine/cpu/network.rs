@@ -1,4 +1,4 @@
-//! A network ready to be asked: packed weights, a plan of memory, conditions made so far.
+//! A network ready to run: packed weights, a memory plan and cached conditions.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,17 +20,17 @@ use crate::unet::plan::MemoryPlan;
 use crate::unet::shapes::Convolution;
 use crate::unet::{Config, Parameters, TimeEmbedding};
 
-/// Bytes of activations up to which images go through the network together; more go in several parts, whose activations
-/// stay nearer to the processor (measured: a tenth of the time for 64 images of a narrow network).
+/// Bytes of activations up to which images pass through the network together. Larger batches are split into parts,
+/// whose activations stay in nearer caches (measured: a tenth of the time for 64 images of a narrow network).
 const TOGETHER: usize = 96 << 20;
 
-/// Conditions remembered at most: a schedule's times, for a few classes.
+/// Maximum number of cached conditions: the times of a schedule for a few classes.
 const REMEMBERED: usize = 8192;
 
 /// A U-Net on the CPU.
 ///
-/// An image's result depends on that image, its time and its class only: not on the batch, not on the number of
-/// threads. Weights are packed once, for the processor's instruction set.
+/// An image's result depends on that image, its time and its class only, not on the batch or the number of threads.
+/// Weights are packed once, for the processor's instruction set.
 #[derive(Debug)]
 pub struct UNet {
     config: Config,
@@ -49,11 +49,11 @@ pub struct UNet {
 struct State {
     workspace: Workspace,
     vectors: Vectors,
-    /// The conditioning vectors of each condition met so far.
+    /// The conditioning vectors of each condition seen so far.
     conditions: HashMap<ConditioningKey, Arc<[f32]>>,
 }
 
-/// The parameters that are read as they are: of normalisations, linear layers and embeddings.
+/// The parameters that are used unpacked: those of normalisations, linear layers and embeddings.
 #[derive(Debug)]
 struct Kept {
     data: Vec<f32>,
@@ -84,15 +84,15 @@ impl Kept {
 }
 
 impl UNet {
-    /// A network of the given architecture and parameters whose output means `prediction`.
+    /// A network with the given architecture, parameters and prediction type.
     ///
     /// # Errors
-    /// The config is invalid or asks for absurdly large images, or the parameters belong to another one.
+    /// The config is invalid or its images are too large, or the parameters belong to another architecture.
     pub fn new(config: Config, parameters: Parameters, prediction: Prediction) -> Result<Self> {
         Self::with_options(config, parameters, prediction, Options::default())
     }
 
-    /// [`new`](Self::new), run as `options` say.
+    /// As [`new`](Self::new), with `options`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -104,7 +104,7 @@ impl UNet {
     ) -> Result<Self> {
         let graph = Graph::new(&config, false)?;
         if graph.layout != **parameters.layout() {
-            return Err(Error::data("the parameters belong to another architecture"));
+            return Err(Error::data("the parameters do not fit the config: they belong to another architecture"));
         }
         let plan = MemoryPlan::inference(&graph);
         plan.check()?;
@@ -140,7 +140,7 @@ impl UNet {
         let out = y.as_slice_mut().expect("standard layout");
         let mut state = self.state();
         for part in 0..parts {
-            // As even as possible: a last part of one image would take nearly as long as a whole one.
+            // As even as possible: a last part of one image would take nearly as long as a whole part.
             let images = n * part / parts..n * (part + 1) / parts;
             self.find(&mut state, &conditions[images.clone()]);
             let State { workspace, conditions: known, .. } = &mut *state;
@@ -178,7 +178,7 @@ impl UNet {
         Ok(y)
     }
 
-    /// What an operation is, and its floating-point operations for an image.
+    /// A description of an operation, and its floating-point operations per image.
     fn describe(&self, op: usize) -> (String, u64) {
         match &self.graph.ops[op] {
             Op::Conv { shape, .. } => {
@@ -205,11 +205,11 @@ impl UNet {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves at worst values that the next call overwrites.
+        // A panic in another call at worst leaves values that the next call overwrites.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sees to it that the vectors of these conditions are known.
+    /// Ensures that the vectors of these conditions are cached.
     fn find(&self, state: &mut State, conditions: &[ConditioningKey]) {
         let State { vectors, conditions: known, .. } = state;
         if known.len() > REMEMBERED {
@@ -233,8 +233,8 @@ impl UNet {
     }
 }
 
-/// Packs every convolution, last first, and gives memory back as soon as its weights are packed: both together would
-/// take twice what is needed.
+/// Packs every convolution, last first, and releases the memory of each as soon as its weights are packed. Holding
+/// all weights packed and unpacked would take twice the memory.
 fn pack(graph: &Graph, mut data: Vec<f32>, options: &Options) -> Packed {
     let specs = graph.layout.specs();
     let mut layers: Vec<Option<Layer>> = (0..graph.ops.len()).map(|_| None).collect();
@@ -263,54 +263,55 @@ fn pack(graph: &Graph, mut data: Vec<f32>, options: &Options) -> Packed {
     Packed(layers)
 }
 
-/// The condition of each image, checked.
+/// The checked condition of each image.
 pub(super) fn conditions(config: &Config, times: &[Time], classes: Option<&[usize]>) -> Result<Vec<ConditioningKey>> {
     let times = time_indices(config, times)?;
     Ok(times.iter().enumerate().map(|(i, &time)| ConditioningKey { time, class: classes.map(|c| c[i]) }).collect())
 }
 
-/// Checks images and classes against a config; returns the number of images.
+/// Checks images and classes against a config. Returns the number of images.
 pub(super) fn check(config: &Config, x: &Array4<f32>, times: usize, classes: Option<&[usize]>) -> Result<usize> {
     let (n, c, h, w) = x.dim();
     let [height, width] = config.sample_size;
     if (c, h, w) != (config.in_channels, height, width) {
         return Err(Error::argument(format!(
-            "images are [{c}, {h}, {w}]; the network takes [{}, {height}, {width}]",
+            "images: the network takes [{}, {height}, {width}], found [{c}, {h}, {w}]",
             config.in_channels
         )));
     }
     if times != n {
-        return Err(Error::argument(format!("{times} times for {n} images")));
+        return Err(Error::argument(format!("expected {n} times, one per image, found {times}")));
     }
     match (classes, config.num_class_embeds) {
         (None, None) => {}
         (None, Some(k)) => {
-            return Err(Error::argument(format!("the network is conditioned on {k} classes and none was given")));
+            return Err(Error::argument(format!("the network is class-conditional: give one of its {k} classes")));
         }
-        (Some(_), None) => return Err(Error::argument("the network is unconditional: it takes no class")),
+        (Some(_), None) => return Err(Error::argument("the network is unconditional and takes no class")),
         (Some(classes), Some(k)) => {
             if classes.len() != n {
-                return Err(Error::argument(format!("{} classes for {n} images", classes.len())));
+                return Err(Error::argument(format!("expected {n} classes, one per image, found {}", classes.len())));
             }
             if let Some(class) = classes.iter().find(|c| **c >= k) {
-                return Err(Error::argument(format!("class {class}; the network knows 0 to {}", k - 1)));
+                return Err(Error::argument(format!("unknown class {class}: the network knows 0 to {}", k - 1)));
             }
         }
     }
     Ok(n)
 }
 
-/// The bits of the network indices of times.
+/// The bits of the network's time indices.
 pub(super) fn time_indices(config: &Config, times: &[Time]) -> Result<Vec<u32>> {
     times
         .iter()
         .map(|t| {
-            let index = t.index().ok_or_else(|| Error::argument("the network is never asked about clean data"))?;
+            let index =
+                t.index().ok_or_else(|| Error::argument("a network has no prediction for clean data (t = 0)"))?;
             if let TimeEmbedding::Learned { num_train_timesteps } = config.time_embedding
                 && index.whole().is_none_or(|index| index as usize >= num_train_timesteps)
             {
                 return Err(Error::argument(format!(
-                    "time index {index}; the network's table knows the whole numbers 0 to {}",
+                    "time index {index}: the network's time table has the whole numbers 0 to {}",
                     num_train_timesteps - 1
                 )));
             }
@@ -365,7 +366,7 @@ impl Denoiser for UNet {
     }
 
     fn prepare(&self, times: &[Time], conditions: &[denoiser::Condition]) {
-        // The calls report what is wrong with times or conditions.
+        // The calls themselves report invalid times or conditions.
         let Ok(times) = time_indices(&self.config, times) else { return };
         let n = conditions.len().max(1);
         let mut wanted: Vec<Option<usize>> = match denoiser::classes(conditions, n, self.config.num_class_embeds) {

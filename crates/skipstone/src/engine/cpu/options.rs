@@ -6,17 +6,17 @@ use skipstone_kernels::{Isa, Team};
 use super::team;
 use crate::engine::{EngineOptions, Precision};
 
-/// How the processor runs a network. Everything but `algorithm`, `precision` and `isa` leaves results the same to the
-/// bit.
+/// How the CPU runs a network. Only `algorithm`, `precision` and `isa` affect results; the rest leaves them
+/// bit-identical.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The instruction set; [`Isa::best`] unless a test wants another.
+    /// The instruction set; [`Isa::best`] by default.
     pub isa: Isa,
-    /// The threads, shared with other networks.
+    /// The thread team, shared with other networks.
     pub team: Arc<Team>,
-    /// The algorithm of a convolution: [`Shape::algorithm`] unless another is forced.
+    /// The algorithm of each convolution; [`Shape::algorithm`] by default.
     pub algorithm: fn(&Shape) -> Algorithm,
-    /// How exactly.
+    /// The precision of weights and products.
     pub precision: Precision,
 }
 
@@ -27,7 +27,7 @@ impl Default for Options {
 }
 
 impl From<&EngineOptions> for Options {
-    /// What suits the precision best.
+    /// The best options for this precision and number of threads.
     fn from(&EngineOptions { precision, threads, .. }: &EngineOptions) -> Self {
         let algorithm = match precision {
             Precision::F32 => Shape::algorithm,

@@ -1,4 +1,4 @@
-//! The shapes of layers as the kernels take them.
+//! Conversion of layer shapes to the kernels' types.
 
 use skipstone_kernels::{attention, conv, norm};
 

@@ -1,20 +1,20 @@
-//! The threads that networks share.
+//! Thread teams shared by networks.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use skipstone_kernels::Team;
 
-/// The process's team of so many threads. Where the system grants fewer, the caller works alone: slower, not different.
+/// The process's team of `threads` threads. If the system grants fewer, the caller works alone, with equal results.
 pub(super) fn of(threads: usize) -> Arc<Team> {
     static TEAMS: OnceLock<Mutex<HashMap<usize, Arc<Team>>>> = OnceLock::new();
     let mut teams = TEAMS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let new = || {
         let team = Team::new(threads).or_else(|error| {
-            tracing::warn!("{threads} threads: {error}; going on with one");
+            tracing::warn!("cannot start {threads} threads: {error}; continuing with one");
             Team::new(1)
         });
-        Arc::new(team.expect("one thread needs nothing of the system"))
+        Arc::new(team.expect("a single thread needs no resources"))
     };
     teams.entry(threads).or_insert_with(new).clone()
 }

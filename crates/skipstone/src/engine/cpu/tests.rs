@@ -47,7 +47,7 @@ fn numbers(len: usize, seed: u64) -> Vec<f32> {
     (0..len).map(|_| (2.0 * rng.next_f64() - 1.0) as f32).collect()
 }
 
-/// Weights that are random throughout: blocks that begin as the identity would hide a mistake.
+/// Random weights throughout. Blocks that start as the identity would hide mistakes.
 fn random_parameters(config: &Config, seed: u64) -> Parameters {
     let layout = Arc::new(layout(config).unwrap());
     let data = numbers(layout.len(), seed);
@@ -67,9 +67,9 @@ proptest! {
         let unet = UNet::new(config.clone(), parameters.clone(), Prediction::Epsilon).unwrap();
         let bits = |y: &Array4<f32>| y.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         let expected = bits(&unet.predict(&x, &times[..n], conditions).unwrap());
-        // Whatever the first call left in the buffers, the second overwrites.
+        // The second call overwrites whatever the first left in the buffers.
         prop_assert_eq!(&bits(&unet.predict(&x, &times[..n], conditions).unwrap()), &expected);
-        // Training keeps every value in a place of its own, or makes those within blocks again.
+        // Training stores every value separately, or recomputes those within blocks.
         let batch = Batch { x_t: &x, times: &times[..n], conditions, dropout: None };
         let mut found = [Vec::new(), Vec::new()].map(|_: Vec<f32>| (Vec::new(), Vec::new()));
         for (recompute, (output, gradient)) in [false, true].into_iter().zip(&mut found) {

@@ -1,4 +1,4 @@
-//! Where a model's bytes come from: files on disk, or slices carried inside the program.
+//! The sources of a model's bytes: files on disk, or slices embedded in the program.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -7,34 +7,34 @@ use std::sync::Mutex;
 
 use crate::error::{Error, Kind, Result};
 
-/// Bytes of known length that are read piece by piece. A read beyond the end is refused before anything is allocated,
-/// so a length that a file claims can never cost more memory than the file has bytes.
+/// Bytes of known length that are read piecewise. Reads beyond the end fail before anything is allocated, so a length
+/// claimed by a file never costs more memory than the file has bytes.
 pub(crate) trait Blob {
-    /// Bytes in all.
+    /// Total length in bytes.
     fn len(&self) -> u64;
 
-    /// Reads into `out`, which was checked to lie inside.
+    /// Reads into `out`, whose range was already checked.
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()>;
 
-    /// Checks that `len` bytes from `offset` are there.
+    /// Checks that `len` bytes exist from `offset` on.
     fn check(&self, offset: u64, len: u64) -> Result<()> {
         if offset.checked_add(len).is_some_and(|end| end <= self.len()) {
             return Ok(());
         }
         let held = self.len();
-        Err(Error::data(format!("truncated: {len} bytes expected at offset {offset}, the file has {held}")))
+        Err(Error::data(format!("truncated: expected {len} bytes at offset {offset}, but the file has {held}")))
     }
 
-    /// The bytes from `offset` that fill `out`.
+    /// Fills `out` with the bytes from `offset` on.
     fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.check(offset, out.len() as u64)?;
         self.fill(offset, out)
     }
 
-    /// The `len` bytes from `offset`.
+    /// Reads `len` bytes from `offset` on.
     fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
         self.check(offset, len)?;
-        let size = usize::try_from(len).map_err(|_| Error::data(format!("{len} bytes are more than memory holds")))?;
+        let size = usize::try_from(len).map_err(|_| Error::data(format!("{len} bytes do not fit in memory")))?;
         let mut bytes = vec![0; size];
         self.fill(offset, &mut bytes)?;
         Ok(bytes)
@@ -54,7 +54,7 @@ impl Blob for &[u8] {
     }
 }
 
-/// A file on disk; only what is asked for is read.
+/// A file on disk, of which only the requested parts are read.
 struct FileBlob {
     path: PathBuf,
     file: Mutex<File>,
@@ -83,20 +83,20 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Blob>> {
     Ok(Box::new(FileBlob { path: path.to_path_buf(), len: meta.len(), file: Mutex::new(file) }))
 }
 
-/// A set of files with relative names, `/` between folders.
+/// A set of files with relative names; `/` separates folders.
 pub(crate) trait Files {
-    /// The file called `name`; `None` where there is none.
+    /// Opens the file called `name`; `None` if it does not exist.
     fn open<'s>(&'s self, name: &str) -> Result<Option<Box<dyn Blob + 's>>>;
 
-    /// What an error calls the file.
+    /// The file's path in error messages.
     fn label(&self, name: &str) -> PathBuf;
 
-    /// The whole text of a small file, `None` where there is none.
+    /// The whole text of a small file; `None` if it does not exist.
     fn text(&self, name: &str, max: u64) -> Result<Option<String>> {
         let Some(blob) = self.open(name)? else { return Ok(None) };
         let fail = |e: Error| e.in_file(self.label(name));
         if blob.len() > max {
-            return Err(fail(Error::data(format!("{} bytes; at most {max} are expected", blob.len()))));
+            return Err(fail(Error::data(format!("expected at most {max} bytes, found {}", blob.len()))));
         }
         let bytes = blob.read(0, blob.len()).map_err(fail)?;
         String::from_utf8(bytes).map(Some).map_err(|_| fail(Error::data("not UTF-8 text")))
@@ -120,7 +120,7 @@ impl Files for Folder {
     }
 }
 
-/// Files carried inside the program.
+/// Files embedded in the program.
 pub(crate) struct Embedded<'a>(pub &'a [(&'a str, &'a [u8])]);
 
 impl Files for Embedded<'_> {

@@ -1,12 +1,12 @@
-//! `unet/config.json`: diffusers' description of a `UNet2DModel`, to and from [`Config`].
+//! Conversion between `unet/config.json`, diffusers' description of a `UNet2DModel`, and [`Config`].
 
 use serde_json::{Value, json};
 
-use super::fields::Fields;
+use super::fields::{Fields, name_of};
 use crate::error::{Error, Result};
 use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 
-/// The version of diffusers whose files are written.
+/// The version of diffusers whose file format is written.
 pub(super) const DIFFUSERS_VERSION: &str = "0.42.1";
 
 const DOWN_BLOCKS: &[(&str, DownBlock)] = &[
@@ -21,20 +21,16 @@ const UP_BLOCKS: &[(&str, UpBlock)] = &[
 ];
 
 fn block<T: Copy>(field: &str, name: &str, known: &[(&str, T)]) -> Result<T> {
-    // Files of diffusers 0.1 call the same blocks UNetResDownBlock2D.
+    // Files of diffusers 0.1 call these blocks UNetResDownBlock2D and so on.
     let plain = name.strip_prefix("UNetRes").unwrap_or(name);
     known.iter().find(|(n, _)| *n == plain).map(|&(_, block)| block).ok_or_else(|| {
         let names: Vec<&str> = known.iter().map(|&(n, _)| n).collect();
-        Error::unsupported(format!("{field}: {name:?}; supported are {}", names.join(", ")))
+        Error::unsupported(format!("{field}: {name:?} is not supported; expected one of {}", names.join(", ")))
     })
 }
 
-fn name_of<T: PartialEq + Copy>(block: T, known: &[(&'static str, T)]) -> &'static str {
-    known.iter().find(|(_, b)| *b == block).map_or("", |&(name, _)| name)
-}
-
-/// Reads the text of a config.json. A field that is absent has the default of diffusers' `UNet2DModel`; `size`, where
-/// given, replaces `sample_size`.
+/// Parses a config.json. Absent fields have the defaults of diffusers' `UNet2DModel`. `size`, if given, replaces
+/// `sample_size`.
 ///
 /// ```
 /// let json = r#"{"sample_size": 32, "block_out_channels": [32, 64, 64, 64], "attention_head_dim": null}"#;
@@ -43,13 +39,13 @@ fn name_of<T: PartialEq + Copy>(block: T, known: &[(&'static str, T)]) -> &'stat
 /// ```
 ///
 /// # Errors
-/// The first field that is malformed, or asks for what is not implemented, by name.
+/// The message names the first field that is malformed or unsupported.
 pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> {
     let fields = Fields::parse(json)?;
     if let Some(class) = fields.str("_class_name")?
         && !matches!(class, "UNet2DModel" | "UNetUnconditionalModel")
     {
-        return Err(Error::unsupported(format!("_class_name: {class:?}; UNet2DModel is supported")));
+        return Err(Error::unsupported(format!("_class_name: {class:?} is not supported; expected UNet2DModel")));
     }
     let block_out_channels = fields.usizes("block_out_channels", &[224, 448, 672, 896])?;
     let down_names = [&["DownBlock2D"][..], &["AttnDownBlock2D"; 3]].concat();
@@ -96,11 +92,11 @@ pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> 
 
 fn sample_size(fields: &Fields) -> Result<[usize; 2]> {
     match fields.get("sample_size") {
-        None => Err(Error::data("sample_size: missing; state the size of the images")),
+        None => Err(Error::data("sample_size: missing; give the size of the images")),
         Some(Value::Array(_)) => {
             let sizes = fields.usizes("sample_size", &[])?;
             <[usize; 2]>::try_from(sizes).map_err(|s| {
-                Error::data(format!("sample_size: {} numbers; expected one, or height and width", s.len()))
+                Error::data(format!("sample_size: expected one number, or height and width, found {} numbers", s.len()))
             })
         }
         Some(_) => fields.usize("sample_size", 0).map(|size| [size, size]),
@@ -112,45 +108,51 @@ fn time_embedding(fields: &Fields) -> Result<TimeEmbedding> {
         "positional" => Ok(TimeEmbedding::Positional),
         "learned" => match fields.optional_usize("num_train_timesteps", None)? {
             Some(num_train_timesteps) => Ok(TimeEmbedding::Learned { num_train_timesteps }),
-            None => Err(Error::data("num_train_timesteps: missing; a learned time_embedding_type needs it")),
+            None => Err(Error::data("num_train_timesteps: missing; time_embedding_type \"learned\" needs it")),
         },
         "fourier" => Err(Error::unsupported(
-            "time_embedding_type: \"fourier\" embeds a continuous σ: it belongs to variance-exploding models, \
-             which are not trained on the discrete times of DDPM; supported are positional, learned",
+            "time_embedding_type: \"fourier\" is not supported: it embeds the continuous σ of variance-exploding \
+             models, which are not trained on DDPM's discrete timesteps; expected positional or learned",
         )),
-        other => Err(Error::unsupported(format!("time_embedding_type: {other:?}; supported are positional, learned"))),
+        other => Err(Error::unsupported(format!(
+            "time_embedding_type: {other:?} is not supported; expected positional or learned"
+        ))),
     }
 }
 
-/// Settings that [`Config`] has no place for, and that change what the network computes.
+/// Refuses settings that change the network's computation but that [`Config`] cannot express.
 fn refuse_unsupported(fields: &Fields, channels: &[usize]) -> Result<()> {
     fields.choice("act_fn", &[("silu", ()), ("swish", ())], ())?;
     match fields.raw("mid_block_type") {
         None => {}
         Some(Value::Null) => {
-            return Err(Error::unsupported("mid_block_type: null, a network without middle; expected UNetMidBlock2D"));
+            return Err(Error::unsupported(
+                "mid_block_type: null (no middle block) is not supported; expected UNetMidBlock2D",
+            ));
         }
         Some(_) => fields.choice("mid_block_type", &[("UNetMidBlock2D", ())], ())?,
     }
     if let Some(kind) = fields.get("class_embed_type") {
         return Err(Error::unsupported(format!(
-            "class_embed_type: {kind}; supported is null, a table of num_class_embeds rows"
+            "class_embed_type: {kind} is not supported; expected null, a table of num_class_embeds rows"
         )));
     }
     if let Some(dim) = fields.optional_usize("time_embedding_dim", None)?
         && channels.first().is_none_or(|&first| first.checked_mul(4) != Some(dim))
     {
-        return Err(Error::unsupported(format!("time_embedding_dim: {dim}; expected null, 4·block_out_channels[0]")));
+        return Err(Error::unsupported(format!(
+            "time_embedding_dim: {dim} is not supported; expected null or 4·block_out_channels[0]"
+        )));
     }
     Ok(())
 }
 
-/// A whole number without its point: Python's integers and floats print differently.
+/// An integral value as a JSON integer: Python prints integers and floats differently.
 fn whole(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
 
-/// The text of a config.json that diffusers' `UNet2DModel` loads; every field is stated. Same config, same bytes.
+/// A config.json that diffusers' `UNet2DModel` loads, with every field. The same config gives the same bytes.
 pub fn config_to_json(config: &Config) -> String {
     let [height, width] = config.sample_size;
     let (time_embedding_type, num_train_timesteps) = match config.time_embedding {
@@ -168,7 +170,7 @@ pub fn config_to_json(config: &Config) -> String {
         "block_out_channels": config.block_out_channels,
         "center_input_sample": config.center_input_sample,
         "class_embed_type": null,
-        "down_block_types": config.down_blocks.iter().map(|&b| name_of(b, DOWN_BLOCKS)).collect::<Vec<_>>(),
+        "down_block_types": config.down_blocks.iter().map(|b| name_of(b, DOWN_BLOCKS)).collect::<Vec<_>>(),
         "downsample_padding": config.downsample_padding,
         "downsample_type": conv_or_resnet(config.downsample_resnet),
         "dropout": config.dropout,
@@ -190,7 +192,7 @@ pub fn config_to_json(config: &Config) -> String {
         "sample_size": if height == width { json!(height) } else { json!([height, width]) },
         "time_embedding_dim": null,
         "time_embedding_type": time_embedding_type,
-        "up_block_types": config.up_blocks.iter().map(|&b| name_of(b, UP_BLOCKS)).collect::<Vec<_>>(),
+        "up_block_types": config.up_blocks.iter().map(|b| name_of(b, UP_BLOCKS)).collect::<Vec<_>>(),
         "upsample_type": conv_or_resnet(config.upsample_resnet),
     });
     format!("{value:#}\n")
@@ -234,7 +236,7 @@ mod tests {
         );
     }
 
-    /// The config of google/ddpm-cifar10-32, as its card states it.
+    /// The published config of google/ddpm-cifar10-32.
     const CIFAR10: &str = r#"{"_class_name": "UNet2DModel", "_diffusers_version": "0.0.4", "act_fn": "silu",
         "attention_head_dim": null, "block_out_channels": [128, 256, 256, 256], "center_input_sample": false,
         "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
@@ -271,7 +273,7 @@ mod tests {
         for (field, value, hint) in [
             ("act_fn", "\"mish\"", "silu"),
             ("act_fn", "\"gelu\"", "silu"),
-            ("act_fn", "3", "text"),
+            ("act_fn", "3", "string"),
             (
                 "down_block_types",
                 "[\"DownBlock2D\",\"SkipDownBlock2D\",\"DownBlock2D\",\"DownBlock2D\"]",
@@ -311,7 +313,7 @@ mod tests {
     fn a_billion_levels_are_refused_before_anything_is_built() {
         let many = vec!["32"; 100_000].join(",");
         let e = config_from_json(&format!("{{\"sample_size\":32,\"block_out_channels\":[{many}]}}"), None).unwrap_err();
-        assert!(e.message().contains("100000 levels"), "{e}");
+        assert!(e.message().contains("found 100000"), "{e}");
         for json in ["", "[]", "{", "null", "{\"sample_size\": 1e400}", &"[".repeat(100_000)] {
             assert!(config_from_json(json, None).is_err());
         }

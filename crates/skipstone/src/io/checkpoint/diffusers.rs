@@ -1,4 +1,5 @@
-//! Reading a diffusers folder: `model_index.json`, `unet/`, `scheduler/`, or the flat form with all at the root.
+//! Loads a diffusers folder: `model_index.json`, `unet/` and `scheduler/`, or the flat form with everything at the
+//! root.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,12 +14,12 @@ use super::{Extra, Format, LoadOptions, Model, Weights, WeightsChoice, assemble,
 use super::{safetensors, torch};
 use crate::error::{Error, Kind, Result};
 
-/// Our own file beside diffusers': null class and provenance.
+/// Skipstone's own file next to diffusers' files, with null class and provenance.
 pub(super) const EXTRA: &str = "skipstone.json";
-/// Largest JSON file read; an index of a hundred thousand tensors needs less.
+/// Maximum size of a JSON file in bytes; an index of a hundred thousand tensors needs less.
 const MAX_JSON: u64 = 32 << 20;
 
-/// Weight files in the order of preference: full precision before half, safetensors before pickles.
+/// Weight files in order of preference: full precision before half, safetensors before pickles.
 const MAIN: [&str; 8] = [
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
@@ -29,7 +30,7 @@ const MAIN: [&str; 8] = [
     "diffusion_pytorch_model.fp16.safetensors.index.json",
     "diffusion_pytorch_model.fp16.bin",
 ];
-/// The optimiser's own weights: our name, and the one in use for Stable Diffusion's.
+/// Files of raw weights: skipstone's name, and the one common for Stable Diffusion.
 const RAW: [&str; 4] = [
     "diffusion_pytorch_model.raw.safetensors",
     "diffusion_pytorch_model.raw.bin",
@@ -37,7 +38,7 @@ const RAW: [&str; 4] = [
     "diffusion_pytorch_model.non_ema.bin",
 ];
 
-/// Whether a file's name says that it holds raw weights.
+/// Whether a file's name marks raw weights.
 pub(super) fn is_raw_name(path: &Path) -> bool {
     path.file_name().and_then(|n| n.to_str()).is_some_and(|n| RAW.contains(&n))
 }
@@ -47,13 +48,13 @@ pub(super) fn has_names(tensors: &TensorFile<'_>) -> bool {
     tensors.entries().contains_key("time_embedding.linear_1.weight")
 }
 
-/// Loads a folder whose errors call it `root`.
+/// Loads a folder, which error messages call `root`.
 pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Result<Model> {
     if let Some(json) = files.text("model_index.json", MAX_JSON)? {
         let index = Fields::parse(&json).map_err(|e| e.in_file(files.label("model_index.json")))?;
         for part in ["vae", "vqvae", "text_encoder"] {
             if index.get(part).is_some() {
-                return Err(Error::unsupported(format!("{part}: latent and text-conditional pipelines are not read"))
+                return Err(Error::unsupported(format!("{part}: latent or text-conditional models are not supported"))
                     .in_file(files.label("model_index.json")));
             }
         }
@@ -63,7 +64,7 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
         None => match files.text("config.json", MAX_JSON)? {
             Some(json) => ("", json),
             None => {
-                let what = "no unet/config.json and no config.json: not a diffusers folder";
+                let what = "not a diffusers folder: it has neither unet/config.json nor config.json";
                 return Err(Error::new(Kind::NotFound, what).in_file(root));
             }
         },
@@ -82,17 +83,17 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
         Ok(None)
     };
     let main_missing = || {
-        let what = format!("no weights; looked for {folder}{}, .bin, .fp16 and sharded ones", MAIN[0]);
+        let what = format!("no weights found: expected {folder}{}, or its .bin, .fp16 or sharded form", MAIN[0]);
         Error::new(Kind::NotFound, what).in_file(root)
     };
     let (weights, tensors) = match (options.weights, marked) {
         (WeightsChoice::Ema, Some(Weights::Raw)) => {
-            return Err(Error::new(Kind::NotFound, "holds raw weights only, no moving average").in_file(root));
+            return Err(Error::new(Kind::NotFound, "the folder has raw weights only, no moving average").in_file(root));
         }
         (WeightsChoice::Raw, Some(Weights::Raw)) => (Weights::Raw, open_first(&MAIN)?.ok_or_else(main_missing)?),
         (WeightsChoice::Raw, _) => {
             let tensors = open_first(&RAW)?.ok_or_else(|| {
-                let what = format!("no raw weights; looked for {folder}{}", RAW[0]);
+                let what = format!("no raw weights found: expected {folder}{}", RAW[0]);
                 Error::new(Kind::NotFound, what).in_file(root)
             })?;
             (Weights::Raw, tensors)
@@ -100,7 +101,7 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
         (WeightsChoice::Auto | WeightsChoice::Ema, marked) => {
             let weights = match marked {
                 Some(weights) => weights,
-                // Who keeps raw weights apart keeps the averaged ones in the main file.
+                // Whoever stores raw weights separately stores the averaged ones in the main file.
                 None if raw_exists(files, folder)? => Weights::Ema,
                 None => Weights::Unspecified,
             };
@@ -119,7 +120,7 @@ fn raw_exists(files: &dyn Files, folder: &str) -> Result<bool> {
     Ok(false)
 }
 
-/// Completes a weight file by the config.json beside it.
+/// Loads a weight file together with the config.json next to it.
 pub(super) fn load_file(
     path: &Path,
     weights: Weights,
@@ -129,7 +130,7 @@ pub(super) fn load_file(
     let files = Folder(path.parent().unwrap_or(Path::new("")).to_path_buf());
     let label = files.label("config.json");
     let json = files.text("config.json", MAX_JSON)?.ok_or_else(|| {
-        let what = format!("missing; the architecture of {} cannot be known without it", path.display());
+        let what = format!("missing; it is needed for the architecture of {}", path.display());
         Error::new(Kind::NotFound, what).in_file(&label)
     })?;
     let config = config_from_json(&json, options.size).map_err(|e| e.in_file(label))?;
@@ -152,7 +153,8 @@ fn scheduler(files: &dyn Files, names: &[&str], options: &LoadOptions) -> Result
             return SchedulerConfig::from_json(&json).map_err(|e| e.in_file(files.label(name)));
         }
     }
-    tracing::warn!(missing = %files.label(names[0]).display(), "no scheduler config: the official linear schedule");
+    let missing = files.label(names[0]);
+    tracing::warn!(missing = %missing.display(), "no scheduler config found; using the official linear schedule");
     Ok(SchedulerConfig::default())
 }
 
@@ -163,7 +165,7 @@ fn extra(files: &dyn Files, name: &str) -> Result<(Option<Weights>, Extra)> {
         let fields = Fields::parse(&json)?;
         let format = fields.usize("format", 1)?;
         if format != 1 {
-            return Err(Error::unsupported(format!("format: {format}, written by a newer version; 1 is read")));
+            return Err(Error::unsupported(format!("format: expected 1, found {format} (a newer version)")));
         }
         let known =
             [("ema", Some(Weights::Ema)), ("raw", Some(Weights::Raw)), ("unspecified", Some(Weights::Unspecified))];
@@ -177,14 +179,16 @@ fn extra(files: &dyn Files, name: &str) -> Result<(Option<Weights>, Extra)> {
                     provenance.insert(key.clone(), text);
                 }
             }
-            Some(other) => return Err(Error::data(format!("provenance: {other}; expected an object of texts"))),
+            Some(other) => {
+                return Err(Error::data(format!("provenance: expected strings, found {other}")));
+            }
         }
         Ok((weights, Extra { null_class: fields.optional_usize("null_class", None)?, provenance }))
     };
     parse().map_err(|e| e.in_file(files.label(name)))
 }
 
-/// Opens one weight file, or the shards that an index names.
+/// Opens a weight file, or the shards listed in an index.
 fn open<'s>(files: &'s dyn Files, folder: &str, name: &str) -> Result<Option<TensorFile<'s>>> {
     let path = format!("{folder}{name}");
     let label = files.label(&path);
@@ -204,24 +208,26 @@ fn open_one<'s>(blob: Box<dyn Blob + 's>, label: &Path) -> Result<TensorFile<'s>
     safetensors::open(blob, label)
 }
 
-/// The tensors of every shard; errors are about the index unless they name a shard.
+/// The tensors of every shard. Errors refer to the index unless they name a shard.
 fn shards<'s>(files: &'s dyn Files, folder: &str, json: &str) -> Result<TensorFile<'s>> {
     let fields = Fields::parse(json)?;
     let Some(Value::Object(map)) = fields.get("weight_map") else {
-        return Err(Error::data("weight_map: missing; expected an object of tensor names and files"));
+        return Err(Error::data("weight_map: expected an object of tensor names and files, found none"));
     };
     let mut names = BTreeSet::new();
     for (tensor, file) in map {
-        // An index must not reach outside its folder.
+        // An index must not point outside its folder.
         let name =
             file.as_str().filter(|n| !n.is_empty() && !n.contains(['/', '\\', ':', '\0']) && *n != ".." && *n != ".");
-        names.insert(name.ok_or_else(|| Error::data(format!("weight_map: {tensor}: {file} is no plain file name")))?);
+        names.insert(
+            name.ok_or_else(|| Error::data(format!("weight_map: {tensor}: expected a plain file name, found {file}")))?,
+        );
     }
     let mut all: Option<TensorFile<'s>> = None;
     for name in names {
         let path = format!("{folder}{name}");
         let blob = files.open(&path)?.ok_or_else(|| {
-            Error::new(Kind::NotFound, "missing; the index names it as a shard").in_file(files.label(&path))
+            Error::new(Kind::NotFound, "missing; the index lists it as a shard").in_file(files.label(&path))
         })?;
         let shard = open_one(blob, &files.label(&path))?;
         match &mut all {
@@ -229,10 +235,10 @@ fn shards<'s>(files: &'s dyn Files, folder: &str, json: &str) -> Result<TensorFi
             None => all = Some(shard),
         }
     }
-    all.ok_or_else(|| Error::data("weight_map: empty"))
+    all.ok_or_else(|| Error::data("weight_map: the index lists no files"))
 }
 
-/// Older files call the projections of an attention layer otherwise.
+/// Translates the names that older files give to the projections of an attention layer.
 fn modern(name: &str, entry: Entry) -> Result<(String, Entry)> {
     const OLD: [(&str, &str); 4] = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
     if name.contains("attentions.")

@@ -1,7 +1,7 @@
-//! Models on disk: diffusers folders, the original authors' checkpoints, loose weight files.
+//! Models on disk: diffusers folders, the original authors' checkpoints and single weight files.
 //!
-//! Whatever a file holds, reading it executes nothing, allocates no more than a small multiple of the file's own size,
-//! and ends in a model or in an error that names the file and the field.
+//! Reading a file never executes anything and allocates at most a small multiple of the file's size. It ends with a
+//! model or with an error that names the file and the field.
 
 pub(crate) mod blob;
 mod config;
@@ -36,12 +36,12 @@ use crate::sampling::denoiser::Prediction;
 use crate::unet::{Config, Parameters};
 use tensors::TensorFile;
 
-/// Which of the two sets of weights that training leaves behind.
+/// Which of the two sets of weights from training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Weights {
-    /// The exponential moving average: what the paper samples with.
+    /// The exponential moving average, with which the paper samples.
     Ema,
-    /// The optimiser's own.
+    /// The trained weights without averaging.
     Raw,
     /// The file does not say.
     Unspecified,
@@ -60,65 +60,65 @@ impl fmt::Display for Weights {
 /// Which weights to load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WeightsChoice {
-    /// The moving average where there is one, otherwise what there is.
+    /// The moving average if there is one, otherwise whatever is there.
     #[default]
     Auto,
-    /// The moving average; an error where a file has none.
+    /// The moving average; an error if the file has none.
     Ema,
-    /// The optimiser's own; an error where a file has none.
+    /// The trained weights without averaging; an error if the file has none.
     Raw,
 }
 
-/// What the weights were read from.
+/// The kind of source that a model was loaded from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// A folder in the layout of diffusers, on disk or carried in the program.
+    /// A folder in diffusers' layout, on disk or embedded in the program.
     Folder,
-    /// One file with the tensor names of diffusers and a config.json beside it.
+    /// A file with diffusers' tensor names and a config.json next to it.
     File,
     /// A checkpoint with the tensor names of the paper's code; its architecture was inferred.
     Original,
 }
 
-/// What a file cannot say for itself.
+/// Settings that a file may lack.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
-    /// Which weights to take.
+    /// Which weights to load.
     pub weights: WeightsChoice,
-    /// Height and width of the images, in place of the config's or the guess from the attention's level.
+    /// Height and width of the images. Replaces the config's size, or the guess from the level with attention.
     pub size: Option<[usize; 2]>,
-    /// Groups of the normalisations of an original checkpoint; 32 in all published ones.
+    /// Groups of the normalisations in an original checkpoint; 32 in all published ones.
     pub norm_num_groups: Option<usize>,
-    /// The schedule, in place of the folder's or the official one.
+    /// The schedule. Replaces the folder's or the official one.
     pub scheduler: Option<SchedulerConfig>,
 }
 
-/// A model as loaded.
+/// A loaded model.
 #[derive(Clone, Debug)]
 pub struct Model {
     /// The architecture.
     pub config: Config,
     /// The weights, all finite.
     pub parameters: Parameters,
-    /// How it was trained, and how it is to be sampled by default.
+    /// How the model was trained and how it is sampled by default.
     pub scheduler: SchedulerConfig,
-    /// Which weights were taken.
+    /// Which weights were loaded.
     pub weights: Weights,
-    /// The class that stands for "none" in a network trained for guidance.
+    /// The class that means "no class" in a network trained for guidance.
     pub null_class: Option<usize>,
-    /// What was read.
+    /// The kind of source.
     pub format: Format,
-    /// The file the weights come from.
+    /// The file of the weights.
     pub file: PathBuf,
-    /// Free text that whoever wrote the folder left with it.
+    /// Free text from the creator of the folder.
     pub provenance: BTreeMap<String, String>,
-    /// SHA-256 of the architecture and all weights, in hexadecimal; the same for the same network in any format.
+    /// SHA-256 of the architecture and all weights, in hexadecimal. The same network has the same hash in any format.
     pub hash: String,
-    /// What lies beside the model in [`calibration::FILE`]; whether it is of these weights is checked where it is used.
+    /// The calibration next to the model ([`calibration::FILE`]). Its users check whether it belongs to these weights.
     pub calibration: Option<Calibration>,
 }
 
-/// SHA-256, in hexadecimal, of the config's JSON and of every weight (f32, little-endian, in the layout's order).
+/// SHA-256, in hexadecimal, of the config's JSON and every weight (f32, little-endian, in the order of the layout).
 pub fn model_hash(config: &Config, parameters: &Parameters) -> String {
     let mut hash = Sha256::new();
     hash.update(config_to_json(config).as_bytes());
@@ -130,8 +130,8 @@ pub fn model_hash(config: &Config, parameters: &Parameters) -> String {
     hex(&hash.finalize())
 }
 
-/// SHA-256, in hexadecimal, of the process that weights were trained on: what the network predicts, and β_t of every t. The
-/// same weights under another schedule make other images.
+/// SHA-256, in hexadecimal, of the process that weights were trained on: the prediction type and β_t for every t. The
+/// same weights under another schedule produce other images.
 pub fn process_hash(prediction: Prediction, schedule: &Schedule) -> String {
     let mut hash = Sha256::new();
     hash.update(prediction.to_string());
@@ -142,7 +142,7 @@ pub fn process_hash(prediction: Prediction, schedule: &Schedule) -> String {
 }
 
 /// Loads a model from `path`: a diffusers folder (weights and config at its root or under `unet/`), an original
-/// checkpoint (`.ckpt`, `.pth`, `.pt`), or a weight file with a config.json beside it.
+/// checkpoint (`.ckpt`, `.pth`, `.pt`), or a weight file next to a config.json.
 ///
 /// ```
 /// use skipstone::io::checkpoint::{load, LoadOptions};
@@ -151,7 +151,7 @@ pub fn process_hash(prediction: Prediction, schedule: &Schedule) -> String {
 /// ```
 ///
 /// # Errors
-/// Whatever is missing, damaged or not implemented, naming file and field; every tensor that does not fit, at once.
+/// Something is missing, damaged or unsupported; the message names file and field, and all tensors that do not fit.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
     let mut model = load_network(path, options)?;
     model.calibration = Calibration::read(&Calibration::path_of(path))?;
@@ -182,13 +182,13 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
     }
     let some: Vec<&str> = tensors.entries().keys().take(3).map(String::as_str).collect();
     Err(Error::unsupported(format!(
-        "its tensors have neither the names of diffusers nor those of the original code: {} …",
+        "the tensor names are neither those of diffusers nor those of the original code: {} …",
         some.join(", ")
     ))
     .in_file(path))
 }
 
-/// Loads a diffusers folder carried in memory as `(name, bytes)`, with names such as `unet/config.json`.
+/// Loads a diffusers folder embedded in memory as `(name, bytes)`, with names such as `unet/config.json`.
 ///
 /// # Errors
 /// As [`load`].
@@ -201,17 +201,20 @@ pub fn load_embedded(files: &[(&str, &[u8])], options: &LoadOptions) -> Result<M
     Ok(model)
 }
 
-/// What a folder says beside the network itself.
+/// What a folder states besides the network itself.
 #[derive(Default)]
 struct Extra {
     null_class: Option<usize>,
     provenance: BTreeMap<String, String>,
 }
 
-/// A choice of weights was asked for where there is none.
+/// The error when a choice of weights is requested but the file has none.
 fn single(path: &Path) -> Error {
-    Error::new(Kind::NotFound, "one set of weights that does not say whether it is the moving average; choose none")
-        .in_file(path)
+    Error::new(
+        Kind::NotFound,
+        "the file has one set of weights and does not say whether it is the moving average; load it without choosing",
+    )
+    .in_file(path)
 }
 
 fn assemble(
@@ -225,13 +228,10 @@ fn assemble(
     let layout = Arc::new(crate::unet::layout(&config).map_err(|e| e.in_file(&tensors.label))?);
     let parameters = tensors.parameters(&layout)?;
     let Extra { null_class, provenance } = extra;
-    if let Some(class) = null_class
-        && config.num_class_embeds.is_none_or(|classes| class >= classes)
-    {
-        return Err(Error::data(format!("null_class: {class}, the network has {} classes", {
-            config.num_class_embeds.unwrap_or(0)
-        }))
-        .in_file(tensors.label.with_file_name(diffusers::EXTRA)));
+    let classes = config.num_class_embeds.unwrap_or(0);
+    if let Some(class) = null_class.filter(|&class| class >= classes) {
+        return Err(Error::data(format!("null_class: {class} is not one of the {classes} classes"))
+            .in_file(tensors.label.with_file_name(diffusers::EXTRA)));
     }
     let hash = model_hash(&config, &parameters);
     tracing::info!(file = %tensors.label.display(), %weights, parameters = parameters.data().len(), "model loaded");

@@ -1,4 +1,4 @@
-//! The paper authors' checkpoints and those of the PyTorch port of DDPM: state dicts without a config.
+//! Checkpoints of the paper's authors and of the PyTorch port of DDPM: state dicts without a config.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,24 +12,24 @@ use crate::unet::{Config, DownBlock, UpBlock};
 
 type Entries = BTreeMap<String, Entry>;
 
-/// Deepest network whose names are read; keeps a hostile name from asking for a loop of any length.
+/// Maximum number of levels, which keeps a malicious name from causing an arbitrarily long loop.
 const MAX_LEVELS: usize = 16;
 
-/// Keys under which training scripts keep a state dict.
+/// Keys under which training scripts store a state dict.
 const RAW_KEYS: [&str; 6] = ["model", "state_dict", "model_state_dict", "net", "unet", "module"];
 const EMA_KEYS: [&str; 6] = ["ema", "model_ema", "ema_model", "ema_state_dict", "ema_model_state_dict", "shadow"];
 
-/// Finds the wanted weights in what was saved: a state dict, the list [model, optimizer, epoch, step, ema], or a
+/// Finds the requested weights in a saved object: a state dict, the list [model, optimizer, epoch, step, ema], or a
 /// dictionary of such parts.
 pub(super) fn select<'a>(file: TorchFile<'a>, path: &Path, choice: WeightsChoice) -> Result<(Weights, TensorFile<'a>)> {
     let (weights, entries) = find(&file, choice).map_err(|e| e.in_file(path))?.ok_or_else(|| single(path))?;
     if weights == Weights::Raw && choice == WeightsChoice::Auto {
-        tracing::warn!(file = %path.display(), "no moving average in this file: the raw weights are taken");
+        tracing::warn!(file = %path.display(), "no moving average in this file; loading the raw weights");
     }
     Ok((weights, file.into_tensors(path, without_prefix(entries))))
 }
 
-/// `None` where one unlabelled set was found but a labelled one is wanted.
+/// Returns `None` if a labelled set of weights is requested but only an unlabelled one exists.
 fn find(file: &TorchFile<'_>, choice: WeightsChoice) -> Result<Option<(Weights, Entries)>> {
     let pickle = file.pickle();
     let (mut raw, mut ema) = (None, None);
@@ -45,7 +45,7 @@ fn find(file: &TorchFile<'_>, choice: WeightsChoice) -> Result<Option<(Weights, 
             }
         }
     } else {
-        // The parts first: a dictionary of parts may hold a tensor of its own, the number of steps or the best loss.
+        // Parts first: a dictionary of parts may also hold tensors, such as the step count or the best loss.
         let first = |keys: &[&str]| -> Result<Option<Entries>> {
             for part in keys.iter().filter_map(|key| pickle.get(pickle.root, key)) {
                 if let Some(entries) = file.state_dict(part)? {
@@ -61,12 +61,11 @@ fn find(file: &TorchFile<'_>, choice: WeightsChoice) -> Result<Option<(Weights, 
         }
     }
     if raw.is_none() && ema.is_none() {
-        return Err(Error::new(Kind::NotFound, "no state dict: expected a dictionary of tensors, or a list of such"));
+        return Err(Error::new(Kind::NotFound, "no state dict: expected a dictionary of tensors or a list of them"));
     }
-    let missing = |what: &str| Error::new(Kind::NotFound, format!("no {what} weights in this checkpoint"));
+    let missing = |what: &str| Error::new(Kind::NotFound, format!("the checkpoint has no {what} weights"));
     match choice {
-        WeightsChoice::Ema if !labelled => Ok(None),
-        WeightsChoice::Raw if !labelled => Ok(None),
+        WeightsChoice::Ema | WeightsChoice::Raw if !labelled => Ok(None),
         WeightsChoice::Ema => ema.map(|e| Some((Weights::Ema, e))).ok_or_else(|| missing("ema")),
         WeightsChoice::Raw => raw.map(|e| Some((Weights::Raw, e))).ok_or_else(|| missing("raw")),
         WeightsChoice::Auto => Ok(match (ema, raw) {
@@ -76,7 +75,7 @@ fn find(file: &TorchFile<'_>, choice: WeightsChoice) -> Result<Option<(Weights, 
     }
 }
 
-/// The names without the `module.` that data-parallel training puts before all of them.
+/// Removes the prefix `module.`, which data-parallel training adds to all names.
 fn without_prefix(entries: Entries) -> Entries {
     if !entries.keys().all(|name| name.starts_with("module.")) {
         return entries;
@@ -84,17 +83,17 @@ fn without_prefix(entries: Entries) -> Entries {
     entries.into_iter().map(|(name, entry)| (name["module.".len()..].to_owned(), entry)).collect()
 }
 
-/// Whether the tensors have the original code's names.
+/// Whether the tensors have the names of the original code.
 pub(super) fn has_names(tensors: &TensorFile<'_>) -> bool {
     tensors.entries().contains_key("temb.dense.0.weight")
 }
 
-/// The official schedule: linear, T = 1000, and no clipping.
+/// The official schedule: linear, T = 1000, no clipping.
 pub(super) fn scheduler() -> SchedulerConfig {
     SchedulerConfig { clip_sample: Some(false), ..SchedulerConfig::default() }
 }
 
-/// The architecture that the tensors' shapes imply, and the tensors under diffusers' names.
+/// The architecture implied by the tensors' shapes, and the tensors under diffusers' names.
 pub(super) fn convert<'a>(tensors: TensorFile<'a>, options: &LoadOptions) -> Result<(Config, TensorFile<'a>)> {
     let label = tensors.label.clone();
     let config = infer(tensors.entries(), options).map_err(|e| e.in_file(label))?;
@@ -111,7 +110,7 @@ fn shape<'e>(entries: &'e Entries, name: &str, rank: usize) -> Result<&'e [usize
     Ok(&entry.shape)
 }
 
-/// How many of `prefix.0`, `prefix.1`, … the names mention.
+/// The number of consecutive names `prefix.0`, `prefix.1`, …
 fn count(entries: &Entries, prefix: &str) -> usize {
     let indices: BTreeSet<usize> = entries
         .range(prefix.to_owned()..)
@@ -126,7 +125,7 @@ fn infer(entries: &Entries, options: &LoadOptions) -> Result<Config> {
     let conv_out = shape(entries, "conv_out.weight", 4)?;
     let levels = count(entries, "down.");
     if !(1..=MAX_LEVELS).contains(&levels) {
-        return Err(Error::data(format!("{levels} levels of names down.i; expected 1 to {MAX_LEVELS}")));
+        return Err(Error::data(format!("expected 1 to {MAX_LEVELS} levels of names down.i, found {levels}")));
     }
     let layers = count(entries, "down.0.block.");
     let mut block_out_channels = Vec::new();
@@ -137,14 +136,16 @@ fn infer(entries: &Entries, options: &LoadOptions) -> Result<Config> {
         let (blocks, attentions) =
             (count(entries, &format!("down.{level}.block.")), count(entries, &format!("down.{level}.attn.")));
         if blocks != layers {
-            return Err(Error::unsupported(format!("down.{level}: {blocks} blocks, down.0 has {layers}")));
+            return Err(Error::unsupported(format!("down.{level}: expected {layers} blocks, found {blocks}")));
         }
         if attentions != 0 && attentions != blocks {
-            return Err(Error::unsupported(format!("down.{level}: {attentions} attention layers for {blocks} blocks")));
+            return Err(Error::unsupported(format!(
+                "down.{level}: expected 0 or {blocks} attentions, found {attentions}"
+            )));
         }
         if level + 1 < levels && !entries.contains_key(&format!("down.{level}.downsample.conv.weight")) {
             return Err(Error::unsupported(format!(
-                "down.{level}.downsample.conv.weight: missing; downsampling without convolution is not implemented"
+                "down.{level}.downsample.conv.weight: missing; downsampling without convolution is not supported"
             )));
         }
         attention.push(attentions > 0);
@@ -173,7 +174,7 @@ fn infer(entries: &Entries, options: &LoadOptions) -> Result<Config> {
     Ok(config)
 }
 
-/// The published models attend where the image is 16×16: level i of an image of 16·2^i.
+/// Guesses the image size: the published models have attention at 16×16, which is level i of an image of 16·2^i.
 fn guess_size(attention: &[bool]) -> usize {
     match attention.iter().position(|&a| a) {
         Some(level) if attention.iter().filter(|&&a| a).count() == 1 => 16 << level,
@@ -181,7 +182,7 @@ fn guess_size(attention: &[bool]) -> usize {
     }
 }
 
-/// One tensor under diffusers' name; what is not recognised keeps its own and is reported later.
+/// Translates a tensor's name to diffusers'. Unknown names stay unchanged and are reported later.
 fn rename(name: &str, entry: Entry, levels: usize) -> Result<(String, Entry)> {
     let parts: Vec<&str> = name.split('.').collect();
     let level = |i: &str| i.parse::<usize>().ok().filter(|&i| i < levels);
@@ -194,7 +195,7 @@ fn rename(name: &str, entry: Entry, levels: usize) -> Result<(String, Entry)> {
         ["mid", "block_2", part, leaf] => Some(format!("mid_block.resnets.1.{}.{leaf}", resnet(part))),
         ["mid", "attn_1", part, leaf] => Some(format!("mid_block.attentions.0.{}.{leaf}", attention(part))),
         [way @ ("down" | "up"), i, kind, a, b, ref rest @ ..] => level(i).and_then(|i| {
-            // The original counts levels of the way up from the finest, diffusers from the coarsest.
+            // On the way up, the original code counts levels from the finest, diffusers from the coarsest.
             let block =
                 if way == "down" { format!("down_blocks.{i}") } else { format!("up_blocks.{}", levels - 1 - i) };
             match (kind, rest) {
@@ -208,7 +209,7 @@ fn rename(name: &str, entry: Entry, levels: usize) -> Result<(String, Entry)> {
         _ => None,
     };
     let Some(new) = new else { return Ok((name.to_owned(), entry)) };
-    // A 1×1 convolution of an attention layer is a linear map.
+    // The 1×1 convolutions of an attention layer are linear maps.
     let entry = match entry.shape[..] {
         [out, inner, 1, 1] if new.contains("attentions.") => entry.reshaped(vec![out, inner])?,
         _ => entry,

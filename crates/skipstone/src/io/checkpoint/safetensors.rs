@@ -1,4 +1,4 @@
-//! The safetensors format: eight bytes of length, a JSON header, the tensors' bytes.
+//! The safetensors format: eight bytes of length, a JSON header, the bytes of the tensors.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,36 +10,36 @@ use super::blob::Blob;
 use super::tensors::{Dtype, Entry, Region, TensorFile};
 use crate::error::{Error, Kind, Result};
 
-/// Longest header accepted: a network of a million tensors needs less.
+/// Maximum header size in bytes; a network of a million tensors needs less.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// The type of the numbers in a file of weights.
+/// The number format of a weight file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FloatType {
-    /// As they are.
+    /// Single precision.
     #[default]
     F32,
-    /// Rounded to half precision: half the size.
+    /// Rounded to half precision, for half the size.
     F16,
 }
 
-/// A tensor in memory with its name.
+/// A named tensor in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
-    /// Its key in the file.
+    /// The key in the file.
     pub name: String,
-    /// Its shape; an empty one is a scalar.
+    /// The shape; empty for a scalar.
     pub shape: Vec<usize>,
-    /// Its elements, row-major.
+    /// The elements, row-major.
     pub values: Vec<f32>,
 }
 
-/// What [`read_tensors`] finds: tensors in the order of the file, and the file's text entries.
+/// The result of [`read_tensors`]: tensors in the order of the file, and the file's text metadata.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TensorSet {
     /// The tensors.
     pub tensors: Vec<NamedTensor>,
-    /// Text beside them.
+    /// The text metadata.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -55,18 +55,18 @@ fn header(blob: &dyn Blob) -> Result<(u64, safetensors::tensor::Metadata)> {
     let length = u64::from_le_bytes(length.try_into().expect("eight bytes were read"));
     if length > MAX_HEADER || length > blob.len() - 8 {
         return Err(Error::data(format!(
-            "not a safetensors file, or truncated: a header of {length} bytes in a file of {}",
+            "not a safetensors file, or truncated: its header claims {length} bytes, the file has {}",
             blob.len()
         )));
     }
-    // Deserialisation checks that the tensors follow one another without gap or overlap, and that shape times element
-    // size is the length of each.
+    // Deserialisation checks that the tensors follow each other without gap or overlap, and that the length of each is
+    // its shape times the element size.
     let meta: safetensors::tensor::Metadata = serde_json::from_slice(&blob.read(8, length)?)
         .map_err(|e| Error::data(format!("bad safetensors header: {e}")).caused_by(e))?;
     let (start, held) = (8 + length, meta.data_len() as u64);
     if start.checked_add(held) != Some(blob.len()) {
         return Err(Error::data(format!(
-            "truncated or damaged: the tensors take {held} bytes, the file holds {}",
+            "truncated or damaged: the tensors need {held} bytes, the file has {}",
             blob.len() - start
         )));
     }
@@ -86,21 +86,21 @@ fn entry(info: &safetensors::tensor::TensorInfo, start: u64) -> Result<Entry> {
     Entry::new(dtype, info.shape.clone(), None, 0, region)
 }
 
-/// Opens a safetensors file; errors name `label`.
+/// Opens a safetensors file, which error messages call `label`.
 pub(crate) fn open<'a>(blob: Box<dyn Blob + 'a>, label: &Path) -> Result<TensorFile<'a>> {
     let (start, meta) = header(&*blob).map_err(|e| e.in_file(label))?;
     let mut entries = BTreeMap::new();
     for (name, info) in meta.tensors() {
-        let entry = entry(info, start).map_err(|e| Error::data(format!("{name}: {}", e.message())).in_file(label))?;
+        let entry = entry(info, start).map_err(|e| e.within(&name).in_file(label))?;
         entries.insert(name, entry);
     }
     Ok(TensorFile::new(label, vec![blob], entries))
 }
 
-/// Writes tensors `(name, shape, elements)` in the given order, with text beside them. The bytes depend on nothing else.
+/// Writes tensors `(name, shape, elements)` in the given order, with text metadata. The output depends on nothing else.
 ///
 /// # Errors
-/// A shape that does not fit its elements, a name given twice, a value too large for half precision, or a failed write.
+/// A shape does not fit its elements, a name occurs twice, a value is too large for half precision, or a write fails.
 pub fn write_tensors<'t>(
     tensors: impl Iterator<Item = (&'t str, &'t [usize], &'t [f32])> + Clone,
     metadata: &BTreeMap<String, String>,
@@ -117,10 +117,10 @@ pub fn write_tensors<'t>(
     let mut offset = 0usize;
     for (name, shape, values) in tensors.clone() {
         if shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(values.len()) {
-            return Err(Error::data(format!("{name}: {} elements for shape {shape:?}", values.len())));
+            return Err(Error::data(format!("{name}: {} elements do not fit shape {shape:?}", values.len())));
         }
         if name == "__metadata__" || !names.insert(name) {
-            return Err(Error::data(format!("{name}: the name is taken")));
+            return Err(Error::data(format!("{name}: the name is already used")));
         }
         let end = offset + size * values.len();
         header.push_str(&format!(
@@ -131,7 +131,7 @@ pub fn write_tensors<'t>(
         offset = end;
     }
     header.push('}');
-    // Readers that map the file want the numbers aligned.
+    // Aligns the numbers for readers that map the file into memory.
     while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
@@ -162,7 +162,7 @@ pub fn write_tensors<'t>(
     Ok(())
 }
 
-/// Reads what [`write_tensors`] wrote, or any safetensors file of floating-point tensors, from its bytes.
+/// Reads a safetensors file of floating-point tensors from its bytes.
 ///
 /// ```
 /// use skipstone::io::checkpoint::{read_tensors, write_tensors, FloatType};
@@ -173,16 +173,18 @@ pub fn write_tensors<'t>(
 /// ```
 ///
 /// # Errors
-/// Bytes that are no complete safetensors file; a tensor of integers.
+/// The bytes are not a complete safetensors file, or a tensor has integers.
 pub fn read_tensors(bytes: &[u8]) -> Result<TensorSet> {
     let (start, meta) = header(&bytes)?;
     let mut tensors = Vec::new();
     let infos = meta.tensors();
     for name in meta.offset_keys() {
         let info = infos[&name];
-        let entry = entry(info, start).map_err(|e| Error::data(format!("{name}: {}", e.message())))?;
+        let entry = entry(info, start).map_err(|e| e.within(&name))?;
         if let Dtype::Other(dtype) = &entry.dtype {
-            return Err(Error::unsupported(format!("{name}: dtype {dtype}; f64, f32, f16 and bf16 are read")));
+            return Err(Error::unsupported(format!(
+                "{name}: unsupported dtype {dtype}: expected f64, f32, f16 or bf16"
+            )));
         }
         let from = start as usize + info.data_offsets.0;
         let values = entry.dtype.decode(&bytes[from..start as usize + info.data_offsets.1]);
@@ -300,6 +302,6 @@ mod tests {
     fn integers_are_refused_by_name() {
         let header = "{\"steps\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[0,8]}}";
         let e = read_tensors(&raw(header, 8)).unwrap_err();
-        assert_eq!(e.message(), "steps: dtype I64; f64, f32, f16 and bf16 are read");
+        assert_eq!(e.message(), "steps: unsupported dtype I64: expected f64, f32, f16 or bf16");
     }
 }

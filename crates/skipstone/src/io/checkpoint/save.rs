@@ -1,4 +1,4 @@
-//! Writing a diffusers folder: the same model gives the same bytes, and a reader never finds half of one.
+//! Writes diffusers folders. The same model gives the same bytes, and readers never see an incomplete model.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,41 +10,41 @@ use super::diffusers::EXTRA;
 use super::safetensors::{FloatType, write_tensors};
 use super::{SchedulerConfig, Weights, config_from_json, config_to_json};
 use crate::error::{Error, Kind, Result};
-use crate::io::files::write_atomically;
+use crate::io::files::{create_dir, write_atomically, write_bytes};
 use crate::unet::{Config, Parameters, layout};
 
 const MAIN: &str = "unet/diffusion_pytorch_model.safetensors";
-/// What diffusers loads as `variant="raw"`.
+/// diffusers loads this file as `variant="raw"`.
 const RAW: &str = "unet/diffusion_pytorch_model.raw.safetensors";
 
-/// What a model folder is made of.
+/// The contents of a model folder.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelFiles<'a> {
     /// The architecture.
     pub config: &'a Config,
     /// The weights to sample with.
     pub weights: &'a Parameters,
-    /// What those are.
+    /// Which weights these are.
     pub kind: Weights,
-    /// The optimiser's own weights, beside the moving average.
+    /// The trained weights without averaging, next to the moving average.
     pub raw: Option<&'a Parameters>,
-    /// The schedule.
+    /// The noise schedule and the sampling defaults.
     pub scheduler: &'a SchedulerConfig,
-    /// The class that stands for "none".
+    /// The class that means "no class".
     pub null_class: Option<usize>,
-    /// Free text to keep with the model. For reproducible bytes: no times, no paths.
+    /// Free text stored with the model. Omit times and paths to keep the bytes reproducible.
     pub provenance: &'a BTreeMap<String, String>,
-    /// How weights are stored.
+    /// The number format of the weights.
     pub float_type: FloatType,
 }
 
-/// Writes a model folder that [`load`](super::load) and diffusers' `DDIMPipeline` read.
+/// Writes a model folder that [`load`](super::load) and diffusers' `DDIMPipeline` can read.
 ///
-/// A new folder is built under a temporary name beside `dir` and renamed. In an existing one each file is replaced
-/// atomically, so that it can be loaded at every moment; a folder that holds another architecture is left alone.
+/// A new folder is built under a temporary name next to `dir` and then renamed. In an existing folder each file is
+/// replaced atomically, so the folder can be loaded at any time. A folder with another architecture is left unchanged.
 ///
 /// # Errors
-/// Weights that are not finite or do not belong to the config; another model in the way; a failed write.
+/// The weights are not finite or do not fit the config, another model is in the way, or a write fails.
 pub fn save(dir: &Path, files: &ModelFiles<'_>) -> Result<()> {
     check(files)?;
     let occupied = match std::fs::read_dir(dir) {
@@ -58,7 +58,7 @@ pub fn save(dir: &Path, files: &ModelFiles<'_>) -> Result<()> {
     }
     let aside = temporary_sibling(dir)?;
     let result = write_all(&aside, files).and_then(|()| {
-        // Not every system renames over an empty folder.
+        // Not every system can rename over an empty folder.
         match std::fs::remove_dir(dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(dir, e)),
             _ => {}
@@ -66,7 +66,7 @@ pub fn save(dir: &Path, files: &ModelFiles<'_>) -> Result<()> {
         std::fs::rename(&aside, dir).map_err(|e| Error::io(dir, e))
     });
     if result.is_err() {
-        // The first error is the one to report.
+        // Report the first error rather than a failure to clean up.
         let _ = std::fs::remove_dir_all(&aside);
     }
     result
@@ -78,23 +78,25 @@ fn check(files: &ModelFiles<'_>) -> Result<()> {
     for (what, parameters) in [("weights", Some(files.weights)), ("raw weights", files.raw)] {
         let Some(parameters) = parameters else { continue };
         if **parameters.layout() != expected {
-            return Err(Error::argument(format!("the {what} do not belong to this architecture")));
+            return Err(Error::argument(format!(
+                "the {what} do not fit the config: they belong to another architecture"
+            )));
         }
         for (spec, values) in parameters.iter() {
             if let Some(i) = values.iter().position(|v| !v.is_finite()) {
-                let message = format!("{what}: {}: element {i} is {}", spec.name, values[i]);
+                let message = format!("{what}: {}: element {i} is {}; weights must be finite", spec.name, values[i]);
                 return Err(Error::new(Kind::NonFinite, message));
             }
         }
     }
     let classes = files.config.num_class_embeds.unwrap_or(0);
     if let Some(class) = files.null_class.filter(|&class| class >= classes) {
-        return Err(Error::argument(format!("null_class: {class}, the network has {classes} classes")));
+        return Err(Error::argument(format!("null_class: {class} is not one of the {classes} classes")));
     }
     Ok(())
 }
 
-/// Replacing files one by one is safe only between models of one shape.
+/// Refuses a folder with another architecture: replacing files one by one is safe only between models of one shape.
 fn same_architecture(dir: &Path, config: &Config) -> Result<()> {
     let path = dir.join("unet/config.json");
     let refuse = |why: &str| {
@@ -103,20 +105,22 @@ fn same_architecture(dir: &Path, config: &Config) -> Result<()> {
     };
     let json = match std::fs::read_to_string(&path) {
         Ok(json) => json,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return refuse("not empty, and no model folder"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return refuse("the folder is not empty and not a model folder");
+        }
         Err(e) => return Err(Error::io(path, e)),
     };
     match config_from_json(&json, None).and_then(|old| layout(&old)) {
         Ok(old) if old == layout(config)? => Ok(()),
-        _ => refuse("holds a model of another architecture"),
+        _ => refuse("the folder has a model of another architecture"),
     }
 }
 
-/// A new folder beside `dir`, so that a rename stays within one file system.
+/// Creates a folder next to `dir`, so that the rename stays within one file system.
 fn temporary_sibling(dir: &Path) -> Result<PathBuf> {
     let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = dir.file_name().ok_or_else(|| Error::argument("a folder's name is needed").in_file(dir))?;
-    std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+    let name = dir.file_name().ok_or_else(|| Error::argument("the path does not name a folder").in_file(dir))?;
+    create_dir(parent)?;
     for attempt in 0..1000 {
         let path = parent.join(format!(".{}.{}-{attempt}.tmp", name.to_string_lossy(), std::process::id()));
         match std::fs::create_dir(&path) {
@@ -125,17 +129,16 @@ fn temporary_sibling(dir: &Path) -> Result<PathBuf> {
             Err(e) => return Err(Error::io(path, e)),
         }
     }
-    Err(Error::new(Kind::Io, "no free temporary name beside it").in_file(dir))
+    Err(Error::new(Kind::Io, "cannot find a free temporary name next to the folder").in_file(dir))
 }
 
 fn write_all(dir: &Path, files: &ModelFiles<'_>) -> Result<()> {
     for folder in ["unet", "scheduler"] {
-        let path = dir.join(folder);
-        std::fs::create_dir_all(&path).map_err(|e| Error::io(path, e))?;
+        create_dir(&dir.join(folder))?;
     }
     match files.raw {
         Some(raw) => write_weights(&dir.join(RAW), raw, files.float_type)?,
-        // Raw weights of an earlier save would belong to another model.
+        // Raw weights from an earlier save would belong to another model.
         None => match std::fs::remove_file(dir.join(RAW)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(dir.join(RAW), e)),
             _ => {}
@@ -162,16 +165,16 @@ fn write_all(dir: &Path, files: &ModelFiles<'_>) -> Result<()> {
 
 fn write_weights(path: &Path, parameters: &Parameters, float_type: FloatType) -> Result<()> {
     let tensors = parameters.iter().map(|(spec, values)| (spec.name.as_str(), spec.shape.as_slice(), values));
-    // diffusers wants to know which framework wrote the file.
+    // diffusers requires the name of the framework that wrote the file.
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let tensors: Vec<_> = tensors.collect();
     write_atomically(path, |out| write_tensors(tensors.iter().copied(), &metadata, float_type, out))
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
-    // Training saves the same config again and again.
+    // Training saves the same config repeatedly.
     if std::fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
         return Ok(());
     }
-    write_atomically(path, |out| out.write_all(text.as_bytes()).map_err(|e| Error::io(path, e)))
+    write_bytes(path, text.as_bytes())
 }

@@ -3,13 +3,13 @@
 use serde_json::json;
 
 use super::config::DIFFUSERS_VERSION;
-use super::fields::Fields;
+use super::fields::{Fields, name_of};
 use crate::error::{Error, Result};
 use crate::math::schedule::{BetaSchedule, FinalLevel, MAX_TRAIN_STEPS, Schedule};
 use crate::math::trajectory::Spacing;
 use crate::sampling::denoiser::{Bound, Clip, DynamicThreshold, Prediction};
 
-/// Most training times a file may ask for.
+/// Maximum number of training timesteps in a file.
 const MAX_TIMES: usize = MAX_TRAIN_STEPS as usize;
 
 /// `variance_type` of a DDPM scheduler.
@@ -48,50 +48,46 @@ const VARIANCES: &[(&str, VarianceName)] = &[
     ("learned_range", VarianceName::LearnedRange),
 ];
 
-fn name_of<T: PartialEq>(value: &T, known: &[(&'static str, T)]) -> &'static str {
-    known.iter().find(|(_, v)| v == value).map_or("", |(name, _)| name)
-}
-
-/// A scheduler's settings, under diffusers' own names.
+/// The settings of a scheduler, under diffusers' names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerConfig {
-    /// T, the number of trained times.
+    /// T, the number of training timesteps.
     pub num_train_timesteps: usize,
     /// First β.
     pub beta_start: f64,
     /// Last β.
     pub beta_end: f64,
-    /// How β goes from the first to the last.
+    /// The progression of β from first to last.
     pub beta_schedule: BetaSchedule,
-    /// All T values of β; where given, the three fields above are not used.
+    /// All T values of β; if given, the three fields above are unused.
     pub trained_betas: Option<Vec<f64>>,
-    /// Whether x̂₀ is clipped while sampling; `None` where the file does not say.
+    /// Whether x̂₀ is clipped during sampling; `None` if the file does not say.
     pub clip_sample: Option<bool>,
-    /// To ± how much.
+    /// Bound of the clipping: ± this value.
     pub clip_sample_range: f64,
-    /// Whether the last step lands on a = 1 instead of a₁.
+    /// Whether the last step ends at a = 1 instead of a₁.
     pub set_alpha_to_one: bool,
-    /// Added to the times of the `leading` spacing.
+    /// Offset added to the timesteps of the `leading` spacing.
     pub steps_offset: usize,
-    /// What the network's output means.
+    /// The prediction type of the network.
     pub prediction_type: Prediction,
-    /// Whether x̂₀ is clipped at a quantile of its own.
+    /// Whether x̂₀ is clipped at a quantile of its own values (dynamic thresholding).
     pub thresholding: bool,
-    /// That quantile.
+    /// The quantile for dynamic thresholding.
     pub dynamic_thresholding_ratio: f64,
-    /// Largest threshold.
+    /// Maximum threshold for dynamic thresholding.
     pub sample_max_value: f64,
-    /// How S times are taken out of T; `None` where the file does not say.
+    /// The spacing of S timesteps within T; `None` if the file does not say.
     pub timestep_spacing: Option<Spacing>,
     /// Whether β is rescaled to a_T = 0.
     pub rescale_betas_zero_snr: bool,
-    /// Which variance a DDPM sampler takes.
+    /// The variance of a DDPM sampler.
     pub variance_type: VarianceName,
 }
 
 impl Default for SchedulerConfig {
-    /// The defaults of diffusers' `DDIMScheduler` and `DDPMScheduler`, which are the official linear schedule; of clipping and
-    /// spacing nothing is said.
+    /// The defaults of diffusers' `DDIMScheduler` and `DDPMScheduler`, which are the official linear schedule. Clipping
+    /// and spacing are unspecified.
     fn default() -> Self {
         Self {
             num_train_timesteps: 1000,
@@ -115,19 +111,19 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    /// Reads the text of a scheduler_config.json. A field that is absent has `DDIMScheduler`'s default, whichever
-    /// discrete-time scheduler the file names: what `DDIMScheduler.from_config` does. But `clip_sample` and
-    /// `timestep_spacing` stay `None`: what is not said is the sampler's to decide.
+    /// Parses a scheduler_config.json. Absent fields have the defaults of `DDIMScheduler`, whichever discrete-time
+    /// scheduler the file names, as in `DDIMScheduler.from_config`. The exceptions are `clip_sample` and
+    /// `timestep_spacing`, which stay `None` and are left to the sampler.
     ///
     /// # Errors
-    /// The first field that is malformed or unknown, by name; a scheduler of continuous σ or flow matching.
+    /// The message names the first malformed or unknown field. Schedulers of continuous σ or flow matching are refused.
     pub fn from_json(json: &str) -> Result<Self> {
         let fields = Fields::parse(json)?;
         if let Some(class) = fields.str("_class_name")? {
             const CONTINUOUS: [&str; 6] = ["ScoreSde", "KarrasVe", "EDM", "FlowMatch", "CMStochastic", "VQ"];
             if CONTINUOUS.iter().any(|c| class.contains(c)) {
                 return Err(Error::unsupported(format!(
-                    "_class_name: {class:?} does not belong to the discrete diffusion of DDPM and DDIM"
+                    "_class_name: {class:?} is not supported; expected a discrete-time scheduler such as DDIMScheduler"
                 )));
             }
         }
@@ -164,10 +160,10 @@ impl SchedulerConfig {
         Ok(config)
     }
 
-    /// The noise levels these settings describe.
+    /// The noise schedule that these settings describe.
     ///
     /// # Errors
-    /// Values of β outside (0, 1).
+    /// A value of β is outside (0, 1).
     pub fn schedule(&self) -> Result<Schedule> {
         let steps = u32::try_from(self.num_train_timesteps).unwrap_or(u32::MAX);
         let family = match &self.trained_betas {
@@ -178,13 +174,13 @@ impl SchedulerConfig {
         if self.rescale_betas_zero_snr { schedule.with_zero_terminal_snr() } else { Ok(schedule) }
     }
 
-    /// Where the last step lands.
+    /// The noise level at which the last step ends.
     pub fn final_level(&self) -> FinalLevel {
         if self.set_alpha_to_one { FinalLevel::Clean } else { FinalLevel::FirstTrained }
     }
 
-    /// What sampling does to x̂₀ as diffusers reads these settings, which keeps the network's ε̂; `None` where the
-    /// file does not say.
+    /// The clipping of x̂₀ during sampling as diffusers interprets these settings, which keeps the network's ε̂. `None`
+    /// if the file does not say.
     pub fn clip(&self) -> Option<Clip> {
         if self.thresholding {
             let (ratio, max) = (self.dynamic_thresholding_ratio, self.sample_max_value);
@@ -193,38 +189,38 @@ impl SchedulerConfig {
         self.clip_sample.map(|clip| if clip { Clip::KeepEps(Bound::Range(self.clip_sample_range)) } else { Clip::Off })
     }
 
-    /// Checks ranges; the values of β are the schedule's business.
+    /// Checks ranges, except that of β, which the schedule checks.
     fn validate(&self) -> Result<()> {
         let times = self.num_train_timesteps;
         if !(1..=MAX_TIMES).contains(&times) {
-            return Err(Error::data(format!("num_train_timesteps: {times}; expected 1 to {MAX_TIMES}")));
+            return Err(Error::data(format!("num_train_timesteps: expected 1 to {MAX_TIMES}, found {times}")));
         }
         if let Some(betas) = &self.trained_betas
             && betas.len() != times
         {
             return Err(Error::data(format!(
-                "trained_betas: {} numbers; num_train_timesteps asks for {times}",
+                "trained_betas: expected {times} numbers (num_train_timesteps), found {}",
                 betas.len()
             )));
         }
         if !(0.0..=1.0).contains(&self.dynamic_thresholding_ratio) {
             let ratio = self.dynamic_thresholding_ratio;
-            return Err(Error::data(format!("dynamic_thresholding_ratio: {ratio}; expected 0 to 1")));
+            return Err(Error::data(format!("dynamic_thresholding_ratio: expected 0 to 1, found {ratio}")));
         }
         for (name, value) in
             [("clip_sample_range", self.clip_sample_range), ("sample_max_value", self.sample_max_value)]
         {
             if !(value.is_finite() && value > 0.0) {
-                return Err(Error::data(format!("{name}: {value}; expected a positive number")));
+                return Err(Error::data(format!("{name}: expected a positive number, found {value}")));
             }
         }
         if self.steps_offset >= times {
-            return Err(Error::data(format!("steps_offset: {}; expected less than {times}", self.steps_offset)));
+            return Err(Error::data(format!("steps_offset: expected less than {times}, found {}", self.steps_offset)));
         }
         Ok(())
     }
 
-    /// The text of a scheduler_config.json that diffusers' `DDIMScheduler` loads. Same settings, same bytes.
+    /// A scheduler_config.json that diffusers' `DDIMScheduler` loads. The same settings give the same bytes.
     pub fn to_json(&self) -> String {
         let mut value = json!({
             "_class_name": "DDIMScheduler",
@@ -243,7 +239,7 @@ impl SchedulerConfig {
             "thresholding": self.thresholding,
             "trained_betas": self.trained_betas,
         });
-        // What is left unsaid keeps the default of whoever reads the file.
+        // Unspecified fields are omitted, so that each reader uses its own default.
         if let Some(clip) = self.clip_sample {
             value["clip_sample"] = json!(clip);
         }
@@ -253,12 +249,12 @@ impl SchedulerConfig {
         if let (None, BetaSchedule::Const | BetaSchedule::Jsd, Ok(schedule)) =
             (&self.trained_betas, &self.beta_schedule, self.schedule())
         {
-            // Names that diffusers does not know: the list says the same.
+            // diffusers does not know these names; the list of β is equivalent.
             value["beta_schedule"] = json!("linear");
             value["trained_betas"] = json!(schedule.betas());
         }
         if self.variance_type != VarianceName::FixedSmall {
-            // No field of DDIMScheduler, which passes over it: stated only where it says something.
+            // DDIMScheduler has no such field and ignores it, so it is written only where it is not the default.
             value["variance_type"] = json!(name_of(&self.variance_type, VARIANCES));
         }
         format!("{value:#}\n")

@@ -1,4 +1,4 @@
-//! Tensors of a checkpoint by name, whatever the file format: each is a strided view into a run of bytes.
+//! Tensors of a checkpoint by name, independent of the file format. Each is a strided view of a range of bytes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,14 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use super::blob::Blob;
+use super::zip;
 use crate::error::{Error, Result};
 use crate::unet::{Layout, Parameters};
 
-/// How a checkpoint stores a number.
+/// The type of a checkpoint's numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dtype {
-    /// IEEE double precision; rounded to f32 when read.
+    /// IEEE double precision, rounded to f32 when read.
     F64,
     /// IEEE single precision.
     F32,
@@ -21,12 +22,12 @@ pub enum Dtype {
     F16,
     /// The upper half of an f32.
     Bf16,
-    /// Anything that is no weight: integers, booleans, 8-bit floats. Listed, never read.
+    /// Types that are not weights: integers, booleans, 8-bit floats. They are listed but never read.
     Other(String),
 }
 
 impl Dtype {
-    /// Bytes of an element; `None` for what is not read.
+    /// Bytes per element; `None` for types that are not read.
     pub(crate) fn size(&self) -> Option<usize> {
         match self {
             Self::F64 => Some(8),
@@ -36,7 +37,7 @@ impl Dtype {
         }
     }
 
-    /// Little-endian bytes as f32.
+    /// Decodes little-endian bytes to f32.
     pub(crate) fn decode(&self, bytes: &[u8]) -> Vec<f32> {
         fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
             bytes.as_chunks::<N>().0.iter().map(|&c| f(c)).collect()
@@ -51,7 +52,7 @@ impl Dtype {
     }
 }
 
-/// A run of bytes with the checksum its container states.
+/// A range of bytes and its checksum according to the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Checksum {
     pub start: u64,
@@ -59,21 +60,21 @@ pub(crate) struct Checksum {
     pub crc32: u32,
 }
 
-/// Shape, type and place of one tensor. Built through [`Entry::new`], which checks that it lies inside its storage.
+/// Shape, type and position of a tensor. [`Entry::new`] checks that the tensor lies inside its storage.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// In elements; `None` is contiguous, row-major.
+    /// In elements; `None` means contiguous and row-major.
     strides: Option<Vec<usize>>,
     blob: usize,
     start: u64,
-    /// Bytes from the first element to the end of the last.
+    /// Bytes from the start of the first element to the end of the last.
     span: u64,
     checksum: Option<Checksum>,
 }
 
-/// The storage a tensor lies in: `len` bytes from `start` of blob number `blob`.
+/// A tensor's storage: `len` bytes from `start` of blob number `blob`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Region {
     pub blob: usize,
@@ -83,7 +84,7 @@ pub(crate) struct Region {
 }
 
 impl Entry {
-    /// The view of `region` that begins `offset` elements in; `strides` in elements, `None` for contiguous.
+    /// A view of `region` that starts `offset` elements in. `strides` are in elements; `None` means contiguous.
     pub fn new(
         dtype: Dtype,
         shape: Vec<usize>,
@@ -95,7 +96,7 @@ impl Entry {
         let numel = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).ok_or_else(too_large)?;
         let contiguous = row_major(&shape);
         let strides = strides.filter(|s| {
-            // A stride along a dimension of one element is never used; torch writes anything there.
+            // The stride of a dimension of size 1 is never used; torch writes arbitrary values there.
             s.iter().zip(&contiguous).zip(&shape).any(|((a, b), &d)| d > 1 && a != b)
         });
         let elements = match &strides {
@@ -107,14 +108,14 @@ impl Entry {
                 .try_fold(1u64, |n, (&d, &s)| n.checked_add((d as u64 - 1).checked_mul(s as u64)?))
                 .ok_or_else(too_large)?,
         };
-        // What is never read needs no place.
+        // Types that are never read need no bytes.
         let size = dtype.size().unwrap_or(0) as u64;
         let first = offset.checked_mul(size).ok_or_else(too_large)?;
         let span = elements.checked_mul(size).ok_or_else(too_large)?;
         if first.checked_add(span).is_none_or(|end| end > region.len) {
             return Err(too_large());
         }
-        // An expanded view (stride 0) repeats elements: its size has nothing to do with the file's.
+        // An expanded view (stride 0) repeats elements, so the file's size does not bound its size.
         if size > 0 && numel.checked_mul(size).is_none_or(|bytes| bytes > region.len) {
             return Err(too_large());
         }
@@ -122,16 +123,17 @@ impl Entry {
         Ok(Self { dtype, shape, strides, blob: region.blob, start: region.start + first, span, checksum })
     }
 
-    /// The same elements under another shape of as many; only contiguous tensors can be renamed so.
+    /// The same elements with another shape of equal size. Non-contiguous tensors can only drop trailing dimensions of
+    /// 1.
     pub fn reshaped(mut self, shape: Vec<usize>) -> Result<Self> {
         if self.strides.is_some() {
-            // Dropping trailing dimensions of 1 keeps the strides of the others.
+            // Dropping trailing dimensions of 1 keeps the other strides.
             let strides = self.strides.as_mut().map_or(0, |s| {
                 s.truncate(shape.len());
                 s.len()
             });
             if strides != shape.len() || self.shape[..shape.len()] != shape[..] {
-                return Err(Error::data(format!("shape {:?} cannot be read as {shape:?}", self.shape)));
+                return Err(Error::data(format!("cannot reshape {:?} to {shape:?}", self.shape)));
             }
         }
         self.shape = shape;
@@ -139,7 +141,7 @@ impl Entry {
     }
 }
 
-/// Row-major strides; saturating, for a shape with a zero may hold any other number.
+/// Row-major strides. Saturating, because a shape with a zero may have arbitrarily large other dimensions.
 fn row_major(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for i in (1..shape.len()).rev() {
@@ -148,9 +150,9 @@ fn row_major(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// The named tensors of one checkpoint file, or of the shards of one.
+/// The named tensors of a checkpoint file or of its shards.
 pub(crate) struct TensorFile<'a> {
-    /// What errors call the file.
+    /// The file's path in error messages.
     pub label: PathBuf,
     blobs: Vec<Box<dyn Blob + 'a>>,
     entries: BTreeMap<String, Entry>,
@@ -161,44 +163,43 @@ impl<'a> TensorFile<'a> {
         Self { label: label.to_path_buf(), blobs, entries }
     }
 
-    /// Every tensor by name.
+    /// All tensors by name.
     pub fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
     }
 
-    /// The same tensors under the names (and shapes) that `rename` gives them.
+    /// The same tensors with the names (and shapes) returned by `rename`.
     pub fn renamed(mut self, rename: impl Fn(&str, Entry) -> Result<(String, Entry)>) -> Result<Self> {
         let mut entries = BTreeMap::new();
         for (name, entry) in std::mem::take(&mut self.entries) {
-            let (to, entry) =
-                rename(&name, entry).map_err(|e| Error::data(format!("{name}: {e}")).in_file(&self.label))?;
+            let (to, entry) = rename(&name, entry).map_err(|e| e.within(&name).in_file(&self.label))?;
             if entries.insert(to.clone(), entry).is_some() {
-                return Err(Error::data(format!("{name}: a second tensor for {to}")).in_file(&self.label));
+                return Err(Error::data(format!("{name}: there is already a tensor for {to}")).in_file(&self.label));
             }
         }
         self.entries = entries;
         Ok(self)
     }
 
-    /// Takes the shards of one checkpoint together.
+    /// Adds the tensors of another shard.
     pub fn merge(&mut self, other: TensorFile<'a>) -> Result<()> {
         let shift = self.blobs.len();
         self.blobs.extend(other.blobs);
         for (name, mut entry) in other.entries {
             entry.blob += shift;
             if self.entries.insert(name.clone(), entry).is_some() {
-                return Err(Error::data(format!("{name}: in two shards")).in_file(other.label));
+                return Err(Error::data(format!("{name}: the tensor occurs in two shards")).in_file(other.label));
             }
         }
         Ok(())
     }
 
-    /// Reads the values of `entry`, row-major, into `out`, which is as long.
+    /// Reads the values of `entry`, row-major, into `out`, whose length must match.
     fn read_into(&self, name: &str, entry: &Entry, out: &mut [f32]) -> Result<()> {
         let plain = entry.dtype == Dtype::F32 && entry.strides.is_none() && entry.checksum.is_none();
         if plain && cfg!(target_endian = "little") {
-            // By far the most weights: no copy on the way.
-            let fail = |e: Error| Error::new(e.kind(), format!("{name}: {}", e.message())).in_file(&self.label);
+            // The most common case by far, without an intermediate copy.
+            let fail = |e: Error| e.within(name).in_file(&self.label);
             return self.blobs[entry.blob].read_into(entry.start, bytemuck::cast_slice_mut(out)).map_err(fail);
         }
         out.copy_from_slice(&self.values(name, entry)?);
@@ -207,20 +208,17 @@ impl<'a> TensorFile<'a> {
 
     /// The values of `entry`, row-major.
     pub fn values(&self, name: &str, entry: &Entry) -> Result<Vec<f32>> {
-        let fail = |e: Error| Error::new(e.kind(), format!("{name}: {}", e.message())).in_file(&self.label);
+        let fail = |e: Error| e.within(name).in_file(&self.label);
         let Some(size) = entry.dtype.size() else {
             let Dtype::Other(dtype) = &entry.dtype else { unreachable!("only other types have no size") };
-            return Err(fail(Error::unsupported(format!("dtype {dtype}; f64, f32, f16 and bf16 are read"))));
+            return Err(fail(Error::unsupported(format!("unsupported dtype {dtype}: expected f64, f32, f16 or bf16"))));
         };
         let bytes = self.blobs[entry.blob].read(entry.start, entry.span).map_err(fail)?;
         if let Some(sum) = entry.checksum
             && (sum.start, sum.len) == (entry.start, entry.span)
+            && zip::crc32(&bytes) != sum.crc32
         {
-            let mut crc = flate2::Crc::new();
-            crc.update(&bytes);
-            if crc.sum() != sum.crc32 {
-                return Err(fail(Error::data("its checksum does not match: the file is damaged")));
-            }
+            return Err(fail(Error::data("damaged: the checksum does not match")));
         }
         let Some(strides) = &entry.strides else { return Ok(entry.dtype.decode(&bytes)) };
         let numel: usize = entry.shape.iter().product();
@@ -240,10 +238,10 @@ impl<'a> TensorFile<'a> {
         Ok(entry.dtype.decode(&gathered))
     }
 
-    /// The parameters that `layout` asks for, each exactly once and nothing beside them.
+    /// The parameters of `layout`. The file must have each exactly once and nothing else.
     ///
     /// # Errors
-    /// Every missing, mis-shaped and unexpected tensor at once; a weight that is not finite, by name.
+    /// Lists all missing, mis-shaped and unexpected tensors at once, or names a weight that is not finite.
     pub fn parameters(&self, layout: &Arc<Layout>) -> Result<Parameters> {
         let mut problems = Vec::new();
         for spec in layout.specs() {
@@ -260,13 +258,13 @@ impl<'a> TensorFile<'a> {
         }
         for (name, entry) in &self.entries {
             if layout.get(name).is_none() {
-                problems.push(format!("{name}: unexpected, {:?}", entry.shape));
+                problems.push(format!("{name}: unexpected tensor, {:?}", entry.shape));
             }
         }
         if !problems.is_empty() {
             return Err(Error::data(list(&problems, "tensors do not fit the architecture")).in_file(&self.label));
         }
-        // Tensors may share a storage, so shapes that agree do not yet bound what reading them all would take.
+        // Tensors may share storage, so matching shapes alone do not bound the total size.
         let stored: u64 = self.blobs.iter().map(|b| b.len()).sum();
         if (layout.len() as u64).saturating_mul(2) > stored {
             return Err(
@@ -278,7 +276,7 @@ impl<'a> TensorFile<'a> {
             let Some(entry) = self.entries.get(&spec.name) else { unreachable!("{} was found above", spec.name) };
             let values = &mut data[spec.range()];
             self.read_into(&spec.name, entry, values)?;
-            // All at once is a vector at a time; which one it was is asked rarely.
+            // Checking all values without branches vectorises; the position is needed only in the error.
             let finite = values.iter().fold(true, |finite, v| finite & v.is_finite());
             if !finite && let Some(i) = values.iter().position(|v| !v.is_finite()) {
                 return Err(Error::new(
@@ -292,7 +290,7 @@ impl<'a> TensorFile<'a> {
     }
 }
 
-/// One problem alone, or all of them below a line that counts them; a long list is cut.
+/// A single problem, or a list of them under a line with their number. Long lists are cut.
 pub(crate) fn list(problems: &[String], what: &str) -> String {
     const SHOWN: usize = 20;
     if let [only] = problems {
@@ -379,7 +377,7 @@ mod tests {
             message,
             "weights: 4 tensors do not fit the architecture:\n  conv_in.weight: expected [1, 2], found [2, 1]\n  \
              conv_in.bias: missing, expected [2]\n  count: expected floating-point numbers, found I64\n  \
-             extra: unexpected, [3]"
+             extra: unexpected tensor, [3]"
         );
     }
 

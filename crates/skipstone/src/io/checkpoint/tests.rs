@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::unet::layout;
 
-/// Element k of an original tensor in the fixtures, as golden/make_checkpoint_fixtures.py states it.
+/// Element k of an original tensor in the fixtures, as defined by golden/make_checkpoint_fixtures.py.
 fn formula(name: &str, k: usize, base: f32) -> f32 {
     let sum: u32 = name.bytes().map(u32::from).sum();
     base + (sum % 64) as f32 / 16.0 + (k % 32) as f32 / 128.0
@@ -93,7 +93,7 @@ fn a_saved_folder_loads_as_it_was_from_disk_and_from_memory() {
     let slices: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
     let embedded = load_embedded(&slices, &LoadOptions::default()).unwrap();
     assert_eq!((embedded.parameters.data(), &embedded.hash), (ema.data(), &model.hash));
-    // Nothing temporary is left.
+    // No temporary files are left.
     assert_eq!(fs::read_dir(saved.dir.path()).unwrap().count(), 1);
     assert_eq!(fs::read_dir(saved.path().join("unet")).unwrap().count(), 3);
 }
@@ -135,7 +135,7 @@ fn another_model_or_other_files_are_never_overwritten() {
     fs::create_dir(other.path()).unwrap();
     fs::write(other.path().join("thesis.txt"), "x").unwrap();
     let e = other.save(&ramp(&other.config, 0.25), None, FloatType::F32).unwrap_err();
-    assert!(e.message().contains("no model folder"), "{e}");
+    assert!(e.message().contains("not a model folder"), "{e}");
     assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
 }
 
@@ -152,7 +152,7 @@ fn a_network_that_is_not_finite_is_not_saved() {
 #[test]
 fn each_missing_file_is_named() {
     for (gone, what) in [
-        ("unet/config.json", "no unet/config.json"),
+        ("unet/config.json", "unet/config.json"),
         ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
     ] {
         let saved = Saved::new();
@@ -162,7 +162,7 @@ fn each_missing_file_is_named() {
         assert_eq!(e.kind(), Kind::NotFound);
         assert!(e.to_string().contains(what) && e.path() == Some(&saved.path()), "{e}");
     }
-    // What has defaults may be missing.
+    // Files with defaults may be missing.
     let saved = Saved::new();
     saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
     for gone in ["model_index.json", "skipstone.json", "scheduler/scheduler_config.json"] {
@@ -215,7 +215,7 @@ fn shards_are_joined_and_an_index_cannot_leave_its_folder() {
     for hostile in ["../config.json", "/etc/passwd", "..", ".", "", "a\\b", "C:x", "a/b"] {
         fs::write(&index, serde_json::json!({"weight_map": {"w": hostile}}).to_string()).unwrap();
         let e = load(&saved.path(), &LoadOptions::default()).unwrap_err();
-        assert!(e.message().contains("no plain file name") && e.path() == Some(&*index), "{hostile}: {e}");
+        assert!(e.message().contains("plain file name") && e.path() == Some(&*index), "{hostile}: {e}");
     }
     fs::write(&index, "{\"weight_map\": {\"w\": \"gone.safetensors\"}}").unwrap();
     let e = load(&saved.path(), &LoadOptions::default()).unwrap_err();
@@ -260,7 +260,7 @@ fn a_flat_folder_and_a_loose_file_beside_its_config_are_read() {
     assert_eq!(e.path(), Some(&*flat.join("config.json")));
 }
 
-/// Original names, the diffusers names that must hold their values, and whether a 1×1 convolution became linear.
+/// Original names, the diffusers names that must have their values, and whether a 1×1 convolution became linear.
 const NAMES: [(&str, &str); 14] = [
     ("temb.dense.0.weight", "time_embedding.linear_1.weight"),
     ("temb.dense.1.bias", "time_embedding.linear_2.bias"),
@@ -293,7 +293,7 @@ fn an_original_state_dict_gives_its_architecture_and_weights() {
     assert_eq!(model.config.block_out_channels, [2, 4]);
     assert_eq!(model.config.down_blocks, [DownBlock::Plain, DownBlock::Attention]);
     assert_eq!(model.config.up_blocks, [UpBlock::Attention, UpBlock::Plain]);
-    // One level of attention, the second: 16·2.
+    // One level with attention, the second: 16·2.
     assert_eq!((model.config.sample_size, model.config.layers_per_block), ([32, 32], 1));
     assert_eq!((model.config.in_channels, model.config.downsample_padding, model.config.norm_eps), (1, 0, 1e-6));
     assert_eq!((model.scheduler.num_train_timesteps, model.scheduler.clip_sample), (1000, Some(false)));
@@ -320,7 +320,7 @@ fn of_a_training_checkpoint_the_moving_average_is_preferred() {
     }
 }
 
-/// A gzipped fixture, unpacked as `to`.
+/// Unpacks a gzipped fixture to `to`.
 fn unpacked(name: &str, to: &Path) {
     let mut bytes = Vec::new();
     let file = fs::File::open(fixture(&format!("{name}.gz"))).unwrap();
@@ -362,10 +362,10 @@ fn pickled_shards_of_diffusers_are_read_by_their_index() {
     let refused = || load(dir.path(), &LoadOptions::default()).unwrap_err();
     fs::remove_file(dir.path().join(shard(3))).unwrap();
     assert!(refused().to_string().contains(&shard(3)), "{}", refused());
-    // A shard that is another one has neither its tensors nor a name twice.
+    // A copy of another shard lacks its tensors and repeats the other's names.
     fs::copy(dir.path().join(shard(2)), dir.path().join(shard(3))).unwrap();
     assert_eq!(refused().kind(), Kind::InvalidData);
-    // An index does not lead out of its folder.
+    // An index must not point outside its folder.
     let text = fs::read_to_string(dir.path().join(index)).unwrap();
     fs::write(dir.path().join(index), text.replace(&shard(3), &format!("../{}", shard(3)))).unwrap();
     assert_eq!(refused().kind(), Kind::InvalidData);

@@ -1,6 +1,7 @@
-//! The little of ZIP that `torch.save` and NumPy use: a central directory, stored or deflated entries, ZIP64 numbers.
+//! The subset of ZIP that `torch.save` and NumPy use: a central directory, stored or deflated entries, ZIP64 numbers.
 //!
-//! A checkpoint's entries are never inflated, so it can hold no more than its own size; what is inflated has a limit.
+//! Entries of checkpoints are never inflated, so their size is bounded by the file's size. Other entries are inflated
+//! up to a limit.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -15,7 +16,7 @@ const END64: &[u8] = b"PK\x06\x06";
 const CENTRAL: &[u8] = b"PK\x01\x02";
 const LOCAL: &[u8] = b"PK\x03\x04";
 
-/// Where a stored file's bytes are.
+/// The position of a stored file's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub start: u64,
@@ -27,7 +28,14 @@ fn bad(what: impl Into<String>) -> Error {
     Error::data(format!("bad zip archive: {}", what.into()))
 }
 
-/// Little-endian numbers out of a slice whose length may lie.
+/// The checksum of ZIP entries.
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+/// Reads a little-endian number; fails if the slice is too short.
 fn number(bytes: &[u8], at: usize, size: usize) -> Result<u64> {
     let field = at.checked_add(size).and_then(|end| bytes.get(at..end)).ok_or_else(|| bad("truncated"))?;
     Ok(field.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)))
@@ -35,7 +43,7 @@ fn number(bytes: &[u8], at: usize, size: usize) -> Result<u64> {
 
 /// Start and length of the central directory.
 fn directory(blob: &dyn Blob) -> Result<(u64, u64)> {
-    // The record is 22 bytes and a comment of at most 65535.
+    // The end record has 22 bytes and a comment of at most 65535.
     let tail_len = blob.len().min(22 + 65535);
     let tail_start = blob.len() - tail_len;
     let tail = blob.read(tail_start, tail_len)?;
@@ -45,7 +53,7 @@ fn directory(blob: &dyn Blob) -> Result<(u64, u64)> {
             tail[i..].starts_with(END)
                 && number(&tail, i + 20, 2).is_ok_and(|comment| i as u64 + 22 + comment == tail_len)
         })
-        .ok_or_else(|| bad("truncated, no directory at its end"))?;
+        .ok_or_else(|| bad("truncated, no directory at the end"))?;
     let (mut size, mut start) = (number(&tail, end + 12, 4)?, number(&tail, end + 16, 4)?);
     let end = tail_start + end as u64;
     if end >= 20 {
@@ -53,7 +61,7 @@ fn directory(blob: &dyn Blob) -> Result<(u64, u64)> {
         if locator.starts_with(END64_LOCATOR) {
             let record = blob.read(number(&locator, 8, 8)?, 56)?;
             if !record.starts_with(END64) {
-                return Err(bad("its 64-bit directory record is not where it should be"));
+                return Err(bad("the 64-bit directory record is missing"));
             }
             (size, start) = (number(&record, 40, 8)?, number(&record, 48, 8)?);
         }
@@ -61,16 +69,16 @@ fn directory(blob: &dyn Blob) -> Result<(u64, u64)> {
     Ok((start, size))
 }
 
-/// Every entry of an archive that has stored ones only, by name.
+/// All entries of an archive by name; all of them must be stored uncompressed.
 pub(crate) fn entries(blob: &dyn Blob) -> Result<BTreeMap<String, Stored>> {
     let stored = |(name, entry): (String, Packed)| match entry.method {
         0 if entry.len != entry.stored.len => {
             Err(bad(format!("{name}: {} bytes stored, {} claimed", entry.stored.len, entry.len)))
         }
         0 => Ok((name, entry.stored)),
-        method => {
-            Err(Error::unsupported(format!("{name}: compressed (method {method}); torch.save stores its entries")))
-        }
+        method => Err(Error::unsupported(format!(
+            "{name}: compressed (method {method}); expected an uncompressed entry, as torch.save writes"
+        ))),
     };
     packed_entries(blob)?.into_iter().map(stored).collect()
 }
@@ -85,7 +93,7 @@ impl Archive {
     /// Opens the archive at `path` and reads its directory.
     ///
     /// # Errors
-    /// The file is missing, unreadable or no archive.
+    /// The file is missing, unreadable or not an archive.
     pub fn open(path: &Path) -> Result<Self> {
         let blob = blob::open(path)?;
         let entries = packed_entries(&*blob)?;
@@ -97,23 +105,23 @@ impl Archive {
         self.entries.keys().map(String::as_str)
     }
 
-    /// The unpacked bytes of the entry called `name`, at most `limit`; `None` where there is no such entry.
+    /// The unpacked bytes of the entry called `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// The entry is damaged, larger than `limit`, or compressed by another method than deflate.
+    /// The entry is damaged, larger than `limit` bytes, or compressed by a method other than deflate.
     pub fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         self.entries.get(name).map(|entry| entry.unpack(&*self.blob, limit)).transpose()
     }
 }
 
-/// An entry as it lies in the archive.
+/// An entry as stored in the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Packed {
-    /// The bytes in the archive; the checksum is that of the unpacked ones.
+    /// The bytes in the archive, with the checksum of the unpacked bytes.
     stored: Stored,
-    /// Bytes when unpacked, as the archive claims.
+    /// Unpacked size according to the archive.
     len: u64,
-    /// 0 stored, 8 deflated.
+    /// 0 for stored, 8 for deflated.
     method: u64,
 }
 
@@ -121,32 +129,32 @@ impl Packed {
     /// The unpacked bytes, at most `limit`.
     fn unpack(&self, blob: &dyn Blob, limit: u64) -> Result<Vec<u8>> {
         if self.len > limit {
-            return Err(bad(format!("{} bytes unpacked; at most {limit} are expected", self.len)));
+            return Err(bad(format!("expected at most {limit} bytes unpacked, found {}", self.len)));
         }
         let packed = blob.read(self.stored.start, self.stored.len)?;
         let mut bytes = Vec::new();
         match self.method {
             0 => bytes = packed,
             8 => {
-                // One byte more than claimed shows that there is more.
+                // Reading one byte more than claimed detects an entry that is longer.
                 let inflated =
                     flate2::read::DeflateDecoder::new(&packed[..]).take(self.len + 1).read_to_end(&mut bytes);
                 inflated.map_err(|e| bad(e.to_string()))?;
             }
             method => {
-                return Err(Error::unsupported(format!("zip entries compressed by method {method} are not read")));
+                return Err(Error::unsupported(format!(
+                    "unsupported zip compression method {method}: expected stored (0) or deflated (8)"
+                )));
             }
         }
-        let mut crc = flate2::Crc::new();
-        crc.update(&bytes);
-        if bytes.len() as u64 != self.len || crc.sum() != self.stored.crc32 {
-            return Err(bad("an entry is damaged: its length or checksum is not what the directory says"));
+        if bytes.len() as u64 != self.len || crc32(&bytes) != self.stored.crc32 {
+            return Err(bad("an entry is damaged: its length or checksum contradicts the directory"));
         }
         Ok(bytes)
     }
 }
 
-/// Every entry of an archive by name.
+/// All entries of an archive by name.
 fn packed_entries(blob: &dyn Blob) -> Result<BTreeMap<String, Packed>> {
     let (start, size) = directory(blob)?;
     let directory = blob.read(start, size)?;
@@ -155,7 +163,7 @@ fn packed_entries(blob: &dyn Blob) -> Result<BTreeMap<String, Packed>> {
     while at < directory.len() {
         let record = &directory[at..];
         if !record.starts_with(CENTRAL) {
-            return Err(bad("its directory is damaged"));
+            return Err(bad("the directory is damaged"));
         }
         let field = |offset, size| number(record, offset, size);
         let [name_len, extra_len, comment_len] = [field(28, 2)?, field(30, 2)?, field(32, 2)?].map(|n| n as usize);
@@ -167,26 +175,26 @@ fn packed_entries(blob: &dyn Blob) -> Result<BTreeMap<String, Packed>> {
         let [len, packed, header] = sizes;
         let (flags, method, crc32) = (field(8, 2)?, field(10, 2)?, field(16, 4)? as u32);
         if flags & 1 != 0 {
-            return Err(Error::unsupported(format!("{name}: encrypted zip entries are not read")));
+            return Err(Error::unsupported(format!("{name}: encrypted zip entries are not supported")));
         }
         let local = blob.read(header, 30)?;
         if !local.starts_with(LOCAL) {
-            return Err(bad(format!("{name}: no file where the directory says")));
+            return Err(bad(format!("{name}: no file at the position in the directory")));
         }
         let start = header + 30 + number(&local, 26, 2)? + number(&local, 28, 2)?;
         if start.checked_add(packed).is_none_or(|end| end > blob.len()) {
-            return Err(bad(format!("{name}: {packed} bytes at {start}, beyond the end of the file")));
+            return Err(bad(format!("{name}: {packed} bytes at {start} reach beyond the end of the file")));
         }
         let stored = Stored { start, len: packed, crc32 };
         if entries.insert(name.clone(), Packed { stored, len, method }).is_some() {
-            return Err(bad(format!("{name}: twice")));
+            return Err(bad(format!("{name}: the entry occurs twice")));
         }
         at += 46 + name_len + extra_len + comment_len;
     }
     Ok(entries)
 }
 
-/// Replaces sizes of 0xffffffff by the 64-bit ones of the extra field.
+/// Replaces sizes of 0xffffffff by the 64-bit sizes in the extra field.
 fn wide(mut extra: &[u8], sizes: &mut [u64; 3]) -> Result<()> {
     while extra.len() >= 4 {
         let (tag, len) = (number(extra, 0, 2)?, number(extra, 2, 2)? as usize);
@@ -204,21 +212,19 @@ fn wide(mut extra: &[u8], sizes: &mut [u64; 3]) -> Result<()> {
     Ok(())
 }
 
-/// An archive of stored entries, in the given order. It says nothing of when it was made: equal files, equal bytes.
+/// An archive of uncompressed entries in the given order. It contains no time stamps, so equal files give equal bytes.
 ///
 /// # Errors
-/// Entries that need the 64-bit format: together over 4 GiB, or more than 65,535.
+/// The entries need the 64-bit format: more than 4 GiB in total, or more than 65,535 entries.
 pub fn archive(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
-    let too_large = |_| Error::unsupported("a zip archive of more than 4 GiB or 65,535 entries");
+    let too_large = |_| Error::unsupported("the zip archive needs more than 4 GiB or 65,535 entries");
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for (name, bytes) in files {
         let (len, place) =
             (u32::try_from(bytes.len()).map_err(too_large)?, u32::try_from(out.len()).map_err(too_large)?);
-        let mut crc = flate2::Crc::new();
-        crc.update(bytes);
-        // No flags, stored; midnight of the first day that the format knows, 1 January 1980.
+        // No flags, stored; midnight of 1 January 1980, the earliest date of the format.
         let mut common = vec![0, 0, 0, 0, 0, 0, 0x21, 0];
-        common.extend(crc.sum().to_le_bytes());
+        common.extend(crc32(bytes).to_le_bytes());
         common.extend(len.to_le_bytes());
         common.extend(len.to_le_bytes());
         common.extend(u16::try_from(name.len()).map_err(too_large)?.to_le_bytes());
@@ -252,7 +258,7 @@ pub fn archive(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
 pub(crate) mod tests {
     use super::*;
 
-    /// [`super::archive`] of entries that fit.
+    /// [`super::archive`] for entries that fit.
     pub(crate) fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
         super::archive(files).unwrap()
     }
@@ -267,7 +273,7 @@ pub(crate) mod tests {
         let found = entries(&&bytes[..]).unwrap();
         let x = found["a/x"];
         assert_eq!(&bytes[x.start as usize..][..x.len as usize], b"hello");
-        // CRC-32 of "hello", as any table of check values has it.
+        // CRC-32 of "hello" from published check values.
         assert_eq!(x.crc32, 0x3610_a686);
         assert_eq!(found["a/y"].len, 0);
     }
@@ -321,13 +327,11 @@ pub(crate) mod tests {
         encoder.write_all(text).unwrap();
         let packed = encoder.finish().unwrap();
         assert!(packed.len() < text.len());
-        // The archive of the packed bytes, then method, unpacked length and checksum of the directory put right.
+        // Archives the packed bytes, then corrects method, unpacked length and checksum in the directory.
         let mut bytes = archive(&[("x", &packed)]);
         let central = bytes.windows(4).position(|w| w == CENTRAL).unwrap();
-        let mut crc = flate2::Crc::new();
-        crc.update(text);
         bytes[central + 10] = 8;
-        bytes[central + 16..][..4].copy_from_slice(&crc.sum().to_le_bytes());
+        bytes[central + 16..][..4].copy_from_slice(&crc32(text).to_le_bytes());
         bytes[central + 24..][..4].copy_from_slice(&(text.len() as u32).to_le_bytes());
         let unpack = |bytes: &[u8], limit| packed_entries(&bytes).unwrap()["x"].unpack(&bytes, limit);
         assert_eq!(unpack(&bytes, 100).unwrap(), text);

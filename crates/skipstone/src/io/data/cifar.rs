@@ -1,4 +1,4 @@
-//! CIFAR-10 in its binary version: records of a label byte and 3072 pixels, red, green and blue planes of 32×32.
+//! The binary version of CIFAR-10: records of a label byte and 3072 pixel bytes (red, green and blue 32×32 planes).
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use super::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::io::files;
 
-/// Bytes of a record: the label and 3·32·32 values.
+/// Bytes per record: the label and 3·32·32 values.
 const RECORD: usize = 1 + 3 * 32 * 32;
-/// No batch file is near this long (the real ones have 30,730,000 bytes).
+/// Maximum size of a batch file (the real ones have 30,730,000 bytes).
 const MAX_FILE: u64 = 1 << 30;
 
 const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// The files of a split.
+/// The file names of a split.
 pub(super) fn files_of(split: Split) -> &'static [&'static str] {
     match split {
         Split::Train => {
@@ -25,7 +25,7 @@ pub(super) fn files_of(split: Split) -> &'static [&'static str] {
     }
 }
 
-/// Reads a split from the folder that holds the `.bin` files.
+/// Reads a split from the folder of the `.bin` files.
 pub(super) fn read(folder: &Path, split: Split) -> Result<Dataset> {
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for name in files_of(split) {
@@ -37,7 +37,9 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<Dataset> {
         }
         for (i, record) in bytes.chunks_exact(RECORD).enumerate() {
             if usize::from(record[0]) >= CLASSES.len() {
-                return Err(Error::data(format!("record {i}: label {}; expected 0 to 9", record[0])).in_file(path));
+                return Err(
+                    Error::data(format!("record {i}: expected a label from 0 to 9, found {}", record[0])).in_file(path)
+                );
             }
             labels.push(u32::from(record[0]));
             pixels.extend_from_slice(&record[1..]);

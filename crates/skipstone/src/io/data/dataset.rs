@@ -1,21 +1,22 @@
-//! Images of one shape, as bytes, with or without classes.
+//! Images of equal shape in bytes, with or without classes.
 
 use std::collections::BTreeSet;
 
 use ndarray::{Array4, ArrayView3, Axis, Slice};
 
 use crate::error::{Error, Result};
+use crate::io::image::from_byte;
 
-/// One image of a batch.
+/// An image of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pick {
-    /// Which image of the data set.
+    /// Index of the image in the data set.
     pub index: usize,
-    /// Whether it is mirrored left to right.
+    /// Whether the image is mirrored left to right.
     pub flip: bool,
 }
 
-/// Images of one shape in memory, a byte per value.
+/// Images of equal shape in memory, one byte per value.
 ///
 /// ```
 /// use skipstone::io::data::{Dataset, Pick};
@@ -35,11 +36,11 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// A data set of `images` `[n, channels, height, width]`, with a class for each image or for none.
-    /// `class_names` may be empty where only numbers are known.
+    /// A data set of `images`, `[n, channels, height, width]`, with a class for each image or for none.
+    /// `class_names` may be empty if only class numbers are known.
     ///
     /// # Errors
-    /// No image or an empty one, a number of labels other than n, or a label beyond the class names.
+    /// There is no image or an empty one, the number of labels is not n, or a label exceeds the class names.
     pub fn new(
         name: impl Into<String>,
         images: Array4<u8>,
@@ -48,7 +49,7 @@ impl Dataset {
     ) -> Result<Self> {
         let name = name.into();
         if images.is_empty() {
-            return Err(Error::data(format!("data set {name}: no image in shape {:?}", images.shape())));
+            return Err(Error::data(format!("data set {name}: no images, shape {:?}", images.shape())));
         }
         if let Some(labels) = &labels {
             let n = images.len_of(Axis(0));
@@ -57,7 +58,9 @@ impl Dataset {
             }
             let classes = class_names.len();
             if let Some((i, label)) = labels.iter().enumerate().find(|&(_, &l)| classes > 0 && l as usize >= classes) {
-                return Err(Error::data(format!("data set {name}: image {i} has label {label}, of {classes} classes")));
+                return Err(Error::data(format!(
+                    "data set {name}: image {i} has label {label}, but there are {classes} classes"
+                )));
             }
         }
         // Rows are copied as slices.
@@ -65,8 +68,8 @@ impl Dataset {
         Ok(Self { name, images, labels, class_names, resized_from: None })
     }
 
-    /// The same, said to have been cropped and resized to its shape from `shapes` `[channels, height, width]`, where these
-    /// are others.
+    /// Records that the images were cropped and resized from `shapes`, `[channels, height, width]`, unless all of these
+    /// equal the data set's shape.
     #[must_use]
     pub(super) fn resized_from(mut self, shapes: impl IntoIterator<Item = [usize; 3]>) -> Self {
         let shapes: BTreeSet<[usize; 3]> = shapes.into_iter().collect();
@@ -77,7 +80,7 @@ impl Dataset {
         self
     }
 
-    /// What the data set is called.
+    /// The name of the data set.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -87,7 +90,7 @@ impl Dataset {
         self.images.len_of(Axis(0))
     }
 
-    /// Whether there is no image; never so for a data set that could be made.
+    /// Whether there are no images; always false for a data set built by [`new`](Self::new).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -98,8 +101,7 @@ impl Dataset {
         [c, h, w]
     }
 
-    /// What the images were before they were cropped and resized, as `3x32x32` or `various sizes`; `None` where they are as
-    /// they were.
+    /// The original size of the images, such as `3x32x32` or `various sizes`, if they were cropped or resized.
     pub fn original_size(&self) -> Option<&str> {
         self.resized_from.as_deref()
     }
@@ -109,29 +111,29 @@ impl Dataset {
         &self.images
     }
 
-    /// Image `i`, `[channels, height, width]`. Panics unless `i < len()`, like any index.
+    /// Image `i`, `[channels, height, width]`. Panics unless `i < len()`.
     pub fn image(&self, i: usize) -> ArrayView3<'_, u8> {
         self.images.index_axis(Axis(0), i)
     }
 
-    /// The class of each image, where known.
+    /// The class of each image, if known.
     pub fn labels(&self) -> Option<&[u32]> {
         self.labels.as_deref()
     }
 
-    /// What the classes are called; empty where only their numbers are known.
+    /// The names of the classes; empty if only their numbers are known.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
 
-    /// Number of classes: of names, or else one more than the largest label; `None` without labels.
+    /// Number of classes: that of the class names, or else the largest label plus one. `None` without labels.
     pub fn num_classes(&self) -> Option<usize> {
         let labels = self.labels.as_ref()?;
         let seen = labels.iter().max().map_or(0, |&max| max as usize + 1);
         Some(if self.class_names.is_empty() { seen } else { self.class_names.len() })
     }
 
-    /// The first `n` images, or all where there are fewer.
+    /// The first `n` images, or all if there are fewer.
     #[must_use]
     pub fn take(mut self, n: usize) -> Self {
         let n = n.clamp(1, self.len());
@@ -142,10 +144,10 @@ impl Dataset {
         self
     }
 
-    /// Fills `out` `[picks.len(), channels, height, width]` with the picked images as network values in −1..1.
+    /// Fills `out`, `[picks.len(), channels, height, width]`, with the picked images as network values in −1..1.
     ///
     /// # Errors
-    /// Another shape of `out`, or an index out of range.
+    /// `out` has another shape, or an index is out of range.
     pub fn fill_batch(&self, picks: &[Pick], out: &mut Array4<f32>) -> Result<()> {
         let [c, h, w] = self.shape();
         if out.dim() != (picks.len(), c, h, w) {
@@ -158,13 +160,13 @@ impl Dataset {
         }
         if let Some(pick) = picks.iter().find(|pick| pick.index >= self.len()) {
             return Err(Error::argument(format!(
-                "data set {}: no image {} among {}",
+                "data set {}: image {} does not exist, there are {}",
                 self.name,
                 pick.index,
                 self.len()
             )));
         }
-        let values = network_values();
+        let values: [f32; 256] = std::array::from_fn(|byte| from_byte(byte as u8));
         for (pick, mut image) in picks.iter().zip(out.outer_iter_mut()) {
             let mut bytes = self.images.index_axis(Axis(0), pick.index);
             if pick.flip {
@@ -175,10 +177,10 @@ impl Dataset {
         Ok(())
     }
 
-    /// The images `range` as network values, unflipped.
+    /// The images `range` as network values, not mirrored.
     ///
     /// # Errors
-    /// The range reaches beyond the last image.
+    /// The range exceeds the last image.
     pub fn batch(&self, range: std::ops::Range<usize>) -> Result<Array4<f32>> {
         let [c, h, w] = self.shape();
         let picks: Vec<_> = range.map(|index| Pick { index, flip: false }).collect();
@@ -186,11 +188,6 @@ impl Dataset {
         self.fill_batch(&picks, &mut out)?;
         Ok(out)
     }
-}
-
-/// x = byte/127.5 − 1 of every byte.
-fn network_values() -> [f32; 256] {
-    std::array::from_fn(|byte| (byte as f64 / 127.5 - 1.0) as f32)
 }
 
 #[cfg(test)]
@@ -225,7 +222,7 @@ mod tests {
 
     #[test]
     fn bytes_map_onto_minus_one_to_one() {
-        let values = network_values();
+        let values: Vec<f32> = (0..=255).map(from_byte).collect();
         assert_eq!((values[0], values[255]), (-1.0, 1.0));
         assert!((values[128] - 0.003_921_569).abs() < 1e-8); // 1/255
         assert!(values.is_sorted());
@@ -236,7 +233,7 @@ mod tests {
         let mut wrong = Array4::zeros((1, 3, 1, 4));
         let pick = [Pick { index: 0, flip: false }];
         assert_eq!(small().fill_batch(&pick, &mut wrong).unwrap_err().kind(), Kind::InvalidArgument);
-        assert!(small().batch(1..3).unwrap_err().message().contains("no image 2 among 2"));
+        assert!(small().batch(1..3).unwrap_err().message().contains("image 2 does not exist, there are 2"));
         let one = || Array4::zeros((1, 1, 1, 1));
         assert!(Dataset::new("d", one(), Some(vec![0, 1]), vec![]).is_err());
         assert!(Dataset::new("d", one(), Some(vec![2]), vec!["a".into(), "b".into()]).is_err());

@@ -1,44 +1,45 @@
-//! Bringing a picture of any size to a data set's shape: centre crop, antialiased resize, gray or colour.
+//! Fits a picture of any size to a data set's shape: centre crop, antialiased resize, gray or colour.
 
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::error::{Error, Result};
+use crate::io::image::blend;
 
-/// The colour behind transparent pixels unless told otherwise.
+/// The default colour behind transparent pixels.
 pub const WHITE: [u8; 3] = [255; 3];
 
-/// Longest side of a picture that is asked for.
+/// Maximum side length of a fitted picture.
 const MAX_SIDE: usize = 1 << 14;
 
-/// The shape images are brought to.
+/// The shape that images are fitted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
     /// Height and width in pixels.
     pub size: [usize; 2],
-    /// 1 (gray) or 3 (red, green, blue).
+    /// Channels: 1 (gray) or 3 (red, green, blue).
     pub channels: usize,
-    /// What shows through transparent pixels.
+    /// The colour behind transparent pixels.
     pub background: [u8; 3],
 }
 
 impl Fit {
-    /// Checks that images of this shape can be made.
+    /// Checks that images can have this shape.
     ///
     /// # Errors
-    /// A size of 0 or above 16384, or channels other than 1 and 3.
+    /// A side is 0 or above 16384, or the number of channels is neither 1 nor 3.
     pub fn validate(&self) -> Result<()> {
         if let Some(side) = self.size.iter().find(|&&side| side == 0 || side > MAX_SIDE) {
-            return Err(Error::argument(format!("image size {side}; expected 1 to {MAX_SIDE}")));
+            return Err(Error::argument(format!("image size: expected 1 to {MAX_SIDE}, found {side}")));
         }
         if !matches!(self.channels, 1 | 3) {
-            return Err(Error::argument(format!("{} channels; pictures have 1 or 3", self.channels)));
+            return Err(Error::argument(format!("image channels: expected 1 or 3, found {}", self.channels)));
         }
         Ok(())
     }
 }
 
-/// A picture with interleaved channels: 1, or 3.
+/// A picture with 1 or 3 interleaved channels.
 pub(super) struct Pixels {
     pub width: usize,
     pub height: usize,
@@ -47,21 +48,17 @@ pub(super) struct Pixels {
 }
 
 impl Pixels {
-    /// Puts RGBA pixels before `background`: c·α + b·(1−α) on the stored values, rounded half up.
+    /// Composites RGBA pixels over `background`: c·α + b·(1−α) on the stored values, rounded half up.
     pub fn composite(width: usize, height: usize, rgba: &[u8], background: [u8; 3]) -> Self {
         let mut data = Vec::with_capacity(rgba.len() / 4 * 3);
         for pixel in rgba.chunks_exact(4) {
-            let alpha = u32::from(pixel[3]);
-            for (&c, b) in pixel[..3].iter().zip(background) {
-                let sum = u32::from(c) * alpha + u32::from(b) * (255 - alpha);
-                data.push(((2 * sum + 255) / 510) as u8);
-            }
+            data.extend(pixel[..3].iter().zip(background).map(|(&c, b)| blend(c, pixel[3], b)));
         }
         Self { width, height, channels: 3, data }
     }
 
-    /// Gray from colour by the luma of Rec. 601, 0.299 R + 0.587 G + 0.114 B, rounded half up; colour from gray by
-    /// repeating it.
+    /// Converts colour to gray by the luma of Rec. 601 (0.299 R + 0.587 G + 0.114 B, rounded half up), or gray to
+    /// colour by repetition.
     pub fn with_channels(self, channels: usize) -> Self {
         let data = match (self.channels, channels) {
             (3, 1) => {
@@ -75,21 +72,21 @@ impl Pixels {
         Self { channels, data, ..self }
     }
 
-    /// Cuts the largest centred rectangle of the wanted proportions and resizes it to `[height, width]`.
+    /// Crops the largest centred rectangle of the wanted aspect ratio and resizes it to `[height, width]`.
     ///
-    /// The filter is bicubic (a = −½) and widened when shrinking, so that nothing aliases. A picture that has the
-    /// wanted size already passes through unchanged.
+    /// The filter is bicubic (a = −½), widened for downsizing to avoid aliasing. A picture that already has the wanted
+    /// size is returned unchanged.
     pub fn resized(self, [height, width]: [usize; 2]) -> Result<Self> {
         if [self.height, self.width] == [height, width] {
             return Ok(self);
         }
         let [left, top, crop_width, crop_height] = centre_crop(self.width, self.height, width, height);
-        // Cut out, not passed as the resizer's crop box: across that, the filter still sees the pixels outside.
+        // Cropped beforehand: with the resizer's own crop box, the filter would still see the pixels outside.
         let rows = self.data.chunks_exact(self.width * self.channels).skip(top).take(crop_height);
         let columns = left * self.channels..(left + crop_width) * self.channels;
         let cropped = rows.flat_map(|row| &row[columns.clone()]).copied().collect();
         let kind = if self.channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
-        let fail = |e: &dyn std::fmt::Display| Error::data(format!("cannot be resized: {e}"));
+        let fail = |e: &dyn std::fmt::Display| Error::data(format!("cannot resize the image: {e}"));
         let source = Image::from_vec_u8(crop_width as u32, crop_height as u32, cropped, kind).map_err(|e| fail(&e))?;
         let mut target = Image::new(width as u32, height as u32, kind);
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
@@ -97,9 +94,9 @@ impl Pixels {
         Ok(Self { width, height, channels: self.channels, data: target.into_vec() })
     }
 
-    /// Brings the picture to `fit` and writes it plane by plane, `[channels, height, width]`.
+    /// Fits the picture to `fit` and writes it in planes, `[channels, height, width]`.
     pub fn fit_into(self, fit: &Fit, planes: &mut [u8]) -> Result<()> {
-        // Gray is one plane to resize instead of three; it comes first whichever way the channels change.
+        // Gray has one plane to resize instead of three, so resize whichever side of the conversion is gray.
         let fitted = if fit.channels < self.channels {
             self.with_channels(fit.channels).resized(fit.size)?
         } else {
@@ -115,7 +112,7 @@ impl Pixels {
     }
 }
 
-/// `[left, top, width, height]` of the largest centred rectangle of proportions `width : height`.
+/// `[left, top, width, height]` of the largest centred rectangle with aspect ratio `width : height`.
 fn centre_crop(from_width: usize, from_height: usize, width: usize, height: usize) -> [usize; 4] {
     let rounded = |a: usize, b: usize, c: usize| ((2 * a * b + c) / (2 * c)).max(1);
     let (crop_width, crop_height) = if from_width * height > from_height * width {

@@ -11,13 +11,13 @@ use super::fit::Fit;
 use super::photo::decode;
 use crate::error::{Error, Kind, Result};
 
-/// Folders in folders; more is a link that leads back.
+/// Maximum nesting of folders; more suggests a link that leads back.
 const MAX_DEPTH: usize = 32;
 
-/// Every PNG, JPEG and WebP file below `folder`, in the order of its path's bytes; hidden files are passed over.
+/// Every PNG, JPEG and WebP file below `folder`, sorted by the bytes of its path. Skips hidden files.
 ///
 /// # Errors
-/// A folder that cannot be read, or is nested more than 32 deep.
+/// A folder cannot be read or is nested more than 32 deep.
 pub fn list_images(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     walk(folder, 0, &mut found)?;
@@ -27,14 +27,17 @@ pub fn list_images(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     if depth > MAX_DEPTH {
-        return Err(Error::data(format!("nested more than {MAX_DEPTH} deep; does a link lead back?")).in_file(folder));
+        return Err(Error::data(format!(
+            "folders are nested more than {MAX_DEPTH} deep; check for a link that leads back"
+        ))
+        .in_file(folder));
     }
     for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
         let path = entry.map_err(|e| Error::io(folder, e))?.path();
         if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
             continue;
         }
-        // Follows links: data sets are often assembled from them.
+        // Follows links, because data sets are often assembled from them.
         let metadata = fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
         if metadata.is_dir() {
             walk(&path, depth + 1, found)?;
@@ -52,22 +55,23 @@ fn is_image(path: &Path) -> bool {
 
 /// The images below `folder`, each cropped and resized to `fit`, in the order of [`list_images`].
 ///
-/// Where every image lies in a sub-folder, the first folder of its path is its class; otherwise there are no classes.
+/// If every image lies in a sub-folder, the first folder of its path is its class. Otherwise there are no classes.
 ///
 /// # Errors
-/// No image at all, more than memory can address, or a broken file, by its name.
+/// There is no image, the images exceed addressable memory, or a file is broken (the error names it).
 pub fn read_folder(folder: &Path, fit: &Fit) -> Result<Dataset> {
     fit.validate()?;
     let paths = list_images(folder)?;
     if paths.is_empty() {
-        let message = "holds no .png, .jpg, .jpeg or .webp file";
+        let message = "the folder has no .png, .jpg, .jpeg or .webp file";
         return Err(Error::new(Kind::NotFound, message).in_file(folder));
     }
     let [h, w] = fit.size;
     let size = fit.channels * h * w; // at most 3·2^28
     let total = paths.len().checked_mul(size).filter(|&total| total <= isize::MAX as usize);
-    let total =
-        total.ok_or_else(|| Error::argument(format!("{} images of {size} bytes", paths.len())).in_file(folder))?;
+    let total = total.ok_or_else(|| {
+        Error::argument(format!("{} images of {size} bytes do not fit in memory", paths.len())).in_file(folder)
+    })?;
     let mut pixels = vec![0; total];
     let mut shapes = vec![[0; 3]; paths.len()];
     let places = pixels.par_chunks_exact_mut(size).zip(&mut shapes).zip(&paths);
@@ -88,7 +92,7 @@ pub fn read_folder(folder: &Path, fit: &Fit) -> Result<Dataset> {
     Ok(Dataset::new(name, images, labels, class_names)?.resized_from(shapes))
 }
 
-/// Class of each path and the sorted class names, if every path has one.
+/// The class of each path and the sorted class names, if every path has a class.
 fn classes(folder: &Path, paths: &[PathBuf]) -> (Option<Vec<u32>>, Vec<String>) {
     let class = |path: &PathBuf| {
         let inside = path.strip_prefix(folder).ok()?;
@@ -137,9 +141,9 @@ mod tests {
         assert_eq!(values(&data), [10, 30, 20, 40]);
         assert_eq!(data.labels().unwrap(), [0, 1, 1, 1]);
         assert_eq!(data.class_names(), ["ant", "cat"]);
-        // WebP knows no gray.
+        // WebP has no gray format.
         assert_eq!((data.shape(), data.original_size()), ([1, 4, 4], Some("various sizes")));
-        // An image outside the classes: there are none then.
+        // With an image outside the class folders, there are no classes.
         save(folder.path(), "root.png", 50);
         assert_eq!(read_folder(folder.path(), &GRAY).unwrap().labels(), None);
     }

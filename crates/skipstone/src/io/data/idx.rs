@@ -1,7 +1,7 @@
 //! IDX files, gzipped or not: the format of MNIST and its successors.
 //!
-//! A header of 0, 0, the type (8: unsigned bytes), the number of dimensions; each dimension as a big-endian u32;
-//! then the values, last dimension fastest.
+//! The header is 0, 0, the type (8: unsigned bytes) and the number of dimensions, then each dimension as a big-endian
+//! u32. The values follow, last dimension fastest.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -12,13 +12,13 @@ use ndarray::Array4;
 
 use crate::error::{Error, Result};
 
-/// Deflate cannot shrink by more than this factor; a header that promises more than the file can hold is lying.
+/// Maximum compression ratio of deflate. A header that claims more than the file can hold is wrong.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
-/// The images of an IDX file: `[n, height, width]` become one channel, `[n, channels, height, width]` stay.
+/// The images of an IDX file. `[n, height, width]` gets one channel; `[n, channels, height, width]` stays as is.
 ///
 /// # Errors
-/// No such file, another format, values that are no bytes, or a length other than the header says.
+/// The file is missing, has another format, its values are not bytes, or its length contradicts its header.
 pub fn read_images(path: &Path) -> Result<Array4<u8>> {
     let (dims, values) = read(path)?;
     let shape = match dims[..] {
@@ -31,12 +31,12 @@ pub fn read_images(path: &Path) -> Result<Array4<u8>> {
         }
     };
     if values.is_empty() {
-        return Err(Error::data(format!("holds no image: shape {shape:?}")).in_file(path));
+        return Err(Error::data(format!("the file has no images: shape {shape:?}")).in_file(path));
     }
     Array4::from_shape_vec(shape, values).map_err(|e| Error::data(format!("shape {shape:?}: {e}")).in_file(path))
 }
 
-/// The labels of an IDX file of one dimension.
+/// The labels of an IDX file with one dimension.
 ///
 /// # Errors
 /// As [`read_images`].
@@ -48,7 +48,7 @@ pub fn read_labels(path: &Path) -> Result<Vec<u32>> {
     Ok(values.into_iter().map(u32::from).collect())
 }
 
-/// Dimensions and values.
+/// Dimensions and values of a file.
 fn read(path: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
@@ -68,20 +68,20 @@ fn read(path: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
     .map_err(|e| e.in_file(path))
 }
 
-/// Reads one IDX stream that cannot hold more than `capacity` bytes.
+/// Parses an IDX stream that cannot hold more than `capacity` bytes.
 fn parse(mut stream: impl Read, capacity: u64) -> Result<(Vec<usize>, Vec<u8>)> {
     let mut magic = [0; 4];
     stream.read_exact(&mut magic).map_err(|e| cut(e, "the header"))?;
     let [0, 0, kind, dimensions] = magic else {
-        return Err(Error::data(format!("not an IDX file: begins with {magic:02x?}; expected [00, 00, 08, 01 to 04]")));
+        return Err(Error::data(format!(
+            "not an IDX file: expected it to start with [00, 00, 08, 01 to 04], found {magic:02x?}"
+        )));
     };
     if kind != 0x08 {
-        return Err(Error::unsupported(format!(
-            "IDX values of type 0x{kind:02x}; only unsigned bytes (0x08) are read"
-        )));
+        return Err(Error::unsupported(format!("unsupported IDX type 0x{kind:02x}: expected unsigned bytes (0x08)")));
     }
     if !(1..=4).contains(&dimensions) {
-        return Err(Error::data(format!("{dimensions} dimensions; expected 1 to 4")));
+        return Err(Error::data(format!("expected 1 to 4 dimensions, found {dimensions}")));
     }
     let mut dims = Vec::with_capacity(4);
     let mut declared = 1u64;
@@ -93,27 +93,25 @@ fn parse(mut stream: impl Read, capacity: u64) -> Result<(Vec<usize>, Vec<u8>)> 
         declared = declared.saturating_mul(u64::from(dim));
     }
     if declared > capacity {
-        return Err(Error::data(format!(
-            "the header promises {dims:?} = {declared} bytes, more than the file can hold"
-        )));
+        return Err(Error::data(format!("the header claims {dims:?} = {declared} bytes, more than the file can hold")));
     }
-    // Grows as bytes arrive: a lying header costs no memory.
+    // Grows as bytes arrive, so a wrong header costs no memory.
     let mut values = Vec::new();
     stream.by_ref().take(declared).read_to_end(&mut values).map_err(|e| cut(e, "the values"))?;
     if (values.len() as u64) < declared {
-        return Err(Error::data(format!("cut short: expected {dims:?} = {declared} bytes, found {}", values.len())));
+        return Err(Error::data(format!("truncated: expected {dims:?} = {declared} bytes, found {}", values.len())));
     }
-    // Reading on to the end is also what makes gzip compare its checksum.
+    // Reading to the end also makes gzip verify its checksum.
     match stream.read(&mut [0]).map_err(|e| cut(e, "the end"))? {
         0 => Ok((dims, values)),
-        _ => Err(Error::data(format!("goes on after the {declared} bytes of {dims:?}"))),
+        _ => Err(Error::data(format!("the file continues after the {declared} bytes of {dims:?}"))),
     }
 }
 
-/// A stream that ended or broke while `part` was read.
+/// The error of a stream that ended or failed while `part` was read.
 fn cut(e: io::Error, part: &str) -> Error {
     match e.kind() {
-        io::ErrorKind::UnexpectedEof => Error::data(format!("cut short in {part}")),
+        io::ErrorKind::UnexpectedEof => Error::data(format!("truncated in {part}")),
         _ => Error::data(format!("unreadable in {part}: {e}")),
     }
 }
@@ -176,10 +174,10 @@ mod tests {
         let huge = idx(&[u32::MAX, u32::MAX, u32::MAX], &[1]);
         assert!(images_of(&huge).unwrap_err().message().contains("more than the file can hold"));
         assert!(images_of(&gzip(&huge)).unwrap_err().message().contains("more than the file can hold"));
-        // A bomb: far more data than declared.
+        // A decompression bomb: far more data than declared.
         let bomb = gzip(&idx(&[1, 1, 1], &vec![0; 10 << 20]));
-        assert!(images_of(&bomb).unwrap_err().message().contains("goes on after the 1 bytes"));
-        assert!(images_of(&idx(&[1, 1, 1], &[1, 2])).unwrap_err().message().contains("goes on"));
+        assert!(images_of(&bomb).unwrap_err().message().contains("continues after the 1 bytes"));
+        assert!(images_of(&idx(&[1, 1, 1], &[1, 2])).unwrap_err().message().contains("continues after"));
     }
 
     #[test]
@@ -187,7 +185,7 @@ mod tests {
         assert!(images_of(b"\x89PNG\r\n\x1a\n").unwrap_err().message().contains("not an IDX file"));
         assert_eq!(images_of(&[0, 0, 0x0d, 3, 0, 0]).unwrap_err().kind(), Kind::Unsupported);
         assert!(images_of(&idx(&[3], &[1, 2, 3])).unwrap_err().message().contains("3 or 4 dimensions"));
-        assert!(images_of(&idx(&[0, 2, 2], &[])).unwrap_err().message().contains("no image"));
+        assert!(images_of(&idx(&[0, 2, 2], &[])).unwrap_err().message().contains("no images"));
         assert_eq!(read_images(Path::new("/nonexistent.idx")).unwrap_err().kind(), Kind::NotFound);
     }
 

@@ -1,6 +1,6 @@
-//! Training and evaluation images: data sets in memory, their readers, and the order of an epoch.
+//! Images for training and evaluation: data sets in memory, their readers, and the order of an epoch.
 //!
-//! Pixels are bytes until a batch is filled; a network sees x = byte/127.5 − 1, in −1..1.
+//! Pixels are bytes until they enter a batch. A network sees x = byte/127.5 − 1, in −1..1.
 
 mod cifar;
 mod dataset;
@@ -21,7 +21,9 @@ pub use spec::{DataOptions, DataSpec, Split};
 
 use ndarray::Array3;
 
-/// Bytes of pixels as network values: x = byte/127.5 − 1.
+use crate::io::image::from_byte;
+
+/// Pixel bytes as network values: x = byte/127.5 − 1.
 pub fn network_values(bytes: &Array3<u8>) -> Array3<f32> {
-    bytes.mapv(|byte| (f64::from(byte) / 127.5 - 1.0) as f32)
+    bytes.mapv(from_byte)
 }

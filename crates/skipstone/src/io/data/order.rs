@@ -1,12 +1,12 @@
-//! The order in which an epoch visits the images, and which of them it mirrors.
+//! The order in which an epoch visits the images, and which images it mirrors.
 //!
-//! Both are functions of (seed, epoch, image) alone, so that a resumed run continues with the very image it would
-//! have seen. Random words come from the caller: any keyed generator will do.
+//! Both are functions of (seed, epoch, image) alone, so a resumed run continues with exactly the image it would have
+//! seen. The caller provides the random words; any keyed generator works.
 
 use super::Pick;
 use crate::error::{Error, Result};
 
-/// A random permutation of 0..n: Fisher–Yates with unbiased draws.
+/// A random permutation of 0..n by Fisher–Yates with unbiased draws.
 pub fn order(n: u32, mut next_u64: impl FnMut() -> u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..n).collect();
     for last in (1..order.len()).rev() {
@@ -16,8 +16,8 @@ pub fn order(n: u32, mut next_u64: impl FnMut() -> u64) -> Vec<u32> {
     order
 }
 
-/// A uniform integer below `bound` > 0: the high half of bound·word, redrawn where the low half falls into the part
-/// that would make some results more likely (Lemire, arXiv 1805.10941).
+/// A uniform integer below `bound` > 0: the high half of bound·word. Redraws words whose low half falls into the range
+/// that would favour some results (Lemire, arXiv 1805.10941).
 fn below(bound: u64, next_u64: &mut impl FnMut() -> u64) -> u64 {
     let uneven = bound.wrapping_neg() % bound; // 2^64 mod bound
     loop {
@@ -28,24 +28,24 @@ fn below(bound: u64, next_u64: &mut impl FnMut() -> u64) -> u64 {
     }
 }
 
-/// Whether a random word says to mirror: its highest bit.
+/// Whether a random word means to mirror: its highest bit.
 pub fn flip(word: u64) -> bool {
     word >> 63 == 1
 }
 
-/// What random words are for; a generator must give independent words for each.
+/// The purpose of random words. A generator must return independent words for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
-    /// The permutation of an epoch; the counter is the number of words drawn before.
+    /// The permutation of an epoch; the counter is the number of words drawn so far.
     Order,
     /// Mirroring; the counter is the index of the image.
     Flip,
 }
 
-/// The endless sequence of images a training run sees, addressed by position: permutation after permutation.
+/// The endless sequence of images in a training run, addressed by position: one permutation after the other.
 ///
-/// `words(stream, epoch, counter)` is a pure function, keyed by the run's seed. The permutation of the epoch asked for
-/// last is kept, so walking forward costs one shuffle per epoch and jumping anywhere costs one as well.
+/// `words(stream, epoch, counter)` is a pure function, keyed by the run's seed. The most recent epoch's permutation is
+/// cached: walking forward costs one shuffle per epoch, and so does a jump.
 ///
 /// ```
 /// use skipstone::io::data::{Epochs, Stream};
@@ -70,11 +70,11 @@ impl<F: Fn(Stream, u64, u64) -> u64> Epochs<F> {
     pub fn new(n: usize, words: F) -> Result<Self> {
         match u32::try_from(n) {
             Ok(n) if n > 0 => Ok(Self { n, words, current: None }),
-            _ => Err(Error::argument(format!("an epoch of {n} images; expected 1 to {}", u32::MAX))),
+            _ => Err(Error::argument(format!("an epoch needs 1 to {} images, found {n}", u32::MAX))),
         }
     }
 
-    /// Images in an epoch.
+    /// Images per epoch.
     pub fn images_per_epoch(&self) -> u64 {
         u64::from(self.n)
     }
@@ -98,7 +98,7 @@ impl<F: Fn(Stream, u64, u64) -> u64> Epochs<F> {
         (epoch, index)
     }
 
-    /// The image at `position`, mirrored in half of all cases.
+    /// The image at `position`, mirrored with probability ½.
     pub fn pick_at(&mut self, position: u64) -> Pick {
         let (epoch, index) = self.index_at(position);
         Pick { index, flip: flip((self.words)(Stream::Flip, epoch, index as u64)) }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// SplitMix64 of the mixed key: a generator for tests.
+    /// SplitMix64 of the mixed key, a generator for tests.
     fn words(seed: u64) -> impl Fn(Stream, u64, u64) -> u64 {
         move |stream, epoch, counter| {
             let mut z = seed
@@ -160,15 +160,15 @@ mod tests {
             *counts.entry(o).or_insert(0i64) += 1;
         }
         assert_eq!(counts.len(), 24);
-        // χ² with 23 degrees of freedom: 49.7 is its 0.999 quantile.
+        // χ² with 23 degrees of freedom; 49.7 is its 0.999 quantile.
         let chi2: f64 = counts.values().map(|&c| ((c - 1000) as f64).powi(2) / 1000.0).sum();
         assert!(chi2 < 49.7, "χ² = {chi2}");
     }
 
     #[test]
     fn the_order_is_known_for_known_words_and_uneven_words_are_redrawn() {
-        // 2^64 mod 3 = 1: for a bound of 3 the word 0 is redrawn; 2^63 then gives ⌊3/2⌋ = 1, which swaps the last with 1:
-        // [0, 2, 1]. For a bound of 2, the word u64::MAX gives 1: nothing moves.
+        // 2^64 mod 3 = 1: for a bound of 3, the word 0 is redrawn. 2^63 then gives ⌊3/2⌋ = 1, which swaps the last
+        // element with element 1: [0, 2, 1]. For a bound of 2, the word u64::MAX gives 1: nothing moves.
         let mut script = [0, 1 << 63, u64::MAX].into_iter();
         assert_eq!(order(3, || script.next().unwrap()), [0, 2, 1]);
         assert!(script.next().is_none());

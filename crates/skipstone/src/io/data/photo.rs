@@ -1,4 +1,4 @@
-//! One picture of a file: decoded by its content, turned as its camera was held, brought to a data set's shape.
+//! Reads a picture file of any supported format, applies its orientation and fits it to a data set's shape.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -11,41 +11,37 @@ use super::fit::{Fit, Pixels};
 use crate::error::{Error, Result};
 use crate::io::files;
 
-/// Length of a picture's file.
+/// Maximum size of a picture file in bytes.
 const MAX_FILE: u64 = 1 << 29;
 
-/// One picture, cropped and resized to `fit`: `[channels, height, width]`.
+/// Reads a picture, cropped and resized to `fit`: `[channels, height, width]`.
 ///
 /// # Errors
 /// The file is missing, broken, too large or of another format; the error names it.
 pub fn read_image(path: &Path, fit: &Fit) -> Result<Array3<u8>> {
     fit.validate()?;
-    let [h, w] = fit.size;
-    let mut planes = vec![0; fit.channels * h * w];
-    decode(path, fit.background)?.fit_into(fit, &mut planes).map_err(|e| e.in_file(path))?;
-    Array3::from_shape_vec((fit.channels, h, w), planes).map_err(|e| Error::data(e.to_string()).in_file(path))
+    decode_image(&files::read(path, MAX_FILE)?, fit, &PictureLimits::default()).map_err(|e| e.in_file(path))
 }
 
-/// What a picture may be before it is decoded: its header is held against this, so that a small file cannot ask for a
-/// large memory.
+/// Limits checked against a picture's header before decoding, so that a small file cannot request much memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PictureLimits {
-    /// Longest side.
+    /// Maximum side length.
     pub side: u32,
-    /// Width times height.
+    /// Maximum width times height.
     pub pixels: u64,
-    /// Bytes that decoding may take.
+    /// Maximum bytes for decoding.
     pub memory: u64,
 }
 
 impl Default for PictureLimits {
-    /// Those for a user's own files.
+    /// Limits for a user's own files.
     fn default() -> Self {
         Self { side: 1 << 15, pixels: 1 << 29, memory: 1 << 29 }
     }
 }
 
-/// [`read_image`] of a file's bytes, within limits of the caller's.
+/// As [`read_image`], for the bytes of a file and with the caller's limits.
 ///
 /// ```
 /// use skipstone::io::data::{Fit, PictureLimits, WHITE, decode_image};
@@ -58,7 +54,7 @@ impl Default for PictureLimits {
 /// ```
 ///
 /// # Errors
-/// Bytes that are no PNG, JPEG or WebP, cut short, damaged or beyond the limits.
+/// The bytes are not a PNG, JPEG or WebP, are truncated or damaged, or exceed the limits.
 pub fn decode_image(bytes: &[u8], fit: &Fit, limits: &PictureLimits) -> Result<Array3<u8>> {
     fit.validate()?;
     let [h, w] = fit.size;
@@ -67,7 +63,7 @@ pub fn decode_image(bytes: &[u8], fit: &Fit, limits: &PictureLimits) -> Result<A
     Array3::from_shape_vec((fit.channels, h, w), planes).map_err(|e| Error::data(e.to_string()))
 }
 
-/// Height and width of a picture as it is shown, by its header alone.
+/// Height and width of a picture as displayed, from its header alone.
 ///
 /// # Errors
 /// As [`read_image`].
@@ -83,7 +79,7 @@ pub fn image_size(path: &Path) -> Result<[usize; 2]> {
     Ok([height as usize, width as usize])
 }
 
-/// Decodes a file by its content, turns it as its camera says, and puts transparent parts on `background`.
+/// Decodes a file by its content, applies its orientation and composites transparent parts over `background`.
 pub(super) fn decode(path: &Path, background: [u8; 3]) -> Result<Pixels> {
     let bytes = files::read(path, MAX_FILE)?;
     pixels(&bytes, background, &PictureLimits::default()).map_err(|e| e.in_file(path))
@@ -108,7 +104,7 @@ fn unreadable(error: &dyn std::fmt::Display) -> Error {
     Error::data(format!("unreadable image: {error}"))
 }
 
-/// The decoder of a file's content, its size checked, and how its camera was held.
+/// The decoder for a file's content, with its size checked, and the picture's orientation.
 fn open<'a>(bytes: &'a [u8], allowed: &PictureLimits) -> Result<(impl ImageDecoder + 'a, Orientation)> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| unreadable(&e))?;
     let mut limits = Limits::default();
@@ -120,10 +116,12 @@ fn open<'a>(bytes: &'a [u8], allowed: &PictureLimits) -> Result<(impl ImageDecod
     let (width, height) = decoder.dimensions();
     let (area, memory) = (u64::from(width) * u64::from(height), allowed.memory);
     if area == 0 || area > allowed.pixels {
-        return Err(Error::data(format!("{width}×{height} pixels; expected 1 to {}", allowed.pixels)));
+        return Err(Error::data(format!("image of {width}×{height}: expected 1 to {} pixels", allowed.pixels)));
     }
     if decoder.total_bytes() > memory {
-        return Err(Error::data(format!("{width}×{height} pixels do not fit the {memory} bytes allowed")));
+        return Err(Error::data(format!(
+            "image of {width}×{height} pixels: decoding needs more than the limit of {memory} bytes"
+        )));
     }
     let orientation = decoder.orientation().map_err(|e| unreadable(&e))?;
     Ok((decoder, orientation))
@@ -187,7 +185,7 @@ mod tests {
         for (x, expected) in [(2, [203u8, 39, 63]), (13, [28, 122, 218])] {
             for (c, expected) in expected.into_iter().enumerate() {
                 let found = image[[c, 4, x]];
-                // Decoders round the conversion of colours differently.
+                // Decoders differ in how they round colour conversion.
                 assert!(found.abs_diff(expected) <= 2, "{x} {c}: {found} for {expected}");
             }
         }
@@ -195,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_picture_is_turned_as_its_camera_was_held() {
-        // Left half bright, right half dark, as stored; what Exif's eight orientations make of it, by their definition:
-        // where the bright half is seen.
+        // Stored with a bright left and a dark right half. Where the bright half appears under Exif's eight
+        // orientations, by their definition.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("photo.jpg");
         let stored = GrayImage::from_fn(16, 8, |x, _| Luma([if x < 8 { 200 } else { 40 }]));
@@ -212,7 +210,7 @@ mod tests {
             (7, "bottom", [16, 8]),
             (8, "bottom", [16, 8]),
         ] {
-            // An APP1 segment with one big-endian TIFF entry, tag 0x112, right behind the start of the image.
+            // An APP1 segment with one big-endian TIFF entry, tag 0x112, directly after the start of the image.
             let mut bytes = plain[..2].to_vec();
             bytes.extend(b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0");
             bytes.extend([orientation, 0, 0, 0, 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! Data sets by name, and where their files are looked for.
+//! Data sets by name, and the folders searched for their files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use super::fit::{Fit, Pixels, WHITE};
 use super::{Dataset, cifar, folder, idx};
 use crate::error::{Error, Kind, Result};
 
-/// Which part of a data set.
+/// A part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// What a network learns from.
+    /// The images for training.
     Train,
-    /// What it is judged by.
+    /// The images for evaluation.
     Test,
 }
 
-/// A data set as the user names it.
+/// A data set as named by the user.
 ///
 /// ```
 /// use skipstone::io::data::DataSpec;
@@ -30,15 +30,16 @@ pub enum Split {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DataSpec {
-    /// `fashion-mnist`: 28×28 gray, ten kinds of clothing.
+    /// `fashion-mnist`: 28×28 gray images of ten kinds of clothing.
     FashionMnist,
     /// `mnist`: 28×28 gray digits.
     Mnist,
-    /// `cifar10`: 32×32 colour.
+    /// `cifar10`: 32×32 colour images of ten classes.
     Cifar10,
-    /// `idx:FILE`: one IDX file, gzipped or not, whichever split is asked for.
+    /// `idx:FILE`: one IDX file, gzipped or not, for either split.
     Idx(PathBuf),
-    /// A folder of images. Where it has the sub-folders `train` and `test`, they are the splits; else all of it is both.
+    /// A folder of images. If it has the sub-folders `train` and `test`, these are the splits; otherwise both splits
+    /// are the whole folder.
     Folder(PathBuf),
 }
 
@@ -74,14 +75,14 @@ impl fmt::Display for DataSpec {
     }
 }
 
-/// What images are brought to while they are read.
+/// How images are converted while they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataOptions {
-    /// Height and width; `None` keeps the data set's own, which a folder does not have.
+    /// Height and width; `None` keeps the data set's own size (a folder has none).
     pub size: Option<[usize; 2]>,
-    /// 1 or 3 channels; `None` keeps the data set's own, for a folder 3.
+    /// Channels, 1 or 3; `None` keeps the data set's own number (3 for a folder).
     pub channels: Option<usize>,
-    /// What shows through transparent pixels.
+    /// The colour behind transparent pixels.
     pub background: [u8; 3],
 }
 
@@ -96,18 +97,18 @@ const FASHION_CLASSES: [&str; 10] =
 const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 impl DataSpec {
-    /// Reads one split into memory.
+    /// Reads a split into memory.
     ///
-    /// Named data sets are looked for in `$SKIPSTONE_DATA/NAME`, `./data/NAME` and `/usr/share/datasets/NAME`.
+    /// Named data sets are searched in `$SKIPSTONE_DATA/NAME`, `./data/NAME` and `/usr/share/datasets/NAME`.
     ///
     /// # Errors
-    /// Files that are missing (saying what brings them), broken, or cannot be brought to the wanted shape.
+    /// Files are missing (the message tells where to get them), are broken, or cannot be converted to the wanted shape.
     pub fn load(&self, split: Split, options: &DataOptions) -> Result<Dataset> {
         let root = std::env::var_os("SKIPSTONE_DATA").filter(|root| !root.is_empty()).map(PathBuf::from);
         self.load_from(&places(root.as_deref()), split, options)
     }
 
-    /// [`load`](Self::load) with the folders to look in, each of which may hold a folder named like the data set.
+    /// As [`load`](Self::load), searching `places`, each of which may have a folder named after the data set.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -133,11 +134,12 @@ impl DataSpec {
             }
             Self::Folder(path) => {
                 let Some(size) = options.size else {
-                    let message = "a folder of images has no size of its own; give one (the model's sample_size)";
+                    let message = "a folder of images needs a size; give one, for example the model's sample_size";
                     return Err(Error::argument(message).in_file(path));
                 };
                 if !path.is_dir() {
-                    let known = "there is no such folder; data sets known by name are fashion-mnist, mnist, cifar10 and idx:FILE";
+                    let known =
+                        "the folder does not exist; named data sets are fashion-mnist, mnist, cifar10 and idx:FILE";
                     return Err(Error::new(Kind::NotFound, known).in_file(path));
                 }
                 let fit = Fit { size, channels: options.channels.unwrap_or(3), background: options.background };
@@ -146,37 +148,32 @@ impl DataSpec {
         }
     }
 
-    /// The four IDX files of MNIST and what is modelled on it.
+    /// Reads a split of MNIST or a data set in its format, which has four IDX files.
     fn idx_set(&self, places: &[PathBuf], split: Split, classes: [&str; 10]) -> Result<Dataset> {
         let part = match split {
             Split::Train => "train",
             Split::Test => "t10k",
         };
         let name = self.to_string();
-        let find = |what: &str| {
-            let names = ["-", "."].map(|dash| format!("{part}-{what}").replacen("{dash}", dash, 1));
-            let names = names.iter().flat_map(|n| [n.clone(), format!("{n}.gz")]).collect::<Vec<_>>();
-            places
-                .iter()
-                .flat_map(|p| names.iter().map(|n| p.join(&name).join(n)).collect::<Vec<_>>())
-                .find(|p| p.is_file())
+        let find = |kind: &str, format: &str| {
+            let files = ["-", "."].map(|separator| format!("{part}-{kind}{separator}{format}-ubyte"));
+            let names = files.iter().flat_map(|file| [file.clone(), format!("{file}.gz")]);
+            let mut paths = places.iter().flat_map(|p| names.clone().map(|n| p.join(&name).join(n)));
+            paths.find(|path| path.is_file()).ok_or_else(|| self.missing(places, &files[0]))
         };
-        let (images, labels) = ("images{dash}idx3-ubyte", "labels{dash}idx1-ubyte");
-        let plain = |what: &str| format!("{part}-{}", what.replace("{dash}", "-"));
-        let images = find(images).ok_or_else(|| self.missing(places, &plain(images)))?;
-        let labels = find(labels).ok_or_else(|| self.missing(places, &plain(labels)))?;
+        let (images, labels) = (find("images", "idx3")?, find("labels", "idx1")?);
         let labels = idx::read_labels(&labels)?;
         let data = Dataset::new(name, idx::read_images(&images)?, Some(labels), classes.map(str::to_owned).to_vec());
         data.map_err(|e| e.in_file(images))
     }
 
-    /// The error that says where files were looked for, and what brings them.
+    /// The error for a missing file, with the folders searched and where to get the data set.
     fn missing(&self, places: &[PathBuf], file: &str) -> Error {
         let looked: Vec<_> = places.iter().map(|p| p.join(self.to_string()).display().to_string()).collect();
         let first = looked.first().map_or("data", String::as_str);
         let remedy = match self {
             Self::FashionMnist => {
-                "on Debian and Ubuntu, `apt-get install dataset-fashion-mnist` brings it; elsewhere put its \
+                "on Debian and Ubuntu, run `apt-get install dataset-fashion-mnist`; elsewhere, put its \
                  four files, as published, into the first of these folders"
                     .to_owned()
             }
@@ -189,16 +186,16 @@ impl DataSpec {
                  test_batch.bin), into {first}"
             ),
         };
-        Error::new(Kind::NotFound, format!("data set {self}: no {file} in {}; {remedy}", looked.join(", ")))
+        Error::new(Kind::NotFound, format!("data set {self}: {file} not found in {}; {remedy}", looked.join(", ")))
     }
 }
 
-/// Where named data sets are looked for, first things first.
+/// The folders searched for named data sets, in order.
 fn places(root: Option<&Path>) -> Vec<PathBuf> {
     root.map(Path::to_path_buf).into_iter().chain(["data".into(), "/usr/share/datasets".into()]).collect()
 }
 
-/// The sub-folder of a split where there are both, else the folder itself.
+/// The sub-folder of a split if there are both, else the folder itself.
 fn part_of(folder: &Path, split: Split) -> PathBuf {
     let (train, test) = (folder.join("train"), folder.join("test"));
     match split {
@@ -208,7 +205,7 @@ fn part_of(folder: &Path, split: Split) -> PathBuf {
     }
 }
 
-/// `…labels-idx1…` beside `…images-idx3…`.
+/// The label file `…labels-idx1…` for an image file `…images-idx3…`, if it exists.
 fn labels_beside(images: &Path) -> Option<PathBuf> {
     let name = images.file_name()?.to_str()?;
     let labels = name.replace("images", "labels").replace("idx3", "idx1");
@@ -216,7 +213,7 @@ fn labels_beside(images: &Path) -> Option<PathBuf> {
     (labels != name && path.is_file()).then_some(path)
 }
 
-/// The data set with its images brought to the wanted shape.
+/// The data set with its images converted to the wanted shape.
 fn fitted(data: Dataset, options: &DataOptions) -> Result<Dataset> {
     let [c, h, w] = data.shape();
     let (size, channels) = (options.size.unwrap_or([h, w]), options.channels.unwrap_or(c));
@@ -226,8 +223,7 @@ fn fitted(data: Dataset, options: &DataOptions) -> Result<Dataset> {
     let fit = Fit { size, channels, background: options.background };
     fit.validate()?;
     if !matches!(c, 1 | 3) {
-        let message =
-            format!("data set {}: images of {c} channels cannot be resized; pictures have 1 or 3", data.name());
+        let message = format!("data set {}: only images with 1 or 3 channels can be resized, found {c}", data.name());
         return Err(Error::unsupported(message));
     }
     let out = channels * size[0] * size[1];
@@ -298,7 +294,7 @@ mod tests {
         }
         let options = DataOptions { size: Some([4, 4]), ..DataOptions::default() };
         let typo = DataSpec::Folder(empty.path().join("fashion-mnits"));
-        assert!(typo.load(Split::Train, &options).unwrap_err().message().contains("known by name are fashion-mnist"));
+        assert!(typo.load(Split::Train, &options).unwrap_err().message().contains("named data sets are fashion-mnist"));
         assert_eq!(places_named(), ["/r", "data", "/usr/share/datasets"]);
     }
 

@@ -1,4 +1,4 @@
-//! Pictures from tensors and back: grids, film strips, charts, PNG files and `.npy` tensors.
+//! Tensors as pictures: grids, film strips, charts and PNG files, as well as raw `.npy` tensors.
 //!
 //! A tensor file holds raw network values. Only pictures map −1..1 to 0..255 and clamp.
 
@@ -8,4 +8,5 @@ pub mod plot;
 mod png;
 
 pub use picture::{Layout, Picture, film_strip, grid, near_square, to_byte};
+pub(crate) use picture::{blend, from_byte};
 pub use png::{Decoded, decode_png, encode_png, read_png, write_png};

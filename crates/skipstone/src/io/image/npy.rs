@@ -1,6 +1,6 @@
 //! NumPy's `.npy` files: raw float32 tensors, never clamped.
 //!
-//! Layout: `\x93NUMPY`, two version bytes, the header's length (u16 in version 1, u32 in 2 and 3), a Python dict
+//! Format: `\x93NUMPY`, two version bytes, the length of the header (u16 in version 1, u32 in 2 and 3), a Python dict
 //! literal with `descr`, `fortran_order` and `shape`, then the values.
 
 use std::fs::File;
@@ -14,17 +14,17 @@ use crate::error::{Error, Kind, Result};
 use crate::io::files;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
-/// NumPy itself writes 118 bytes; the longest sensible header is a list of dimensions.
+/// Maximum header length. NumPy writes 118 bytes; only many dimensions need more.
 const MAX_HEADER: usize = 1 << 16;
 /// Values read at a time.
 const CHUNK: usize = 1 << 14;
 
 /// Reads a tensor with the rank of `D` (`Ix4` for images and latents, `Ix5` for the noise of a whole run).
 ///
-/// float32 values are taken as they are, float64 rounded and float16 widened, of either byte order.
+/// Reads float32, float64 (rounded) and float16 (widened) in either byte order.
 ///
 /// # Errors
-/// No such file, another format, type or rank, a length other than the header says, or values that are not finite.
+/// The file is missing, has another format, type or rank, its length contradicts its header, or a value is not finite.
 pub fn read<D: Dimension>(path: &Path) -> Result<Array<f32, D>> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
@@ -39,17 +39,17 @@ pub fn write<D: Dimension>(path: &Path, tensor: ArrayView<'_, f32, D>) -> Result
     files::write_atomically(path, |out| encode(out, tensor).map_err(|e| Error::io(path, e)))
 }
 
-/// Writes the bytes of a `.npy` file of `tensor` to `out`: little-endian, in C order.
+/// Writes `tensor` to `out` as a `.npy` file, little-endian and in C order.
 ///
 /// # Errors
 /// Those of `out`.
 pub fn encode<A: Value, D: Dimension>(mut out: impl Write, tensor: ArrayView<'_, A, D>) -> std::io::Result<()> {
     let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
-    // A Python tuple of one keeps its comma.
+    // Python writes a tuple of one element with a comma.
     let shape = dims.join(", ") + if dims.len() == 1 { "," } else { "" };
     let descr = A::DESCR;
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
-    // Values begin at a multiple of 64; the header ends with a newline.
+    // Values start at a multiple of 64 bytes; the header ends with a newline.
     let padding = 63 - (MAGIC.len() + 4 + header.len()) % 64;
     header.extend(std::iter::repeat_n(' ', padding));
     header.push('\n');
@@ -76,7 +76,7 @@ pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Res
     let mut start = [0; 8];
     fill(&mut stream, &mut start)?;
     if &start[..6] != MAGIC {
-        return Err(Error::data("not a .npy file: it does not begin with \\x93NUMPY"));
+        return Err(Error::data("not a .npy file: it does not start with \\x93NUMPY"));
     }
     let (header_length, before) = match start[6] {
         1 => {
@@ -89,14 +89,14 @@ pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Res
             fill(&mut stream, &mut bytes)?;
             (u32::from_le_bytes(bytes) as usize, 12)
         }
-        version => return Err(Error::unsupported(format!(".npy version {version}; 1, 2 and 3 are read"))),
+        version => return Err(Error::unsupported(format!("unsupported .npy version {version}: expected 1, 2 or 3"))),
     };
     if header_length > MAX_HEADER {
-        return Err(Error::data(format!("header of {header_length} bytes; at most {MAX_HEADER} are sensible")));
+        return Err(Error::data(format!("header: expected at most {MAX_HEADER} bytes, found {header_length}")));
     }
     let mut header = vec![0; header_length];
     fill(&mut stream, &mut header)?;
-    let header = str::from_utf8(&header).map_err(|_| Error::data("header is not text"))?;
+    let header = str::from_utf8(&header).map_err(|_| Error::data("header: not UTF-8 text"))?;
     let Header { kind, fortran, shape } = Header::parse(header)?;
 
     if let Some(rank) = D::NDIM.filter(|&rank| rank != shape.len()) {
@@ -104,12 +104,12 @@ pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Res
     }
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     let expected = count.and_then(|n| n.checked_mul(kind.size())).and_then(|n| n.checked_add(before + header_length));
-    // Compared before anything is allocated: a header may promise more than memory holds.
+    // Checked before allocating: a header may claim more than memory holds.
     let (Some(count), Some(expected)) = (count, expected) else {
         return Err(Error::data(format!("shape {shape:?} is too large")));
     };
     if expected as u64 != length {
-        return Err(Error::data(format!("shape {shape:?} makes {expected} bytes, the file has {length}")));
+        return Err(Error::data(format!("shape {shape:?} needs a file of {expected} bytes, found {length}")));
     }
     let values = read_values(&mut stream, &kind, count)?;
     let dynamic = IxDyn(&shape).set_f(fortran);
@@ -119,7 +119,7 @@ pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Res
         .map_err(|e| Error::data(format!("shape {shape:?}: {e}")))
 }
 
-/// `count` values; grows as they arrive.
+/// Reads `count` values.
 fn read_values<A: Value>(stream: &mut impl Read, kind: &Element, count: usize) -> Result<Vec<A>> {
     let size = kind.size();
     let mut values = Vec::with_capacity(count);
@@ -136,7 +136,7 @@ fn read_values<A: Value>(stream: &mut impl Read, kind: &Element, count: usize) -
                 let place = values.len();
                 return Err(Error::new(
                     Kind::NonFinite,
-                    format!("value {place} of {count} is {value}; expected finite numbers"),
+                    format!("value {place} of {count}: expected a finite number, found {value}"),
                 ));
             }
             values.push(value);
@@ -145,18 +145,18 @@ fn read_values<A: Value>(stream: &mut impl Read, kind: &Element, count: usize) -
     Ok(values)
 }
 
-/// What a tensor in memory is made of: f32 or f64.
+/// The element types of tensors in memory: f32 and f64.
 pub trait Value: Copy + std::fmt::Display {
-    /// NumPy's word for it.
+    /// NumPy's type description.
     const DESCR: &'static str;
 
-    /// The nearest value.
+    /// Converts from f64, rounding to nearest.
     fn from_f64(value: f64) -> Self;
 
-    /// Neither NaN nor infinite.
+    /// Whether the value is neither NaN nor infinite.
     fn finite(self) -> bool;
 
-    /// Appends its little-endian bytes.
+    /// Appends the value's little-endian bytes.
     fn push_to(self, bytes: &mut Vec<u8>);
 }
 
@@ -183,7 +183,7 @@ macro_rules! value {
 value!(f32, "<f4");
 value!(f64, "<f8");
 
-/// The type of the values of a file.
+/// The element type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Element {
     float: Float,
@@ -198,7 +198,7 @@ enum Float {
 }
 
 impl Element {
-    /// From NumPy's description: byte order and width, as in `<f4`.
+    /// Parses NumPy's type description: byte order and width, as in `<f4`.
     fn parse(descr: &str) -> Result<Self> {
         let (order, kind) = descr.split_at_checked(1).unwrap_or(("", ""));
         let float = match kind {
@@ -207,17 +207,17 @@ impl Element {
             "f8" => Float::F64,
             _ => {
                 let remedy = "expected float32 ('<f4'); save it with array.astype('float32')";
-                return Err(Error::unsupported(format!("values of type '{descr}'; {remedy}")));
+                return Err(Error::unsupported(format!("unsupported type '{descr}': {remedy}")));
             }
         };
         match order {
             "<" | ">" => Ok(Self { float, big_endian: order == ">" }),
             "=" => Ok(Self { float, big_endian: cfg!(target_endian = "big") }),
-            _ => Err(Error::data(format!("values of unknown byte order '{descr}'"))),
+            _ => Err(Error::data(format!("unknown byte order in type '{descr}'"))),
         }
     }
 
-    /// Bytes of one value.
+    /// Bytes per value.
     fn size(&self) -> usize {
         match self.float {
             Float::F16 => 2,
@@ -228,7 +228,7 @@ impl Element {
 }
 
 impl Float {
-    /// The value of its little-endian bytes.
+    /// Decodes little-endian bytes.
     fn value(self, raw: &[u8]) -> f64 {
         let bits = raw.iter().rev().fold(0u64, |bits, &byte| bits << 8 | u64::from(byte));
         match self {
@@ -239,7 +239,7 @@ impl Float {
     }
 }
 
-/// What the dict literal says.
+/// The contents of the dict literal.
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
     kind: Element,
@@ -249,7 +249,8 @@ struct Header {
 
 impl Header {
     fn parse(text: &str) -> Result<Self> {
-        let broken = || Error::data(format!("header is not the dict NumPy writes: {:?}", text.trim_end()));
+        let broken =
+            || Error::data(format!("header: expected a dict as written by NumPy, found {:?}", text.trim_end()));
         let mut rest = text.trim().strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or_else(broken)?.trim();
         let (mut kind, mut fortran, mut shape) = (None, None, None);
         while !rest.is_empty() {
@@ -257,9 +258,9 @@ impl Header {
             let value = after.trim_start().strip_prefix(':').ok_or_else(broken)?.trim_start();
             rest = match key {
                 "descr" => {
-                    // A structured type is a list, not a string.
+                    // A structured type is a list rather than a string.
                     let (descr, after) = quoted(value)
-                        .ok_or_else(|| Error::unsupported("values are records; expected float32 ('<f4')"))?;
+                        .ok_or_else(|| Error::unsupported("unsupported record type: expected float32 ('<f4')"))?;
                     kind = Some(Element::parse(descr)?);
                     after
                 }
@@ -290,16 +291,16 @@ impl Header {
     }
 }
 
-/// A string in single or double quotes, and what follows it.
+/// Splits off a string in single or double quotes.
 fn quoted(text: &str) -> Option<(&str, &str)> {
     let quote = text.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
     text[1..].split_once(quote)
 }
 
-/// Fills `bytes`, or says that the file is cut short.
+/// Fills `bytes`, or reports a truncated file.
 fn fill(stream: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
     stream.read_exact(bytes).map_err(|e| match e.kind() {
-        std::io::ErrorKind::UnexpectedEof => Error::data("cut short: not a whole .npy file"),
+        std::io::ErrorKind::UnexpectedEof => Error::data("truncated: not a complete .npy file"),
         _ => Error::new(Kind::Io, e.to_string()).caused_by(e),
     })
 }
@@ -397,7 +398,7 @@ mod tests {
         for bad in [f32::NAN, f32::NEG_INFINITY] {
             assert_eq!(decoded::<Ix1>(&bytes_of(&array![1.0, bad])).unwrap_err().kind(), crate::Kind::NonFinite);
         }
-        // Large is not infinite; but a float64 may be too large for float32.
+        // The largest float32 is finite, but a float64 may be too large for float32.
         assert_eq!(decoded::<Ix1>(&bytes_of(&array![f32::MAX])).unwrap(), array![f32::MAX]);
         let huge = file("{'descr': '<f8', 'fortran_order': False, 'shape': (1,)}", &1e300f64.to_le_bytes());
         assert_eq!(decoded::<Ix1>(&huge).unwrap_err().kind(), crate::Kind::NonFinite);

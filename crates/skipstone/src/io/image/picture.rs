@@ -1,21 +1,33 @@
-//! Network values as pixels.
+//! Conversion of network values to pixels and back.
 
 use ndarray::{Array3, Array4, ArrayView3, Axis};
 
 use crate::error::{Error, Kind, Result};
 
-/// Most bytes a picture may have: one grid of everything is a mistake long before that.
+/// Maximum size of a picture in bytes; a larger grid is surely a mistake.
 const MAX_BYTES: usize = 1 << 30;
 
-/// The byte nearest to a network value: −1..1 onto 0..255, clamped, halves rounded up.
+/// The byte nearest to a network value: −1..1 maps to 0..255, clamped, with halves rounded up.
 ///
-/// It undoes x = byte/127.5 − 1 for every byte.
+/// It inverts x = byte/127.5 − 1 for every byte.
 pub fn to_byte(x: f32) -> u8 {
-    // Computed in f64: in f32 the sum can round across a half. The cast saturates.
+    // In f64: in f32 the sum can round across a half. The cast saturates.
     ((f64::from(x) + 1.0) * 127.5 + 0.5).floor() as u8
 }
 
-/// Pixels row by row, channels interleaved.
+/// The network value of a byte, byte/127.5 − 1.
+pub(crate) fn from_byte(byte: u8) -> f32 {
+    (f64::from(byte) / 127.5 - 1.0) as f32
+}
+
+/// Composites a channel value over a background: c·α + b·(1−α), rounded half up.
+pub(crate) fn blend(value: u8, alpha: u8, background: u8) -> u8 {
+    let alpha = u32::from(alpha);
+    let sum = u32::from(value) * alpha + u32::from(background) * (255 - alpha);
+    ((2 * sum + 255) / 510) as u8
+}
+
+/// Pixels row by row with interleaved channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
     width: usize,
@@ -24,14 +36,14 @@ pub struct Picture {
     data: Vec<u8>,
 }
 
-/// How the images of a grid are set out.
+/// The layout of a grid of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Pixels between images and around them, before scaling.
     pub gutter: usize,
     /// Gray level of the gutter.
     pub background: u8,
-    /// Each image pixel becomes a square of this side.
+    /// Side length of the square that each image pixel becomes.
     pub scale: usize,
 }
 
@@ -42,7 +54,7 @@ impl Default for Layout {
 }
 
 impl Layout {
-    /// The default with small images magnified by a whole number, towards 64 pixels a side.
+    /// The default layout, with small images magnified by a whole number towards 64 pixels a side.
     pub fn magnified(height: usize, width: usize) -> Self {
         Self { scale: (64 / height.max(width).max(1)).max(1), ..Self::default() }
     }
@@ -52,7 +64,7 @@ impl Picture {
     /// A picture of `height` rows of `width` pixels with `channels` values each: 1 (gray) or 3 (red, green, blue).
     ///
     /// # Errors
-    /// Another number of channels, an empty picture, or `data` of another length.
+    /// The picture is empty, has another number of channels, or the length of `data` does not fit.
     pub fn new(width: usize, height: usize, channels: usize, data: Vec<u8>) -> Result<Self> {
         let size = checked_size(width, height, channels)?;
         if data.len() != size {
@@ -64,48 +76,48 @@ impl Picture {
         Ok(Self { width, height, channels, data })
     }
 
-    /// The picture of one image `[channels, height, width]` of network values.
+    /// The picture of an image `[channels, height, width]` of network values.
     ///
     /// # Errors
-    /// Channels other than 1 or 3 (kept only by `.npy` files), or values that are not finite.
+    /// The image has neither 1 nor 3 channels (only `.npy` files hold those), or a value is not finite.
     pub fn from_image(image: ArrayView3<'_, f32>) -> Result<Self> {
         let images = image.insert_axis(Axis(0));
         grid_of(images.outer_iter().collect(), 1, &Layout { gutter: 0, ..Layout::default() })
     }
 
-    /// The network values of the pixels, `[channels, height, width]`: byte/127.5 − 1.
+    /// The pixels as network values, `[channels, height, width]`: byte/127.5 − 1.
     pub fn to_image(&self) -> Array3<f32> {
         let at = |(c, y, x): (usize, usize, usize)| self.data[(y * self.width + x) * self.channels + c];
-        Array3::from_shape_fn((self.channels, self.height, self.width), |i| (f64::from(at(i)) / 127.5 - 1.0) as f32)
+        Array3::from_shape_fn((self.channels, self.height, self.width), |i| from_byte(at(i)))
     }
 
-    /// Pixels in a row.
+    /// Pixels per row.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// 1 or 3.
+    /// Number of channels, 1 or 3.
     pub fn channels(&self) -> usize {
         self.channels
     }
 
-    /// The values, row by row, channels interleaved.
+    /// The bytes, row by row with interleaved channels.
     pub fn data(&self) -> &[u8] {
         &self.data
     }
 
-    /// The picture `factor` times as large, each pixel a square.
+    /// The picture magnified by `factor`, with each pixel a square.
     ///
     /// # Errors
-    /// A factor of 0, or a result too large.
+    /// `factor` is 0, or the result is too large.
     pub fn scaled(&self, factor: usize) -> Result<Self> {
         if factor == 0 {
-            return Err(Error::argument("a picture cannot be scaled by 0"));
+            return Err(Error::argument("picture scale: expected at least 1, found 0"));
         }
         let (width, height) = (self.width.saturating_mul(factor), self.height.saturating_mul(factor));
         let mut data = Vec::with_capacity(checked_size(width, height, self.channels)?);
@@ -125,13 +137,13 @@ impl Picture {
     }
 }
 
-/// Columns of a grid of `n` images that is nearly square: ⌈√n⌉.
+/// Columns of a nearly square grid of `n` images: ⌈√n⌉.
 pub fn near_square(n: usize) -> usize {
     let root = n.isqrt();
     (if root * root < n { root + 1 } else { root }).max(1)
 }
 
-/// One picture of all `images` `[n, channels, height, width]`, row by row.
+/// A picture of all `images`, `[n, channels, height, width]`, row by row.
 ///
 /// ```
 /// use skipstone::io::image::{Layout, grid, near_square};
@@ -141,23 +153,23 @@ pub fn near_square(n: usize) -> usize {
 /// ```
 ///
 /// # Errors
-/// No image, no column, channels other than 1 or 3 (kept only by `.npy` files), values that are not finite, or a
-/// picture above 1 GiB.
+/// There is no image or no column, the images have neither 1 nor 3 channels (only `.npy` files hold those), a value is
+/// not finite, or the picture exceeds 1 GiB.
 pub fn grid(images: &Array4<f32>, columns: usize, layout: &Layout) -> Result<Picture> {
     grid_of(images.outer_iter().collect(), columns, layout)
 }
 
-/// One picture of a process: a row for each image, a column for each step.
+/// A picture of a process, with a row per image and a column per step.
 ///
 /// # Errors
-/// As [`grid`]; also steps of different shapes.
+/// As [`grid`]; also if the steps have different shapes.
 pub fn film_strip(steps: &[Array4<f32>], layout: &Layout) -> Result<Picture> {
     let Some(first) = steps.first() else {
-        return Err(Error::argument("a film strip of no steps"));
+        return Err(Error::argument("a film strip needs at least one step"));
     };
     if let Some(other) = steps.iter().find(|step| step.dim() != first.dim()) {
         let (a, b) = (first.shape(), other.shape());
-        return Err(Error::argument(format!("a film strip of steps of different shapes, {a:?} and {b:?}")));
+        return Err(Error::argument(format!("a film strip needs steps of equal shape, found {a:?} and {b:?}")));
     }
     let rows = 0..first.len_of(Axis(0));
     grid_of(rows.flat_map(|i| steps.iter().map(move |s| s.index_axis(Axis(0), i))).collect(), steps.len(), layout)
@@ -165,7 +177,10 @@ pub fn film_strip(steps: &[Array4<f32>], layout: &Layout) -> Result<Picture> {
 
 fn grid_of(images: Vec<ArrayView3<'_, f32>>, columns: usize, layout: &Layout) -> Result<Picture> {
     let (Some(first), true) = (images.first(), columns > 0) else {
-        return Err(Error::argument(format!("a grid of {} images in {columns} columns", images.len())));
+        return Err(Error::argument(format!(
+            "a grid needs at least 1 image and 1 column, found {} and {columns}",
+            images.len()
+        )));
     };
     let (channels, h, w) = first.dim();
     let columns = columns.min(images.len());
@@ -179,7 +194,7 @@ fn grid_of(images: Vec<ArrayView3<'_, f32>>, columns: usize, layout: &Layout) ->
         let (left, top) = (gap + (i % columns) * (w + gap), gap + (i / columns) * (h + gap));
         for ((c, y, x), &value) in image.indexed_iter() {
             if !value.is_finite() {
-                let message = format!("image {i}: {value} in channel {c}, row {y}, column {x} has no colour");
+                let message = format!("image {i}: channel {c}, row {y}, column {x} is {value}, which has no colour");
                 return Err(Error::new(Kind::NonFinite, message));
             }
             data[((top + y) * width + left + x) * channels + c] = to_byte(value);
@@ -189,19 +204,19 @@ fn grid_of(images: Vec<ArrayView3<'_, f32>>, columns: usize, layout: &Layout) ->
     if layout.scale == 1 { Ok(picture) } else { picture.scaled(layout.scale) }
 }
 
-/// Bytes of a picture.
+/// Size of a picture in bytes.
 fn checked_size(width: usize, height: usize, channels: usize) -> Result<usize> {
     if !matches!(channels, 1 | 3) {
         return Err(Error::unsupported(format!(
-            "images of {channels} channels have no picture (1 is gray, 3 is colour); write a .npy file instead"
+            "a picture has 1 (gray) or 3 (colour) channels, found {channels}; write a .npy file instead"
         )));
     }
     let size = width.checked_mul(height).and_then(|area| area.checked_mul(channels)).filter(|&size| size <= MAX_BYTES);
     match size {
-        Some(0) => Err(Error::argument(format!("an empty picture, {width}×{height}"))),
+        Some(0) => Err(Error::argument(format!("the picture is empty: {width}×{height} pixels"))),
         Some(size) => Ok(size),
         None => Err(Error::argument(format!(
-            "a picture of {width}×{height}×{channels} is above {MAX_BYTES} bytes; write fewer images or a folder"
+            "a picture of {width}×{height}×{channels} exceeds {MAX_BYTES} bytes; write fewer images or a folder"
         ))),
     }
 }
@@ -221,7 +236,7 @@ mod tests {
 
     #[test]
     fn values_are_clamped_and_halves_round_up() {
-        // x = 0 is 127.5: rounded up. One ulp below it is rounded down.
+        // x = 0 maps to 127.5, which rounds up. One ulp below rounds down.
         let values = [-1.0, 1.0, 0.0, -f32::EPSILON / 2.0, -7.0, 7.0, f32::MAX, f32::MIN, 0.5];
         assert_eq!(values.map(to_byte), [0, 255, 128, 127, 0, 255, 255, 0, 191]);
     }

@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 
 pub(crate) const WIDTH: usize = 960;
 pub(crate) const HEIGHT: usize = 540;
-/// The frame of the plot within the picture.
+/// Edges of the plot area within the picture.
 pub(crate) const LEFT: usize = 110;
 pub(crate) const RIGHT: usize = WIDTH - 30;
 pub(crate) const TOP: usize = 50;
 pub(crate) const BOTTOM: usize = HEIGHT - 70;
-/// Each dot of the 8×8 font is a square of this side.
+/// Side length of each dot of the 8×8 font.
 const TEXT_SCALE: usize = 2;
 const GLYPH: usize = 8 * TEXT_SCALE;
 
@@ -22,17 +22,17 @@ const BACKGROUND: Color = [255, 255, 255];
 const GRID: Color = [230, 232, 236];
 const INK: Color = [60, 66, 76];
 
-/// How values lie along an axis.
+/// The scale of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// Evenly.
+    /// Linear.
     Linear,
-    /// By their logarithms; what is not positive has no place.
+    /// Logarithmic; values that are not positive have no position.
     Log,
 }
 
 impl Scale {
-    /// Where a value lies before the axis is fitted to pixels; `None` where it has no place.
+    /// The position of a value before the axis is fitted to pixels; `None` if it has none.
     fn position(self, value: f64) -> Option<f64> {
         match self {
             Self::Linear => value.is_finite().then_some(value),
@@ -40,7 +40,7 @@ impl Scale {
         }
     }
 
-    /// The values to mark between two positions, and which of them carry a label.
+    /// The values to mark between two positions, each with whether it has a label.
     fn ticks(self, low: f64, high: f64) -> Vec<(f64, bool)> {
         match self {
             Self::Linear => linear_ticks(low, high).into_iter().map(|value| (value, true)).collect(),
@@ -49,27 +49,27 @@ impl Scale {
     }
 }
 
-/// One of a chart's two axes.
+/// An axis of a chart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AxisStyle<'a> {
-    /// What it measures.
+    /// The label, which names the quantity.
     pub label: &'a str,
-    /// How.
+    /// The scale.
     pub scale: Scale,
-    /// Room beyond the values at either end, as a part of their range.
+    /// Extra room at either end, as a fraction of the range of values.
     pub margin: f64,
 }
 
-/// A curve through points (x, y), broken where a point has no place.
+/// A curve through points (x, y), interrupted where a point has no position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
     /// The points, in drawing order.
     pub points: Vec<[f64; 2]>,
-    /// Its colour.
+    /// Colour.
     pub color: Color,
-    /// Its width in pixels.
+    /// Line width in pixels.
     pub width: f64,
-    /// Whether every point is marked by a dot.
+    /// Whether to mark every point with a dot.
     pub dots: bool,
 }
 
@@ -85,21 +85,21 @@ pub struct Curve {
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Chart<'a> {
-    /// Above the frame; ASCII, as the font has no more.
+    /// The title above the plot, in ASCII (the font has nothing else).
     pub title: &'a str,
     /// The horizontal axis.
     pub x: AxisStyle<'a>,
     /// The vertical axis.
     pub y: AxisStyle<'a>,
-    /// What is drawn, later curves above earlier ones.
+    /// The curves; later ones are drawn above earlier ones.
     pub curves: &'a [Curve],
 }
 
 impl Chart<'_> {
-    /// The picture.
+    /// Draws the chart.
     ///
     /// # Errors
-    /// No point that has a place on both axes.
+    /// No point has a position on both axes.
     pub fn draw(&self) -> Result<Picture> {
         let place = |point: &[f64; 2]| Some([self.x.scale.position(point[0])?, self.y.scale.position(point[1])?]);
         let placed: Vec<[f64; 2]> =
@@ -151,7 +151,7 @@ impl Chart<'_> {
     }
 }
 
-/// A range of values along a range of pixels.
+/// Maps a range of values to a range of pixels.
 struct Axis {
     low: f64,
     high: f64,
@@ -171,7 +171,7 @@ impl Axis {
     }
 }
 
-/// About five round numbers of 1, 2 or 5 times a power of ten.
+/// About five round values: 1, 2 or 5 times a power of ten.
 fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = ((high - low) / 5.0).max(1.0);
     let power = 10f64.powf(rough.log10().floor());
@@ -180,8 +180,8 @@ fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
     (first..).map(|k| k as f64 * step).take_while(|v| *v <= high).take(20).collect()
 }
 
-/// 1 to 9 times the powers of ten within the range, and which of them carry a label: powers alone over many decades, 1,
-/// 2 and 5 over few, every one within a single decade.
+/// 1 to 9 times the powers of ten within the range, each with whether it has a label. Over many decades only powers
+/// have labels, over a few 1, 2 and 5, within a single decade all.
 fn log_ticks(low: f64, high: f64) -> Vec<(f64, bool)> {
     let labelled = |m: i32| match high - low {
         span if span > 3.0 => m == 1,
@@ -191,14 +191,14 @@ fn log_ticks(low: f64, high: f64) -> Vec<(f64, bool)> {
     let mut ticks = Vec::new();
     for power in low.floor() as i32..=high.floor() as i32 {
         for m in 1..=9 {
-            // Parsed, not multiplied: 3·10^-3 is to be written 0.003.
+            // Parsed rather than multiplied, so that 3·10^-3 prints as 0.003.
             let value: f64 = format!("{m}e{power}").parse().unwrap_or(0.0);
             if value > 0.0 && (low..=high).contains(&value.log10()) {
                 ticks.push((value, labelled(m)));
             }
         }
     }
-    // So narrow that no round number lies inside: the middle says where it is.
+    // The range is too narrow for a round value, so label its middle.
     if !ticks.iter().any(|t| t.1) {
         let middle = 10f64.powf((low + high) / 2.0);
         ticks.push((format!("{middle:.2e}").parse().unwrap_or(middle), true));
@@ -207,11 +207,11 @@ fn log_ticks(low: f64, high: f64) -> Vec<(f64, bool)> {
 }
 
 impl Scale {
-    /// A tick's label.
+    /// The label of a tick.
     fn text(self, value: f64) -> String {
         match self {
             Self::Linear => short(value),
-            // 1e-4 fits where 0.0001 touches the edge.
+            // 1e-4 fits where 0.0001 would touch the edge.
             Self::Log if !(1e-3..1e5).contains(&value) => format!("{value:e}"),
             Self::Log => format!("{value}"),
         }
@@ -236,7 +236,7 @@ impl Canvas {
         Self { pixels: BACKGROUND.repeat(WIDTH * HEIGHT) }
     }
 
-    /// Mixes `color` into a pixel; outside the picture nothing happens.
+    /// Blends `color` into a pixel; ignores pixels outside the picture.
     fn mix(&mut self, x: i64, y: i64, color: Color, cover: f64) {
         if (0..WIDTH as i64).contains(&x) && (0..HEIGHT as i64).contains(&y) {
             let at = (y as usize * WIDTH + x as usize) * 3;
@@ -246,7 +246,7 @@ impl Canvas {
         }
     }
 
-    /// A straight line with soft edges: a pixel is covered as far as its centre lies within half the width.
+    /// A straight line with soft edges: a pixel's coverage depends on the distance of its centre from the line.
     fn line(&mut self, a: [f64; 2], b: [f64; 2], color: Color, width: f64) {
         let reach = width / 2.0 + 1.0;
         let bounds = |i: usize| ((a[i].min(b[i]) - reach).floor() as i64, (a[i].max(b[i]) + reach).ceil() as i64);
@@ -266,7 +266,7 @@ impl Canvas {
         }
     }
 
-    /// A line through all points, broken at each `None`; a lone point is a dot.
+    /// A line through all points, interrupted at each `None`; an isolated point is a dot.
     fn curve(&mut self, points: impl Iterator<Item = Option<[f64; 2]>>, color: Color, width: f64) {
         let mut last: Option<[f64; 2]> = None;
         for point in points {

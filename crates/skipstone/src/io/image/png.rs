@@ -1,37 +1,39 @@
-//! PNG files with the options that made them as text chunks.
+//! PNG files, with the options that produced them in text chunks.
 
 use std::io::Cursor;
 use std::path::Path;
 
-use super::Picture;
+use super::{Picture, blend};
 use crate::error::{Error, Result};
 use crate::io::files;
 
-/// Most bytes of a decoded picture or of its file.
+/// Maximum size in bytes of a decoded picture or of its file.
 const MAX_BYTES: usize = 1 << 29;
 
-/// A picture and the texts its file carried.
+/// A picture and the texts in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// The pixels, 8 bits each; transparent parts are shown on white.
+    /// The pixels in 8 bits, with transparent parts on white.
     pub picture: Picture,
-    /// Keywords and texts, in the file's order within each kind of chunk.
+    /// Keywords and texts, in the order of the file within each kind of chunk.
     pub text: Vec<(String, String)>,
 }
 
-/// The bytes of a PNG file of `picture` that carries `text` as (keyword, text) chunks: Latin-1 ones (tEXt) where ASCII
-/// suffices, else UTF-8 ones (iTXt).
+/// Encodes `picture` as a PNG file with `text` as (keyword, text) chunks: Latin-1 (tEXt) where ASCII suffices, else
+/// UTF-8 (iTXt).
 ///
 /// # Errors
-/// A keyword that is not 1 to 79 printable ASCII characters without outer spaces, or a text with a NUL.
+/// A keyword is not 1 to 79 printable ASCII characters or starts or ends with a space, or a text contains NUL.
 pub fn encode_png(picture: &Picture, text: &[(&str, &str)]) -> Result<Vec<u8>> {
     for (keyword, value) in text {
         let plain = keyword.bytes().all(|b| (0x20..0x7f).contains(&b)) && keyword.trim() == *keyword;
         if !plain || !(1..=79).contains(&keyword.len()) || value.contains('\0') {
-            return Err(Error::argument(format!("PNG text {keyword:?}: expected 1 to 79 printable ASCII characters")));
+            return Err(Error::argument(format!(
+                "PNG text {keyword:?}: expected a keyword of 1 to 79 printable ASCII characters and a text without NUL"
+            )));
         }
     }
-    encode(picture, text).map_err(|e| Error::argument(format!("cannot be encoded as PNG: {e}")).caused_by(e))
+    encode(picture, text).map_err(|e| Error::argument(format!("cannot encode as PNG: {e}")).caused_by(e))
 }
 
 fn encode(picture: &Picture, text: &[(&str, &str)]) -> Result<Vec<u8>, ::png::EncodingError> {
@@ -55,7 +57,7 @@ fn encode(picture: &Picture, text: &[(&str, &str)]) -> Result<Vec<u8>, ::png::En
 /// Decodes a PNG file of any kind to 8 bits, gray or colour.
 ///
 /// # Errors
-/// Bytes that are no PNG, cut short or damaged, or a picture above 512 MiB.
+/// The bytes are not a PNG, are truncated or damaged, or the picture exceeds 512 MiB.
 pub fn decode_png(bytes: &[u8]) -> Result<Decoded> {
     let fail = |e: ::png::DecodingError| Error::data(format!("unreadable PNG: {e}")).caused_by(e);
     let mut decoder = ::png::Decoder::new_with_limits(Cursor::new(bytes), ::png::Limits { bytes: MAX_BYTES });
@@ -63,11 +65,11 @@ pub fn decode_png(bytes: &[u8]) -> Result<Decoded> {
     let mut reader = decoder.read_info().map_err(fail)?;
     let (width, height) = (reader.info().width as usize, reader.info().height as usize);
     let size = reader.output_buffer_size().filter(|&size| size <= MAX_BYTES);
-    let size = size.ok_or_else(|| Error::data(format!("{width}×{height} pixels are above {MAX_BYTES} bytes")))?;
+    let size = size.ok_or_else(|| Error::data(format!("{width}×{height} pixels exceed {MAX_BYTES} bytes")))?;
     let mut data = vec![0; size];
     let frame = reader.next_frame(&mut data).map_err(fail)?;
     data.truncate(frame.buffer_size());
-    // Chunks may follow the pixels; a file without its end is a part of a file.
+    // Chunks may follow the pixels, and a file without its end chunk is truncated.
     reader.finish().map_err(fail)?;
     let info = reader.info();
     let mut text = Vec::new();
@@ -80,10 +82,7 @@ pub fn decode_png(bytes: &[u8]) -> Result<Decoded> {
     for chunk in &info.utf8_text {
         text.push((chunk.keyword.clone(), chunk.get_text().map_err(fail)?));
     }
-    let over_white = |c: u8, alpha: u8| {
-        let sum = u32::from(c) * u32::from(alpha) + 255 * (255 - u32::from(alpha));
-        ((2 * sum + 255) / 510) as u8
-    };
+    let over_white = |c: u8, alpha: u8| blend(c, alpha, 255);
     let (channels, data) = match frame.color_type {
         ::png::ColorType::Grayscale => (1, data),
         ::png::ColorType::Rgb => (3, data),
@@ -91,13 +90,13 @@ pub fn decode_png(bytes: &[u8]) -> Result<Decoded> {
         ::png::ColorType::Rgba => {
             (3, data.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]].map(|c| over_white(c, p[3]))).collect())
         }
-        other => return Err(Error::unsupported(format!("PNG of colour type {other:?}"))),
+        other => return Err(Error::unsupported(format!("unsupported PNG colour type {other:?}"))),
     };
     let picture = Picture::new(width, height, channels, data).map_err(|e| Error::data(e.message()))?;
     Ok(Decoded { picture, text })
 }
 
-/// Writes [`encode_png`] to a file, atomically.
+/// Writes a picture as a PNG file, atomically; see [`encode_png`].
 ///
 /// # Errors
 /// As [`encode_png`] and [`files::write_atomically`].
@@ -105,10 +104,10 @@ pub fn write_png(path: &Path, picture: &Picture, text: &[(&str, &str)]) -> Resul
     files::write_bytes(path, &encode_png(picture, text).map_err(|e| e.in_file(path))?)
 }
 
-/// [`decode_png`] of a file.
+/// Reads a PNG file; see [`decode_png`].
 ///
 /// # Errors
-/// As [`decode_png`]; a missing file.
+/// As [`decode_png`]; also if the file is missing.
 pub fn read_png(path: &Path) -> Result<Decoded> {
     decode_png(&files::read(path, MAX_BYTES as u64)?).map_err(|e| e.in_file(path))
 }

@@ -1,4 +1,4 @@
-//! Training recipes: TOML files that say everything a training depends on.
+//! Training recipes: TOML files with every setting that a training run depends on.
 
 mod parse;
 mod sections;
@@ -15,7 +15,7 @@ use crate::math::trajectory::Spacing;
 use crate::objective::LossWeighting;
 use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 
-/// Everything a training depends on besides its data. Every key has a default; an unknown key is an error.
+/// Everything a training run depends on except its data. Every key has a default; unknown keys are errors.
 ///
 /// ```
 /// use skipstone::train::Recipe;
@@ -29,11 +29,11 @@ use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 pub struct Recipe {
     /// The network.
     pub model: ModelRecipe,
-    /// The forward process and what the network predicts.
+    /// The forward process and the prediction type.
     pub diffusion: DiffusionRecipe,
-    /// How images are read and varied.
+    /// How images are read and augmented.
     pub data: DataRecipe,
-    /// Length, batches, logs.
+    /// Length, batches and logs.
     pub train: TrainRecipe,
     /// The optimiser.
     pub optimizer: OptimizerRecipe,
@@ -42,17 +42,17 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// The architecture, for a data set of so many classes.
+    /// The architecture for a data set with this number of classes.
     ///
     /// # Errors
-    /// The first field that makes no sense.
+    /// The message names the first invalid field.
     pub fn config(&self, classes: Option<usize>) -> Result<Config> {
         let m = &self.model;
         if m.attention.len() != m.block_out_channels.len() {
             return Err(Error::argument(format!(
-                "model.attention: {} entries for {} levels",
-                m.attention.len(),
-                m.block_out_channels.len()
+                "model.attention: expected {} entries, one per level, found {}",
+                m.block_out_channels.len(),
+                m.attention.len()
             )));
         }
         let null_class = usize::from(self.data.class_dropout > 0.0);
@@ -70,7 +70,7 @@ impl Recipe {
             norm_num_groups: m.norm_num_groups,
             resnet_time_scale_shift: if m.scale_shift { TimeScaleShift::ScaleShift } else { TimeScaleShift::Default },
             add_attention: m.mid_attention,
-            // diffusers leaves the middle attention without a norm under scale-shift unless told otherwise.
+            // With scale-shift, diffusers omits the norm of the middle attention unless this is set.
             attn_norm_num_groups: m.scale_shift.then_some(m.norm_num_groups),
             num_class_embeds: classes.filter(|_| self.data.classes).map(|k| k + null_class),
             ..Config::default()
@@ -79,7 +79,7 @@ impl Recipe {
         Ok(config)
     }
 
-    /// The schedule, as the model folder will state it.
+    /// The noise schedule, as saved in the model folder.
     pub fn scheduler(&self) -> SchedulerConfig {
         let d = &self.diffusion;
         SchedulerConfig {
@@ -89,14 +89,14 @@ impl Recipe {
             beta_schedule: d.schedule.clone(),
             prediction_type: d.prediction,
             rescale_betas_zero_snr: d.zero_snr,
-            // diffusers would clip and start below T by default; these make it sample as we do.
+            // By default, diffusers would clip and start below T; these settings make it sample as skipstone does.
             clip_sample: Some(false),
             timestep_spacing: Some(Spacing::Trailing),
             ..SchedulerConfig::default()
         }
     }
 
-    /// How the loss weighs the noise levels.
+    /// The loss weighting of the noise levels.
     pub fn weighting(&self) -> LossWeighting {
         match self.diffusion.weighting {
             LossWeight::None => LossWeighting::Uniform,
@@ -104,7 +104,7 @@ impl Recipe {
         }
     }
 
-    /// The learning rate of step `step` (from 1).
+    /// The learning rate of step `step` (counted from 1).
     pub fn learning_rate(&self, step: u64) -> f64 {
         let o = &self.optimizer;
         if step <= o.warmup {
@@ -119,7 +119,7 @@ impl Recipe {
         o.lr * (o.final_lr + (1.0 - o.final_lr) * share)
     }
 
-    /// The decay of the moving average at step `step` (from 1).
+    /// The decay of the moving average at step `step` (counted from 1).
     pub fn ema_decay(&self, step: u64) -> f64 {
         if self.ema.warmup { self.ema.decay.min((1.0 + step as f64) / (10.0 + step as f64)) } else { self.ema.decay }
     }

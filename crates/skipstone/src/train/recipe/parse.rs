@@ -1,13 +1,14 @@
-//! Recipes as text: reading, overriding, and what is refused.
+//! Recipes as text: parsing, overrides and validation.
 
 use super::Recipe;
 use crate::error::{Error, Result};
 
 impl Recipe {
-    /// Reads a recipe and overrides single values, given as `section.key=value`.
+    /// Parses a recipe and overrides single values, given as `section.key=value`.
     ///
     /// # Errors
-    /// Text that is no TOML, an unknown key (naming the nearest known one), a value of the wrong type or out of range.
+    /// The text is not TOML, a key is unknown (the message suggests the nearest one), or a value has the wrong type or
+    /// is out of range.
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::data(e.to_string()))?;
         for assignment in overrides {
@@ -15,7 +16,7 @@ impl Recipe {
                 Error::argument(format!("--set {assignment}: expected section.key=value, for example train.steps=1000"))
             })?;
             let (section, name) = key.trim().split_once('.').ok_or_else(|| unknown(key.trim()))?;
-            // A bare word is a string; everything else is TOML.
+            // A value that is not TOML is taken as a string.
             let value = format!("v = {}", value.trim())
                 .parse::<toml::Table>()
                 .ok()
@@ -33,7 +34,7 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The recipe as TOML, every key spelled out.
+    /// The recipe as TOML with every key.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe is plain tables of plain values")
     }
@@ -52,11 +53,14 @@ impl Recipe {
             ("train.preview_steps", t.preview_steps as u64),
         ] {
             if value == 0 || value > 1 << 40 {
-                return fail(format!("{name}: {value}; expected 1 to 2^40"));
+                return fail(format!("{name}: expected 1 to 2^40, found {value}"));
             }
         }
         if t.batch.checked_mul(t.accumulate).is_none_or(|n| n > 1 << 24) {
-            return fail(format!("train.batch: {} × train.accumulate {} is too large", t.batch, t.accumulate));
+            return fail(format!(
+                "train.batch × train.accumulate: expected at most 2^24, found {} × {}",
+                t.batch, t.accumulate
+            ));
         }
         let o = &self.optimizer;
         for (name, value, low, high) in [
@@ -72,11 +76,11 @@ impl Recipe {
             ("diffusion.min_snr_gamma", self.diffusion.min_snr_gamma, 1e-6, 1e9),
         ] {
             if !(low..=high).contains(&value) {
-                return fail(format!("{name}: {value}; expected {low} to {high}"));
+                return fail(format!("{name}: expected {low} to {high}, found {value}"));
             }
         }
         if self.data.class_dropout > 0.0 && !self.data.classes {
-            return fail("data.class_dropout: needs data.classes = true".into());
+            return fail("data.class_dropout needs data.classes = true".into());
         }
         let scheduler = self.scheduler();
         scheduler.schedule()?.check_prediction(scheduler.prediction_type)?;
@@ -85,7 +89,7 @@ impl Recipe {
     }
 }
 
-/// What is wrong with a value of `table`, by its key: read alone, it is what fails.
+/// Names the key of the invalid value: the one that fails when parsed alone.
 fn misread(table: &toml::Table, whole: &toml::de::Error) -> Error {
     for (section, entries) in table {
         for (key, value) in entries.as_table().into_iter().flatten() {
@@ -99,7 +103,7 @@ fn misread(table: &toml::Table, whole: &toml::de::Error) -> Error {
     Error::data(whole.message())
 }
 
-/// Every `section.key` there is.
+/// Every valid `section.key`.
 fn known_keys() -> Vec<String> {
     let table = toml::Table::try_from(Recipe::default()).expect("a recipe is plain tables of plain values");
     let keys = |(section, entries): (&String, &toml::Value)| {

@@ -1,11 +1,11 @@
-//! The sections of a recipe, each key with its default.
+//! The sections of a recipe, with defaults for every key.
 
 use serde::{Deserialize, Serialize};
 
 use crate::math::schedule::BetaSchedule;
 use crate::sampling::denoiser::Prediction;
 
-/// The network, in the words of diffusers' `UNet2DModel`.
+/// The network, in the terms of diffusers' `UNet2DModel`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelRecipe {
@@ -13,21 +13,21 @@ pub struct ModelRecipe {
     pub sample_size: [usize; 2],
     /// Channels of the images: 1 or 3.
     pub channels: usize,
-    /// Width of each level, finest first.
+    /// Channels of each level, finest first.
     pub block_out_channels: Vec<usize>,
-    /// For each level, whether attention follows its residual blocks.
+    /// Whether self-attention follows the residual blocks of each level.
     pub attention: Vec<bool>,
-    /// Residual blocks of each level.
+    /// Residual blocks per level (one more in the upsampling path).
     pub layers_per_block: usize,
-    /// Channels of an attention head; 0 is one head.
+    /// Channels per attention head; 0 means one head.
     pub attention_head_dim: usize,
-    /// Attention in the middle.
+    /// Whether the middle block has self-attention.
     pub mid_attention: bool,
-    /// Groups of the normalisations.
+    /// Groups of the group normalisations.
     pub norm_num_groups: usize,
-    /// Scale-shift time conditioning instead of addition.
+    /// Whether the time embedding scales and shifts instead of being added.
     pub scale_shift: bool,
-    /// Dropout in the residual blocks.
+    /// Dropout probability in the residual blocks.
     pub dropout: f64,
 }
 
@@ -48,33 +48,33 @@ impl Default for ModelRecipe {
     }
 }
 
-/// How the loss weighs a time, by name.
+/// The weighting of timesteps in the loss, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossWeight {
-    /// All alike: the paper's L_simple.
+    /// Equal weights: the paper's L_simple.
     None,
     /// min(SNR, γ).
     MinSnr,
 }
 
-/// What weight decay acts on.
+/// The kind of optimiser, which differs in what weight decay acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
-    /// The gradient.
+    /// Weight decay is added to the gradient.
     Adam,
-    /// The weights themselves (Loshchilov & Hutter, arXiv 1711.05101).
+    /// Weight decay acts on the weights (Loshchilov & Hutter, arXiv 1711.05101).
     AdamW,
 }
 
-/// How the learning rate goes on after its warm-up.
+/// The learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
-    /// It stays.
+    /// Constant.
     Constant,
-    /// It falls along half a cosine.
+    /// Falls along half a cosine.
     Cosine,
 }
 
@@ -82,7 +82,7 @@ pub enum Decay {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DiffusionRecipe {
-    /// T.
+    /// T, the number of training timesteps.
     pub timesteps: usize,
     /// linear | scaled_linear | squaredcos_cap_v2 | sigmoid | const | jsd.
     pub schedule: BetaSchedule,
@@ -90,11 +90,11 @@ pub struct DiffusionRecipe {
     pub beta_start: f64,
     /// Last β.
     pub beta_end: f64,
-    /// Rescale to zero terminal signal-to-noise ratio (needs v or sample prediction).
+    /// Whether to rescale to zero terminal signal-to-noise ratio (needs v or sample prediction).
     pub zero_snr: bool,
     /// epsilon | sample | v_prediction.
     pub prediction: Prediction,
-    /// none (the paper's L_simple) | min_snr: the weight of each time.
+    /// none (the paper's L_simple) | min_snr: the weighting of timesteps.
     pub weighting: LossWeight,
     /// γ of min_snr (Hang et al., arXiv 2303.09556).
     pub min_snr_gamma: f64,
@@ -115,17 +115,17 @@ impl Default for DiffusionRecipe {
     }
 }
 
-/// How images are read and varied.
+/// How images are read and augmented.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DataRecipe {
-    /// Mirror half of the images left to right.
+    /// Whether half of the images are mirrored left to right.
     pub flip: bool,
-    /// What shows through transparent pixels: red, green, blue.
+    /// Colour behind transparent pixels: red, green, blue.
     pub background: [u8; 3],
-    /// Condition the network on the data set's classes.
+    /// Whether the network is conditioned on the data set's classes.
     pub classes: bool,
-    /// How often a class is replaced by the null class, for classifier-free guidance.
+    /// Probability of replacing a class by the null class, for classifier-free guidance.
     pub class_dropout: f64,
 }
 
@@ -135,35 +135,35 @@ impl Default for DataRecipe {
     }
 }
 
-/// Length, batches, logs.
+/// Length, batches and logs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainRecipe {
     /// Optimiser steps.
     pub steps: u64,
-    /// Images per step and accumulation.
+    /// Images per batch.
     pub batch: usize,
-    /// Batches whose gradients make one step.
+    /// Batches per optimiser step.
     pub accumulate: usize,
-    /// Images that go through the network together, on all threads: memory against speed. The sum's order, and with it
-    /// the last bits, depend on it.
+    /// Images per pass through the network, on all threads: trades memory for speed. The summation order depends on
+    /// this number, and so do the last bits.
     pub shard: usize,
-    /// Makes what matters within a block only again on the way back instead of keeping it: less memory, more time, the
-    /// same bits.
+    /// Whether the backward pass recomputes activations used within one block only: less memory, more time, identical
+    /// bits.
     pub recompute: bool,
-    /// Seed of weights, order, times, noise, dropout.
+    /// Seed of weights, data order, timesteps, noise and dropout.
     pub seed: u64,
-    /// Draw times in pairs t, T+1−t.
+    /// Whether to draw timesteps in pairs t, T+1−t.
     pub antithetic: bool,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// Steps between log lines.
     pub log_every: u64,
-    /// Steps between preview grids; 0 for none.
+    /// Steps between preview grids; 0 disables them.
     pub preview_every: u64,
-    /// Images of a preview.
+    /// Images per preview.
     pub preview_images: usize,
-    /// DDIM steps of a preview.
+    /// DDIM steps per preview.
     pub preview_steps: usize,
 }
 
@@ -198,17 +198,17 @@ pub struct OptimizerRecipe {
     pub warmup: u64,
     /// constant | cosine: what follows the warm-up.
     pub decay: Decay,
-    /// The learning rate's last value as a share of its peak, for cosine.
+    /// Final learning rate as a fraction of the peak, for cosine decay.
     pub final_lr: f64,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment, β₁.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment, β₂.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// ε, added to the square root of the second moment.
     pub eps: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// Largest gradient norm; longer gradients are shortened to it. 0 switches this off.
+    /// Maximum gradient norm; larger gradients are scaled down to it. 0 disables clipping.
     pub clip: f64,
 }
 
@@ -229,13 +229,13 @@ impl Default for OptimizerRecipe {
     }
 }
 
-/// The moving average of the weights.
+/// The moving average (EMA) of the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EmaRecipe {
-    /// Its decay per step.
+    /// Decay per step.
     pub decay: f64,
-    /// Let the decay grow as (1 + step)/(10 + step) first, so that the start is forgotten.
+    /// Whether the decay starts as (1 + step)/(10 + step), so that the initial weights are forgotten faster.
     pub warmup: bool,
 }
 

@@ -92,6 +92,6 @@ fn the_rate_warms_up_and_falls_to_its_end() {
     recipe.optimizer.lr = 1.0;
     let rate = |step| recipe.learning_rate(step);
     assert!((rate(5) - 0.5).abs() < 1e-12 && (rate(10) - 1.0).abs() < 1e-12);
-    // Half-way down a cosine from 1 to 0.1 is their mean.
+    // Halfway down a cosine from 1 to 0.1 is their mean.
     assert!((rate(60) - 0.55).abs() < 1e-12 && (rate(110) - 0.1).abs() < 1e-12);
 }

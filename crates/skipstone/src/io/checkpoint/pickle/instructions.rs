@@ -1,4 +1,4 @@
-//! What each instruction does.
+//! The effect of each instruction.
 
 use super::machine::Machine;
 use super::{MAX_NAME, Node, Value, bad};
@@ -12,7 +12,7 @@ fn global(module: &str, name: &str) -> Result<Node> {
 }
 
 impl Machine<'_> {
-    /// Follows one instruction.
+    /// Executes one instruction.
     pub fn step(&mut self, op: u8) -> Result<()> {
         match op {
             // protocol and frames
@@ -21,7 +21,7 @@ impl Machine<'_> {
             // the stack
             b'(' => self.marks.push(self.stack.len()),
             b'0' => {
-                // POP takes a mark where one is on top.
+                // If a mark is on top, POP removes the mark.
                 if self.marks.last() == Some(&self.stack.len()) {
                     self.marks.pop();
                 } else {
@@ -34,45 +34,25 @@ impl Machine<'_> {
                 self.stack.push(top);
             }
             // the memo
-            b'q' => {
-                let key = self.take(1)?[0];
-                self.put(u64::from(key))?;
-            }
-            b'r' => {
-                let key = u32::from_le_bytes(self.array()?);
-                self.put(u64::from(key))?;
-            }
-            b'p' => {
-                let key = self.line()?.parse().map_err(|_| bad("a memo key is no number"))?;
+            b'q' | b'r' | b'p' => {
+                let key = self.memo_key(op)?;
                 self.put(key)?;
             }
-            0x94 => self.put(self.memo.len() as u64)?,
-            b'h' => {
-                let key = self.take(1)?[0];
-                self.get(u64::from(key))?;
-            }
-            b'j' => {
-                let key = u32::from_le_bytes(self.array()?);
-                self.get(u64::from(key))?;
-            }
-            b'g' => {
-                let key = self.line()?.parse().map_err(|_| bad("a memo key is no number"))?;
+            b'h' | b'j' | b'g' => {
+                let key = self.memo_key(op)?;
                 self.get(key)?;
             }
+            0x94 => self.put(self.memo.len() as u64)?,
             // numbers
             b'N' => self.stack.push(Value::None),
             0x88 | 0x89 => self.stack.push(Value::Bool),
-            b'J' => {
-                let n = i32::from_le_bytes(self.array()?);
-                self.stack.push(Value::Int(n.into()));
-            }
-            b'K' => {
-                let n = self.take(1)?[0];
-                self.stack.push(Value::Int(n.into()));
-            }
-            b'M' => {
-                let n = u16::from_le_bytes(self.array()?);
-                self.stack.push(Value::Int(n.into()));
+            b'J' | b'K' | b'M' => {
+                let n = match op {
+                    b'J' => i32::from_le_bytes(self.array()?).into(),
+                    b'K' => self.take(1)?[0].into(),
+                    _ => u16::from_le_bytes(self.array()?).into(),
+                };
+                self.stack.push(Value::Int(n));
             }
             b'I' | b'L' => {
                 let line = self.line()?;
@@ -103,53 +83,40 @@ impl Machine<'_> {
         Ok(())
     }
 
+    fn memo_key(&mut self, op: u8) -> Result<u64> {
+        Ok(match op {
+            b'q' | b'h' => self.take(1)?[0].into(),
+            b'r' | b'j' => u32::from_le_bytes(self.array()?).into(),
+            _ => self.line()?.parse().map_err(|_| bad("a memo key is not a number"))?,
+        })
+    }
+
     fn step_text(&mut self, op: u8) -> Result<()> {
-        match op {
-            b'X' => {
-                let n = u32::from_le_bytes(self.array()?);
-                let bytes = self.counted(n.into())?;
-                self.text(bytes)?;
-            }
-            0x8c => {
+        let bytes = match op {
+            0x8c | b'U' | b'C' => {
                 let n = self.take(1)?[0];
-                let bytes = self.take(n.into())?;
-                self.text(bytes)?;
+                self.take(n.into())?
             }
-            0x8d => {
+            b'X' | b'T' | b'B' => {
+                let n = u32::from_le_bytes(self.array()?);
+                self.counted(n.into())?
+            }
+            0x8d | 0x8e | 0x96 => {
                 let n = u64::from_le_bytes(self.array()?);
-                let bytes = self.counted(n)?;
-                self.text(bytes)?;
+                self.counted(n)?
             }
-            b'V' => {
-                let line = self.line()?;
-                self.text(line.as_bytes())?;
-            }
+            b'V' => self.line()?.as_bytes(),
             b'S' => {
                 let line = self.line()?;
-                let text = line.get(1..line.len().saturating_sub(1)).unwrap_or_default();
-                self.byte_string(text.as_bytes());
+                line.get(1..line.len().saturating_sub(1)).unwrap_or_default().as_bytes()
             }
-            b'T' => {
-                let n = u32::from_le_bytes(self.array()?);
-                let bytes = self.counted(n.into())?;
-                self.byte_string(bytes);
-            }
-            b'U' => {
-                let n = self.take(1)?[0];
-                let bytes = self.take(n.into())?;
-                self.byte_string(bytes);
-            }
-            // raw bytes: of no interest
-            b'B' | b'C' | 0x8e | 0x96 => {
-                let n = match op {
-                    b'B' => u32::from_le_bytes(self.array()?).into(),
-                    b'C' => self.take(1)?[0].into(),
-                    _ => u64::from_le_bytes(self.array()?),
-                };
-                self.counted(n)?;
-                self.stack.push(Value::Opaque);
-            }
-            _ => self.step_container(op)?,
+            _ => return self.step_container(op),
+        };
+        match op {
+            b'X' | 0x8c | 0x8d | b'V' => self.text(bytes)?,
+            b'S' | b'T' | b'U' => self.byte_string(bytes),
+            // raw bytes, not needed
+            _ => self.stack.push(Value::Opaque),
         }
         Ok(())
     }
@@ -164,7 +131,7 @@ impl Machine<'_> {
             0x85..=0x87 => {
                 let n = usize::from(op - 0x84);
                 if self.stack.len() < self.floor() + n {
-                    return Err(bad("its stack is empty"));
+                    return Err(bad("the stack is empty"));
                 }
                 let items = self.stack.split_off(self.stack.len() - n);
                 self.push(Node::Sequence(items));
@@ -204,9 +171,9 @@ impl Machine<'_> {
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let node = match (self.as_str(module), self.as_str(name)) {
+                let node = match (self.pickle.str(module), self.pickle.str(name)) {
                     (Some(module), Some(name)) => global(module, name)?,
-                    _ => return Err(bad("a name is not text")),
+                    _ => return Err(bad("a name is not a string")),
                 };
                 self.push(node);
             }
@@ -229,7 +196,7 @@ impl Machine<'_> {
                 self.pop_mark()?;
                 self.stack.push(Value::Opaque);
             }
-            // BUILD sets attributes: a state dict's version numbers, an optimiser's settings.
+            // BUILD sets attributes, such as a state dict's version numbers or an optimiser's settings.
             b'b' => {
                 self.pop()?;
                 self.top()?;

@@ -1,19 +1,20 @@
-//! The machine itself: its bytes, its stack and memo, and the arena of values.
+//! The machine: its bytes, stack, memo and arena of values.
 
 use std::collections::HashMap;
 
-use super::{Id, Node, Value, bad};
+use super::{Id, Node, Pickle, Value, bad};
 use crate::error::{Error, Result};
 
-/// Instructions of one pickle. The checkpoints of this family have some hundred thousand at most, with their optimiser.
+/// Maximum number of instructions. Checkpoints of this family have some hundred thousand, including the optimiser.
 const MAX_STEPS: usize = 2 << 20;
 
 pub(super) struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
-    nodes: Vec<Node>,
+    /// The values so far; the root is unset.
+    pub pickle: Pickle,
     pub stack: Vec<Value>,
-    /// Positions of the stack at which containers begin.
+    /// Stack positions at which containers begin.
     pub marks: Vec<usize>,
     pub memo: HashMap<u64, Value>,
     steps: usize,
@@ -21,20 +22,16 @@ pub(super) struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), steps: 0 }
+        let pickle = Pickle { nodes: Vec::new(), root: Value::None };
+        Self { bytes, at: 0, pickle, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), steps: 0 }
     }
 
-    /// Bytes read so far.
+    /// Number of bytes read so far.
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// The arena that values refer into.
-    pub fn into_nodes(self) -> Vec<Node> {
-        self.nodes
-    }
-
-    /// Follows the instructions to the end; the value they leave.
+    /// Executes the instructions to the end and returns the resulting value.
     pub fn run(&mut self) -> Result<Value> {
         loop {
             self.spend(1)?;
@@ -46,7 +43,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Counts work that is not bounded by the bytes it takes.
+    /// Counts work that the number of bytes does not bound.
     pub fn spend(&mut self, steps: usize) -> Result<()> {
         self.steps = self.steps.saturating_add(steps);
         if self.steps > MAX_STEPS {
@@ -57,7 +54,7 @@ impl<'a> Machine<'a> {
 
     pub fn take(&mut self, n: usize) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at..];
-        let taken = rest.get(..n).ok_or_else(|| bad("it ends too early"))?;
+        let taken = rest.get(..n).ok_or_else(|| bad("truncated"))?;
         self.at += n;
         Ok(taken)
     }
@@ -68,20 +65,20 @@ impl<'a> Machine<'a> {
     }
 
     pub fn counted(&mut self, n: u64) -> Result<&'a [u8]> {
-        self.take(usize::try_from(n).map_err(|_| bad("a length is absurd"))?)
+        self.take(usize::try_from(n).map_err(|_| bad("a length exceeds memory"))?)
     }
 
     pub fn line(&mut self) -> Result<&'a str> {
         let rest = &self.bytes[self.at..];
-        let n = rest.iter().position(|&b| b == b'\n').ok_or_else(|| bad("it ends within a line"))?;
+        let n = rest.iter().position(|&b| b == b'\n').ok_or_else(|| bad("truncated within a line"))?;
         self.at += n + 1;
         std::str::from_utf8(&rest[..n]).map_err(|_| bad("a line is not UTF-8"))
     }
 
     pub fn node(&mut self, node: Node) -> Value {
-        // At most one node per instruction: the index fits.
-        let id = Id(self.nodes.len() as u32);
-        self.nodes.push(node);
+        // An instruction creates at most one node, so the index fits.
+        let id = Id(self.pickle.nodes.len() as u32);
+        self.pickle.nodes.push(node);
         Value::Node(id)
     }
 
@@ -91,12 +88,12 @@ impl<'a> Machine<'a> {
     }
 
     pub fn text(&mut self, bytes: &[u8]) -> Result<()> {
-        let text = std::str::from_utf8(bytes).map_err(|_| bad("a text is not UTF-8"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| bad("a string is not UTF-8"))?;
         self.push(Node::Str(text.to_owned()));
         Ok(())
     }
 
-    /// A byte string of Python 2: names are ASCII, anything else is no name.
+    /// A byte string of Python 2. Names are ASCII, so anything else is opaque.
     pub fn byte_string(&mut self, bytes: &[u8]) {
         match std::str::from_utf8(bytes) {
             Ok(text) => self.push(Node::Str(text.to_owned())),
@@ -104,23 +101,20 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The lowest position that may be popped: what lies under a mark belongs to the container being built.
+    /// The lowest stack position that may be popped. Below it are the contents of an enclosing container.
     pub fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
 
     pub fn pop(&mut self) -> Result<Value> {
-        if self.stack.len() <= self.floor() {
-            return Err(bad("its stack is empty"));
-        }
-        self.stack.pop().ok_or_else(|| bad("its stack is empty"))
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
     }
 
     pub fn top(&self) -> Result<Value> {
-        if self.stack.len() <= self.floor() {
-            return Err(bad("its stack is empty"));
-        }
-        self.stack.last().copied().ok_or_else(|| bad("its stack is empty"))
+        let own = self.stack.get(self.floor()..).unwrap_or_default();
+        own.last().copied().ok_or_else(|| bad("the stack is empty"))
     }
 
     pub fn pop_mark(&mut self) -> Result<Vec<Value>> {
@@ -129,7 +123,8 @@ impl<'a> Machine<'a> {
     }
 
     pub fn get(&mut self, key: u64) -> Result<()> {
-        let value = *self.memo.get(&key).ok_or_else(|| bad("it refers to a value it never stored"))?;
+        let value =
+            *self.memo.get(&key).ok_or_else(|| bad("an instruction refers to a value that was never stored"))?;
         self.stack.push(value);
         Ok(())
     }
@@ -142,7 +137,7 @@ impl<'a> Machine<'a> {
 
     fn get_mut(&mut self, value: Value) -> Option<&mut Node> {
         match value {
-            Value::Node(id) => Some(&mut self.nodes[id.0 as usize]),
+            Value::Node(id) => Some(&mut self.pickle.nodes[id.0 as usize]),
             _ => None,
         }
     }
@@ -152,7 +147,7 @@ impl<'a> Machine<'a> {
         match self.get_mut(target) {
             Some(Node::Sequence(list)) => list.extend(items),
             None if target == Value::Opaque => {}
-            _ => return Err(bad("items are added to what is no list")),
+            _ => return Err(bad("items are added to a value that is not a list")),
         }
         Ok(())
     }
@@ -166,7 +161,7 @@ impl<'a> Machine<'a> {
         match self.get_mut(target) {
             Some(Node::Dict(dict)) => dict.extend(pairs.iter().map(|&[k, v]| (k, v))),
             None if target == Value::Opaque => {}
-            _ => return Err(bad("keys are set in what is no dictionary")),
+            _ => return Err(bad("keys are set in a value that is not a dictionary")),
         }
         Ok(())
     }
@@ -185,26 +180,5 @@ impl<'a> Machine<'a> {
         };
         self.stack.push(value);
         Ok(())
-    }
-
-    pub fn peek(&self, value: Value) -> Option<&Node> {
-        match value {
-            Value::Node(id) => Some(&self.nodes[id.0 as usize]),
-            _ => None,
-        }
-    }
-
-    pub fn as_str(&self, value: Value) -> Option<&str> {
-        match self.peek(value)? {
-            Node::Str(s) => Some(s),
-            _ => None,
-        }
-    }
-
-    pub fn as_sequence(&self, value: Value) -> Option<&[Value]> {
-        match self.peek(value)? {
-            Node::Sequence(items) => Some(items),
-            _ => None,
-        }
     }
 }

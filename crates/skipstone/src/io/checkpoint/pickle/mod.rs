@@ -1,9 +1,9 @@
-//! A pickle machine that knows tensors and containers, and can run nothing.
+//! A pickle machine that understands tensors and containers and cannot execute code.
 //!
-//! Python's unpickler imports any name a file mentions and calls it. This one imports nothing: a call of one of the few
-//! functions that `torch.save` needs is recognised by name and understood as data; a call of anything else gives an
-//! opaque value. Values live in one arena and refer to each other by index, so that neither a cycle nor a nesting
-//! of any depth can overflow the stack, and every limit is one number.
+//! Python's unpickler imports and calls any name in a file. This machine imports nothing. It recognises the few
+//! functions that `torch.save` needs by name and interprets their calls as data; any other call gives an opaque value.
+//! Values live in one arena and refer to each other by index, so neither cycles nor deep nesting can overflow the call
+//! stack, and every limit is a single number.
 
 mod calls;
 mod instructions;
@@ -13,46 +13,46 @@ use super::tensors::Dtype;
 use crate::error::{Error, Result};
 use machine::Machine;
 
-/// Bytes of a name or storage key. They are copied, and a file may mention one long text a million times.
+/// Maximum length of a name or storage key in bytes. They are copied, and a file may refer to one a million times.
 const MAX_NAME: usize = 1024;
 
-/// Index of a [`Node`].
+/// The index of a [`Node`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Id(u32);
 
-/// A value: small ones themselves, the others by reference.
+/// A value: small ones directly, others by reference.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Value {
     None,
     Bool,
     Int(i64),
-    /// A number, object or call of no interest.
+    /// A number, object or call that is not needed.
     Opaque,
     Node(Id),
 }
 
-/// What a value refers to.
+/// The target of a reference.
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
     Str(String),
     /// A list, tuple or set.
     Sequence(Vec<Value>),
-    /// A dictionary in the order of insertion; of equal keys the last counts.
+    /// A dictionary in insertion order. Of equal keys, the last counts.
     Dict(Vec<(Value, Value)>),
-    /// An importable name, which is never imported: module and name.
+    /// An importable name (module and name), which is never imported.
     Global(String, String),
     Storage(Storage),
     Tensor(Tensor),
 }
 
-/// A tensor's storage, kept outside the pickle.
+/// A tensor's storage, which lies outside the pickle.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Storage {
     pub key: String,
     pub dtype: Dtype,
-    /// Elements the pickle claims; to be checked against the file.
+    /// Number of elements according to the pickle; must be checked against the file.
     pub numel: u64,
-    /// Where a view of another storage begins in it, in elements: torch before 0.4.
+    /// First element, if this is a view of another storage (torch before 0.4).
     pub offset: u64,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Tensor {
     pub strides: Vec<usize>,
 }
 
-/// The result: the root value and the arena it refers into.
+/// The result: the root value and its arena.
 #[derive(Debug)]
 pub(crate) struct Pickle {
     nodes: Vec<Node>,
@@ -73,14 +73,12 @@ pub(crate) struct Pickle {
 }
 
 impl Pickle {
-    /// Reads one pickle from the beginning of `bytes`; also the number of bytes it takes.
+    /// Parses one pickle from the start of `bytes`. Also returns its length in bytes.
     pub fn parse(bytes: &[u8]) -> Result<(Self, usize)> {
         let mut machine = Machine::new(bytes);
-        let root = machine
-            .run()
-            .map_err(|e| Error::new(e.kind(), format!("bad pickle at byte {}: {}", machine.at(), e.message())))?;
+        let root = machine.run().map_err(|e| e.within(format!("bad pickle at byte {}", machine.at())))?;
         let used = machine.at();
-        Ok((Self { nodes: machine.into_nodes(), root }, used))
+        Ok((Self { root, ..machine.pickle }, used))
     }
 
     pub fn node(&self, value: Value) -> Option<&Node> {
@@ -111,7 +109,7 @@ impl Pickle {
         }
     }
 
-    /// The value of a dictionary's string key.
+    /// The value of a string key in a dictionary.
     pub fn get(&self, dict: Value, key: &str) -> Option<Value> {
         self.dict(dict)?.iter().rev().find(|(k, _)| self.str(*k) == Some(key)).map(|&(_, v)| v)
     }
@@ -123,7 +121,7 @@ impl Pickle {
         }
     }
 
-    /// Every storage mentioned anywhere.
+    /// All storages in the pickle.
     pub fn storages(&self) -> impl Iterator<Item = &Storage> {
         self.nodes.iter().filter_map(|n| match n {
             Node::Storage(storage) => Some(storage),

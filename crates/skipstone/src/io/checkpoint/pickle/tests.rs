@@ -4,7 +4,7 @@ fn parse(bytes: &[u8]) -> Result<Pickle> {
     Pickle::parse(bytes).map(|(p, _)| p)
 }
 
-/// The persistent id of a storage of `numel` floats, protocol 2.
+/// The persistent id of a storage of `numel` floats, in protocol 2.
 fn storage(numel: u8) -> Vec<u8> {
     let mut p = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK".to_vec();
     p.extend([numel, b't', b'Q']);
@@ -104,7 +104,7 @@ fn a_list_that_contains_itself_is_survived() {
 
 #[test]
 fn doubling_through_the_memo_costs_nothing() {
-    // Each level holds the one below twice: 2^60 leaves if it were copied.
+    // Each level refers to the one below twice, which would make 2^60 leaves if copied.
     let mut bytes = b"]q\0".to_vec();
     for _ in 0..60 {
         bytes.extend(b"h\0h\0\x86q\0");
@@ -184,11 +184,11 @@ fn tensors_of_impossible_shapes_are_refused() {
     for (arguments, what) in [
         (&b"K\0J\xff\xff\xff\xff\x85K\x01\x85"[..], "dimension -1"),
         (b"K\0K\x07\x85J\xff\xff\xff\xff\x85", "dimension -1"),
-        (b"J\xff\xff\xff\xffK\x07\x85K\x01\x85", "begins at -1"),
-        (b"K\0K\x07\x85)", "more dimensions"),
-        (b"K\0(K\x01K\x01K\x01K\x01K\x01K\x01K\x01K\x01K\x01t)", "short tuple"),
+        (b"J\xff\xff\xff\xffK\x07\x85K\x01\x85", "offset -1"),
+        (b"K\0K\x07\x85)", "differ in length"),
+        (b"K\0(K\x01K\x01K\x01K\x01K\x01K\x01K\x01K\x01K\x01t)", "at most 8"),
         (b"NK\x07\x85K\x01\x85", "offset"),
-        (b"K\0K\x07K\x01\x85", "short tuple"),
+        (b"K\0K\x07K\x01\x85", "at most 8"),
         (b"K\0", "lacks"),
     ] {
         let e = with(arguments).unwrap_err();

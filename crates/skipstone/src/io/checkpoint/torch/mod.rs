@@ -1,4 +1,4 @@
-//! Files of `torch.save`: a zip archive since torch 1.6, a run of pickles before.
+//! Files of `torch.save`: a zip archive since torch 1.6, a sequence of pickles before.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -9,25 +9,25 @@ use super::tensors::{Dtype, Entry, Region, TensorFile};
 use super::zip;
 use crate::error::{Error, Result};
 
-/// A legacy file begins with a pickle of protocol 2 that holds this number, 0x1950a86a20f9469cfc6c.
+/// A legacy file starts with a protocol 2 pickle of the number 0x1950a86a20f9469cfc6c.
 const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
-/// Longest description of a checkpoint's tensors: theirs are some hundred kilobytes.
+/// Maximum size of the pickle in bytes; those of checkpoints have some hundred kilobytes.
 const MAX_PICKLE: u64 = 64 << 20;
 
-/// An opened file: what was saved, and where the storages lie.
+/// An opened file: the saved object and the positions of the storages.
 pub(crate) struct TorchFile<'a> {
     blob: Box<dyn Blob + 'a>,
     pickle: Pickle,
     storages: HashMap<String, Region>,
 }
 
-/// Whether the file begins like one that [`TorchFile::open`] reads.
+/// Whether the file starts like one that [`TorchFile::open`] reads.
 pub(crate) fn is_torch(blob: &dyn Blob) -> bool {
     blob.read(0, 4).is_ok_and(|start| start == *b"PK\x03\x04" || start[0] == 0x80)
 }
 
 impl<'a> TorchFile<'a> {
-    /// Opens a file; errors name `label`.
+    /// Opens a file, which error messages call `label`.
     pub fn open(blob: Box<dyn Blob + 'a>, label: &Path) -> Result<Self> {
         let opened = if blob.read(0, 4).is_ok_and(|start| start == b"PK\x03\x04") {
             open_zip(&*blob)
@@ -40,21 +40,21 @@ impl<'a> TorchFile<'a> {
         Ok(Self { blob, pickle, storages })
     }
 
-    /// What was saved.
+    /// The saved object.
     pub fn pickle(&self) -> &Pickle {
         &self.pickle
     }
 
-    /// The tensors of a dictionary by name; `None` where `value` is no dictionary or has no tensor.
+    /// The tensors of a dictionary by name; `None` if `value` is not a dictionary or has no tensors.
     pub fn state_dict(&self, value: Value) -> Result<Option<BTreeMap<String, Entry>>> {
         let Some(items) = self.pickle.dict(value) else { return Ok(None) };
         let mut entries = BTreeMap::new();
         for &(key, value) in items {
             if let (Some(name), Some(Node::Tensor(tensor))) = (self.pickle.str(key), self.pickle.node(value)) {
                 if name.len() > 1024 {
-                    return Err(Error::data(format!("a tensor's name of {} bytes", name.len())));
+                    return Err(Error::data(format!("a tensor name has {} bytes; expected at most 1024", name.len())));
                 }
-                let entry = self.entry(tensor).map_err(|e| Error::new(e.kind(), format!("{name}: {}", e.message())))?;
+                let entry = self.entry(tensor).map_err(|e| e.within(name))?;
                 entries.insert(name.to_owned(), entry);
             }
         }
@@ -62,7 +62,7 @@ impl<'a> TorchFile<'a> {
     }
 
     fn entry(&self, tensor: &super::pickle::Tensor) -> Result<Entry> {
-        let storage = self.pickle.storage(tensor.storage).ok_or_else(|| Error::data("no storage"))?;
+        let storage = self.pickle.storage(tensor.storage).ok_or_else(|| Error::data("the tensor has no storage"))?;
         let region = *self
             .storages
             .get(&storage.key)
@@ -71,15 +71,15 @@ impl<'a> TorchFile<'a> {
             && storage.numel.checked_mul(size as u64).is_none_or(|bytes| bytes > region.len)
         {
             return Err(Error::data(format!(
-                "storage {:?} has {} bytes for {} elements of {size}",
+                "storage {:?} has {} bytes, too few for {} elements of {size} bytes",
                 storage.key, region.len, storage.numel
             )));
         }
-        let offset = tensor.offset.checked_add(storage.offset).ok_or_else(|| Error::data("its offset is absurd"))?;
+        let offset = tensor.offset.checked_add(storage.offset).ok_or_else(|| Error::data("the offset is too large"))?;
         Entry::new(storage.dtype.clone(), tensor.shape.clone(), Some(tensor.strides.clone()), offset, region)
     }
 
-    /// The file as the source of `entries`' values.
+    /// The file as the source of the values of `entries`.
     pub fn into_tensors(self, label: &Path, entries: BTreeMap<String, Entry>) -> TensorFile<'a> {
         TensorFile::new(label, vec![self.blob], entries)
     }
@@ -93,20 +93,18 @@ fn open_zip(blob: &dyn Blob) -> Result<Opened> {
         .iter()
         .filter_map(|(name, &stored)| name.strip_suffix("data.pkl").map(|root| (root.to_owned(), stored)))
         .find(|(root, _)| root.is_empty() || root.ends_with('/'))
-        .ok_or_else(|| Error::data("a zip archive without data.pkl: not a file of torch.save"))?;
+        .ok_or_else(|| Error::data("not a file of torch.save: a zip archive without data.pkl"))?;
     if let Some(order) = entries.get(&format!("{root}byteorder"))
         && blob.read(order.start, order.len.min(16))? != b"little"
     {
-        return Err(Error::unsupported("byteorder: only little-endian files are read"));
+        return Err(Error::unsupported("byteorder: only little-endian files are supported"));
     }
     if data.len > MAX_PICKLE {
-        return Err(Error::unsupported(format!("data.pkl has {} bytes; at most {MAX_PICKLE} are read", data.len)));
+        return Err(Error::unsupported(format!("data.pkl: expected at most {MAX_PICKLE} bytes, found {}", data.len)));
     }
     let bytes = blob.read(data.start, data.len)?;
-    let mut crc = flate2::Crc::new();
-    crc.update(&bytes);
-    if crc.sum() != data.crc32 {
-        return Err(Error::data("data.pkl: its checksum does not match: the file is damaged"));
+    if zip::crc32(&bytes) != data.crc32 {
+        return Err(Error::data("data.pkl: damaged, the checksum does not match"));
     }
     let (pickle, _) = Pickle::parse(&bytes)?;
     let prefix = format!("{root}data/");
@@ -120,8 +118,8 @@ fn open_zip(blob: &dyn Blob) -> Result<Opened> {
     Ok((pickle, storages))
 }
 
-/// Magic number, protocol version, system info, the object, the storages' keys; then each storage in that order, its
-/// number of elements first.
+/// Parses a legacy file: magic number, protocol version, system info, the object and the keys of the storages, then
+/// each storage in that order, preceded by its number of elements.
 fn open_legacy(blob: &dyn Blob) -> Result<Opened> {
     let bytes = blob.read(0, blob.len().min(MAX_PICKLE))?;
     let mut at = LEGACY_MAGIC.len();
@@ -132,7 +130,7 @@ fn open_legacy(blob: &dyn Blob) -> Result<Opened> {
     };
     let version = next()?;
     if version.root != Value::Int(1001) {
-        return Err(Error::unsupported("a legacy checkpoint of an unknown protocol version; 1001 is read"));
+        return Err(Error::unsupported("legacy checkpoint: expected protocol version 1001, found another"));
     }
     next()?;
     let object = next()?;
@@ -144,7 +142,7 @@ fn open_legacy(blob: &dyn Blob) -> Result<Opened> {
     for &key in order {
         let key = match key {
             Value::Int(n) => n.to_string(),
-            other => keys.str(other).ok_or_else(|| Error::data("a storage's key is no text"))?.to_owned(),
+            other => keys.str(other).ok_or_else(|| Error::data("a storage key is not a string"))?.to_owned(),
         };
         let dtype = *types.get(key.as_str()).ok_or_else(|| Error::data(format!("storage {key:?} is never used")))?;
         let count = blob.read(start, 8)?;
@@ -156,7 +154,10 @@ fn open_legacy(blob: &dyn Blob) -> Result<Opened> {
         };
         let len = u64::try_from(count).ok().and_then(|n| n.checked_mul(size));
         let len = len.filter(|&n| start.checked_add(n).is_some_and(|end| end <= blob.len())).ok_or_else(|| {
-            Error::data(format!("truncated: storage {key:?} of {count} elements, the file has {} bytes", blob.len()))
+            Error::data(format!(
+                "truncated: storage {key:?} has {count} elements, but the file has {} bytes",
+                blob.len()
+            ))
         })?;
         storages.insert(key, Region { blob: 0, start, len, crc32: None });
         start += len;
@@ -164,14 +165,14 @@ fn open_legacy(blob: &dyn Blob) -> Result<Opened> {
     Ok((object, storages))
 }
 
-/// Bytes per element of storages that hold no weights but must be stepped over.
+/// Bytes per element of storages that are not weights but have to be skipped.
 fn other_size(class: &str) -> Result<u64> {
     Ok(match class {
         "LongStorage" => 8,
         "IntStorage" => 4,
         "ShortStorage" => 2,
         "CharStorage" | "ByteStorage" | "BoolStorage" | "UntypedStorage" => 1,
-        other => return Err(Error::unsupported(format!("a storage of type {other:?}"))),
+        other => return Err(Error::unsupported(format!("unsupported storage type {other:?}"))),
     })
 }
 

@@ -5,7 +5,7 @@ const ZIP: &[u8] = include_bytes!("../../../../tests/fixtures/small_zip.pth");
 const LEGACY: &[u8] = include_bytes!("../../../../tests/fixtures/small_legacy.pth");
 const VERY_OLD: &[u8] = include_bytes!("../../../../tests/fixtures/small_very_old.pth");
 
-/// Element k of a tensor in the fixtures, as golden/make_checkpoint_fixtures.py states it.
+/// Element k of a tensor in the fixtures, as defined by golden/make_checkpoint_fixtures.py.
 fn formula(name: &str, n: usize) -> Vec<f32> {
     let sum: u32 = name.bytes().map(u32::from).sum();
     (0..n).map(|k| (sum % 64) as f32 / 16.0 + (k % 32) as f32 / 128.0).collect()
@@ -45,7 +45,7 @@ fn files_of_torch_in_the_new_and_the_old_container_are_read() {
         assert_eq!(file.entries()["transposed"].shape, [3, 4]);
         assert_eq!(file.entries()["scalar"].shape, [0usize; 0]);
         let e = file.values("steps", &file.entries()["steps"]).unwrap_err();
-        assert_eq!(e.to_string(), "weights.pth: steps: dtype LongStorage; f64, f32, f16 and bf16 are read");
+        assert_eq!(e.to_string(), "weights.pth: steps: unsupported dtype LongStorage: expected f64, f32, f16 or bf16");
     }
 }
 
@@ -86,7 +86,7 @@ fn damaged_weights_in_a_zip_are_noticed_by_their_checksum() {
     let mut damaged = ZIP.to_vec();
     damaged[at] ^= 1;
     let e = read_all(&damaged).unwrap_err();
-    assert_eq!(e.to_string(), "weights.pth: plain: its checksum does not match: the file is damaged");
+    assert_eq!(e.to_string(), "weights.pth: plain: damaged: the checksum does not match");
 }
 
 /// `{"w": tensor of shape (n,) and stride (stride,)}` over a storage that claims `claimed` elements.
