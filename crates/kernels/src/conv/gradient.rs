@@ -19,8 +19,10 @@ use crate::sums::column_sums;
 use crate::team::{Team, with_scratch};
 use crate::view::{View, ViewMut};
 
-/// Elements of the transformed tiles of a chunk.
-const CHUNK: usize = 4 << 20;
+/// Elements of the transformed tiles of a chunk: what second-level caches hold.
+const CHUNK: usize = 512 << 10;
+/// Fewest tiles of a chunk: every chunk reads and writes all sums once.
+const FEWEST: usize = 96;
 /// Output pixels of a chunk when the gradient is computed by definition.
 const PIXELS: usize = 512;
 
@@ -133,7 +135,8 @@ fn winograd(
     // Rows slightly longer than a power of two, so that they do not all map to the same cache sets.
     let (v_row, m_row) = (c_in + isa.lanes(), c_out + isa.lanes());
     let strips = n * tiling.down;
-    let per_chunk = (CHUNK / (points * (v_row + m_row) * tiling.across)).clamp(1, strips);
+    let tiles = (CHUNK / (points * (v_row + m_row))).max(FEWEST);
+    let per_chunk = tiles.div_ceil(tiling.across).min(strips);
     let most = per_chunk * tiling.across;
     let (v_plane, m_plane, u_plane) = (most * v_row + 16, most * m_row + 16, shape.c_in * c_out);
     let (v_len, m_len) = (points * v_plane, points * m_plane);

@@ -420,8 +420,8 @@ kernel! {
                             sane = s.fma(*y, s.zero(), sane);
                         }
                     }
-                    for (i, y) in y.into_iter().enumerate().take(height - top) {
-                        for (j, y) in y.into_iter().enumerate().take(width - left) {
+                    for (i, y) in y.iter().enumerate().take(height - top) {
+                        for (j, &y) in y.iter().enumerate().take(width - left) {
                             let pixel = (image * height + top + i) * width + left + j;
                             // SAFETY: only this tile writes this output pixel.
                             unsafe { finish.write(s, image, pixel, c, y) };
