@@ -56,15 +56,6 @@ pub enum Event<'a> {
     },
 }
 
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// All steps are done.
-    Finished,
-    /// The observer stopped it after so many steps; a checkpoint was written.
-    Stopped(u64),
-}
-
 /// A training and the folder it lives in.
 #[derive(Debug)]
 pub struct Run {
@@ -184,15 +175,14 @@ impl Run {
     }
 
     /// Trains to the recipe's last step. The observer sees every step and may stop the run, which then writes a
-    /// checkpoint first.
+    /// checkpoint first and can be continued.
     ///
     /// # Errors
-    /// The loss or gradient is no longer finite (the last checkpoint is good, and named); a failed write.
-    pub fn train(&mut self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<Ended> {
+    /// An observer that stops ([`Kind::Stopped`]); the loss or gradient is no longer finite (the last checkpoint is good, and named); a failed write.
+    pub fn train(&mut self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<()> {
         let t = self.trainer.recipe().train.clone();
         if self.trainer.is_finished() {
-            self.write_curve()?;
-            return Ok(Ended::Finished);
+            return self.write_curve();
         }
         let mut log = append(&self.log_path())?;
         let mut events = EventWriter::create(&self.folder.join("events"))?;
@@ -242,11 +232,10 @@ impl Run {
                 if saved != step {
                     self.checkpoint().map_err(|e| name_good_checkpoint(e, saved, &model))?;
                 }
-                return Ok(Ended::Stopped(step));
+                return Err(Error::stopped());
             }
         }
-        self.write_curve()?;
-        Ok(Ended::Finished)
+        self.write_curve()
     }
 
     fn write_preview(&self, events: &mut EventWriter) -> Result<PathBuf> {
