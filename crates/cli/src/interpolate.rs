@@ -10,7 +10,7 @@ use serde_json::json;
 use skipstone::math::latent;
 use skipstone::math::noise::latents_of;
 use skipstone::sampling::generate::{ClassRule, Generator, Inputs, batches};
-use skipstone::sampling::inversion::{FixedPoint, Latents, Method};
+use skipstone::sampling::inversion::{FixedPoint, Method};
 use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Progress;
 
@@ -176,10 +176,7 @@ fn latents(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends)
     let mut report = Report::default();
     report.add(&encoded.convergence);
     report.warn(ends.len());
-    match encoded.latents {
-        Latents::One(x_t) => Ok(x_t),
-        Latents::Pair(_) => Err(Usage("pairs of latents cannot be interpolated".to_owned()).into()),
-    }
+    Ok(encoded.latents.into_single()?)
 }
 
 /// Samples every point and writes them; what the ends are, in words.

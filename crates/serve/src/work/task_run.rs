@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 
 use ndarray::Array4;
 use skipstone::sampling::generate::Generator;
-use skipstone::sampling::inversion::{Latents, Method};
+use skipstone::sampling::inversion::Method;
 use skipstone::sampling::sampler::Progress;
 
 use crate::core::{Failure, SharedNetwork, Task};
@@ -51,10 +51,7 @@ impl<'a> TaskRun<'a> {
             self.flow()
         })?;
         self.before += generator.plan().steps().len() as u64 * each;
-        match encoded.latents {
-            Latents::One(x_t) => Ok(x_t),
-            Latents::Pair(_) => Err(Failure::Internal("plain encoding gave pairs of latents".to_owned())),
-        }
+        Ok(encoded.latents.into_single()?)
     }
 
     fn flow(&self) -> ControlFlow<()> {

@@ -67,6 +67,17 @@ pub enum Latents {
 }
 
 impl Latents {
+    /// x_T, `[n, c, h, w]`, of a method whose latents any sampler takes.
+    ///
+    /// # Errors
+    /// The latents are pairs.
+    pub fn into_single(self) -> Result<Array4<f32>> {
+        match self {
+            Self::One(x_t) => Ok(x_t),
+            Self::Pair(_) => Err(Error::argument("expected one latent per image, found pairs")),
+        }
+    }
+
     /// Of how many images they are.
     pub fn images(&self) -> usize {
         match self {
