@@ -226,9 +226,8 @@ fn sample(
     let mut sink = Sink::open(target, generator.settings(), generator.shape(), first, n)?;
     let rows = strip.as_ref().map_or(0, Strip::rows) as u64;
     // The images of a strip are made even where they are there: its frames are not.
-    let mut missing = vec![first..first + rows];
-    missing.extend(sink.missing(first + rows..first + n as u64));
-    let wanted = || missing.iter().cloned().flatten();
+    let missing = sink.missing(first + rows..first + n as u64);
+    let wanted = || (first..first + rows).chain(missing.iter().cloned().flatten());
     let calls = generator.calls();
     let bar = crate::bars::bar("sampling", 0, (batches(wanted(), batch).count() * calls) as u64);
     let begun = Instant::now();
