@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Some("check") => check(),
         _ => {
             eprintln!(
-                "usage: cargo xtask check    format, lints, tests, the page in a browser, documentation, licences"
+                "usage: cargo xtask check    format, lints, tests, examples, the page in a browser, documentation, licences"
             );
             ExitCode::from(2)
         }
@@ -21,10 +21,11 @@ fn main() -> ExitCode {
 type Step = fn(&str) -> bool;
 
 fn check() -> ExitCode {
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("format", |name| cargo(name, "fmt --all --check")),
         ("lints", |name| cargo(name, "clippy --workspace --all-targets -- -D warnings")),
         ("tests", |name| cargo(name, "test --workspace")),
+        ("examples", examples),
         ("page", page),
         ("documentation", |name| cargo(name, "doc --workspace --no-deps")),
         ("licences", cargo_deny),
@@ -37,6 +38,15 @@ fn check() -> ExitCode {
     }
     eprintln!("check: all checks passed");
     ExitCode::SUCCESS
+}
+
+/// Runs the example programs, which the tests built.
+fn examples(name: &str) -> bool {
+    let of = |package: &str, examples: &[&str]| {
+        examples.iter().all(|example| cargo(name, &format!("run --quiet --package {package} --example {example}")))
+    };
+    let library = ["sample", "own_denoiser", "train_arrays", "invert_and_edit", "add_a_solver"];
+    of("skipstone", &library) && of("skipstone-eval", &["score"])
 }
 
 /// Tests the web page in a browser, served by the program that the tests built. The script skips the test and says so

@@ -1,7 +1,6 @@
 //! `skipstone calibrate`: what one pass over data tells about a model, kept beside it.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -88,16 +87,12 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
 
     let bar = crate::bars::bar("calibrating", 0, times.into());
     let mut noise = Seeded { seed: arguments.seed, first_image: 0, purpose: Purpose::Likelihood };
-    let found = measure(&network, &schedule, &data.batch(0..n)?, &mut noise, &conditions, sigma_1, &mut |_| {
-        bar.inc(1);
-        if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let mut calibration =
+        measure(&network, &schedule, &data.batch(0..n)?, &mut noise, &conditions, sigma_1, &mut |_| {
+            bar.inc(1);
+            interrupt::flow()
+        })?;
     bar.finish_and_clear();
-    if interrupt::asked() {
-        say("interrupted: nothing was written");
-        return Ok(Done::Interrupted);
-    }
-    let mut calibration = found?;
     calibration.model = hash;
     calibration.process = process;
     calibration.provenance = BTreeMap::from([

@@ -1,6 +1,5 @@
 //! `sample --steps 10,20,50,…`: the same latents with several numbers of steps (DDIM §5.2), as one picture.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -11,10 +10,9 @@ use skipstone::io::image::{Layout, grid, write_png};
 use skipstone::math::latent::{SQUARE, distance};
 use skipstone::sampling::generate::{Generator, Settings};
 use skipstone::sampling::options::Request;
-use skipstone::sampling::sampler::{Outcome, Plan};
+use skipstone::sampling::sampler::Plan;
 use skipstone_eval::{FeatureNetwork, check_takes, feature_distance, features};
 
-use crate::batch::batches;
 use crate::common::{CommonArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
@@ -84,31 +82,18 @@ impl Rows {
             );
         }
         let first = generator.first();
-        let ranges = batches(n, batch);
         let moves: usize = self.runs.iter().map(|(_, plan)| generator.moves_of(plan)).sum();
-        let bar = crate::bars::bar("sampling", 0, (moves * ranges.len()) as u64);
+        let bar = crate::bars::bar("sampling", 0, (moves * n.div_ceil(batch)) as u64);
         let begun = Instant::now();
         let mut rows: Vec<(Settings, Array4<f32>)> = Vec::new();
         for run in self.runs {
             let settings = run.0.clone();
             generator = generator.with_run(run, n)?;
-            let mut parts = Vec::new();
-            for range in &ranges {
-                let images = first + range.start as u64..first + range.end as u64;
-                let outcome = generator.generate(images, &mut |_| {
-                    bar.inc(1);
-                    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                })?;
-                match outcome {
-                    Outcome::Finished(x0) => parts.push(x0),
-                    Outcome::Stopped(_) => {
-                        bar.finish_and_clear();
-                        say("interrupted: nothing was written");
-                        return Ok(Done::Interrupted);
-                    }
-                }
-            }
-            rows.push((settings, concatenate(Axis(0), &parts.iter().map(|x| x.view()).collect::<Vec<_>>())?));
+            let x0 = generator.generate_array(first..first + n as u64, batch, &mut |_, _| {
+                bar.inc(1);
+                interrupt::flow()
+            })?;
+            rows.push((settings, x0));
         }
         bar.finish_and_clear();
 

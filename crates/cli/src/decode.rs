@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use ndarray::{Array4, Array5, Axis, Slice};
+use ndarray::{Array4, Array5};
 use serde_json::json;
-use skipstone::sampling::generate::{Generator, Inputs, digest};
+use skipstone::sampling::generate::{Generator, Inputs, batches, digest};
 use skipstone::sampling::inversion::Latents;
 use skipstone::sampling::options::DECODE;
 
-use crate::batch::{BatchArguments, batches};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
 use crate::images;
-use crate::invert::{MethodArguments, decode_batch, evaluations, pairs};
+use crate::invert::{MethodArguments, evaluations, pairs, watch};
 use crate::options::Flags;
 use crate::output::{Sink, Target, apart, check, stopped};
 
@@ -63,10 +63,7 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
         let sum = digest(all.view());
         (Latents::One(all), sum)
     };
-    let n = match &latents {
-        Latents::One(x_t) => x_t.dim().0,
-        Latents::Pair(pair) => pair[0].dim().0,
-    };
+    let n = latents.images();
     let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
     check(&target, n, generator.shape())?;
     method.check(generator.plan())?;
@@ -91,26 +88,18 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     settings.latents = Some(sum);
     settings.extra.insert("method".to_owned(), json!(method.to_string()));
     let mut sink = Sink::open(&target, &settings, generator.shape(), 0, n)?;
-    let ranges = batches(n, batch);
-    let bar = crate::bars::bar("decoding", 0, (ranges.len() * steps) as u64);
+    let missing = sink.missing(0..n as u64);
+    let runs = || batches(missing.iter().cloned().flatten(), batch);
+    let bar = crate::bars::bar("decoding", 0, (runs().count() * steps) as u64);
     let begun = Instant::now();
-    for (i, range) in ranges.iter().enumerate() {
-        let indices: Vec<u64> = (range.start as u64..range.end as u64).collect();
-        if indices.iter().all(|&i| sink.holds(i)) {
-            continue;
-        }
-        let part = Slice::from(range.clone());
-        let rows = match &latents {
-            Latents::One(x_t) => Latents::One(x_t.slice_axis(Axis(0), part).to_owned()),
-            Latents::Pair(pair) => {
-                Latents::Pair(Box::new([0, 1].map(|k: usize| pair[k].slice_axis(Axis(0), part).to_owned())))
-            }
-        };
-        let Some(images) = decode_batch(&generator, &rows, range, &method, (&bar, (i * steps) as u64))? else {
-            bar.finish_and_clear();
-            return Ok(stopped(&target));
-        };
-        sink.take(&indices, images)?;
+    let ended = runs().enumerate().try_for_each(|(i, range)| {
+        let rows = latents.rows(range.start as usize..range.end as usize);
+        let decoded = generator.decode(&rows, range.clone(), &method, &mut watch(&bar, (i * steps) as u64))?;
+        sink.take(range, decoded.images)
+    });
+    if let Err(error) = ended {
+        bar.finish_and_clear();
+        return stopped(error, &target);
     }
     bar.finish_and_clear();
     sink.finish(&settings.to_texts())?;

@@ -8,16 +8,16 @@ use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
 use skipstone::io::image::npy;
 use skipstone::math::noise::{Purpose, Seeded};
-use skipstone::sampling::generate::{Generator, Inputs, Settings};
+use skipstone::sampling::generate::{Generator, Inputs, Settings, batches};
 use skipstone::sampling::inversion::{Draw, Latents, Method, encode_noise};
 use skipstone::sampling::options::{DECODE, Request, SAMPLE, SEED, Set};
 
-use crate::batch::{BatchArguments, batches};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt::quoted;
-use crate::invert::{MethodArguments, Report, encode_batch, evaluations, joined, rows, watch};
+use crate::invert::{MethodArguments, Report, evaluations, joined, rows, watch};
 use crate::options::Flags;
 use crate::output::{Target, apart, writable};
 
@@ -119,14 +119,12 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         return with_noise(arguments, &generator, &request, &x0, batch);
     }
 
-    let ranges = batches(n, batch);
-    let bar = crate::bars::bar("encoding", 0, (ranges.len() * steps) as u64);
+    let bar = crate::bars::bar("encoding", 0, (n.div_ceil(batch) * steps) as u64);
     let begun = Instant::now();
     let (mut parts, mut report, mut asked) = (Vec::new(), Report::default(), 0);
-    for (i, range) in ranges.iter().enumerate() {
-        let Some(encoded) = encode_batch(&generator, &x0, range, &method, (&bar, (i * steps) as u64))? else {
-            return Ok(interrupted(&bar));
-        };
+    for (i, range) in batches(0..n as u64, batch).enumerate() {
+        let mut observer = watch(&bar, (i * steps) as u64);
+        let encoded = generator.encode(&rows(&x0, &range), range, &method, &mut observer)?;
         report.add(&encoded.convergence);
         asked += encoded.evaluations * generator.calls_per_step() as u64;
         parts.push(encoded.latents);
@@ -204,12 +202,6 @@ fn final_sigma(plan: &skipstone::sampling::sampler::Plan) -> f64 {
     format!("{level:.3e}").parse().unwrap_or(level)
 }
 
-fn interrupted(bar: &indicatif::ProgressBar) -> Done {
-    bar.finish_and_clear();
-    say("interrupted: nothing was written");
-    Done::Interrupted
-}
-
 /// The latents and the noise of a stochastic sampler.
 fn with_noise(
     arguments: &EncodeArguments,
@@ -223,18 +215,16 @@ fn with_noise(
         DrawName::Chain => Draw::Chain,
         DrawName::Independent => Draw::Independent,
     };
-    let ranges = batches(n, batch);
-    let bar = crate::bars::bar("encoding", 0, (ranges.len() * steps) as u64);
+    let bar = crate::bars::bar("encoding", 0, (n.div_ceil(batch) * steps) as u64);
     let begun = Instant::now();
     let (mut latents, mut noise, mut square) = (Vec::new(), Vec::new(), 0.0);
-    for (i, range) in ranges.iter().enumerate() {
-        let conditions = generator.conditions(range.start as u64..range.end as u64);
-        let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(request.seed, range.start as u64) };
+    for (i, range) in batches(0..n as u64, batch).enumerate() {
+        let conditions = generator.conditions(range.clone());
+        let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(request.seed, range.start) };
         let mut observer = watch(&bar, (i * steps) as u64);
-        let x0 = rows(x0, range);
+        let x0 = rows(x0, &range);
         let found = encode_noise(generator.network(), plan, &x0, draw, &mut source, &conditions, &mut observer)?;
-        let Some(found) = found else { return Ok(interrupted(&bar)) };
-        square += found.residual.powi(2) * range.len() as f64;
+        square += found.residual.powi(2) * x0.dim().0 as f64;
         latents.push(Latents::One(found.x_t));
         noise.push(found.noise);
     }

@@ -22,7 +22,7 @@ use skipstone_eval::{FeatureNetwork, FeatureSpec, check_takes};
 use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments};
 use crate::dataset::DATA;
-use crate::failure::{Done, Usage, say};
+use crate::failure::{Done, Usage, is_stopped, say};
 use crate::interrupt;
 use crate::options::Flags;
 
@@ -166,9 +166,9 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     }
     let results = Results::read(&arguments.output)?;
     let judge = match (network, real) {
-        (Some(network), Some(real)) => match prepare(arguments, network, real)? {
-            Some(judge) => Some(judge),
-            None => return Ok(interrupted(0, jobs.len())),
+        (Some(network), Some(real)) => match prepare(arguments, network, real) {
+            Err(error) if is_stopped(&error) => return Ok(interrupted(0, jobs.len())),
+            judge => Some(judge?),
         },
         _ => None,
     };
@@ -209,18 +209,13 @@ fn real_images(arguments: &EvaluateArguments, model: &Model) -> anyhow::Result<R
     Ok(real)
 }
 
-/// The reference and the floor; `None` at Ctrl-C.
-fn prepare(
-    arguments: &EvaluateArguments,
-    network: Box<dyn FeatureNetwork>,
-    real: RealImages,
-) -> anyhow::Result<Option<Judge>> {
+/// The reference and the floor.
+fn prepare(arguments: &EvaluateArguments, network: Box<dyn FeatureNetwork>, real: RealImages) -> anyhow::Result<Judge> {
     let length = real.train().dim().0 + real.test().dim().0;
     let bar = crate::bars::bar("reference", 0, length as u64);
     let cache = arguments.output.join("reference");
     let reference = Reference::open(real, &*network, &cache, &mut |n| advance(&bar, n))?;
     bar.finish_and_clear();
-    let Some(reference) = reference else { return Ok(None) };
     let floor = reference.floor(&*network, arguments.n as usize)?;
     let floor_n = reference.floor_n(arguments.n as usize);
     if (floor_n as u64) < arguments.n {
@@ -236,12 +231,12 @@ fn prepare(
             network.dimensions()
         ));
     }
-    Ok(Some(Judge { network, reference, floor }))
+    Ok(Judge { network, reference, floor })
 }
 
 fn advance(bar: &ProgressBar, n: usize) -> ControlFlow<()> {
     bar.inc(n as u64);
-    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    interrupt::flow()
 }
 
 fn interrupted(done: usize, of: usize) -> Done {

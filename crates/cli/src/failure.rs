@@ -57,6 +57,11 @@ pub fn say(line: impl std::fmt::Display) {
     crate::bars::above(|| drop(writeln!(io::stderr().lock(), "{line}")));
 }
 
+/// Whether Ctrl-C ended the work.
+pub fn is_stopped(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(Error::is_stopped)
+}
+
 /// Prints the error and gives its exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<Stdout>().is_some_and(Stdout::is_closed) {

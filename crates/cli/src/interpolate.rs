@@ -1,25 +1,25 @@
 //! `skipstone interpolate`: from one image to another through the space of latents.
 
-use std::ops::ControlFlow;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{ArgGroup, Args, ValueEnum};
-use ndarray::{Array4, Axis, concatenate};
+use ndarray::Array4;
 use serde_json::json;
 use skipstone::math::latent;
-use skipstone::math::noise::initial_latent;
-use skipstone::sampling::generate::{ClassRule, Generator, Inputs};
-use skipstone::sampling::inversion::{FixedPoint, Latents, Method};
+use skipstone::math::noise::latents_of;
+use skipstone::sampling::generate::{ClassRule, Generator, Inputs, batches};
+use skipstone::sampling::inversion::{FixedPoint, Method};
 use skipstone::sampling::options::DECODE;
-use skipstone::sampling::sampler::Outcome;
+use skipstone::sampling::sampler::Progress;
 
-use crate::batch::{BatchArguments, batches};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt;
-use crate::invert::{Report, encode_batch, evaluations};
+use crate::invert::{Report, evaluations, watch};
 use crate::options::Flags;
 use crate::output::{Sink, Target, apart, check, stopped};
 
@@ -136,12 +136,18 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         return dry_run(arguments, &generator, &ends, n);
     }
     let begun = Instant::now();
-    let Some(latents) = latents(arguments, &generator, &ends)? else { return Ok(stopped(&target)) };
-    let path = points(&latents, arguments.points)?;
+    let latents = match latents(arguments, &generator, &ends) {
+        Err(error) => return stopped(error, &target),
+        Ok(latents) => latents,
+    };
+    let path = latent::between(&latents, arguments.points)?;
     let inputs = Inputs { latents: Some(path), ..Inputs::default() };
     let generator = generator.with_inputs(inputs, 0, n)?;
     let batch = arguments.batch.of(&generator, n, engine.threads);
-    let Some(texts) = decode(arguments, &generator, &target, n, batch)? else { return Ok(stopped(&target)) };
+    let texts = match decode(arguments, &generator, &target, n, batch) {
+        Err(error) => return stopped(error, &target),
+        Ok(texts) => texts,
+    };
     let (seconds, calls) = (begun.elapsed().as_secs_f64(), generator.calls() * generator.calls_per_step());
     if arguments.common.json {
         emit(json!({
@@ -155,74 +161,43 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     Ok(Done::Finished)
 }
 
-/// The latents of the ends; `None` at Ctrl-C.
-fn latents(
-    arguments: &InterpolateArguments,
-    generator: &Generator,
-    ends: &Ends,
-) -> anyhow::Result<Option<Array4<f32>>> {
+/// The latents of the ends.
+fn latents(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends) -> anyhow::Result<Array4<f32>> {
     let images = match ends {
         Ends::Seeds(seeds) => {
-            let each: Vec<_> = seeds.iter().map(|&seed| initial_latent(seed, 0, 1, generator.shape())).collect();
-            return Ok(Some(concatenate(Axis(0), &each.iter().map(|x| x.view()).collect::<Vec<_>>())?));
+            return Ok(latents_of(seeds, generator.shape()));
         }
         Ends::Images(images) => images,
     };
     let method = arguments.encoding();
     let bar = crate::bars::bar("encoding", 0, generator.plan().steps().len() as u64);
-    let all = 0..images.dim().0;
-    let encoded = encode_batch(generator, images, &all, &method, (&bar, 0))?;
+    let encoded = generator.encode(images, 0..ends.len() as u64, &method, &mut watch(&bar, 0))?;
     bar.finish_and_clear();
-    let Some(encoded) = encoded else { return Ok(None) };
     let mut report = Report::default();
     report.add(&encoded.convergence);
-    report.warn(all.end);
-    match encoded.latents {
-        Latents::One(x_t) => Ok(Some(x_t)),
-        Latents::Pair(_) => Err(Usage("pairs of latents cannot be interpolated".to_owned()).into()),
-    }
+    report.warn(ends.len());
+    Ok(encoded.latents.into_single()?)
 }
 
-/// A line between two latents, or a square among four.
-fn points(ends: &Array4<f32>, points: usize) -> anyhow::Result<Array4<f32>> {
-    let end = |i| ends.index_axis(Axis(0), i);
-    Ok(match ends.dim().0 {
-        2 => latent::line(end(0), end(1), points)?,
-        _ => latent::grid([end(0), end(1), end(2), end(3)], points)?,
-    })
-}
-
-/// Samples every point and writes them; what the ends are, in words, or `None` at Ctrl-C.
+/// Samples every point and writes them; what the ends are, in words.
 fn decode(
     arguments: &InterpolateArguments,
     generator: &Generator,
     target: &Target,
     n: usize,
     batch: usize,
-) -> anyhow::Result<Option<String>> {
+) -> anyhow::Result<String> {
     let sink = Sink::open(target, generator.settings(), generator.shape(), 0, n)?;
     let mut sink = sink.with_columns(arguments.points);
-    let ranges = batches(n, batch);
+    let missing = sink.missing(0..n as u64);
+    let wanted = || missing.iter().cloned().flatten();
     let steps = generator.plan().steps().len();
-    let bar = crate::bars::bar("sampling", 0, (ranges.len() * steps) as u64);
-    for range in &ranges {
-        let images: Vec<u64> = (range.start as u64..range.end as u64).collect();
-        if images.iter().all(|&i| sink.holds(i)) {
-            bar.inc(steps as u64);
-            continue;
-        }
-        let outcome = generator.generate(range.start as u64..range.end as u64, &mut |_| {
-            bar.inc(1);
-            if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        match outcome {
-            Outcome::Finished(x0) => sink.take(&images, x0)?,
-            Outcome::Stopped(_) => {
-                bar.finish_and_clear();
-                return Ok(None);
-            }
-        }
-    }
+    let bar = crate::bars::bar("sampling", 0, (batches(wanted(), batch).count() * steps) as u64);
+    let mut see = |_: &Range<u64>, _: &Progress<'_>| {
+        bar.inc(1);
+        interrupt::flow()
+    };
+    generator.generate_all(wanted(), batch, &mut see, |images, x0| sink.take(images, x0))?;
     bar.finish_and_clear();
     let ends = match (&arguments.seeds, &arguments.images) {
         (Some(seeds), _) => ("seeds", format!("{seeds:?}")),
@@ -238,7 +213,7 @@ fn decode(
     texts.push(("ends".to_owned(), words.clone()));
     texts.push(("points".to_owned(), arguments.points.to_string()));
     sink.finish(&texts)?;
-    Ok(Some(words))
+    Ok(words)
 }
 
 fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends, n: usize) -> anyhow::Result<Done> {

@@ -1,5 +1,6 @@
 //! Ctrl-C: the first asks the work to stop at its next step, the second ends the program at once.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -13,6 +14,11 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// Whether the work should stop.
 pub fn asked() -> bool {
     ASKED.load(Ordering::Relaxed)
+}
+
+/// What an observer answers: whether the work goes on.
+pub fn flow() -> ControlFlow<()> {
+    if asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// Listens to Ctrl-C (and SIGTERM, SIGHUP) from now on.

@@ -1,4 +1,4 @@
-//! What encoding, decoding and reconstruction share: the method, the loop over batches, what did not converge.
+//! What encoding, decoding and reconstruction share: the method, the progress bar, what did not converge.
 
 use std::ops::{ControlFlow, Range};
 
@@ -6,10 +6,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5, Axis, Slice, concatenate, stack};
 use serde_json::{Value, json};
-use skipstone::sampling::generate::Generator;
-use skipstone::sampling::inversion::{
-    Bdia, Convergence, Edict, Encoded, FixedPoint, Latents, Method, Progress, decode, encode,
-};
+use skipstone::sampling::inversion::{Bdia, Calls, Convergence, Edict, FixedPoint, Latents, Method};
 
 use crate::failure::{Usage, say};
 use crate::interrupt;
@@ -83,44 +80,16 @@ impl MethodArguments {
 }
 
 /// Rows of a batch.
-pub fn rows(all: &Array4<f32>, range: &Range<usize>) -> Array4<f32> {
-    all.slice_axis(Axis(0), Slice::from(range.clone())).to_owned()
+pub fn rows(all: &Array4<f32>, range: &Range<u64>) -> Array4<f32> {
+    all.slice_axis(Axis(0), Slice::from(range.start as usize..range.end as usize)).to_owned()
 }
 
 /// Moves the bar on by what a batch has done, and stops at Ctrl-C.
-pub fn watch(bar: &ProgressBar, before: u64) -> impl FnMut(Progress) -> ControlFlow<()> + '_ {
-    move |progress| {
-        bar.set_position(before + progress.step as u64);
-        if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+pub fn watch(bar: &ProgressBar, before: u64) -> impl FnMut(Calls) -> ControlFlow<()> + '_ {
+    move |calls| {
+        bar.set_position(before + calls.step as u64);
+        interrupt::flow()
     }
-}
-
-/// Encodes images `range` of a run; `None` at Ctrl-C.
-pub fn encode_batch(
-    generator: &Generator,
-    x0: &Array4<f32>,
-    range: &Range<usize>,
-    method: &Method,
-    (bar, before): (&ProgressBar, u64),
-) -> anyhow::Result<Option<Encoded>> {
-    let conditions = generator.conditions(range.start as u64..range.end as u64);
-    let x0 = rows(x0, range);
-    let (network, plan) = (generator.network(), generator.plan());
-    Ok(encode(network, plan, &x0, method, &conditions, &mut watch(bar, before))?)
-}
-
-/// Decodes the latents of images `range`; `None` at Ctrl-C.
-pub fn decode_batch(
-    generator: &Generator,
-    latents: &Latents,
-    range: &Range<usize>,
-    method: &Method,
-    (bar, before): (&ProgressBar, u64),
-) -> anyhow::Result<Option<Array4<f32>>> {
-    let conditions = generator.conditions(range.start as u64..range.end as u64);
-    let (network, plan) = (generator.network(), generator.plan());
-    let decoded = decode(network, plan, latents, method, &conditions, &mut watch(bar, before))?;
-    Ok(decoded.map(|decoded| decoded.images))
 }
 
 /// Latents of batches as one array to be written: `[n, c, h, w]`, or `[2, n, c, h, w]` for pairs.

@@ -1,13 +1,14 @@
 //! Where images go: one grid, a folder, or a tensor.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
 use skipstone::io::image::{Layout, film_strip, grid, near_square, npy, write_png};
-use skipstone::sampling::generate::{Folder, Settings};
+use skipstone::sampling::generate::{Folder, Settings, batches};
 
-use crate::failure::{Done, Usage, say};
+use crate::failure::{Done, Usage, is_stopped, say};
 use crate::interrupt::command_line;
 
 /// What a path asks for.
@@ -47,7 +48,7 @@ impl Target {
     }
 }
 
-/// Images of one run: what is still to be made is kept as a list.
+/// Images of one run; a larger number is a slip.
 const MOST_IMAGES: usize = 100_000_000;
 /// A tensor is written whole, so it is held whole.
 const MOST_TENSOR_BYTES: usize = 16 << 30;
@@ -129,13 +130,16 @@ fn place(path: &Path) -> PathBuf {
     })
 }
 
-/// Says that Ctrl-C ended a run whose folder the same command continues.
-pub fn stopped(target: &Target) -> Done {
+/// Says so where Ctrl-C ended a run whose folder the same command continues; any other error is passed on.
+pub fn stopped(error: anyhow::Error, target: &Target) -> anyhow::Result<Done> {
+    if !is_stopped(&error) {
+        return Err(error);
+    }
     match target {
         Target::Folder(_) => say(format_args!("interrupted; continue with: {}", command_line(None))),
         _ => say("interrupted: nothing was written (a folder, -o NAME/, keeps what is finished)"),
     }
-    Done::Interrupted
+    Ok(Done::Interrupted)
 }
 
 /// Where finished images go.
@@ -163,20 +167,19 @@ impl Sink {
         }
     }
 
-    /// Whether image `index` is there already.
-    pub fn holds(&self, index: u64) -> bool {
-        matches!(self, Self::Folder(folder) if folder.holds(index))
+    /// The images of `wanted` that are not there, as runs of neighbours.
+    pub fn missing(&self, wanted: Range<u64>) -> Vec<Range<u64>> {
+        match self {
+            Self::File(..) => vec![wanted],
+            Self::Folder(folder) => batches(wanted.filter(|&index| !folder.holds(index)), usize::MAX).collect(),
+        }
     }
 
     /// Takes the finished images of these indices.
-    pub fn take(&mut self, indices: &[u64], images: Array4<f32>) -> anyhow::Result<()> {
+    pub fn take(&mut self, indices: Range<u64>, images: Array4<f32>) -> anyhow::Result<()> {
         match self {
             Self::File(_, batches, _) => batches.push(images),
-            Self::Folder(folder) => {
-                for (&index, image) in indices.iter().zip(images.outer_iter()) {
-                    folder.write(index, image)?;
-                }
-            }
+            Self::Folder(folder) => folder.write_all(indices, &images)?,
         }
         Ok(())
     }

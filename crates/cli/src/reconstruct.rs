@@ -9,16 +9,16 @@ use serde_json::json;
 use skipstone::io::files;
 use skipstone::io::image::plot::{AxisStyle, Chart, Curve, Scale};
 use skipstone::io::image::{Layout, grid, write_png};
-use skipstone::sampling::generate::{Generator, Inputs, Settings};
+use skipstone::sampling::generate::{Generator, Inputs, Settings, batches};
 use skipstone::sampling::inversion::{Method, squared_errors};
 use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Plan;
 
-use crate::batch::{BatchArguments, batches};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, duration};
-use crate::failure::{Done, emit, say};
+use crate::failure::{Done, emit, is_stopped, say};
 use crate::images;
-use crate::invert::{MethodArguments, Report, decode_batch, encode_batch, evaluations, rows};
+use crate::invert::{MethodArguments, Report, evaluations, rows, watch};
 use crate::options::Flags;
 use crate::output::borrowed;
 
@@ -101,8 +101,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
         files::create_dir(folder)?;
     }
 
-    let ranges = batches(n, batch);
-    let calls: usize = runs.iter().map(|(_, plan)| 2 * plan.steps().len() * ranges.len()).sum();
+    let calls: usize = runs.iter().map(|(_, plan)| 2 * plan.steps().len() * n.div_ceil(batch)).sum();
     let bar = crate::bars::bar("reconstructing", 0, calls as u64);
     let begun = Instant::now();
     let (mut table, mut done, mut stopped) = (Vec::new(), 0, false);
@@ -112,9 +111,12 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     for run in runs {
         let texts = run.0.to_texts();
         generator = generator.with_run(run, n)?;
-        let Some(row) = round_trips(&generator, &x0, &ranges, &method, (&bar, &mut done))? else {
-            stopped = true;
-            break;
+        let row = match round_trips(&generator, &x0, batch, &method, (&bar, &mut done)) {
+            Err(error) if is_stopped(&error) => {
+                stopped = true;
+                break;
+            }
+            row => row?,
         };
         row.report.warn(n);
         let (steps, calls, mse) = (row.steps, row.evaluations, row.mse);
@@ -143,39 +145,39 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     Ok(if stopped { Done::Interrupted } else { Done::Finished })
 }
 
-/// Encodes and decodes all images with one number of steps; `None` at Ctrl-C.
+/// Encodes and decodes all images with one number of steps.
 fn round_trips(
     generator: &Generator,
     x0: &Array4<f32>,
-    ranges: &[std::ops::Range<usize>],
+    batch: usize,
     method: &Method,
     (bar, done): (&indicatif::ProgressBar, &mut u64),
-) -> anyhow::Result<Option<Row>> {
+) -> anyhow::Result<Row> {
     let steps = generator.plan().steps().len();
     let (mut errors, mut report, mut shown, mut asked) = (Vec::new(), Report::default(), Vec::new(), 0);
-    for range in ranges {
-        let Some(encoded) = encode_batch(generator, x0, range, method, (bar, *done))? else { return Ok(None) };
+    for range in batches(0..x0.dim().0 as u64, batch) {
+        let x0 = rows(x0, &range);
+        let encoded = generator.encode(&x0, range.clone(), method, &mut watch(bar, *done))?;
         *done += steps as u64;
-        let Some(back) = decode_batch(generator, &encoded.latents, range, method, (bar, *done))? else {
-            return Ok(None);
-        };
+        let back = generator.decode(&encoded.latents, range.clone(), method, &mut watch(bar, *done))?.images;
         *done += steps as u64;
         report.add(&encoded.convergence);
-        asked += encoded.evaluations as usize + range.len() * evaluations(method, steps).1;
-        errors.extend(squared_errors(&rows(x0, range), &back)?);
-        let missing = SHOWN.saturating_sub(range.start).min(range.len());
+        let n = x0.dim().0;
+        asked += encoded.evaluations as usize + n * evaluations(method, steps).1;
+        errors.extend(squared_errors(&x0, &back)?);
+        let missing = SHOWN.saturating_sub(range.start as usize).min(n);
         if missing > 0 {
             shown.push(back.slice_axis(Axis(0), Slice::from(..missing)).to_owned());
         }
     }
     let views: Vec<_> = shown.iter().map(|images| images.view()).collect();
-    Ok(Some(Row {
+    Ok(Row {
         steps,
         evaluations: (asked * generator.calls_per_step()) as f64 / errors.len() as f64,
         mse: errors.iter().sum::<f64>() / errors.len() as f64,
         report,
         shown: concatenate(Axis(0), &views)?,
-    }))
+    })
 }
 
 fn dry_run(

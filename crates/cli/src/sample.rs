@@ -1,6 +1,7 @@
 //! `skipstone sample`: images out of noise.
 
-use std::ops::ControlFlow;
+use std::cell::Cell;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,16 +9,16 @@ use clap::Args;
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5};
 use serde_json::json;
-use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::generate::{Generator, Inputs, batches};
 use skipstone::sampling::options::SAMPLE;
-use skipstone::sampling::sampler::Outcome;
+use skipstone::sampling::sampler::Progress;
 use skipstone::sampling::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
 
-use crate::batch::{BatchArguments, runs};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, bytes, duration};
 use crate::consistency;
-use crate::failure::{Done, Usage, emit, say};
+use crate::failure::{Done, Usage, emit, is_stopped, say};
 use crate::fill::FillArguments;
 use crate::images;
 use crate::interrupt;
@@ -202,13 +203,14 @@ fn dry_run(
 pub fn time_of_call(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
     let (mut last, mut times) = (Instant::now(), Vec::new());
     let images = first..first + batch as u64;
-    generator.generate(images, &mut |progress| {
+    let ended = generator.generate(images, &mut |progress| {
         // A step of some solvers is two calls, and its last one.
         let calls = generator.calls_after(progress.step) - generator.calls_after(progress.step - 1);
         times.push(last.elapsed() / calls.max(1) as u32);
         last = Instant::now();
         if times.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    });
+    ended.map(drop).or_else(|error| if error.is_stopped() { Ok(()) } else { Err(error) })?;
     Ok(times.into_iter().min().unwrap_or_default())
 }
 
@@ -224,35 +226,32 @@ fn sample(
     let mut sink = Sink::open(target, generator.settings(), generator.shape(), first, n)?;
     let rows = strip.as_ref().map_or(0, Strip::rows) as u64;
     // The images of a strip are made even where they are there: its frames are not.
-    let wanted: Vec<u64> = (first..first + n as u64).filter(|&i| i < first + rows || !sink.holds(i)).collect();
-    let batches = runs(&wanted, batch);
+    let missing = sink.missing(first + rows..first + n as u64);
+    let wanted = || (first..first + rows).chain(missing.iter().cloned().flatten());
     let calls = generator.calls();
-    let bar = crate::bars::bar("sampling", 0, (batches.len() * calls) as u64);
+    let bar = crate::bars::bar("sampling", 0, (batches(wanted(), batch).count() * calls) as u64);
     let begun = Instant::now();
-    let mut made = 0;
-    for images in batches {
-        let indices: Vec<u64> = images.clone().collect();
-        let size = indices.len();
-        let outcome = generator.generate(images.clone(), &mut |progress| {
-            if let Some(strip) = strip.as_mut().filter(|_| images.start < first + rows) {
-                strip.see(progress.step, progress.x0);
-            }
-            let done = generator.calls_after(progress.step);
-            bar.inc((done - generator.calls_after(progress.step - 1)) as u64);
-            let share = done as f64 / calls as f64;
-            show(&bar, made as f64 + share * size as f64, begun);
-            if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        if let Outcome::Finished(x0) = outcome {
-            sink.take(&indices, x0)?;
-            made += size;
+    let made = Cell::new(0);
+    let mut see = |images: &Range<u64>, progress: &Progress<'_>| {
+        if let Some(strip) = strip.as_mut().filter(|_| images.start < first + rows) {
+            strip.see(progress.step, progress.x0);
         }
-        if interrupt::asked() && made < wanted.len() {
-            bar.finish_and_clear();
-            return Ok(interrupted(target, n - (wanted.len() - made), n));
-        }
-    }
+        let done = generator.calls_after(progress.step);
+        bar.inc((done - generator.calls_after(progress.step - 1)) as u64);
+        let share = done as f64 / calls as f64;
+        show(&bar, made.get() as f64 + share * (images.end - images.start) as f64, begun);
+        interrupt::flow()
+    };
+    let ended = generator.generate_all(wanted(), batch, &mut see, |images, x0| {
+        made.set(made.get() + x0.dim().0);
+        sink.take(images, x0)
+    });
     bar.finish_and_clear();
+    let made = made.get();
+    match ended {
+        Err(error) if is_stopped(&error) => return Ok(interrupted(target, n - (wanted().count() - made), n)),
+        ended => ended?,
+    }
     let seconds = begun.elapsed().as_secs_f64();
 
     let mut texts = generator.settings().to_texts();

@@ -10,7 +10,7 @@ use serde_json::json;
 use skipstone::engine::EngineOptions;
 use skipstone::io::checkpoint::LoadOptions;
 use skipstone::io::data::{self, DataSpec, Dataset, Split};
-use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
+use skipstone::train::{Event, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
 use crate::common::{CommonArguments, WeightsName, bytes, duration, load_model, weights_choice};
@@ -160,19 +160,20 @@ fn train(arguments: &TrainArguments, mut run: Run) -> anyhow::Result<Done> {
     let mut watch = Watch { json: arguments.common.json, smooth: None, stdout: None, bar };
     let ended = run.train(&mut |event| watch.see(event));
     watch.bar.finish_and_clear();
-    match ended? {
-        Ended::Finished => {
-            say(format_args!("trained {steps} steps"));
-            conclude(arguments, &model)?;
-            Ok(Done::Finished)
-        }
-        Ended::Stopped(step) => {
-            let again = interrupt::command_line(Some("--resume"));
+    match ended {
+        Err(error) if error.is_stopped() => {
+            let (step, again) = (run.trainer().step_count(), interrupt::command_line(Some("--resume")));
             say(format_args!("saved at step {step}; continue with: {again}"));
             match watch.stdout {
                 Some(stdout) => Err(stdout.into()),
                 None => Ok(Done::Interrupted),
             }
+        }
+        ended => {
+            ended?;
+            say(format_args!("trained {steps} steps"));
+            conclude(arguments, &model)?;
+            Ok(Done::Finished)
         }
     }
 }

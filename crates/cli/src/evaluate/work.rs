@@ -1,9 +1,10 @@
 //! Drawing and scoring, cell after cell.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use indicatif::ProgressBar;
 use serde_json::json;
 use skipstone::io::files;
 use skipstone::sampling::generate::Generator;
@@ -11,7 +12,7 @@ use skipstone_eval::table::{Cell, Evaluation, Judge, Results, Row, report};
 
 use super::table::{head, line, name_of};
 use super::{EvaluateArguments, Job, advance, interrupted};
-use crate::failure::{Done, emit, say};
+use crate::failure::{Done, emit, is_stopped, say};
 use crate::interrupt;
 
 /// Everything decided, and the results so far.
@@ -46,27 +47,17 @@ impl Work<'_> {
         for i in 0..self.jobs.len() {
             let job = &self.jobs[i];
             let name = format!("{}, S = {}", name_of(&job.cell), job.cell.steps);
-            let cell = || format!("cell {name}");
             bar.set_message(name.clone());
-            let guided = generator.calls_per_step() as u64;
-            let (back, flow) = self
-                .evaluation
-                .draw(generator, &job.run, &self.part, self.size, &mut |drawn| {
-                    bar.inc((drawn.batch * drawn.calls) as u64 * guided);
-                    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                })
-                .with_context(cell)?;
+            let (back, row) = match self.cell(generator, job, judge, &bar) {
+                Err(error) if is_stopped(&error) => {
+                    bar.finish_and_clear();
+                    self.write_report()?;
+                    return Ok(interrupted(i, self.jobs.len()));
+                }
+                done => done.with_context(|| format!("cell {name}"))?,
+            };
             generator = back;
-            let row = match (flow, judge) {
-                (ControlFlow::Break(()), _) => None,
-                (ControlFlow::Continue(()), None) => continue,
-                (ControlFlow::Continue(()), Some(judge)) => self.score(job, judge).with_context(cell)?,
-            };
-            let Some(row) = row else {
-                bar.finish_and_clear();
-                self.write_report()?;
-                return Ok(interrupted(i, self.jobs.len()));
-            };
+            let Some(row) = row else { continue };
             // Kept first: whoever reads the lines may be gone.
             let text = if self.arguments.common.json { json!(row).to_string() } else { line(&job.cell, &row) };
             self.results.put(row);
@@ -77,7 +68,23 @@ impl Work<'_> {
         self.conclude()
     }
 
-    fn score(&self, job: &Job, judge: &Judge) -> anyhow::Result<Option<Row>> {
+    /// Draws a cell, and scores it where there is a judge.
+    fn cell(
+        &self,
+        generator: Generator,
+        job: &Job,
+        judge: Option<&Judge>,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<(Generator, Option<Row>)> {
+        let guided = generator.calls_per_step() as u64;
+        let generator = self.evaluation.draw(generator, &job.run, &self.part, self.size, &mut |drawn| {
+            bar.inc((drawn.batch * drawn.calls) as u64 * guided);
+            interrupt::flow()
+        })?;
+        Ok((generator, judge.map(|judge| self.score(job, judge)).transpose()?))
+    }
+
+    fn score(&self, job: &Job, judge: &Judge) -> anyhow::Result<Row> {
         let bar = crate::bars::bar("scoring", 0, self.arguments.n);
         let seen = &mut |n| advance(&bar, n);
         let row = self.evaluation.score(&job.cell, &job.run, job.calls, judge, &self.results, seen)?;

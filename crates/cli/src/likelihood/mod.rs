@@ -5,6 +5,7 @@ mod report;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use skipstone::math::noise::{Purpose, Seeded};
 use skipstone::math::schedule::Schedule;
 use skipstone::math::trajectory::{Spacing, Trajectory};
 use skipstone::objective::likelihood::{FlowOptions, Flowed, ProbeKind, conditions_of, dequantised, flow};
-use skipstone::objective::{Elbo, ElboOptions, default_sigma_1, elbo};
+use skipstone::objective::{Elbo, ElboOptions, ElboTerm, default_sigma_1, elbo};
 use skipstone::sampling::denoiser::{Condition, Denoiser, DifferentiableDenoiser};
 use skipstone::sampling::generate::Settings;
 use skipstone::sampling::options::{LAYOUT, Noise, SEED};
@@ -25,12 +26,13 @@ use skipstone::unet;
 
 use crate::common::{CommonArguments, ModelArguments};
 use crate::dataset::{DATA, SplitName, load_for};
-use crate::failure::{Done, Usage, emit, say};
+use crate::failure::{Done, Usage, emit};
 use crate::interrupt;
 use crate::options::Flags;
 
 /// Images of a batch: fixed, so that sums have one order whatever the machine.
 const BATCH: usize = 32;
+const NO_IMAGES: &str = "there are no images";
 /// What says how much noise there is.
 const NOISE: [&str; 2] = ["eta", "sigma"];
 
@@ -142,13 +144,7 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
         Method::Elbo => task.elbo(&engine::open(model.config, model.parameters, prediction, &engine)?)?,
         Method::Ode => task.ode(&*engine::open_differentiable(model.config, model.parameters, prediction, &engine)?)?,
     };
-    match report {
-        None => {
-            say("interrupted: nothing was written");
-            Ok(Done::Interrupted)
-        }
-        Some(report) => task.conclude(&report),
-    }
+    task.conclude(&report)
 }
 
 fn check(arguments: &LikelihoodArguments) -> Result<(), Usage> {
@@ -193,7 +189,7 @@ impl Task<'_> {
         if self.conditions.is_empty() { &[] } else { &self.conditions[images.clone()] }
     }
 
-    fn elbo(&self, network: &impl Denoiser) -> anyhow::Result<Option<Report>> {
+    fn elbo(&self, network: &impl Denoiser) -> anyhow::Result<Report> {
         let sigma_1 = match self.arguments.sigma_1 {
             Some(sigma_1) => sigma_1,
             None => default_sigma_1(&self.schedule)?,
@@ -208,20 +204,23 @@ impl Task<'_> {
             let mut noise =
                 Seeded { seed: self.settings.seed, first_image: images.start as u64, purpose: Purpose::Likelihood };
             let conditions = self.conditions(&images);
-            let found =
-                elbo(network, &self.schedule, &self.trajectory, &options, &x0, &mut noise, conditions, &mut |_| {
-                    advance(&bar)
-                });
-            if interrupt::asked() {
-                return Ok(None);
-            }
-            parts.push(found?);
+            let mut see = |_: &ElboTerm| advance(&bar);
+            parts.push(elbo(
+                network,
+                &self.schedule,
+                &self.trajectory,
+                &options,
+                &x0,
+                &mut noise,
+                conditions,
+                &mut see,
+            )?);
         }
         bar.finish_and_clear();
-        Ok(Elbo::merged(parts).map(|found| self.report_elbo(&found, sigma_1)))
+        Ok(self.report_elbo(&Elbo::merged(parts).context(NO_IMAGES)?, sigma_1))
     }
 
-    fn ode(&self, network: &dyn DifferentiableDenoiser) -> anyhow::Result<Option<Report>> {
+    fn ode(&self, network: &dyn DifferentiableDenoiser) -> anyhow::Result<Report> {
         let (probes, seed) = (self.arguments.probes, self.settings.seed);
         let length = self.batches(BATCH).count() * self.trajectory.calls();
         let bar = crate::bars::bar("following", 0, length as u64);
@@ -231,15 +230,11 @@ impl Task<'_> {
             let x0 = dequantised(&self.data.batch(images.clone())?, seed, first_image);
             let options = FlowOptions { probes, kind: self.arguments.probe, seed, first_image };
             let conditions = self.conditions(&images);
-            let found =
-                flow(network, &self.schedule, &self.trajectory, &options, &x0, conditions, &mut |_| advance(&bar));
-            if interrupt::asked() {
-                return Ok(None);
-            }
-            parts.push(found?);
+            let mut see = |_| advance(&bar);
+            parts.push(flow(network, &self.schedule, &self.trajectory, &options, &x0, conditions, &mut see)?);
         }
         bar.finish_and_clear();
-        Ok(Flowed::merged(parts)?.map(|found| self.report_ode(&found)))
+        Ok(self.report_ode(&Flowed::merged(parts)?.context(NO_IMAGES)?))
     }
 
     fn name(&self) -> String {
@@ -294,5 +289,5 @@ impl Task<'_> {
 
 fn advance(bar: &ProgressBar) -> ControlFlow<()> {
     bar.inc(1);
-    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    interrupt::flow()
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ndarray::{Array4, Array5, ArrayView1, Axis, Slice};
+use skipstone::Pipeline;
 use skipstone::io::image::{npy, read_png};
 use skipstone::sampling::options::{FIELDS, Request, SAMPLE};
 
@@ -52,6 +53,25 @@ fn a_grid_carries_its_options_and_is_named_last_on_stdout() {
     assert_eq!((png.picture.width(), png.picture.height()), (8 * 32, 8 * 22));
     for (key, text) in [("seed", "7"), ("steps", "3"), ("n", "5"), ("eta", "0.0"), ("times", "[999,665,332]")] {
         assert!(png.text.contains(&(key.into(), text.into())), "{key}: {:?}", png.text);
+    }
+}
+
+#[test]
+fn the_library_s_pipeline_writes_the_same_files() {
+    let folder = with_model();
+    let at = folder.path();
+    sample(at, "-n 5 --steps 4 --eta 1 --seed 7 -o command.png");
+    sample(at, "-n 5 --steps 4 --eta 1 --seed 7 -o command.npy");
+    sample(at, "-n 5 --steps 4 --eta 1 --seed 7 -o command/");
+    let images = Pipeline::load(at.join("model")).unwrap().steps(4).eta(1.0).seed(7).sample(5).unwrap();
+    images.save_grid(at.join("library.png")).unwrap();
+    images.save_npy(at.join("library.npy")).unwrap();
+    images.save_folder(at.join("library")).unwrap();
+    assert_eq!(read(at, "command.png"), read(at, "library.png"));
+    assert_eq!(read(at, "command.npy"), read(at, "library.npy"));
+    assert_eq!(names(&at.join("command")), names(&at.join("library")));
+    for name in names(&at.join("command")) {
+        assert_eq!(read(&at.join("command"), &name), read(&at.join("library"), &name), "{name}");
     }
 }
 

@@ -110,7 +110,7 @@ impl Evaluation {
     }
 
     /// Draws what a cell lacks of the images in `part`, and keeps it; damaged files are removed first. The generator comes
-    /// back for the next cell, with whether the observer stopped the work.
+    /// back for the next cell.
     ///
     /// # Errors
     /// As [`draw()`].
@@ -121,7 +121,7 @@ impl Evaluation {
         part: &Range<u64>,
         batch: usize,
         observer: &mut dyn FnMut(Drawn) -> ControlFlow<()>,
-    ) -> Result<(Generator, ControlFlow<()>)> {
+    ) -> Result<Generator> {
         for (settings, range) in self.runs(run) {
             let mut samples = Samples::open(&self.folder(), &settings, self.shape)?;
             samples.repair()?;
@@ -134,15 +134,12 @@ impl Evaluation {
             let inputs = Inputs { latents, ..Inputs::default() };
             generator = generator.with_inputs(Inputs::default(), range.start, n)?;
             generator = generator.with_run((settings, run.1.clone()), n)?.with_inputs(inputs, range.start, n)?;
-            if draw(&generator, &mut samples, wanted, batch, observer)?.is_break() {
-                return Ok((generator, ControlFlow::Break(())));
-            }
+            draw(&generator, &mut samples, wanted, batch, observer)?;
         }
-        Ok((generator, ControlFlow::Continue(())))
+        Ok(generator)
     }
 
-    /// Scores a cell whose images are all there, `calls` network calls each; `seen` hears how many more images are done, and
-    /// `None` says that it stopped the work.
+    /// Scores a cell whose images are all there, `calls` network calls each; `seen` hears how many more images are done.
     ///
     /// Where `known` has the scores of these pixels against this reference already, they are taken. The samples and the
     /// memorised are drawn as pictures either way.
@@ -157,13 +154,13 @@ impl Evaluation {
         judge: &Judge,
         known: &Results,
         seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Option<Row>> {
+    ) -> Result<Row> {
         let samples = Samples::open(&self.folder(), &run.0, self.shape)?;
         let (mut hash, mut sums) = (Sha256::new(), PixelSums::default());
-        let _ = samples.read(self.images(), &mut |images| {
+        samples.read(self.images(), &mut |images| {
             hash.update(images.as_slice().expect("made in standard layout"));
             sums.add(images.view());
-            Ok(ControlFlow::Continue(()))
+            Ok(())
         })?;
         let mut row = self.row(cell, run, calls, judge);
         row.samples = hex(&hash.finalize());
@@ -177,15 +174,15 @@ impl Evaluation {
         let old = known.rows().iter().find(|old| old.has_scores_of(&row));
         if let Some(old) = old.filter(|old| pictures::has_nearest(&folder, old)) {
             row.take_scores(old);
-            return Ok(Some(row));
+            return Ok(row);
         }
         let Judge { network, reference, floor } = judge;
-        let Some(features) = self.features(&samples, &**network, seen)? else { return Ok(None) };
+        let features = self.features(&samples, &**network, seen)?;
         let queries = self.first(&samples, MOST_QUERIES)?;
         let scores = Scores::of(reference, &**network, &features, queries.view())?;
         pictures::write_nearest(&folder, &row, &queries, &scores.neighbours, reference.images())?;
         row.set_scores(&scores, floor);
-        Ok(Some(row))
+        Ok(row)
     }
 
     /// The features of all images of a cell.
@@ -194,19 +191,14 @@ impl Evaluation {
         samples: &Samples,
         network: &dyn FeatureNetwork,
         seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Option<Array2<f32>>> {
+    ) -> Result<Array2<f32>> {
         let mut parts = Vec::new();
-        let flow = samples.read(self.images(), &mut |images| {
-            Ok(match features_of(network, images.view(), seen)? {
-                Some(part) => {
-                    parts.push(part);
-                    ControlFlow::Continue(())
-                }
-                None => ControlFlow::Break(()),
-            })
+        samples.read(self.images(), &mut |images| {
+            parts.push(features_of(network, images.view(), seen)?);
+            Ok(())
         })?;
         let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-        Ok(flow.is_continue().then(|| concatenate(Axis(0), &views).expect("rows of one length")))
+        Ok(concatenate(Axis(0), &views).expect("rows of one length"))
     }
 
     /// How far the same images of two cells are apart: the first 1,000, with squares of 4 × 4 pixels.

@@ -25,22 +25,22 @@ pub(super) fn network_values(images: ArrayView4<'_, u8>) -> Array4<f32> {
     images.mapv(|byte| (f64::from(byte) / 127.5 - 1.0) as f32)
 }
 
-/// The feature vectors of pictures, `[n, d]`; `seen` hears how many images are done, and `None` says that it stopped.
+/// The feature vectors of pictures, `[n, d]`; `seen` hears how many images are done.
 pub(super) fn features_of(
     network: &dyn FeatureNetwork,
     images: ArrayView4<'_, u8>,
     seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Option<Array2<f32>>> {
+) -> Result<Array2<f32>> {
     let mut all = Array2::zeros((images.dim().0, network.dimensions()));
     for (rows, batch) in (0..).step_by(BATCH).zip(images.axis_chunks_iter(Axis(0), BATCH)) {
         let n = batch.dim().0;
         all.slice_axis_mut(Axis(0), Slice::from(rows..rows + n))
             .assign(&network.features(network_values(batch).view())?);
         if seen(n).is_break() {
-            return Ok(None);
+            return Err(Error::stopped());
         }
     }
-    Ok(Some(all))
+    Ok(all)
 }
 
 /// The statistics of feature vectors, counted in batches of a fixed size: the same vectors give the same bits.
@@ -167,7 +167,7 @@ pub struct Reference {
 impl Reference {
     /// The reference of `images` in the features of `network`: from `cache`, or computed and kept there.
     ///
-    /// `seen` hears how many more images are done; `None` says that it stopped the work.
+    /// `seen` hears how many more images are done.
     ///
     /// # Errors
     /// What the network refuses; a cache that cannot be written. A damaged one is made again.
@@ -176,12 +176,12 @@ impl Reference {
         network: &dyn FeatureNetwork,
         cache: &Path,
         seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Self> {
         let folder = kept::folder(cache, &images, network);
         let kept = match kept::read(&folder, &images, network) {
             Some(kept) => kept,
             None => {
-                let Some(made) = made(&images, network, seen)? else { return Ok(None) };
+                let made = made(&images, network, seen)?;
                 kept::write(&folder, &images, &made)?;
                 // What is on disk is rounded: the same numbers must come out whether or not it was there.
                 kept::read(&folder, &images, network)
@@ -192,7 +192,7 @@ impl Reference {
         // Half of a set is not looked for in itself.
         let others = if images.halves { images.train() } else { images.seen() };
         let test_nearest = super::score::nearest_to(others, images.test.view())?.distances;
-        Ok(Some(Self { images, train, train_features, test_features, test_nearest }))
+        Ok(Self { images, train, train_features, test_features, test_nearest })
     }
 
     /// The images.
@@ -223,18 +223,18 @@ impl Reference {
     }
 }
 
-/// The features of both parts; `None` where `seen` stopped the work.
+/// The features of both parts.
 fn made(
     images: &RealImages,
     network: &dyn FeatureNetwork,
     seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Option<kept::Kept>> {
+) -> Result<kept::Kept> {
     let first = |n: usize| Slice::from(..n.min(MOST_VECTORS));
-    let Some(train) = features_of(network, images.train(), seen)? else { return Ok(None) };
+    let train = features_of(network, images.train(), seen)?;
     let test = images.test.slice_axis(Axis(0), first(images.test.dim().0));
-    let Some(test) = features_of(network, test, seen)? else { return Ok(None) };
+    let test = features_of(network, test, seen)?;
     let statistics = statistics_of(network, &train)?;
-    Ok(Some((statistics, train.slice_axis(Axis(0), first(images.train)).to_owned(), test)))
+    Ok((statistics, train.slice_axis(Axis(0), first(images.train)).to_owned(), test))
 }
 
 #[cfg(test)]

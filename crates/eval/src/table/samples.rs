@@ -6,7 +6,7 @@
 //! put together again: that is how the parts of several machines meet.
 
 use std::collections::BTreeMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array4, ArrayView4, Axis, Slice, concatenate};
@@ -115,9 +115,9 @@ impl Samples {
     /// As [`read`](Self::read); no image.
     pub fn all(&self, wanted: Range<u64>) -> Result<Array4<u8>> {
         let mut parts = Vec::new();
-        let _ = self.read(wanted, &mut |images| {
+        self.read(wanted, &mut |images| {
             parts.push(images);
-            Ok(ControlFlow::Continue(()))
+            Ok(())
         })?;
         let views: Vec<_> = parts.iter().map(|images| images.view()).collect();
         concatenate(Axis(0), &views).map_err(|_| Error::argument("samples: expected at least 1 image, found 0"))
@@ -254,15 +254,11 @@ impl Samples {
         parts
     }
 
-    /// Shows every image of `wanted` in order, file by file, each verified again; stops where `see` says so.
+    /// Shows every image of `wanted` in order, file by file, each verified again.
     ///
     /// # Errors
     /// An image is not there, a file has changed, or whatever `see` returns.
-    pub fn read(
-        &self,
-        wanted: Range<u64>,
-        see: &mut dyn FnMut(Array4<u8>) -> Result<ControlFlow<()>>,
-    ) -> Result<ControlFlow<()>> {
+    pub fn read(&self, wanted: Range<u64>, see: &mut dyn FnMut(Array4<u8>) -> Result<()>) -> Result<()> {
         if let Some(gap) = self.missing(wanted.clone()).first() {
             let message = format!("images {} to {} are not there", gap.start, gap.end - 1);
             return Err(Error::new(skipstone::Kind::NotFound, message).in_file(&self.folder));
@@ -277,11 +273,9 @@ impl Samples {
             let images = all.permuted_axes([0, 3, 1, 2]);
             // Standard layout, as whoever reads rows expects.
             let images = images.slice_axis(Axis(0), rows).as_standard_layout().into_owned();
-            if see(images)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
+            see(images)?;
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     }
 
     /// What the images of `wanted` cost: seconds in all, and the machines that drew them, in order of their first image.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::{Array4, Axis, concatenate};
+use ndarray::{Array4, Axis};
 use skipstone::math::latent;
-use skipstone::math::noise::initial_latent;
+use skipstone::math::noise::latents_of;
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::inversion::Method;
 
@@ -89,8 +89,7 @@ impl Points {
     fn latents(&self, ends: &Array4<f32>) -> skipstone::Result<Array4<f32>> {
         let end = |i| ends.index_axis(Axis(0), i);
         match (self, ends.dim().0) {
-            (Self::Even(points), 2) => latent::line(end(0), end(1), *points),
-            (Self::Even(points), _) => latent::grid([end(0), end(1), end(2), end(3)], *points),
+            (Self::Even(points), _) => latent::between(ends, *points),
             (Self::At(at), 2) => Ok(latent::slerp(end(0), end(1), at[0])?.insert_axis(Axis(0))),
             // In the order of a whole square: first the column on both lines, then the row between them.
             (Self::At(at), _) => {
@@ -142,13 +141,8 @@ impl InterpolateWork {
 
     /// The latents of the ends.
     fn latents(&self, run: &mut TaskRun<'_>) -> Result<Array4<f32>, Failure> {
-        let shape = self.generator.shape();
         match &self.ends {
-            Ends::Seeds(seeds) => {
-                let each: Vec<_> = seeds.iter().map(|&seed| initial_latent(seed, 0, 1, shape)).collect();
-                let views: Vec<_> = each.iter().map(|x| x.view()).collect();
-                concatenate(Axis(0), &views).map_err(|e| Failure::Internal(e.to_string()))
-            }
+            Ends::Seeds(seeds) => Ok(latents_of(seeds, self.generator.shape())),
             Ends::Images(images) => run.encode(&self.generator, images),
         }
     }

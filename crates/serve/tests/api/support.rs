@@ -153,7 +153,6 @@ pub fn alone(model: Model, request: &Wanted, first: u64, n: usize) -> Picture {
     let generator =
         Generator::new(model, &EngineOptions::default(), request, Inputs::default(), first, n).expect("a generator");
     let images = generator.generate(first..first + n as u64, &mut unobserved).expect("images");
-    let images = images.finished().expect("not stopped");
     let (_, _, h, w) = images.dim();
     grid(&images, near_square(n), &Layout::magnified(h, w)).expect("a grid")
 }
