@@ -138,7 +138,7 @@ pub const LAYOUT: Set = STEPS | SPACING | TIMES | NOISE | CLIP | THRESHOLD;
 /// What decoding, reconstructing and interpolating take.
 pub const DECODE: Set = LAYOUT | CONDITION;
 /// Every option: what sampling takes.
-pub const SAMPLE: Set = DECODE | SOLVER | PRECISION | SEED;
+pub const SAMPLE: Set = Set::MAX;
 
 /// The options of a set, in their order.
 pub fn of(set: Set) -> impl Iterator<Item = &'static Field> {
