@@ -1,4 +1,4 @@
-//! How many images go through the network at a time.
+//! `--batch`: how many images go through the network at a time.
 
 use clap::Args;
 use skipstone::sampling::generate::Generator;
@@ -6,22 +6,22 @@ use skipstone::sampling::generate::Generator;
 /// How many images at a time.
 #[derive(Clone, Copy, Debug)]
 enum Batch {
-    /// As many as keep the threads busy.
+    /// Enough to keep the threads busy.
     Auto,
-    /// So many.
+    /// This number.
     Images(usize),
 }
 
-/// The choice of it.
+/// The `--batch` argument.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct BatchArguments {
-    /// Images at a time: auto or a number; what comes out does not depend on it
+    /// Images per network call: auto or a number; results do not depend on it
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = batch)]
     batch: Batch,
 }
 
 impl BatchArguments {
-    /// How many of `n` images are made at a time.
+    /// The batch size for `n` images.
     pub fn of(self, generator: &Generator, n: usize, threads: usize) -> usize {
         match self.batch {
             Batch::Auto => generator.batch(n, threads),

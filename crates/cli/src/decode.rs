@@ -1,4 +1,4 @@
-//! `skipstone decode`: encoded images back again.
+//! `skipstone decode`: latents of `encode` to images.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,11 +18,11 @@ use crate::invert::{MethodArguments, evaluations, pairs, watch};
 use crate::options::Flags;
 use crate::output::{Sink, Target, apart, check, stopped};
 
-/// Decode latents that encode has found
+/// Decode latents from encode to images
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Give the steps, spacing and method of the encoding. For ddim and fixed-point this is `sample --latents` without \
-clipping; pairs of latents (bdia, edict; [2, n, channels, height, width]) have no other way back.
+Use the steps, spacing and method of the encoding. For ddim and fixed-point, `sample --latents` without clipping does \
+the same. Only decode takes the pairs of latents of bdia and edict ([2, n, channels, height, width]).
 
 Examples:
   Plain latents     skipstone decode --latents x_T.npy --steps 50 -o back.png
@@ -30,7 +30,7 @@ Examples:
 pub struct DecodeArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Latents that encode has written
+    /// Latents written by encode
     #[arg(long, value_name = "X_T.npy")]
     latents: PathBuf,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub struct DecodeArguments {
     run: Flags<DECODE>,
     #[command(flatten)]
     batch: BatchArguments,
-    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
+    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with one PNG per image
     #[arg(short, long, value_name = "PATH", default_value = "decoded.png")]
     output: PathBuf,
     #[command(flatten)]
@@ -76,8 +76,8 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
         return arguments.common.finish_dry_run(
             &json!({"n": n, "steps": steps, "calls": calls, "gflop": gflop, "output": output}),
             &[
-                format!("images      {n}, {batch} at a time"),
-                format!("steps       {steps}, {calls} network calls for an image"),
+                format!("images      {n} in batches of {batch}"),
+                format!("steps       {steps}, {calls} network calls per image"),
                 format!("work        {gflop:.1} GFLOP"),
                 format!("would write {output}"),
             ],

@@ -1,4 +1,4 @@
-//! `skipstone interpolate`: from one image to another through the space of latents.
+//! `skipstone interpolate`: interpolates between images through their latents.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -23,39 +23,39 @@ use crate::invert::{Report, evaluations, watch};
 use crate::options::Flags;
 use crate::output::{Sink, Target, apart, check, stopped};
 
-/// Interpolate between two images or among four, generated or your own
+/// Interpolate between two or four images, generated or your own
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("ends").required(true))]
 #[command(after_help = "\
-Two ends make a line, four a square with the ends in its corners (top left, top right, bottom left, bottom right). The \
-latents between are spherical interpolations. Seed A is the image that `sample -n 1 --seed A` makes with the same steps; \
-images are encoded first, with the same steps, so the ends of the line are their reconstructions.
+Two ends give a line; four give a square with the ends at its corners (top left, top right, bottom left, bottom right). \
+The latents in between are spherical interpolations. Seed A stands for the image of `sample -n 1 --seed A` with the same \
+steps. Images are first encoded with the same steps, so the ends of the line are their reconstructions.
 
 Examples:
-  A line                skipstone interpolate --seeds 1,2 --steps 50 -o line.png
-  A square              skipstone interpolate --seeds 1,2,3,4 --points 6 -o square.png
-  Between two pictures  skipstone interpolate --images a.png,b.png --steps 100 -o between.png
-  Frames of a film      skipstone interpolate --seeds 1,2 --points 240 -o frames/")]
+  A line                   skipstone interpolate --seeds 1,2 --steps 50 -o line.png
+  A square                 skipstone interpolate --seeds 1,2,3,4 --points 6 -o square.png
+  Between two image files  skipstone interpolate --images a.png,b.png --steps 100 -o between.png
+  Frames of a film         skipstone interpolate --seeds 1,2 --points 240 -o frames/")]
 pub struct InterpolateArguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Two or four seeds
     #[arg(long, value_name = "A,B[,C,D]", value_delimiter = ',', group = "ends")]
     seeds: Option<Vec<u64>>,
-    /// Two or four pictures
+    /// Two or four image files
     #[arg(long, value_name = "A.png,B.png[,…]", value_delimiter = ',', group = "ends")]
     images: Option<Vec<PathBuf>>,
-    /// Points of a line, or of each side of a square, with the ends
+    /// Points on the line, or on each side of the square, including the ends
     #[arg(long, value_name = "N", default_value_t = 11)]
     points: usize,
-    /// How pictures are encoded
+    /// How to encode --images
     #[arg(long, value_enum, default_value = "ddim")]
     method: Encoding,
     #[command(flatten)]
     run: Flags<DECODE>,
     #[command(flatten)]
     batch: BatchArguments,
-    /// Output: NAME.png is a row or a square, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
+    /// Output: NAME.png is one row or square, NAME.npy the raw tensor, NAME/ a folder with one PNG per image
     #[arg(short, long, value_name = "PATH", default_value = "interpolation.png")]
     output: PathBuf,
     #[command(flatten)]
@@ -66,12 +66,12 @@ pub struct InterpolateArguments {
 enum Encoding {
     /// Plain DDIM
     Ddim,
-    /// By iteration: the ends are nearer to the pictures, where it converges
+    /// Fixed-point iteration: where it converges, the ends are closer to the images
     FixedPoint,
 }
 
 impl InterpolateArguments {
-    /// How pictures become latents.
+    /// The encoding method.
     fn encoding(&self) -> Method {
         match self.method {
             Encoding::Ddim => Method::Ddim,
@@ -80,7 +80,7 @@ impl InterpolateArguments {
     }
 }
 
-/// Where the ends come from.
+/// The ends: seeds or images.
 enum Ends {
     Seeds(Vec<u64>),
     Images(Array4<f32>),
@@ -100,14 +100,20 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
     let given = arguments.seeds.as_ref().map_or(arguments.images.as_ref().map_or(0, Vec::len), Vec::len);
     if !matches!(given, 2 | 4) {
-        return Err(Usage(format!("expected two ends (a line) or four (a square), found {given}")).into());
+        return Err(Usage(format!(
+            "--seeds or --images: expected two ends (a line) or four (a square), found {given}"
+        ))
+        .into());
     }
     if arguments.points < 2 || arguments.points > 100_000 {
         let found = arguments.points;
-        return Err(Usage(format!("--points: expected 2, the ends, to 100000, found {found}")).into());
+        return Err(Usage(format!("--points: expected 2 to 100000, found {found}")).into());
     }
     if arguments.images.is_none() && arguments.method != Encoding::Ddim {
-        return Err(Usage("--method: seeds are latents already, nothing is encoded; leave it out".to_owned()).into());
+        return Err(Usage(
+            "--method: applies to --images only, because seeds need no encoding; leave it out".to_owned(),
+        )
+        .into());
     }
     let n = if given == 2 { arguments.points } else { arguments.points * arguments.points };
     let engine = arguments.common.start()?;
@@ -123,7 +129,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
     if let Some(ClassRule::Modulo(classes)) = generator.settings().classes {
         return Err(Usage(format!(
-            "--class: the model knows {classes} classes and none for \"no class\"; give one, so that all points share it"
+            "--class: the model has {classes} classes and no null class; choose one class for all points"
         ))
         .into());
     }
@@ -179,7 +185,7 @@ fn latents(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends)
     Ok(encoded.latents.into_single()?)
 }
 
-/// Samples every point and writes them; what the ends are, in words.
+/// Samples and writes every point. Returns a description of the ends.
 fn decode(
     arguments: &InterpolateArguments,
     generator: &Generator,
@@ -230,8 +236,8 @@ fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends,
         &json!({"n": n, "calls": calls, "gflop": gflop, "output": output}),
         &[
             format!("images      {n}"),
-            format!("steps       {steps}, {calls} network calls for an image"),
-            format!("work        at most {gflop:.1} GFLOP, the encoding of pictures among them"),
+            format!("steps       {steps}, {calls} network calls per image"),
+            format!("work        at most {gflop:.1} GFLOP, including the encoding"),
             format!("would write {output}"),
         ],
     )

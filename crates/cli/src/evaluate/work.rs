@@ -1,4 +1,4 @@
-//! Drawing and scoring, cell after cell.
+//! Draws and scores the cells one after another.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -15,24 +15,24 @@ use super::{EvaluateArguments, Job, advance, interrupted};
 use crate::failure::{Done, emit, is_stopped, say};
 use crate::interrupt;
 
-/// Everything decided, and the results so far.
+/// The resolved evaluation and its results so far.
 pub struct Work<'a> {
     pub arguments: &'a EvaluateArguments,
     pub evaluation: Evaluation,
-    /// The images of each cell that are drawn here.
+    /// The images of each cell that this run draws.
     pub part: Range<u64>,
-    /// Images at a time.
+    /// Batch size.
     pub size: usize,
     pub jobs: Vec<Job>,
     pub results: Results,
 }
 
 impl Work<'_> {
-    /// Draws and scores every cell. Where one fails, the report of those before it is written all the same.
+    /// Draws and scores every cell. If one fails, the report of the cells before it is still written.
     pub fn run(mut self, generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
         let done = self.cells(generator, judge);
         if done.is_err() {
-            // What went wrong there matters more than that this does as well.
+            // The first error is the one to report.
             drop(self.write_report());
         }
         done
@@ -58,7 +58,7 @@ impl Work<'_> {
             };
             generator = back;
             let Some(row) = row else { continue };
-            // Kept first: whoever reads the lines may be gone.
+            // Written before it is printed: stdout may be closed.
             let text = if self.arguments.common.json { json!(row).to_string() } else { line(&job.cell, &row) };
             self.results.put(row);
             self.results.write(&self.arguments.output)?;
@@ -101,7 +101,7 @@ impl Work<'_> {
         Ok(Some(path))
     }
 
-    /// Holds every cell against the one of its row with most steps.
+    /// Measures the distance of every cell to the cell of its row with most steps.
     fn compare(&mut self) -> anyhow::Result<()> {
         let of = |row: &Cell, other: &Cell| Cell { steps: row.steps, ..other.clone() } == *row;
         for job in &self.jobs {
@@ -120,8 +120,8 @@ impl Work<'_> {
         if let Some(shard) = self.arguments.shard {
             let samples = self.arguments.output.join("samples");
             say(format_args!(
-                "shard {shard}: images {} to {} of each cell are in {}; copy those of all shards into one folder and run \
-                 the same command there without --shard",
+                "shard {shard}: images {} to {} of each cell are in {}; copy the samples of all shards into one folder and \
+                 run the same command there without --shard",
                 self.part.start,
                 self.part.end.saturating_sub(1),
                 samples.display()

@@ -132,10 +132,12 @@ fn the_table_of_the_carried_model_has_its_cells_floor_and_provenance() {
     let (table, _) = evaluate(at, &format!("{cells} -o out"), 0);
     assert_eq!(["results.json", "results.csv", "report.html"].map(|name| read(&at.join("out"), name)), before);
     assert!(
-        table.starts_with("Fréchet distance of features fashion-cnn-128d (")
-            && table.lines().next().unwrap().ends_with(
-                ") to 50 training images of fashion-mnist: 8 samples by ema weights; floor of 8 test images"
-            ),
+        table.starts_with("Fréchet distance in features fashion-cnn-128d (")
+            && table
+                .lines()
+                .next()
+                .unwrap()
+                .ends_with(") to 50 training images of fashion-mnist: 8 samples, ema weights; floor: 8 test images"),
         "{table}"
     );
     assert_eq!(table.lines().count(), 2 + rows.len() + 1);
@@ -195,7 +197,7 @@ fn an_evaluation_that_was_killed_or_interrupted_ends_as_if_it_had_not_been() {
         let said = String::from_utf8(output.stderr).unwrap();
         if sent == "INT" && output.status.code() != Some(0) {
             assert_eq!(output.status.code(), Some(130), "{said}");
-            assert!(said.contains("of 2 cells are finished, what was drawn is kept; continue with: "), "{said}");
+            assert!(said.contains("of 2 cells are finished and all drawn images are kept; continue with: "), "{said}");
         }
         evaluate(at, &arguments, 0);
         assert_eq!(timeless(&at.join(name)), timeless(&at.join("whole")), "{name}");
@@ -219,7 +221,7 @@ fn a_damaged_file_of_samples_is_said_and_drawn_again() {
     std::fs::write(&files[1], &bytes[..bytes.len() / 2]).unwrap();
     std::fs::remove_file(&files[2]).unwrap();
     let (_, said) = evaluate(at, &format!("{CELLS} -o out"), 0);
-    assert_eq!(said.matches("it will be drawn again").count(), 2, "{said}");
+    assert_eq!(said.matches("its images will be drawn again").count(), 2, "{said}");
     assert_eq!(timeless(&at.join("out")), before);
     assert_eq!(sample_files(&at.join("out")), files);
     std::fs::write(at.join("out/results.json"), "{").unwrap();

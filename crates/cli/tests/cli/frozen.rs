@@ -46,9 +46,10 @@ fn assert_frozen(name: &str, text: &str) {
 
 /// The flags of a help text, each with the name of its value.
 fn flags(help: &str) -> Vec<String> {
-    // Descriptions are indented further.
+    // Descriptions are indented further; examples follow the options.
     let mut flags: Vec<String> = help
         .lines()
+        .take_while(|line| *line != "Examples:")
         .filter_map(|line| line.strip_prefix("      ").or_else(|| line.strip_prefix("  ")))
         .filter(|line| line.starts_with("--") || line.starts_with('-') && !line.starts_with("- "))
         .map(|line| line.split("  ").next().unwrap().to_owned())

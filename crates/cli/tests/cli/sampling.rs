@@ -88,7 +88,7 @@ fn a_folder_is_continued_without_repeating_or_losing_an_image() {
     std::fs::write(at.join("part/000002.png"), &bytes[..bytes.len() / 2]).unwrap();
     std::fs::write(at.join("part/.000003.png.x.skipstone-partial"), "half").unwrap();
     let (_, said) = sample(at, "-n 6 --steps 3 -o part");
-    assert!(said.contains("4 image(s) made (2 were there already)"), "{said}");
+    assert!(said.contains("4 image(s) made (2 already existed)"), "{said}");
     assert_eq!(names(&at.join("part")), names(&at.join("whole")));
     for name in names(&at.join("whole")) {
         assert_eq!(read(&at.join("part"), &name), read(&at.join("whole"), &name), "{name}");
@@ -193,7 +193,7 @@ fn latents_and_noise_from_files_decide_everything() {
     assert!(error.contains("w.npy: expected latents") && error.contains("[1, 8, 8], found [2, 1, 4, 4]"), "{error}");
     for flags in ["--latents x.npy -o x.npy", "--latents x.npy --noise z.npy --steps 4 --eta 1 -o ./z.npy"] {
         let (_, error) = expect(at, flags, 2);
-        assert!(error.contains("is read by this command"), "{error}");
+        assert!(error.contains("is an input of this command"), "{error}");
     }
     let (_, error) = expect(at, "-n 2 --steps 4 --trajectory t.png -o t.png", 2);
     assert!(error.contains("another output of this command"), "{error}");
@@ -228,7 +228,7 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
         ("-o x.jpg", "ends in .png"),
         ("--device cuda", "this build supports cpu"),
         ("--threads 0", "--threads"),
-        ("--eta 1 --sigma hat", "eta: means nothing beside sigma hat"),
+        ("--eta 1 --sigma hat", "eta: cannot be combined with sigma hat"),
         ("--batch 0", "--batch"),
         ("--trajectory t.npy", "ends in .png"),
     ] {

@@ -193,7 +193,7 @@ fn a_signal_finishes_what_was_accepted_before_the_service_goes() {
         }
         let (code, said) = serving.ended();
         assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains("stopped: everything that was accepted is done"), "{said}");
+        assert!(said.contains("stopped: all accepted work is done"), "{said}");
     }
 }
 
@@ -209,7 +209,7 @@ fn what_does_not_end_within_the_grace_is_told_so() {
     let (code, said) = serving.ended();
     assert_eq!(read_response(long).0, 503);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("2 request(s) had to be ended and were told so"), "{said}");
+    assert!(said.contains("2 request(s) were cancelled and told so"), "{said}");
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn wrong_usage_and_a_taken_port_say_what_to_do() {
     let at = folder.path();
     let serving = Serving::start(at, &[], None);
     let (_, said) = run(at, &["serve", "--model", "model", "--listen", &serving.address], 1);
-    assert!(said.contains("is another program there? choose another port with --listen"), "{said}");
+    assert!(said.contains("is another program using the port? choose another port with --listen"), "{said}");
     for (flag, value) in
         [("--grace", "1000000000000"), ("--max-images", "0"), ("--max-steps", "0"), ("--max-queue", "0")]
     {
@@ -278,7 +278,7 @@ fn a_token_that_is_no_text_is_refused_and_not_taken_for_none() {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("SKIPSTONE_TOKEN: expected letters"), "{said}");
+    assert!(said.contains("SKIPSTONE_TOKEN: expected ASCII letters"), "{said}");
 }
 
 #[test]

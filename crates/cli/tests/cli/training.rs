@@ -72,7 +72,7 @@ fn threads_change_nothing_and_a_finished_run_resumes_to_success() {
     assert_eq!(steps, [4, 8, 12]);
     assert_same(at, "one", "two");
     let (_, said) = run(at, &arguments("one", &["--resume"]), 0);
-    assert!(said.contains("finished already"), "{said}");
+    assert!(said.contains("already finished"), "{said}");
     assert_same(at, "one", "two");
     let (_, error) = run(at, &arguments("one", &[]), 2);
     assert!(error.contains("--resume"), "{error}");
@@ -121,7 +121,7 @@ fn ctrl_c_saves_says_how_to_continue_and_exits_130() {
     let more = (step + 3).to_string();
     let set = format!("train.steps={more}");
     let (_, said) = run(at, &arguments("run", &["--set", &set, "--resume"]), 0);
-    assert!(said.contains(&format!("going on after step {step} of {more}")), "{said}");
+    assert!(said.contains(&format!("resuming after step {step} of {more}")), "{said}");
     run(at, &arguments("whole", &["--set", &set]), 0);
     assert!(read(&at.join("whole"), MODEL) == read(&at.join("run"), MODEL));
 }
