@@ -9,7 +9,7 @@ use skipstone::{Error, Result};
 
 use crate::api::Limits;
 use crate::core::{
-    BlockingPool, Cancel, EventSink, Failure, Ids, InputImages, Jobs, Metrics, Retention, ServedModel, Task, Work,
+    BlockingPool, EventSink, Failure, Ids, InputImages, Jobs, Metrics, Retention, ServedModel, Task, Work,
 };
 use crate::guard::Guard;
 
@@ -125,19 +125,14 @@ impl Service {
         self.checks.run(check).await?
     }
 
-    /// Queues work for a model. `events` is where it sends its events if somebody watches.
+    /// Queues work. It sends `events` if somebody watches.
     ///
     /// # Errors
-    /// The queue is full, and probably has a place once its share of all work before is done; or the service is shutting
-    /// down.
-    pub fn submit(
-        &self,
-        model: &ServedModel,
-        work: Box<dyn Work>,
-        cancel: Cancel,
-        events: Option<EventSink>,
-    ) -> std::result::Result<Arc<Task>, Failure> {
-        let task = Task::new(self.ids.next(), work, cancel, events);
+    /// The service is shutting down, or the queue is full. `retry_after` is then the time that a place in the queue takes
+    /// on average.
+    pub fn submit(&self, work: Work, events: Option<EventSink>) -> std::result::Result<Arc<Task>, Failure> {
+        let model = work.model.clone();
+        let task = Task::new(self.ids.next(), work, events);
         model.worker.submit(task.clone()).map_err(|failure| match failure {
             Failure::Busy { .. } => {
                 let seconds = model.seconds_left() / self.limits.queue.max(1) as f64;

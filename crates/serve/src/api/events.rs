@@ -4,7 +4,7 @@ use skipstone::math::schedule::Index;
 use skipstone::sampling::generate::Generator;
 use utoipa::ToSchema;
 
-use super::compare::{Cell, ComparePlan, Comparison};
+use super::compare::{ComparePlan, Comparison, ComparisonCell};
 use super::error::ErrorBody;
 use super::interpolate::{InterpolatePlan, Interpolation};
 use super::png::{Png, Tile};
@@ -178,7 +178,7 @@ pub enum CompareEvent {
     /// Others come first; once a second while that is so.
     Queued(QueuedEvent),
     /// A cell was made.
-    Cell(Cell),
+    Cell(ComparisonCell),
     /// The answer without its cells; comes last.
     Done(Comparison),
     /// The work could not be done; comes last.

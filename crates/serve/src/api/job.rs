@@ -4,29 +4,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::answer::Answer;
-use super::compare::CompareRequest;
-use super::encode::EncodeRequest;
 use super::error::ErrorInfo;
-use super::interpolate::InterpolateRequest;
-use super::reconstruct::ReconstructRequest;
-use super::sample::SampleRequest;
-
-/// What to do; `kind` says what the other fields mean.
-#[derive(Clone, Debug, ToSchema)]
-#[schema(rename_all = "lowercase")]
-#[serde(tag = "kind")]
-pub enum JobRequest {
-    /// Images out of noise.
-    Sample(SampleRequest),
-    /// The latent of a test image.
-    Encode(EncodeRequest),
-    /// A test image encoded and decoded.
-    Reconstruct(ReconstructRequest),
-    /// Images between seeds.
-    Interpolate(InterpolateRequest),
-    /// The same latents under several options.
-    Compare(CompareRequest),
-}
 
 /// A job was taken.
 #[derive(Debug, Serialize, ToSchema)]

@@ -1,63 +1,48 @@
 use serde::Serialize;
 use skipstone::Result;
-use skipstone::sampling::options::{DECODE, Description, Kind, NOISE, Request, STEPS, Set, TIMES};
+use skipstone::sampling::options::{DECODE, Description, Kind, NOISE, STEPS, Set, TIMES};
 use utoipa::ToSchema;
 
-use super::asked::{Asked, Fields, FormOf, MODEL, TEST_IMAGE};
-use super::command::list;
+use super::asked::{ApiRequest, Fields, RequestKind, TEST_IMAGE};
+use super::encode::EncodeFields;
+use super::list;
 use super::png::Png;
 
-/// What to encode and decode again, with each number of steps.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ReconstructRequest {
-    /// The model's id; the first unless given.
-    pub model: Option<String>,
-    /// Which of the test images.
-    pub test_image: usize,
+/// The fields of a request to reconstruct.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReconstructFields {
     /// Numbers of steps.
     pub steps: Option<Vec<usize>>,
-    /// How.
-    pub options: Request,
 }
 
-/// The same with a picture of one's own.
-pub type ReconstructForm = FormOf<ReconstructRequest>;
-
-impl Asked for ReconstructRequest {
-    const NAME: &'static str = "ReconstructRequest";
-    const ABOUT: &'static str = "What to encode and decode again, with each number of steps. The predicted image is not \
+impl RequestKind for ReconstructFields {
+    const NAME: &'static str = "reconstruct";
+    const ABOUT: &'static str = "What to encode and decode, once with each number of steps. Predicted images are not \
                                  clipped unless `clip` says so.";
     const OWN: &'static [Description] = &[
-        MODEL,
         TEST_IMAGE,
-        Description::new("steps", "S,…", Kind::Wholes([1, 12]))
+        Description::new("steps", "S,…", Kind::Wholes { least: 1, lengths: [1, 12] })
             .help("Numbers of steps")
-            .or("10,20,50,100, as far as the model was trained")
+            .or("10,20,50,100, up to the model's T")
             .such_as("[5, 10]"),
     ];
     const OPTIONS: Set = DECODE & !(STEPS | TIMES | NOISE);
     const SUBJECT: Option<&'static str> = Some(TEST_IMAGE.name);
+    const IMAGES: (&'static [usize], &'static str) = EncodeFields::IMAGES;
 
     fn read(fields: &mut Fields) -> Result<Self> {
-        Ok(Self {
-            model: fields.take("model")?,
-            test_image: fields.take(TEST_IMAGE.name)?.unwrap_or(0),
-            steps: fields.take("steps")?,
-            options: fields.options(Self::OPTIONS)?,
-        })
+        Ok(Self { steps: fields.take("steps")? })
     }
 }
 
-impl ReconstructRequest {
-    /// The numbers of steps, for a model of `trained` times.
+impl ApiRequest<ReconstructFields> {
+    /// The numbers of steps, for a model trained with `trained` timesteps.
     pub fn steps(&self, trained: usize) -> Vec<usize> {
-        match &self.steps {
-            Some(steps) => steps.clone(),
-            None => [10, 20, 50, 100].into_iter().filter(|&steps| steps <= trained).collect(),
-        }
+        let default = || [10, 20, 50, 100].into_iter().filter(|&steps| steps <= trained).collect();
+        self.own.steps.clone().unwrap_or_else(default)
     }
 
-    /// The command that measures the same; `model` is its flag, empty or beginning with a space.
+    /// The command that measures the same. `model` is the model's flag, empty or with a space before it.
     pub fn command(&self, model: &str, steps: &[usize], file: &str) -> String {
         let options = self.options.to_flags(DECODE);
         format!("skipstone reconstruct{model} --images {file} --steps {}{options}", list(steps))

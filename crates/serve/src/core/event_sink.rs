@@ -6,7 +6,7 @@ use ndarray::Array4;
 use skipstone::math::schedule::Time;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::api::{Cell, Reconstructed};
+use crate::api::{ComparisonCell, Reconstructed};
 
 /// Bytes of frames that may wait for a reader.
 const WAITING: usize = 32 << 20;
@@ -21,7 +21,7 @@ pub enum Event {
     /// An image was encoded and decoded.
     Row(Box<Reconstructed>),
     /// A cell of a comparison was made.
-    Cell(Box<Cell>),
+    Cell(Box<ComparisonCell>),
 }
 
 /// The predicted images after a step.
@@ -72,7 +72,7 @@ impl EventSink {
     }
 
     /// Sends a cell.
-    pub fn cell(&self, cell: Cell) {
+    pub fn cell(&self, cell: ComparisonCell) {
         self.send(Event::Cell(Box::new(cell)));
     }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::task::{Phase, Task};
-use super::worker::Worker;
 
 /// How long and how many jobs are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +25,6 @@ impl Default for Retention {
 
 struct Entry {
     task: Arc<Task>,
-    worker: Worker,
     /// When it was first seen to have ended.
     ended: Option<Instant>,
     fetched: bool,
@@ -44,17 +42,17 @@ impl Jobs {
         Self { retention, entries: Mutex::default() }
     }
 
-    /// Keeps a task that `worker` has accepted.
-    pub fn insert(&self, task: Arc<Task>, worker: Worker) {
-        let entry = Entry { task: task.clone(), worker, ended: None, fetched: false };
+    /// Keeps a task.
+    pub fn insert(&self, task: Arc<Task>) {
+        let entry = Entry { task: task.clone(), ended: None, fetched: false };
         self.entries().insert(task.id.clone(), entry);
         self.evict();
     }
 
-    /// A task and its worker.
-    pub fn get(&self, id: &str) -> Option<(Arc<Task>, Worker)> {
+    /// The task of this id.
+    pub fn get(&self, id: &str) -> Option<Arc<Task>> {
         self.evict();
-        self.entries().get(id).map(|entry| (entry.task.clone(), entry.worker.clone()))
+        self.entries().get(id).map(|entry| entry.task.clone())
     }
 
     /// Notes that a caller has been told how a job ended.

@@ -8,38 +8,33 @@ use tokio::sync::watch;
 use super::cancel::Cancel;
 use super::event_sink::EventSink;
 use super::failure::Failure;
+use super::served_model::ServedModel;
 use crate::api::{Answer, Plan};
 
+/// What a runner's thread does with a task. It sends events if somebody watches.
+pub type Run = Box<dyn FnOnce(&Task, Option<&EventSink>) -> Result<Answer, Failure> + Send>;
+
 /// Work that has been checked and can begin.
-pub trait Work: Send {
+pub struct Work {
     /// Its kind, as metrics name it.
-    fn kind(&self) -> &'static str;
-
+    pub kind: &'static str,
+    /// The model that does it.
+    pub model: Arc<ServedModel>,
+    /// The flag that its denoisers watch.
+    pub cancel: Cancel,
     /// Network calls in all, for each image.
-    fn calls(&self) -> u64;
-
+    pub calls: usize,
     /// Rows it puts through the network in all: images times calls.
-    fn rows(&self) -> u64;
-
+    pub rows: usize,
     /// The first event of its stream; `None` for work that cannot be watched.
-    fn plan(&self) -> Option<Plan> {
-        None
-    }
-
+    pub plan: Option<Plan>,
     /// Bytes of one frame of its events.
-    fn frame_bytes(&self) -> usize {
-        1
-    }
-
-    /// Does the work on a runner's thread, and sends `events` if somebody watches.
-    ///
-    /// # Errors
-    /// Whatever could not be seen when the request was checked.
-    fn run(self: Box<Self>, task: &Task, events: Option<&EventSink>) -> Result<Answer, Failure>;
+    pub frame_bytes: usize,
+    /// A hash of everything that its answer depends on, where the answer can be cached.
+    pub fingerprint: Option<String>,
+    /// Does the work.
+    pub run: Run,
 }
-
-/// Work, and where it sends its events if somebody watches.
-type Watched = (Box<dyn Work>, Option<EventSink>);
 
 /// Where a task stands. A task that has ended never changes again.
 #[derive(Clone, Debug)]
@@ -84,25 +79,37 @@ pub struct Task {
     pub calls: u64,
     /// Rows it puts through the network in all: its cost.
     pub rows: u64,
-    cancel: Cancel,
-    work: Mutex<Option<Watched>>,
+    model: Arc<ServedModel>,
+    pub(super) cancel: Cancel,
+    run: Mutex<Option<(Run, Option<EventSink>)>>,
     phase: watch::Sender<Phase>,
     done_calls: AtomicU64,
 }
 
 impl Task {
-    /// A task that is not queued yet. `cancel` is the flag that the work's denoisers watch.
-    pub fn new(id: String, work: Box<dyn Work>, cancel: Cancel, events: Option<EventSink>) -> Arc<Self> {
+    /// A task that is not queued yet. It sends `events` if somebody watches.
+    pub fn new(id: String, work: Work, events: Option<EventSink>) -> Arc<Self> {
         Arc::new(Self {
             id,
-            kind: work.kind(),
-            calls: work.calls(),
-            rows: work.rows(),
-            cancel,
-            work: Mutex::new(Some((work, events))),
+            kind: work.kind,
+            calls: work.calls as u64,
+            rows: work.rows as u64,
+            model: work.model,
+            cancel: work.cancel,
+            run: Mutex::new(Some((work.run, events))),
             phase: watch::Sender::new(Phase::Queued),
             done_calls: AtomicU64::new(0),
         })
+    }
+
+    /// Ends it: at once if it waits, at its next step if it runs.
+    pub fn cancel(&self) {
+        self.model.worker.cancel(self);
+    }
+
+    /// How many tasks wait before this one; `None` unless it waits.
+    pub fn position(&self) -> Option<usize> {
+        self.model.worker.position(self)
     }
 
     /// Where it stands.
@@ -138,11 +145,6 @@ impl Task {
         self.cancel.is_cancelled()
     }
 
-    /// The flag that ends the work.
-    pub fn cancel(&self) -> &Cancel {
-        &self.cancel
-    }
-
     /// Moves to `phase`; false if the task has ended before.
     pub(super) fn set(&self, phase: Phase) -> bool {
         self.phase.send_if_modified(|now| {
@@ -155,8 +157,8 @@ impl Task {
     }
 
     /// Takes the work out; `None` once it is taken.
-    pub(super) fn take_work(&self) -> Option<Watched> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(super) fn take_run(&self) -> Option<(Run, Option<EventSink>)> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

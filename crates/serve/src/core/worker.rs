@@ -68,8 +68,8 @@ impl Worker {
     }
 
     /// Ends a task: at once if it waits, at its next step if it runs.
-    pub fn cancel(&self, task: &Task) {
-        task.cancel().cancel();
+    pub(super) fn cancel(&self, task: &Task) {
+        task.cancel.cancel();
         let mut state = self.shared.state();
         let before = state.queue.len();
         state.queue.retain(|other| other.id != task.id);
@@ -81,7 +81,7 @@ impl Worker {
     }
 
     /// How many tasks wait before this one; `None` unless it waits.
-    pub fn position(&self, task: &Task) -> Option<usize> {
+    pub(super) fn position(&self, task: &Task) -> Option<usize> {
         self.shared.state().queue.iter().position(|other| other.id == task.id)
     }
 
@@ -114,7 +114,7 @@ impl Worker {
         // Callers are told the reason; the runner, when it stops, finds that the task has ended.
         ended.retain(|task| {
             let ended = self.shared.finish(task, Phase::Failed(Failure::ShuttingDown), 0.0);
-            task.cancel().cancel();
+            task.cancel.cancel();
             ended
         });
         self.shared.changed.notify_all();
@@ -131,10 +131,10 @@ impl Shared {
         while let Some(task) = self.next() {
             let begun = Instant::now();
             task.set(Phase::Running);
-            let phase = match task.take_work() {
+            let phase = match task.take_run() {
                 None => Phase::Cancelled,
                 Some(_) if task.is_cancelled() => Phase::Cancelled,
-                Some((work, events)) => match catch_unwind(AssertUnwindSafe(|| work.run(&task, events.as_ref()))) {
+                Some((run, events)) => match catch_unwind(AssertUnwindSafe(|| run(&task, events.as_ref()))) {
                     _ if task.is_cancelled() => Phase::Cancelled,
                     Ok(Ok(answer)) => Phase::Done(Arc::new(answer)),
                     Ok(Err(failure)) => Phase::Failed(failure),
@@ -165,7 +165,7 @@ impl Shared {
     /// Ends a task; false if it had ended before.
     fn finish(&self, task: &Task, phase: Phase, seconds: f64) -> bool {
         // A task that never began drops its event sink, so that its reader sees the end.
-        drop(task.take_work());
+        drop(task.take_run());
         let ended = task.set(phase.clone());
         if ended {
             (self.on_finished)(task, &phase, seconds);

@@ -48,7 +48,7 @@ struct EventWriter {
 impl EventWriter {
     async fn write_all(&self, plan: &Plan, events: &mut EventReceiver) -> Result<(), Disconnected> {
         self.event("plan", plan).await?;
-        let of = self.task.task().calls as usize;
+        let of = self.task.0.calls as usize;
         while let Some(event) = self.next(events).await? {
             match event {
                 Event::Step(frame) => self.step(frame, of).await?,
@@ -56,7 +56,7 @@ impl EventWriter {
                 Event::Cell(cell) => self.event("cell", &cell).await?,
             }
         }
-        match self.task.task().finished().await {
+        match self.task.0.finished().await {
             Phase::Done(answer) => self.event("done", &*answer).await,
             Phase::Failed(failure) => self.error(failure.into()).await,
             Phase::Queued | Phase::Running | Phase::Cancelled => self.error(ApiError::shutting_down()).await,
@@ -72,7 +72,7 @@ impl EventWriter {
                 () = self.to.closed() => return Err(Disconnected),
                 event = events.recv() => return Ok(event),
                 _ = every.tick() => {
-                    if let Some(position) = self.task.position() {
+                    if let Some(position) = self.task.0.position() {
                         self.event("queued", &QueuedEvent { position }).await?;
                     }
                 }

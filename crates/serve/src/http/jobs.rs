@@ -13,12 +13,12 @@ use super::error::ApiError;
 use super::extract::{body, parse};
 use super::observe::RequestId;
 use crate::api::{
-    Accepted, CompareRequest, EncodeRequest, ErrorBody, InterpolateRequest, Job, JobRequest, ReconstructRequest,
-    SampleRequest,
+    Accepted, CompareFields, EncodeFields, ErrorBody, InterpolateFields, Job, JobRequest, ReconstructFields,
+    RequestKind, SampleFields,
 };
-use crate::core::{Phase, Task, Work, Worker};
+use crate::core::{Phase, Task, Work};
 use crate::service::App;
-use crate::work::{Prepared, WorkRequest, prepare};
+use crate::work::{WorkKind, prepare};
 
 /// Take work as a job
 #[utoipa::path(
@@ -37,18 +37,18 @@ pub async fn create(State(app): State<App>, request: Request) -> Result<Response
 }
 
 /// Reads the fields of a job as those of its kind, so that an error names the field, and checks the request.
-async fn prepare_job(app: &App, job: Value) -> Result<Prepared<Box<dyn Work>>, ApiError> {
+async fn prepare_job(app: &App, job: Value) -> Result<Work, ApiError> {
     let Value::Object(mut fields) = job else {
         return Err(ApiError::bad("expected an object of the fields of a job"));
     };
     let kind = fields.remove("kind");
     let rest = Value::Object(fields);
     match kind.as_ref().and_then(Value::as_str) {
-        Some("sample") => prepare_as::<SampleRequest>(app, rest).await,
-        Some("encode") => prepare_as::<EncodeRequest>(app, rest).await,
-        Some("reconstruct") => prepare_as::<ReconstructRequest>(app, rest).await,
-        Some("interpolate") => prepare_as::<InterpolateRequest>(app, rest).await,
-        Some("compare") => prepare_as::<CompareRequest>(app, rest).await,
+        Some(SampleFields::NAME) => prepare_as::<SampleFields>(app, rest).await,
+        Some(EncodeFields::NAME) => prepare_as::<EncodeFields>(app, rest).await,
+        Some(ReconstructFields::NAME) => prepare_as::<ReconstructFields>(app, rest).await,
+        Some(InterpolateFields::NAME) => prepare_as::<InterpolateFields>(app, rest).await,
+        Some(CompareFields::NAME) => prepare_as::<CompareFields>(app, rest).await,
         _ => {
             let found = kind.map_or("none".to_owned(), |kind| kind.to_string());
             let kinds = "sample, encode, reconstruct, interpolate or compare";
@@ -57,12 +57,12 @@ async fn prepare_job(app: &App, job: Value) -> Result<Prepared<Box<dyn Work>>, A
     }
 }
 
-async fn prepare_as<R: WorkRequest>(app: &App, fields: Value) -> Result<Prepared<Box<dyn Work>>, ApiError> {
-    Ok(prepare(app, parse::<R>(fields)?, Vec::new()).await?.boxed())
+async fn prepare_as<K: WorkKind>(app: &App, fields: Value) -> Result<Work, ApiError> {
+    Ok(prepare(app, parse::<K>(fields)?, Vec::new()).await?)
 }
 
-fn find(app: &App, id: &str) -> Result<(Arc<Task>, Worker), ApiError> {
-    app.jobs.get(id).ok_or_else(|| ApiError::not_found("no such job: results are kept for a while only"))
+fn find(app: &App, id: &str) -> Result<Arc<Task>, ApiError> {
+    app.jobs.get(id).ok_or_else(|| ApiError::not_found("there is no such job; results are kept for a limited time"))
 }
 
 /// How a job stands
@@ -80,9 +80,9 @@ pub async fn show(
     Extension(RequestId(request_id)): Extension<RequestId>,
     Path(id): Path<String>,
 ) -> Result<Json<Job>, ApiError> {
-    let (task, worker) = find(&app, &id)?;
+    let task = find(&app, &id)?;
     let phase = task.phase();
-    let (state, position, is_finished) = (phase.name(), worker.position(&task), phase.is_finished());
+    let (state, position, is_finished) = (phase.name(), task.position(), phase.is_finished());
     let (result, error) = match phase {
         Phase::Done(answer) => (Some(answer), None),
         Phase::Failed(failure) => (None, Some(ApiError::from(failure).body(&request_id).error)),
@@ -106,8 +106,8 @@ pub async fn show(
     )
 )]
 pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
-    let (task, worker) = find(&app, &id)?;
-    worker.cancel(&task);
+    let task = find(&app, &id)?;
+    task.cancel();
     if task.phase().is_finished() {
         app.jobs.mark_fetched(&id);
     }

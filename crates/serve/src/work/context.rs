@@ -5,8 +5,8 @@ use std::sync::Arc;
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request;
 
-use crate::api::Limits;
-use crate::core::{Cancel, Failure, ServedModel};
+use crate::api::{Answer, Limits, RequestKind};
+use crate::core::{Cancel, EventSink, Failure, ServedModel, Task, Work};
 
 /// The model that a request is for, the limits, and the flag that will end the work.
 #[derive(Clone, Debug)]
@@ -26,6 +26,16 @@ impl Context {
     /// Options that are not valid for the model.
     pub(super) fn generator(&self, request: &Request, first: u64, n: usize) -> Result<Generator, Failure> {
         self.model.generator(request, Inputs::default(), (first, n), &self.cancel)
+    }
+
+    /// Work of kind `K` that nobody can watch.
+    pub(super) fn work<K: RequestKind>(
+        self,
+        (calls, rows): (usize, usize),
+        run: impl FnOnce(&Task, Option<&EventSink>) -> Result<Answer, Failure> + Send + 'static,
+    ) -> Work {
+        let (model, cancel, run) = (self.model, self.cancel, Box::new(run));
+        Work { kind: K::NAME, model, cancel, calls, rows, plan: None, frame_bytes: 1, fingerprint: None, run }
     }
 
     /// Refuses no images, and more than one request may have.

@@ -1,8 +1,8 @@
 //! The OpenAPI document, as far as the routes' own annotations do not say it.
 
 mod common_responses;
-mod job_schema;
-mod names;
+
+pub use common_responses::add_common_responses;
 
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -35,11 +35,4 @@ impl Modify for Bearer {
 /// The document without its routes.
 pub fn frame() -> utoipa::openapi::OpenApi {
     Document::openapi()
-}
-
-/// Completes a document that has all routes.
-pub fn complete(document: &mut utoipa::openapi::OpenApi) {
-    names::refuse_empty_names(document);
-    job_schema::merge_job_kinds(document);
-    common_responses::add_common_responses(document);
 }

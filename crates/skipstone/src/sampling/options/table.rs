@@ -217,7 +217,7 @@ pub static FIELDS: [Field; 13] = [
     ),
     Field::new(
         TIMES,
-        Description::new("times", "A,B,C", Kind::Wholes([1, usize::MAX])).help("Explicit network indices, strictly decreasing, for example 999,700,17"),
+        Description::new("times", "A,B,C", Kind::Wholes { least: 0, lengths: [1, usize::MAX] }).help("Explicit network indices, strictly decreasing, for example 999,700,17"),
         |request, value| set(&mut request.times, value),
         |request| json!(request.times),
     )
@@ -237,7 +237,7 @@ pub static FIELDS: [Field; 13] = [
     ),
     Field::new(
         THRESHOLD,
-        Description::new("threshold", "RATIO,MAX", Kind::Numbers([2, 2])).help("Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5"),
+        Description::new("threshold", "RATIO,MAX", Kind::Numbers { most: f64::INFINITY, lengths: [2, 2] }).help("Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5"),
         |request, value| {
             set(&mut request.threshold, value).map_err(|_| "expected two numbers, for example 0.995,1.5".to_owned())
         },
