@@ -1,7 +1,6 @@
 //! How far two images of each latent are apart, seen by a feature network.
 
 use ndarray::{Array2, Axis};
-
 use skipstone::error::{Error, Kind, Result};
 
 /// The root mean square distance between row i of `a` and row i of `b`, both `[n, d]`, divided by that between two
@@ -44,8 +43,9 @@ pub fn feature_distance(a: &Array2<f32>, b: &Array2<f32>) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use skipstone::math::noise::{KeyedRng, Purpose};
+
+    use super::*;
 
     fn vectors(seed: u64, n: usize) -> Array2<f32> {
         let mut rng = KeyedRng::new(seed, Purpose::Subset, 0, 0);

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ndarray::{Array2, Array4, ArrayView4};
+use skipstone::error::{Error, Kind, Result};
 
 use super::classifier::FashionCnn;
-use skipstone::error::{Error, Kind, Result};
 
 /// A network whose inner values describe an image.
 pub trait FeatureNetwork {

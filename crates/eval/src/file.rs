@@ -13,13 +13,13 @@ use std::path::Path;
 
 use ndarray::{Array, Array1, Array2, Dimension};
 use serde_json::{Value, json};
-
-use super::frechet::Gaussian;
-use super::statistics::Statistics;
 use skipstone::error::{Error, Result};
 use skipstone::io::checkpoint::zip::{self, Archive};
 use skipstone::io::files;
 use skipstone::io::image::npy;
+
+use super::frechet::Gaussian;
+use super::statistics::Statistics;
 
 /// The layout of the file.
 const FORMAT: u64 = 1;

@@ -2,9 +2,9 @@
 
 use nalgebra::DMatrix;
 use ndarray::{Array1, Array2};
+use skipstone::error::{Error, Kind, Result};
 
 use super::statistics::Statistics;
-use skipstone::error::{Error, Kind, Result};
 
 /// Mean and covariance of the features of a set of images.
 #[derive(Clone, Debug, PartialEq)]

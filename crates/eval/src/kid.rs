@@ -2,7 +2,6 @@
 
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
-
 use skipstone::error::{Error, Kind, Result};
 use skipstone::math::noise::{KeyedRng, Purpose};
 

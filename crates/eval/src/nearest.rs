@@ -1,9 +1,9 @@
 //! The nearest neighbour of each image, to see whether a model remembers instead of inventing.
 
 use ndarray::ArrayView2;
+use skipstone::error::Result;
 
 use super::neighbours;
-use skipstone::error::Result;
 
 /// The nearest reference of each query.
 #[derive(Clone, Debug, PartialEq)]

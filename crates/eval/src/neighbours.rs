@@ -6,10 +6,9 @@
 
 use ndarray::{ArrayView2, CowArray, Ix2};
 use rayon::prelude::*;
+use skipstone::error::{Error, Kind, Result};
 use skipstone_kernels::conv::{Algorithm, Epilogue, Layer, Shape, Source};
 use skipstone_kernels::{Isa, Team, View, ViewMut};
-
-use skipstone::error::{Error, Kind, Result};
 
 /// A neighbour.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -11,12 +11,12 @@ use ndarray::{Array2, ArrayView3, ArrayView4};
 use rten::{Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value};
 use rten_tensor::{NdTensor, prelude::*};
 use sha2::{Digest, Sha256};
-
-use super::features::FeatureNetwork;
-use super::resize::bilinear;
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::files;
 use skipstone::io::hex::hex;
+
+use super::features::FeatureNetwork;
+use super::resize::bilinear;
 
 /// The largest file read: the format itself holds no more than 2 GiB.
 const MAX_BYTES: u64 = 2 << 30;

@@ -1,9 +1,9 @@
 //! Improved precision and recall: how much of what is generated looks real, and how much of the real is generated.
 
 use ndarray::ArrayView2;
+use skipstone::error::{Error, Result};
 
 use super::neighbours;
-use skipstone::error::{Error, Result};
 
 /// The number of neighbours that the paper uses.
 pub const DEFAULT_NEIGHBOURS: usize = 3;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
+use skipstone::error::{Error, Kind, Result};
 
 use super::features::FeatureNetwork;
 use super::frechet::Gaussian;
-use skipstone::error::{Error, Kind, Result};
 
 /// Count, mean and scatter matrix Σ (x − μ)(x − μ)ᵀ of feature vectors of one network, in f64.
 ///

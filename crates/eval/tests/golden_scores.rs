@@ -3,10 +3,11 @@
 #[path = "../../skipstone/tests/golden/mod.rs"]
 mod golden;
 
-use golden::{cases, numbers, path};
 use ndarray::Array2;
 use serde_json::Value;
 use skipstone_eval::{Gaussian, Statistics, frechet, kid_full, precision_recall};
+
+use golden::{cases, numbers, path};
 
 fn rows(value: &Value) -> Array2<f32> {
     let rows: Vec<Vec<f64>> = value.as_array().unwrap().iter().map(numbers).collect();

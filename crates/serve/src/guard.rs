@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 
 /// Who may use the service.
@@ -12,18 +12,8 @@ pub struct Guard {
     hosts: Option<Vec<String>>,
 }
 
-/// Why a request is turned away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// The service does not answer to the name in the Host header.
-    UnknownHost,
-    /// A page of another site sent the request.
-    ForeignPage,
-    /// There is a token, and the request brings none.
-    NoToken,
-    /// The request brings another token.
-    WrongToken,
-}
+/// Why a request is turned away: the status and the message.
+pub type Denied = (StatusCode, &'static str);
 
 impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -65,13 +55,14 @@ impl Guard {
         if let (Some(known), Some(host)) = (&self.hosts, host)
             && !known.contains(&name(host))
         {
-            return Err(Denied::UnknownHost);
+            let message = "this service does not go by the name in the Host header; allow it with --allow-host";
+            return Err((StatusCode::MISDIRECTED_REQUEST, message));
         }
         if !is_api(path) {
             return Ok(());
         }
         if is_foreign(headers, host) {
-            return Err(Denied::ForeignPage);
+            return Err((StatusCode::FORBIDDEN, "pages of other sites may not send requests here"));
         }
         let Some(expected) = &self.token else { return Ok(()) };
         let bearer = text(header::AUTHORIZATION).and_then(|value| {
@@ -81,8 +72,8 @@ impl Guard {
         // The hashes are compared, so that the time it takes says nothing about the token.
         match bearer {
             Some(token) if hash(token) == *expected => Ok(()),
-            Some(_) => Err(Denied::WrongToken),
-            None => Err(Denied::NoToken),
+            Some(_) => Err((StatusCode::UNAUTHORIZED, "the token is wrong")),
+            None => Err((StatusCode::UNAUTHORIZED, "this service asks for a bearer token")),
         }
     }
 }

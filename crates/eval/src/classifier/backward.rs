@@ -1,12 +1,12 @@
 //! The gradient of the cross-entropy.
 
+use skipstone::unet::Parameters;
 use skipstone_kernels::conv::{self, Layer};
 use skipstone_kernels::norm::{self, Gradients};
 use skipstone_kernels::{View, ViewMut, elementwise};
 
 use super::architecture::{Before, CLASSES, Places, Stage};
 use super::forward::{Activation, Activations, Network, affine, pair, source};
-use skipstone::unet::Parameters;
 
 /// −log p(label) of each image, and with it `scale` times its gradient by the scores, p − 1 at the label and p elsewhere.
 pub(super) fn cross_entropy(scores: &[f32], labels: &[u32], scale: f64) -> (Vec<f64>, Vec<f32>) {

@@ -1,11 +1,11 @@
 //! From images to scores, keeping what the gradient needs.
 
+use skipstone::unet::Parameters;
 use skipstone_kernels::conv::{self, Epilogue, Layer, Source};
 use skipstone_kernels::norm::{self, Affine};
 use skipstone_kernels::{Isa, Team, View, ViewMut, elementwise};
 
 use super::architecture::{Before, CLASSES, Places, Stage, stages};
-use skipstone::unet::Parameters;
 
 /// The layers with their packed weights.
 pub(super) struct Network {

@@ -27,15 +27,15 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView4, Axis};
 use sha2::{Digest, Sha256};
-use skipstone_kernels::{Isa, Team};
-
-use super::features::FeatureNetwork;
-use forward::Network;
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::checkpoint::{FloatType, read_tensors, write_tensors};
 use skipstone::io::files;
 use skipstone::io::hex::hex;
 use skipstone::unet::Parameters;
+use skipstone_kernels::{Isa, Team};
+
+use super::features::FeatureNetwork;
+use forward::Network;
 
 /// What scores call its features, before the digest of its weights.
 const NAME: &str = "fashion-cnn-128d";

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use skipstone::error::{Error, Kind, Result};
+use skipstone::io::data::Dataset;
+use skipstone::math::noise::{KeyedRng, Purpose};
+use skipstone::unet::Parameters;
 use skipstone_kernels::Isa;
 use skipstone_kernels::optimizer::{self, Adam};
 
@@ -9,10 +13,6 @@ use super::FashionCnn;
 use super::architecture::{Before, CLASSES, Stage, layout, stages};
 use super::backward::cross_entropy;
 use super::forward::Network;
-use skipstone::error::{Error, Kind, Result};
-use skipstone::io::data::Dataset;
-use skipstone::math::noise::{KeyedRng, Purpose};
-use skipstone::unet::Parameters;
 
 /// The numbers of a training.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -95,8 +95,9 @@ fn optional<T: Copy>(items: &[T]) -> Vec<Option<T>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use skipstone::math::trajectory::Spacing;
+
+    use super::*;
 
     fn lists() -> Lists {
         Lists {

@@ -5,6 +5,13 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, Array4, Axis, concatenate};
 use sha2::{Digest, Sha256};
+use skipstone::error::{Error, Result};
+use skipstone::io::checkpoint::Model;
+use skipstone::io::hex::hex;
+use skipstone::math::latent::{Distance, SQUARE, distance};
+use skipstone::math::noise::initial_latent;
+use skipstone::sampling::generate::{Generator, Inputs, Settings, digest, stated};
+use skipstone::sampling::sampler::Plan;
 
 use super::cell::Cell;
 use super::draw::{Drawn, draw};
@@ -16,13 +23,6 @@ use super::samples::Samples;
 use super::score::{Judge, MOST_QUERIES, Scores};
 use super::variance::{PixelSums, Repeats, variance_within};
 use crate::FeatureNetwork;
-use skipstone::error::{Error, Result};
-use skipstone::io::checkpoint::Model;
-use skipstone::io::hex::hex;
-use skipstone::math::latent::{Distance, SQUARE, distance};
-use skipstone::math::noise::initial_latent;
-use skipstone::sampling::generate::{Generator, Inputs, Settings, digest, stated};
-use skipstone::sampling::sampler::Plan;
 
 /// What the cells of one evaluation have in common.
 #[derive(Debug)]

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array4, Axis, concatenate};
+use skipstone::error::Result;
+use skipstone::io::files;
+use skipstone::io::image::{Layout, grid, write_png};
 
 use super::reference::{RealImages, network_values};
 use super::row::Row;
 use crate::Nearest;
-use skipstone::error::Result;
-use skipstone::io::files;
-use skipstone::io::image::{Layout, grid, write_png};
 
 /// Pixels that a grid of samples is wide at most, where images allow it.
 const WIDTH: usize = 200;

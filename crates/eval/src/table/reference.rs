@@ -7,13 +7,13 @@ use std::path::Path;
 
 use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
 use sha2::{Digest, Sha256};
-
-use super::score::Scores;
-use crate::{FeatureNetwork, Statistics};
 use skipstone::error::{Error, Result};
 use skipstone::io::data::Dataset;
 use skipstone::io::hex::hex;
 use skipstone::math::noise::{KeyedRng, Purpose};
+
+use super::score::Scores;
+use crate::{FeatureNetwork, Statistics};
 
 /// Images a feature network is shown at a time.
 const BATCH: usize = 256;

@@ -12,14 +12,14 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use skipstone::error::{Error, Kind, Result};
+use skipstone::io::files;
 
 use super::pictures;
 use super::results::Results;
 use super::row::Row;
 use reading::{all_numbers, provenance, reading};
 use sections::{Line, Section, sections};
-use skipstone::error::{Error, Kind, Result};
-use skipstone::io::files;
 use text::{Html, distance, escaped, seconds};
 
 const STYLE: &str = include_str!("report/style.css");

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array4, ArrayView4, Axis, Slice, concatenate};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::files;
 use skipstone::io::hex::hex;

@@ -1,13 +1,13 @@
 //! The scores of a set of images against a [`Reference`].
 
 use ndarray::{Array2, ArrayView4, Axis, Slice};
+use skipstone::error::Result;
 
 use super::reference::{Reference, network_values, statistics_of};
 use crate::{
     DEFAULT_NEIGHBOURS, Estimate, FeatureNetwork, Nearest, PrecisionRecall, frechet, kid_full, nearest, pixels,
     precision_recall,
 };
-use skipstone::error::Result;
 
 /// Most images of a set whose nearest training image is looked for.
 pub const MOST_QUERIES: usize = 1000;

@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use ndarray::{Array4, ArrayView4, Axis, Slice};
-
 use skipstone::error::{Error, Result};
 
 /// How the variance of samples from one latent is measured: from so many latents, with so many noises each.

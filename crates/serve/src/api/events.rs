@@ -117,70 +117,42 @@ pub struct StepEvent {
     pub seconds: f64,
 }
 
-/// An event of a stream that samples: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
-/// event; a line that begins with a colon is a comment. A reader who is too slow misses events `step`.
-#[derive(Debug, ToSchema)]
-#[serde(tag = "event", content = "data", rename_all = "lowercase")]
-pub enum SampleEvent {
-    /// What will be done; comes first.
-    Plan(PlanEvent),
-    /// Others come first; once a second while that is so.
-    Queued(QueuedEvent),
+/// Declares the events of streams: plan, what there is to see, answer.
+macro_rules! events {
+    ($($name:ident: $plan:ident, $(#[$about:meta])* $seen:ident($data:ident), $answer:ident;)*) => {$(
+        /// An event of a stream: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
+        /// event; a line that begins with a colon is a comment. A slow reader misses `step` events, and no others.
+        #[derive(Debug, ToSchema)]
+        #[serde(tag = "event", content = "data", rename_all = "lowercase")]
+        pub enum $name {
+            /// What will be done; comes first.
+            Plan($plan),
+            /// Other requests come first; sent once a second.
+            Queued(QueuedEvent),
+            $(#[$about])*
+            $seen($data),
+            /// The answer; comes last. Cells are left out, because they have been sent.
+            Done($answer),
+            /// The work failed; comes last.
+            Error(ErrorBody),
+        }
+    )*};
+}
+
+events! {
+    SampleEvent: PlanEvent,
     /// A step was made.
-    Step(StepEvent),
-    /// The answer; comes last.
-    Done(Sample),
-    /// The work could not be done; comes last.
-    Error(ErrorBody),
-}
+    Step(StepEvent), Sample;
 
-/// An event of a stream that interpolates: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
-/// event; a line that begins with a colon is a comment. A reader who is too slow misses events `step`.
-#[derive(Debug, ToSchema)]
-#[serde(tag = "event", content = "data", rename_all = "lowercase")]
-pub enum InterpolateEvent {
-    /// What will be done; comes first.
-    Plan(InterpolatePlan),
-    /// Others come first; once a second while that is so.
-    Queued(QueuedEvent),
+    InterpolateEvent: InterpolatePlan,
     /// A step was made.
-    Step(StepEvent),
-    /// The answer; comes last.
-    Done(Interpolation),
-    /// The work could not be done; comes last.
-    Error(ErrorBody),
-}
+    Step(StepEvent), Interpolation;
 
-/// An event of a stream that reconstructs: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
-/// event; a line that begins with a colon is a comment. No event is ever missing.
-#[derive(Debug, ToSchema)]
-#[serde(tag = "event", content = "data", rename_all = "lowercase")]
-pub enum ReconstructEvent {
-    /// What will be done; comes first.
-    Plan(ReconstructPlan),
-    /// Others come first; once a second while that is so.
-    Queued(QueuedEvent),
-    /// The image came back with one number of steps.
-    Row(Reconstructed),
-    /// The answer; comes last.
-    Done(Reconstruction),
-    /// The work could not be done; comes last.
-    Error(ErrorBody),
-}
+    ReconstructEvent: ReconstructPlan,
+    /// The image was decoded with one number of steps.
+    Row(Reconstructed), Reconstruction;
 
-/// An event of a stream that compares: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
-/// event; a line that begins with a colon is a comment. No event is ever missing.
-#[derive(Debug, ToSchema)]
-#[serde(tag = "event", content = "data", rename_all = "lowercase")]
-pub enum CompareEvent {
-    /// What will be done; comes first.
-    Plan(ComparePlan),
-    /// Others come first; once a second while that is so.
-    Queued(QueuedEvent),
-    /// A cell was made.
-    Cell(ComparisonCell),
-    /// The answer without its cells; comes last.
-    Done(Comparison),
-    /// The work could not be done; comes last.
-    Error(ErrorBody),
+    CompareEvent: ComparePlan,
+    /// A cell is finished.
+    Cell(ComparisonCell), Comparison;
 }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::*;
 use skipstone::engine::EngineOptions;
 use skipstone::io::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
 use skipstone::math::noise::{KeyedRng, Purpose};
@@ -13,6 +12,8 @@ use skipstone::sampling::denoiser::Prediction;
 use skipstone::sampling::generate::{Inputs, Settings};
 use skipstone::sampling::options::{Noise, Request};
 use skipstone::unet::{Config, DownBlock, UpBlock, initialise};
+
+use super::*;
 
 fn model() -> Model {
     let config = Config {

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array2, Ix2};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-
-use super::{MOST_VECTORS, RealImages};
-use crate::{FeatureNetwork, Statistics};
 use skipstone::error::Result;
 use skipstone::io::files;
 use skipstone::io::hex::hex;
 use skipstone::io::image::npy;
+
+use super::{MOST_VECTORS, RealImages};
+use crate::{FeatureNetwork, Statistics};
 
 const FILES: [&str; 3] = ["train.npz", "train.npy", "test.npy"];
 /// Ten thousand vectors of 8192 numbers, or a covariance of so many, are below it.

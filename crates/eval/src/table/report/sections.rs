@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::row::{Row, are_few};
-use super::text::{grouped, short};
 use skipstone::sampling::generate::stated;
 use skipstone::sampling::options::Noise;
+
+use super::super::row::{Row, are_few};
+use super::text::{grouped, short};
 
 /// Rows that may be compared: of the same data, features and number of images.
 pub(super) struct Section<'a> {

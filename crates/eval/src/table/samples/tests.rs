@@ -1,13 +1,14 @@
 // One gap is a list of one range here, not a range written wrongly.
 #![allow(clippy::single_range_in_vec_init)]
 
-use super::*;
 use skipstone::engine::Precision;
 use skipstone::math::schedule::FinalLevel;
 use skipstone::math::sigma::NoiseScale;
 use skipstone::math::trajectory::Spacing;
 use skipstone::sampling::denoiser::Clip;
 use skipstone::sampling::solver::Solver;
+
+use super::*;
 
 fn settings(seed: u64) -> Settings {
     Settings {
