@@ -65,32 +65,32 @@ pub struct ComparePlan {
     pub eta: Vec<f64>,
     /// Images of a cell.
     pub n: usize,
-    /// Columns of the grid of a cell.
+    /// Columns of a cell's grid.
     pub columns: usize,
-    /// Where an image lies in a grid.
+    /// The place of an image in a grid.
     pub tile: Tile,
-    /// Network calls in all, for each image.
+    /// Network calls in total, for each image.
     pub calls: usize,
 }
 
-/// All cells.
+/// The cells of a comparison.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Comparison {
-    /// Row by row: for each number of steps, each η. In a stream's `done` none: they have been sent.
+    /// Row by row: for each number of steps, every η. Empty in a stream's event `done`, because the cells have been sent.
     pub cells: Vec<ComparisonCell>,
-    /// Columns of the grid of a cell.
+    /// Columns of a cell's grid.
     pub columns: usize,
     /// Images of a cell.
     pub n: usize,
-    /// Network calls in all, for each image.
+    /// Network calls in total, for each image.
     pub calls: usize,
     /// The model's id.
     pub model: String,
-    /// Seconds at work, without waiting.
+    /// Seconds of work, without waiting.
     pub seconds: f64,
 }
 
-/// The images of one number of steps and one η; event `cell` of a stream.
+/// The images for one number of steps and one η; event `cell` of a stream.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Cell)]
 pub struct ComparisonCell {
@@ -98,12 +98,12 @@ pub struct ComparisonCell {
     pub steps: usize,
     /// η.
     pub eta: f64,
-    /// The grid that the command line writes, pixel for pixel.
+    /// The images as a grid, identical to the one that the command line writes.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,
     /// Network calls for each image.
     pub calls: usize,
-    /// Seconds at work.
+    /// Seconds of work.
     pub seconds: f64,
     /// The command that makes the same picture.
     pub command: String,

@@ -33,16 +33,16 @@ impl ApiRequest<EncodeFields> {
 /// The latent of an image.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Encoded {
-    /// A `.npy` file, float32 `[1, channels, height, width]`: what `skipstone sample --latents` takes.
+    /// A `.npy` file for `skipstone sample --latents`: float32, `[1, channels, height, width]`.
     #[schema(content_encoding = "base64")]
     pub latent: String,
-    /// The image as the model sees it.
+    /// The original image at the model's size.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,
     /// Network calls.
     pub calls: usize,
-    /// Seconds at work, without waiting.
+    /// Seconds of work, without waiting.
     pub seconds: f64,
-    /// The command that does the same with the picture in a file.
+    /// The command that does the same with the image in a file.
     pub command: String,
 }

@@ -15,23 +15,23 @@ use super::sample::Sample;
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Plan {
-    /// Of sampling.
+    /// For sampling.
     Sample(PlanEvent),
-    /// Of interpolating.
+    /// For interpolation.
     Interpolate(InterpolatePlan),
-    /// Of encoding and decoding.
+    /// For encoding and decoding.
     Reconstruct(ReconstructPlan),
-    /// Of comparing.
+    /// For a comparison.
     Compare(ComparePlan),
 }
 
 /// Event `plan` of sampling.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PlanEvent {
-    /// The index of each step's time.
+    /// The network index of each step's timestep.
     #[schema(value_type = Vec<f64>)]
     pub times: Vec<Index>,
-    /// The steps with their scalars.
+    /// The steps with their coefficients.
     pub rows: Vec<PlanRow>,
     /// Network calls for each image.
     pub calls: usize,
@@ -41,7 +41,7 @@ pub struct PlanEvent {
     pub columns: usize,
     /// Number of images.
     pub n: usize,
-    /// Where an image lies in a grid.
+    /// The place of an image in a grid.
     pub tile: Tile,
 }
 
@@ -58,7 +58,7 @@ pub struct PlanRow {
     pub alpha_t: f64,
     /// a_s.
     pub alpha_s: f64,
-    /// σ under the direction's root.
+    /// σ in the direction term √(1 − a_s − σ²).
     pub sigma: f64,
     /// Coefficient of x̂₀.
     pub x0: f64,
@@ -93,24 +93,24 @@ impl PlanEvent {
     }
 }
 
-/// Event `queued`: others are before this request. Sent once a second while that is so.
+/// Event `queued`, sent once a second while other requests come first.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct QueuedEvent {
-    /// How many.
+    /// How many requests come first.
     pub position: usize,
 }
 
-/// Event `step`: what the network takes the images for.
+/// Event `step`: the predicted images.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct StepEvent {
     /// Network calls made so far.
     pub call: usize,
-    /// Of so many.
+    /// Network calls in total.
     pub of: usize,
-    /// Network index of the step's time.
+    /// Network index of the step's timestep.
     #[schema(value_type = Option<f64>)]
     pub t: Option<Index>,
-    /// x̂₀ of every image, as a grid.
+    /// x̂₀ of every image as a grid.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,
     /// Seconds since the work began.

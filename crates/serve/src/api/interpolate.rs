@@ -68,21 +68,21 @@ pub struct InterpolatePlan {
     pub rows: usize,
     /// Number of images.
     pub n: usize,
-    /// Where an image lies in a grid.
+    /// The place of an image in a grid.
     pub tile: Tile,
-    /// The index of each step's time.
+    /// The network index of each step's timestep.
     #[schema(value_type = Vec<f64>)]
     pub times: Vec<Index>,
-    /// Network calls for each image; those that encode the ends among them.
+    /// Network calls for each image, including those that encode the ends.
     pub calls: usize,
     /// The command that makes the same picture; null for a single point.
     pub command: Option<String>,
 }
 
-/// Images between images.
+/// Interpolated images.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Interpolation {
-    /// The grid that the command line writes, pixel for pixel.
+    /// The images as a grid, identical to the one that the command line writes.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,
     /// Columns of the grid.
@@ -92,9 +92,9 @@ pub struct Interpolation {
     /// Every image at its own size, row by row.
     #[schema(value_type = Vec<String>)]
     pub tiles: Vec<Png>,
-    /// Network calls for each image; those that encode the ends among them.
+    /// Network calls for each image, including those that encode the ends.
     pub calls: usize,
-    /// Seconds at work, without waiting.
+    /// Seconds of work, without waiting.
     pub seconds: f64,
     /// The model's id.
     pub model: String,

@@ -52,44 +52,44 @@ impl ApiRequest<ReconstructFields> {
 /// Event `plan` of a reconstruction.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ReconstructPlan {
-    /// The image as the model sees it.
+    /// The original image at the model's size.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub original: Png,
-    /// Numbers of steps; an event `row` will come for each.
+    /// Numbers of steps. Each gets an event `row`.
     pub steps: Vec<usize>,
-    /// Network calls in all.
+    /// Network calls in total.
     pub calls: usize,
-    /// The command that measures the same with the picture in a file.
+    /// The command that measures the same with the image in a file.
     pub command: String,
 }
 
-/// An image and what came back of it.
+/// An image with its reconstructions.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Reconstruction {
-    /// The image as the model sees it.
+    /// The original image at the model's size.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub original: Png,
-    /// For each number of steps.
+    /// A reconstruction for each number of steps.
     pub rows: Vec<Reconstructed>,
-    /// Network calls in all.
+    /// Network calls in total.
     pub calls: usize,
-    /// Seconds at work, without waiting.
+    /// Seconds of work, without waiting.
     pub seconds: f64,
-    /// The command that measures the same with the picture in a file.
+    /// The command that measures the same with the image in a file.
     pub command: String,
 }
 
-/// What came back with one number of steps.
+/// The reconstruction with one number of steps.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Reconstructed {
-    /// The number.
+    /// Number of steps.
     pub steps: usize,
-    /// The image that came back.
+    /// The reconstructed image.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,
-    /// The latent between: −3 is black, 3 is white.
+    /// The latent; −3 is black, 3 is white.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub latent_png: Png,
-    /// The paper's Table 2: the mean squared error with values scaled to 0..1.
+    /// Mean squared error of values scaled to 0..1, as in the paper's Table 2.
     pub mse: f64,
 }

@@ -42,12 +42,12 @@ impl ApiRequest<SampleFields> {
     }
 }
 
-/// Images made.
+/// Sampled images.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Sample {
-    /// The task's name.
+    /// The task's id.
     pub id: String,
-    /// The grid that the command line writes, pixel for pixel.
+    /// The images as a grid, identical to the one that the command line writes.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,
     /// Columns of the grid.
@@ -56,11 +56,11 @@ pub struct Sample {
     pub n: usize,
     /// Network calls for each image.
     pub calls: usize,
-    /// Seconds at work, without waiting.
+    /// Seconds of work, without waiting.
     pub seconds: f64,
-    /// What a call for every trained time would have taken at the same pace: DDPM.
+    /// Estimated seconds for DDPM, with a network call for each training timestep.
     pub ddpm_seconds: f64,
-    /// The index of each network call's time.
+    /// The network index of each call's timestep.
     #[schema(value_type = Vec<f64>)]
     pub times: Vec<Index>,
     /// The model's id.

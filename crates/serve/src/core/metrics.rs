@@ -58,14 +58,14 @@ impl Default for Metrics {
             request_seconds: add(r, "http_request_seconds", "Time to the head of the response", seconds()),
             refused: add(r, "refused", "Requests refused because too many were waiting (429)", Counter::default()),
             calls: add(r, "network_calls", "Network calls", Family::default()),
-            rows: add(r, "network_rows", "Images put through the network, one for each call", Family::default()),
+            rows: add(r, "network_rows", "Images put through the network, counted once per call", Family::default()),
             rows_per_call: add(r, "network_rows_per_call", "Images in one network call", rows),
             call_seconds: add(r, "network_busy_seconds", "Time spent in network calls", Family::default()),
-            tasks: add(r, "tasks", "Pieces of work that are over", Family::default()),
-            task_seconds: add(r, "task_seconds", "Time at work, without waiting", task_seconds),
-            queued: add(r, "queued", "Pieces of work that wait", Family::default()),
-            running: add(r, "running", "Pieces of work under way", Family::default()),
-            jobs: add(r, "jobs", "Jobs kept by name, their results among them", Gauge::default()),
+            tasks: add(r, "tasks", "Tasks that have ended", Family::default()),
+            task_seconds: add(r, "task_seconds", "Time of work, without waiting", task_seconds),
+            queued: add(r, "queued", "Tasks waiting", Family::default()),
+            running: add(r, "running", "Tasks running", Family::default()),
+            jobs: add(r, "jobs", "Jobs kept, with or without a result", Gauge::default()),
             memory: add(r, "resident_memory_bytes", "Memory of the process (Linux; 0 elsewhere)", Gauge::default()),
             registry,
         }
@@ -79,7 +79,7 @@ fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metri
 }
 
 impl Metrics {
-    /// Counts a request that was answered, and the seconds until the head of the response.
+    /// Counts an answered request, and records the time until the head of its response.
     pub fn request(&self, method: &str, route: &str, status: u16, took: Duration) {
         let labels = [("method", method.to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
         self.requests.get_or_create(&labels.into()).inc();
@@ -89,7 +89,7 @@ impl Metrics {
         self.request_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts a network call of so many rows.
+    /// Counts a network call of `rows` rows.
     pub fn call(&self, model: &str, rows: usize, took: Duration) {
         let model = of_model(model);
         self.calls.get_or_create(&model).inc();
@@ -98,14 +98,14 @@ impl Metrics {
         self.call_seconds.get_or_create(&model).inc_by(took.as_secs_f64());
     }
 
-    /// Counts a task of this kind that ended in this state after so many seconds of work.
+    /// Counts a task of this kind that ended in this state after `seconds` of work.
     pub fn task(&self, kind: &'static str, state: &'static str, seconds: f64) {
         let kind = vec![("kind", kind.to_owned())];
         self.task_seconds.get_or_create(&kind).observe(seconds);
         self.tasks.get_or_create(&[kind, vec![("state", state.to_owned())]].concat()).inc();
     }
 
-    /// The text that Prometheus reads. `loads` are (model, waiting, running) at this moment, `jobs` the jobs kept.
+    /// The text that Prometheus reads. `loads` holds the current (model, waiting, running), `jobs` the number of jobs kept.
     pub fn text(&self, loads: &[(&str, usize, usize)], jobs: usize) -> String {
         for &(model, queued, running) in loads {
             let model = of_model(model);

@@ -1,4 +1,4 @@
-//! A task: work that was accepted, from the queue to its end.
+//! A task: accepted work, from the queue to its end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +22,9 @@ pub struct Work {
     pub model: Arc<ServedModel>,
     /// The flag that its denoisers watch.
     pub cancel: Cancel,
-    /// Network calls in all, for each image.
+    /// Network calls in total, for each image.
     pub calls: usize,
-    /// Rows it puts through the network in all: images times calls.
+    /// Rows it puts through the network in total: images times calls.
     pub rows: usize,
     /// The first event of its stream; `None` for work that cannot be watched.
     pub plan: Option<Plan>,
@@ -36,18 +36,18 @@ pub struct Work {
     pub run: Run,
 }
 
-/// Where a task stands. A task that has ended never changes again.
+/// The phase of a task. A task that has ended never changes again.
 #[derive(Clone, Debug)]
 pub enum Phase {
-    /// Waits for a runner.
+    /// It waits for a runner.
     Queued,
-    /// Runs.
+    /// It runs.
     Running,
-    /// Ended with this answer.
+    /// It ended with this answer.
     Done(Arc<Answer>),
-    /// Ended with this failure.
+    /// It ended with this failure.
     Failed(Failure),
-    /// Ended because its caller cancelled it.
+    /// It ended because its caller cancelled it.
     Cancelled,
 }
 
@@ -75,9 +75,9 @@ pub struct Task {
     pub id: String,
     /// The kind of work, as metrics name it.
     pub kind: &'static str,
-    /// Network calls in all, for each image.
+    /// Network calls in total, for each image.
     pub calls: u64,
-    /// Rows it puts through the network in all: its cost.
+    /// Rows it puts through the network in total: its cost.
     pub rows: u64,
     model: Arc<ServedModel>,
     pub(super) cancel: Cancel,
@@ -112,7 +112,7 @@ impl Task {
         self.model.worker.position(self)
     }
 
-    /// Where it stands.
+    /// Its phase.
     pub fn phase(&self) -> Phase {
         self.phase.borrow().clone()
     }
@@ -134,7 +134,7 @@ impl Task {
         self.done_calls.store(calls, Ordering::Relaxed);
     }
 
-    /// Rows that have yet to go through the network.
+    /// Rows that are not through the network yet.
     pub fn rows_left(&self) -> u64 {
         let left = self.calls.saturating_sub(self.done_calls());
         self.rows.checked_div(self.calls).unwrap_or(0) * left
@@ -145,7 +145,7 @@ impl Task {
         self.cancel.is_cancelled()
     }
 
-    /// Moves to `phase`; false if the task has ended before.
+    /// Moves to `phase`. Returns false if the task had already ended.
     pub(super) fn set(&self, phase: Phase) -> bool {
         self.phase.send_if_modified(|now| {
             let changes = !now.is_finished();
@@ -156,7 +156,7 @@ impl Task {
         })
     }
 
-    /// Takes the work out; `None` once it is taken.
+    /// Takes the work out; `None` if it has been taken.
     pub(super) fn take_run(&self) -> Option<(Run, Option<EventSink>)> {
         self.run.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -17,7 +17,7 @@ use crate::core::{CancelOnDrop, EventSink, Phase, Work};
 use crate::service::Service;
 use crate::work::{WorkKind, prepare};
 
-/// How a caller wants the answer.
+/// How the caller wants the answer.
 #[derive(Clone, Debug)]
 pub struct ResponseMode {
     events: bool,
@@ -25,7 +25,7 @@ pub struct ResponseMode {
 }
 
 impl ResponseMode {
-    /// As events, whatever the headers say.
+    /// Answers with events, whatever the headers say.
     #[must_use]
     pub fn events(self) -> Self {
         Self { events: true, ..self }

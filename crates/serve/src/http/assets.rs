@@ -18,7 +18,7 @@ pub async fn index(headers: HeaderMap) -> Response {
     file("index.html", &headers).await
 }
 
-/// One of its files.
+/// A file of the page.
 pub async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response {
     file(&path, &headers).await
 }
@@ -32,7 +32,7 @@ async fn file(path: &str, headers: &HeaderMap) -> Response {
     tagged(&hex(&metadata.sha256_hash()[..8]), "no-cache", headers, content).await.into_response()
 }
 
-/// The content with an ETag, or 304 without any where the caller has it already.
+/// The content with an ETag, or 304 without content if the caller already has it.
 pub async fn tagged(
     tag: &str,
     caching: &str,

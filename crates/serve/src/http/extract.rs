@@ -1,4 +1,4 @@
-//! Request bodies and queries, and messages about what is wrong with them.
+//! Request bodies and queries, and their error messages.
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -50,7 +50,7 @@ impl<S: Send + Sync, K: RequestKind> FromRequestParts<S> for QueryParams<K> {
     }
 }
 
-/// A rejection of the framework as an [`ApiError`]: 400 for whatever is wrong with the content.
+/// A rejection of the framework as an [`ApiError`], with status 400 for any invalid content.
 fn refused(status: StatusCode, text: &str) -> ApiError {
     let status = if status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { status };
     let message = match text.split_once(": ") {

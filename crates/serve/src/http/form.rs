@@ -1,4 +1,4 @@
-//! Requests that bring images: a form, or JSON without any.
+//! Requests as a form with images, or as JSON.
 
 use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request};
@@ -8,11 +8,11 @@ use super::error::ApiError;
 use super::extract::{body, parse};
 use crate::api::{ApiRequest, RequestKind};
 
-/// Most fields of a form, its images among them.
+/// Most fields of a form, including its images.
 const MOST_FIELDS: usize = 24;
 /// Most bytes of a field's name.
 const MOST_NAME: usize = 64;
-/// Most bytes of a field that is no image.
+/// Most bytes of a field other than an image.
 const MOST_TEXT: usize = 1 << 10;
 
 /// A request that came as `application/json`, or as `multipart/form-data` where its kind takes images.
@@ -82,7 +82,7 @@ fn refused(error: MultipartError) -> ApiError {
     let status = error.status();
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(status, "image: the upload is too long"),
-        // The content is not to blame, but how it arrived.
+        // The fault is in the transfer, not in the content.
         _ if status.is_server_error() => ApiError::cut(),
         _ => ApiError::new(status, format!("the form cannot be read: {}", error.body_text())),
     }

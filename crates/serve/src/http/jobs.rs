@@ -20,15 +20,15 @@ use crate::core::{Phase, Task, Work};
 use crate::service::App;
 use crate::work::{WorkKind, prepare};
 
-/// Take work as a job
+/// Create a job
 #[utoipa::path(
     post,
     path = "/v1/jobs",
     request_body = JobRequest,
     responses(
-        (status = 202, description = "Taken", body = Accepted),
-        (status = 400, description = "The request means nothing", body = ErrorBody),
-        (status = 404, description = "No such test image", body = ErrorBody),
+        (status = 202, description = "Accepted", body = Accepted),
+        (status = 400, description = "The request is invalid", body = ErrorBody),
+        (status = 404, description = "There is no such test image", body = ErrorBody),
     )
 )]
 pub async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
@@ -65,14 +65,14 @@ fn find(app: &App, id: &str) -> Result<Arc<Task>, ApiError> {
     app.jobs.get(id).ok_or_else(|| ApiError::not_found("there is no such job; results are kept for a limited time"))
 }
 
-/// How a job stands
+/// Show a job
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
-    params(("id" = String, Path, description = "The job's name")),
+    params(("id" = String, Path, description = "The job's id")),
     responses(
-        (status = 200, description = "How it stands", body = Job),
-        (status = 404, description = "No such job, or its result was kept for long enough", body = ErrorBody),
+        (status = 200, description = "The job's state", body = Job),
+        (status = 404, description = "There is no such job; results are kept for a limited time", body = ErrorBody),
     )
 )]
 pub async fn show(
@@ -88,7 +88,7 @@ pub async fn show(
         Phase::Failed(failure) => (None, Some(ApiError::from(failure).body(&request_id).error)),
         Phase::Queued | Phase::Running | Phase::Cancelled => (None, None),
     };
-    // It may have ended since, but this caller is not told so.
+    // The job may have ended since, but this answer does not say so.
     if is_finished {
         app.jobs.mark_fetched(&id);
     }
@@ -99,10 +99,10 @@ pub async fn show(
 #[utoipa::path(
     delete,
     path = "/v1/jobs/{id}",
-    params(("id" = String, Path, description = "The job's name")),
+    params(("id" = String, Path, description = "The job's id")),
     responses(
-        (status = 204, description = "It ends at its next step, or had ended"),
-        (status = 404, description = "No such job", body = ErrorBody),
+        (status = 204, description = "The job ends at its next step, or had already ended"),
+        (status = 404, description = "There is no such job", body = ErrorBody),
     )
 )]
 pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {

@@ -32,7 +32,7 @@ use crate::service::App;
 
 /// Most bytes of a body without images.
 const MOST_JSON: usize = 64 << 10;
-/// How long a body may arrive without a byte.
+/// Longest pause in the arrival of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn routes(limits: &Limits) -> OpenApiRouter<App> {
@@ -59,7 +59,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     routes(&Limits::default()).into_openapi()
 }
 
-/// Every route of the service. It needs no socket: tests send it requests directly.
+/// Every route of the service. It needs no socket, so tests send requests to it directly.
 pub fn app(service: App) -> Router {
     let (routes, document) = routes(&service.limits).split_for_parts();
     routes

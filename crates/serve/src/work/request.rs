@@ -16,22 +16,22 @@ pub trait WorkKind: RequestKind {
     fn check(request: ApiRequest<Self>, context: Context, images: Option<SourceImages>) -> Result<Work, Failure>;
 }
 
-/// Images that a request is about.
+/// The images that a request is about.
 #[derive(Clone, Debug)]
 pub struct SourceImages {
-    /// `[n, c, h, w]`, as the model sees them.
+    /// `[n, c, h, w]`, at the model's size.
     pub x0: Array4<f32>,
     /// The names of their files in a command.
     pub files: Vec<String>,
 }
 
 impl SourceImages {
-    /// The images of a request that cannot do without.
+    /// The images of a request that needs them.
     pub(super) fn required(images: Option<Self>) -> Result<Self, Failure> {
         images.ok_or_else(|| Failure::Internal("a request about an image came without one".to_owned()))
     }
 
-    /// Decodes uploaded files, or a test image; `None` where there is neither.
+    /// Decodes uploaded files or a test image; `None` if there is neither.
     async fn load(
         service: &Service,
         model: &ServedModel,
