@@ -1,4 +1,4 @@
-//! What the classifier promises; the trained weights are tested where they are carried.
+//! Tests of the classifier. The trained weights are tested in the crate that holds them.
 
 use ndarray::{Array4, Axis};
 use skipstone::io::data::Dataset;
