@@ -1,8 +1,8 @@
-// The state of a tab is that of its form, and the address says it: #tab=sample&steps=20&seed=3.
+// The state of a tab is the state of its form, and the address holds it: #tab=sample&steps=20&seed=3.
 
 const controls = (form) => [...form.elements].filter((e) => e.name && e.type !== 'file');
 
-/** What a form says, disabled fields left out; several fields of one name are joined by commas. */
+/** The values of a form without disabled fields. Commas join several fields of one name. */
 export function values(form) {
   const found = new Map();
   for (const control of controls(form)) {
@@ -20,7 +20,7 @@ export function values(form) {
 export function apply(form, params) {
   form.reset();
   const all = controls(form);
-  // Hidden fields are not reset by a form.
+  // Resetting a form does not reset hidden fields.
   for (const control of all) if (control.type === 'hidden') control.value = control.dataset.first ?? '';
   const lists = new Map([...params].map(([name, value]) => [name, value.split(',')]));
   const unknown = [];
@@ -37,14 +37,14 @@ export function apply(form, params) {
   return unknown;
 }
 
-/** The address of a tab whose form says this. */
+/** The address of a tab with these values in its form. */
 export function address(tab, said) {
   const params = new URLSearchParams({ tab, ...Object.fromEntries(said) });
-  // Commas and colons mean nothing in a fragment; written as they are, people can read them.
+  // Commas and colons have no meaning in a fragment, and people can read them unescaped.
   return `#${params.toString().replaceAll('%2C', ',').replaceAll('%3A', ':')}`;
 }
 
-/** What the address of this page says. */
+/** The tab and the values in the address of this page. */
 export function current() {
   return new URLSearchParams(location.hash.slice(1));
 }

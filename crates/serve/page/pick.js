@@ -70,7 +70,7 @@ export class Picker {
     return this.#field.value;
   }
 
-  /** The test image, where one was chosen. */
+  /** The test image, if one was chosen. */
   get test() {
     return this.value.startsWith('test:') ? Number(this.value.slice(5)) : null;
   }
@@ -79,7 +79,7 @@ export class Picker {
     return !this.value;
   }
 
-  /** How many test images there are, which is shown first, and how large an upload may be. */
+  /** Sets the number of test images, the first one shown, and the size limit of uploads. */
   async offer(count, first, limit) {
     [this.#tests, this.#limit] = [count, limit];
     this.#thumbs.hidden = !count;
@@ -107,7 +107,7 @@ export class Picker {
     this.#mark();
   }
 
-  /** A test image. */
+  /** Chooses a test image. */
   choose(k) {
     this.#choice += 1;
     this.#field.value = `test:${k}`;
@@ -115,7 +115,7 @@ export class Picker {
     this.#picked();
   }
 
-  /** A file. */
+  /** Chooses a file. */
   async take(file) {
     if (!file) return;
     this.#choice += 1;
@@ -138,7 +138,7 @@ export class Picker {
     }
   }
 
-  /** The picture, to be sent. */
+  /** The picture to send. */
   async blob() {
     if (this.test !== null) return getBlob(`/v1/test-images/${this.test}.png`);
     return this.value.startsWith('png:') ? blobOf(fromUrl(this.value.slice(4))) : null;

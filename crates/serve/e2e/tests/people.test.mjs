@@ -92,8 +92,8 @@ test('a server that wants a token is given one', async () => {
     await page.click('#compare .go [type=submit]');
     const note = page.locator('#token .error');
     assert.equal(await note.isVisible(), false);
-    // What cannot be sent is said at once, what is wrong when the server has said so.
-    for (const [token, word] of [['Öffne dich', /plain letters/], ['open-barley', /not the right one/]]) {
+    // A token that cannot be sent is refused at once, a wrong one when the server refuses it.
+    for (const [token, word] of [['Öffne dich', /ASCII letters/], ['open-barley', /token is wrong/]]) {
       await page.fill('#token-value', token);
       await page.press('#token-value', 'Enter');
       await page.waitForFunction((word) => new RegExp(word).test(document.querySelector('#token[open] .error')?.textContent), word.source);
