@@ -94,8 +94,8 @@ export async function postJson(path, body, signal) {
   return (await ask(path, post(body, 'application/json', signal))).json();
 }
 
-/** The events of a run, `{ event, data }`, with `body` sent as a `query` or posted. An `error` event, or an end before
- *  `done`, is thrown. */
+/** The events of a run, `{ event, data }`. `body` is sent as a `query` or posted. Throws on an `error` event, and if the stream
+ *  ends before `done`. */
 export async function* events({ path, query }, body, signal) {
   const response = query
     ? await ask(`${path}?${new URLSearchParams(body)}`, { signal })

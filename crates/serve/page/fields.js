@@ -81,7 +81,7 @@ function chips(box) {
   }
 }
 
-/** The options of a select, the one that is so at first among them. */
+/** Fills a select with options, of which `first` is selected. */
 export function options(select, names, first) {
   select.replaceChildren(...names.map((name) => {
     const [value, text] = Array.isArray(name) ? name : [name, name];

@@ -14,8 +14,8 @@ export function values(form) {
 }
 
 /**
- * Sets a form to what an address says; what it does not say is as at first. Choices that this server does not have are told, as
- * `{ field, message }`, and stay as at first.
+ * Sets a form to the values in an address. Other fields get their first values, and so do choices that this server does not have;
+ * those are returned as `{ field, message }`.
  */
 export function apply(form, params) {
   form.reset();

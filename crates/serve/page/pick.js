@@ -1,5 +1,5 @@
-// Choosing a picture: a file, dropped or picked, or one of the test images. The server brings a file to the model's size at once;
-// as small as that it goes into the address, so that a link holds the picture itself.
+// Choosing a picture: a file, dropped or picked, or a test image. The server resizes a file to the model's size at once. The
+// resized picture fits into the address, so a link holds the picture itself.
 
 import { getBlob, postJson } from './api.js';
 import { diceButton } from './fields.js';
@@ -18,13 +18,13 @@ export class Picker {
   #picked;
   #tests = 0;
   #limit = 0;
-  /** Counts choices and offers: what comes late of an earlier one is not wanted. */
+  /** Count choices and offers, so that late answers to earlier ones are ignored. */
   #choice = 0;
   #offers = 0;
 
   /**
-   * Puts itself into `box`; its value is the hidden field `name`. `picked(error)` is called when there is another picture, or
-   * when what was chosen is none.
+   * Puts itself into `box`; its value is the hidden field `name`. `picked(error)` is called when another picture is chosen, or a
+   * file that is not a picture.
    */
   constructor(box, { name, title, picked }) {
     this.#picked = picked;

@@ -36,9 +36,9 @@ export class Runner {
   #timer = 0;
 
   /**
-   * `task` says what this tab does: `word` on its button, `doing` while it runs; `path` and `body()` of the request, sent as a `query` or posted, or
-   * null where something is still missing; `work()` in images × calls; `on`, a function for each event, which gets its data and that body;
-   * `download()`, a `{ name, blob }`; `looks()`, fields that say only what of a result is looked at, by name.
+   * `task` describes the tab: `word` is on its button, `doing` is shown while it runs. `path` and `body()` make the request, sent as a `query` or
+   * posted; `body()` is null while something is missing. `work()` is in images × calls. `on` has a function for each event, which gets its data and
+   * that body. `download()` gives `{ name, blob }`. `looks()` gives the fields, by name, that only select the viewed part of a result.
    */
   constructor(section, task) {
     this.#section = section;
@@ -225,7 +225,7 @@ export class Runner {
     if (is) this.say('Sending the request…');
   }
 
-  /** There is no result to take away. */
+  /** Hides the buttons and the cost, because there is no result. */
   #forget() {
     for (const part of this.result.querySelectorAll('.take, .cost')) part.hidden = true;
   }
