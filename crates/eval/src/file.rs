@@ -122,7 +122,7 @@ impl Entries {
         let wrong = |what: String| Error::data(format!("{ABOUT}: {what}"));
         if !self.has(ABOUT) && self.has("mu.npy") {
             return Err(Error::data(format!(
-                "{ABOUT} is missing, which records the number of images and the feature network"
+                "{ABOUT} is missing; without it, the number of images and the feature network are unknown"
             )));
         }
         let value: Value = serde_json::from_slice(&self.bytes(ABOUT)?).map_err(|e| wrong(e.to_string()))?;

@@ -67,7 +67,7 @@ fn the_file_of_pytorch_fid_is_read_and_does_not_say_whose_it_is() {
     assert!(off < 1e-6, "{off:e}");
     assert!(own.frechet(&found).unwrap() < 1e-9);
     let error = Statistics::read(&file).unwrap_err();
-    assert!(error.message().contains("how many images of what network"), "{error}");
+    assert!(error.message().contains("the number of images and the feature network are unknown"), "{error}");
 }
 
 #[cfg(feature = "onnx")]

@@ -31,7 +31,7 @@ export function apply(form, params) {
     else if (all.filter((other) => other.name === control.name).length > 1) control.value = list.shift() ?? control.value;
     else if (control.type !== 'select-one' || [...control.options].some((option) => option.value === params.get(control.name))) {
       control.value = params.get(control.name);
-    } else unknown.push({ field: control.name, message: `the link asks for “${params.get(control.name)}”, which is not to be had here` });
+    } else unknown.push({ field: control.name, message: `the link asks for “${params.get(control.name)}”, which this server does not offer` });
   }
   for (const control of all) control.dispatchEvent(new Event('skip:set'));
   return unknown;
