@@ -5,13 +5,13 @@ use serde_json::Value;
 use skipstone::io::image::{Picture, read_png, write_png};
 use skipstone::unet::Config;
 
-use crate::support::{names, read, run, signal, skipstone, tiny, write_model};
+use crate::support::{names, read, run, signal, skipstone, write_model};
 
 /// A folder with a data set of 28×28 images, `fashion-mnist` of 60 training and 40 test images where the program looks for
 /// it, and a tiny model of that size.
 fn with_data() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path(), &Config { sample_size: [28, 28], ..tiny() }, None);
+    write_model(folder.path(), &Config { sample_size: [28, 28], ..Config::smallest() }, None);
     let data = folder.path().join("data/fashion-mnist");
     std::fs::create_dir_all(&data).unwrap();
     for (part, n, salt) in [("train", 60usize, 1u64), ("t10k", 40, 2)] {

@@ -5,8 +5,9 @@ use std::process::Stdio;
 use ndarray::{Array4, Array5, Axis, Slice};
 use serde_json::Value;
 use skipstone::io::image::{Picture, npy, read_png, write_png};
+use skipstone::unet::Config;
 
-use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
+use crate::support::{names, read, run, signal, skipstone, with_model, write_model};
 
 /// A command on `model` with these arguments, expecting this exit code.
 #[track_caller]
@@ -398,7 +399,7 @@ fn the_way_back_names_class_clipping_and_threshold() {
     let (folder, _) = with_images();
     let at = folder.path();
     std::fs::remove_dir_all(at.join("model")).unwrap();
-    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() }, Some(2));
+    write_model(at, &Config { num_class_embeds: Some(3), ..Config::smallest() }, Some(2));
     for flags in [
         "--class 1",
         "--class 0 --guidance 2.5",
@@ -419,7 +420,7 @@ fn the_way_back_names_class_clipping_and_threshold() {
     }
     // Points of one line are of one class.
     std::fs::remove_dir_all(at.join("model")).unwrap();
-    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() }, None);
+    write_model(at, &Config { num_class_embeds: Some(3), ..Config::smallest() }, None);
     let (_, error) = on_model(at, "interpolate", "--seeds 1,2 --points 3 --steps 2 -o l.npy", 2);
     assert!(error.contains("--class: the model has 3 classes"), "{error}");
     on_model(at, "interpolate", "--seeds 1,2 --points 3 --steps 2 --class 1 -o l.npy", 0);

@@ -7,8 +7,9 @@ use ndarray::{Array4, Array5, ArrayView1, Axis, Slice};
 use skipstone::Pipeline;
 use skipstone::io::image::{npy, read_png};
 use skipstone::sampling::options::{FIELDS, Request, SAMPLE};
+use skipstone::unet::Config;
 
-use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
+use crate::support::{names, read, run, signal, skipstone, with_model, write_model};
 
 /// `sample --model model` with these arguments, expecting success.
 #[track_caller]
@@ -291,7 +292,7 @@ fn a_film_strip_shows_every_image_at_every_chosen_step() {
 fn classes_and_guidance_follow_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let config = skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() };
+    let config = Config { num_class_embeds: Some(3), ..Config::smallest() };
     write_model(at, &config, None);
     sample(at, "-n 3 --steps 2 -o all.npy");
     sample(at, "-n 1 --first 2 --class 2 --steps 2 -o two.npy");
@@ -433,7 +434,7 @@ fn half_precision_makes_nearly_the_same_images_says_so_and_is_not_mixed_with_oth
 fn every_option_of_the_library_is_a_flag_and_stands_in_the_manifest() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(4), ..tiny() }, Some(3));
+    write_model(at, &Config { num_class_embeds: Some(4), ..Config::smallest() }, Some(3));
     let (help, _) = run(at, &["sample", "--help"], 0);
     let mut seen = std::collections::BTreeSet::new();
     for options in [

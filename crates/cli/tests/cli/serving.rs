@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use skipstone::io::image::read_png;
+use skipstone::unet::Config;
 
-use crate::support::{run, signal, skipstone, tiny, with_model, write_model};
+use crate::support::{run, signal, skipstone, with_model, write_model};
 
 /// A service that is ended when the test is.
 struct Serving {
@@ -155,7 +156,7 @@ fn the_command_that_comes_with_a_picture_makes_the_same_picture() {
 fn a_class_and_guidance_go_into_the_command_too() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() }, Some(2));
+    write_model(at, &Config { num_class_embeds: Some(3), ..Config::smallest() }, Some(2));
     let serving = Serving::start(at, &[], None);
     let (_, sample) = serving.post("/v1/sample", r#"{"n": 2, "steps": 4, "class": 1, "guidance": -0.5}"#);
     run(at, &words(&sample["command"]), 0);
@@ -287,7 +288,7 @@ fn models_of_one_name_go_by_the_folder_around_them() {
     let at = folder.path();
     for name in ["clothes", "digits", "third"] {
         std::fs::create_dir(at.join(name)).unwrap();
-        write_model(&at.join(name), &tiny(), None);
+        write_model(&at.join(name), &Config::smallest(), None);
     }
     std::fs::rename(at.join("third/model"), at.join("alone")).unwrap();
     let mut command = skipstone(at, &["serve", "--listen", "127.0.0.1:0", "--json"]);

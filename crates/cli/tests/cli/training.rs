@@ -1,8 +1,9 @@
+use skipstone::unet::Config;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{names, read, run, signal, skipstone, tiny, write_scaled_model};
+use crate::support::{names, read, run, signal, skipstone, write_scaled_model};
 
 pub const RECIPE: &str = "\
 [model]
@@ -130,7 +131,7 @@ fn ctrl_c_saves_says_how_to_continue_and_exits_130() {
 fn a_diverging_training_stops_with_advice() {
     let folder = bench();
     // Finite weights whose first output is infinite.
-    write_scaled_model(folder.path(), &tiny(), None, 3e38);
+    write_scaled_model(folder.path(), &Config::smallest(), None, 3e38);
     let more = ["--init", "model"];
     let (_, error) = run(folder.path(), &arguments("run", &more), 1);
     assert!(error.contains("not finite") && error.contains("lower optimizer.lr"), "{error}");

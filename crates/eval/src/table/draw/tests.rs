@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::*;
 use skipstone::engine::EngineOptions;
 use skipstone::io::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
 use skipstone::math::noise::{KeyedRng, Purpose};
@@ -12,19 +11,12 @@ use skipstone::math::schedule::BetaSchedule;
 use skipstone::sampling::denoiser::Prediction;
 use skipstone::sampling::generate::{Inputs, Settings};
 use skipstone::sampling::options::{Noise, Request};
-use skipstone::unet::{Config, DownBlock, UpBlock, initialise};
+use skipstone::unet::{Config, initialise};
+
+use super::*;
 
 fn model() -> Model {
-    let config = Config {
-        sample_size: [8, 8],
-        block_out_channels: vec![8],
-        down_blocks: vec![DownBlock::Plain],
-        up_blocks: vec![UpBlock::Plain],
-        layers_per_block: 1,
-        norm_num_groups: 4,
-        add_attention: false,
-        ..Config::default()
-    };
+    let config = Config::smallest();
     let mut uniform = KeyedRng::new(1, Purpose::Weights, 0, 0);
     let mut gaussian = KeyedRng::new(1, Purpose::Weights, 1, 0);
     let parameters = initialise(&config, || uniform.next_f64(), || gaussian.next_gaussians()[0]).unwrap();

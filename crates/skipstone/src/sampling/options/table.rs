@@ -218,7 +218,7 @@ pub static FIELDS: [Field; 13] = [
     ),
     Field::new(
         TIMES,
-        Description::new("times", "A,B,C", Kind::Wholes([1, usize::MAX])).help("Explicit timesteps: network indices, strictly decreasing, for example 999,700,17"),
+        Description::new("times", "A,B,C", Kind::Wholes { least: 0, lengths: [1, usize::MAX] }).help("Explicit timesteps: network indices, strictly decreasing, for example 999,700,17"),
         |request, value| set(&mut request.times, value),
         |request| json!(request.times),
     )
@@ -238,7 +238,7 @@ pub static FIELDS: [Field; 13] = [
     ),
     Field::new(
         THRESHOLD,
-        Description::new("threshold", "RATIO,MAX", Kind::Numbers([2, 2])).help("Dynamic thresholding: the quantile and the largest bound, for example 0.995,1.5; needs clipping"),
+        Description::new("threshold", "RATIO,MAX", Kind::Numbers { most: f64::INFINITY, lengths: [2, 2] }).help("Dynamic thresholding: the quantile and the largest bound, for example 0.995,1.5; needs clipping"),
         |request, value| {
             set(&mut request.threshold, value).map_err(|_| "expected two numbers, for example 0.995,1.5".to_owned())
         },
