@@ -271,7 +271,7 @@ fn a_dry_run_writes_nothing_and_mistakes_are_named() {
         ("--steps 2000 -n 8", 2, "2000"),
         ("--steps 2 -n 1", 2, "at least 2 images"),
         ("--steps 2 -n 8 --first 18446744073709551610", 2, "64 bits"),
-        ("--steps 2 --eta 1 --solver heun -n 8", 2, "put 0 among the etas"),
+        ("--steps 2 --eta 1 --solver heun -n 8", 2, "add 0 to the etas"),
         ("--steps 2 --shard 3/2 -n 8", 2, "K from 1 to N"),
         ("--steps 2 --repeats 3x1 -n 8", 2, "2 to 1000 draws"),
         ("--steps 2 --reference 1 -n 8", 2, "--reference"),
