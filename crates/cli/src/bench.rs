@@ -9,7 +9,7 @@ use skipstone::engine::{self, EngineOptions, Network, Precision};
 use skipstone::sampling::options::PRECISION;
 use skipstone::unet::{Config, Parameters};
 
-use crate::common::{Machine, ModelArguments, bytes};
+use crate::common::{EngineArguments, ModelArguments, bytes};
 use crate::failure::{Done, Usage, emit};
 use crate::options::Flags;
 
@@ -44,7 +44,7 @@ pub struct BenchArguments {
     #[command(flatten)]
     run: Flags<PRECISION>,
     #[command(flatten)]
-    machine: Machine,
+    engine: EngineArguments,
     /// Print one JSON object per batch size
     #[arg(long, conflicts_with = "profile")]
     json: bool,
@@ -61,7 +61,7 @@ enum Subject {
 
 /// Runs the command.
 pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
-    let engine = arguments.machine.start()?;
+    let engine = arguments.engine.start()?;
     let model = arguments.model.load()?;
     if model.parameters.data().is_empty() {
         return Err(Usage("--model: the model has no parameters; nothing to measure".into()).into());

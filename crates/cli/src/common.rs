@@ -32,7 +32,7 @@ pub fn weights_choice(name: Option<WeightsName>) -> WeightsChoice {
 
 /// Device and threads.
 #[derive(Args, Debug)]
-pub struct Machine {
+pub struct EngineArguments {
     /// Device to compute on; cpu is the only one
     #[arg(long, value_name = "DEVICE", default_value_t, value_parser = |name: &str| name.parse::<Device>())]
     device: Device,
@@ -41,7 +41,7 @@ pub struct Machine {
     threads: Option<u16>,
 }
 
-impl Machine {
+impl EngineArguments {
     /// Starts a thread pool of this size, for noise and scores, and returns the engine's options.
     pub fn start(&self) -> anyhow::Result<EngineOptions> {
         Isa::asked().map_err(anyhow::Error::msg)?;
@@ -63,13 +63,13 @@ pub struct CommonArguments {
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    engine: EngineArguments,
 }
 
 impl CommonArguments {
-    /// Starts the engine; see [`Machine::start`].
+    /// Starts the engine; see [`EngineArguments::start`].
     pub fn start(&self) -> anyhow::Result<EngineOptions> {
-        self.machine.start()
+        self.engine.start()
     }
 
     /// Ends a dry run by printing its JSON line or, without `--json`, these lines.

@@ -15,7 +15,7 @@ use skipstone_serve::server::{ServerOptions, ShutdownReport, serve};
 use skipstone_serve::{CARRIED, Guard, Limits, Service, Setup};
 use tokio::net::TcpListener;
 
-use crate::common::{Machine, WeightsName, load_model, weights_choice};
+use crate::common::{EngineArguments, WeightsName, load_model, weights_choice};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 
@@ -80,7 +80,7 @@ pub struct ServeArguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    machine: Machine,
+    engine: EngineArguments,
 }
 
 /// Limits of one request.
@@ -125,7 +125,7 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
     if arguments.limits.max_queue == 0 {
         return Err(Usage("--max-queue: expected at least 1, found 0".to_owned()).into());
     }
-    let engine = arguments.machine.start()?;
+    let engine = arguments.engine.start()?;
     // Before loading the models, so that a taken port is reported at once.
     let listener = std::net::TcpListener::bind(arguments.listen).with_context(|| {
         format!(
