@@ -14,8 +14,8 @@ use crate::sampling::denoiser::{Clip, Condition, Denoiser, check_finite, check_s
 /// Calibrates `denoiser` on the images `x0`, `[n, c, h, w]` on the 256 levels of [−1, 1]: one network call on n images at
 /// every timestep t = 1..=T.
 ///
-/// One ε per image, the first of `noise`, serves all times: what differs from time to time is then the time, not the
-/// draw. `sigma_1` is the decoder's; `observer` sees every time as it is done, and may stop the pass.
+/// All timesteps share one ε per image, the first of `noise`, so timesteps differ only by t and not by the draw. `sigma_1` is
+/// the decoder's σ₁. `observer` sees every timestep and may stop the pass.
 ///
 /// ```
 /// use ndarray::{Array3, Array4};
@@ -31,8 +31,8 @@ use crate::sampling::denoiser::{Clip, Condition, Denoiser, check_finite, check_s
 /// ```
 ///
 /// # Errors
-/// ε-prediction at zero SNR, a σ₁ that is not positive, images or outputs that are not finite, an observer that stops
-/// ([`Kind::Stopped`](crate::Kind)), and whatever the network or the noise refuse.
+/// ε-prediction meets zero SNR, σ₁ is not positive, an image or output is not finite, the observer stops the run
+/// ([`Kind::Stopped`](crate::Kind)), or the network or the noise source fails.
 pub fn measure<D: Denoiser + ?Sized>(
     denoiser: &D,
     schedule: &Schedule,

@@ -136,8 +136,8 @@ impl Flowed {
 /// ```
 ///
 /// # Errors
-/// No probe, ε-prediction at zero SNR, images or outputs that are not finite, an observer that stops ([`Kind::Stopped`]),
-/// and whatever the network refuses.
+/// The number of probes is 0, ε-prediction meets zero SNR, an image or output is not finite, the observer stops the run
+/// ([`Kind::Stopped`]), or the network fails.
 pub fn flow<D: DifferentiableDenoiser + ?Sized>(
     denoiser: &D,
     schedule: &Schedule,

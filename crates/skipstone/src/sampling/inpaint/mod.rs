@@ -82,9 +82,9 @@ pub struct Noises<'a> {
 /// Fills `region` from the latents `x_t` (x_T, `[n, c, h, w]`), which gives n different fillings. Outside the region the
 /// result is the image itself.
 ///
-/// A step down is the plan's own; then the known part is replaced by the image at that noise level (the projection). A
-/// move up diffuses the whole state again, so that the next steps down can bring both parts into harmony.
-/// The observer's steps are network calls: [`Resampling::calls`] of them.
+/// A move down makes one step of the plan, then replaces the known region by the image at that noise level (projection).
+/// A move up diffuses the whole state again, so the next moves down can harmonise both regions. The observer's steps are
+/// network calls, [`Resampling::calls`] in total.
 ///
 /// ```
 /// use ndarray::{Array2, Array3};

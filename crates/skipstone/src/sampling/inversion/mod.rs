@@ -38,7 +38,7 @@ use crate::math::sigma::Step;
 use crate::sampling::denoiser::{Clip, Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
 use crate::sampling::sampler::{self, Plan, sample};
 
-/// How far an inversion is, as an observer hears after each network call.
+/// The progress of an inversion, passed to the observer after each network call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Calls {
     /// Steps done so far.
@@ -49,10 +49,10 @@ pub struct Calls {
     pub calls: usize,
 }
 
-/// Sees every network call; may stop the work.
+/// An observer, called after every network call. It may stop the run.
 pub type Observer<'a> = &'a mut dyn FnMut(Calls) -> ControlFlow<()>;
 
-/// An observer that only lets the work go on.
+/// An observer that never stops the run.
 pub fn unobserved(_: Calls) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
@@ -68,18 +68,18 @@ pub enum Latents {
 }
 
 impl Latents {
-    /// x_T, `[n, c, h, w]`, of a method whose latents any sampler takes.
+    /// x_T, `[n, c, h, w]`, from a method whose latents any sampler can start from.
     ///
     /// # Errors
     /// The latents are pairs.
     pub fn into_single(self) -> Result<Array4<f32>> {
         match self {
             Self::One(x_t) => Ok(x_t),
-            Self::Pair(_) => Err(Error::argument("expected one latent per image, found pairs")),
+            Self::Pair(_) => Err(Error::argument("latents: expected one per image, found pairs")),
         }
     }
 
-    /// Of how many images they are.
+    /// The number of images.
     pub fn images(&self) -> usize {
         match self {
             Self::One(x_t) => x_t.dim().0,
@@ -87,7 +87,7 @@ impl Latents {
         }
     }
 
-    /// Those of some of the images.
+    /// The latents of the images in `rows`.
     pub fn rows(&self, rows: Range<usize>) -> Self {
         let rows = Slice::from(rows);
         match self {
@@ -99,7 +99,7 @@ impl Latents {
     }
 }
 
-/// Images as latents, and what it took.
+/// Encoded images and the cost of encoding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
     /// The latents.
@@ -121,7 +121,7 @@ pub struct Decoded {
 
 /// Encodes the images `x0`, `[n, c, h, w]`, along `plan`.
 ///
-/// Row i depends on image i alone. `decode` with the same plan, method and network is the way back.
+/// Row i depends on image i alone. [`decode`] with the same plan, method and network inverts it.
 ///
 /// ```
 /// use ndarray::{Array3, Array4};
@@ -139,9 +139,9 @@ pub struct Decoded {
 /// ```
 ///
 /// # Errors
-/// A plan with noise ([`encode_noise`] is for those); for the exact methods also clipping, a = 0 or a parameter out of
-/// range; images of another shape than the network's or not finite; an observer that stops ([`Kind::Stopped`](crate::Kind));
-/// whatever the network refuses.
+/// The plan injects noise (use [`encode_noise`]); for the exact methods also: the plan clips or has a = 0, or a parameter is
+/// out of range. The images do not have the network's shape or are not finite, the observer stops the run
+/// ([`Kind::Stopped`](crate::Kind)), or the network fails.
 pub fn encode<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,
@@ -169,10 +169,10 @@ pub fn encode<D: Denoiser + ?Sized>(
     Ok(Encoded { latents, evaluations: run.evaluations, convergence })
 }
 
-/// Images from the latents of [`encode`]. Single latents go through [`sample`] itself.
+/// Decodes the latents of [`encode`] to images. Single latents go through [`sample`].
 ///
 /// # Errors
-/// Latents of another kind than the method's, and as [`encode`].
+/// The latents are not of the method's kind; or as [`encode`].
 pub fn decode<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,
@@ -226,7 +226,7 @@ fn pair(states: [Array4<f64>; 2]) -> Latents {
     Latents::Pair(Box::new(states))
 }
 
-/// A network at work on a plan, its evaluations counted.
+/// A running inversion, which counts its network evaluations.
 struct Run<'a, D: ?Sized> {
     denoiser: &'a D,
     plan: &'a Plan,
@@ -248,7 +248,7 @@ impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
         self.ask_about(x, t, level, self.conditions)
     }
 
-    /// The same of states that have conditions of their own.
+    /// The same with other conditions.
     fn ask_about(&mut self, x: &Array4<f64>, t: Time, level: NoiseLevel, conditions: &[Condition]) -> Result<Denoised> {
         let x = x.mapv(|value| value as f32);
         check_finite(&format!("x at t = {}", t.get()), &x)?;

@@ -37,7 +37,7 @@ pub struct NoiseTrajectory {
     pub residual: f64,
 }
 
-/// Latents and noise with which [`sample`](crate::sampling::sampler::sample) over `plan` gives the images `x0` again,
+/// Finds latents and noise from which [`sample`](crate::sampling::sampler::sample) with `plan` reproduces the images `x0`,
 /// `[n, c, h, w]`.
 ///
 /// `draw` draws the states x_t with noise from `source`: x_T from call 0, the state after step i from call i + 1. The
@@ -65,8 +65,8 @@ pub struct NoiseTrajectory {
 /// ```
 ///
 /// # Errors
-/// A step before the last that draws no noise; images of another shape than the network's; an observer that stops
-/// ([`Kind::Stopped`]); whatever the network refuses.
+/// A step before the last injects no noise, the images do not have the network's shape, the observer stops the run
+/// ([`Kind::Stopped`]), or the network fails.
 pub fn encode_noise<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,

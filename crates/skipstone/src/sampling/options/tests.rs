@@ -72,7 +72,7 @@ fn sample_text(name: &str) -> &'static str {
         "guidance" => "-2",
         "precision" => "f16",
         "seed" => "18446744073709551615",
-        other => panic!("{other}: say here what the new option may be"),
+        other => panic!("{other}: add a value for the new option here"),
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Progress<'a> {
     pub step: usize,
     /// Steps of the whole run.
     pub steps: usize,
-    /// The time at which the network was called.
+    /// The timestep of the network call.
     pub t: Time,
     /// The timestep on which the step landed.
     pub s: Time,
@@ -32,7 +32,7 @@ pub struct Progress<'a> {
     pub x: &'a Array4<f32>,
 }
 
-/// An observer that only lets the run go on.
+/// An observer that never stops the run.
 pub fn unobserved(_: &Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
@@ -55,10 +55,10 @@ pub fn step(denoised: &Denoised, c: Coefficients, z: Option<&Array4<f32>>) -> Ar
     x_s
 }
 
-/// Runs `plan` from the latents `x_t` (x_T, `[n, c, h, w]`) to images, raw: never clamped.
+/// Runs `plan` from the latents `x_t` (x_T, `[n, c, h, w]`) to images, which are not clamped.
 ///
-/// Fresh noise is drawn from `noise` only at steps whose coefficient of z is not 0, by the step's index in the run.
-/// Image i depends on row i of its inputs alone. `observer` sees every step and may stop the run.
+/// Steps draw fresh noise from `noise` by their index in the run, and only if their coefficient of z is not 0. Image i
+/// depends only on row i of the inputs. `observer` sees every step and may stop the run.
 ///
 /// ```
 /// use ndarray::Array3;
@@ -76,9 +76,9 @@ pub fn step(denoised: &Denoised, c: Coefficients, z: Option<&Array4<f32>>) -> Ar
 /// ```
 ///
 /// # Errors
-/// Latents of another shape than the network's, a class list of another length than the batch, ε-prediction at zero
-/// SNR, latents or network outputs that are not finite (the step is named), an observer that stops
-/// ([`Kind::Stopped`](crate::Kind)), whatever the network or the noise source refuses.
+/// The latents do not have the network's shape, the number of conditions differs from the batch size, the plan uses
+/// ε-prediction at zero SNR, the latents or a network output are not finite (the message names the step), the observer stops
+/// the run ([`Kind::Stopped`](crate::Kind)), or the network or the noise source fails.
 pub fn sample<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,
