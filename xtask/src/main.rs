@@ -40,13 +40,11 @@ fn check() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs the example programs, which the tests built.
+/// The example programs, as the tests have built them.
 fn examples(name: &str) -> bool {
-    let of = |package: &str, examples: &[&str]| {
-        examples.iter().all(|example| cargo(name, &format!("run --quiet --package {package} --example {example}")))
-    };
-    let library = ["sample", "own_denoiser", "train_arrays", "invert_and_edit", "add_a_solver"];
-    of("skipstone", &library) && of("skipstone-eval", &["score"])
+    ["sample", "own_denoiser", "train_arrays", "invert_and_edit", "add_a_solver", "score"]
+        .into_iter()
+        .all(|example| run(name, &mut Command::new(built("examples").join(program(example)))))
 }
 
 /// Tests the web page in a browser, served by the program that the tests built. The script skips the test and says so
@@ -56,9 +54,17 @@ fn page(name: &str) -> bool {
     if !cargo(name, "build --workspace") {
         return false;
     }
+    run(name, Command::new("crates/serve/e2e/run").arg(built("").join(program("skipstone"))))
+}
+
+/// The folder `below` of what was built.
+fn built(below: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let program = target.join("debug").join(format!("skipstone{}", std::env::consts::EXE_SUFFIX));
-    run(name, Command::new("crates/serve/e2e/run").arg(program))
+    target.join("debug").join(below)
+}
+
+fn program(name: &str) -> String {
+    format!("{name}{}", std::env::consts::EXE_SUFFIX)
 }
 
 /// Checks the licences, bans and sources of all dependencies. Advisories need an online database; if it is unreachable,
