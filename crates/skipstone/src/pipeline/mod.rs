@@ -1,4 +1,4 @@
-//! The library's front door: a model with the options to use it with.
+//! The front door of the library: a model and the options to run it with.
 
 mod images;
 
@@ -25,13 +25,13 @@ use crate::sampling::sampler::Progress;
 use crate::sampling::solver::Solver;
 use crate::unet::Parameters;
 
-/// Images of one call of the bound: fixed, so that its sums have one order whatever the machine.
+/// Images of one evaluation of the bound. It is fixed, so that sums have the same order on every machine.
 const BOUNDED: usize = 32;
 
-/// A model that is loaded, and how to sample it.
+/// A loaded model and the options to run it with.
 ///
-/// The options of a run are set one after the other; what is not set the model decides, or the defaults of the
-/// `skipstone` command, which makes the same images from the same options. The network is loaded once: clones share it.
+/// Options that are not set come from the model's config, else from the defaults of the `skipstone` command, which makes the
+/// same images from the same options. The network is loaded once; clones share it.
 ///
 /// ```no_run
 /// use skipstone::Pipeline;
@@ -49,7 +49,7 @@ const BOUNDED: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     network: Arc<dyn Network>,
-    /// Without its parameters, which the network holds.
+    /// Without parameters: the network holds them.
     model: Arc<Model>,
     engine: EngineOptions,
     request: Request,
@@ -67,8 +67,8 @@ impl Pipeline {
         Self::from_model(checkpoint::load(path.as_ref(), &LoadOptions::default())?, &EngineOptions::default())
     }
 
-    /// A pipeline of a model that is loaded already, for instance by [`checkpoint::load_embedded`], computed as `engine`
-    /// says: on which device, in which precision, on how many threads.
+    /// A pipeline of a loaded model, for instance from [`checkpoint::load_embedded`]. `engine` chooses the device, the precision
+    /// and the number of threads.
     ///
     /// # Errors
     /// As [`engine::open`].
@@ -85,7 +85,7 @@ impl Pipeline {
         })
     }
 
-    /// All options of a run at once, in place of those set so far. The precision stays that of the network.
+    /// Replaces all options set so far. The precision stays that of the network.
     #[must_use]
     pub fn request(self, request: Request) -> Self {
         Self { request, ..self }
@@ -118,21 +118,21 @@ impl Pipeline {
         self
     }
 
-    /// How a run steps.
+    /// The solver.
     #[must_use]
     pub fn solver(mut self, solver: Solver) -> Self {
         self.request.solver = solver;
         self
     }
 
-    /// How the S times are picked.
+    /// The spacing: which S of the T timesteps a run visits.
     #[must_use]
     pub fn spacing(mut self, spacing: impl Into<SpacingChoice>) -> Self {
         self.request.spacing = Some(spacing.into());
         self
     }
 
-    /// What becomes of x̂₀.
+    /// How x̂₀ is clipped.
     #[must_use]
     pub fn clip(mut self, clip: ClipMode) -> Self {
         self.request.clip = Some(clip);
@@ -153,19 +153,19 @@ impl Pipeline {
         self
     }
 
-    /// The index of the first image: image i of a run is the same whichever images are made with it.
+    /// The index of the first image. Image i does not depend on the other images of a run.
     #[must_use]
     pub fn first(self, first: u64) -> Self {
         Self { first, ..self }
     }
 
-    /// Images of one network call, in place of what suits the threads. The images do not depend on it.
+    /// Images per network call; the default suits the threads. The images do not depend on it.
     #[must_use]
     pub fn batch(self, images: usize) -> Self {
         Self { batch: Some(images), ..self }
     }
 
-    /// What is known of the model; its parameters are in the network.
+    /// The model's config, scheduler and hashes. Its parameters are empty: the network holds them.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -178,7 +178,7 @@ impl Pipeline {
     /// Makes `n` images.
     ///
     /// # Errors
-    /// Options that mean nothing for this model; whatever the network refuses.
+    /// An option does not apply to this model, or the network refuses the input.
     pub fn sample(&self, n: usize) -> Result<Images> {
         self.sample_with(Inputs::default(), n)
     }
@@ -186,7 +186,7 @@ impl Pipeline {
     /// Makes `n` images from given latents, with given noise, or by filling a region of an image.
     ///
     /// # Errors
-    /// As [`sample`](Self::sample); inputs of another shape than the images, the steps and `n` ask for.
+    /// As [`sample`](Self::sample), or an input has the wrong shape for the images, the steps or `n`.
     pub fn sample_with(&self, inputs: Inputs, n: usize) -> Result<Images> {
         let generator = self.generator(inputs, n)?;
         let images = self.first..self.first + n as u64;
@@ -194,8 +194,8 @@ impl Pipeline {
         Ok(Images::new(array, generator.settings().clone(), self.first))
     }
 
-    /// Makes `n` images as files in a folder, as [`Images::save_folder`] writes them, but holds no more than a batch of
-    /// them. Images that are there already are kept: the same call continues what was broken off.
+    /// Writes `n` images to a folder, as [`Images::save_folder`] does, and holds only one batch in memory. Existing images are
+    /// kept, so the same call continues an interrupted one.
     ///
     /// # Errors
     /// As [`sample`](Self::sample) and [`Folder::open`].
@@ -207,11 +207,11 @@ impl Pipeline {
         generator.generate_all(missing, batch, &mut go_on, |indices, images| folder.write_all(indices, &images))
     }
 
-    /// The latents x_T that the images `[n, c, h, w]` come from by deterministic sampling with the same options, without
-    /// clipping unless it is asked for.
+    /// Encodes images `[n, c, h, w]` to the latents x_T from which deterministic sampling with the same options reconstructs
+    /// them. Clipping is off unless set.
     ///
     /// # Errors
-    /// As [`encode`](inversion::encode): among others, options with noise.
+    /// As [`encode`](inversion::encode); in particular, the options ask for noise.
     pub fn encode(&self, images: &Array4<f32>) -> Result<Array4<f32>> {
         let go_on = &mut inversion::unobserved;
         self.by_rows(images, |generator, rows, range| {
@@ -220,10 +220,10 @@ impl Pipeline {
         .map(|(latents, _)| latents)
     }
 
-    /// The images of latents `[n, c, h, w]` that [`encode`](Self::encode) found, with the same options.
+    /// Decodes latents `[n, c, h, w]` from [`encode`](Self::encode) with the same options.
     ///
     /// # Errors
-    /// As [`decode`](inversion::decode): among others, options with noise.
+    /// As [`decode`](inversion::decode); in particular, the options ask for noise.
     pub fn decode(&self, latents: &Array4<f32>) -> Result<Images> {
         let go_on = &mut inversion::unobserved;
         let (images, generator) = self.by_rows(latents, |generator, rows, range| {
@@ -234,18 +234,18 @@ impl Pipeline {
         Ok(Images::new(images, settings, self.first))
     }
 
-    /// The latents x_T of the first image of each of these seeds, `[seeds, c, h, w]`: ends to
+    /// The latents x_T of the first image of each seed, `[seeds, c, h, w]`, for example as ends to
     /// [`interpolate`](Self::interpolate) between.
     pub fn latents(&self, seeds: &[u64]) -> Array4<f32> {
         latents_of(seeds, self.shape())
     }
 
-    /// Images along a line of `points` latents between two ends, or in a square of `points`² latents among four,
-    /// `[2 or 4, c, h, w]`; the ends are among them. Ends that [`encode`](Self::encode) found want
-    /// [`ClipMode::Off`] where the model's own config clips.
+    /// Samples a line of `points` latents between two ends, or a square of `points`² latents between four ends,
+    /// `[2 or 4, c, h, w]`; the ends are included. For ends from [`encode`](Self::encode), set [`ClipMode::Off`] if the model's
+    /// config clips.
     ///
     /// # Errors
-    /// Another number of ends, fewer than two points, a model of classes and none chosen, and as
+    /// There are not two or four ends, there are fewer than two points, a class-conditional model has no class set, or as
     /// [`sample`](Self::sample).
     pub fn interpolate(&self, ends: &Array4<f32>, points: usize) -> Result<Images> {
         let latents = latent::between(ends, points)?;
@@ -255,11 +255,11 @@ impl Pipeline {
         Ok(Images { columns: points, ..images })
     }
 
-    /// The evidence lower bound of the images `[n, c, h, w]` (on the 256 levels of −1..1) under the sampler with noise: a
-    /// bound of their likelihood, [`Elbo::bits_per_dim`]. Without noise in the options, that of DDPM: η = 1.
+    /// The evidence lower bound of images `[n, c, h, w]` (on the 256 levels of −1..1) under the sampler with noise; see
+    /// [`Elbo::bits_per_dim`]. If the options have no noise, η = 1 (DDPM).
     ///
     /// # Errors
-    /// As [`elbo`]; a model of classes and none chosen.
+    /// As [`elbo`], or a class-conditional model has no class set.
     pub fn likelihood(&self, images: &Array4<f32>) -> Result<Elbo> {
         let mut request = self.request.clone();
         if !request.is_stochastic() {
@@ -283,11 +283,11 @@ impl Pipeline {
         Elbo::merged(parts).ok_or_else(|| Error::argument("expected at least 1 image, found 0"))
     }
 
-    /// The generator of `n` images by these options, for whatever else is to be done: observing and stopping runs, plans,
-    /// costs, other inversions.
+    /// A generator of `n` images with these options, for everything else: observing and stopping runs, plans, costs, other
+    /// inversion methods.
     ///
     /// # Errors
-    /// As [`Generator::over`]; a precision other than the network's.
+    /// As [`Generator::over`], or the request asks for another precision than the network's.
     pub fn generator(&self, inputs: Inputs, n: usize) -> Result<Generator> {
         let precision = self.engine.precision;
         if self.request.precision != Precision::default() && self.request.precision != precision {
@@ -300,7 +300,7 @@ impl Pipeline {
         Generator::over(self.network.clone(), self.network.cost(), &self.model, &request, inputs, (self.first, n))
     }
 
-    /// Takes the rows of `all` through `make`, a batch at a time, by options that clip only where that is asked for.
+    /// Passes the rows of `all` through `make` in batches. Clipping is off unless set.
     fn by_rows(
         &self,
         all: &Array4<f32>,
@@ -318,7 +318,7 @@ impl Pipeline {
         Ok((made, generator))
     }
 
-    /// The rows of an array of this run's images that hold these.
+    /// The rows of these images in an array of all images of the run.
     fn rows(&self, images: &Range<u64>) -> Slice {
         Slice::from((images.start - self.first) as usize..(images.end - self.first) as usize)
     }
@@ -328,7 +328,7 @@ impl Pipeline {
     }
 }
 
-/// Refuses a model that would give each image another class where all are to have one.
+/// Refuses a class-conditional model without a class, which would give each image another class.
 fn one_class(generator: &Generator) -> Result<()> {
     match generator.settings().classes {
         Some(ClassRule::Modulo(classes)) => Err(Error::argument(format!(
@@ -338,7 +338,7 @@ fn one_class(generator: &Generator) -> Result<()> {
     }
 }
 
-/// An observer that only lets the run go on.
+/// An observer that never stops the run.
 fn go_on(_: &Range<u64>, _: &Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
