@@ -178,8 +178,8 @@ def consistency(k):
 
 def stochastic(k):
     said = k.run("encode --images fashion-mnist -n 6 --steps 50 --eta 1 --noise-out z.npy -o x_T.npy").stderr
-    back = re.search(r"^back again: (skipstone .*)$", said, re.M).group(1)
-    missed = re.search(r"will miss them by (\S+)", said).group(1)
+    back = re.search(r"^decode with: (skipstone .*)$", said, re.M).group(1)
+    missed = re.search(r"will differ from the images by (\S+)", said).group(1)
     words = back.removeprefix("skipstone ")
     k.run(words + " -o own-noise.png")
     k.run(words.replace("--noise z.npy ", "") + " -o other-noise.png")

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Some("check") => check(),
         _ => {
             eprintln!(
-                "usage: cargo xtask check    format, lints, tests, the page in a browser, documentation, licences"
+                "usage: cargo xtask check    format, lints, tests, examples, the page in a browser, documentation, licences"
             );
             ExitCode::from(2)
         }
@@ -21,10 +21,11 @@ fn main() -> ExitCode {
 type Step = fn(&str) -> bool;
 
 fn check() -> ExitCode {
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("format", |name| cargo(name, "fmt --all --check")),
         ("lints", |name| cargo(name, "clippy --workspace --all-targets -- -D warnings")),
         ("tests", |name| cargo(name, "test --workspace")),
+        ("examples", examples),
         ("page", page),
         ("documentation", |name| cargo(name, "doc --workspace --no-deps")),
         ("licences", cargo_deny),
@@ -39,6 +40,13 @@ fn check() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The example programs, as the tests have built them.
+fn examples(name: &str) -> bool {
+    ["sample", "own_denoiser", "train_arrays", "invert_and_edit", "add_a_solver", "score"]
+        .into_iter()
+        .all(|example| run(name, &mut Command::new(built("examples").join(program(example)))))
+}
+
 /// Tests the web page in a browser, served by the program that the tests built. The script skips the test and says so
 /// if Node or Chromium is missing.
 fn page(name: &str) -> bool {
@@ -46,9 +54,17 @@ fn page(name: &str) -> bool {
     if !cargo(name, "build --workspace") {
         return false;
     }
+    run(name, Command::new("crates/serve/e2e/run").arg(built("").join(program("skipstone"))))
+}
+
+/// The folder `below` of what was built.
+fn built(below: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let program = target.join("debug").join(format!("skipstone{}", std::env::consts::EXE_SUFFIX));
-    run(name, Command::new("crates/serve/e2e/run").arg(program))
+    target.join("debug").join(below)
+}
+
+fn program(name: &str) -> String {
+    format!("{name}{}", std::env::consts::EXE_SUFFIX)
 }
 
 /// Checks the licences, bans and sources of all dependencies. Advisories need an online database; if it is unreachable,

@@ -10,7 +10,7 @@ static BARS: OnceLock<MultiProgress> = OnceLock::new();
 
 fn bars() -> &'static MultiProgress {
     BARS.get_or_init(|| {
-        // indicatif itself falls silent off a terminal; NO_COLOR and TERM=dumb it respects too.
+        // indicatif draws nothing without a terminal; it also respects NO_COLOR and TERM=dumb.
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr_with_hz(10)
         } else {
@@ -20,7 +20,7 @@ fn bars() -> &'static MultiProgress {
     })
 }
 
-/// Runs `print` with the bars out of its way.
+/// Runs `print` with the bars hidden, so that its lines appear above them.
 pub fn above<T>(print: impl FnOnce() -> T) -> T {
     match BARS.get() {
         Some(bars) => bars.suspend(print),
@@ -28,14 +28,14 @@ pub fn above<T>(print: impl FnOnce() -> T) -> T {
     }
 }
 
-/// A bar of `length` steps of `what`, `done` of which lie behind it.
+/// A bar labelled `what` with `length` steps, `done` of which are finished.
 pub fn bar(what: &'static str, done: u64, length: u64) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{prefix} {bar:30.cyan/blue} {pos}/{len} {msg}  {elapsed} elapsed, {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = bars().add(ProgressBar::new(length).with_style(style).with_prefix(what));
     bar.set_position(done);
-    // The rate begins now, not with what lies behind.
+    // The rate counts from now, without the finished steps.
     bar.reset_eta();
     bar.enable_steady_tick(Duration::from_millis(500));
     bar

@@ -1,4 +1,4 @@
-//! `skipstone bench`: what a network call, or a training step, costs on this machine.
+//! `skipstone bench`: the time of a network call or a training step on this machine.
 
 use std::time::Duration;
 
@@ -9,48 +9,48 @@ use skipstone::engine::{self, EngineOptions, Network, Precision};
 use skipstone::sampling::options::PRECISION;
 use skipstone::unet::{Config, Parameters};
 
-use crate::common::{Machine, ModelArguments, bytes};
+use crate::common::{EngineArguments, ModelArguments, bytes};
 use crate::failure::{Done, Usage, emit};
 use crate::options::Flags;
 
 /// Measure the time of a network call or a training step, and the peak memory
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A time is the median of the calls. GFLOP/s counts the operations of the definition of a convolution: Winograd's \
-algorithms need fewer, so the figure may be above what the processor can do. Memory is the process's peak so far.
+Times are medians over the calls. GFLOP/s counts the operations in the definition of a convolution; Winograd's \
+algorithms need fewer, so the figure can exceed the processor's peak. Memory is the peak of the process so far.
 
 The environment variable SKIPSTONE_ISA (avx512, avx2 or portable) forces an instruction set.
 
 Examples:
-  The carried model           skipstone bench
-  Another, three batches      skipstone bench --model runs/a/model --batch 1,4,16
-  A training step             skipstone bench --train --batch 32
-  Where the time goes         skipstone bench --batch 16 --profile")]
+  The built-in model              skipstone bench
+  Another model, three batches    skipstone bench --model runs/a/model --batch 1,4,16
+  A training step                 skipstone bench --train --batch 32
+  Time of each layer              skipstone bench --batch 16 --profile")]
 pub struct BenchArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Images of a call; a list measures each
+    /// Images per call; a list measures each size
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 4, 16], value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: Vec<u32>,
     /// Measure training steps: forward, backward, Adam
     #[arg(long, conflicts_with = "profile")]
     train: bool,
-    /// Calls or steps measured for each batch [default: as many as fit into two seconds, at least 5]
+    /// Calls or steps to measure per batch size [default: as many as fit into two seconds, at least 5]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     calls: Option<u32>,
-    /// Show where the time of a call goes
+    /// Show the time of each layer of a call
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
     run: Flags<PRECISION>,
     #[command(flatten)]
-    machine: Machine,
-    /// Print one JSON object per batch
+    engine: EngineArguments,
+    /// Print one JSON object per batch size
     #[arg(long, conflicts_with = "profile")]
     json: bool,
 }
 
-/// Time that a measurement may take, where the number of calls is not given.
+/// Time of a measurement if the number of calls is not given.
 const BUDGET: Duration = Duration::from_secs(2);
 
 /// What is measured.
@@ -61,22 +61,22 @@ enum Subject {
 
 /// Runs the command.
 pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
-    let engine = arguments.machine.start()?;
+    let engine = arguments.engine.start()?;
     let model = arguments.model.load()?;
     if model.parameters.data().is_empty() {
-        return Err(Usage("the model has no parameters".into()).into());
+        return Err(Usage("--model: the model has no parameters; nothing to measure".into()).into());
     }
     let flops = skipstone::unet::flops(&model.config)? as f64;
     let precision = arguments.run.request()?.precision;
     if arguments.train && precision != Precision::F32 {
-        return Err(Usage(format!("--precision {precision}: training is in f32 only")).into());
+        return Err(Usage(format!("--precision {precision}: training is in f32 only; leave --precision out")).into());
     }
     let engine = EngineOptions { precision, ..engine };
     let (threads, isa) = (engine.threads, engine::hardware(&engine));
     if !arguments.json {
         let peak = engine::peak_flops(&engine) / 1e9;
         emit(format_args!(
-            "{threads} thread(s), {isa}, {precision}, {peak:.0} GFLOP/s at most (multiply-adds of f32 in registers)"
+            "{threads} thread(s), {isa}, {precision}, peak {peak:.0} GFLOP/s (f32 multiply-adds in registers)"
         ))?;
     }
     let subject = if arguments.train {
@@ -134,10 +134,10 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
         }
     }
     if let (Subject::Network(network), false) = (&subject, arguments.json) {
-        // Last, for it takes memory of its own.
+        // Last, because it allocates memory of its own.
         let (weights, ms) =
             (bytes(network.cost().weight_bytes), 1e3 * reading_weights(&**network, &engine).as_secs_f64());
-        emit(format_args!("packed weights: {weights}, {ms:.1} ms to read, which every call does once"))?;
+        emit(format_args!("packed weights: {weights}, read once per call in {ms:.1} ms"))?;
     }
     Ok(Done::Finished)
 }
@@ -161,7 +161,7 @@ fn print_profile(network: &dyn Network, batch: usize, n: Option<u32>) -> anyhow:
     Ok(())
 }
 
-/// The most memory this process ever held, where the system tells.
+/// The process's peak memory in bytes, if the system reports it.
 fn peak_memory() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

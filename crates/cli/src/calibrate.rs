@@ -1,7 +1,6 @@
-//! `skipstone calibrate`: what one pass over data tells about a model, kept beside it.
+//! `skipstone calibrate`: measures a model on data once and stores the result next to it.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -22,29 +21,32 @@ use crate::output::writable;
 /// Measure a model on data once, for `--sigma analytic` and `--spacing optimal`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The network is asked at every one of its T times about n images: T x n calls, once and for all. What comes out is one \
-small file beside the model (MODEL/calibration.json), from which every variance and every budget of steps follows. \
-The carried model has its calibration inside.
+The network is called on n images at each of its T timesteps: T x n calls, needed once per model. The result is one \
+small file next to the model (MODEL/calibration.json). It gives the variances and timesteps for every number of steps. \
+The built-in model comes with its calibration.
 
 Examples:
-  What would it cost?   skipstone calibrate --model runs/a/model --data fashion-mnist --dry-run
-  Calibrate             skipstone calibrate --model runs/a/model --data fashion-mnist
-  Use it                skipstone sample --model runs/a/model --steps 20 --sigma analytic --spacing optimal")]
+  What it would cost
+    skipstone calibrate --model runs/a/model --data fashion-mnist --dry-run
+  Calibrate
+    skipstone calibrate --model runs/a/model --data fashion-mnist
+  Use the calibration
+    skipstone sample --model runs/a/model --steps 20 --sigma analytic --spacing optimal")]
 pub struct CalibrateArguments {
     #[command(flatten)]
     model: ModelArguments,
     #[arg(long, value_name = "DATASET|DIR", help = DATA)]
     data: String,
-    /// Which part of it
+    /// Part of the data set
     #[arg(long, value_enum, default_value_t = SplitName::Train)]
     split: SplitName,
-    /// Number of images: the first of the data
+    /// Number of images, from the start of the data
     #[arg(short, value_name = "N", default_value_t = 64)]
     n: usize,
     /// Seed of the noise
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// The file to write [default: beside the model, where it is looked for]
+    /// File to write [default: next to the model, where other commands look for it]
     #[arg(short, long, value_name = "FILE.json")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -57,7 +59,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
         (Some(output), _) => output.clone(),
         (None, Some(model)) => Calibration::path_of(model),
         (None, None) => {
-            let message = "the carried model has its calibration inside; name a model with --model, or a file with -o";
+            let message = "the built-in model already has a calibration; choose a model with --model or a file with -o";
             return Err(Usage(message.into()).into());
         }
     };
@@ -80,7 +82,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
             &json!({"n": n, "calls": times, "gflop": gflop, "output": output}),
             &[
                 format!("data        {name}"),
-                format!("work        {times} network calls on {n} image(s), {gflop:.1} GFLOP"),
+                format!("work        {times} network calls with {n} image(s) each, {gflop:.1} GFLOP"),
                 format!("would write {output}"),
             ],
         );
@@ -88,16 +90,12 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
 
     let bar = crate::bars::bar("calibrating", 0, times.into());
     let mut noise = Seeded { seed: arguments.seed, first_image: 0, purpose: Purpose::Likelihood };
-    let found = measure(&network, &schedule, &data.batch(0..n)?, &mut noise, &conditions, sigma_1, &mut |_| {
-        bar.inc(1);
-        if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let mut calibration =
+        measure(&network, &schedule, &data.batch(0..n)?, &mut noise, &conditions, sigma_1, &mut |_| {
+            bar.inc(1);
+            interrupt::flow()
+        })?;
     bar.finish_and_clear();
-    if interrupt::asked() {
-        say("interrupted: nothing was written");
-        return Ok(Done::Interrupted);
-    }
-    let mut calibration = found?;
     calibration.model = hash;
     calibration.process = process;
     calibration.provenance = BTreeMap::from([

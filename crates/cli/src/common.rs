@@ -1,4 +1,4 @@
-//! Options that several commands share, and which model is meant.
+//! Arguments shared by several commands: model, device, threads, output format.
 
 use std::path::{Path, PathBuf};
 
@@ -12,16 +12,16 @@ use skipstone::io::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_em
 use crate::failure::{Done, emit};
 use crate::interrupt::quoted;
 
-/// Which of a model's two sets of weights.
+/// Which of a model's two sets of weights to load.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum WeightsName {
-    /// The moving average: what samples best.
+    /// Moving average (EMA), which gives the best samples.
     Ema,
-    /// The optimiser's own.
+    /// Latest weights of the optimiser, not averaged.
     Raw,
 }
 
-/// The choice the library understands; without a flag, the moving average where there is one.
+/// The library's name for this choice. Without the flag: the moving average (EMA) if the model has one.
 pub fn weights_choice(name: Option<WeightsName>) -> WeightsChoice {
     match name {
         None => WeightsChoice::Auto,
@@ -30,19 +30,19 @@ pub fn weights_choice(name: Option<WeightsName>) -> WeightsChoice {
     }
 }
 
-/// Where the work is done.
+/// Device and threads.
 #[derive(Args, Debug)]
-pub struct Machine {
-    /// Device to compute on: cpu
+pub struct EngineArguments {
+    /// Device to compute on; cpu is the only one
     #[arg(long, value_name = "DEVICE", default_value_t, value_parser = |name: &str| name.parse::<Device>())]
     device: Device,
-    /// Threads to compute with [default: all cores]; results do not depend on it
+    /// Number of threads; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
 
-impl Machine {
-    /// How networks are computed. Noise and scores get a thread pool of the same size.
+impl EngineArguments {
+    /// Starts a thread pool of this size, for noise and scores, and returns the engine's options.
     pub fn start(&self) -> anyhow::Result<EngineOptions> {
         Isa::asked().map_err(anyhow::Error::msg)?;
         let default = EngineOptions::default();
@@ -53,26 +53,26 @@ impl Machine {
     }
 }
 
-/// How a command works and answers: what all those that compute share.
+/// Arguments of every command that computes.
 #[derive(Args, Debug)]
 pub struct CommonArguments {
     /// Print results as JSON lines
     #[arg(long)]
     pub json: bool,
-    /// Say what would be done and what it would cost, and write nothing
+    /// Report what would be done and what it would cost; write nothing
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
-    machine: Machine,
+    engine: EngineArguments,
 }
 
 impl CommonArguments {
-    /// How networks are computed; see [`Machine::start`].
+    /// Starts the engine; see [`EngineArguments::start`].
     pub fn start(&self) -> anyhow::Result<EngineOptions> {
-        self.machine.start()
+        self.engine.start()
     }
 
-    /// Ends a dry run: with its JSON line, or with these lines for a person.
+    /// Ends a dry run by printing its JSON line or, without `--json`, these lines.
     pub fn finish_dry_run(&self, json: &Value, lines: &[String]) -> anyhow::Result<Done> {
         if self.json {
             emit(json)?;
@@ -83,30 +83,30 @@ impl CommonArguments {
     }
 }
 
-/// The model in `path`, or the one carried inside the program.
+/// The model in `path`, or the built-in model.
 pub fn load_model(path: Option<&Path>, options: &LoadOptions) -> anyhow::Result<Model> {
     match path {
         Some(path) => Ok(load(path, options)?),
         None if skipstone_model::FILES.is_empty() => {
-            Err(crate::failure::Usage("this build carries no model: name one with --model DIR".into()).into())
+            Err(crate::failure::Usage("this build has no built-in model; choose one with --model DIR".into()).into())
         }
-        None => load_embedded(skipstone_model::FILES, options).context("the model carried inside the program"),
+        None => load_embedded(skipstone_model::FILES, options).context("built-in model"),
     }
 }
 
-/// A model to work with.
+/// Which model to use.
 #[derive(Args, Debug)]
 pub struct ModelArguments {
-    /// Model: a diffusers folder, or a .safetensors, .ckpt, .pth or .pt file [default: the one carried inside]
+    /// Model: a diffusers folder, or a .safetensors, .ckpt, .pth or .pt file [default: the built-in model]
     #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
-    /// Which weights to take [default: ema where there are both]
+    /// Which weights to use [default: ema if the model has both]
     #[arg(long, value_enum)]
     pub weights: Option<WeightsName>,
 }
 
 impl ModelArguments {
-    /// Loads it.
+    /// Loads the model.
     pub fn load(&self) -> anyhow::Result<Model> {
         load_model(
             self.model.as_deref(),
@@ -114,12 +114,12 @@ impl ModelArguments {
         )
     }
 
-    /// Whether it is the one inside the program.
-    pub fn is_carried(&self) -> bool {
+    /// Whether this is the built-in model.
+    pub fn is_built_in(&self) -> bool {
         self.model.is_none()
     }
 
-    /// The flags again, for a command that is to follow; empty or beginning with a space.
+    /// These flags for a command to be printed; empty, or starts with a space.
     pub fn to_flags(&self) -> String {
         let model = self.model.as_deref().map(|path| format!(" --model {}", quoted(&path.to_string_lossy())));
         let weights = self.weights.and_then(|weights| weights.to_possible_value());
@@ -127,7 +127,7 @@ impl ModelArguments {
     }
 }
 
-/// Seconds as a person says them.
+/// Seconds as readable text.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
@@ -138,7 +138,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Bytes as a person says them.
+/// Bytes as readable text.
 pub fn bytes(bytes: usize) -> String {
     match bytes as f64 {
         b if b < 1e6 => format!("{:.0} kB", (b / 1e3).max(1.0)),

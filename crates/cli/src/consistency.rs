@@ -1,6 +1,5 @@
-//! `sample --steps 10,20,50,…`: the same latents with several numbers of steps (DDIM §5.2), as one picture.
+//! `sample --steps 10,20,50,…`: the same latents with different numbers of steps (DDIM §5.2), as one image file.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -11,25 +10,24 @@ use skipstone::io::image::{Layout, grid, write_png};
 use skipstone::math::latent::{SQUARE, distance};
 use skipstone::sampling::generate::{Generator, Settings};
 use skipstone::sampling::options::Request;
-use skipstone::sampling::sampler::{Outcome, Plan};
+use skipstone::sampling::sampler::Plan;
 use skipstone_eval::{FeatureNetwork, check_takes, feature_distance, features};
 
-use crate::batch::batches;
 use crate::common::{CommonArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 use crate::output::{Target, borrowed};
 
-/// Several runs of the same latents, a row each.
+/// Several runs from the same latents, one row each.
 pub struct Rows {
     path: PathBuf,
     runs: Vec<(Settings, Plan)>,
-    /// What sees how far images are apart, beside their pixels.
+    /// Measures the distance between images, in addition to their pixels.
     network: Option<Box<dyn FeatureNetwork>>,
 }
 
 impl Rows {
-    /// The runs of these requests, to be drawn to `target`.
+    /// The runs of these requests, to be written to `target`.
     pub fn resolve(
         model: &Model,
         requests: &[Request],
@@ -38,8 +36,8 @@ impl Rows {
     ) -> anyhow::Result<Self> {
         let Target::Grid(path) = target else {
             return Err(Usage(format!(
-                "--steps: a list of steps makes one picture with a row for each; {} does not end in .png (for a folder \
-                 or a tensor, give one number of steps at a time)",
+                "--steps: a list of steps makes one PNG file with a row for each; {} does not end in .png (for a folder \
+                 or a tensor, give one number of steps)",
                 target.path().display()
             ))
             .into());
@@ -52,12 +50,12 @@ impl Rows {
         Ok(Self { path: path.clone(), runs, network })
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.runs.len()
     }
 
-    /// Makes them.
+    /// Samples all rows, writes the image file and prints the distances.
     pub fn run(
         self,
         mut generator: Generator,
@@ -76,39 +74,26 @@ impl Rows {
             return common.finish_dry_run(
                 &json!({"n": n, "steps": steps, "calls": total, "gflop": gflop, "output": output}),
                 &[
-                    format!("images      {n} in each of {} rows, {batch} at a time", steps.len()),
-                    format!("steps       {steps:?}, together {total} network calls for a latent"),
+                    format!("images      {n} in each of {} rows, in batches of {batch}", steps.len()),
+                    format!("steps       {steps:?}, {total} network calls per latent in total"),
                     format!("work        {gflop:.1} GFLOP"),
                     format!("would write {output}"),
                 ],
             );
         }
         let first = generator.first();
-        let ranges = batches(n, batch);
         let moves: usize = self.runs.iter().map(|(_, plan)| generator.moves_of(plan)).sum();
-        let bar = crate::bars::bar("sampling", 0, (moves * ranges.len()) as u64);
+        let bar = crate::bars::bar("sampling", 0, (moves * n.div_ceil(batch)) as u64);
         let begun = Instant::now();
         let mut rows: Vec<(Settings, Array4<f32>)> = Vec::new();
         for run in self.runs {
             let settings = run.0.clone();
             generator = generator.with_run(run, n)?;
-            let mut parts = Vec::new();
-            for range in &ranges {
-                let images = first + range.start as u64..first + range.end as u64;
-                let outcome = generator.generate(images, &mut |_| {
-                    bar.inc(1);
-                    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                })?;
-                match outcome {
-                    Outcome::Finished(x0) => parts.push(x0),
-                    Outcome::Stopped(_) => {
-                        bar.finish_and_clear();
-                        say("interrupted: nothing was written");
-                        return Ok(Done::Interrupted);
-                    }
-                }
-            }
-            rows.push((settings, concatenate(Axis(0), &parts.iter().map(|x| x.view()).collect::<Vec<_>>())?));
+            let x0 = generator.generate_array(first..first + n as u64, batch, &mut |_, _| {
+                bar.inc(1);
+                interrupt::flow()
+            })?;
+            rows.push((settings, x0));
         }
         bar.finish_and_clear();
 
@@ -122,7 +107,7 @@ impl Rows {
         write_png(&self.path, &grid(&all, n, &Layout::magnified(h, w))?, &borrowed(&texts))?;
 
         let longest = steps.iter().enumerate().max_by_key(|(_, steps)| **steps).map_or(0, |(i, _)| i);
-        // One image says nothing of how far images are apart.
+        // The scale of feature distances is that between images of two latents: one image has none.
         let network = self.network.as_deref().filter(|_| n > 1);
         let seen = match network {
             Some(network) => rows.iter().map(|(_, x)| features(network, x.view())).collect::<Result<Vec<_>, _>>()?,
@@ -151,10 +136,10 @@ impl Rows {
             }
         }
         let in_features = network.map_or_else(String::new, |network| {
-            format!("; features: those of {}, 1 is the distance between images of two latents", network.name())
+            format!("; features: {}, where 1 is the distance between images of two latents", network.name())
         });
         say(format_args!(
-            "{n} image(s), rows {steps:?}; coarse: means of {SQUARE} x {SQUARE} pixels, root mean square in [0, 1]{in_features}; {}",
+            "{n} image(s), rows {steps:?}; distances: root mean square in [0, 1]; coarse: of means over {SQUARE} x {SQUARE} pixels{in_features}; {}",
             duration(begun.elapsed().as_secs_f64())
         ));
         if !json {

@@ -1,4 +1,4 @@
-//! `skipstone convert`: any readable checkpoint to a diffusers folder.
+//! `skipstone convert`: writes any readable checkpoint as a diffusers folder.
 
 use std::path::PathBuf;
 
@@ -17,40 +17,40 @@ use crate::failure::{Done, emit, say};
 /// Convert a checkpoint to a diffusers folder
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The architecture of an original checkpoint (.ckpt, .pth) is inferred from its tensors. What cannot be inferred, the \
-image size and the schedule, has flags; without them the published defaults hold (linear, 1e-4 to 0.02, 1000 times).
+The architecture of an original checkpoint (.ckpt, .pth) is inferred from its tensors. The image size and the noise \
+schedule cannot be inferred: set them with flags, or keep the published defaults (linear, 1e-4 to 0.02, 1000 timesteps).
 
 Examples:
-  The authors' CIFAR-10 model    skipstone convert --from model-790000.ckpt --to cifar10
-  Another image size             skipstone convert --from model.pth --to bedroom --size 256
-  A cosine schedule              skipstone convert --from model.pth --to m --schedule squaredcos_cap_v2
-  Half the size                  skipstone convert --from cifar10 --to cifar10-half --half")]
+  The authors' CIFAR-10 model   skipstone convert --from model-790000.ckpt --to cifar10
+  Another image size            skipstone convert --from model.pth --to bedroom --size 256
+  A cosine schedule             skipstone convert --from m.pth --to m --schedule squaredcos_cap_v2
+  Weights in 16 bits            skipstone convert --from cifar10 --to cifar10-half --half")]
 pub struct ConvertArguments {
-    /// What to read: a .ckpt, .pth, .pt or .safetensors file, or a folder
+    /// Checkpoint to read: a .ckpt, .pth, .pt or .safetensors file, or a diffusers folder
     #[arg(long, value_name = "FILE|DIR")]
     from: PathBuf,
-    /// The folder to write
+    /// Diffusers folder to write
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
     /// Image size: one number, or height x width
     #[arg(long, value_name = "N|HxW", value_parser = size)]
     size: Option<[usize; 2]>,
-    /// Which weights to take [default: both where there are both, ema to sample with]
+    /// Which weights to keep [default: both if the checkpoint has both, with ema as the model's weights]
     #[arg(long, value_enum)]
     weights: Option<WeightsName>,
-    /// Schedule: linear, scaled_linear, squaredcos_cap_v2, sigmoid, const or jsd
+    /// Noise schedule: linear, scaled_linear, squaredcos_cap_v2, sigmoid, const or jsd
     #[arg(long, value_name = "NAME")]
     schedule: Option<BetaSchedule>,
-    /// First beta
+    /// First beta of the schedule
     #[arg(long, value_name = "BETA")]
     beta_start: Option<f64>,
-    /// Last beta
+    /// Last beta of the schedule
     #[arg(long, value_name = "BETA")]
     beta_end: Option<f64>,
-    /// T, the number of trained times
+    /// T, the number of timesteps in training
     #[arg(long, value_name = "T")]
     timesteps: Option<usize>,
-    /// What the network predicts: epsilon, sample or v_prediction
+    /// Prediction type: epsilon, sample or v_prediction
     #[arg(long, value_name = "WHAT")]
     prediction: Option<Prediction>,
     /// Store weights in 16 bits instead of 32
@@ -59,7 +59,7 @@ pub struct ConvertArguments {
     /// Print the result as a JSON line
     #[arg(long)]
     json: bool,
-    /// Read and report, and write nothing
+    /// Read the checkpoint and report; write nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -67,7 +67,10 @@ pub struct ConvertArguments {
 fn size(text: &str) -> Result<[usize; 2], String> {
     let (height, width) = text.split_once('x').unwrap_or((text, text));
     let number = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
-    number(height).zip(number(width)).map(|(h, w)| [h, w]).ok_or("expected a number, or two as in 32x48".to_owned())
+    number(height)
+        .zip(number(width))
+        .map(|(h, w)| [h, w])
+        .ok_or("expected a number, or height x width as in 32x48".to_owned())
 }
 
 /// Runs the command.
@@ -99,10 +102,10 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
     }
     let taken = match (model.weights, &raw) {
         (weights, None) => weights.to_string(),
-        (weights, Some(_)) => format!("{weights}, raw beside it"),
+        (weights, Some(_)) => format!("{weights}, and raw"),
     };
     let parameters = model.parameters.data().len();
-    // 16 bits make it another network.
+    // Rounding to 16 bits changes the weights, and so the hash.
     let hash = if arguments.half && !arguments.dry_run {
         load_model(Some(&arguments.to), &LoadOptions::default())?.hash
     } else {
@@ -120,14 +123,14 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
     let [height, width] = model.config.sample_size;
     say(format_args!("images   {} × {height} × {width}", model.config.in_channels));
     if arguments.dry_run {
-        say("nothing was written");
+        say("dry run: nothing was written");
     } else {
         emit(arguments.to.display())?;
     }
     Ok(Done::Finished)
 }
 
-/// Weights that a file need not have.
+/// `None` if the file does not have these weights.
 fn optional(loaded: anyhow::Result<Model>) -> anyhow::Result<Option<Model>> {
     match loaded {
         Ok(model) => Ok(Some(model)),
@@ -140,7 +143,7 @@ fn override_schedule(scheduler: &mut SchedulerConfig, arguments: &ConvertArgumen
     let s = scheduler;
     let named = arguments.schedule.is_some() || arguments.beta_start.is_some() || arguments.beta_end.is_some();
     if named || arguments.timesteps.is_some() {
-        // A list of betas would overrule what was asked for.
+        // A list of betas would override these flags.
         s.trained_betas = None;
     }
     if let Some(schedule) = &arguments.schedule {
@@ -151,7 +154,7 @@ fn override_schedule(scheduler: &mut SchedulerConfig, arguments: &ConvertArgumen
     s.num_train_timesteps = arguments.timesteps.unwrap_or(s.num_train_timesteps);
     s.prediction_type = arguments.prediction.unwrap_or(s.prediction_type);
     s.schedule()?.check_prediction(s.prediction_type)?;
-    // What was written must be readable.
+    // Fails here if the written config could not be read back.
     *s = SchedulerConfig::from_json(&s.to_json())?;
     Ok(())
 }

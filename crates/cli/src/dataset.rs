@@ -1,4 +1,4 @@
-//! Data sets that a model is measured on.
+//! Data sets for measuring a model.
 
 use clap::ValueEnum;
 use skipstone::io::checkpoint::Model;
@@ -6,15 +6,16 @@ use skipstone::io::data::{DataOptions, DataSpec, Dataset, Split};
 
 use crate::failure::Usage;
 
-/// What data sets may be called, for the help of `--data`.
-pub const DATA: &str = "Data: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images (class = sub-folder)";
+/// Help text of `--data`.
+pub const DATA: &str =
+    "Data set: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images (its sub-folders are the classes)";
 
-/// Which part of a data set.
+/// Part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SplitName {
-    /// What networks learn from.
+    /// Training images.
     Train,
-    /// What they are judged by.
+    /// Test images.
     Test,
 }
 
@@ -27,10 +28,10 @@ impl std::fmt::Display for SplitName {
     }
 }
 
-/// The first `n` images of a data set, brought to the model's size and channels.
+/// The first `n` images of a data set at the model's size and channels.
 pub fn load_for(model: &Model, name: &str, split: SplitName, n: usize) -> anyhow::Result<Dataset> {
     if n == 0 {
-        return Err(Usage("n: expected at least 1 image, found 0".into()).into());
+        return Err(Usage("-n: expected at least 1 image, found 0".into()).into());
     }
     let options = DataOptions {
         size: Some(model.config.sample_size),

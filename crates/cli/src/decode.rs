@@ -1,28 +1,28 @@
-//! `skipstone decode`: encoded images back again.
+//! `skipstone decode`: latents of `encode` to images.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use ndarray::{Array4, Array5, Axis, Slice};
+use ndarray::{Array4, Array5};
 use serde_json::json;
-use skipstone::sampling::generate::{Generator, Inputs, digest};
+use skipstone::sampling::generate::{Generator, Inputs, batches, digest};
 use skipstone::sampling::inversion::Latents;
 use skipstone::sampling::options::DECODE;
 
-use crate::batch::{BatchArguments, batches};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, emit, say};
 use crate::images;
-use crate::invert::{MethodArguments, decode_batch, evaluations, pairs};
+use crate::invert::{MethodArguments, evaluations, pairs, watch};
 use crate::options::Flags;
 use crate::output::{Sink, Target, apart, check, stopped};
 
-/// Decode latents that encode has found
+/// Decode latents from encode to images
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Give the steps, spacing and method of the encoding. For ddim and fixed-point this is `sample --latents` without \
-clipping; pairs of latents (bdia, edict; [2, n, channels, height, width]) have no other way back.
+Use the steps, spacing and method of the encoding. For ddim and fixed-point, `sample --latents` without clipping does \
+the same. Only decode takes the pairs of latents of bdia and edict ([2, n, channels, height, width]).
 
 Examples:
   Plain latents     skipstone decode --latents x_T.npy --steps 50 -o back.png
@@ -30,7 +30,7 @@ Examples:
 pub struct DecodeArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Latents that encode has written
+    /// Latents written by encode
     #[arg(long, value_name = "X_T.npy")]
     latents: PathBuf,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub struct DecodeArguments {
     run: Flags<DECODE>,
     #[command(flatten)]
     batch: BatchArguments,
-    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
+    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with one PNG per image
     #[arg(short, long, value_name = "PATH", default_value = "decoded.png")]
     output: PathBuf,
     #[command(flatten)]
@@ -63,10 +63,7 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
         let sum = digest(all.view());
         (Latents::One(all), sum)
     };
-    let n = match &latents {
-        Latents::One(x_t) => x_t.dim().0,
-        Latents::Pair(pair) => pair[0].dim().0,
-    };
+    let n = latents.images();
     let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
     check(&target, n, generator.shape())?;
     method.check(generator.plan())?;
@@ -79,8 +76,8 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
         return arguments.common.finish_dry_run(
             &json!({"n": n, "steps": steps, "calls": calls, "gflop": gflop, "output": output}),
             &[
-                format!("images      {n}, {batch} at a time"),
-                format!("steps       {steps}, {calls} network calls for an image"),
+                format!("images      {n} in batches of {batch}"),
+                format!("steps       {steps}, {calls} network calls per image"),
                 format!("work        {gflop:.1} GFLOP"),
                 format!("would write {output}"),
             ],
@@ -91,26 +88,18 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     settings.latents = Some(sum);
     settings.extra.insert("method".to_owned(), json!(method.to_string()));
     let mut sink = Sink::open(&target, &settings, generator.shape(), 0, n)?;
-    let ranges = batches(n, batch);
-    let bar = crate::bars::bar("decoding", 0, (ranges.len() * steps) as u64);
+    let missing = sink.missing(0..n as u64);
+    let runs = || batches(missing.iter().cloned().flatten(), batch);
+    let bar = crate::bars::bar("decoding", 0, (runs().count() * steps) as u64);
     let begun = Instant::now();
-    for (i, range) in ranges.iter().enumerate() {
-        let indices: Vec<u64> = (range.start as u64..range.end as u64).collect();
-        if indices.iter().all(|&i| sink.holds(i)) {
-            continue;
-        }
-        let part = Slice::from(range.clone());
-        let rows = match &latents {
-            Latents::One(x_t) => Latents::One(x_t.slice_axis(Axis(0), part).to_owned()),
-            Latents::Pair(pair) => {
-                Latents::Pair(Box::new([0, 1].map(|k: usize| pair[k].slice_axis(Axis(0), part).to_owned())))
-            }
-        };
-        let Some(images) = decode_batch(&generator, &rows, range, &method, (&bar, (i * steps) as u64))? else {
-            bar.finish_and_clear();
-            return Ok(stopped(&target));
-        };
-        sink.take(&indices, images)?;
+    let ended = runs().enumerate().try_for_each(|(i, range)| {
+        let rows = latents.rows(range.start as usize..range.end as usize);
+        let decoded = generator.decode(&rows, range.clone(), &method, &mut watch(&bar, (i * steps) as u64))?;
+        sink.take(range, decoded.images)
+    });
+    if let Err(error) = ended {
+        bar.finish_and_clear();
+        return stopped(error, &target);
     }
     bar.finish_and_clear();
     sink.finish(&settings.to_texts())?;

@@ -8,55 +8,58 @@ use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
 use skipstone::io::image::npy;
 use skipstone::math::noise::{Purpose, Seeded};
-use skipstone::sampling::generate::{Generator, Inputs, Settings};
+use skipstone::sampling::generate::{Generator, Inputs, Settings, batches};
 use skipstone::sampling::inversion::{Draw, Latents, Method, encode_noise};
 use skipstone::sampling::options::{DECODE, Request, SAMPLE, SEED, Set};
 
-use crate::batch::{BatchArguments, batches};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt::quoted;
-use crate::invert::{MethodArguments, Report, encode_batch, evaluations, joined, rows, watch};
+use crate::invert::{MethodArguments, Report, evaluations, joined, rows, watch};
 use crate::options::Flags;
 use crate::output::{Target, apart, writable};
 
 /// The options of the command.
 const ENCODE: Set = DECODE | SEED;
-/// Noise is written whole, so it is held whole.
+/// Largest noise: it is held in memory until it is written.
 const MOST_NOISE_BYTES: usize = 8 << 30;
 
-/// Encode images: find the latents they come from
+/// Encode images to latents
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The latents belong to the steps they were found with: decode with the same --steps, --spacing and method. The command \
-to do so is printed. ddim and fixed-point write [n, channels, height, width], which `sample --latents` takes as well; \
-bdia and edict write pairs, [2, n, channels, height, width], which only `decode` takes. With --eta above 0 the noise \
-of every step is recovered too: --noise-out. The predicted image is not clipped unless --clip says so.
+Latents belong to the options they were encoded with. Decode them with the same --steps, --spacing and --method; encode \
+prints the command. ddim and fixed-point write [n, channels, height, width], which `sample --latents` also takes. bdia \
+and edict write pairs, [2, n, channels, height, width], which only `decode` takes. With --eta above 0, encode also \
+recovers the noise of every step and writes it to --noise-out. The predicted image is not clipped unless --clip is given.
 
 Examples:
-  Pictures of a folder            skipstone encode --images photos/ --steps 100 -o x_T.npy
-  The first 8 test images         skipstone encode --images fashion-mnist -n 8 --steps 50 -o x_T.npy
-  Exactly, in 20 steps            skipstone encode --images photos/ --steps 20 --method bdia -o pairs.npy
+  Images in a folder
+    skipstone encode --images photos/ --steps 100 -o x_T.npy
+  The first 8 test images
+    skipstone encode --images fashion-mnist -n 8 --steps 50 -o x_T.npy
+  Exact inversion in 20 steps
+    skipstone encode --images photos/ --steps 20 --method bdia -o pairs.npy
   With the noise of a stochastic sampler
-      skipstone encode --images a.png --steps 50 --eta 1 --noise-out z.npy -o x_T.npy")]
+    skipstone encode --images a.png --steps 50 --eta 1 --noise-out z.npy -o x_T.npy")]
 pub struct EncodeArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Images: a folder, a picture, a .npy file of raw network values, or a data set (its test part)
+    /// Images: a folder, an image file, a .npy file of raw network values, or a data set (its test part)
     #[arg(long, value_name = "DIR|FILE|DATASET")]
     images: String,
-    /// Number of images: the first so many [default: all]
+    /// Number of images, from the first [default: all]
     #[arg(short, value_name = "N")]
     n: Option<usize>,
     #[command(flatten)]
     method: MethodArguments,
     #[command(flatten)]
     run: Flags<ENCODE>,
-    /// Where the noise of the steps goes, with --eta above 0
+    /// Output: the noise of the steps; required with --eta above 0
     #[arg(long, value_name = "Z.npy")]
     noise_out: Option<PathBuf>,
-    /// How the noisy states are drawn, with --eta above 0
+    /// How to draw the noisy states with --eta above 0
     #[arg(long, value_enum, default_value = "chain")]
     draw: DrawName,
     #[command(flatten)]
@@ -70,9 +73,9 @@ pub struct EncodeArguments {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DrawName {
-    /// By the process itself, each state from the one above: the noise is like the sampler's own
+    /// Each state from the one above, by the process itself: the noise resembles the sampler's own
     Chain,
-    /// Each state on its own from the image: the noise holds more of the image
+    /// Each state independently from the image: the noise contains more of the image
     Independent,
 }
 
@@ -107,8 +110,8 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         return arguments.common.finish_dry_run(
             &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop, "output": output}),
             &[
-                format!("images      {n}, {batch} at a time"),
-                format!("steps       {steps}, at most {most} network calls for an image"),
+                format!("images      {n} in batches of {batch}"),
+                format!("steps       {steps}, at most {most} network calls per image"),
                 format!("work        at most {gflop:.1} GFLOP"),
                 format!("would write {output}"),
             ],
@@ -119,14 +122,12 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         return with_noise(arguments, &generator, &request, &x0, batch);
     }
 
-    let ranges = batches(n, batch);
-    let bar = crate::bars::bar("encoding", 0, (ranges.len() * steps) as u64);
+    let bar = crate::bars::bar("encoding", 0, (n.div_ceil(batch) * steps) as u64);
     let begun = Instant::now();
     let (mut parts, mut report, mut asked) = (Vec::new(), Report::default(), 0);
-    for (i, range) in ranges.iter().enumerate() {
-        let Some(encoded) = encode_batch(&generator, &x0, range, &method, (&bar, (i * steps) as u64))? else {
-            return Ok(interrupted(&bar));
-        };
+    for (i, range) in batches(0..n as u64, batch).enumerate() {
+        let mut observer = watch(&bar, (i * steps) as u64);
+        let encoded = generator.encode(&rows(&x0, &range), range, &method, &mut observer)?;
         report.add(&encoded.convergence);
         asked += encoded.evaluations * generator.calls_per_step() as u64;
         parts.push(encoded.latents);
@@ -144,11 +145,11 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         return Ok(Done::Finished);
     }
     say(format_args!(
-        "{n} image(s) encoded by {method} in {steps} steps, {asked} network evaluations, {}",
+        "{n} image(s) encoded by {method} in {steps} steps, {asked} network calls, {}",
         duration(seconds)
     ));
     say(format_args!(
-        "back again: skipstone decode{} --latents {}{}{}",
+        "decode with: skipstone decode{} --latents {}{}{}",
         arguments.model.to_flags(),
         quoted(&output.to_string()),
         generator.settings().request().to_flags(DECODE),
@@ -158,26 +159,31 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     Ok(Done::Finished)
 }
 
-/// Refuses a path that is no tensor, or cannot be written.
+/// Checks that the path ends in .npy and can be written.
 fn tensor(path: &Path) -> anyhow::Result<()> {
     match Target::of(path)? {
         Target::Tensor(path) => writable(&path),
-        _ => {
-            Err(Usage(format!("{}: latents are raw values; expected a name that ends in .npy", path.display())).into())
-        }
+        _ => Err(Usage(format!("{}: expected a name that ends in .npy", path.display())).into()),
     }
 }
 
 fn check_stochastic(arguments: &EncodeArguments, stochastic: bool, method: &Method) -> anyhow::Result<()> {
     match &arguments.noise_out {
         None if stochastic => Err(Usage(
-            "--eta above 0 needs --noise-out Z.npy: the latent alone does not give the image back".to_owned(),
+            "--eta above 0 needs --noise-out Z.npy: decoding needs the noise as well as the latent".to_owned(),
         )
         .into()),
-        Some(_) if !stochastic => Err(Usage("--noise-out: there is no noise without --eta above 0".to_owned()).into()),
+        Some(_) if !stochastic => Err(Usage(
+            "--noise-out: there is no noise without --eta above 0; set --eta or leave --noise-out out".to_owned(),
+        )
+        .into()),
         Some(path) => {
             if *method != Method::Ddim {
-                return Err(Usage("--method: with noise there is one method; leave it out".to_owned()).into());
+                return Err(Usage(
+                    "--method: cannot be used with --eta above 0, which has a method of its own; leave it out"
+                        .to_owned(),
+                )
+                .into());
             }
             tensor(path)
         }
@@ -185,29 +191,25 @@ fn check_stochastic(arguments: &EncodeArguments, stochastic: bool, method: &Meth
     }
 }
 
-/// Refuses noise that would not fit into memory.
+/// Checks that the noise fits into memory.
 fn check_noise_size(generator: &Generator, n: usize) -> anyhow::Result<()> {
     let image: usize = generator.shape().iter().product();
     let bytes = generator.plan().steps().len().saturating_mul(n).saturating_mul(4 * image);
     if bytes > MOST_NOISE_BYTES {
-        return Err(
-            Usage(format!("the noise of {n} images would be {} bytes; encode fewer at a time, -n", bytes)).into()
-        );
+        return Err(Usage(format!(
+            "-n: the noise of {n} images would take {} bytes; encode fewer images at a time",
+            bytes
+        ))
+        .into());
     }
     Ok(())
 }
 
-/// The noise of σ̂ or of η on the last step, √(1 − a_t): as large as what is left there. To four digits, as it is to be
-/// typed again.
+/// Default scale of the noise on the last step: √(1 − a_t), the noise that remains there. Rounded to four digits, because
+/// it appears in the printed command.
 fn final_sigma(plan: &skipstone::sampling::sampler::Plan) -> f64 {
     let level = plan.steps().last().map_or(1.0, |step| step.from.noise());
     format!("{level:.3e}").parse().unwrap_or(level)
-}
-
-fn interrupted(bar: &indicatif::ProgressBar) -> Done {
-    bar.finish_and_clear();
-    say("interrupted: nothing was written");
-    Done::Interrupted
 }
 
 /// The latents and the noise of a stochastic sampler.
@@ -223,18 +225,16 @@ fn with_noise(
         DrawName::Chain => Draw::Chain,
         DrawName::Independent => Draw::Independent,
     };
-    let ranges = batches(n, batch);
-    let bar = crate::bars::bar("encoding", 0, (ranges.len() * steps) as u64);
+    let bar = crate::bars::bar("encoding", 0, (n.div_ceil(batch) * steps) as u64);
     let begun = Instant::now();
     let (mut latents, mut noise, mut square) = (Vec::new(), Vec::new(), 0.0);
-    for (i, range) in ranges.iter().enumerate() {
-        let conditions = generator.conditions(range.start as u64..range.end as u64);
-        let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(request.seed, range.start as u64) };
+    for (i, range) in batches(0..n as u64, batch).enumerate() {
+        let conditions = generator.conditions(range.clone());
+        let mut source = Seeded { purpose: Purpose::Encode, ..Seeded::new(request.seed, range.start) };
         let mut observer = watch(&bar, (i * steps) as u64);
-        let x0 = rows(x0, range);
+        let x0 = rows(x0, &range);
         let found = encode_noise(generator.network(), plan, &x0, draw, &mut source, &conditions, &mut observer)?;
-        let Some(found) = found else { return Ok(interrupted(&bar)) };
-        square += found.residual.powi(2) * range.len() as f64;
+        square += found.residual.powi(2) * x0.dim().0 as f64;
         latents.push(Latents::One(found.x_t));
         noise.push(found.noise);
     }
@@ -255,9 +255,9 @@ fn with_noise(
         return Ok(Done::Finished);
     }
     say(format_args!("{n} image(s) encoded with their noise in {steps} steps, {}", duration(seconds)));
-    say(format_args!("sampling will miss them by {residual:.1e} (root mean square, network values)"));
+    say(format_args!("decoding will differ from the images by {residual:.1e} (root mean square, network values)"));
     say(format_args!(
-        "back again: skipstone sample{} --latents {} --noise {}{}",
+        "decode with: skipstone sample{} --latents {} --noise {}{}",
         arguments.model.to_flags(),
         quoted(&output),
         quoted(&noise_path.display().to_string()),

@@ -1,4 +1,4 @@
-//! How a command ends: exit codes, and the one line that says what went wrong.
+//! How a command ends: exit codes, and the error line on stderr.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -8,13 +8,13 @@ use skipstone::{Error, Kind};
 /// How a command that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// Everything that was asked for.
+    /// Everything is done.
     Finished,
-    /// Ctrl-C: part of it, as was said on stderr.
+    /// Ctrl-C ended the command early, as a line on stderr reports.
     Interrupted,
 }
 
-/// Wrong usage that clap cannot see.
+/// Wrong usage that clap cannot detect.
 #[derive(Debug)]
 pub struct Usage(pub String);
 
@@ -26,12 +26,12 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Nobody reads stdout any more (`skipstone … | head`), or it cannot be written.
+/// Stdout cannot be written, for example because its reader has exited (`skipstone … | head`).
 #[derive(Debug)]
 pub struct Stdout(io::Error);
 
 impl Stdout {
-    /// Whether the reader has simply gone.
+    /// Whether the reader has closed the pipe.
     pub fn is_closed(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
@@ -39,25 +39,30 @@ impl Stdout {
 
 impl std::fmt::Display for Stdout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "stdout cannot be written: {}", self.0)
+        write!(f, "cannot write to stdout: {}", self.0)
     }
 }
 
 impl std::error::Error for Stdout {}
 
-/// Writes a line of results.
+/// Writes a line of results to stdout.
 pub fn emit(line: impl std::fmt::Display) -> Result<(), Stdout> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Stdout)
 }
 
-/// Writes a line for the person at the terminal.
+/// Writes a message to stderr.
 pub fn say(line: impl std::fmt::Display) {
-    // Nothing is left to tell anyone when stderr is gone.
+    // If stderr is closed, there is nowhere left to report it.
     crate::bars::above(|| drop(writeln!(io::stderr().lock(), "{line}")));
 }
 
-/// Prints the error and gives its exit code.
+/// Whether Ctrl-C ended the work.
+pub fn is_stopped(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(Error::is_stopped)
+}
+
+/// Prints the error and returns its exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<Stdout>().is_some_and(Stdout::is_closed) {
         return ExitCode::SUCCESS;

@@ -1,4 +1,4 @@
-//! `sample --inpaint`: which part of which picture is to be made.
+//! `sample --inpaint`: the image to fill and its mask.
 
 use std::path::{Path, PathBuf};
 
@@ -11,41 +11,45 @@ use skipstone::unet::Config;
 
 use crate::failure::Usage;
 
-/// Filling a part of a picture.
+/// Arguments of inpainting.
 #[derive(Args, Debug)]
 pub struct FillArguments {
-    /// Fill a part of this picture, each image in its own way; needs --mask. With --eta 1 resampling works best
+    /// Inpaint: fill part of this image, differently in each sample; needs --mask and works best with --eta 1
     #[arg(long, value_name = "IMAGE", requires = "mask")]
     inpaint: Option<PathBuf>,
-    /// What to fill: white is filled, black is kept, of gray what is nearer; a picture of the same size
+    /// What to fill: white is filled, black is kept, gray counts as the nearer of the two; same size as the image
     #[arg(long, value_name = "MASK", requires = "inpaint")]
     mask: Option<PathBuf>,
-    /// How often each stretch of the way is gone through (RePaint); 1 is the simple projection
+    /// How often each stretch of steps is sampled (RePaint); 1 is plain projection without resampling
     #[arg(long, value_name = "R", default_value_t = 5, requires = "inpaint")]
     resamples: usize,
-    /// Steps in a stretch
+    /// Steps in a stretch (RePaint)
     #[arg(long, value_name = "J", default_value_t = 5, requires = "inpaint")]
     jump: usize,
 }
 
 impl FillArguments {
-    /// The picture and its mask.
+    /// Paths of the image and its mask.
     pub fn paths(&self) -> [Option<&Path>; 2] {
         [self.inpaint.as_deref(), self.mask.as_deref()]
     }
 
-    /// Reads both pictures, brought to the size and channels of the model.
+    /// Reads the image and the mask at the model's size and channels.
     pub fn read(&self, config: &Config) -> anyhow::Result<Option<(Region, Resampling)>> {
         let (Some(image), Some(mask)) = (&self.inpaint, &self.mask) else { return Ok(None) };
         if !matches!(config.in_channels, 1 | 3) {
-            let message = format!("--inpaint: images of {} channels have no picture to fill", config.in_channels);
+            let message = format!(
+                "--inpaint: the model's images have {} channels; only 1 or 3 can be read from an image file",
+                config.in_channels
+            );
             return Err(Usage(message).into());
         }
         let ([h, w], [mask_h, mask_w]) = (image_size(image)?, image_size(mask)?);
         if [h, w] != [mask_h, mask_w] {
-            // Each would be cropped in its own way, and the hole would lie elsewhere.
-            let message =
-                format!("{mask_w} × {mask_h} pixels, the picture to fill has {w} × {h}; give both the same size");
+            // The two would be cropped differently, which would move the hole.
+            let message = format!(
+                "{mask_w} × {mask_h} pixels, but the image to fill has {w} × {h}; both must have the same size"
+            );
             return Err(Error::data(message).in_file(mask).into());
         }
         let fit = Fit { size: config.sample_size, channels: config.in_channels, background: WHITE };

@@ -1,4 +1,4 @@
-//! Images that a command starts from: a tensor, a picture, a folder, a data set.
+//! Input images of a command: a tensor, an image file, a folder or a data set.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use skipstone::unet::Config;
 
 use crate::failure::Usage;
 
-/// The first `n` images (all where it is `None`) that `text` names, `[n, c, h, w]` of the model: FILE.npy with raw
-/// network values, a picture, a folder of pictures, or the test part of a data set.
+/// The first `n` images, or all for `None`, as `[n, c, h, w]` with the model's c, h and w. `text` names FILE.npy with
+/// raw network values, an image file, a folder of image files, or a data set (its test part).
 pub fn read(text: &str, config: &Config, n: Option<usize>) -> anyhow::Result<Array4<f32>> {
     let ([h, w], c) = (config.sample_size, config.in_channels);
     if n == Some(0) {
@@ -21,7 +21,10 @@ pub fn read(text: &str, config: &Config, n: Option<usize>) -> anyhow::Result<Arr
         return Ok(first(tensor(path, "images [n, channels, height, width]", config)?, n));
     }
     if !matches!(c, 1 | 3) {
-        return Err(Usage(format!("images of {c} channels have no picture; give --images FILE.npy")).into());
+        return Err(Usage(format!(
+            "--images: the model's images have {c} channels; only 1 or 3 can be read from image files; give FILE.npy"
+        ))
+        .into());
     }
     if path.is_file() {
         return pictures(&[path], config);
@@ -31,19 +34,19 @@ pub fn read(text: &str, config: &Config, n: Option<usize>) -> anyhow::Result<Arr
     Ok(data.batch(0..n.unwrap_or(data.len()).min(data.len()))?)
 }
 
-/// The tensor in a file, whose last three dimensions must be those of the model's images and none of which may be 0;
-/// `what` is how a message calls it.
+/// The tensor in a file. Its last three dimensions must be those of the model's images and no dimension may be 0;
+/// `what` describes the tensor in the error.
 pub fn tensor<D: Dimension>(path: &Path, what: &str, config: &Config) -> anyhow::Result<Array<f32, D>> {
     let all: Array<f32, D> = npy::read(path)?;
     let ([h, w], c) = (config.sample_size, config.in_channels);
     if all.is_empty() || !all.shape().ends_with(&[c, h, w]) {
-        let message = format!("expected {what} of at least one image [{c}, {h}, {w}], found {:?}", all.shape());
+        let message = format!("expected {what} with at least one image [{c}, {h}, {w}], found {:?}", all.shape());
         return Err(skipstone::Error::data(message).in_file(path).into());
     }
     Ok(all)
 }
 
-/// These pictures, brought to the model's size.
+/// These image files at the model's size and channels.
 pub fn pictures(paths: &[impl AsRef<Path>], config: &Config) -> anyhow::Result<Array4<f32>> {
     let fit = Fit { size: config.sample_size, channels: config.in_channels, background: WHITE };
     let images = paths.iter().map(|path| read_image(path.as_ref(), &fit).map(|image| network_values(&image)));

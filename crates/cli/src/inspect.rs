@@ -1,4 +1,4 @@
-//! `skipstone inspect`: what a model is, and the table of a run's steps.
+//! `skipstone inspect`: a model's architecture and schedule, and the table of a run's steps.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -15,14 +15,15 @@ use crate::options::Flags;
 /// Show a model's architecture and schedule, and the table of a run's steps
 #[derive(Args, Debug)]
 #[command(after_help = "\
-With --steps or --times, a table follows: for each step the index of its network call, the index it lands on, the \
-noise levels a of both, sigma, and what the predicted image, the predicted noise and fresh noise are multiplied by.
+With --steps or --times, a table of the run follows. It shows for each step: the index t of its network call, the index \
+s where it ends, the noise levels a of both, sigma, and the coefficients of the predicted image (x0), the predicted noise \
+(eps) and fresh noise (z).
 
 Examples:
-  The carried model          skipstone inspect
-  Another one, as JSON       skipstone inspect --model runs/a/model --json
-  Ten steps of DDIM          skipstone inspect --steps 10
-  What eta = 1 changes       skipstone inspect --steps 10 --eta 1")]
+  The built-in model       skipstone inspect
+  Another model, as JSON   skipstone inspect --model runs/a/model --json
+  Ten steps of DDIM        skipstone inspect --steps 10
+  Ten steps with eta 1     skipstone inspect --steps 10 --eta 1")]
 pub struct InspectArguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -37,7 +38,7 @@ pub struct InspectArguments {
 pub fn run(arguments: &InspectArguments) -> anyhow::Result<Done> {
     let model = arguments.model.load()?;
     let schedule = model.scheduler.schedule()?;
-    let wants_table = arguments.run.says(&["steps", "times"]);
+    let wants_table = arguments.run.has_any(&["steps", "times"]);
     let run = if wants_table { Some(Settings::resolve(&model, &arguments.run.request()?)?) } else { None };
     let table = run.as_ref().map(|(_, plan)| plan.steps());
     if arguments.json {
@@ -72,7 +73,7 @@ pub fn run(arguments: &InspectArguments) -> anyhow::Result<Done> {
     Ok(Done::Finished)
 }
 
-/// A time's network index; clean data has none.
+/// A timestep's network index, or "clean" for data, which has none.
 fn index(time: Time) -> String {
     time.index().map_or("clean".to_owned(), |index| index.to_string())
 }
@@ -85,7 +86,7 @@ fn row(i: usize, step: &skipstone::math::sigma::Step) -> Value {
     })
 }
 
-/// a and SNR of the first and last time.
+/// a and SNR at the first and the last timestep.
 fn ends(schedule: &Schedule) -> anyhow::Result<[(f64, f64); 2]> {
     let at = |t| -> anyhow::Result<(f64, f64)> {
         let level = schedule.level(Time::new(t))?;
@@ -121,9 +122,9 @@ fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
     emit(format_args!("weights     {}", model.weights))?;
     emit(format_args!("images      {} channel(s), {height} × {width}", config.in_channels))?;
     emit(format_args!("parameters  {}", model.parameters.data().len()))?;
-    emit(format_args!("work        {:.3} GFLOP per image and network call", unet::flops(config)? as f64 / 1e9))?;
+    emit(format_args!("work        {:.3} GFLOP per network call and image", unet::flops(config)? as f64 / 1e9))?;
     for (i, (block, channels)) in config.down_blocks.iter().zip(&config.block_out_channels).enumerate() {
-        // Sizes are divisible by it, as the config was checked.
+        // The config was checked: sizes are divisible.
         let side = |size: usize| size >> i;
         let attention = if *block == DownBlock::Attention { ", attention" } else { "" };
         emit(format_args!(
@@ -136,7 +137,7 @@ fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
     }
     emit(format_args!("middle      {}", if config.add_attention { "with attention" } else { "without attention" }))?;
     if let Some(classes) = config.num_class_embeds {
-        let null = model.null_class.map_or(String::new(), |class| format!(", {class} stands for none"));
+        let null = model.null_class.map_or(String::new(), |class| format!(", null class {class}"));
         emit(format_args!("classes     {classes}{null}"))?;
     }
     let scheduler = &model.scheduler;
@@ -151,11 +152,11 @@ fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
         first.0, last.0, first.1, last.1
     ))?;
     emit(format_args!("predicts    {}", scheduler.prediction_type))?;
-    let spacing = scheduler.timestep_spacing.map_or("unsaid".to_owned(), |spacing| spacing.to_string());
-    let clip = scheduler.clip().map_or("unsaid".to_owned(), |clip| clip.to_string());
+    let spacing = scheduler.timestep_spacing.map_or("not set".to_owned(), |spacing| spacing.to_string());
+    let clip = scheduler.clip().map_or("not set".to_owned(), |clip| clip.to_string());
     emit(format_args!("sampling    spacing {spacing}, clip {clip} (flags override)"))?;
     for (key, text) in &model.provenance {
-        // A recipe is long; --json has all of it.
+        // The first line of a recipe is enough here; --json prints all of it.
         let line = text.lines().next().unwrap_or_default();
         let more = if text.lines().count() > 1 { " …" } else { "" };
         emit(format_args!("{key:<11} {line}{more}"))?;

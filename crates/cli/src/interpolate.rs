@@ -1,61 +1,61 @@
-//! `skipstone interpolate`: from one image to another through the space of latents.
+//! `skipstone interpolate`: interpolates between images through their latents.
 
-use std::ops::ControlFlow;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{ArgGroup, Args, ValueEnum};
-use ndarray::{Array4, Axis, concatenate};
+use ndarray::Array4;
 use serde_json::json;
 use skipstone::math::latent;
-use skipstone::math::noise::initial_latent;
-use skipstone::sampling::generate::{ClassRule, Generator, Inputs};
-use skipstone::sampling::inversion::{FixedPoint, Latents, Method};
+use skipstone::math::noise::latents_of;
+use skipstone::sampling::generate::{ClassRule, Generator, Inputs, batches};
+use skipstone::sampling::inversion::{FixedPoint, Method};
 use skipstone::sampling::options::DECODE;
-use skipstone::sampling::sampler::Outcome;
+use skipstone::sampling::sampler::Progress;
 
-use crate::batch::{BatchArguments, batches};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt;
-use crate::invert::{Report, encode_batch, evaluations};
+use crate::invert::{Report, evaluations, watch};
 use crate::options::Flags;
 use crate::output::{Sink, Target, apart, check, stopped};
 
-/// Interpolate between two images or among four, generated or your own
+/// Interpolate between two or four images, generated or your own
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("ends").required(true))]
 #[command(after_help = "\
-Two ends make a line, four a square with the ends in its corners (top left, top right, bottom left, bottom right). The \
-latents between are spherical interpolations. Seed A is the image that `sample -n 1 --seed A` makes with the same steps; \
-images are encoded first, with the same steps, so the ends of the line are their reconstructions.
+Two ends give a line; four give a square with the ends at its corners (top left, top right, bottom left, bottom right). \
+The latents in between are spherical interpolations. Seed A stands for the image of `sample -n 1 --seed A` with the same \
+steps. Images are first encoded with the same steps, so the ends of the line are their reconstructions.
 
 Examples:
-  A line                skipstone interpolate --seeds 1,2 --steps 50 -o line.png
-  A square              skipstone interpolate --seeds 1,2,3,4 --points 6 -o square.png
-  Between two pictures  skipstone interpolate --images a.png,b.png --steps 100 -o between.png
-  Frames of a film      skipstone interpolate --seeds 1,2 --points 240 -o frames/")]
+  A line                   skipstone interpolate --seeds 1,2 --steps 50 -o line.png
+  A square                 skipstone interpolate --seeds 1,2,3,4 --points 6 -o square.png
+  Between two image files  skipstone interpolate --images a.png,b.png --steps 100 -o between.png
+  Frames of a film         skipstone interpolate --seeds 1,2 --points 240 -o frames/")]
 pub struct InterpolateArguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Two or four seeds
     #[arg(long, value_name = "A,B[,C,D]", value_delimiter = ',', group = "ends")]
     seeds: Option<Vec<u64>>,
-    /// Two or four pictures
+    /// Two or four image files
     #[arg(long, value_name = "A.png,B.png[,…]", value_delimiter = ',', group = "ends")]
     images: Option<Vec<PathBuf>>,
-    /// Points of a line, or of each side of a square, with the ends
+    /// Points on the line, or on each side of the square, including the ends
     #[arg(long, value_name = "N", default_value_t = 11)]
     points: usize,
-    /// How pictures are encoded
+    /// How to encode --images
     #[arg(long, value_enum, default_value = "ddim")]
     method: Encoding,
     #[command(flatten)]
     run: Flags<DECODE>,
     #[command(flatten)]
     batch: BatchArguments,
-    /// Output: NAME.png is a row or a square, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
+    /// Output: NAME.png is one row or square, NAME.npy the raw tensor, NAME/ a folder with one PNG per image
     #[arg(short, long, value_name = "PATH", default_value = "interpolation.png")]
     output: PathBuf,
     #[command(flatten)]
@@ -66,12 +66,12 @@ pub struct InterpolateArguments {
 enum Encoding {
     /// Plain DDIM
     Ddim,
-    /// By iteration: the ends are nearer to the pictures, where it converges
+    /// Fixed-point iteration: where it converges, the ends are closer to the images
     FixedPoint,
 }
 
 impl InterpolateArguments {
-    /// How pictures become latents.
+    /// The encoding method.
     fn encoding(&self) -> Method {
         match self.method {
             Encoding::Ddim => Method::Ddim,
@@ -80,7 +80,7 @@ impl InterpolateArguments {
     }
 }
 
-/// Where the ends come from.
+/// The ends: seeds or images.
 enum Ends {
     Seeds(Vec<u64>),
     Images(Array4<f32>),
@@ -100,14 +100,20 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
     let given = arguments.seeds.as_ref().map_or(arguments.images.as_ref().map_or(0, Vec::len), Vec::len);
     if !matches!(given, 2 | 4) {
-        return Err(Usage(format!("expected two ends (a line) or four (a square), found {given}")).into());
+        return Err(Usage(format!(
+            "--seeds or --images: expected two ends (a line) or four (a square), found {given}"
+        ))
+        .into());
     }
     if arguments.points < 2 || arguments.points > 100_000 {
         let found = arguments.points;
-        return Err(Usage(format!("--points: expected 2, the ends, to 100000, found {found}")).into());
+        return Err(Usage(format!("--points: expected 2 to 100000, found {found}")).into());
     }
     if arguments.images.is_none() && arguments.method != Encoding::Ddim {
-        return Err(Usage("--method: seeds are latents already, nothing is encoded; leave it out".to_owned()).into());
+        return Err(Usage(
+            "--method: applies to --images only, because seeds need no encoding; leave it out".to_owned(),
+        )
+        .into());
     }
     let n = if given == 2 { arguments.points } else { arguments.points * arguments.points };
     let engine = arguments.common.start()?;
@@ -123,7 +129,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
     if let Some(ClassRule::Modulo(classes)) = generator.settings().classes {
         return Err(Usage(format!(
-            "--class: the model knows {classes} classes and none for \"no class\"; give one, so that all points share it"
+            "--class: the model has {classes} classes and no null class; choose one class for all points"
         ))
         .into());
     }
@@ -136,12 +142,18 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         return dry_run(arguments, &generator, &ends, n);
     }
     let begun = Instant::now();
-    let Some(latents) = latents(arguments, &generator, &ends)? else { return Ok(stopped(&target)) };
-    let path = points(&latents, arguments.points)?;
+    let latents = match latents(arguments, &generator, &ends) {
+        Err(error) => return stopped(error, &target),
+        Ok(latents) => latents,
+    };
+    let path = latent::between(&latents, arguments.points)?;
     let inputs = Inputs { latents: Some(path), ..Inputs::default() };
     let generator = generator.with_inputs(inputs, 0, n)?;
     let batch = arguments.batch.of(&generator, n, engine.threads);
-    let Some(texts) = decode(arguments, &generator, &target, n, batch)? else { return Ok(stopped(&target)) };
+    let texts = match decode(arguments, &generator, &target, n, batch) {
+        Err(error) => return stopped(error, &target),
+        Ok(texts) => texts,
+    };
     let (seconds, calls) = (begun.elapsed().as_secs_f64(), generator.calls() * generator.calls_per_step());
     if arguments.common.json {
         emit(json!({
@@ -155,74 +167,43 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     Ok(Done::Finished)
 }
 
-/// The latents of the ends; `None` at Ctrl-C.
-fn latents(
-    arguments: &InterpolateArguments,
-    generator: &Generator,
-    ends: &Ends,
-) -> anyhow::Result<Option<Array4<f32>>> {
+/// The latents of the ends.
+fn latents(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends) -> anyhow::Result<Array4<f32>> {
     let images = match ends {
         Ends::Seeds(seeds) => {
-            let each: Vec<_> = seeds.iter().map(|&seed| initial_latent(seed, 0, 1, generator.shape())).collect();
-            return Ok(Some(concatenate(Axis(0), &each.iter().map(|x| x.view()).collect::<Vec<_>>())?));
+            return Ok(latents_of(seeds, generator.shape()));
         }
         Ends::Images(images) => images,
     };
     let method = arguments.encoding();
     let bar = crate::bars::bar("encoding", 0, generator.plan().steps().len() as u64);
-    let all = 0..images.dim().0;
-    let encoded = encode_batch(generator, images, &all, &method, (&bar, 0))?;
+    let encoded = generator.encode(images, 0..ends.len() as u64, &method, &mut watch(&bar, 0))?;
     bar.finish_and_clear();
-    let Some(encoded) = encoded else { return Ok(None) };
     let mut report = Report::default();
     report.add(&encoded.convergence);
-    report.warn(all.end);
-    match encoded.latents {
-        Latents::One(x_t) => Ok(Some(x_t)),
-        Latents::Pair(_) => Err(Usage("pairs of latents cannot be interpolated".to_owned()).into()),
-    }
+    report.warn(ends.len());
+    Ok(encoded.latents.into_single()?)
 }
 
-/// A line between two latents, or a square among four.
-fn points(ends: &Array4<f32>, points: usize) -> anyhow::Result<Array4<f32>> {
-    let end = |i| ends.index_axis(Axis(0), i);
-    Ok(match ends.dim().0 {
-        2 => latent::line(end(0), end(1), points)?,
-        _ => latent::grid([end(0), end(1), end(2), end(3)], points)?,
-    })
-}
-
-/// Samples every point and writes them; what the ends are, in words, or `None` at Ctrl-C.
+/// Samples and writes every point. Returns a description of the ends.
 fn decode(
     arguments: &InterpolateArguments,
     generator: &Generator,
     target: &Target,
     n: usize,
     batch: usize,
-) -> anyhow::Result<Option<String>> {
+) -> anyhow::Result<String> {
     let sink = Sink::open(target, generator.settings(), generator.shape(), 0, n)?;
     let mut sink = sink.with_columns(arguments.points);
-    let ranges = batches(n, batch);
+    let missing = sink.missing(0..n as u64);
+    let wanted = || missing.iter().cloned().flatten();
     let steps = generator.plan().steps().len();
-    let bar = crate::bars::bar("sampling", 0, (ranges.len() * steps) as u64);
-    for range in &ranges {
-        let images: Vec<u64> = (range.start as u64..range.end as u64).collect();
-        if images.iter().all(|&i| sink.holds(i)) {
-            bar.inc(steps as u64);
-            continue;
-        }
-        let outcome = generator.generate(range.start as u64..range.end as u64, &mut |_| {
-            bar.inc(1);
-            if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        match outcome {
-            Outcome::Finished(x0) => sink.take(&images, x0)?,
-            Outcome::Stopped(_) => {
-                bar.finish_and_clear();
-                return Ok(None);
-            }
-        }
-    }
+    let bar = crate::bars::bar("sampling", 0, (batches(wanted(), batch).count() * steps) as u64);
+    let mut see = |_: &Range<u64>, _: &Progress<'_>| {
+        bar.inc(1);
+        interrupt::flow()
+    };
+    generator.generate_all(wanted(), batch, &mut see, |images, x0| sink.take(images, x0))?;
     bar.finish_and_clear();
     let ends = match (&arguments.seeds, &arguments.images) {
         (Some(seeds), _) => ("seeds", format!("{seeds:?}")),
@@ -238,7 +219,7 @@ fn decode(
     texts.push(("ends".to_owned(), words.clone()));
     texts.push(("points".to_owned(), arguments.points.to_string()));
     sink.finish(&texts)?;
-    Ok(Some(words))
+    Ok(words)
 }
 
 fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends, n: usize) -> anyhow::Result<Done> {
@@ -255,8 +236,8 @@ fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends,
         &json!({"n": n, "calls": calls, "gflop": gflop, "output": output}),
         &[
             format!("images      {n}"),
-            format!("steps       {steps}, {calls} network calls for an image"),
-            format!("work        at most {gflop:.1} GFLOP, the encoding of pictures among them"),
+            format!("steps       {steps}, {calls} network calls per image"),
+            format!("work        at most {gflop:.1} GFLOP, including the encoding"),
             format!("would write {output}"),
         ],
     )

@@ -1,31 +1,37 @@
-//! Ctrl-C: the first asks the work to stop at its next step, the second ends the program at once.
+//! Ctrl-C: the first one stops the work at its next step, the second ends the program at once.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 pub use skipstone_serve::core::quoted;
 
-/// What a shell expects of an interrupted program: 128 + SIGINT.
+/// The exit code that shells expect of an interrupted program: 128 + SIGINT.
 pub const EXIT_CODE: u8 = 130;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the work should stop.
+/// Whether a stop was requested.
 pub fn asked() -> bool {
     ASKED.load(Ordering::Relaxed)
 }
 
-/// Listens to Ctrl-C (and SIGTERM, SIGHUP) from now on.
+/// An observer's answer: stop after Ctrl-C, else go on.
+pub fn flow() -> ControlFlow<()> {
+    if asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// Starts listening for Ctrl-C, SIGTERM and SIGHUP.
 pub fn listen() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if ASKED.swap(true, Ordering::Relaxed) {
             std::process::exit(EXIT_CODE.into());
         }
     })
-    .context("cannot listen to Ctrl-C")
+    .context("cannot install the Ctrl-C handler")
 }
 
-/// The command that was typed, as a shell reads it, with `extra` at the end unless it is there.
+/// The command that was typed, quoted for a shell, with `extra` appended unless it is already there.
 pub fn command_line(extra: Option<&str>) -> String {
     let mut words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
     if let Some(extra) = extra

@@ -1,4 +1,4 @@
-//! What encoding, decoding and reconstruction share: the method, the loop over batches, what did not converge.
+//! Shared by `encode`, `decode` and `reconstruct`: the method's arguments, the progress bar, the report on convergence.
 
 use std::ops::{ControlFlow, Range};
 
@@ -6,43 +6,40 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5, Axis, Slice, concatenate, stack};
 use serde_json::{Value, json};
-use skipstone::sampling::generate::Generator;
-use skipstone::sampling::inversion::{
-    Bdia, Convergence, Edict, Encoded, FixedPoint, Latents, Method, Progress, decode, encode,
-};
+use skipstone::sampling::inversion::{Bdia, Calls, Convergence, Edict, FixedPoint, Latents, Method};
 
 use crate::failure::{Usage, say};
 use crate::interrupt;
 
-/// The four ways.
+/// The inversion methods.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum MethodName {
-    /// Plain DDIM, the generative steps backwards: a call per step, error O(1/S)
+    /// Plain DDIM, the sampler's ODE run backwards: one call per step, error O(1/S)
     Ddim,
-    /// DDIM's own sampler inverted by iteration: the latent whose DDIM sample the image is, where it converges
+    /// Inverts DDIM steps by fixed-point iteration; exact where it converges
     FixedPoint,
-    /// BDIA: exact with a sampler of its own, a call per step; latents are pairs
+    /// BDIA: exact with its own sampler, one call per step; latents are pairs
     Bdia,
     /// EDICT: exact with two coupled chains, two calls per step; latents are pairs
     Edict,
 }
 
-/// How images and latents are taken into each other.
+/// The inversion method and its parameters.
 #[derive(Args, Debug)]
 pub struct MethodArguments {
-    /// How to invert
+    /// Inversion method
     #[arg(long, value_enum, default_value = "ddim")]
     method: MethodName,
-    /// BDIA's gamma, above 0 up to 1 [default: 1]
+    /// Gamma of bdia, above 0 and at most 1 [default: 1]
     #[arg(long, value_name = "G", allow_negative_numbers = true)]
     gamma: Option<f64>,
-    /// EDICT's p, above 0 up to 1 [default: 0.93]
+    /// Mixing weight p of edict, above 0 and at most 1 [default: 0.93]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     mix: Option<f64>,
-    /// What a step of fixed-point may miss, root mean square in network values [default: 1e-5]
+    /// Residual at which a step of fixed-point has converged, root mean square in network values [default: 1e-5]
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     tolerance: Option<f64>,
-    /// Most network calls of fixed-point per step [default: 30]
+    /// Most network calls per step of fixed-point [default: 30]
     #[arg(long, value_name = "N")]
     iterations: Option<usize>,
 }
@@ -58,7 +55,7 @@ impl MethodArguments {
         ];
         if let Some((_, flag, _)) = given.iter().find(|(given, _, fits)| *given && !fits) {
             let method = self.method.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
-            return Err(Usage(format!("--{flag} means nothing for --method {method}")));
+            return Err(Usage(format!("--{flag}: cannot be used with --method {method}")));
         }
         let (fixed, bdia, edict) = (FixedPoint::default(), Bdia::default(), Edict::default());
         Ok(match self.method {
@@ -72,7 +69,7 @@ impl MethodArguments {
         })
     }
 
-    /// The method's flags again, for a command that is to follow.
+    /// The method's flags for a command to be printed.
     pub fn to_flags(&self) -> Result<String, Usage> {
         Ok(match self.method()? {
             Method::Ddim | Method::FixedPoint(_) => String::new(),
@@ -82,48 +79,20 @@ impl MethodArguments {
     }
 }
 
-/// Rows of a batch.
-pub fn rows(all: &Array4<f32>, range: &Range<usize>) -> Array4<f32> {
-    all.slice_axis(Axis(0), Slice::from(range.clone())).to_owned()
+/// The images of a batch.
+pub fn rows(all: &Array4<f32>, range: &Range<u64>) -> Array4<f32> {
+    all.slice_axis(Axis(0), Slice::from(range.start as usize..range.end as usize)).to_owned()
 }
 
-/// Moves the bar on by what a batch has done, and stops at Ctrl-C.
-pub fn watch(bar: &ProgressBar, before: u64) -> impl FnMut(Progress) -> ControlFlow<()> + '_ {
-    move |progress| {
-        bar.set_position(before + progress.step as u64);
-        if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+/// An observer that moves the bar as a batch progresses, and stops at Ctrl-C.
+pub fn watch(bar: &ProgressBar, before: u64) -> impl FnMut(Calls) -> ControlFlow<()> + '_ {
+    move |calls| {
+        bar.set_position(before + calls.step as u64);
+        interrupt::flow()
     }
 }
 
-/// Encodes images `range` of a run; `None` at Ctrl-C.
-pub fn encode_batch(
-    generator: &Generator,
-    x0: &Array4<f32>,
-    range: &Range<usize>,
-    method: &Method,
-    (bar, before): (&ProgressBar, u64),
-) -> anyhow::Result<Option<Encoded>> {
-    let conditions = generator.conditions(range.start as u64..range.end as u64);
-    let x0 = rows(x0, range);
-    let (network, plan) = (generator.network(), generator.plan());
-    Ok(encode(network, plan, &x0, method, &conditions, &mut watch(bar, before))?)
-}
-
-/// Decodes the latents of images `range`; `None` at Ctrl-C.
-pub fn decode_batch(
-    generator: &Generator,
-    latents: &Latents,
-    range: &Range<usize>,
-    method: &Method,
-    (bar, before): (&ProgressBar, u64),
-) -> anyhow::Result<Option<Array4<f32>>> {
-    let conditions = generator.conditions(range.start as u64..range.end as u64);
-    let (network, plan) = (generator.network(), generator.plan());
-    let decoded = decode(network, plan, latents, method, &conditions, &mut watch(bar, before))?;
-    Ok(decoded.map(|decoded| decoded.images))
-}
-
-/// Latents of batches as one array to be written: `[n, c, h, w]`, or `[2, n, c, h, w]` for pairs.
+/// Joins the latents of all batches into one array: `[n, c, h, w]`, or `[2, n, c, h, w]` for pairs.
 pub fn joined(batches: &[Latents]) -> anyhow::Result<ndarray::ArrayD<f32>> {
     let (mut ones, mut pairs) = (Vec::new(), [Vec::new(), Vec::new()]);
     for latents in batches {
@@ -156,7 +125,7 @@ pub fn pairs(all: &Array5<f32>) -> skipstone::Result<Latents> {
     Ok(Latents::Pair(Box::new([state(0), state(1)])))
 }
 
-/// How the steps of all batches converged, put together.
+/// Convergence of every step, over all batches.
 #[derive(Default)]
 pub struct Report(Vec<Convergence>);
 
@@ -174,7 +143,7 @@ impl Report {
         }
     }
 
-    /// Images, summed over steps, that did not converge.
+    /// Number of images that did not converge, summed over steps.
     pub fn unconverged(&self) -> usize {
         self.0.iter().map(|step| step.unconverged).sum()
     }
@@ -184,7 +153,7 @@ impl Report {
         self.0.iter().map(|step| step.residual).fold(0.0, f64::max)
     }
 
-    /// Every step.
+    /// The convergence of every step as JSON.
     pub fn to_json(&self) -> Value {
         let step = |c: &Convergence| {
             json!({
@@ -195,7 +164,7 @@ impl Report {
         self.0.iter().map(step).collect()
     }
 
-    /// Tells of steps that did not converge, on stderr.
+    /// Warns on stderr about steps that did not converge.
     pub fn warn(&self, n: usize) {
         for step in self.0.iter().filter(|step| step.unconverged > 0) {
             let s = step.s.index().map_or("clean data".to_owned(), |s| format!("index {s}"));
@@ -211,7 +180,7 @@ impl Report {
     }
 }
 
-/// The most evaluations of the network that encoding and decoding one image takes.
+/// The most network calls for encoding one image, and for decoding it.
 pub fn evaluations(method: &Method, steps: usize) -> (usize, usize) {
     match method {
         Method::Ddim => (steps, steps),

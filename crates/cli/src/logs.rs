@@ -1,12 +1,12 @@
-//! The log on stderr, above whatever bar is drawn there.
+//! The log on stderr, printed above any progress bar.
 
 use std::io::{self, Write};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Logs to stderr what `RUST_LOG` lets through: warnings and errors by default; for a service also its requests, with
-/// the time of each.
+/// Starts logging to stderr at the level of `RUST_LOG`. Default: warnings and errors; a service also logs its requests,
+/// with times.
 pub fn start(service: bool) {
     let default = if service { "warn,skipstone_serve=info" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));

@@ -36,14 +36,14 @@ use clap_complete::Shell;
 
 use failure::Done;
 
-/// Denoising diffusion implicit models: train them, sample from them in few steps, encode images,
-/// read others' checkpoints, serve them.
+/// Denoising diffusion implicit models: train models, sample in few steps, encode images, read checkpoints
+/// from other programs, serve models over HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "skipstone", version, max_term_width = 120, arg_required_else_help = true)]
 #[command(after_help = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (what was finished is kept).
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (finished work is kept).
 The environment variable RUST_LOG sets how much is logged to stderr: error, warn (the default; serve
-logs its requests as well), info, debug.")]
+also logs its requests), info, debug.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -71,7 +71,7 @@ Examples:
   zsh    skipstone completions zsh > \"${fpath[1]}/_skipstone\"
   fish   skipstone completions fish > ~/.config/fish/completions/skipstone.fish")]
     Completions {
-        /// The shell
+        /// Shell to print them for
         shell: Shell,
     },
 }
@@ -99,6 +99,10 @@ fn main() -> ExitCode {
     match result {
         Ok(Done::Finished) => ExitCode::SUCCESS,
         Ok(Done::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Err(error) if failure::is_stopped(&error) => {
+            failure::say("interrupted: nothing was written");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => failure::report(&error),
     }
 }

@@ -1,4 +1,4 @@
-//! The options of a run as flags, made from the library's table of them.
+//! Sampling options as flags, generated from the library's table.
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +10,14 @@ use skipstone::sampling::options::{Field, Kind, NOISE, Request, STEPS, Set, of};
 
 use crate::failure::Usage;
 
-/// The flag for a file in place of `--sigma`.
+/// The flag that reads a list of sigmas from a file instead of `--sigma`.
 const SIGMAS: &str = "sigmas";
 
-/// The options of `SET` as they were given.
+/// The options of `SET` that were given on the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Flags<const SET: Set> {
     given: Map<String, Value>,
-    /// Of a list of `--steps`, each.
+    /// The numbers of `--steps`, which may be a list.
     steps: Option<Vec<Value>>,
     sigmas: Option<PathBuf>,
 }
@@ -25,14 +25,14 @@ pub struct Flags<const SET: Set> {
 fn arg(field: &'static Field) -> Arg {
     let about = &field.about;
     let parser = if field.bit == STEPS {
-        // A list, of which commands that make one run refuse more than one.
+        // `--steps` takes a list; commands with a single run refuse more than one number.
         ValueParser::new(|text: &str| text.split(',').map(|steps| field.parse(steps)).collect::<Result<Value, _>>())
     } else {
         ValueParser::new(|text: &str| field.parse(text))
     };
     let mut help = about.help.to_owned();
     if let Kind::Name(names) = about.kind {
-        help += &format!(": {}", names().join(", "));
+        help += &format!(" [possible values: {}]", names().join(", "));
     }
     if !about.default.is_empty() {
         help += &format!(" [default: {}]", about.default);
@@ -53,7 +53,7 @@ impl<const SET: Set> Args for Flags<SET> {
             return command;
         }
         let file = Arg::new(SIGMAS).long(SIGMAS).value_name("FILE").value_parser(value_parser!(PathBuf));
-        let file = file.help("Text file with one sigma per network call, in step order; # begins a comment");
+        let file = file.help("Text file with one sigma per network call, in step order; # starts a comment");
         command.arg(file.conflicts_with_all(["sigma", "eta"]))
     }
 
@@ -82,8 +82,8 @@ impl<const SET: Set> FromArgMatches for Flags<SET> {
 }
 
 impl<const SET: Set> Flags<SET> {
-    /// Whether one of these options was given.
-    pub fn says(&self, names: &[&str]) -> bool {
+    /// Whether any of these options was given.
+    pub fn has_any(&self, names: &[&str]) -> bool {
         let file = self.sigmas.is_some();
         names.iter().any(|&name| match name {
             "steps" => self.steps.is_some(),
@@ -96,16 +96,19 @@ impl<const SET: Set> Flags<SET> {
         self.sigmas.as_deref()
     }
 
-    /// What is asked for.
+    /// The options as one request; an error if `--steps` is a list of several.
     pub fn request(&self) -> anyhow::Result<Request> {
         match <[Request; 1]>::try_from(self.requests(&[])?) {
             Ok([request]) => Ok(request),
-            Err(_) => Err(Usage("--steps: expected one number here, found a list".to_owned()).into()),
+            Err(_) => {
+                Err(Usage("--steps: expected one number, found a list; this command makes a single run".to_owned())
+                    .into())
+            }
         }
     }
 
-    /// What is asked for, once for each number of steps in the list; without --steps and --times, for those of
-    /// `default`.
+    /// The options as one request per number of steps: those of `--steps`, or those of `default` if neither `--steps`
+    /// nor `--times` was given.
     pub fn requests(&self, default: &[usize]) -> anyhow::Result<Vec<Request>> {
         let mut fields = self.given.clone();
         if let Some(path) = &self.sigmas {

@@ -1,16 +1,17 @@
-//! Where images go: one grid, a folder, or a tensor.
+//! Output images: one grid, a folder of files, or a tensor.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
 use skipstone::io::image::{Layout, film_strip, grid, near_square, npy, write_png};
-use skipstone::sampling::generate::{Folder, Settings};
+use skipstone::sampling::generate::{Folder, Settings, batches};
 
-use crate::failure::{Done, Usage, say};
+use crate::failure::{Done, Usage, is_stopped, say};
 use crate::interrupt::command_line;
 
-/// What a path asks for.
+/// The kind of output, chosen by the path's ending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// `….png`: one near-square grid.
@@ -22,7 +23,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// Reads the path's ending.
+    /// The target of a path. An error for an ending other than `.png`, `.npy` and `/`.
     pub fn of(path: &Path) -> Result<Self, Usage> {
         let owned = path.to_path_buf();
         if path.as_os_str().to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]) || path.is_dir() {
@@ -33,7 +34,7 @@ impl Target {
             Some("npy") => Ok(Self::Tensor(owned)),
             None => Ok(Self::Folder(owned)),
             Some(_) => Err(Usage(format!(
-                "{}: expected a name that ends in .png (one grid), in .npy (the tensor) or in / (a folder of images)",
+                "{}: expected a name that ends in .png (one grid), .npy (the tensor) or / (a folder of images)",
                 path.display()
             ))),
         }
@@ -47,25 +48,29 @@ impl Target {
     }
 }
 
-/// Images of one run: what is still to be made is kept as a list.
+/// Most images in one run; a larger number is taken for a mistake.
 const MOST_IMAGES: usize = 100_000_000;
-/// A tensor is written whole, so it is held whole.
+/// Largest tensor: it is held in memory until it is written.
 const MOST_TENSOR_BYTES: usize = 16 << 30;
 
-/// Finds out before the work, not after it, that a file cannot be written or has no picture.
+/// Checks before the run starts that `n` images of this shape fit the target and that its file can be written.
 pub fn check(target: &Target, n: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<()> {
     if n > MOST_IMAGES {
-        return Err(
-            Usage(format!("n: at most {MOST_IMAGES} images in one run, found {n}; make parts with --first")).into()
-        );
+        return Err(Usage(format!(
+            "-n: at most {MOST_IMAGES} images in one run, found {n}; split the run with --first"
+        ))
+        .into());
     }
     if matches!(target, Target::Tensor(_)) && n.saturating_mul(4 * c * h * w) > MOST_TENSOR_BYTES {
-        return Err(
-            Usage(format!("{n} images are too many for one tensor; write a folder, or parts with --first")).into()
-        );
+        return Err(Usage(format!(
+            "{n} images are too many for one tensor; write a folder, -o NAME/, or split the run with --first"
+        ))
+        .into());
     }
     if !matches!(target, Target::Tensor(_)) && !matches!(c, 1 | 3) {
-        return Err(Usage(format!("images of {c} channels have no picture; write a .npy file with -o")).into());
+        return Err(
+            Usage(format!("images of {c} channels cannot be written as PNG; write a tensor, -o NAME.npy")).into()
+        );
     }
     if let Target::Grid(_) = target {
         let (layout, columns) = (Layout::magnified(h, w), near_square(n));
@@ -80,10 +85,10 @@ pub fn check(target: &Target, n: usize, [c, h, w]: [usize; 3]) -> anyhow::Result
     Ok(())
 }
 
-/// Refuses a file whose folder is not there or takes no files.
+/// Checks that the file's folder exists and is writable.
 pub fn writable(path: &Path) -> anyhow::Result<()> {
     if path.exists() {
-        // A device, or a file that the rename will replace.
+        // A device, or a file that the final rename replaces.
         return Ok(());
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -98,18 +103,18 @@ pub fn writable(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses to write a file over another output, or over what the command reads.
+/// Checks that no output file is also an input or another output of the command.
 pub fn apart<'a>(
     outputs: impl IntoIterator<Item = &'a Path>,
     inputs: impl IntoIterator<Item = &'a Path>,
 ) -> Result<(), Usage> {
-    // A folder holds many files, and knows its own.
+    // Folders are not compared: they check their own files.
     let mut taken: Vec<PathBuf> = inputs.into_iter().filter(|path| path.is_file()).map(place).collect();
     let inputs = taken.len();
     for output in outputs {
         let found = place(output);
         if let Some(i) = taken.iter().position(|other| *other == found) {
-            let what = if i < inputs { "is read by this command" } else { "is another output of this command" };
+            let what = if i < inputs { "is an input of this command" } else { "is another output of this command" };
             return Err(Usage(format!("{}: {what}; choose another name", output.display())));
         }
         taken.push(found);
@@ -117,7 +122,7 @@ pub fn apart<'a>(
     Ok(())
 }
 
-/// The one name of a file that may not be there yet.
+/// The canonical path of a file that may not exist yet.
 fn place(path: &Path) -> PathBuf {
     let there = std::fs::canonicalize(path).ok();
     there.unwrap_or_else(|| match (path.parent(), path.file_name()) {
@@ -129,20 +134,23 @@ fn place(path: &Path) -> PathBuf {
     })
 }
 
-/// Says that Ctrl-C ended a run whose folder the same command continues.
-pub fn stopped(target: &Target) -> Done {
+/// Reports a run that Ctrl-C stopped and how to continue it. Returns any other error.
+pub fn stopped(error: anyhow::Error, target: &Target) -> anyhow::Result<Done> {
+    if !is_stopped(&error) {
+        return Err(error);
+    }
     match target {
         Target::Folder(_) => say(format_args!("interrupted; continue with: {}", command_line(None))),
-        _ => say("interrupted: nothing was written (a folder, -o NAME/, keeps what is finished)"),
+        _ => say("interrupted; nothing was written (with a folder, -o NAME/, finished images are kept)"),
     }
-    Done::Interrupted
+    Ok(Done::Interrupted)
 }
 
-/// Where finished images go.
+/// Receives finished images.
 pub enum Sink {
-    /// One file at the end; the batches until then, and how many columns a grid has.
+    /// One file, written at the end: the batches until then, and the number of columns of a grid.
     File(Target, Vec<Array4<f32>>, usize),
-    /// A folder, image by image.
+    /// A folder with one file per image, written as images are finished.
     Folder(Folder),
 }
 
@@ -155,7 +163,7 @@ impl Sink {
         })
     }
 
-    /// The same with a grid of so many columns.
+    /// The same with this number of columns in the grid.
     pub fn with_columns(self, columns: usize) -> Self {
         match self {
             Self::File(target, batches, _) => Self::File(target, batches, columns),
@@ -163,25 +171,24 @@ impl Sink {
         }
     }
 
-    /// Whether image `index` is there already.
-    pub fn holds(&self, index: u64) -> bool {
-        matches!(self, Self::Folder(folder) if folder.holds(index))
+    /// The images of `wanted` that have not been written, as runs of consecutive indices.
+    pub fn missing(&self, wanted: Range<u64>) -> Vec<Range<u64>> {
+        match self {
+            Self::File(..) => vec![wanted],
+            Self::Folder(folder) => batches(wanted.filter(|&index| !folder.holds(index)), usize::MAX).collect(),
+        }
     }
 
-    /// Takes the finished images of these indices.
-    pub fn take(&mut self, indices: &[u64], images: Array4<f32>) -> anyhow::Result<()> {
+    /// Adds the finished images with these indices.
+    pub fn take(&mut self, indices: Range<u64>, images: Array4<f32>) -> anyhow::Result<()> {
         match self {
             Self::File(_, batches, _) => batches.push(images),
-            Self::Folder(folder) => {
-                for (&index, image) in indices.iter().zip(images.outer_iter()) {
-                    folder.write(index, image)?;
-                }
-            }
+            Self::Folder(folder) => folder.write_all(indices, &images)?,
         }
         Ok(())
     }
 
-    /// Writes what has not been written yet.
+    /// Writes the file; a folder is already complete.
     pub fn finish(self, texts: &[(String, String)]) -> anyhow::Result<()> {
         let Self::File(target, batches, columns) = self else { return Ok(()) };
         let views: Vec<ArrayView4<'_, f32>> = batches.iter().map(|batch| batch.view()).collect();
@@ -197,51 +204,51 @@ impl Sink {
     }
 }
 
-/// Texts as the PNG writer takes them.
+/// Text chunks as the PNG writer takes them.
 pub fn borrowed(texts: &[(String, String)]) -> Vec<(&str, &str)> {
     texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect()
 }
 
-/// Most images of a film strip, and most of its steps.
+/// Most images and most steps of a film strip.
 pub const STRIP: (usize, usize) = (8, 12);
 
-/// x̂₀ of the first images at evenly chosen steps.
+/// Film strip: x̂₀ of the first images at evenly spaced steps.
 pub struct Strip {
     path: PathBuf,
     /// The chosen steps, from 1.
     steps: Vec<usize>,
-    /// Images wanted.
+    /// Number of images shown.
     rows: usize,
-    /// For each chosen step, the images so far.
+    /// The images so far, for each chosen step.
     frames: Vec<Vec<f32>>,
     shape: [usize; 3],
 }
 
 impl Strip {
-    /// A strip of the first of `n` images of a run of so many calls.
+    /// A strip of the first of `n` images of a run with `calls` network calls.
     pub fn new(path: &Path, n: usize, calls: usize, shape: [usize; 3]) -> anyhow::Result<Self> {
         if Target::of(path)? != Target::Grid(path.to_path_buf()) {
             return Err(Usage(format!("--trajectory {}: expected a name that ends in .png", path.display())).into());
         }
         check(&Target::Grid(path.to_path_buf()), STRIP.0 * STRIP.1, shape)?;
         let columns = calls.min(STRIP.1);
-        // The first and the last step among them.
+        // Includes the first and the last step.
         let step = |i: usize| 1 + (i * (calls - 1) + (columns - 1) / 2) / (columns - 1).max(1);
         let steps = (0..columns).map(step).collect();
         Ok(Self { path: path.to_path_buf(), steps, rows: n.min(STRIP.0), frames: vec![Vec::new(); columns], shape })
     }
 
-    /// How many images it shows.
+    /// Number of images shown.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// What it shows, in words.
+    /// Describes what the strip shows.
     pub fn describe(&self) -> String {
-        format!("{} image(s), x0 as predicted at steps {:?}", self.rows, self.steps)
+        format!("{} image(s), predicted x0 at steps {:?}", self.rows, self.steps)
     }
 
-    /// Takes what a step shows: `x0` is image by image those that follow on the ones before.
+    /// Adds the prediction of a step. Batches arrive in the order of their images.
     pub fn see(&mut self, step: usize, x0: &Array4<f32>) {
         if let Some(frame) = self.steps.iter().position(|&s| s == step) {
             let [c, h, w] = self.shape;
@@ -252,7 +259,7 @@ impl Strip {
         }
     }
 
-    /// Writes the picture.
+    /// Writes the PNG file.
     pub fn finish(self, texts: &[(String, String)]) -> anyhow::Result<()> {
         let [c, h, w] = self.shape;
         let frames = self.frames.into_iter().map(|values| Array4::from_shape_vec((self.rows, c, h, w), values));

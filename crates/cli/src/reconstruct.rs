@@ -1,4 +1,4 @@
-//! `skipstone reconstruct`: the paper's Table 2 for any model, any images and any of the methods.
+//! `skipstone reconstruct`: the paper's Table 2 for any model, images and inversion method.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -9,45 +9,46 @@ use serde_json::json;
 use skipstone::io::files;
 use skipstone::io::image::plot::{AxisStyle, Chart, Curve, Scale};
 use skipstone::io::image::{Layout, grid, write_png};
-use skipstone::sampling::generate::{Generator, Inputs, Settings};
+use skipstone::sampling::generate::{Generator, Inputs, Settings, batches};
 use skipstone::sampling::inversion::{Method, squared_errors};
 use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Plan;
 
-use crate::batch::{BatchArguments, batches};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, duration};
-use crate::failure::{Done, emit, say};
+use crate::failure::{Done, emit, is_stopped, say};
 use crate::images;
-use crate::invert::{MethodArguments, Report, decode_batch, encode_batch, evaluations, rows};
+use crate::invert::{MethodArguments, Report, evaluations, rows, watch};
 use crate::options::Flags;
 use crate::output::borrowed;
 
 /// The steps of the paper's Table 2.
 const TABLE: [usize; 7] = [10, 20, 50, 100, 200, 500, 1000];
-/// Images of the picture, how much it enlarges differences, and most rows of steps in it.
+/// In images.png: the number of images, the factor of the differences, and the most numbers of steps shown.
 const SHOWN: usize = 8;
 const ENLARGED: f32 = 5.0;
 const ROWS: usize = 4;
 
 /// Encode images, decode them again and measure the error (the paper's Table 2)
 #[derive(Args, Debug)]
+#[command(mut_arg("steps", |steps| steps.help("Numbers of steps S, one row each [default: 10,20,50,100,200,500,1000, up to the model's T]")))]
 #[command(after_help = "\
-The error is the mean squared difference per value with values scaled to [0, 1], of what the network makes, unclamped. \
-Without --steps, the paper's: 10,20,50,100,200,500,1000, as far as the model was trained. With -o, a folder: error.png \
-(error against steps, both logarithmic), images.png (originals; then for up to 4 of the steps a row of reconstructions \
-and a row of their differences, 5 times enlarged about gray), table.csv.
+The error is the mean squared difference per value, with values scaled to [0, 1] and not clamped. The default steps are \
+those of the paper. The folder of -o contains error.png (error against steps, both logarithmic), images.png (the \
+originals, then for up to 4 numbers of steps a row of reconstructions and a row of differences, 5 times amplified around \
+gray) and table.csv.
 
 Examples:
-  The first 64 test images of Fashion-MNIST   skipstone reconstruct --images fashion-mnist -o table2/
-  Your own, in few steps                      skipstone reconstruct --images photos/ --steps 10,20,50
-  Without error                               skipstone reconstruct --images photos/ --steps 10 --method edict")]
+  The first 64 test images   skipstone reconstruct --images fashion-mnist -o table2/
+  Your own images            skipstone reconstruct --images photos/ --steps 10,20,50
+  Exact inversion            skipstone reconstruct --images photos/ --steps 10 --method edict")]
 pub struct ReconstructArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Images: a folder, a picture, a .npy file of raw network values, or a data set (its test part)
+    /// Images: a folder, an image file, a .npy file of raw network values, or a data set (its test part)
     #[arg(long, value_name = "DIR|FILE|DATASET")]
     images: String,
-    /// Number of images: the first so many, or all where there are fewer
+    /// Number of images, from the first; all if there are fewer
     #[arg(short, value_name = "N", default_value_t = 64)]
     n: usize,
     #[command(flatten)]
@@ -56,7 +57,7 @@ pub struct ReconstructArguments {
     run: Flags<DECODE>,
     #[command(flatten)]
     batch: BatchArguments,
-    /// Folder for the plot, the picture and the table
+    /// Folder for error.png, images.png and table.csv
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -69,7 +70,7 @@ struct Row {
     evaluations: f64,
     mse: f64,
     report: Report,
-    /// The first reconstructions, for the picture.
+    /// The first reconstructions, for images.png.
     shown: Array4<f32>,
 }
 
@@ -85,7 +86,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     for request in requests {
         let request = request.unclipped();
         let run = Settings::resolve(&model, &request)?;
-        // Before the first run, not after the last but one.
+        // Checks every run before the first one starts.
         method.check(&run.1)?;
         runs.push((run, request));
     }
@@ -101,8 +102,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
         files::create_dir(folder)?;
     }
 
-    let ranges = batches(n, batch);
-    let calls: usize = runs.iter().map(|(_, plan)| 2 * plan.steps().len() * ranges.len()).sum();
+    let calls: usize = runs.iter().map(|(_, plan)| 2 * plan.steps().len() * n.div_ceil(batch)).sum();
     let bar = crate::bars::bar("reconstructing", 0, calls as u64);
     let begun = Instant::now();
     let (mut table, mut done, mut stopped) = (Vec::new(), 0, false);
@@ -112,9 +112,12 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     for run in runs {
         let texts = run.0.to_texts();
         generator = generator.with_run(run, n)?;
-        let Some(row) = round_trips(&generator, &x0, &ranges, &method, (&bar, &mut done))? else {
-            stopped = true;
-            break;
+        let row = match round_trips(&generator, &x0, batch, &method, (&bar, &mut done)) {
+            Err(error) if is_stopped(&error) => {
+                stopped = true;
+                break;
+            }
+            row => row?,
         };
         row.report.warn(n);
         let (steps, calls, mse) = (row.steps, row.evaluations, row.mse);
@@ -130,7 +133,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     }
     bar.finish_and_clear();
     if stopped {
-        say("interrupted: the lines above are complete");
+        say("interrupted; the lines above are complete");
     } else {
         say(format_args!("{n} image(s), {method}, {}", duration(begun.elapsed().as_secs_f64())));
     }
@@ -143,39 +146,39 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     Ok(if stopped { Done::Interrupted } else { Done::Finished })
 }
 
-/// Encodes and decodes all images with one number of steps; `None` at Ctrl-C.
+/// Encodes and decodes all images with one number of steps.
 fn round_trips(
     generator: &Generator,
     x0: &Array4<f32>,
-    ranges: &[std::ops::Range<usize>],
+    batch: usize,
     method: &Method,
     (bar, done): (&indicatif::ProgressBar, &mut u64),
-) -> anyhow::Result<Option<Row>> {
+) -> anyhow::Result<Row> {
     let steps = generator.plan().steps().len();
     let (mut errors, mut report, mut shown, mut asked) = (Vec::new(), Report::default(), Vec::new(), 0);
-    for range in ranges {
-        let Some(encoded) = encode_batch(generator, x0, range, method, (bar, *done))? else { return Ok(None) };
+    for range in batches(0..x0.dim().0 as u64, batch) {
+        let x0 = rows(x0, &range);
+        let encoded = generator.encode(&x0, range.clone(), method, &mut watch(bar, *done))?;
         *done += steps as u64;
-        let Some(back) = decode_batch(generator, &encoded.latents, range, method, (bar, *done))? else {
-            return Ok(None);
-        };
+        let back = generator.decode(&encoded.latents, range.clone(), method, &mut watch(bar, *done))?.images;
         *done += steps as u64;
         report.add(&encoded.convergence);
-        asked += encoded.evaluations as usize + range.len() * evaluations(method, steps).1;
-        errors.extend(squared_errors(&rows(x0, range), &back)?);
-        let missing = SHOWN.saturating_sub(range.start).min(range.len());
+        let n = x0.dim().0;
+        asked += encoded.evaluations as usize + n * evaluations(method, steps).1;
+        errors.extend(squared_errors(&x0, &back)?);
+        let missing = SHOWN.saturating_sub(range.start as usize).min(n);
         if missing > 0 {
             shown.push(back.slice_axis(Axis(0), Slice::from(..missing)).to_owned());
         }
     }
     let views: Vec<_> = shown.iter().map(|images| images.view()).collect();
-    Ok(Some(Row {
+    Ok(Row {
         steps,
         evaluations: (asked * generator.calls_per_step()) as f64 / errors.len() as f64,
         mse: errors.iter().sum::<f64>() / errors.len() as f64,
         report,
         shown: concatenate(Axis(0), &views)?,
-    }))
+    })
 }
 
 fn dry_run(
@@ -199,13 +202,13 @@ fn dry_run(
         &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop}),
         &[
             format!("images      {n}"),
-            format!("steps       {steps:?}, at most {most} network calls for an image"),
+            format!("steps       {steps:?}, at most {most} network calls per image"),
             format!("work        at most {gflop:.1} GFLOP"),
         ],
     )
 }
 
-/// The plot, the picture and the table.
+/// Writes the plot, the images and the table.
 fn write(
     folder: &Path,
     table: &[(Row, Vec<(String, String)>)],
@@ -228,13 +231,13 @@ fn write(
     let chart = Chart { title: &title, x: axis("steps"), y: axis("mse"), curves: &[curve] };
     match chart.draw() {
         Ok(picture) => write_png(&folder.join("error.png"), &picture, &[])?,
-        // An error of exactly 0 has no place on a logarithmic axis.
-        Err(error) => say(format_args!("no plot: {error}")),
+        // A logarithmic axis cannot show an error of exactly 0.
+        Err(error) => say(format_args!("error.png was not written: {error}")),
     }
 
     let [_, c, h, w] = [0, 1, 2, 3].map(|axis| x0.len_of(Axis(axis)));
     if !matches!(c, 1 | 3) {
-        say(format_args!("no picture: images of {c} channels have none"));
+        say(format_args!("images.png was not written: images of {c} channels cannot be written as PNG"));
         return Ok(());
     }
     let shown = first.shown.dim().0;
@@ -260,7 +263,7 @@ fn write(
     Ok(())
 }
 
-/// At most `most` of `n` indices, evenly, the first and the last among them.
+/// At most `most` of `n` indices, evenly spaced and including the first and the last.
 fn spread(n: usize, most: usize) -> Vec<usize> {
     let k = n.min(most);
     (0..k).map(|i| if k < 2 { 0 } else { (i * (n - 1) + (k - 1) / 2) / (k - 1) }).collect()

@@ -1,6 +1,7 @@
-//! `skipstone sample`: images out of noise.
+//! `skipstone sample`: generates images from noise.
 
-use std::ops::ControlFlow;
+use std::cell::Cell;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,16 +9,16 @@ use clap::Args;
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5};
 use serde_json::json;
-use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::generate::{Generator, Inputs, batches};
 use skipstone::sampling::options::SAMPLE;
-use skipstone::sampling::sampler::Outcome;
+use skipstone::sampling::sampler::Progress;
 use skipstone::sampling::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
 
-use crate::batch::{BatchArguments, runs};
+use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, bytes, duration};
 use crate::consistency;
-use crate::failure::{Done, Usage, emit, say};
+use crate::failure::{Done, Usage, emit, is_stopped, say};
 use crate::fill::FillArguments;
 use crate::images;
 use crate::interrupt;
@@ -26,29 +27,31 @@ use crate::output::{STRIP, Sink, Strip, Target, apart, check};
 
 /// Generate images
 #[derive(Args, Debug)]
+#[command(mut_arg("steps", |steps| steps.help("Number of steps S, or a list to compare [default: 50, or the model's T if that is less]")))]
 #[command(after_help = "\
-With a list of --steps the same latents are sampled with each S, one row each (8 images unless -n says otherwise), \
-and how far each row is from the longest run is printed. \
-Image i depends on the model, the options, the seed and its own index alone: not on -n, --batch, --threads, nor on \
-whether the run was interrupted. `--first 8 -n 8` makes images 8 to 15 of what `-n 16` would make. A folder (`-o DIR/`) \
-is continued by the same command: images that are there are kept, missing ones made.
+Image i depends only on the model, the options, the seed and i, not on -n, --batch, --threads or interruptions. \
+`--first 8 -n 8` makes images 8 to 15 of `-n 16`. For an existing folder (`-o DIR/`), the same command keeps the images \
+in it and makes the missing ones.
+
+A list of --steps samples the same latents with each S, one row each (8 images unless -n is given), and prints the \
+distance of each row to the longest run.
 
 Examples:
-  A first look                   skipstone sample
-  Ten steps instead of fifty     skipstone sample --steps 10 -o ten.png
-  DDPM's noise, all the steps    skipstone sample --steps 1000 --eta 1 -o ddpm.png
-  Ten calls of a better solver   skipstone sample --steps 10 --solver ab3
-  Noise that fits the network    skipstone sample --steps 20 --sigma analytic
-  Ten thousand files             skipstone sample -n 10000 -o images/
-  How images come to be          skipstone sample -n 4 --trajectory strip.png
-  Few steps beside many          skipstone sample --steps 10,20,50,100,1000 -o rows.png
-  Fill a part of a picture       skipstone sample -n 8 --eta 1 --inpaint shirt.png --mask mask.png
-  Latents from another program   skipstone sample --latents x_T.npy -o x_0.npy
-  What would it cost?            skipstone sample -n 10000 --steps 100 --dry-run")]
+  64 images in one grid      skipstone sample
+  10 steps instead of 50     skipstone sample --steps 10 -o ten.png
+  DDPM with every step       skipstone sample --steps 1000 --eta 1 -o ddpm.png
+  A higher-order solver      skipstone sample --steps 10 --solver ab3
+  Noise fitted to the model  skipstone sample --steps 20 --sigma analytic
+  One file per image         skipstone sample -n 10000 -o images/
+  Film strip of a run        skipstone sample -n 4 --trajectory strip.png
+  Compare numbers of steps   skipstone sample --steps 10,20,50,100,1000 -o rows.png
+  Inpainting                 skipstone sample -n 8 --eta 1 --inpaint shirt.png --mask mask.png
+  Your own latents           skipstone sample --latents x_T.npy -o x_0.npy
+  What a run would cost      skipstone sample -n 10000 --steps 100 --dry-run")]
 pub struct SampleArguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Number of images [default: 64, 8 with a list of --steps, or the rows of --latents]
+    /// Number of images [default: 64; 8 with a list of --steps; the number of rows with --latents]
     #[arg(short, value_name = "N")]
     n: Option<usize>,
     #[command(flatten)]
@@ -58,22 +61,22 @@ pub struct SampleArguments {
     first: u64,
     #[command(flatten)]
     batch: BatchArguments,
-    /// Start from these latents x_T, float32 [n, channels, height, width]
+    /// Start from the latents x_T in this file, float32 [n, channels, height, width]
     #[arg(long, value_name = "X_T.npy")]
     latents: Option<PathBuf>,
-    /// Take the noise of the steps from here, float32 [steps, n, channels, height, width]
+    /// Take the noise of the steps from this file, float32 [steps, n, channels, height, width]
     #[arg(long, value_name = "Z.npy")]
     noise: Option<PathBuf>,
     #[command(flatten)]
     fill: FillArguments,
-    /// With a list of steps: also measure in the features of this network [default: fashion-cnn, the classifier carried
-    /// inside, for the model carried inside]
+    /// With a list of --steps, also measure distances in the features of this network [default for the built-in model:
+    /// fashion-cnn, the built-in classifier]
     #[arg(long, value_name = "fashion-cnn|FILE.onnx:OUTPUT")]
     features: Option<FeatureSpec>,
-    /// Film strip of the predicted images at up to 12 evenly chosen steps, a row each for the first (up to 8) images
+    /// Write a film strip: the predicted images at up to 12 evenly spaced steps, one row per image for up to 8 images
     #[arg(long, value_name = "PATH.png")]
     trajectory: Option<PathBuf>,
-    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with a PNG per image
+    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with one PNG per image
     #[arg(short, long, value_name = "PATH", default_value = "samples.png")]
     output: PathBuf,
     #[command(flatten)]
@@ -81,7 +84,7 @@ pub struct SampleArguments {
 }
 
 impl SampleArguments {
-    /// Refuses an output in the place of an input.
+    /// Checks that no output file is also an input.
     fn keep_inputs(&self, target: &Target) -> Result<(), Usage> {
         let [image, mask] = self.fill.paths();
         let inputs = [self.latents.as_deref(), self.noise.as_deref(), self.run.file(), image, mask];
@@ -89,9 +92,9 @@ impl SampleArguments {
         apart(outputs.into_iter().flatten(), inputs.into_iter().flatten())
     }
 
-    /// What the images of several numbers of steps are compared in.
+    /// The feature network for comparing runs with different numbers of steps.
     fn feature_network(&self) -> anyhow::Result<Option<Box<dyn FeatureNetwork>>> {
-        let carried = self.model.is_carried().then_some(FeatureSpec::FashionCnn);
+        let carried = self.model.is_built_in().then_some(FeatureSpec::FashionCnn);
         let chosen = self.features.clone().or(carried);
         Ok(chosen.map(|features| features.open(skipstone_model::FASHION_CNN)).transpose()?)
     }
@@ -106,12 +109,12 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let rows = if requests.len() > 1 {
         Some(consistency::Rows::resolve(&model, &requests, &target, arguments.feature_network()?)?)
     } else if let Some(features) = &arguments.features {
-        return Err(Usage(format!("--features {features}: goes with a list of steps, --steps 10,20,50")).into());
+        return Err(Usage(format!("--features {features}: needs a list of steps, such as --steps 10,20,50")).into());
     } else {
         None
     };
     if rows.is_some() && (arguments.trajectory.is_some() || arguments.noise.is_some()) {
-        return Err(Usage("--steps: a list of steps goes with neither --trajectory nor --noise".to_owned()).into());
+        return Err(Usage("--steps: a list of steps cannot be used with --trajectory or --noise".to_owned()).into());
     }
 
     arguments.keep_inputs(&target)?;
@@ -123,7 +126,9 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     let inputs = Inputs { latents, noise, region };
     let n = match (&inputs.latents, arguments.n) {
         (Some(latents), Some(n)) if latents.dim().0 != n => {
-            return Err(Usage(format!("-n {n}: --latents has {} rows; leave -n out", latents.dim().0)).into());
+            return Err(
+                Usage(format!("-n {n}: --latents has {} rows, one per image; leave -n out", latents.dim().0)).into()
+            );
         }
         (Some(latents), _) => latents.dim().0,
         (None, n) => n.unwrap_or(if rows.is_some() { 8 } else { 64 }),
@@ -146,16 +151,16 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     sample(arguments, &target, &generator, strip, n, batch)
 }
 
-/// "20 steps", and how many calls that makes where it is another number.
+/// "20 steps", with the number of network calls if it differs.
 fn steps_and_calls(generator: &Generator) -> String {
     let plan = generator.plan();
     let made = plan.steps().len();
     let steps = match generator.settings().steps {
-        Some(steps) if steps != made => format!("{steps} steps asked for, {made} made"),
+        Some(steps) if steps != made => format!("{made} steps ({steps} requested)"),
         _ => format!("{made} steps"),
     };
     let evaluations = generator.calls() * generator.calls_per_step();
-    let by = if plan.solver() == Solver::DDIM { String::new() } else { format!(" by {}", plan.solver()) };
+    let by = if plan.solver() == Solver::DDIM { String::new() } else { format!(" of {}", plan.solver()) };
     let with = match (generator.moves() > made, generator.calls_per_step() > 1) {
         (false, false) => "",
         (false, true) => " with guidance",
@@ -184,12 +189,12 @@ fn dry_run(
             "output": arguments.output.display().to_string(),
         }),
         &[
-            format!("images      {n}, {batch} at a time"),
+            format!("images      {n} in batches of {batch}"),
             format!("steps       {}", steps_and_calls(generator)),
             format!("work        {gflop:.1} GFLOP"),
             format!("memory      about {}", bytes(memory)),
             format!(
-                "time        about {}: one call on {batch} image(s) took {} with {threads} thread(s)",
+                "time        about {}: a network call with {batch} image(s) took {} on {threads} thread(s)",
                 duration(seconds),
                 duration(per_call)
             ),
@@ -198,17 +203,18 @@ fn dry_run(
     )
 }
 
-/// The time of one call of the plan: by the faster of the first two steps, as the very first also makes room.
+/// The time of one network call: the faster of the first two steps, because the first one also allocates memory.
 pub fn time_of_call(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
     let (mut last, mut times) = (Instant::now(), Vec::new());
     let images = first..first + batch as u64;
-    generator.generate(images, &mut |progress| {
-        // A step of some solvers is two calls, and its last one.
+    let ended = generator.generate(images, &mut |progress| {
+        // Some solvers make two calls per step, except for the last step.
         let calls = generator.calls_after(progress.step) - generator.calls_after(progress.step - 1);
         times.push(last.elapsed() / calls.max(1) as u32);
         last = Instant::now();
         if times.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    });
+    ended.map(drop).or_else(|error| if error.is_stopped() { Ok(()) } else { Err(error) })?;
     Ok(times.into_iter().min().unwrap_or_default())
 }
 
@@ -223,36 +229,33 @@ fn sample(
     let first = arguments.first;
     let mut sink = Sink::open(target, generator.settings(), generator.shape(), first, n)?;
     let rows = strip.as_ref().map_or(0, Strip::rows) as u64;
-    // The images of a strip are made even where they are there: its frames are not.
-    let wanted: Vec<u64> = (first..first + n as u64).filter(|&i| i < first + rows || !sink.holds(i)).collect();
-    let batches = runs(&wanted, batch);
+    // Images of the strip are sampled even if their files exist, because the frames are not kept.
+    let missing = sink.missing(first + rows..first + n as u64);
+    let wanted = || (first..first + rows).chain(missing.iter().cloned().flatten());
     let calls = generator.calls();
-    let bar = crate::bars::bar("sampling", 0, (batches.len() * calls) as u64);
+    let bar = crate::bars::bar("sampling", 0, (batches(wanted(), batch).count() * calls) as u64);
     let begun = Instant::now();
-    let mut made = 0;
-    for images in batches {
-        let indices: Vec<u64> = images.clone().collect();
-        let size = indices.len();
-        let outcome = generator.generate(images.clone(), &mut |progress| {
-            if let Some(strip) = strip.as_mut().filter(|_| images.start < first + rows) {
-                strip.see(progress.step, progress.x0);
-            }
-            let done = generator.calls_after(progress.step);
-            bar.inc((done - generator.calls_after(progress.step - 1)) as u64);
-            let share = done as f64 / calls as f64;
-            show(&bar, made as f64 + share * size as f64, begun);
-            if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        if let Outcome::Finished(x0) = outcome {
-            sink.take(&indices, x0)?;
-            made += size;
+    let made = Cell::new(0);
+    let mut see = |images: &Range<u64>, progress: &Progress<'_>| {
+        if let Some(strip) = strip.as_mut().filter(|_| images.start < first + rows) {
+            strip.see(progress.step, progress.x0);
         }
-        if interrupt::asked() && made < wanted.len() {
-            bar.finish_and_clear();
-            return Ok(interrupted(target, n - (wanted.len() - made), n));
-        }
-    }
+        let done = generator.calls_after(progress.step);
+        bar.inc((done - generator.calls_after(progress.step - 1)) as u64);
+        let share = done as f64 / calls as f64;
+        show(&bar, made.get() as f64 + share * (images.end - images.start) as f64, begun);
+        interrupt::flow()
+    };
+    let ended = generator.generate_all(wanted(), batch, &mut see, |images, x0| {
+        made.set(made.get() + x0.dim().0);
+        sink.take(images, x0)
+    });
     bar.finish_and_clear();
+    let made = made.get();
+    match ended {
+        Err(error) if is_stopped(&error) => return Ok(interrupted(target, n - (wanted().count() - made), n)),
+        ended => ended?,
+    }
     let seconds = begun.elapsed().as_secs_f64();
 
     let mut texts = generator.settings().to_texts();
@@ -275,11 +278,11 @@ fn show(bar: &ProgressBar, images: f64, begun: Instant) {
 fn interrupted(target: &Target, there: usize, n: usize) -> Done {
     match target {
         Target::Folder(path) => say(format_args!(
-            "interrupted: {there} of {n} images are in {}; continue with: {}",
+            "interrupted; {there} of {n} images are in {}; continue with: {}",
             path.display(),
             interrupt::command_line(None)
         )),
-        _ => say("interrupted: nothing was written (a folder, -o NAME/, keeps what is finished)"),
+        _ => say("interrupted; nothing was written (with a folder, -o NAME/, finished images are kept)"),
     }
     Done::Interrupted
 }
@@ -302,7 +305,7 @@ fn conclude(
         }))?;
         return Ok(());
     }
-    let there = if made < n { format!(" ({} were there already)", n - made) } else { String::new() };
+    let there = if made < n { format!(" ({} already existed)", n - made) } else { String::new() };
     say(format_args!(
         "{made} image(s) made{there}: {}, seed {}",
         steps_and_calls(generator),

@@ -1,4 +1,4 @@
-//! `skipstone serve`: the page and the HTTP API.
+//! `skipstone serve`: the web page and the HTTP API.
 
 use std::env::VarError;
 use std::net::SocketAddr;
@@ -15,93 +15,98 @@ use skipstone_serve::server::{ServerOptions, ShutdownReport, serve};
 use skipstone_serve::{CARRIED, Guard, Limits, Service, Setup};
 use tokio::net::TcpListener;
 
-use crate::common::{Machine, WeightsName, load_model, weights_choice};
+use crate::common::{EngineArguments, WeightsName, load_model, weights_choice};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 
-/// Longest file that may hold a token.
-const MOST_TOKEN: u64 = 4096;
-/// Shortest token that is worth asking for.
-const LEAST_TOKEN: usize = 16;
+/// Largest token file, in bytes.
+const MAX_TOKEN_FILE: u64 = 4096;
+/// Shortest token that is accepted.
+const MIN_TOKEN: usize = 16;
 
-/// Serve the page and the HTTP API
+/// Serve the web page and the HTTP API
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Open the address that is printed in a browser, or ask it: GET /v1/openapi.json describes every request. Ctrl-C or SIGTERM \
-stops: no new work is taken, what was accepted is finished and can be fetched within --grace. A second Ctrl-C ends at once. \
-A line for every request goes to stderr; RUST_LOG=warn silences them.
+Open the printed address in a browser, or use the HTTP API: GET /v1/openapi.json describes every request. Ctrl-C or SIGTERM \
+stops the service: it takes no new work, finishes accepted work and lets clients fetch it, all within --grace. A second \
+Ctrl-C ends it at once. Every request is logged to stderr; RUST_LOG=warn turns that off.
 
-The service listens on this machine alone unless told otherwise. Where others can reach it, give a token: requests then \
-need `Authorization: Bearer TOKEN`, and the page asks for it. There is no encryption: put a proxy that has it in front.
+By default, only this machine can reach the service. If others can reach it, set a token: requests then need \
+`Authorization: Bearer TOKEN`, and the page asks for the token. The service does not encrypt: put a TLS proxy in front.
 
 Examples:
-  The model inside           skipstone serve
-  Your own                   skipstone serve --model runs/clothes/model --model faces/ --carried
-  For others, with a token   SKIPSTONE_TOKEN=$(openssl rand -hex 24) skipstone serve --listen 0.0.0.0:8080
-  Behind a proxy             skipstone serve --token-file token.txt --allow-host diffusion.example.org
-  A picture                  curl -o six.png 'http://127.0.0.1:8080/v1/sample.png?n=6&steps=20&seed=3'")]
+  The built-in model
+    skipstone serve
+  Your own models and the built-in model
+    skipstone serve --model runs/clothes/model --model faces/ --carried
+  Open to the network, with a token
+    SKIPSTONE_TOKEN=$(openssl rand -hex 24) skipstone serve --listen 0.0.0.0:8080
+  Behind a proxy
+    skipstone serve --token-file token.txt --allow-host diffusion.example.org
+  Six images from a running service
+    curl -o six.png 'http://127.0.0.1:8080/v1/sample.png?n=6&steps=20&seed=3'")]
 pub struct ServeArguments {
-    /// Address and port to listen on; port 0 is any free one
+    /// Address and port to listen on; port 0 takes any free port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Model: a diffusers folder or a weight file, once for each; requests call it by its name [default: the one carried
-    /// inside]
+    /// Model to serve: a diffusers folder or a weight file; repeat for several, which requests choose by name [default: the
+    /// built-in model]
     #[arg(long, value_name = "DIR|FILE")]
     model: Vec<PathBuf>,
-    /// Serve the model carried inside as well
+    /// Also serve the built-in model
     #[arg(long)]
     carried: bool,
-    /// Which weights to take [default: ema where there are both]
+    /// Which weights to use [default: ema if the model has both]
     #[arg(long, value_enum)]
     weights: Option<WeightsName>,
-    /// File with the token that requests must bring; the environment variable SKIPSTONE_TOKEN does the same
+    /// File with the token that requests must send; alternative: the environment variable SKIPSTONE_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Name under which the service may be asked, beside this machine's own; once for each
+    /// Host name that requests may use besides this machine's own names; repeat for several
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
     #[command(flatten)]
-    most: Most,
-    /// Requests worked on together by one model; their images share network calls
+    limits: LimitArguments,
+    /// Requests that one model works on at the same time; their images share network calls
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     together: u16,
-    /// Minutes for which results of jobs are kept
+    /// Minutes to keep the results of jobs
     #[arg(long, value_name = "MIN", default_value_t = 15)]
     keep: u64,
-    /// Seconds that work under way has to end when the service is stopped
+    /// Seconds that running work has to finish when the service is stopped
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=86_400))]
     grace: u64,
     /// Print the address as a JSON line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    machine: Machine,
+    engine: EngineArguments,
 }
 
-/// What one request may ask for.
+/// Limits of one request.
 #[derive(Args, Debug)]
-struct Most {
-    /// Most images of one request
+struct LimitArguments {
+    /// Most images per request
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     max_images: u32,
-    /// Most steps of one run
+    /// Most steps per run
     #[arg(long, value_name = "S", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     max_steps: u32,
-    /// Most pixels, in millions: of an uploaded picture, and of all images of one request
+    /// Most megapixels, both of an uploaded image and of all images of a request together
     #[arg(long, value_name = "MPX", default_value_t = 16)]
     max_pixels: u64,
-    /// Most megabytes of an upload
+    /// Most megabytes per upload
     #[arg(long, value_name = "MB", default_value_t = 8)]
     max_upload: usize,
-    /// Most requests that wait for one model; more are told to come again
+    /// Most requests waiting for one model; further requests are told to retry later
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_queue: usize,
-    /// Images times network calls up to which an answer comes at once; above, it is a job
+    /// Largest request answered directly, in images times network calls; larger ones must be sent as jobs
     #[arg(long, value_name = "N", default_value_t = 2048)]
     max_sync: u64,
 }
 
-impl Most {
+impl LimitArguments {
     fn limits(&self) -> Limits {
         Limits {
             n: self.max_images as usize,
@@ -117,31 +122,34 @@ impl Most {
 /// Runs the command.
 pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
     let guard = guard(arguments)?;
-    if arguments.most.max_queue == 0 {
+    if arguments.limits.max_queue == 0 {
         return Err(Usage("--max-queue: expected at least 1, found 0".to_owned()).into());
     }
-    let engine = arguments.machine.start()?;
-    // Before the models: whoever has the port, it is known at once.
+    let engine = arguments.engine.start()?;
+    // Before loading the models, so that a taken port is reported at once.
     let listener = std::net::TcpListener::bind(arguments.listen).with_context(|| {
-        format!("cannot listen on {}; is another program there? choose another port with --listen", arguments.listen)
+        format!(
+            "cannot listen on {}; is another program using the port? choose another port with --listen",
+            arguments.listen
+        )
     })?;
-    let address = listener.local_addr().context("the socket has no address")?;
-    listener.set_nonblocking(true).context("the socket cannot be shared")?;
+    let address = listener.local_addr().context("cannot read the socket's address")?;
+    listener.set_nonblocking(true).context("cannot make the socket non-blocking")?;
     let setup = Setup {
-        limits: arguments.most.limits(),
+        limits: arguments.limits.limits(),
         runners: arguments.together.into(),
         retention: Retention { time: Duration::from_secs(arguments.keep.saturating_mul(60)), ..Retention::default() },
         guard,
         engine,
     };
     let service = Service::start(models(arguments)?, setup)?;
-    greet(arguments, &service, address, engine.threads)?;
-    // A thread for connections and one for what they compress: the arithmetic has its own.
+    announce(arguments, &service, address, engine.threads)?;
+    // One thread for connections and one for compression: the engine has its own threads.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let report = runtime.context("cannot start the threads")?.block_on(async {
-        let listener = TcpListener::from_std(listener).context("the socket cannot be used")?;
+        let listener = TcpListener::from_std(listener).context("cannot use the socket")?;
         let options = ServerOptions { grace: Duration::from_secs(arguments.grace), ..ServerOptions::default() };
-        anyhow::Ok(serve(listener, service, options, asked_to_stop()).await)
+        anyhow::Ok(serve(listener, service, options, stop_requested()).await)
     })?;
     report_shutdown(report);
     Ok(Done::Finished)
@@ -159,18 +167,19 @@ fn models(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, Model)>> {
     Ok(models)
 }
 
-/// What requests call these models: the name of each, or that of the folder around it where several have the same.
+/// The names of these models in requests: each file's or folder's own name, or its parent folder's if several have the
+/// same name.
 fn names(paths: &[PathBuf]) -> Vec<String> {
     let own: Vec<String> = paths.iter().map(|path| name_of(path)).collect();
-    let around = |path: &Path| path.canonicalize().ok()?.parent().map(name_of);
+    let parent = |path: &Path| path.canonicalize().ok()?.parent().map(name_of);
     let named = paths.iter().zip(&own).map(|(path, name)| {
-        let alone = own.iter().filter(|other| *other == name).count() == 1;
-        if alone { name.clone() } else { around(path).unwrap_or_else(|| name.clone()) }
+        let unique = own.iter().filter(|other| *other == name).count() == 1;
+        if unique { name.clone() } else { parent(path).unwrap_or_else(|| name.clone()) }
     });
     named.collect()
 }
 
-/// Who may ask.
+/// Which requests are accepted: the token and the host names.
 fn guard(arguments: &ServeArguments) -> anyhow::Result<Guard> {
     let mut guard = Guard::open();
     if let Some(token) = token(arguments.token_file.as_deref())? {
@@ -183,42 +192,45 @@ fn guard(arguments: &ServeArguments) -> anyhow::Result<Guard> {
     }
     if !ip.is_loopback() && !guard.has_token() {
         say(format_args!(
-            "warning: {ip} can be reached from elsewhere and there is no token: whoever reaches it may use it; \
-             see --token-file"
+            "warning: {ip} can be reached from other machines and there is no token: anyone who reaches it can use the \
+             service; set one with --token-file"
         ));
     }
     Ok(guard)
 }
 
-/// The token of the file, or of the environment.
+/// The token from the file or else from the environment.
 fn token(file: Option<&Path>) -> anyhow::Result<Option<String>> {
     let (text, place) = match (file, std::env::var("SKIPSTONE_TOKEN")) {
         (Some(path), _) => {
-            let bytes = files::read(path, MOST_TOKEN)?;
-            let text = String::from_utf8(bytes).with_context(|| format!("{}: no text", path.display()))?;
+            let bytes = files::read(path, MAX_TOKEN_FILE)?;
+            let text = String::from_utf8(bytes)
+                .with_context(|| format!("{}: expected a text file with a token", path.display()))?;
             (text, path.display().to_string())
         }
         (None, Ok(text)) => (text, "SKIPSTONE_TOKEN".to_owned()),
         (None, Err(VarError::NotPresent)) => return Ok(None),
         (None, Err(VarError::NotUnicode(_))) => {
-            return Err(
-                Usage("SKIPSTONE_TOKEN: expected letters, digits and signs, found something else".to_owned()).into()
-            );
+            return Err(Usage(
+                "SKIPSTONE_TOKEN: expected ASCII letters, digits and punctuation, found invalid text".to_owned(),
+            )
+            .into());
         }
     };
     let token = text.trim();
-    // What a header can carry.
+    // Characters that are safe in a header.
     let plain = |b: u8| b.is_ascii_graphic() && !b"\",;\\".contains(&b);
-    if token.len() < LEAST_TOKEN || !token.bytes().all(plain) {
+    if token.len() < MIN_TOKEN || !token.bytes().all(plain) {
         return Err(Usage(format!(
-            "{place}: expected a token of at least {LEAST_TOKEN} letters, digits and signs in one word"
+            "{place}: expected a token of at least {MIN_TOKEN} letters, digits and punctuation marks, without spaces and \
+             without any of \" , ; \\"
         ))
         .into());
     }
     Ok(Some(token.to_owned()))
 }
 
-fn greet(arguments: &ServeArguments, service: &Service, address: SocketAddr, threads: usize) -> anyhow::Result<()> {
+fn announce(arguments: &ServeArguments, service: &Service, address: SocketAddr, threads: usize) -> anyhow::Result<()> {
     for model in &service.models {
         let [c, h, w] = model.shape();
         say(format_args!(
@@ -241,19 +253,19 @@ fn count(parameters: usize) -> String {
     format!("{:.1} million parameters", parameters as f64 / 1e6)
 }
 
-/// Ends at Ctrl-C, SIGTERM or SIGHUP.
-async fn asked_to_stop() {
+/// Completes at Ctrl-C, SIGTERM or SIGHUP.
+async fn stop_requested() {
     while !interrupt::asked() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    say("stopping: finishing what was accepted (again Ctrl-C: at once)");
+    say("stopping: finishing accepted work (press Ctrl-C again to end at once)");
 }
 
 fn report_shutdown(report: ShutdownReport) {
     match report {
-        ShutdownReport { abandoned: 0, unfetched: 0 } => say("stopped: everything that was accepted is done"),
+        ShutdownReport { abandoned: 0, unfetched: 0 } => say("stopped: all accepted work is done"),
         ShutdownReport { abandoned, unfetched } => say(format_args!(
-            "stopped: {abandoned} request(s) had to be ended and were told so, {unfetched} result(s) were never fetched"
+            "stopped: {abandoned} request(s) were cancelled and told so, {unfetched} result(s) were never fetched"
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! `skipstone train`: a recipe and a data set become a model folder.
+//! `skipstone train`: trains a model from a recipe and a data set.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::json;
 use skipstone::engine::EngineOptions;
 use skipstone::io::checkpoint::LoadOptions;
 use skipstone::io::data::{self, DataSpec, Dataset, Split};
-use skipstone::train::{Ended, Event, Recipe, Run, Trainer};
+use skipstone::train::{Event, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
 use crate::common::{CommonArguments, WeightsName, bytes, duration, load_model, weights_choice};
@@ -18,41 +18,44 @@ use crate::dataset::DATA;
 use crate::failure::{Done, Stdout, emit, say};
 use crate::interrupt;
 
-/// Train a model, or go on with a training
+/// Train a model, or resume a training run
 #[derive(Args, Debug)]
 #[command(after_help = "\
-RUN/model is at every moment a loadable model (diffusers layout); RUN/state holds what --resume needs.
-RUN/log.jsonl, RUN/events (TensorBoard), RUN/previews and RUN/loss.png show how it went.
-The same recipe, data and seed give the same bytes, whatever the threads and the interruptions.
+RUN/model is a complete model (diffusers layout) at all times; RUN/state holds what --resume needs. RUN/log.jsonl, \
+RUN/events (TensorBoard), RUN/previews and RUN/loss.png show the progress. The same recipe, data and seed give the same \
+bytes, regardless of threads and interruptions.
 
 Examples:
-  What would it cost?   skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a --dry-run
-  Train                 skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a
-  Go on after Ctrl-C    skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a --resume
-  Your own photos       skipstone train --data my/photos --config my.toml --out runs/b --set train.batch=16
-  See what it learned   skipstone sample --model runs/a/model -o samples.png")]
+  Train (add --dry-run to see what it would cost)
+    skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a
+  Resume after Ctrl-C
+    skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a --resume
+  Your own photos
+    skipstone train --data my/photos --config my.toml --out runs/b --set train.batch=16
+  Sample from the trained model
+    skipstone sample --model runs/a/model -o samples.png")]
 pub struct TrainArguments {
     #[arg(long, value_name = "DATASET|DIR", help = DATA)]
     data: String,
-    /// Recipe: a TOML file that says what the training depends on
+    /// Recipe: a TOML file with the model, the data options and the training settings
     #[arg(long, value_name = "FILE.toml")]
     config: PathBuf,
-    /// Folder of the training
+    /// Folder of the training run
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
-    /// Go on with the training in RUN; start it if there is none
+    /// Resume the training run in RUN; start it if there is none
     #[arg(long)]
     resume: bool,
     /// Start from the weights of this model
     #[arg(long, value_name = "MODEL")]
     init: Option<PathBuf>,
-    /// Which weights of --init to take [default: ema where there are both]
+    /// Which weights of --init to use [default: ema if it has both]
     #[arg(long, value_enum, requires = "init")]
     weights: Option<WeightsName>,
-    /// Override one value of the recipe, for example train.steps=1000; may be repeated
+    /// Override a value of the recipe, for example train.steps=1000; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Seed of weights, order, noise: the same as --set train.seed=N
+    /// Seed of initial weights, data order and noise; same as --set train.seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
@@ -85,7 +88,7 @@ fn recipe(arguments: &TrainArguments) -> anyhow::Result<Recipe> {
     let mut overrides = arguments.set.clone();
     overrides.extend(arguments.seed.map(|seed| format!("train.seed={seed}")));
     Ok(Recipe::parse(&text, &overrides).map_err(|error| {
-        // Whose mistake it is: the file's, or the command line's.
+        // Name the file only if the recipe is wrong without the overrides too.
         match Recipe::parse(&text, &[]) {
             Ok(_) => error,
             Err(_) => error.in_file(path),
@@ -116,7 +119,7 @@ fn dry_run(
     let t = trainer.recipe().train.clone();
     let parameters = trainer.weights()?.data().len();
     let threads = engine.threads;
-    // A backward pass costs twice the forward one.
+    // A backward pass costs twice a forward pass.
     let gflop = 3.0 * unet::flops(trainer.config())? as f64 * (t.batch * t.accumulate) as f64 / 1e9;
     let memory = trainer.bytes() + data_bytes;
     let per_step = trainer.measure()?.as_secs_f64();
@@ -135,7 +138,7 @@ fn dry_run(
             format!("work        {gflop:.2} GFLOP per step"),
             format!("memory      about {}", bytes(memory)),
             format!(
-                "time        {} per step measured with {threads} threads, {} in all",
+                "time        {} per step (measured with {threads} thread(s)), {} in total",
                 duration(per_step),
                 duration(total)
             ),
@@ -149,35 +152,36 @@ fn train(arguments: &TrainArguments, mut run: Run) -> anyhow::Result<Done> {
     let (first, steps) = (run.trainer().step_count(), run.trainer().recipe().train.steps);
     if run.trainer().is_finished() {
         run.train(&mut |_| ControlFlow::Continue(()))?;
-        say(format_args!("the training is finished already: {first} of {steps} steps"));
+        say(format_args!("training is already finished: {first} of {steps} steps"));
         conclude(arguments, &model)?;
         return Ok(Done::Finished);
     }
     if first > 0 {
-        say(format_args!("going on after step {first} of {steps}"));
+        say(format_args!("resuming after step {first} of {steps}"));
     }
     let bar = crate::bars::bar("training", first, steps);
-    let mut watch = Watch { json: arguments.common.json, smooth: None, stdout: None, bar };
-    let ended = run.train(&mut |event| watch.see(event));
-    watch.bar.finish_and_clear();
-    match ended? {
-        Ended::Finished => {
-            say(format_args!("trained {steps} steps"));
-            conclude(arguments, &model)?;
-            Ok(Done::Finished)
-        }
-        Ended::Stopped(step) => {
-            let again = interrupt::command_line(Some("--resume"));
+    let mut progress = Progress { json: arguments.common.json, smooth: None, stdout: None, bar };
+    let ended = run.train(&mut |event| progress.show(event));
+    progress.bar.finish_and_clear();
+    match ended {
+        Err(error) if error.is_stopped() => {
+            let (step, again) = (run.trainer().step_count(), interrupt::command_line(Some("--resume")));
             say(format_args!("saved at step {step}; continue with: {again}"));
-            match watch.stdout {
+            match progress.stdout {
                 Some(stdout) => Err(stdout.into()),
                 None => Ok(Done::Interrupted),
             }
         }
+        ended => {
+            ended?;
+            say(format_args!("trained {steps} steps"));
+            conclude(arguments, &model)?;
+            Ok(Done::Finished)
+        }
     }
 }
 
-/// Says where things are and what to try next.
+/// Prints where the results are and what to run next.
 fn conclude(arguments: &TrainArguments, model: &Path) -> anyhow::Result<()> {
     let out = &arguments.out;
     for (what, path) in
@@ -188,25 +192,25 @@ fn conclude(arguments: &TrainArguments, model: &Path) -> anyhow::Result<()> {
         }
     }
     let quoted = interrupt::quoted(&model.display().to_string());
-    say(format_args!("{:<11}skipstone sample --model {quoted}", "try"));
+    say(format_args!("{:<11}skipstone sample --model {quoted}", "next"));
     if !arguments.common.json {
         emit(model.display())?;
     }
     Ok(())
 }
 
-/// What is shown of a training under way.
-struct Watch {
+/// Shows the progress of the training.
+struct Progress {
     json: bool,
-    /// The loss, averaged over some tens of steps: single steps jump about.
+    /// Loss as an exponential average over some tens of steps: single steps are noisy.
     smooth: Option<f64>,
-    /// Why no more can be printed.
+    /// The error of writing to stdout, which stops the training.
     stdout: Option<Stdout>,
     bar: ProgressBar,
 }
 
-impl Watch {
-    fn see(&mut self, event: Event<'_>) -> ControlFlow<()> {
+impl Progress {
+    fn show(&mut self, event: Event<'_>) -> ControlFlow<()> {
         match event {
             Event::Step { report, images_per_s } => {
                 let smooth = self.smooth.map_or(report.loss, |loss| 0.97 * loss + 0.03 * report.loss);

@@ -1,13 +1,12 @@
-//! How far two images of each latent are apart, seen by a feature network.
+//! The distance between two images of each latent, in features.
 
 use ndarray::{Array2, Axis};
-
 use skipstone::error::{Error, Kind, Result};
 
-/// The root mean square distance between row i of `a` and row i of `b`, both `[n, d]`, divided by that between two
-/// different rows of `b`: 0 says that pairs are alike, 1 that they have no more in common than any two images.
+/// The root mean square distance between row i of `a` and row i of `b`, both `[n, d]`, divided by the distance between two
+/// different rows of `b`. 0 means that pairs are equal, 1 that they have no more in common than any two images.
 ///
-/// Consistency (DDIM §5.2) in features: `a` are the images of n latents in few steps, `b` those in many.
+/// It measures consistency (DDIM §5.2) in features: `a` holds the images of n latents in few steps, `b` in many.
 ///
 /// ```
 /// use ndarray::array;
@@ -19,12 +18,12 @@ use skipstone::error::{Error, Kind, Result};
 /// ```
 ///
 /// # Errors
-/// Shapes that differ, fewer than two rows, values that are not finite, or a `b` whose rows are all the same.
+/// The shapes differ, there are fewer than two rows, a value is not finite, or all rows of `b` are equal.
 pub fn feature_distance(a: &Array2<f32>, b: &Array2<f32>) -> Result<f64> {
     if a.dim() != b.dim() || b.nrows() < 2 {
         let (a, b) = (a.shape(), b.shape());
         return Err(Error::argument(format!(
-            "feature distance: expected the vectors of the same images, of at least 2, found {a:?} and {b:?}"
+            "feature distance: expected two sets of equal shape with at least 2 vectors, found {a:?} and {b:?}"
         )));
     }
     let (a, b) = (a.mapv(f64::from), b.mapv(f64::from));
@@ -37,15 +36,16 @@ pub fn feature_distance(a: &Array2<f32>, b: &Array2<f32>) -> Result<f64> {
         return Err(Error::new(Kind::NonFinite, "feature distance: a feature is not finite"));
     }
     if others == 0.0 {
-        return Err(Error::argument("feature distance: the vectors to compare with are all the same"));
+        return Err(Error::argument("feature distance: all vectors to compare with are equal"));
     }
     Ok((own / others).sqrt())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use skipstone::math::noise::{KeyedRng, Purpose};
+
+    use super::*;
 
     fn vectors(seed: u64, n: usize) -> Array2<f32> {
         let mut rng = KeyedRng::new(seed, Purpose::Subset, 0, 0);

@@ -1,60 +1,59 @@
-//! From images to vectors: the seam behind which feature networks stand.
+//! Feature networks: from images to vectors.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use ndarray::{Array2, Array4, ArrayView4};
+use skipstone::error::{Error, Kind, Result};
 
 use super::classifier::FashionCnn;
-use skipstone::error::{Error, Kind, Result};
 
 /// A network whose inner values describe an image.
 pub trait FeatureNetwork {
-    /// What scores, files and messages call it: the same name always means the same weights, as in
-    /// `fashion-cnn-128d (0a1b2c3d)`.
+    /// Its name in scores, files and messages, such as `fashion-cnn-128d (0a1b2c3d)`. Equal names mean equal weights.
     fn name(&self) -> &str;
 
     /// Length of a feature vector.
     fn dimensions(&self) -> usize;
 
-    /// The feature vectors `[n, dimensions]` of `images` `[n, channels, height, width]`, which are [pictures](as_pictures):
-    /// values in −1..1. Row i depends on image i only.
+    /// The feature vectors `[n, dimensions]` of [pictures](as_pictures) `[n, channels, height, width]`, values in −1..1. Row
+    /// i depends only on image i.
     ///
     /// # Errors
-    /// Images of a shape the network does not take, or features that are not finite.
+    /// The network does not take images of this shape, or a feature is not finite.
     fn features(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>>;
 }
 
 /// The feature vectors of raw network values: [`as_pictures`], then [`FeatureNetwork::features`].
 ///
 /// # Errors
-/// NaN or infinity, or what the network says.
+/// A value is NaN or infinite, or the network refuses the images.
 pub fn features(network: &dyn FeatureNetwork, images: ArrayView4<'_, f32>) -> Result<Array2<f32>> {
     let mut pictures = images.to_owned();
     as_pictures(&mut pictures)?;
     network.features(pictures.view())
 }
 
-/// Refuses a network that does not take images of this shape, `[channels, height, width]`, by showing it a gray one: before the
-/// work, not after it.
+/// Checks that a network takes images of this shape, `[channels, height, width]`, by showing it a gray one. Programs can
+/// so fail before the work.
 ///
 /// # Errors
-/// What the network says.
+/// The network refuses the image.
 pub fn check_takes(network: &dyn FeatureNetwork, [channels, height, width]: [usize; 3]) -> Result<()> {
     network.features(Array4::zeros((1, channels, height, width)).view()).map(drop)
 }
 
-/// Brings raw network values to what a picture file holds: clamped to −1..1, of 256 levels.
+/// Brings raw network values to the values of image files: clamped to −1..1, with 256 levels.
 ///
-/// Data sets are made of bytes. A score that saw more of a sample than a file does would punish or reward what nobody
-/// can see. Images of a data set stay as they are, to the bit.
+/// Data sets consist of bytes. With finer values, a score would punish or reward what nobody can see. Images of a data
+/// set stay the same to the bit.
 ///
 /// # Errors
-/// NaN or infinity.
+/// A value is NaN or infinite.
 pub fn as_pictures(images: &mut Array4<f32>) -> Result<()> {
     if let Some(i) = images.outer_iter().position(|image| image.iter().any(|value| !value.is_finite())) {
-        return Err(Error::new(Kind::NonFinite, format!("image {i} of those to be scored is not finite")));
+        return Err(Error::new(Kind::NonFinite, format!("image {i} of the images to score is not finite")));
     }
     images.mapv_inplace(|x| {
         let byte = ((f64::from(x).clamp(-1.0, 1.0) + 1.0) * 127.5).round();
@@ -71,7 +70,7 @@ pub fn pixels(images: ArrayView4<'_, f32>) -> Array2<f32> {
     Array2::from_shape_vec((n, row), values).expect("as many values as there were")
 }
 
-/// A feature network as the user names it.
+/// A feature network by its name on the command line.
 ///
 /// ```
 /// use skipstone_eval::FeatureSpec;
@@ -81,7 +80,7 @@ pub fn pixels(images: ArrayView4<'_, f32>) -> Array2<f32> {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FeatureSpec {
-    /// `fashion-cnn`: the classifier of Fashion-MNIST that skipstone carries.
+    /// `fashion-cnn`: the built-in classifier of Fashion-MNIST.
     FashionCnn,
     /// `FILE.onnx:OUTPUT`: a value of an ONNX network.
     Onnx {
@@ -118,10 +117,10 @@ impl fmt::Display for FeatureSpec {
 }
 
 impl FeatureSpec {
-    /// Opens the network. `fashion_cnn` are the bytes of the carried classifier, `skipstone_model::FASHION_CNN`.
+    /// Opens the network. `fashion_cnn` holds the bytes of the built-in classifier, `skipstone_model::FASHION_CNN`.
     ///
     /// # Errors
-    /// A file that is missing or is no such network.
+    /// The file is missing or is not such a network.
     pub fn open(&self, fashion_cnn: &[u8]) -> Result<Box<dyn FeatureNetwork>> {
         match self {
             Self::FashionCnn => Ok(Box::new(FashionCnn::from_bytes(fashion_cnn)?)),

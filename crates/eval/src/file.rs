@@ -1,29 +1,29 @@
-//! Statistics on disk: the `.npz` archive that pytorch-fid writes, with what it leaves out.
+//! Statistics on disk: the `.npz` archive of pytorch-fid with additional information.
 //!
 //! | entry | what |
 //! |---|---|
 //! | `mu.npy` | μ, float64, `[d]` |
 //! | `sigma.npy` | the unbiased covariance, float64, `[d, d]`; zeros for fewer than two images |
-//! | `skipstone.json` | `format` (1), `network`, `count`, and `about`: texts that say where the features come from |
+//! | `skipstone.json` | `format` (1), `network`, `count`, and `about`: notes on where the features come from |
 //!
-//! NumPy reads `mu` and `sigma` of such a file, and pytorch-fid takes it for its own.
+//! NumPy reads `mu` and `sigma` of such a file, and pytorch-fid accepts it as one of its own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use ndarray::{Array, Array1, Array2, Dimension};
 use serde_json::{Value, json};
-
-use super::frechet::Gaussian;
-use super::statistics::Statistics;
 use skipstone::error::{Error, Result};
 use skipstone::io::checkpoint::zip::{self, Archive};
 use skipstone::io::files;
 use skipstone::io::image::npy;
 
+use super::frechet::Gaussian;
+use super::statistics::Statistics;
+
 /// The layout of the file.
 const FORMAT: u64 = 1;
-/// Bytes of an entry: the covariance of 8192 features and its header are below this.
+/// Most bytes of an entry: enough for the covariance of 8192 features.
 const MAX_BYTES: u64 = (8 * 8192 * 8192) + (1 << 16);
 const ABOUT: &str = "skipstone.json";
 
@@ -36,7 +36,7 @@ impl Statistics {
         let about = json!({
             "format": FORMAT, "network": self.network(), "count": self.count(), "about": self.about(),
         });
-        // Of one image the scatter is zero, whatever it is divided by.
+        // The scatter of one image is zero, whatever the divisor.
         let covariance = &self.scatter() / self.count().saturating_sub(1).max(1) as f64;
         let (mut mu, mut sigma) = (Vec::new(), Vec::new());
         npy::encode(&mut mu, self.mean()).map_err(|e| Error::io(path, e))?;
@@ -49,19 +49,19 @@ impl Statistics {
     /// Reads a file that [`write`](Self::write) wrote.
     ///
     /// # Errors
-    /// A missing or damaged file, or one of pytorch-fid, which does not say how many images of what network it is of
-    /// ([`Gaussian::read`] takes it).
+    /// The file is missing or damaged, or comes from pytorch-fid: such files record neither the number of images nor the
+    /// network ([`Gaussian::read`] takes them).
     pub fn read(path: &Path) -> Result<Self> {
         Entries::open(path).and_then(|entries| entries.statistics()).map_err(|e| e.in_file(path))
     }
 }
 
 impl Gaussian {
-    /// Reads μ and Σ of a file that [`Statistics::write`] or pytorch-fid wrote. What the latter leaves open is `network`:
-    /// the name of the network whose features it is of, which another file must agree with.
+    /// Reads μ and Σ of a file that [`Statistics::write`] or pytorch-fid wrote. `network` is the name of the feature network:
+    /// files of pytorch-fid do not record it, and other files must agree with it.
     ///
     /// # Errors
-    /// A missing or damaged file; the statistics of another network, or of fewer than two images.
+    /// The file is missing or damaged, or has the statistics of another network or of fewer than two images.
     pub fn read(path: &Path, network: &str) -> Result<Self> {
         let read = || {
             let entries = Entries::open(path)?;
@@ -96,7 +96,7 @@ impl Entries {
         let read = self.0.read(name, MAX_BYTES).map_err(|e| Error::data(format!("{name}: {}", e.message())))?;
         read.ok_or_else(|| {
             let found = self.0.names().collect::<Vec<_>>().join(", ");
-            Error::data(format!("no statistics of features: {name} is missing among its entries ({found})"))
+            Error::data(format!("not a file of statistics: {name} is missing among its entries ({found})"))
         })
     }
 
@@ -122,7 +122,7 @@ impl Entries {
         let wrong = |what: String| Error::data(format!("{ABOUT}: {what}"));
         if !self.has(ABOUT) && self.has("mu.npy") {
             return Err(Error::data(format!(
-                "{ABOUT} is missing: without it nobody knows how many images of what network these statistics are of"
+                "{ABOUT} is missing; without it, the number of images and the feature network are unknown"
             )));
         }
         let value: Value = serde_json::from_slice(&self.bytes(ABOUT)?).map_err(|e| wrong(e.to_string()))?;

@@ -2,9 +2,9 @@
 
 use nalgebra::DMatrix;
 use ndarray::{Array1, Array2};
+use skipstone::error::{Error, Kind, Result};
 
 use super::statistics::Statistics;
-use skipstone::error::{Error, Kind, Result};
 
 /// Mean and covariance of the features of a set of images.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,11 +20,11 @@ pub struct Gaussian {
 /// The Fréchet distance d² = ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2·tr (Σ₁^½ Σ₂ Σ₁^½)^½ of the Gaussians fitted to two sets of
 /// features (Dowson & Landau 1982; Heusel et al., arXiv 1706.08500).
 ///
-/// With fewer images than dimensions the covariances have no full rank: the distance is still defined, but its bias, which
-/// falls as 1/n, is large.
+/// With fewer images than dimensions the covariances do not have full rank. The distance is still defined, but its bias,
+/// which falls as 1/n, is large.
 ///
 /// # Errors
-/// Statistics of different networks, of fewer than two images, or what [`Gaussian::frechet`] says.
+/// The statistics belong to different networks or to fewer than two images, or [`Gaussian::frechet`] fails.
 pub fn frechet(a: &Statistics, b: &Statistics) -> Result<f64> {
     a.check_same(b)?;
     a.gaussian()?.frechet(&b.gaussian()?)
@@ -33,12 +33,12 @@ pub fn frechet(a: &Statistics, b: &Statistics) -> Result<f64> {
 impl Gaussian {
     /// The Fréchet distance d² to `other`: see [`frechet()`].
     ///
-    /// The last trace is the sum of the singular values of Σ₁^½ Σ₂^½, whose roots are taken of real, non-negative
-    /// eigenvalues: no complex number can arise, and nothing is squared that would lose the small ones.
+    /// The last trace is the sum of the singular values of Σ₁^½ Σ₂^½. The roots come from real, non-negative eigenvalues, so
+    /// no complex number can arise. Nothing is squared, so small values are not lost.
     ///
     /// # Errors
-    /// Gaussians of different networks or sizes; values that are not finite; a covariance that is not symmetric or has
-    /// eigenvalues clearly below 0.
+    /// The Gaussians belong to different networks or differ in size, a value is not finite, or a covariance is not symmetric
+    /// or has eigenvalues clearly below 0.
     pub fn frechet(&self, other: &Self) -> Result<f64> {
         if self.network != other.network || self.mean.len() != other.mean.len() {
             return Err(Error::argument(format!(
@@ -50,7 +50,7 @@ impl Gaussian {
         let between = (&self.mean - &other.mean).mapv(|x| x * x).sum();
         let traces = self.covariance.diag().sum() + other.covariance.diag().sum();
         let shared: f64 = (root * other_root).singular_values().iter().sum();
-        // Not negative but for rounding.
+        // Only rounding can make it negative.
         Ok((between + traces - 2.0 * shared).max(0.0))
     }
 
@@ -72,9 +72,9 @@ impl Gaussian {
         let eigen = DMatrix::from_fn(d, d, |i, j| 0.5 * (sigma[[i, j]] + sigma[[j, i]])).symmetric_eigen();
         let least = eigen.eigenvalues.iter().fold(0.0f64, |m, &v| m.min(v));
         if least < -1e-6 * scale * d as f64 {
-            return Err(Error::data(format!("{name}: no covariance: its least eigenvalue is {least:.3e}")));
+            return Err(Error::data(format!("{name}: not a covariance: its least eigenvalue is {least:.3e}")));
         }
-        // Below this an eigenvalue is rounding, and its root would be a hundred million times as large.
+        // A smaller eigenvalue is a rounding error, and its root would be a hundred million times as large.
         let rounding = d as f64 * f64::EPSILON * eigen.eigenvalues.amax();
         let roots = eigen.eigenvalues.map(|v| if v > rounding { v.sqrt() } else { 0.0 });
         let v = eigen.eigenvectors;

@@ -2,7 +2,6 @@
 
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
-
 use skipstone::error::{Error, Kind, Result};
 use skipstone::math::noise::{KeyedRng, Purpose};
 
@@ -18,7 +17,7 @@ pub struct Estimate {
 /// How [`kid`] draws its subsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subsets {
-    /// How many.
+    /// Number of subsets.
     pub count: usize,
     /// Vectors of each set in a subset.
     pub size: usize,
@@ -33,14 +32,15 @@ impl Default for Subsets {
     }
 }
 
-/// Rows whose products are taken together.
+/// Rows multiplied at a time.
 const BLOCK: usize = 256;
 
 /// KID (Bińkowski et al., arXiv 1801.01401): the mean over random subsets of the unbiased estimator of MMD² with the
 /// kernel (x·y/d + 1)³, between feature vectors `a` and `b`, `[n, d]`.
 ///
-/// Subset i holds `size` vectors of each set, drawn without replacement, keyed by (seed, i). The standard error is that
-/// of the mean over the draws of subsets from these vectors: it says nothing of other vectors; [`kid_full`]'s does.
+/// Subset i holds `size` vectors of each set, drawn without replacement, keyed by (seed, i). The standard error is that of
+/// the mean over draws of subsets from these vectors. It does not cover the choice of the vectors; that of [`kid_full`]
+/// does.
 ///
 /// ```
 /// use skipstone_eval::{Subsets, kid};
@@ -52,7 +52,8 @@ const BLOCK: usize = 256;
 /// ```
 ///
 /// # Errors
-/// Vectors of different lengths or not finite; fewer than two subsets, of fewer than two vectors, or larger than a set.
+/// The vectors differ in length or are not finite, or there are fewer than two subsets, or a subset has fewer than two
+/// vectors or more than a set.
 pub fn kid(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, subsets: Subsets) -> Result<Estimate> {
     check(a, b)?;
     let Subsets { count, size, seed } = subsets;
@@ -78,11 +79,10 @@ pub fn kid(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, subsets: Subsets) -> 
     Ok(Estimate { value: mean, standard_error: (variance / n).sqrt() })
 }
 
-/// The unbiased estimator of MMD² on all vectors at once, with the standard error of the jackknife over the vectors of
-/// both sets.
+/// The unbiased estimator of MMD² on all vectors, with the standard error of the jackknife over the vectors of both sets.
 ///
 /// # Errors
-/// Vectors of different lengths or not finite, or fewer than three in a set.
+/// The vectors differ in length or are not finite, or a set has fewer than three.
 pub fn kid_full(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> Result<Estimate> {
     check(a, b)?;
     if a.nrows().min(b.nrows()) < 3 {
@@ -114,7 +114,7 @@ fn choose(rng: &mut KeyedRng, n: usize, size: usize) -> Vec<usize> {
     all
 }
 
-/// Sums of the kernel for each vector: over the others of its own set, and over the other set.
+/// Sums of the kernel for each vector, over the others of its own set and over the other set.
 struct Sums {
     aa: Vec<f64>,
     bb: Vec<f64>,
@@ -146,7 +146,7 @@ impl Sums {
     /// The jackknife's variance: (m−1)/m·Σ (Tᵢ − T̄)² of the estimates Tᵢ without vector i, for each set.
     fn jackknife_variance(&self) -> f64 {
         let (m, n) = self.sizes();
-        // Only what changes with i: a constant falls out of Tᵢ − T̄.
+        // Only the terms that change with i, because constants cancel in Tᵢ − T̄.
         let of = |own: &[f64], other: &[f64], m: f64, n: f64| {
             let t: Vec<f64> = own
                 .iter()

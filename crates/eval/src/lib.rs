@@ -1,12 +1,12 @@
-//! Scores of generated images against real ones, and the networks whose features they are taken in.
+//! Scores of generated images against real ones, and the feature networks behind them.
 //!
-//! A [`FeatureNetwork`] turns images into vectors. On two sets of vectors stand the Fréchet distance
-//! ([`Statistics`], [`frechet`]), the kernel distance ([`kid`], [`kid_full`]), [`precision_recall`], and, on vectors or
-//! on the pixels themselves, the [`nearest`] neighbours. [`feature_distance`] compares two images of each latent.
-//! [`table`] draws and scores the cells of the paper's Table 1.
+//! A [`FeatureNetwork`] turns images into vectors. Two sets of vectors have a Fréchet distance ([`Statistics`],
+//! [`frechet`]), a kernel distance ([`kid`], [`kid_full`]) and a [`precision_recall`]; vectors and plain pixels have
+//! [`nearest`] neighbours. [`feature_distance`] compares two images of each latent. [`table`] draws and scores the cells
+//! of the paper's Table 1.
 //!
-//! A Fréchet distance is an FID only if the Inception network of FID made the vectors: numbers of different networks
-//! have nothing to do with each other, and [`Statistics`] of different networks are never mixed.
+//! A Fréchet distance is an FID only if the Inception network of FID made the vectors. Numbers from different networks
+//! cannot be compared, and [`Statistics`] of different networks are never mixed.
 
 pub mod classifier;
 mod feature_distance;

@@ -1,15 +1,14 @@
 //! Exact nearest neighbours at the speed of a matrix product.
 //!
-//! ‖x − y‖² = ‖x‖² + ‖y‖² − 2·x·y costs one multiply-add per number, but rounds with the size of the vectors, not of
-//! their distance. So the products only rule out: how wrong they can be is known, and whatever they cannot decide is
-//! computed once more as Σ (x − y)² in f64. The result is that of the definition, whatever the processor.
+//! ‖x − y‖² = ‖x‖² + ‖y‖² − 2·x·y costs one multiply-add per number, but its rounding error grows with the size of the
+//! vectors, not with their distance. So the products only rule out candidates. Their error is bounded, and undecided pairs
+//! are computed again as Σ (x − y)² in f64. The result is that of the definition on every processor.
 
 use ndarray::{ArrayView2, CowArray, Ix2};
 use rayon::prelude::*;
+use skipstone::error::{Error, Kind, Result};
 use skipstone_kernels::conv::{Algorithm, Epilogue, Layer, Shape, Source};
 use skipstone_kernels::{Isa, Team, View, ViewMut};
-
-use skipstone::error::{Error, Kind, Result};
 
 /// A neighbour.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +24,7 @@ const REFERENCES: usize = 1024;
 /// Queries of a task.
 const QUERIES: usize = 128;
 
-/// The `k` nearest references of each query, nearest first, of equally near ones the first.
+/// The `k` nearest references of each query, nearest first; of equally near ones, the earlier comes first.
 pub(super) fn nearest(
     queries: ArrayView2<'_, f32>,
     references: ArrayView2<'_, f32>,
@@ -59,7 +58,7 @@ fn search(
             return;
         }
         let square = pair.exact();
-        // References come in order: one that is equally near stays behind.
+        // References come in order, so one that is equally near stays behind.
         let place = found.partition_point(|other| other.square <= square);
         if place < k {
             found.insert(place, Neighbour { index: pair.reference, square });
@@ -85,18 +84,18 @@ pub(super) fn covered(
     Ok(inside)
 }
 
-/// A query, a reference, and what is known of their distance.
+/// A query, a reference, and a bound on their distance.
 struct Pair<'a> {
     query: usize,
     reference: usize,
-    /// ‖x − y‖² is not below this.
+    /// A lower bound of ‖x − y‖².
     at_least: f64,
     x: &'a [f32],
     y: &'a [f32],
 }
 
 impl Pair<'_> {
-    /// Σ (x − y)², in f64, as eight sums that are added in the end.
+    /// Σ (x − y)² in f64, as eight sums that are added at the end.
     fn exact(&self) -> f64 {
         let mut sums = [0.0f64; 8];
         for (x, y) in self.x.chunks(8).zip(self.y.chunks(8)) {
@@ -156,10 +155,10 @@ fn visit<T: Send>(
                 for (j, product) in products.iter().enumerate() {
                     let reference = begin + j;
                     let other = references.norms[reference];
-                    // Products below the least normal number are not rounded but lost.
+                    // Products below the least normal number may be lost entirely.
                     let slack = 2.0 * gamma * norm * other + 2.0 * d as f64 * f64::from(f32::MIN_POSITIVE);
                     let at_least = norm * norm + other * other - 2.0 * f64::from(*product) - slack;
-                    // Products too large for f32 say nothing.
+                    // Products too large for f32 give no bound.
                     let at_least = if at_least.is_finite() { at_least } else { 0.0 };
                     each(state, Pair { query, reference, at_least, x, y: references.row(reference) });
                 }
@@ -169,7 +168,7 @@ fn visit<T: Send>(
     Ok(())
 }
 
-/// Vectors side by side with their lengths.
+/// Vectors side by side, and their lengths.
 struct Rows<'a> {
     array: CowArray<'a, f32, Ix2>,
     norms: Vec<f64>,

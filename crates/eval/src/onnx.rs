@@ -1,8 +1,7 @@
 //! Feature networks from ONNX files, run by rten.
 //!
-//! The network gets one image at a time, `[1, channels, height, width]`, **values 0..1**, as an image file has them. What
-//! else it wants, a size, a range, a mean and a deviation, belongs into its graph: only then does the file alone say
-//! what its features are.
+//! The network gets one image at a time, `[1, channels, height, width]`, with **values in 0..1**. Any other preprocessing
+//! (size, range, mean, deviation) belongs in its graph, so that the file alone defines the features.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,20 +10,20 @@ use ndarray::{Array2, ArrayView3, ArrayView4};
 use rten::{Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value};
 use rten_tensor::{NdTensor, prelude::*};
 use sha2::{Digest, Sha256};
-
-use super::features::FeatureNetwork;
-use super::resize::bilinear;
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::files;
 use skipstone::io::hex::hex;
 
-/// The largest file read: the format itself holds no more than 2 GiB.
+use super::features::FeatureNetwork;
+use super::resize::bilinear;
+
+/// Most bytes of a file. The format itself is limited to 2 GiB.
 const MAX_BYTES: u64 = 2 << 30;
-/// The largest height or width of an input.
+/// Most rows or columns of an input.
 const MOST_SIDE: usize = 4096;
-/// The most features: a covariance of more would not fit into memory.
+/// Most features: a covariance of more would not fit into memory.
 const MOST_DIMENSIONS: usize = 8192;
-/// Side of the image a network is tried on whose graph states no size.
+/// Side of the image on which a network without a stated size is tried.
 const TRIAL: usize = 64;
 
 /// A value of an ONNX network.
@@ -34,7 +33,7 @@ pub struct OnnxFeatures {
     input: NodeId,
     output: NodeId,
     channels: usize,
-    /// The size its graph states, if it does.
+    /// The size that its graph states, if any.
     size: Option<[usize; 2]>,
     dimensions: usize,
     threads: Arc<ThreadPool>,
@@ -47,18 +46,18 @@ impl std::fmt::Debug for OnnxFeatures {
 }
 
 impl OnnxFeatures {
-    /// The value called `output` of the network in `path`: `[1, d]`, or `[1, d, 1, 1]` as global poolings leave it.
+    /// Opens the value `output` of the network in `path`: `[1, d]`, or `[1, d, 1, 1]` as after global pooling.
     ///
-    /// Its input must be `[n, 1 or 3, height, width]` with n = 1 or free. Where height and width are stated, images are
-    /// brought to that size (bilinear with pixel centres at halves and no smoothing, as PyTorch's `interpolate` does by
-    /// default); where they are free, images come as they are. Gray images are repeated for three channels.
+    /// The input must be `[n, 1 or 3, height, width]` with n = 1 or free. If height and width are stated, images are resized
+    /// (bilinear, with pixel centres at halves and no smoothing, as PyTorch's `interpolate` does by default). If they are
+    /// free, images keep their size. Gray images are repeated for three channels.
     ///
-    /// Convolutions must state their strides and dilations, as those that PyTorch exports do.
+    /// Convolutions must state their strides and dilations, as those exported by PyTorch do.
     ///
-    /// The name holds the file's name, the value's and the beginning of the file's SHA-256.
+    /// The network's name consists of the file's name, the value's name and the beginning of the file's SHA-256.
     ///
     /// # Errors
-    /// A file that is missing or cannot be run, no such value, an input of another kind.
+    /// The file is missing or cannot be run, there is no such value, or the input has another form.
     pub fn open(path: &Path, output: &str) -> Result<Self> {
         let bytes = files::read(path, MAX_BYTES)?;
         let hash = hex(&Sha256::digest(&bytes)[..4]);
@@ -132,7 +131,7 @@ impl OnnxFeatures {
         let mut values = Vec::with_capacity(self.channels * size[0] * size[1]);
         for channel in 0..self.channels {
             let plane = image.index_axis(ndarray::Axis(0), channel.min(c - 1));
-            // The byte that a file has, over 255: the division other programs make.
+            // The byte of an image file divided by 255, as in other programs.
             let plane = plane.mapv(|x| (((f64::from(x) + 1.0) * 127.5).round() / 255.0) as f32);
             values.extend(bilinear(plane.view(), size));
         }
@@ -151,7 +150,7 @@ fn load(bytes: Vec<u8>, output: &str) -> Result<(Model, NodeId)> {
     if let Some(output) = model.find_node(output) {
         return Ok((model, output));
     }
-    // A value inside may have been merged into its neighbours.
+    // Optimisation may have merged an inner value into its neighbours.
     let model = with(false)?;
     match model.find_node(output) {
         Some(output) => Ok((model, output)),
@@ -175,7 +174,7 @@ impl FeatureNetwork for OnnxFeatures {
     fn features(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>> {
         let mut all = Vec::with_capacity(images.dim().0 * self.dimensions);
         for (i, image) in images.outer_iter().enumerate() {
-            // One at a time: a product's order of summation may follow the batch.
+            // One at a time, because the order of summation may depend on the batch.
             let (values, size) = self.prepared(image)?;
             let features = self.run(values, size)?;
             if features.len() != self.dimensions {

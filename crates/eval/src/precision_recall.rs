@@ -1,9 +1,9 @@
-//! Improved precision and recall: how much of what is generated looks real, and how much of the real is generated.
+//! Improved precision and recall: the share of generated images that look real, and of real images that are covered.
 
 use ndarray::ArrayView2;
+use skipstone::error::{Error, Result};
 
 use super::neighbours;
-use skipstone::error::{Error, Result};
 
 /// The number of neighbours that the paper uses.
 pub const DEFAULT_NEIGHBOURS: usize = 3;
@@ -11,19 +11,19 @@ pub const DEFAULT_NEIGHBOURS: usize = 3;
 /// The result of [`precision_recall`], both in 0..1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrecisionRecall {
-    /// The share of generated images within the manifold of the real ones: quality.
+    /// Share of the generated images within the manifold of the real ones: quality.
     pub precision: f64,
-    /// The share of real images within the manifold of the generated ones: variety.
+    /// Share of the real images within the manifold of the generated ones: variety.
     pub recall: f64,
 }
 
 /// Precision and recall (Kynkäänniemi et al., arXiv 1904.06991) of `generated` feature vectors against `real` ones, `[n, d]`.
 ///
-/// The manifold of a set is the union of a ball around each vector, which reaches to its `k`-th nearest neighbour in the
-/// set (to be compared only between sets of equal sizes: more vectors make smaller balls).
+/// The manifold of a set is the union of a ball around each vector that reaches to its `k`-th nearest neighbour in the set.
+/// Compare only sets of equal size, because more vectors make smaller balls.
 ///
 /// # Errors
-/// Vectors of different lengths or not finite, k = 0, or a set of no more than k vectors.
+/// The vectors differ in length or are not finite, k = 0, or a set has no more than k vectors.
 pub fn precision_recall(
     real: ArrayView2<'_, f32>,
     generated: ArrayView2<'_, f32>,

@@ -1,9 +1,9 @@
-//! Bilinear resizing as PyTorch's `interpolate(mode="bilinear", align_corners=False)` does it.
+//! Bilinear resizing, as in PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
 
 use ndarray::ArrayView2;
 
-/// The values of a plane brought to `size`, row by row: pixel centres at halves, the edge repeated, no smoothing before
-/// an image is made smaller.
+/// The values of a plane resized to `size`, row by row: pixel centres at halves, the edge repeated, no smoothing when the
+/// image becomes smaller.
 pub(super) fn bilinear(plane: ArrayView2<'_, f32>, [height, width]: [usize; 2]) -> Vec<f32> {
     let (h, w) = plane.dim();
     if (h, w) == (height, width) {
@@ -20,7 +20,7 @@ pub(super) fn bilinear(plane: ArrayView2<'_, f32>, [height, width]: [usize; 2]) 
     values
 }
 
-/// For each of `to` pixels the two of `from` it lies between, and how far it is from the first.
+/// For each of `to` pixels, the two neighbouring pixels of `from` and the distance from the first.
 fn places(from: usize, to: usize) -> Vec<(usize, usize, f64)> {
     let scale = from as f64 / to as f64;
     let place = |i: usize| {

@@ -1,18 +1,17 @@
-//! Mean and scatter of feature vectors, gathered in any number of parts.
+//! Mean and scatter of feature vectors, accumulated in any number of parts.
 
 use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
+use skipstone::error::{Error, Kind, Result};
 
 use super::features::FeatureNetwork;
 use super::frechet::Gaussian;
-use skipstone::error::{Error, Kind, Result};
 
 /// Count, mean and scatter matrix Σ (x − μ)(x − μ)ᵀ of feature vectors of one network, in f64.
 ///
-/// Parts are joined by the pairwise update of Chan, Golub and LeVeque (1979): no sum of squares is ever taken around
-/// another centre than the mean, so nothing cancels, and parts may be counted on different machines and
-/// [merged](Self::merge).
+/// Parts are joined by the pairwise update of Chan, Golub and LeVeque (1979). Sums of squares are always taken around the
+/// mean, so nothing cancels, and parts from different machines can be [merged](Self::merge).
 ///
 /// ```
 /// use ndarray::array;
@@ -36,13 +35,13 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Of no vector yet.
+    /// Statistics of no vector yet.
     pub fn new(network: impl Into<String>, dimensions: usize) -> Self {
         let (mean, scatter) = (Array1::zeros(dimensions), Array2::zeros((dimensions, dimensions)));
         Self::from_parts(network.into(), 0, mean, scatter, BTreeMap::new())
     }
 
-    /// Of no vector of `network` yet.
+    /// Statistics of no vector of `network` yet.
     pub fn of(network: &dyn FeatureNetwork) -> Self {
         Self::new(network.name(), network.dimensions())
     }
@@ -67,12 +66,12 @@ impl Statistics {
         self.mean.len()
     }
 
-    /// How many vectors there were.
+    /// Number of vectors.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Their mean; zeros where there was none.
+    /// The mean; zeros if there are no vectors.
     pub fn mean(&self) -> ArrayView1<'_, f64> {
         self.mean.view()
     }
@@ -82,12 +81,12 @@ impl Statistics {
         self.scatter.view()
     }
 
-    /// Where the vectors come from, in the caller's words; kept in the file.
+    /// The caller's notes on where the vectors come from; kept in the file.
     pub fn about(&self) -> &BTreeMap<String, String> {
         &self.about
     }
 
-    /// Says where the vectors come from: `("data", "fashion-mnist (train, first 5000)")`.
+    /// Adds a note on where the vectors come from, such as `("data", "fashion-mnist (train, first 5000)")`.
     pub fn note(&mut self, what: impl Into<String>, said: impl Into<String>) {
         self.about.insert(what.into(), said.into());
     }
@@ -95,7 +94,7 @@ impl Statistics {
     /// Adds vectors, `[n, dimensions]`.
     ///
     /// # Errors
-    /// Vectors of another length, or not finite; nothing is added then.
+    /// A vector has another length or is not finite. Nothing is added then.
     pub fn add(&mut self, features: ArrayView2<'_, f32>) -> Result<()> {
         let (n, d) = features.dim();
         if d != self.dimensions() {
@@ -117,10 +116,10 @@ impl Statistics {
         Ok(())
     }
 
-    /// Adds the vectors that `other` has seen. What is said of them differently is said of the whole one after the other.
+    /// Adds the vectors of `other`. Notes that differ are joined.
     ///
     /// # Errors
-    /// Statistics of another network; nothing is added then.
+    /// The statistics belong to another network. Nothing is added then.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         self.check_same(other)?;
         if other.count > 0 {

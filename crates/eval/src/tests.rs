@@ -2,10 +2,10 @@
 
 use ndarray::{Array1, Array2, Array4, ArrayView2, Axis, array};
 use proptest::prelude::*;
-
-use super::*;
 use skipstone::error::Kind;
 use skipstone::math::noise::{KeyedRng, Purpose};
+
+use super::*;
 
 fn gaussian(mean: Array1<f64>, covariance: Array2<f64>) -> Gaussian {
     Gaussian { network: "closed form".to_owned(), mean, covariance }

@@ -3,10 +3,11 @@
 #[path = "../../skipstone/tests/golden/mod.rs"]
 mod golden;
 
-use golden::{cases, numbers, path};
 use ndarray::Array2;
 use serde_json::Value;
 use skipstone_eval::{Gaussian, Statistics, frechet, kid_full, precision_recall};
+
+use golden::{cases, numbers, path};
 
 fn rows(value: &Value) -> Array2<f32> {
     let rows: Vec<Vec<f64>> = value.as_array().unwrap().iter().map(numbers).collect();
@@ -66,7 +67,7 @@ fn the_file_of_pytorch_fid_is_read_and_does_not_say_whose_it_is() {
     assert!(off < 1e-6, "{off:e}");
     assert!(own.frechet(&found).unwrap() < 1e-9);
     let error = Statistics::read(&file).unwrap_err();
-    assert!(error.message().contains("how many images of what network"), "{error}");
+    assert!(error.message().contains("the number of images and the feature network are unknown"), "{error}");
 }
 
 #[cfg(feature = "onnx")]

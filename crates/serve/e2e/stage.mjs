@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
+import { after, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { chromium } from 'playwright-core';
 
@@ -65,6 +66,21 @@ export async function visit(browser, origin, hash, { forgive = null, ...options 
     assert.deepEqual(errors, [], 'errors in the console');
   };
   return { page, context, done };
+}
+
+/** A server and a browser for all tests of a file. */
+export function staged() {
+  let server;
+  let browser;
+  before(async () => { [server, browser] = await Promise.all([serve(), launch()]); });
+  after(async () => {
+    await browser?.close();
+    await server?.stop();
+  });
+  return {
+    get origin() { return server.origin; },
+    visit: (hash, options) => visit(browser, server.origin, hash, options),
+  };
 }
 
 /** Waits until a tab has its result. */

@@ -1,8 +1,8 @@
-// Asking the server: JSON, and events as they come.
+// Requests to the server, answered with JSON or events.
 //
-// Events are read by fetch, not by EventSource, which shows neither the text of an error nor sends a token.
+// Events are read with fetch, because EventSource neither shows the text of an error nor sends a token.
 
-/** What the server answered instead of a result. */
+/** An error that the server answered. */
 export class ApiError extends Error {
   constructor(status, error, retryAfter) {
     super(error.message);
@@ -12,7 +12,7 @@ export class ApiError extends Error {
 
 const TOKEN = 'skipstone-token';
 
-/** The response, once it is one of success; asks for a token where the server wants one. */
+/** The response if it succeeded. Asks for a token if the server requires one. */
 async function ask(path, options = {}) {
   for (;;) {
     const token = sessionStorage.getItem(TOKEN);
@@ -26,7 +26,7 @@ async function ask(path, options = {}) {
     }
     if (response.ok) return response;
     if (response.status === 401) {
-      // Another request may have been given a token meanwhile.
+      // Another request may have got a token meanwhile.
       if (token === sessionStorage.getItem(TOKEN)) await askToken(token);
       continue;
     }
@@ -43,7 +43,7 @@ async function ask(path, options = {}) {
 
 let asking = null;
 
-/** Asks the visitor, once for all requests that wait for it; says so where `wrong` was not the right one. */
+/** Asks the visitor for a token, once for all waiting requests. Tells the visitor if `wrong` was the wrong one. */
 function askToken(wrong) {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById('token');
@@ -52,15 +52,15 @@ function askToken(wrong) {
       note.textContent = message;
       note.hidden = !message;
     };
-    // Other letters cannot be sent.
+    // Headers cannot carry other characters.
     const plain = () => /^[\x21-\x7e]+$/.test(field.value.trim());
-    say(wrong ? 'That was not the right one.' : '');
+    say(wrong ? 'This token is wrong.' : '');
     field.value = '';
     dialog.oncancel = (event) => event.preventDefault();
     dialog.querySelector('form').onsubmit = (event) => {
       if (plain()) return;
       event.preventDefault();
-      say('A token is one word of plain letters, digits and signs.');
+      say('A token is one word of ASCII letters, digits and signs.');
     };
     dialog.onclose = () => {
       sessionStorage.setItem(TOKEN, plain() ? field.value.trim() : '');
@@ -94,8 +94,8 @@ export async function postJson(path, body, signal) {
   return (await ask(path, post(body, 'application/json', signal))).json();
 }
 
-/** The events of a run, `{ event, data }`, with `body` sent as a `query` or posted. An `error` event, or an end before
- *  `done`, is thrown. */
+/** The events of a run, `{ event, data }`. `body` is sent as a `query` or posted. Throws on an `error` event, and if the stream
+ *  ends before `done`. */
 export async function* events({ path, query }, body, signal) {
   const response = query
     ? await ask(`${path}?${new URLSearchParams(body)}`, { signal })
@@ -123,7 +123,7 @@ export async function* events({ path, query }, body, signal) {
   throw new ApiError(0, { code: 'cut', message: 'the connection ended before the result was there' });
 }
 
-/** One event of the stream; comments, which keep the connection open, have no data. */
+/** One event of the stream. Comments keep the connection open and have no data. */
 function parse(block) {
   let event = 'message';
   const data = [];

@@ -12,7 +12,7 @@ function add(parent, name, attributes, text) {
   return element;
 }
 
-/** Powers of ten from at or below the least to at or above the greatest. */
+/** The powers of ten that enclose all values. */
 function decades(values) {
   const [low, high] = [Math.floor(Math.log10(Math.min(...values))), Math.ceil(Math.log10(Math.max(...values)))];
   return Array.from({ length: Math.max(1, high - low) + 1 }, (_, i) => low + i);

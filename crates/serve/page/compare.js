@@ -1,4 +1,4 @@
-// Comparing: the same latents under numbers of steps × amounts of noise, a cell each.
+// Comparison: the same latents, with a cell for each number of steps and amount of noise.
 
 import { values } from './link.js';
 import { decode, Grid, paint, sheet } from './pictures.js';
@@ -80,7 +80,7 @@ export function compare(section, changed) {
     draw();
   }
 
-  /** All cells at one scale, the largest at which the matrix needs no more room than there is. */
+  /** Draws all cells at the largest scale at which the matrix fits. */
   function draw() {
     if (!plan || !room.clientWidth) return;
     const ratio = window.devicePixelRatio || 1;
@@ -96,7 +96,7 @@ export function compare(section, changed) {
     return sheet(plan.steps.map((s) => `S = ${s}`), plan.eta.map((eta) => `η = ${eta}`), bitmaps, Math.max(1, scale));
   }
 
-  /** The more cells, the fewer images in each. */
+  /** Limits the images per cell; more cells allow fewer. */
   const bound = () => {
     const n = form.elements.n;
     n.max = Math.max(1, Math.floor(runner.limits.n / Math.max(1, list('steps').length * list('eta').length)));

@@ -1,13 +1,13 @@
-// Fields of the forms: sliders beside numbers, dice, chips, and errors beside what they are about.
+// Fields of the forms: sliders beside numbers, dice, chips, and errors beside their fields.
 
-/** Gives every field of a form what its attributes ask for. */
+/** Adds to every field of a form the controls that its attributes ask for. */
 export function dress(form) {
   form.querySelectorAll('.chips').forEach(chips);
   form.querySelectorAll('input[data-values]').forEach(slider);
   form.querySelectorAll('.dice').forEach(dice);
 }
 
-/** A slider over a list of good values; the number beside it takes any. */
+/** A slider over a list of useful values. The number beside it takes any value. */
 function slider(number) {
   const list = number.dataset.values.split(',').map(Number);
   const range = Object.assign(document.createElement('input'), { type: 'range', min: 0, max: list.length - 1, step: 1 });
@@ -40,7 +40,7 @@ function slider(number) {
   follow();
 }
 
-/** How far a slider is, for its colour. */
+/** Tells the style how far a slider is, for its colour. */
 function fill(range) {
   range.style.setProperty('--at', (range.value - range.min) / Math.max(1, range.max - range.min));
 }
@@ -49,7 +49,7 @@ const DICE = `<svg viewBox="0 0 20 20" aria-hidden="true"><rect x="2.5" y="2.5" 
 <circle cx="7" cy="7" r="1.3"/><circle cx="13" cy="7" r="1.3"/><circle cx="10" cy="10" r="1.3"/>
 <circle cx="7" cy="13" r="1.3"/><circle cx="13" cy="13" r="1.3"/></svg>`;
 
-/** A button that throws dice. */
+/** A button with a die, for random values. */
 export function diceButton(label, onthrow) {
   const button = document.createElement('button');
   Object.assign(button, { type: 'button', className: 'quiet die', innerHTML: DICE, title: label });
@@ -58,7 +58,7 @@ export function diceButton(label, onthrow) {
   return button;
 }
 
-/** A seed that nobody chose. */
+/** A random seed. */
 export const anySeed = () => crypto.getRandomValues(new Uint16Array(1))[0];
 
 function dice(field) {
@@ -69,7 +69,7 @@ function dice(field) {
   }));
 }
 
-/** Values of which several can be chosen. */
+/** Values, several of which can be chosen. */
 function chips(box) {
   const checked = box.dataset.checked.split(',');
   for (const value of box.dataset.values.split(',')) {
@@ -81,7 +81,7 @@ function chips(box) {
   }
 }
 
-/** The options of a select, the one that is so at first among them. */
+/** Fills a select with options, of which `first` is selected. */
 export function options(select, names, first) {
   select.replaceChildren(...names.map((name) => {
     const [value, text] = Array.isArray(name) ? name : [name, name];
@@ -89,7 +89,7 @@ export function options(select, names, first) {
   }));
 }
 
-/** Takes away what was said about fields. */
+/** Removes the errors of all fields. */
 export function clearErrors(form) {
   form.querySelectorAll('.field > .error').forEach((p) => p.remove());
   for (const control of form.elements) {
@@ -98,7 +98,7 @@ export function clearErrors(form) {
   }
 }
 
-/** Says `message` beside the field called `name`; false where the form has none that can be seen. */
+/** Shows `message` beside the field called `name`. Returns false if the form has no such visible field. */
 export function errorAt(form, name, message) {
   const controls = [...form.elements].filter((e) => e.name === name && e.type !== 'hidden');
   const field = form.querySelector(`[data-field="${CSS.escape(name ?? '')}"]`) ?? controls[0]?.closest('.field');
@@ -114,7 +114,7 @@ export function errorAt(form, name, message) {
   return true;
 }
 
-/** The first field that holds no number, or one that cannot be written exactly; what else a number may be, the server says. */
+/** The first field without a number, or with one that cannot be written exactly. The server checks everything else. */
 export function wrong(form) {
   for (const control of form.elements) {
     if (control.type !== 'number' || control.disabled) continue;

@@ -1,4 +1,4 @@
-// Interpolating: a square of images among four latents, or a line between two pictures, and a point to move in it.
+// Interpolation: a square of images between four latents, or a line between two pictures, and a point that moves in it.
 
 import { events } from './api.js';
 import { anySeed, diceButton } from './fields.js';
@@ -6,7 +6,7 @@ import { blobOf, decode, Grid, Mosaic } from './pictures.js';
 import { Picker } from './pick.js';
 import { Runner } from './runner.js';
 
-/** How long the point rests before the image right there is asked for. */
+/** How long the point must rest before the image at the point is requested. */
 const REST = 220; // ms
 
 const clamp = (x) => Math.min(1, Math.max(0, x));
@@ -20,7 +20,7 @@ export function interpolate(section, changed) {
   const caption = section.querySelector('figcaption');
   const field = form.elements.at;
   const picks = section.querySelector('.picks');
-  let sheet = null; // columns, rows, and the grid once it has come
+  let sheet = null; // columns, rows, and the grid once it has arrived
   let point = [0.5, 0.5];
   let refine = null;
   let timer = 0;
@@ -60,7 +60,7 @@ export function interpolate(section, changed) {
     return body;
   }
 
-  /** What the grid was asked for, with a single point in its place: the form may have gone on since. */
+  /** The request of the grid, with a single point in its place. The form may have changed since. */
   function pointOf(body, at) {
     if (!(body instanceof FormData)) return { ...body, at };
     const one = new FormData();
@@ -96,14 +96,14 @@ export function interpolate(section, changed) {
     if (mine === sheet) rest();
   }
 
-  /** The tile nearest to the point, and whether the point is right on it. */
+  /** The tile nearest to the point, and whether the point is exactly on it. */
   function nearest() {
     const [x, y] = [point[0] * (sheet.columns - 1), point[1] * (sheet.rows - 1)];
     const [column, row] = [Math.round(x), Math.round(y)];
     return { column, row, on: Math.abs(x - column) < 1e-6 && Math.abs(y - row) < 1e-6 };
   }
 
-  /** Shows the nearest tile large. */
+  /** Enlarges the nearest tile. */
   async function near() {
     const { column, row, on } = nearest();
     const asked = point;
@@ -122,7 +122,7 @@ export function interpolate(section, changed) {
     return sheet?.rows > 1 ? `${share(point[0])} across, ${share(point[1])} down` : `${share(point[0])} of the way`;
   }
 
-  /** Puts the dot where the point is. */
+  /** Moves the dot to the point. */
   function place() {
     if (!sheet || !plane.clientWidth) return;
     const { w, h, step } = mosaic.layout();
@@ -142,7 +142,7 @@ export function interpolate(section, changed) {
     timer = setTimeout(rest, REST);
   }
 
-  /** Asks for the image right at the point, once it rests. */
+  /** Requests the image at the point once the point rests. */
   async function rest() {
     field.value = point.map((x) => Number(x.toFixed(4))).join(',');
     changed();
@@ -159,7 +159,7 @@ export function interpolate(section, changed) {
         if (asked === point) showLarge(new Grid(await decode(data.tiles[0]), 1, 1), true);
       }
     } catch (error) {
-      // The nearest tile stays; a busy server is not worth a word here.
+      // The nearest tile stays. A busy server needs no message here.
       if (mine.signal.aborted || error.status === 429) return;
       if (asked === point) caption.textContent = `${words()}, nearest image; ${error.message}`;
     }
@@ -184,7 +184,7 @@ export function interpolate(section, changed) {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!way || !sheet?.grid) return;
     event.preventDefault();
-    // A tile at a time; with the shift key a fifth of one.
+    // One tile at a time, or with the shift key a fifth of one.
     const [across, down] = [sheet.columns - 1, Math.max(1, sheet.rows - 1)];
     const fine = event.shiftKey ? 5 : 1;
     const snap = (x, count) => Math.round(x * count * fine) / (count * fine);
@@ -196,7 +196,7 @@ export function interpolate(section, changed) {
     section.classList.toggle('line', ofImages());
     picks.hidden = !ofImages();
     const { n } = runner.limits;
-    const [label, most] = ofImages() ? ['Points of the line', n] : ['Points of a side', Math.floor(Math.sqrt(n))];
+    const [label, most] = ofImages() ? ['Points of the line', n] : ['Points per side', Math.floor(Math.sqrt(n))];
     for (const seed of form.elements.seeds) seed.disabled = ofImages();
     for (const image of form.elements.images) image.disabled = !ofImages();
     const field = form.elements.points;
@@ -220,7 +220,7 @@ export function interpolate(section, changed) {
       seed.dispatchEvent(new Event('change', { bubbles: true }));
     }));
   });
-  // The corners lie outside the form's element, so what bubbles from them does not pass it.
+  // The corners are outside the form's element, so their events do not bubble through it.
   section.querySelector('.plane').addEventListener('change', () => runner.soon());
   runner.pickers = pickers;
   return runner;

@@ -1,8 +1,8 @@
-// The state of a tab is that of its form, and the address says it: #tab=sample&steps=20&seed=3.
+// The state of a tab is the state of its form, and the address holds it: #tab=sample&steps=20&seed=3.
 
 const controls = (form) => [...form.elements].filter((e) => e.name && e.type !== 'file');
 
-/** What a form says, disabled fields left out; several fields of one name are joined by commas. */
+/** The values of a form without disabled fields. Commas join several fields of one name. */
 export function values(form) {
   const found = new Map();
   for (const control of controls(form)) {
@@ -14,13 +14,13 @@ export function values(form) {
 }
 
 /**
- * Sets a form to what an address says; what it does not say is as at first. Choices that this server does not have are told, as
- * `{ field, message }`, and stay as at first.
+ * Sets a form to the values in an address. Other fields get their first values, and so do choices that this server does not have;
+ * those are returned as `{ field, message }`.
  */
 export function apply(form, params) {
   form.reset();
   const all = controls(form);
-  // Hidden fields are not reset by a form.
+  // Resetting a form does not reset hidden fields.
   for (const control of all) if (control.type === 'hidden') control.value = control.dataset.first ?? '';
   const lists = new Map([...params].map(([name, value]) => [name, value.split(',')]));
   const unknown = [];
@@ -31,20 +31,20 @@ export function apply(form, params) {
     else if (all.filter((other) => other.name === control.name).length > 1) control.value = list.shift() ?? control.value;
     else if (control.type !== 'select-one' || [...control.options].some((option) => option.value === params.get(control.name))) {
       control.value = params.get(control.name);
-    } else unknown.push({ field: control.name, message: `the link asks for “${params.get(control.name)}”, which is not to be had here` });
+    } else unknown.push({ field: control.name, message: `the link asks for “${params.get(control.name)}”, which this server does not offer` });
   }
   for (const control of all) control.dispatchEvent(new Event('skip:set'));
   return unknown;
 }
 
-/** The address of a tab whose form says this. */
+/** The address of a tab with these values in its form. */
 export function address(tab, said) {
   const params = new URLSearchParams({ tab, ...Object.fromEntries(said) });
-  // Commas and colons mean nothing in a fragment; written as they are, people can read them.
+  // Commas and colons have no meaning in a fragment, and people can read them unescaped.
   return `#${params.toString().replaceAll('%2C', ',').replaceAll('%3A', ':')}`;
 }
 
-/** What the address of this page says. */
+/** The tab and the values in the address of this page. */
 export function current() {
   return new URLSearchParams(location.hash.slice(1));
 }

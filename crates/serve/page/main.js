@@ -1,4 +1,4 @@
-// The page: what the server has, which tab is open, and the address that says it all.
+// The page: what the server offers, which tab is open, and the address that holds the state.
 
 import { getJson } from './api.js';
 import { compare } from './compare.js';
@@ -13,16 +13,16 @@ const tabs = new Map();
 let open = null;
 
 let writing = 0;
-/** The address as it was last read or written here. While it is another, somebody is on the way to that, and it stays. */
+/** The address as last read or written here. If it differs, the visitor is navigating, and it must stay. */
 let known = null;
 
-/** A tab's state has changed: the address and the tab's own link follow. */
+/** Updates the address and the tab's link after its state has changed. */
 function changed(id) {
   const tab = tabs.get(id);
   tab.address = address(id, values(tab.runner.form));
   tab.link.href = tab.address;
   if (open !== id) return;
-  // Browsers let a page write its address only so often; dragging asks for more.
+  // Browsers limit how often a page may write its address; dragging would exceed that.
   clearTimeout(writing);
   writing = setTimeout(() => {
     if (location.hash !== known) return;
@@ -31,7 +31,7 @@ function changed(id) {
   }, 120);
 }
 
-/** Opens what the address says, and runs it where that is not what is there already. */
+/** Opens the tab in the address, and runs it unless its result is already shown. */
 function route() {
   clearTimeout(writing);
   known = location.hash;
@@ -56,10 +56,10 @@ function route() {
   runner.fail(unknown);
 }
 
-/** Fields for which every model has a choice of its own. */
+/** Fields whose default depends on the model. */
 const own = (form) => ['spacing', 'clip'].map((name) => form.elements[name]).filter(Boolean);
 
-/** Fields that only some models have, and what a model takes when neither the address nor the visitor has said. */
+/** Fields that only some models have, and their values if neither the address nor the visitor sets them. */
 function condition(runner) {
   const { model, form } = runner;
   for (const select of own(form)) {
@@ -76,7 +76,7 @@ function condition(runner) {
       control.dispatchEvent(new Event('skip:set'));
     }
   }
-  // Of a single model there is nothing to choose.
+  // A single model leaves no choice.
   const alone = runner.models.length === 1;
   for (const part of form.querySelectorAll('.model label, .model select')) part.hidden = alone;
   const words = [
@@ -99,7 +99,7 @@ function furnish(runner, offer) {
   for (const { name, help, choices } of offer.options) {
     const control = elements[name];
     if (control?.type === 'select-one' && choices.length) options(control, choices, first[name] ?? choices[0]);
-    // Several controls of one name, such as radio buttons, have one field around them.
+    // Several controls of one name, such as radio buttons, share a field.
     (control?.closest?.('.field') ?? form.querySelector(`[data-field="${name}"]`))?.setAttribute('title', help);
   }
   const classes = Math.max(0, ...offer.models.map((m) => m.classes ?? 0));
@@ -114,7 +114,7 @@ function furnish(runner, offer) {
 
 function complain(error) {
   const notice = document.getElementById('notice');
-  notice.textContent = `The page cannot begin: ${error.message}`;
+  notice.textContent = `The page cannot start: ${error.message}`;
   notice.hidden = false;
 }
 
@@ -131,7 +131,7 @@ async function begin() {
   for (const { runner } of tabs.values()) {
     runner.pickers?.forEach((picker, i) => {
       picker.offer(tests.available ? tests.count : 0, 6 * i, offer.limits.upload_bytes).catch(complain);
-      // Something to look at before anything was chosen, and again after a reset.
+      // Shows something before a choice, and again after a reset.
       const hidden = runner.form.elements[runner.pickers.length > 1 ? 'images' : 'image'];
       if (tests.available) (hidden[i] ?? hidden).dataset.first = `test:${6 * i}`;
     });

@@ -1,5 +1,5 @@
-// Choosing a picture: a file, dropped or picked, or one of the test images. The server brings a file to the model's size at once;
-// as small as that it goes into the address, so that a link holds the picture itself.
+// Choosing a picture: a file, dropped or picked, or a test image. The server resizes a file to the model's size at once. The
+// resized picture fits into the address, so a link holds the picture itself.
 
 import { getBlob, postJson } from './api.js';
 import { diceButton } from './fields.js';
@@ -18,13 +18,13 @@ export class Picker {
   #picked;
   #tests = 0;
   #limit = 0;
-  /** Counts choices and offers: what comes late of an earlier one is not wanted. */
+  /** Count choices and offers, so that late answers to earlier ones are ignored. */
   #choice = 0;
   #offers = 0;
 
   /**
-   * Puts itself into `box`; its value is the hidden field `name`. `picked(error)` is called when there is another picture, or
-   * when what was chosen is none.
+   * Puts itself into `box`; its value is the hidden field `name`. `picked(error)` is called when another picture is chosen, or a
+   * file that is not a picture.
    */
   constructor(box, { name, title, picked }) {
     this.#picked = picked;
@@ -70,7 +70,7 @@ export class Picker {
     return this.#field.value;
   }
 
-  /** The test image, where one was chosen. */
+  /** The test image, if one was chosen. */
   get test() {
     return this.value.startsWith('test:') ? Number(this.value.slice(5)) : null;
   }
@@ -79,7 +79,7 @@ export class Picker {
     return !this.value;
   }
 
-  /** How many test images there are, which is shown first, and how large an upload may be. */
+  /** Sets the number of test images, the first one shown, and the size limit of uploads. */
   async offer(count, first, limit) {
     [this.#tests, this.#limit] = [count, limit];
     this.#thumbs.hidden = !count;
@@ -107,7 +107,7 @@ export class Picker {
     this.#mark();
   }
 
-  /** A test image. */
+  /** Chooses a test image. */
   choose(k) {
     this.#choice += 1;
     this.#field.value = `test:${k}`;
@@ -115,7 +115,7 @@ export class Picker {
     this.#picked();
   }
 
-  /** A file. */
+  /** Chooses a file. */
   async take(file) {
     if (!file) return;
     this.#choice += 1;
@@ -138,7 +138,7 @@ export class Picker {
     }
   }
 
-  /** The picture, to be sent. */
+  /** The picture to send. */
   async blob() {
     if (this.test !== null) return getBlob(`/v1/test-images/${this.test}.png`);
     return this.value.startsWith('png:') ? blobOf(fromUrl(this.value.slice(4))) : null;

@@ -1,19 +1,19 @@
-// Pictures: what the server sends as PNG, drawn with whole device pixels.
+// Pictures that the server sends as PNG, drawn with whole device pixels.
 
 const GAP = 4; // css pixels between images
 
-/** Bytes of a PNG that came as base64. */
+/** The bytes of a PNG in base64. */
 export function blobOf(base64) {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   return new Blob([bytes], { type: 'image/png' });
 }
 
-/** Decoded pixels, exactly as the file has them. */
+/** Decoded pixels, exactly as in the file. */
 export function decode(base64) {
   return createImageBitmap(blobOf(base64), { colorSpaceConversion: 'none', premultiplyAlpha: 'none' });
 }
 
-/** How images lie in a picture: their size, and what lies between and around them. */
+/** The layout of images in a picture: their size and the gaps. */
 const PLAIN = { width: 0, height: 0, gutter: 0, scale: 1 };
 
 /** The images of a picture that has `n` of them, `columns` in a row, laid out as `tile` says. */
@@ -25,7 +25,7 @@ export class Grid {
     this.tile = { width, height, gutter, scale };
   }
 
-  /** Places for images that have not come yet. */
+  /** Places for images that have not arrived yet. */
   static blank(n, columns, width, height) {
     return new Grid(null, n, columns, { ...PLAIN, width, height });
   }
@@ -71,7 +71,7 @@ export class Mosaic {
     this.#draw();
   }
 
-  /** Shows empty places, unless images of the same number and size are there that may stay till then. */
+  /** Shows empty places, unless images of the same number and size are shown and may stay until then. */
   expect(blank) {
     const now = this.#grid;
     if (!now?.bitmap || ['n', 'columns', 'width', 'height'].some((key) => now[key] !== blank[key])) this.show(blank);
@@ -100,7 +100,7 @@ export class Mosaic {
   }
 }
 
-/** Draws images, or their places: every pixel a square of `scale` device pixels, `gap` of them between images. */
+/** Draws images or their places. A pixel becomes a square of `scale` device pixels; images are `gap` of those apart. */
 export function paint(canvas, grid, scale, gap) {
   const { bitmap, n, columns, rows } = grid;
   const ratio = window.devicePixelRatio || 1;
@@ -120,7 +120,7 @@ export function paint(canvas, grid, scale, gap) {
   }
 }
 
-/** One image as a canvas of its own, each pixel a square of `scale` CSS pixels. */
+/** One image as its own canvas, with a square of `scale` CSS pixels for each pixel. */
 export function single(bitmap, label, scale = 1) {
   const canvas = document.createElement('canvas');
   canvas.setAttribute('role', 'img');
@@ -130,7 +130,7 @@ export function single(bitmap, label, scale = 1) {
   return canvas;
 }
 
-/** A white sheet of pictures in rows and columns with a word for each, as a PNG. Places that are null stay empty. */
+/** A white sheet of captioned pictures in rows and columns, as a PNG. Places that are null stay empty. */
 export function sheet(rowWords, columnWords, bitmaps, scale = 2) {
   const all = bitmaps.flat().filter(Boolean);
   const [w, h] = [Math.max(...all.map((b) => b.width)) * scale, Math.max(...all.map((b) => b.height)) * scale];

@@ -1,4 +1,4 @@
-// Reconstructing: a picture, its latent, and what comes back, for several numbers of steps.
+// Reconstruction: a picture, its latent, and the decoded image, for several numbers of steps.
 
 import { chart, power } from './chart.js';
 import { values } from './link.js';
@@ -6,7 +6,7 @@ import { decode, sheet, single } from './pictures.js';
 import { Picker } from './pick.js';
 import { plural, Runner } from './runner.js';
 
-/** Two digits, and a power of ten where it is small. */
+/** Two digits, with a power of ten if the number is small. */
 const small = (x) => (x >= 0.01 || x === 0 ? x.toPrecision(2) : x.toExponential(1).replace(/e-(\d+)/, (_, e) => `·${power(-e)}`));
 
 export function reconstruct(section, changed) {
@@ -19,12 +19,12 @@ export function reconstruct(section, changed) {
   const steps = () => (values(form).get('steps') ?? '').split(',').filter(Boolean).map(Number);
   const runner = new Runner(section, {
     word: 'Reconstruct',
-    doing: 'There and back',
+    doing: 'Encoding and decoding',
     path: '/v1/reconstruct',
     changed,
     work: () => 2 * steps().reduce((sum, s) => sum + s, 0),
     body: request,
-    summary: () => `There and back, ${plural(rows.length, 'time')}`,
+    summary: () => `Encoded and decoded, ${plural(rows.length, 'time')}`,
     download: async () => ({ name: 'skipstone-reconstruction.png', blob: await strip() }),
     on: { plan: begin, row: add },
   });
@@ -74,7 +74,7 @@ export function reconstruct(section, changed) {
     const head = Object.assign(document.createElement('figcaption'), { innerHTML: '<b></b><span></span>' });
     head.querySelector('b').textContent = `S = ${row.steps}`;
     head.querySelector('span').textContent = `error ${small(row.mse)}`;
-    card.append(head, single(latent, `Its latent, ${row.steps} steps`, scale()), single(image, `Back again, ${row.steps} steps`, scale()));
+    card.append(head, single(latent, `Its latent, ${row.steps} steps`, scale()), single(image, `Decoded, ${row.steps} steps`, scale()));
     stage.append(card);
     draw();
   }

@@ -1,12 +1,12 @@
-// One run of a tab: asks the server, hands events on, and says what it took, what went wrong, and how to have it again.
+// A run of a tab: sends the request, passes events on, and shows the cost, errors, and how to repeat the run.
 
 import { ApiError, events } from './api.js';
 import { clearErrors, errorAt, wrong } from './fields.js';
 import { values } from './link.js';
 
-/** Runs that take no longer start by themselves when something is changed. */
+/** Runs that take at most this long start by themselves after a change. */
 const QUICK = 6; // seconds
-/** How often a busy server is asked again. */
+/** How often a request to a busy server is repeated. */
 const TRIES = 8;
 
 const number = (x, digits = 2) => (x >= 100 ? Math.round(x) : Number(x.toPrecision(digits))).toLocaleString('en');
@@ -18,7 +18,7 @@ export function seconds(s) {
   return s < 5400 ? `${Math.round(s / 60)} min` : `${number(s / 3600)} h`;
 }
 
-/** A number of things. */
+/** A number with its noun. */
 export const plural = (n, word) => `${n.toLocaleString('en')} ${word}${n === 1 ? '' : 's'}`;
 
 const pause = (ms, signal) => new Promise((resolve, reject) => {
@@ -36,9 +36,9 @@ export class Runner {
   #timer = 0;
 
   /**
-   * `task` says what this tab does: `word` on its button, `doing` while it runs; `path` and `body()` of the request, sent as a `query` or posted, or
-   * null where something is still missing; `work()` in images × calls; `on`, a function for each event, which gets its data and that body;
-   * `download()`, a `{ name, blob }`; `looks()`, fields that say only what of a result is looked at, by name.
+   * `task` describes the tab: `word` is on its button, `doing` is shown while it runs. `path` and `body()` make the request, sent as a `query` or
+   * posted; `body()` is null while something is missing. `work()` is in images × calls. `on` has a function for each event, which gets its data and
+   * that body. `download()` gives `{ name, blob }`. `looks()` gives the fields, by name, that only select the viewed part of a result.
    */
   constructor(section, task) {
     this.#section = section;
@@ -76,7 +76,7 @@ export class Runner {
         await navigator.clipboard.writeText(text());
         button.textContent = 'Copied';
       } catch {
-        // Not every page may write to the clipboard: one that came by http from another machine may not.
+        // A page that came by http from another machine may not write to the clipboard.
         window.prompt('Copy this:', text());
       }
       setTimeout(() => { button.textContent = word; }, 1500);
@@ -87,7 +87,7 @@ export class Runner {
     return this.models?.find((model) => model.id === this.form.elements.model.value) ?? this.models?.[0];
   }
 
-  /** Seconds that the run would take, from the last run or else from the server's measurement. */
+  /** Estimated seconds of the run, from the last run or else from the server's measurement. */
   estimate() {
     const { model } = this;
     return model ? (this.#task.work() * (model.rate ?? model.ms_per_call)) / 1000 : NaN;
@@ -98,7 +98,7 @@ export class Runner {
     this.go.querySelector('.guess').textContent = s > 0 ? `about ${seconds(s)}` : '';
   }
 
-  /** Starts when nothing has changed for a moment, if it takes only a moment. */
+  /** Starts the run after a moment without changes, if it is quick. */
   soon() {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
@@ -107,7 +107,7 @@ export class Runner {
     }, 150);
   }
 
-  /** What the run was asked for whose result is shown, and what of it is looked at: the form may have gone on. */
+  /** The request of the shown result, and the part of it being viewed. The form may have changed since. */
   get shown() {
     const all = new Map(this.#ran ?? values(this.form));
     for (const [name, value] of Object.entries(this.#task.looks?.() ?? {})) {
@@ -117,7 +117,7 @@ export class Runner {
     return all;
   }
 
-  /** Another picture was chosen, or something that is none. */
+  /** Handles the choice of another picture, or of a file that is not one. */
   picked(error) {
     clearErrors(this.form);
     this.fail(error ?? null);
@@ -129,7 +129,7 @@ export class Runner {
     this.#controller?.abort();
   }
 
-  /** Runs what the form says, in place of what may be running. */
+  /** Runs the request of the form, replacing any current run. */
   async start() {
     this.stop();
     const controller = new AbortController();
@@ -170,7 +170,7 @@ export class Runner {
     this.#task.on.stopped?.();
   }
 
-  /** The events of the run; a server that is busy is asked again when it says so. */
+  /** The events of the run. If the server is busy, the request is repeated when the server says so. */
   async* #ask(body, signal) {
     for (let left = TRIES; ; left -= 1) {
       try {
@@ -201,7 +201,7 @@ export class Runner {
     this.result.querySelector('.take').hidden = false;
   }
 
-  /** This run beside 1000 steps of DDPM. */
+  /** Shows the time of this run beside that of 1000 steps of DDPM. */
   #cost(took, calls, ddpm) {
     const box = this.result.querySelector('.cost');
     box.hidden = false;
@@ -220,19 +220,19 @@ export class Runner {
   #busy(is) {
     this.#section.setAttribute('aria-busy', String(is));
     this.go.querySelector('.stop').hidden = !is;
-    // What stands there is of the last run until this one ends.
+    // The texts are those of the last run until this one ends.
     for (const part of this.result.querySelectorAll('.take, .cost')) part.inert = is;
-    if (is) this.say('Asking the server…');
+    if (is) this.say('Sending the request…');
   }
 
-  /** There is no result to take away. */
+  /** Hides the buttons and the cost, because there is no result. */
   #forget() {
     for (const part of this.result.querySelectorAll('.take, .cost')) part.hidden = true;
   }
 
   say(text) {
     const status = this.result.querySelector('.status');
-    // The same words again would be read aloud again.
+    // Setting the same text again would make screen readers repeat it.
     if (status.textContent !== text) status.textContent = text;
   }
 
@@ -241,7 +241,7 @@ export class Runner {
     this.result.querySelector('pre').textContent = text ?? '';
   }
 
-  /** Shows an error beside its field, else below the pictures; null takes it away. */
+  /** Shows an error beside its field, or below the pictures; null removes it. */
   fail(error) {
     const note = this.result.querySelector('.error');
     const shown = error && error.field && errorAt(this.form, error.field, error.message);

@@ -1,10 +1,10 @@
-// Sampling: images that sharpen as x̂₀ comes step by step.
+// Sampling: images that sharpen as x̂₀ arrives step by step.
 
 import { blobOf, decode, Grid, Mosaic } from './pictures.js';
 import { plural, Runner } from './runner.js';
 import { TimeLine } from './skips.js';
 
-/** Noise that is no η, in words. */
+/** Descriptions of noise other than η. */
 const NOISES = {
   hat: 'The larger of DDPM’s two variances',
   analytic: 'The variance that fits the network best',
@@ -21,13 +21,13 @@ export function sample(section, changed) {
   const table = section.querySelector('.table');
   const body = table.querySelector('tbody');
   let plan = null;
-  let frames = []; // base64 of x̂₀ at step 1, 2, …, some of which may not have come; then of the images
+  let frames = []; // base64 of x̂₀ at step 1, 2, … (some may be missing), then of the images
   let drawing = Promise.resolve();
   let wanted = 0;
   let replay = 0;
 
   const value = (name) => form.elements[name].value;
-  // A link may point at one step of a run; another run begins with none.
+  // A link may select a step of a run. Another run begins without a selection.
   for (const event of ['submit', 'change']) form.addEventListener(event, () => { form.elements.step.value = ''; });
   const runner = new Runner(section, {
     word: 'Sample',
@@ -66,7 +66,7 @@ export function sample(section, changed) {
     fillTable();
   }
 
-  /** Writes the table once somebody looks at it. */
+  /** Writes the table when it is opened. */
   function fillTable() {
     table.hidden = !plan.rows?.length;
     if (table.hidden || !table.open) return body.replaceChildren();
@@ -101,7 +101,7 @@ export function sample(section, changed) {
     await show(step);
   }
 
-  /** Somebody wants to see frame k. */
+  /** Shows frame k at the visitor's request. */
   function seek(k) {
     stopReplay();
     form.elements.step.value = k < frames.length ? k : '';
@@ -109,12 +109,12 @@ export function sample(section, changed) {
     show(k);
   }
 
-  /** Draws frame k, and only the newest wanted where many are asked for. */
+  /** Draws frame k. If many are requested, only the newest is drawn. */
   function show(k) {
     wanted = k;
     say(k);
     drawing = drawing.then(async () => {
-      // A frame that has not come is stood for by the last before it, under that one's name.
+      // A missing frame is replaced by the last one before it, under that one's name.
       const there = frames.slice(0, k).findLastIndex(Boolean);
       if (k !== wanted || there < 0) return;
       const grid = new Grid(await decode(frames[there]), plan.n, plan.columns, plan.tile);
@@ -132,7 +132,7 @@ export function sample(section, changed) {
     const row = plan.rows?.[k - 1];
     readout.textContent = image ? 'The images, t = 0' : `x̂₀ at step ${k} of ${plan.times.length} · t = ${t}${row ? ` · σ = ${rounded(row.sigma)}` : ''}`;
     line.say(text);
-    mosaic.canvas.setAttribute('aria-label', image ? plural(plan.n, 'sampled image') : `What the network takes ${plural(plan.n, 'image')} for, ${text}`);
+    mosaic.canvas.setAttribute('aria-label', image ? plural(plan.n, 'sampled image') : `Prediction of ${plural(plan.n, 'image')}, ${text}`);
     mark(k);
   }
 

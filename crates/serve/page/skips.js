@@ -1,11 +1,11 @@
-// The time line: a stone that skips over the water, from noise at t = T − 1 to the image. It touches where the network is
-// called. Touches that have happened can be gone back to.
+// The time line: a stone that skips over water, from noise at t = T − 1 to the image. It touches the water at every network
+// call. Past touches can be selected.
 
 const SVG = 'http://www.w3.org/2000/svg';
 const HEIGHT = 76;
 const WATER = 58;
 const EDGE = 10;
-/** More hops than these are too small to be seen: they are a line. */
+/** More hops than these would be too small to see and become a line. */
 const HOPS = 200;
 
 function element(name, attributes, parent) {
@@ -25,7 +25,7 @@ export class TimeLine {
   #seen;
   #width = 0;
 
-  /** `seen(k)` is called when somebody wants to see frame k: 1… are network calls, the last is the image. */
+  /** `seen(k)` is called when the visitor selects frame k: 1… are network calls, the last is the image. */
   constructor(box, seen) {
     this.#box = box;
     this.#range = box.querySelector('input');
@@ -46,14 +46,14 @@ export class TimeLine {
     }).observe(box);
   }
 
-  /** A new run: its network calls at `times`, of `span` times in all. */
+  /** Starts a new run with network calls at `times`, out of `span` timesteps. */
   plan(times, span) {
     [this.#times, this.#span, this.#there] = [times, span, 0];
     Object.assign(this.#range, { max: 1, value: 1, disabled: true });
     this.#draw();
   }
 
-  /** How many frames there are. */
+  /** Number of frames. */
   get there() {
     return this.#there;
   }
@@ -62,7 +62,7 @@ export class TimeLine {
     return Number(this.#range.value);
   }
 
-  /** Frame `k` has come: a call, or, after the last, the image. */
+  /** Adds frame `k`: a call, or after the last call the image. */
   arrive(k) {
     const follows = this.shown >= this.#there || !this.#there;
     this.#there = k;
@@ -78,7 +78,7 @@ export class TimeLine {
     this.#mark(false);
   }
 
-  /** What the current frame is, in words for those who do not see it. */
+  /** Describes the current frame for screen readers. */
   say(text) {
     this.#range.setAttribute('aria-valuetext', text);
   }
@@ -139,7 +139,7 @@ export class TimeLine {
     this.#mark(false);
   }
 
-  /** Colours what has happened; `fresh` lets the newest touch make a ring. */
+  /** Colours past touches. With `fresh`, the newest touch makes a ring. */
   #mark(fresh) {
     const stone = this.#svg.querySelector('.stone');
     if (!stone) return;

@@ -1,8 +1,8 @@
-//! Who may use the service: the token, the names it answers to, and pages of other sites.
+//! Who may use the service: tokens, host names, and pages of other sites.
 
 use std::net::Ipv6Addr;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 
 /// Who may use the service.
@@ -12,18 +12,8 @@ pub struct Guard {
     hosts: Option<Vec<String>>,
 }
 
-/// Why a request is turned away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// The service does not answer to the name in the Host header.
-    UnknownHost,
-    /// A page of another site sent the request.
-    ForeignPage,
-    /// There is a token, and the request brings none.
-    NoToken,
-    /// The request brings another token.
-    WrongToken,
-}
+/// Why a request is turned away: the status and the message.
+pub type Denied = (StatusCode, &'static str);
 
 impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,19 +22,19 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// Lets everybody in who reaches the socket.
+    /// Lets in everybody who reaches the socket.
     pub fn open() -> Self {
         Self::default()
     }
 
-    /// Lets in only requests that bring `token`.
+    /// Lets in only requests with this token.
     #[must_use]
     pub fn with_token(self, token: &str) -> Self {
         Self { token: Some(hash(token)), ..self }
     }
 
-    /// Answers only under these names; their ports are ignored. Otherwise a stranger's name server could point a name
-    /// at 127.0.0.1, and that name's pages could read what is served here.
+    /// Answers only under these names, whatever the port. Otherwise a foreign name server could point a name at 127.0.0.1,
+    /// and the pages of that name could read the answers of this service.
     #[must_use]
     pub fn with_hosts(self, hosts: impl IntoIterator<Item = String>) -> Self {
         Self { hosts: Some(hosts.into_iter().map(|host| name(&host)).collect()), ..self }
@@ -55,39 +45,40 @@ impl Guard {
         self.token.is_some()
     }
 
-    /// Whether a request to this path with these headers is let in.
+    /// Checks a request to this path with these headers.
     ///
     /// # Errors
-    /// It is not.
+    /// The request is turned away.
     pub fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Denied> {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let host = text(header::HOST);
         if let (Some(known), Some(host)) = (&self.hosts, host)
             && !known.contains(&name(host))
         {
-            return Err(Denied::UnknownHost);
+            let message = "this service does not answer to the name in the Host header; allow it with --allow-host";
+            return Err((StatusCode::MISDIRECTED_REQUEST, message));
         }
         if !is_api(path) {
             return Ok(());
         }
         if is_foreign(headers, host) {
-            return Err(Denied::ForeignPage);
+            return Err((StatusCode::FORBIDDEN, "pages of other sites may not send requests here"));
         }
         let Some(expected) = &self.token else { return Ok(()) };
         let bearer = text(header::AUTHORIZATION).and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
-        // The hashes are compared, so that the time it takes says nothing about the token.
+        // Comparing hashes takes a time that reveals nothing about the token.
         match bearer {
             Some(token) if hash(token) == *expected => Ok(()),
-            Some(_) => Err(Denied::WrongToken),
-            None => Err(Denied::NoToken),
+            Some(_) => Err((StatusCode::UNAUTHORIZED, "the token is wrong")),
+            None => Err((StatusCode::UNAUTHORIZED, "this service requires a bearer token")),
         }
     }
 }
 
-/// What the token protects. The page's files and the two probes are open to everybody.
+/// Whether the token protects this path. The page's files and the two probes are open to everybody.
 pub fn is_api(path: &str) -> bool {
     path.starts_with("/v1/") || path == "/metrics"
 }
@@ -100,7 +91,7 @@ fn is_foreign(headers: &HeaderMap, host: Option<&str>) -> bool {
     };
     let says = |name: &str, word: &str| headers.get(name).is_some_and(|value| value == word);
     let other_site = says("sec-fetch-site", "cross-site") || says("sec-fetch-site", "same-site");
-    // Following a link is allowed. A frame inside another page navigates too, but its destination is no document.
+    // Following a link is allowed. A frame inside another page navigates too, but its destination is not a document.
     let follows_link = says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document");
     headers.get(header::ORIGIN).is_some_and(|origin| !is_own(origin)) || (other_site && !follows_link)
 }

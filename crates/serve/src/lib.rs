@@ -4,10 +4,10 @@
 //!
 //! 1. [`api`]: requests, answers and events as they go over the wire; [`guard`]: who may use the service.
 //! 2. [`core`]: the service without HTTP. One thread per network batches the rows of all requests into shared calls;
-//!    queues are bounded, tasks can be cancelled, results are kept for a while.
-//! 3. [`service`]: what all routes share.
-//! 4. [`work`]: every kind of request, how it is checked and what it does.
-//! 5. [`http`]: the routes, errors and event streams. [`app`] is all of them and needs no socket.
+//!    queues are bounded, tasks can be cancelled, and results are kept for a limited time.
+//! 3. [`service`]: the state that all routes share.
+//! 4. [`work`]: every kind of request, its checks and its work.
+//! 5. [`http`]: the routes, errors and event streams. [`app`] combines them and needs no socket.
 //! 6. [`server`]: listening, and shutting down.
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What all routes share: the models, the jobs, the counters.
+//! The state that all routes share: the models, the jobs, the counters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,30 +9,30 @@ use skipstone::{Error, Result};
 
 use crate::api::Limits;
 use crate::core::{
-    BlockingPool, Cancel, EventSink, Failure, Ids, InputImages, Jobs, Metrics, Retention, ServedModel, Task, Work,
+    BlockingPool, EventSink, Failure, Ids, InputImages, Jobs, Metrics, Retention, ServedModel, Task, Work,
 };
 use crate::guard::Guard;
 
-/// Requests whose options are checked at a time; optimal times take long to find.
+/// Requests checked at a time. Checking can take long, because it may compute optimal timesteps.
 const CHECKED: usize = 4;
-/// Requests that may wait to be checked: more than there are connections.
+/// Requests that may wait to be checked, more than there are connections.
 const UNCHECKED: usize = 4096;
 
 /// The service, as handlers hold it.
 pub type App = Arc<Service>;
 
-/// How a service is set up.
+/// The configuration of a service.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// What one request may ask for.
+    /// The limits of one request.
     pub limits: Limits,
-    /// Requests of one model that are worked on together.
+    /// Requests of one model that are processed together.
     pub runners: usize,
-    /// How long the results of jobs are kept.
+    /// How long and how many results of jobs are kept.
     pub retention: Retention,
     /// Who may use the service.
     pub guard: Guard,
-    /// How networks are computed.
+    /// The engine of the networks.
     pub engine: EngineOptions,
 }
 
@@ -48,18 +48,18 @@ impl Default for Setup {
     }
 }
 
-/// The models, their queues, kept results, counters.
+/// The models with their queues, the kept jobs, the counters.
 #[derive(Debug)]
 pub struct Service {
     /// The models; the first is the default.
     pub models: Vec<Arc<ServedModel>>,
-    /// Tasks kept by id.
+    /// Jobs by id.
     pub jobs: Jobs,
     /// Uploads and test images.
     pub images: InputImages,
-    /// Where requests are checked.
+    /// The pool that checks requests.
     checks: BlockingPool,
-    /// What one request may ask for.
+    /// The limits of one request.
     pub limits: Limits,
     /// The counters.
     pub metrics: Arc<Metrics>,
@@ -74,7 +74,7 @@ impl Service {
     /// Loads these models under their names and starts their threads.
     ///
     /// # Errors
-    /// No model; a name given twice; a network that cannot be made.
+    /// There is no model, two models have the same name, or a network cannot be made.
     pub fn start(models: Vec<(String, Model)>, setup: Setup) -> Result<App> {
         let metrics = Arc::<Metrics>::default();
         let mut served: Vec<Arc<ServedModel>> = Vec::new();
@@ -103,7 +103,7 @@ impl Service {
     /// The model of this id, or the default.
     ///
     /// # Errors
-    /// No model has this id; the message names the nearest.
+    /// No model has this id. The message names the nearest.
     pub fn model(&self, id: Option<&str>) -> std::result::Result<Arc<ServedModel>, Failure> {
         let Some(id) = id else { return Ok(self.models[0].clone()) };
         self.models.iter().find(|model| model.id == id).cloned().ok_or_else(|| {
@@ -114,10 +114,10 @@ impl Service {
         })
     }
 
-    /// Runs a check of a request, which may take long, without blocking connections.
+    /// Checks a request without blocking connections, because this may take long.
     ///
     /// # Errors
-    /// Those of `check`; or too many requests wait to be checked.
+    /// The check fails, or too many requests wait to be checked.
     pub async fn check<W: Send + 'static>(
         &self,
         check: impl FnOnce() -> std::result::Result<W, Failure> + Send + 'static,
@@ -125,19 +125,14 @@ impl Service {
         self.checks.run(check).await?
     }
 
-    /// Queues work for a model. `events` is where it sends its events if somebody watches.
+    /// Queues work. It sends `events` if somebody watches.
     ///
     /// # Errors
-    /// The queue is full, and probably has a place once its share of all work before is done; or the service is shutting
-    /// down.
-    pub fn submit(
-        &self,
-        model: &ServedModel,
-        work: Box<dyn Work>,
-        cancel: Cancel,
-        events: Option<EventSink>,
-    ) -> std::result::Result<Arc<Task>, Failure> {
-        let task = Task::new(self.ids.next(), work, cancel, events);
+    /// The service is shutting down, or the queue is full. `retry_after` is then the time that a place in the queue takes
+    /// on average.
+    pub fn submit(&self, work: Work, events: Option<EventSink>) -> std::result::Result<Arc<Task>, Failure> {
+        let model = work.model.clone();
+        let task = Task::new(self.ids.next(), work, events);
         model.worker.submit(task.clone()).map_err(|failure| match failure {
             Failure::Busy { .. } => {
                 let seconds = model.seconds_left() / self.limits.queue.max(1) as f64;
@@ -149,13 +144,13 @@ impl Service {
         Ok(task)
     }
 
-    /// Accepts no more work; what has been accepted goes on.
+    /// Stops accepting work. Accepted work goes on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.models.iter().for_each(|model| model.worker.close());
     }
 
-    /// Whether it accepts work.
+    /// Whether the service accepts work.
     pub fn is_open(&self) -> bool {
         !self.draining.load(Ordering::SeqCst)
     }

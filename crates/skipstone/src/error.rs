@@ -22,6 +22,8 @@ pub enum Kind {
     NonFinite,
     /// The operating system refused an operation: no space, no permission.
     Io,
+    /// The caller's own observer stopped the work.
+    Stopped,
 }
 
 /// An error with its context: the file, the problem and a remedy.
@@ -56,6 +58,17 @@ impl Error {
     /// An error of kind [`Kind::InvalidData`].
     pub fn data(message: impl Into<String>) -> Self {
         Self::new(Kind::InvalidData, message)
+    }
+
+    /// What every long function returns once its observer has broken off ([`ControlFlow::Break`](std::ops::ControlFlow)).
+    /// An observer that breaks at the very last step finds the work finished instead.
+    pub fn stopped() -> Self {
+        Self::new(Kind::Stopped, "stopped by its observer")
+    }
+
+    /// Whether the caller's own observer stopped the work.
+    pub fn is_stopped(&self) -> bool {
+        self.kind() == Kind::Stopped
     }
 
     /// An error of kind [`Kind::Unsupported`].

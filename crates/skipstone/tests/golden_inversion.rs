@@ -40,8 +40,8 @@ fn encoding_and_decoding_end_where_the_inverse_scheduler_of_diffusers_ends() {
         });
         let plan = plan(&schedule(), &case["times"]);
         let x0 = tensors[&format!("{model}/x0")].images();
-        let up = encode(&unet, &plan, &x0, &Method::Ddim, &[], &mut unobserved).unwrap().unwrap();
-        let down = decode(&unet, &plan, &up.latents, &Method::Ddim, &[], &mut unobserved).unwrap().unwrap();
+        let up = encode(&unet, &plan, &x0, &Method::Ddim, &[], &mut unobserved).unwrap();
+        let down = decode(&unet, &plan, &up.latents, &Method::Ddim, &[], &mut unobserved).unwrap();
         let Latents::One(x_t) = &up.latents else { panic!("pairs") };
         let tolerance = 20.0 * case["f32_deviation"].as_f64().unwrap() + 2e-6;
         for (name, found) in [("x_t", x_t), ("back", &down.images)] {
@@ -75,7 +75,7 @@ fn bdia_and_edict_are_those_of_their_papers() {
             "edict" => Method::Edict(Edict { mix: value }),
             other => panic!("unknown method {other}"),
         };
-        let up = encode(&oracle, &plan, &x0, &method, &[], &mut unobserved).unwrap().unwrap();
+        let up = encode(&oracle, &plan, &x0, &method, &[], &mut unobserved).unwrap();
         let Latents::Pair(found) = up.latents else { panic!("{method}: one latent") };
         let expected = &tensors[pair["tensor"].as_str().unwrap()].values;
         let difference = golden::relative(found[0].iter().chain(found[1].iter()).copied(), expected);

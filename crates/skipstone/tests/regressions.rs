@@ -26,7 +26,7 @@ fn plan(spacing: Spacing, steps: usize, scale: NoiseScale) -> Plan {
 /// Images `first..first + n` of seed 5, with fresh noise at every step.
 fn images(denoiser: &dyn Denoiser, plan: &Plan, first: u64, n: usize) -> Array4<f32> {
     let latents = initial_latent(5, first, n, denoiser.shape());
-    sample(denoiser, plan, latents, &mut Seeded::new(5, first), &[], &mut unobserved).unwrap().finished().unwrap()
+    sample(denoiser, plan, latents, &mut Seeded::new(5, first), &[], &mut unobserved).unwrap()
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn no_noise_reaches_the_image_in_the_last_step_even_where_the_final_level_is_not
         for other_at_the_end in [false, true] {
             let mut noise = LastStep { inner: Seeded::new(5, 0), last: plan.calls() - 1, other_at_the_end };
             let end = sample(&network, &plan, latents.clone(), &mut noise, &[], &mut unobserved).unwrap();
-            ends.push(end.finished().unwrap());
+            ends.push(end);
         }
         assert_eq!(ends[0], ends[1], "{scale:?}, {level:?}");
     }

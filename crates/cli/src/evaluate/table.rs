@@ -1,4 +1,4 @@
-//! What is printed: what it would cost, and the table as it comes.
+//! Printed output: the dry run and the table.
 
 use serde_json::json;
 use skipstone::sampling::generate::Generator;
@@ -11,7 +11,7 @@ use crate::common::duration;
 use crate::failure::{Done, emit};
 use crate::sample::time_of_call;
 
-/// Says what would be done.
+/// Prints what would be done and what it would cost.
 pub fn dry_run(
     arguments: &EvaluateArguments,
     generator: &Generator,
@@ -19,8 +19,8 @@ pub fn dry_run(
     batch: usize,
     threads: usize,
 ) -> anyhow::Result<Done> {
-    let of_plan = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
-    let per_call = of_plan / (generator.calls_per_step() * batch) as f64;
+    let per_batch = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
+    let per_call = per_batch / (generator.calls_per_step() * batch) as f64;
     let seconds = |job: &Job| per_call * job.calls as f64 * job.missing as f64;
     let total: f64 = jobs.iter().map(seconds).sum();
     let missing: u64 = jobs.iter().map(|job| job.missing).sum();
@@ -42,8 +42,8 @@ pub fn dry_run(
         lines.push(format!("{name:<24} {:>6} {:>6} {:>15} {time:>12}", job.cell.steps, job.calls, job.missing));
     }
     lines.push(format!(
-        "together about {} for {missing} images, and the scoring: one call takes {:.2} ms an image, {batch} at a time, with \
-         {threads} thread(s)",
+        "about {} in total for {missing} images, plus the scoring: a network call takes {:.2} ms per image at batch {batch} \
+         with {threads} thread(s)",
         duration(total),
         1e3 * per_call
     ));
@@ -51,7 +51,7 @@ pub fn dry_run(
     arguments.common.finish_dry_run(&json, &lines)
 }
 
-/// The row of a cell, as the options that were given say it.
+/// Name of a cell's row: its noise, spacing, solver and clipping as given.
 pub fn name_of(cell: &Cell) -> String {
     let mut words = vec![cell.noise.to_string()];
     words.extend(cell.spacing.map(|spacing| spacing.to_string()));
@@ -63,11 +63,11 @@ pub fn name_of(cell: &Cell) -> String {
     words.join(" ")
 }
 
-/// What the numbers are, and the names of the columns.
+/// Prints the title of the table and its column names.
 pub fn head(judge: &Judge, n: u64, weights: &str) -> anyhow::Result<()> {
     let real = judge.reference.images();
     emit(format_args!(
-        "Fréchet distance of features {} to {} training images of {}: {n} samples by {weights} weights; floor of {} test images",
+        "Fréchet distance in features {} to {} training images of {}: {n} samples, {weights} weights; floor: {} test images",
         judge.reference.features(),
         real.train().dim().0,
         real.name(),
@@ -90,7 +90,7 @@ pub fn head(judge: &Judge, n: u64, weights: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A cell as a line of the table.
+/// The line of a cell in the table.
 pub fn line(cell: &Cell, row: &Row) -> String {
     let or_dash = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
     let kid = match (row.kid, row.kid_error) {

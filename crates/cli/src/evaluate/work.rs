@@ -1,9 +1,10 @@
-//! Drawing and scoring, cell after cell.
+//! Draws and scores the cells one after another.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use indicatif::ProgressBar;
 use serde_json::json;
 use skipstone::io::files;
 use skipstone::sampling::generate::Generator;
@@ -11,27 +12,27 @@ use skipstone_eval::table::{Cell, Evaluation, Judge, Results, Row, report};
 
 use super::table::{head, line, name_of};
 use super::{EvaluateArguments, Job, advance, interrupted};
-use crate::failure::{Done, emit, say};
+use crate::failure::{Done, emit, is_stopped, say};
 use crate::interrupt;
 
-/// Everything decided, and the results so far.
+/// The resolved evaluation and its results so far.
 pub struct Work<'a> {
     pub arguments: &'a EvaluateArguments,
     pub evaluation: Evaluation,
-    /// The images of each cell that are drawn here.
+    /// The images of each cell that this run draws.
     pub part: Range<u64>,
-    /// Images at a time.
+    /// Batch size.
     pub size: usize,
     pub jobs: Vec<Job>,
     pub results: Results,
 }
 
 impl Work<'_> {
-    /// Draws and scores every cell. Where one fails, the report of those before it is written all the same.
+    /// Draws and scores every cell. If one fails, the report of the cells before it is still written.
     pub fn run(mut self, generator: Generator, judge: Option<&Judge>) -> anyhow::Result<Done> {
         let done = self.cells(generator, judge);
         if done.is_err() {
-            // What went wrong there matters more than that this does as well.
+            // The first error is the one to report.
             drop(self.write_report());
         }
         done
@@ -46,28 +47,18 @@ impl Work<'_> {
         for i in 0..self.jobs.len() {
             let job = &self.jobs[i];
             let name = format!("{}, S = {}", name_of(&job.cell), job.cell.steps);
-            let cell = || format!("cell {name}");
             bar.set_message(name.clone());
-            let guided = generator.calls_per_step() as u64;
-            let (back, flow) = self
-                .evaluation
-                .draw(generator, &job.run, &self.part, self.size, &mut |drawn| {
-                    bar.inc((drawn.batch * drawn.calls) as u64 * guided);
-                    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                })
-                .with_context(cell)?;
+            let (back, row) = match self.cell(generator, job, judge, &bar) {
+                Err(error) if is_stopped(&error) => {
+                    bar.finish_and_clear();
+                    self.write_report()?;
+                    return Ok(interrupted(i, self.jobs.len()));
+                }
+                done => done.with_context(|| format!("cell {name}"))?,
+            };
             generator = back;
-            let row = match (flow, judge) {
-                (ControlFlow::Break(()), _) => None,
-                (ControlFlow::Continue(()), None) => continue,
-                (ControlFlow::Continue(()), Some(judge)) => self.score(job, judge).with_context(cell)?,
-            };
-            let Some(row) = row else {
-                bar.finish_and_clear();
-                self.write_report()?;
-                return Ok(interrupted(i, self.jobs.len()));
-            };
-            // Kept first: whoever reads the lines may be gone.
+            let Some(row) = row else { continue };
+            // Written before it is printed: stdout may be closed.
             let text = if self.arguments.common.json { json!(row).to_string() } else { line(&job.cell, &row) };
             self.results.put(row);
             self.results.write(&self.arguments.output)?;
@@ -77,7 +68,23 @@ impl Work<'_> {
         self.conclude()
     }
 
-    fn score(&self, job: &Job, judge: &Judge) -> anyhow::Result<Option<Row>> {
+    /// Draws a cell, and scores it where there is a judge.
+    fn cell(
+        &self,
+        generator: Generator,
+        job: &Job,
+        judge: Option<&Judge>,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<(Generator, Option<Row>)> {
+        let guided = generator.calls_per_step() as u64;
+        let generator = self.evaluation.draw(generator, &job.run, &self.part, self.size, &mut |drawn| {
+            bar.inc((drawn.batch * drawn.calls) as u64 * guided);
+            interrupt::flow()
+        })?;
+        Ok((generator, judge.map(|judge| self.score(job, judge)).transpose()?))
+    }
+
+    fn score(&self, job: &Job, judge: &Judge) -> anyhow::Result<Row> {
         let bar = crate::bars::bar("scoring", 0, self.arguments.n);
         let seen = &mut |n| advance(&bar, n);
         let row = self.evaluation.score(&job.cell, &job.run, job.calls, judge, &self.results, seen)?;
@@ -94,7 +101,7 @@ impl Work<'_> {
         Ok(Some(path))
     }
 
-    /// Holds every cell against the one of its row with most steps.
+    /// Measures the distance of every cell to the cell of its row with most steps.
     fn compare(&mut self) -> anyhow::Result<()> {
         let of = |row: &Cell, other: &Cell| Cell { steps: row.steps, ..other.clone() } == *row;
         for job in &self.jobs {
@@ -113,8 +120,8 @@ impl Work<'_> {
         if let Some(shard) = self.arguments.shard {
             let samples = self.arguments.output.join("samples");
             say(format_args!(
-                "shard {shard}: images {} to {} of each cell are in {}; copy those of all shards into one folder and run \
-                 the same command there without --shard",
+                "shard {shard}: images {} to {} of each cell are in {}; copy the samples of all shards into one folder and \
+                 run the same command there without --shard",
                 self.part.start,
                 self.part.end.saturating_sub(1),
                 samples.display()

@@ -1,10 +1,11 @@
-//! `skipstone likelihood`: bits per dimension of data under a model.
+//! `skipstone likelihood`: the likelihood of data under a model, in bits per dimension.
 
 mod report;
 
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use skipstone::math::noise::{Purpose, Seeded};
 use skipstone::math::schedule::Schedule;
 use skipstone::math::trajectory::{Spacing, Trajectory};
 use skipstone::objective::likelihood::{FlowOptions, Flowed, ProbeKind, conditions_of, dequantised, flow};
-use skipstone::objective::{Elbo, ElboOptions, default_sigma_1, elbo};
+use skipstone::objective::{Elbo, ElboOptions, ElboTerm, default_sigma_1, elbo};
 use skipstone::sampling::denoiser::{Condition, Denoiser, DifferentiableDenoiser};
 use skipstone::sampling::generate::Settings;
 use skipstone::sampling::options::{LAYOUT, Noise, SEED};
@@ -25,68 +26,76 @@ use skipstone::unet;
 
 use crate::common::{CommonArguments, ModelArguments};
 use crate::dataset::{DATA, SplitName, load_for};
-use crate::failure::{Done, Usage, emit, say};
+use crate::failure::{Done, Usage, emit};
 use crate::interrupt;
 use crate::options::Flags;
 
-/// Images of a batch: fixed, so that sums have one order whatever the machine.
+/// Batch size: fixed, so that sums have the same order on every machine.
 const BATCH: usize = 32;
-/// What says how much noise there is.
+const NO_IMAGES: &str = "there are no images";
+/// The options that choose the noise.
 const NOISE: [&str; 2] = ["eta", "sigma"];
 
-/// Measure how likely a model finds data, in bits per dimension
+/// Measure the likelihood of data under a model, in bits per dimension
 #[derive(Args, Debug)]
 #[command(after_help = "\
-elbo bounds the likelihood of the sampler with noise, for any sigma above 0 and any times; its table says what each step
-costs. ode is the likelihood of the deterministic sampler: exact but for discretisation (double --steps and see) and the
-trace estimator (--probes 2 or more show its share of the error); its spacing is quadratic unless given. Without --eta
-and --sigma the bound is that of DDPM, eta 1. -o DIR keeps
-likelihood.json, the table as CSV, and a plot of the terms.
+elbo is the evidence lower bound of the sampler with noise, for any sigma above 0 and any timesteps. Its table shows the \
+term of each step. Without --eta and --sigma it is DDPM's bound, eta 1.
+
+ode is the likelihood of the deterministic sampler. Its errors are those of discretisation (double --steps to see it) \
+and of the trace estimator (--probes 2 or more estimate it). Its default spacing is quadratic.
+
+-o DIR keeps likelihood.json, the table as CSV and, for elbo, a plot of the terms.
 
 Examples:
-  The bound in 50 calls        skipstone likelihood --data fashion-mnist --steps 50
-  Under DDPM's every step      skipstone likelihood --data fashion-mnist --steps 1000 -n 64 -o elbo/
-  The network's best sigma     skipstone likelihood --data fashion-mnist --steps 20 --sigma analytic
-  The best times               skipstone likelihood --data fashion-mnist --steps 20 --spacing optimal
-  The deterministic process    skipstone likelihood --data fashion-mnist --method ode --steps 50 -n 16 --probes 2")]
+  The bound with 50 calls
+    skipstone likelihood --data fashion-mnist --steps 50
+  The bound with every step of DDPM
+    skipstone likelihood --data fashion-mnist --steps 1000 -n 64 -o elbo/
+  With the variance that fits the network best
+    skipstone likelihood --data fashion-mnist --steps 20 --sigma analytic
+  With the timesteps of the smallest bound
+    skipstone likelihood --data fashion-mnist --steps 20 --spacing optimal
+  The deterministic sampler
+    skipstone likelihood --data fashion-mnist --method ode --steps 50 -n 16 --probes 2")]
 pub struct LikelihoodArguments {
     #[command(flatten)]
     model: ModelArguments,
     #[arg(long, value_name = "DATASET|DIR", help = DATA)]
     data: String,
-    /// Which part of it
+    /// Part of the data set
     #[arg(long, value_enum, default_value_t = SplitName::Test)]
     split: SplitName,
-    /// Number of images: the first of the data
+    /// Number of images, from the start of the data
     #[arg(short, value_name = "N", default_value_t = 256)]
     n: usize,
     #[command(flatten)]
     run: Flags<{ LAYOUT | SEED }>,
-    /// The bound of the sampler with noise, or the likelihood of the one without
+    /// What to measure
     #[arg(long, value_enum, default_value_t = Method::Elbo)]
     method: Method,
-    /// The decoder's own sigma [default: that of DDPM's posterior at t = 2]
+    /// Sigma of the decoder [default: sigma of DDPM's posterior at t = 2]
     #[arg(long, value_name = "SIGMA", allow_negative_numbers = true)]
     sigma_1: Option<f64>,
-    /// Probes of the trace estimator per image, for --method ode
+    /// Probes per image of the trace estimator, for --method ode
     #[arg(long, value_name = "K", default_value_t = 1)]
     probes: usize,
-    /// What probes are drawn from: rademacher or gaussian
+    /// Distribution of the probes: rademacher or gaussian
     #[arg(long, value_name = "KIND", default_value_t = ProbeKind::Rademacher)]
     probe: ProbeKind,
-    /// Folder for likelihood.json, a CSV table and, for the bound, a plot of its terms
+    /// Folder for likelihood.json, a CSV table and, for elbo, a plot of its terms
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArguments,
 }
 
-/// Which likelihood.
+/// What `likelihood` measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Method {
-    /// The evidence lower bound.
+    /// Evidence lower bound of the sampler with noise.
     Elbo,
-    /// The probability-flow ODE.
+    /// Likelihood of the deterministic sampler, by the probability-flow ODE.
     Ode,
 }
 
@@ -99,7 +108,7 @@ impl std::fmt::Display for Method {
     }
 }
 
-/// Everything decided, the network apart.
+/// The resolved arguments, without the network.
 struct Task<'a> {
     arguments: &'a LikelihoodArguments,
     settings: Settings,
@@ -116,12 +125,12 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
     let mut request = arguments.run.request()?;
-    if !arguments.run.says(&NOISE) {
-        // η = 0 has no bound: without a choice, DDPM's.
+    if !arguments.run.has_any(&NOISE) {
+        // η = 0 has no bound, so the default is DDPM's η.
         request.noise = Noise::Eta(1.0);
     }
-    if arguments.method == Method::Ode && !arguments.run.says(&["times", "spacing"]) {
-        // Near clean data the field turns quickest: even steps would miss it.
+    if arguments.method == Method::Ode && !arguments.run.has_any(&["times", "spacing"]) {
+        // The field changes fastest near clean data, where even steps would be too coarse.
         request.spacing = Some(Spacing::Quadratic.into());
     }
     let (settings, _) = Settings::resolve(&model, &request)?;
@@ -142,48 +151,42 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
         Method::Elbo => task.elbo(&engine::open(model.config, model.parameters, prediction, &engine)?)?,
         Method::Ode => task.ode(&*engine::open_differentiable(model.config, model.parameters, prediction, &engine)?)?,
     };
-    match report {
-        None => {
-            say("interrupted: nothing was written");
-            Ok(Done::Interrupted)
-        }
-        Some(report) => task.conclude(&report),
-    }
+    task.conclude(&report)
 }
 
 fn check(arguments: &LikelihoodArguments) -> Result<(), Usage> {
     let run = &arguments.run;
     match arguments.method {
-        _ if run.says(&["final_sigma"]) => {
-            Err(Usage("--final-sigma: the scale of the last step is the decoder's here; use --sigma-1".into()))
+        _ if run.has_any(&["final_sigma"]) => {
+            Err(Usage("--final-sigma: here the decoder sets the noise of the last step; use --sigma-1".into()))
         }
-        Method::Ode if run.says(&NOISE) => Err(Usage(
-            "--method ode: the deterministic process has no noise; leave --eta, --sigma and --sigmas out".into(),
+        Method::Ode if run.has_any(&NOISE) => Err(Usage(
+            "--method ode: the deterministic sampler has no noise; leave --eta, --sigma and --sigmas out".into(),
         )),
-        Method::Ode if run.says(&["clip", "threshold"]) => {
-            Err(Usage("--method ode: follows the network itself; leave --clip and --threshold out".into()))
-        }
+        Method::Ode if run.has_any(&["clip", "threshold"]) => Err(Usage(
+            "--method ode: the ODE uses the prediction without clipping; leave --clip and --threshold out".into(),
+        )),
         Method::Ode if arguments.sigma_1.is_some() => {
-            Err(Usage("--method ode: has no decoder; leave --sigma-1 out".into()))
+            Err(Usage("--method ode: the ODE has no decoder; leave --sigma-1 out".into()))
         }
-        Method::Ode if arguments.probes == 0 => Err(Usage("probes: expected at least 1, found 0".into())),
+        Method::Ode if arguments.probes == 0 => Err(Usage("--probes: expected at least 1, found 0".into())),
         _ => Ok(()),
     }
 }
 
-/// What was found, ready to be shown.
+/// The result in all its forms.
 struct Report {
     json: Value,
-    /// Lines for a person.
+    /// Lines to print without `--json`.
     lines: Vec<String>,
     csv_name: &'static str,
     csv: String,
-    /// Points (index, bits) of the plot.
+    /// Points of the plot: network index and bits.
     plot: Option<Vec<(u64, f64)>>,
 }
 
 impl Task<'_> {
-    /// The images in batches.
+    /// The images in batches of `size`.
     fn batches(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let n = self.data.len();
         (0..n).step_by(size).map(move |first| first..(first + size).min(n))
@@ -193,7 +196,7 @@ impl Task<'_> {
         if self.conditions.is_empty() { &[] } else { &self.conditions[images.clone()] }
     }
 
-    fn elbo(&self, network: &impl Denoiser) -> anyhow::Result<Option<Report>> {
+    fn elbo(&self, network: &impl Denoiser) -> anyhow::Result<Report> {
         let sigma_1 = match self.arguments.sigma_1 {
             Some(sigma_1) => sigma_1,
             None => default_sigma_1(&self.schedule)?,
@@ -201,45 +204,44 @@ impl Task<'_> {
         let options =
             ElboOptions { scale: self.settings.scale.clone(), sigma_1: Some(sigma_1), clip: self.settings.clip };
         let length = self.batches(BATCH).count() * self.trajectory.calls();
-        let bar = crate::bars::bar("bounding", 0, length as u64);
+        let bar = crate::bars::bar("evaluating", 0, length as u64);
         let mut parts = Vec::new();
         for images in self.batches(BATCH) {
             let x0 = self.data.batch(images.clone())?;
             let mut noise =
                 Seeded { seed: self.settings.seed, first_image: images.start as u64, purpose: Purpose::Likelihood };
             let conditions = self.conditions(&images);
-            let found =
-                elbo(network, &self.schedule, &self.trajectory, &options, &x0, &mut noise, conditions, &mut |_| {
-                    advance(&bar)
-                });
-            if interrupt::asked() {
-                return Ok(None);
-            }
-            parts.push(found?);
+            let mut see = |_: &ElboTerm| advance(&bar);
+            parts.push(elbo(
+                network,
+                &self.schedule,
+                &self.trajectory,
+                &options,
+                &x0,
+                &mut noise,
+                conditions,
+                &mut see,
+            )?);
         }
         bar.finish_and_clear();
-        Ok(Elbo::merged(parts).map(|found| self.report_elbo(&found, sigma_1)))
+        Ok(self.report_elbo(&Elbo::merged(parts).context(NO_IMAGES)?, sigma_1))
     }
 
-    fn ode(&self, network: &dyn DifferentiableDenoiser) -> anyhow::Result<Option<Report>> {
+    fn ode(&self, network: &dyn DifferentiableDenoiser) -> anyhow::Result<Report> {
         let (probes, seed) = (self.arguments.probes, self.settings.seed);
         let length = self.batches(BATCH).count() * self.trajectory.calls();
-        let bar = crate::bars::bar("following", 0, length as u64);
+        let bar = crate::bars::bar("integrating", 0, length as u64);
         let mut parts = Vec::new();
         for images in self.batches(BATCH) {
             let first_image = images.start as u64;
             let x0 = dequantised(&self.data.batch(images.clone())?, seed, first_image);
             let options = FlowOptions { probes, kind: self.arguments.probe, seed, first_image };
             let conditions = self.conditions(&images);
-            let found =
-                flow(network, &self.schedule, &self.trajectory, &options, &x0, conditions, &mut |_| advance(&bar));
-            if interrupt::asked() {
-                return Ok(None);
-            }
-            parts.push(found?);
+            let mut see = |_| advance(&bar);
+            parts.push(flow(network, &self.schedule, &self.trajectory, &options, &x0, conditions, &mut see)?);
         }
         bar.finish_and_clear();
-        Ok(Flowed::merged(parts)?.map(|found| self.report_ode(&found)))
+        Ok(self.report_ode(&Flowed::merged(parts)?.context(NO_IMAGES)?))
     }
 
     fn name(&self) -> String {
@@ -247,7 +249,7 @@ impl Task<'_> {
     }
 
     fn dry_run(&self, flops: u64) -> anyhow::Result<Done> {
-        // A backward pass costs twice a forward one.
+        // A backward pass costs twice a forward pass.
         let (calls, passes) = match self.arguments.method {
             Method::Elbo => (self.trajectory.calls(), 1.0),
             Method::Ode => (2 * self.trajectory.calls() * self.arguments.probes, 3.0),
@@ -256,7 +258,7 @@ impl Task<'_> {
         let output = self.arguments.output.as_ref().map(|path| path.display().to_string());
         let mut lines = vec![
             format!("data        {}", self.name()),
-            format!("work        {calls} calls per image, {gflop:.1} GFLOP"),
+            format!("work        {calls} network calls per image, {gflop:.1} GFLOP"),
         ];
         lines.extend(output.as_ref().map(|output| format!("would write {output}")));
         let json = json!({"n": self.data.len(), "calls": calls, "gflop": gflop, "output": output});
@@ -265,7 +267,7 @@ impl Task<'_> {
 
     fn conclude(&self, report: &Report) -> anyhow::Result<Done> {
         if let Some(folder) = &self.arguments.output {
-            self.keep(report, folder)?;
+            self.write(report, folder)?;
         }
         if self.arguments.common.json {
             emit(&report.json)?;
@@ -280,7 +282,7 @@ impl Task<'_> {
         Ok(Done::Finished)
     }
 
-    fn keep(&self, report: &Report, folder: &Path) -> anyhow::Result<()> {
+    fn write(&self, report: &Report, folder: &Path) -> anyhow::Result<()> {
         files::write_bytes(&folder.join("likelihood.json"), format!("{:#}\n", report.json).as_bytes())?;
         files::write_bytes(&folder.join(report.csv_name), report.csv.as_bytes())?;
         if let Some(points) = &report.plot {
@@ -294,5 +296,5 @@ impl Task<'_> {
 
 fn advance(bar: &ProgressBar) -> ControlFlow<()> {
     bar.inc(1);
-    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    interrupt::flow()
 }

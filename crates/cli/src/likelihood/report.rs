@@ -1,4 +1,4 @@
-//! What was found, as JSON, as lines for a person and as a table.
+//! Results as JSON, as printed lines and as a CSV table.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use skipstone::objective::likelihood::{Flowed, bits_per_dim, standard_error};
 use super::{Report, Task};
 
 impl Task<'_> {
-    /// Of the bound, term by term.
+    /// The bound, term by term.
     pub(super) fn report_elbo(&self, found: &Elbo, sigma_1: f64) -> Report {
         let bits = |nats: f64| nats / (found.dims as f64 * std::f64::consts::LN_2);
         let row = |term: &skipstone::objective::ElboTerm| {
@@ -26,7 +26,7 @@ impl Task<'_> {
             "prior_bits": bits(found.prior_nats), "terms": found.terms.iter().map(row).collect::<Vec<_>>(),
             "options": self.settings.to_json(),
         });
-        let mut lines = vec!["      t      s   bits/dim  mean square error of eps".to_owned()];
+        let mut lines = vec!["      t      s   bits/dim  mean squared error of eps".to_owned()];
         let mut csv = "t,s,bits_per_dim,squared_error\n".to_owned();
         for term in &found.terms {
             let (t, s) = (index(term.t), index(term.s));
@@ -37,7 +37,7 @@ impl Task<'_> {
         }
         lines.push(format!("data        {}", self.name()));
         lines.push(format!(
-            "under       {}, {} calls, sigma_1 = {sigma_1:.6}",
+            "sampler     {}, {} network calls, sigma_1 = {sigma_1:.6}",
             self.settings.scale,
             self.trajectory.calls()
         ));
@@ -54,7 +54,7 @@ impl Task<'_> {
         Report { json, lines, csv_name: "terms.csv", csv, plot: Some(points.collect()) }
     }
 
-    /// Of the deterministic process, image by image.
+    /// The likelihood of the deterministic sampler, image by image.
     pub(super) fn report_ode(&self, found: &Flowed) -> Report {
         let dims: usize = self.data.shape().iter().product();
         let images: Vec<f64> = found.means().iter().map(|&log| bits_per_dim(log, dims)).collect();
@@ -73,19 +73,21 @@ impl Task<'_> {
             let _ = writeln!(csv, "{i},{bits}");
         }
         let share = match probe_error {
-            Some(error) => format!("{error:.5} of it by the trace estimator"),
-            None => "the trace estimator's share unknown with one probe".to_owned(),
+            Some(error) => format!("{error:.5} of it from the trace estimator"),
+            None => "the trace estimator's share is unknown with one probe".to_owned(),
         };
         let lines = vec![
             format!("data        {}", self.name()),
             format!(
-                "along       {} Heun steps, {calls} forward and backward passes, {} {} probe(s)",
+                "sampler     {} Heun steps, {calls} forward and backward passes, {} {} probe(s)",
                 self.trajectory.calls(),
                 self.arguments.probes,
                 self.arguments.probe
             ),
             format!("about       {mean:.4}{} bits per dimension", plus_minus(error)),
-            format!("error       standard error over images, {share}; discretisation apart: double --steps"),
+            format!(
+                "error       standard error over images, {share}; without discretisation (double --steps to see it)"
+            ),
         ];
         Report { json, lines, csv_name: "images.csv", csv, plot: None }
     }
@@ -95,7 +97,7 @@ fn plus_minus(error: Option<f64>) -> String {
     error.map_or(String::new(), |error| format!(" ± {error:.4}"))
 }
 
-/// A time's network index; clean data has none.
+/// A timestep's network index, or "clean" for data, which has none.
 fn index(time: Time) -> String {
     time.index().map_or("clean".to_owned(), |index| index.to_string())
 }

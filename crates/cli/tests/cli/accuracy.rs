@@ -36,7 +36,7 @@ fn fifty_steps_by_winograd_end_where_fifty_steps_by_definition_end() {
     let plan = Plan::ddim(&schedule, &Trajectory::named(Spacing::Linear, 50, 1000, 0).unwrap()).unwrap();
     let run = |network: &UNet| {
         let x_t = initial_latent(0, 0, 3, [1, 28, 28]);
-        sample(network, &plan, x_t, &mut Forbidden, &[], &mut unobserved).unwrap().finished().unwrap()
+        sample(network, &plan, x_t, &mut Forbidden, &[], &mut unobserved).unwrap()
     };
     let exact = run(&network(|_| Algorithm::Direct));
     for (what, algorithm) in [("default", Shape::algorithm as fn(&Shape) -> Algorithm), ("4×4", largest_tiles)] {

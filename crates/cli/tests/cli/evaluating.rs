@@ -5,13 +5,13 @@ use serde_json::Value;
 use skipstone::io::image::{Picture, read_png, write_png};
 use skipstone::unet::Config;
 
-use crate::support::{names, read, run, signal, skipstone, tiny, write_model};
+use crate::support::{names, read, run, signal, skipstone, write_model};
 
 /// A folder with a data set of 28×28 images, `fashion-mnist` of 60 training and 40 test images where the program looks for
 /// it, and a tiny model of that size.
 fn with_data() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path(), &Config { sample_size: [28, 28], ..tiny() }, None);
+    write_model(folder.path(), &Config { sample_size: [28, 28], ..Config::smallest() }, None);
     let data = folder.path().join("data/fashion-mnist");
     std::fs::create_dir_all(&data).unwrap();
     for (part, n, salt) in [("train", 60usize, 1u64), ("t10k", 40, 2)] {
@@ -132,10 +132,12 @@ fn the_table_of_the_carried_model_has_its_cells_floor_and_provenance() {
     let (table, _) = evaluate(at, &format!("{cells} -o out"), 0);
     assert_eq!(["results.json", "results.csv", "report.html"].map(|name| read(&at.join("out"), name)), before);
     assert!(
-        table.starts_with("Fréchet distance of features fashion-cnn-128d (")
-            && table.lines().next().unwrap().ends_with(
-                ") to 50 training images of fashion-mnist: 8 samples by ema weights; floor of 8 test images"
-            ),
+        table.starts_with("Fréchet distance in features fashion-cnn-128d (")
+            && table
+                .lines()
+                .next()
+                .unwrap()
+                .ends_with(") to 50 training images of fashion-mnist: 8 samples, ema weights; floor: 8 test images"),
         "{table}"
     );
     assert_eq!(table.lines().count(), 2 + rows.len() + 1);
@@ -195,7 +197,7 @@ fn an_evaluation_that_was_killed_or_interrupted_ends_as_if_it_had_not_been() {
         let said = String::from_utf8(output.stderr).unwrap();
         if sent == "INT" && output.status.code() != Some(0) {
             assert_eq!(output.status.code(), Some(130), "{said}");
-            assert!(said.contains("of 2 cells are finished, what was drawn is kept; continue with: "), "{said}");
+            assert!(said.contains("of 2 cells are finished and all drawn images are kept; continue with: "), "{said}");
         }
         evaluate(at, &arguments, 0);
         assert_eq!(timeless(&at.join(name)), timeless(&at.join("whole")), "{name}");
@@ -219,7 +221,7 @@ fn a_damaged_file_of_samples_is_said_and_drawn_again() {
     std::fs::write(&files[1], &bytes[..bytes.len() / 2]).unwrap();
     std::fs::remove_file(&files[2]).unwrap();
     let (_, said) = evaluate(at, &format!("{CELLS} -o out"), 0);
-    assert_eq!(said.matches("it will be drawn again").count(), 2, "{said}");
+    assert_eq!(said.matches("its images will be drawn again").count(), 2, "{said}");
     assert_eq!(timeless(&at.join("out")), before);
     assert_eq!(sample_files(&at.join("out")), files);
     std::fs::write(at.join("out/results.json"), "{").unwrap();
@@ -269,7 +271,7 @@ fn a_dry_run_writes_nothing_and_mistakes_are_named() {
         ("--steps 2000 -n 8", 2, "2000"),
         ("--steps 2 -n 1", 2, "at least 2 images"),
         ("--steps 2 -n 8 --first 18446744073709551610", 2, "64 bits"),
-        ("--steps 2 --eta 1 --solver heun -n 8", 2, "put 0 among the etas"),
+        ("--steps 2 --eta 1 --solver heun -n 8", 2, "add 0 to the etas"),
         ("--steps 2 --shard 3/2 -n 8", 2, "K from 1 to N"),
         ("--steps 2 --repeats 3x1 -n 8", 2, "2 to 1000 draws"),
         ("--steps 2 --reference 1 -n 8", 2, "--reference"),

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use skipstone::unet::Config;
 
-use crate::support::{read, run, skipstone, tiny, write_model};
+use crate::support::{read, run, skipstone, write_model};
 
 const COMMANDS: [&str; 15] = [
     "sample",
@@ -46,9 +47,10 @@ fn assert_frozen(name: &str, text: &str) {
 
 /// The flags of a help text, each with the name of its value.
 fn flags(help: &str) -> Vec<String> {
-    // Descriptions are indented further.
+    // Descriptions are indented further; examples follow the options.
     let mut flags: Vec<String> = help
         .lines()
+        .take_while(|line| *line != "Examples:")
         .filter_map(|line| line.strip_prefix("      ").or_else(|| line.strip_prefix("  ")))
         .filter(|line| line.starts_with("--") || line.starts_with('-') && !line.starts_with("- "))
         .map(|line| line.split("  ").next().unwrap().to_owned())
@@ -84,9 +86,9 @@ const RUNS: [(&str, &str); 8] = [
 #[test]
 fn manifests_are_what_they_were() {
     let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path(), &tiny(), None);
+    write_model(folder.path(), &Config::smallest(), None);
     let conditional = tempfile::tempdir().unwrap();
-    let config = skipstone::unet::Config { num_class_embeds: Some(4), ..tiny() };
+    let config = Config { num_class_embeds: Some(4), ..Config::smallest() };
     write_model(conditional.path(), &config, Some(3));
     let mut kept = BTreeMap::new();
     let mut take = |at: &Path, name: &str, options: &str| {
@@ -114,7 +116,7 @@ fn digest(at: &Path, name: &str) -> String {
 fn samples_and_a_training_have_the_bytes_they_had() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    write_model(at, &tiny(), None);
+    write_model(at, &Config::smallest(), None);
     std::fs::write(at.join("r.toml"), crate::training::RECIPE).unwrap();
     crate::training::write_images(at);
     // Each instruction set has bytes of its own; what this processor lacks stays as it was written elsewhere.

@@ -5,8 +5,9 @@ use std::process::Stdio;
 use ndarray::{Array4, Array5, Axis, Slice};
 use serde_json::Value;
 use skipstone::io::image::{Picture, npy, read_png, write_png};
+use skipstone::unet::Config;
 
-use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
+use crate::support::{names, read, run, signal, skipstone, with_model, write_model};
 
 /// A command on `model` with these arguments, expecting this exit code.
 #[track_caller]
@@ -70,7 +71,7 @@ fn the_command_that_encode_prints_brings_the_images_back() {
     for flags in ["--method bdia --gamma 0.9 --steps 5 --spacing trailing", "--method fixed-point --times 400,150,10"] {
         let (stdout, said) = on_model(at, "encode", &format!("--images x.npy {flags} -o x_T.npy"), 0);
         assert_eq!(stdout, "x_T.npy\n");
-        let command = said.lines().find_map(|line| line.strip_prefix("back again: skipstone ")).unwrap();
+        let command = said.lines().find_map(|line| line.strip_prefix("decode with: skipstone ")).unwrap();
         let mut words: Vec<&str> = command.split(' ').collect();
         words.extend(["-o", "back.npy"]);
         run(at, &words, 0);
@@ -162,7 +163,7 @@ fn a_stochastic_sampler_repeats_an_image_from_its_noise() {
         assert_eq!(stdout, "z.npy\nx_T.npy\n");
         let noise: Array5<f32> = npy::read(&at.join("z.npy")).unwrap();
         assert_eq!(noise.shape(), [5, 3, 1, 8, 8]);
-        let command = said.lines().find_map(|line| line.strip_prefix("back again: skipstone ")).unwrap();
+        let command = said.lines().find_map(|line| line.strip_prefix("decode with: skipstone ")).unwrap();
         let mut words: Vec<&str> = command.split(' ').collect();
         words.extend(["-o", "back.npy"]);
         run(at, &words, 0);
@@ -249,7 +250,7 @@ fn a_list_of_steps_makes_rows_of_the_same_latents() {
     for (flags, message) in [
         ("--steps 2,5 -o rows.npy", "does not end in .png"),
         ("--steps 2,5 -o rows/", "does not end in .png"),
-        ("--steps 2,5 --trajectory t.png", "neither --trajectory"),
+        ("--steps 2,5 --trajectory t.png", "cannot be used with --trajectory"),
         ("--steps 2,0", "at least 1"),
     ] {
         let (_, error) = on_model(at, "sample", flags, 2);
@@ -306,7 +307,7 @@ fn a_filled_picture_keeps_its_known_part_and_is_reproducible() {
         ("none.png", 8, 0, 2, "selects nothing to fill"),
         ("dark.png", 8, 127, 2, "selects nothing to fill"),
         ("light.png", 8, 128, 0, ""),
-        ("wide.png", 16, 255, 1, "wide.png: 16 × 8 pixels, the picture to fill has 8 × 8"),
+        ("wide.png", 16, 255, 1, "wide.png: 16 × 8 pixels, but the image to fill has 8 × 8"),
     ] {
         let picture = Picture::new(width, 8, 1, vec![value; 8 * width]).unwrap();
         write_png(&at.join(name), &picture, &[]).unwrap();
@@ -326,7 +327,7 @@ fn wrong_usage_of_latents_is_exit_code_2() {
         ("encode", "--images x.npy --eta 0.5 -o y.npy", "--noise-out"),
         ("encode", "--images x.npy --noise-out z.npy -o y.npy", "without --eta"),
         ("encode", "--images x.npy --eta 1 --method bdia --noise-out z.npy -o y.npy", "leave it out"),
-        ("encode", "--images x.npy --method bdia --mix 0.9 -o y.npy", "--mix means nothing"),
+        ("encode", "--images x.npy --method bdia --mix 0.9 -o y.npy", "--mix: cannot be used with --method bdia"),
         ("encode", "--images x.npy --method bdia --steps 1 -o y.npy", "at least 2"),
         ("encode", "--images x.npy --method edict --clip keep-eps -o y.npy", "clip off"),
         ("encode", "--images x.npy --steps 5,6 -o y.npy", "found a list"),
@@ -378,13 +379,13 @@ fn no_output_takes_the_place_of_an_input_or_of_another_output() {
     let before: Vec<_> = ["x.npy", "0.png", "1.png"].map(|name| read(at, name)).into();
     let inside = at.join("x.npy").display().to_string();
     for (command, flags, message) in [
-        ("encode", "--images x.npy --steps 3 -o x.npy", "x.npy: is read"),
-        ("encode", &format!("--images x.npy --steps 3 -o {inside}"), "is read"),
+        ("encode", "--images x.npy --steps 3 -o x.npy", "x.npy: is an input"),
+        ("encode", &format!("--images x.npy --steps 3 -o {inside}"), "is an input"),
         ("encode", "--images x.npy --steps 3 --eta 1 --noise-out y.npy -o y.npy", "y.npy: is another output"),
         ("encode", "--images x.npy --steps 3 --eta 1 --noise-out ./y.npy -o y.npy", "is another output"),
-        ("decode", "--latents x.npy --steps 3 -o x.npy", "x.npy: is read"),
-        ("interpolate", "--images 0.png,1.png --steps 3 -o 1.png", "1.png: is read"),
-        ("sample", "-n 1 --steps 3 --inpaint 0.png --mask 1.png -o 0.png", "0.png: is read"),
+        ("decode", "--latents x.npy --steps 3 -o x.npy", "x.npy: is an input"),
+        ("interpolate", "--images 0.png,1.png --steps 3 -o 1.png", "1.png: is an input"),
+        ("sample", "-n 1 --steps 3 --inpaint 0.png --mask 1.png -o 0.png", "0.png: is an input"),
     ] {
         let (_, error) = on_model(at, command, flags, 2);
         assert!(error.contains(message), "{command} {flags}: {error}");
@@ -398,7 +399,7 @@ fn the_way_back_names_class_clipping_and_threshold() {
     let (folder, _) = with_images();
     let at = folder.path();
     std::fs::remove_dir_all(at.join("model")).unwrap();
-    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() }, Some(2));
+    write_model(at, &Config { num_class_embeds: Some(3), ..Config::smallest() }, Some(2));
     for flags in [
         "--class 1",
         "--class 0 --guidance 2.5",
@@ -407,7 +408,7 @@ fn the_way_back_names_class_clipping_and_threshold() {
         "--class 1 --guidance 3 --eta 0.5 --noise-out z.npy --clip keep-eps",
     ] {
         let (_, said) = on_model(at, "encode", &format!("--images x.npy --steps 4 {flags} -o x_T.npy"), 0);
-        let command = said.lines().find_map(|line| line.strip_prefix("back again: skipstone ")).unwrap();
+        let command = said.lines().find_map(|line| line.strip_prefix("decode with: skipstone ")).unwrap();
         for word in flags.split_whitespace().filter(|word| *word != "--noise-out") {
             assert!(command.split(' ').any(|other| other == word), "{word} of {flags}: {command}");
         }
@@ -419,9 +420,9 @@ fn the_way_back_names_class_clipping_and_threshold() {
     }
     // Points of one line are of one class.
     std::fs::remove_dir_all(at.join("model")).unwrap();
-    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() }, None);
+    write_model(at, &Config { num_class_embeds: Some(3), ..Config::smallest() }, None);
     let (_, error) = on_model(at, "interpolate", "--seeds 1,2 --points 3 --steps 2 -o l.npy", 2);
-    assert!(error.contains("--class: the model knows 3 classes"), "{error}");
+    assert!(error.contains("--class: the model has 3 classes"), "{error}");
     on_model(at, "interpolate", "--seeds 1,2 --points 3 --steps 2 --class 1 -o l.npy", 0);
     on_model(at, "sample", "-n 1 --seed 2 --steps 2 --class 1 -o e.npy", 0);
     assert_eq!(tensor(at, "l.npy").slice_axis(Axis(0), Slice::from(2..)), tensor(at, "e.npy"));

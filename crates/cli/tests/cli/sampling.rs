@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use ndarray::{Array4, Array5, ArrayView1, Axis, Slice};
+use skipstone::Pipeline;
 use skipstone::io::image::{npy, read_png};
 use skipstone::sampling::options::{FIELDS, Request, SAMPLE};
+use skipstone::unet::Config;
 
-use crate::support::{names, read, run, signal, skipstone, tiny, with_model, write_model};
+use crate::support::{names, read, run, signal, skipstone, with_model, write_model};
 
 /// `sample --model model` with these arguments, expecting success.
 #[track_caller]
@@ -56,6 +58,25 @@ fn a_grid_carries_its_options_and_is_named_last_on_stdout() {
 }
 
 #[test]
+fn the_library_s_pipeline_writes_the_same_files() {
+    let folder = with_model();
+    let at = folder.path();
+    sample(at, "-n 5 --steps 4 --eta 1 --seed 7 -o command.png");
+    sample(at, "-n 5 --steps 4 --eta 1 --seed 7 -o command.npy");
+    sample(at, "-n 5 --steps 4 --eta 1 --seed 7 -o command/");
+    let images = Pipeline::load(at.join("model")).unwrap().steps(4).eta(1.0).seed(7).sample(5).unwrap();
+    images.save_grid(at.join("library.png")).unwrap();
+    images.save_npy(at.join("library.npy")).unwrap();
+    images.save_folder(at.join("library")).unwrap();
+    assert_eq!(read(at, "command.png"), read(at, "library.png"));
+    assert_eq!(read(at, "command.npy"), read(at, "library.npy"));
+    assert_eq!(names(&at.join("command")), names(&at.join("library")));
+    for name in names(&at.join("command")) {
+        assert_eq!(read(&at.join("command"), &name), read(&at.join("library"), &name), "{name}");
+    }
+}
+
+#[test]
 fn a_folder_is_continued_without_repeating_or_losing_an_image() {
     let folder = with_model();
     let at = folder.path();
@@ -68,7 +89,7 @@ fn a_folder_is_continued_without_repeating_or_losing_an_image() {
     std::fs::write(at.join("part/000002.png"), &bytes[..bytes.len() / 2]).unwrap();
     std::fs::write(at.join("part/.000003.png.x.skipstone-partial"), "half").unwrap();
     let (_, said) = sample(at, "-n 6 --steps 3 -o part");
-    assert!(said.contains("4 image(s) made (2 were there already)"), "{said}");
+    assert!(said.contains("4 image(s) made (2 already existed)"), "{said}");
     assert_eq!(names(&at.join("part")), names(&at.join("whole")));
     for name in names(&at.join("whole")) {
         assert_eq!(read(&at.join("part"), &name), read(&at.join("whole"), &name), "{name}");
@@ -173,7 +194,7 @@ fn latents_and_noise_from_files_decide_everything() {
     assert!(error.contains("w.npy: expected latents") && error.contains("[1, 8, 8], found [2, 1, 4, 4]"), "{error}");
     for flags in ["--latents x.npy -o x.npy", "--latents x.npy --noise z.npy --steps 4 --eta 1 -o ./z.npy"] {
         let (_, error) = expect(at, flags, 2);
-        assert!(error.contains("is read by this command"), "{error}");
+        assert!(error.contains("is an input of this command"), "{error}");
     }
     let (_, error) = expect(at, "-n 2 --steps 4 --trajectory t.png -o t.png", 2);
     assert!(error.contains("another output of this command"), "{error}");
@@ -208,7 +229,7 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
         ("-o x.jpg", "ends in .png"),
         ("--device cuda", "this build supports cpu"),
         ("--threads 0", "--threads"),
-        ("--eta 1 --sigma hat", "eta: means nothing beside sigma hat"),
+        ("--eta 1 --sigma hat", "eta: cannot be combined with sigma hat"),
         ("--batch 0", "--batch"),
         ("--trajectory t.npy", "ends in .png"),
     ] {
@@ -271,7 +292,7 @@ fn a_film_strip_shows_every_image_at_every_chosen_step() {
 fn classes_and_guidance_follow_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let config = skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() };
+    let config = Config { num_class_embeds: Some(3), ..Config::smallest() };
     write_model(at, &config, None);
     sample(at, "-n 3 --steps 2 -o all.npy");
     sample(at, "-n 1 --first 2 --class 2 --steps 2 -o two.npy");
@@ -413,7 +434,7 @@ fn half_precision_makes_nearly_the_same_images_says_so_and_is_not_mixed_with_oth
 fn every_option_of_the_library_is_a_flag_and_stands_in_the_manifest() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(4), ..tiny() }, Some(3));
+    write_model(at, &Config { num_class_embeds: Some(4), ..Config::smallest() }, Some(3));
     let (help, _) = run(at, &["sample", "--help"], 0);
     let mut seen = std::collections::BTreeSet::new();
     for options in [

@@ -50,7 +50,7 @@ fn solvers_count_their_calls_and_ddim_leaves_everything_as_it_was() {
     let (_, error) = skip(at, "sample --model model -n 1 --steps 3 --solver heun -o f/", 2);
     assert!(error.contains("solver = unset, now it is \"heun\""), "{error}");
     let (_, said) = skip(at, "sample --model model -n 1 --steps 3 --solver heun -o g/", 0);
-    assert!(said.contains("3 steps by heun, 5 network calls"), "{said}");
+    assert!(said.contains("3 steps of heun, 5 network calls"), "{said}");
     let manifest: Value = serde_json::from_slice(&read(at, "g/manifest.json")).unwrap();
     assert_eq!(manifest["solver"], "heun");
     for (arguments, message) in [
@@ -102,7 +102,7 @@ fn a_calibration_is_made_once_and_serves_variances_and_times() {
 
     skip(at, &format!("calibrate --model model --data {data} -n 0 -o x.json"), 2);
     let (_, error) = skip(at, "sample --model model -n 1 --sigma hat --eta 1 -o no.npy", 2);
-    assert!(error.contains("eta: means nothing beside sigma hat"), "{error}");
+    assert!(error.contains("eta: cannot be combined with sigma hat"), "{error}");
     // Numbers of another network are refused, and damaged ones too.
     let text = String::from_utf8(bytes).unwrap();
     let hash = serde_json::from_str::<Value>(&text).unwrap()["model"].as_str().unwrap().to_owned();
@@ -115,7 +115,7 @@ fn a_calibration_is_made_once_and_serves_variances_and_times() {
     assert!(error.contains("calibration.json") && error.contains("not a calibration"), "{error}");
 
     let (_, error) = skip(at, &format!("calibrate --data {data}"), 2);
-    assert!(error.contains("carried model has its calibration inside"), "{error}");
+    assert!(error.contains("built-in model already has a calibration"), "{error}");
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn the_carried_model_brings_its_calibration() {
     for eta in ["", " --eta 0"] {
         let flags = format!("encode --images x.npy --steps 4 --sigma analytic{eta} --noise-out z.npy -o x_T.npy");
         let (_, said) = skip(at, &flags, 0);
-        let command = said.lines().find_map(|line| line.strip_prefix("back again: skipstone ")).unwrap();
+        let command = said.lines().find_map(|line| line.strip_prefix("decode with: skipstone ")).unwrap();
         assert!(command.contains("--sigma analytic --eta"), "{command}");
         skip(at, &format!("{command} -o back.npy"), 0);
         let back: Array4<f32> = npy::read(&at.join("back.npy")).unwrap();

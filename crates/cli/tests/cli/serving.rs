@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use skipstone::io::image::read_png;
+use skipstone::unet::Config;
 
-use crate::support::{run, signal, skipstone, tiny, with_model, write_model};
+use crate::support::{run, signal, skipstone, with_model, write_model};
 
 /// A service that is ended when the test is.
 struct Serving {
@@ -155,7 +156,7 @@ fn the_command_that_comes_with_a_picture_makes_the_same_picture() {
 fn a_class_and_guidance_go_into_the_command_too() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    write_model(at, &skipstone::unet::Config { num_class_embeds: Some(3), ..tiny() }, Some(2));
+    write_model(at, &Config { num_class_embeds: Some(3), ..Config::smallest() }, Some(2));
     let serving = Serving::start(at, &[], None);
     let (_, sample) = serving.post("/v1/sample", r#"{"n": 2, "steps": 4, "class": 1, "guidance": -0.5}"#);
     run(at, &words(&sample["command"]), 0);
@@ -193,7 +194,7 @@ fn a_signal_finishes_what_was_accepted_before_the_service_goes() {
         }
         let (code, said) = serving.ended();
         assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains("stopped: everything that was accepted is done"), "{said}");
+        assert!(said.contains("stopped: all accepted work is done"), "{said}");
     }
 }
 
@@ -209,7 +210,7 @@ fn what_does_not_end_within_the_grace_is_told_so() {
     let (code, said) = serving.ended();
     assert_eq!(read_response(long).0, 503);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("2 request(s) had to be ended and were told so"), "{said}");
+    assert!(said.contains("2 request(s) were cancelled and told so"), "{said}");
 }
 
 #[test]
@@ -254,7 +255,7 @@ fn wrong_usage_and_a_taken_port_say_what_to_do() {
     let at = folder.path();
     let serving = Serving::start(at, &[], None);
     let (_, said) = run(at, &["serve", "--model", "model", "--listen", &serving.address], 1);
-    assert!(said.contains("is another program there? choose another port with --listen"), "{said}");
+    assert!(said.contains("is another program using the port? choose another port with --listen"), "{said}");
     for (flag, value) in
         [("--grace", "1000000000000"), ("--max-images", "0"), ("--max-steps", "0"), ("--max-queue", "0")]
     {
@@ -278,7 +279,7 @@ fn a_token_that_is_no_text_is_refused_and_not_taken_for_none() {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("SKIPSTONE_TOKEN: expected letters"), "{said}");
+    assert!(said.contains("SKIPSTONE_TOKEN: expected ASCII letters"), "{said}");
 }
 
 #[test]
@@ -287,7 +288,7 @@ fn models_of_one_name_go_by_the_folder_around_them() {
     let at = folder.path();
     for name in ["clothes", "digits", "third"] {
         std::fs::create_dir(at.join(name)).unwrap();
-        write_model(&at.join(name), &tiny(), None);
+        write_model(&at.join(name), &Config::smallest(), None);
     }
     std::fs::rename(at.join("third/model"), at.join("alone")).unwrap();
     let mut command = skipstone(at, &["serve", "--listen", "127.0.0.1:0", "--json"]);

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use skipstone::io::checkpoint::{FloatType, ModelFiles, SchedulerConfig, Weights, save};
 use skipstone::math::noise::{KeyedRng, Purpose};
-use skipstone::unet::{Config, DownBlock, Parameters, UpBlock, initialise};
+use skipstone::unet::{Config, Parameters, initialise};
 
 /// The command, in `folder`.
 pub fn skipstone(folder: &Path, arguments: &[&str]) -> Command {
@@ -31,19 +31,6 @@ pub fn names(folder: &Path) -> Vec<String> {
         std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
-}
-
-pub fn tiny() -> Config {
-    Config {
-        sample_size: [8, 8],
-        block_out_channels: vec![8],
-        down_blocks: vec![DownBlock::Plain],
-        up_blocks: vec![UpBlock::Plain],
-        layers_per_block: 1,
-        norm_num_groups: 4,
-        add_attention: false,
-        ..Config::default()
-    }
 }
 
 /// Writes `folder/model`, a tiny network whose output layer is not zero.
@@ -76,7 +63,7 @@ pub fn write_scaled_model(folder: &Path, config: &Config, null_class: Option<usi
 /// A temporary folder with a tiny model in it.
 pub fn with_model() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path(), &tiny(), None);
+    write_model(folder.path(), &Config::smallest(), None);
     folder
 }
 

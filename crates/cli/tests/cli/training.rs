@@ -1,8 +1,9 @@
+use skipstone::unet::Config;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{names, read, run, signal, skipstone, tiny, write_scaled_model};
+use crate::support::{names, read, run, signal, skipstone, write_scaled_model};
 
 pub const RECIPE: &str = "\
 [model]
@@ -72,7 +73,7 @@ fn threads_change_nothing_and_a_finished_run_resumes_to_success() {
     assert_eq!(steps, [4, 8, 12]);
     assert_same(at, "one", "two");
     let (_, said) = run(at, &arguments("one", &["--resume"]), 0);
-    assert!(said.contains("finished already"), "{said}");
+    assert!(said.contains("already finished"), "{said}");
     assert_same(at, "one", "two");
     let (_, error) = run(at, &arguments("one", &[]), 2);
     assert!(error.contains("--resume"), "{error}");
@@ -121,7 +122,7 @@ fn ctrl_c_saves_says_how_to_continue_and_exits_130() {
     let more = (step + 3).to_string();
     let set = format!("train.steps={more}");
     let (_, said) = run(at, &arguments("run", &["--set", &set, "--resume"]), 0);
-    assert!(said.contains(&format!("going on after step {step} of {more}")), "{said}");
+    assert!(said.contains(&format!("resuming after step {step} of {more}")), "{said}");
     run(at, &arguments("whole", &["--set", &set]), 0);
     assert!(read(&at.join("whole"), MODEL) == read(&at.join("run"), MODEL));
 }
@@ -130,7 +131,7 @@ fn ctrl_c_saves_says_how_to_continue_and_exits_130() {
 fn a_diverging_training_stops_with_advice() {
     let folder = bench();
     // Finite weights whose first output is infinite.
-    write_scaled_model(folder.path(), &tiny(), None, 3e38);
+    write_scaled_model(folder.path(), &Config::smallest(), None, 3e38);
     let more = ["--init", "model"];
     let (_, error) = run(folder.path(), &arguments("run", &more), 1);
     assert!(error.contains("not finite") && error.contains("lower optimizer.lr"), "{error}");

@@ -5,22 +5,22 @@ use std::ops::Range;
 use skipstone::unet::Layout;
 use skipstone_kernels::{conv, norm};
 
-/// Features of an image.
+/// Number of features.
 pub(super) const FEATURES: usize = 128;
-/// Classes.
+/// Number of classes.
 pub(super) const CLASSES: usize = 10;
 /// Groups of a normalisation.
 const GROUPS: usize = 8;
 
-/// The places of two parameters among the values of all.
+/// The ranges of two parameters among all values.
 pub(super) type Places = [Range<usize>; 2];
 
-/// What happens to a layer's input first.
+/// The operation before a convolution.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Before {
-    /// Nothing: it is the image.
+    /// None: the input is the image.
     Nothing,
-    /// Group normalisation, with the places of γ and β, and SiLU.
+    /// Group normalisation, with the ranges of γ and β, and SiLU.
     Norm(norm::Shape, Places),
     /// SiLU.
     Silu,
@@ -31,31 +31,31 @@ pub(super) enum Before {
 pub(super) struct Stage {
     pub before: Before,
     pub conv: conv::Shape,
-    /// The places of weights and bias.
+    /// The ranges of weights and bias.
     pub weights: Places,
-    /// Whether means of 2×2 pixels follow.
+    /// Whether 2×2 average pooling follows.
     pub pool: bool,
 }
 
 impl Stage {
-    /// Height and width after the convolution and, where there is one, the mean.
+    /// Height and width after the convolution and any pooling.
     pub fn output(&self) -> [usize; 2] {
         self.conv.output().map(|side| if self.pool { side / 2 } else { side })
     }
 
-    /// Values of an image before and after the mean.
+    /// Values of an image before and after pooling.
     pub fn sizes(&self) -> (usize, usize) {
         let [height, width] = self.output();
         (self.conv.output_pixels() * self.conv.c_out, height * width * self.conv.c_out)
     }
 }
 
-/// The parameters in order: for each stage γ and β of its normalisation, where there is one, weights and bias.
+/// The parameters in order: for each stage, γ and β of any normalisation, then weights and bias.
 pub(super) fn layout() -> Layout {
     build().1
 }
 
-/// The stages, from the image to a score for each class.
+/// The stages, from the image to the scores of the classes.
 pub(super) fn stages() -> Vec<Stage> {
     build().0
 }

@@ -1,14 +1,14 @@
 //! The gradient of the cross-entropy.
 
+use skipstone::unet::Parameters;
 use skipstone_kernels::conv::{self, Layer};
 use skipstone_kernels::norm::{self, Gradients};
 use skipstone_kernels::{View, ViewMut, elementwise};
 
 use super::architecture::{Before, CLASSES, Places, Stage};
 use super::forward::{Activation, Activations, Network, affine, pair, source};
-use skipstone::unet::Parameters;
 
-/// −log p(label) of each image, and with it `scale` times its gradient by the scores, p − 1 at the label and p elsewhere.
+/// −log p(label) of each image, and `scale` times its gradient with respect to the scores: p − 1 at the label, p elsewhere.
 pub(super) fn cross_entropy(scores: &[f32], labels: &[u32], scale: f64) -> (Vec<f64>, Vec<f32>) {
     let mut losses = Vec::with_capacity(labels.len());
     let mut gradient = Vec::with_capacity(scores.len());
@@ -23,13 +23,13 @@ pub(super) fn cross_entropy(scores: &[f32], labels: &[u32], scale: f64) -> (Vec<
     (losses, gradient)
 }
 
-/// The gradient at two places.
+/// The gradient of two parameters.
 fn apart<'g>(gradient: &'g mut [f32], places: &Places) -> [&'g mut [f32]; 2] {
     gradient.get_disjoint_mut(places.clone()).expect("parameters lie apart")
 }
 
 impl Network {
-    /// Adds the gradient by all parameters to `into`, given that by the scores.
+    /// Adds the gradient with respect to all parameters to `into`, given the gradient with respect to the scores.
     pub fn add_gradient(
         &self,
         parameters: &Parameters,
@@ -51,7 +51,7 @@ impl Network {
         }
     }
 
-    /// The gradient before the mean of 2×2 pixels.
+    /// The gradient before pooling.
     fn unpool(&self, stage: &Stage, n: usize, dy: Vec<f32>) -> Vec<f32> {
         if !stage.pool {
             return dy;
@@ -63,7 +63,7 @@ impl Network {
         dx
     }
 
-    /// The gradient by a stage's input, that of its normalisation's parameters on the way.
+    /// The gradient with respect to a stage's input. Adds that of its normalisation's parameters to `into`.
     fn by_input(
         &self,
         parameters: &Parameters,

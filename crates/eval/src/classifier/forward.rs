@@ -1,11 +1,11 @@
-//! From images to scores, keeping what the gradient needs.
+//! From images to scores, keeping the values that the gradient needs.
 
+use skipstone::unet::Parameters;
 use skipstone_kernels::conv::{self, Epilogue, Layer, Source};
 use skipstone_kernels::norm::{self, Affine};
 use skipstone_kernels::{Isa, Team, View, ViewMut, elementwise};
 
 use super::architecture::{Before, CLASSES, Places, Stage, stages};
-use skipstone::unet::Parameters;
 
 /// The layers with their packed weights.
 pub(super) struct Network {
@@ -15,18 +15,18 @@ pub(super) struct Network {
     layers: Vec<Layer>,
 }
 
-/// What a batch becomes in each stage.
+/// The values of a batch in every stage.
 pub(super) struct Activations {
     pub n: usize,
     pub stages: Vec<Activation>,
     features: Vec<f32>,
 }
 
-/// A batch in one stage, pixel after pixel.
+/// The values of a batch in one stage, pixel after pixel.
 pub(super) struct Activation {
-    /// What the stage begins with.
+    /// The input of the stage.
     pub input: Vec<f32>,
-    /// a and b of what is done to it first, and the statistics of its groups.
+    /// a and b of the operation before the convolution, and the statistics of its groups.
     pub coefficients: Vec<f32>,
     pub statistics: Vec<f32>,
 }
@@ -43,18 +43,18 @@ impl Activations {
     }
 }
 
-/// γ and β at these places.
+/// γ and β in these ranges.
 pub(super) fn affine<'p>(parameters: &'p Parameters, places: &Places) -> Affine<'p> {
     let [gamma, beta] = pair(parameters, places);
     Affine { gamma, beta, scale_shift: None }
 }
 
-/// The parameters at two places.
+/// Two parameters.
 pub(super) fn pair<'p>(parameters: &'p Parameters, places: &Places) -> [&'p [f32]; 2] {
     places.clone().map(|place| &parameters.data()[place])
 }
 
-/// The stage's input as its convolution reads it.
+/// The input of a stage for its convolution.
 pub(super) fn source<'a>(stage: &Stage, activation: &'a Activation) -> Source<'a> {
     let x = View::dense(&activation.input, stage.conv.c_in);
     match &stage.before {
@@ -73,7 +73,7 @@ impl Network {
         Self { isa, team, layers: stages.iter().map(layer).collect(), stages }
     }
 
-    /// Takes over the weights.
+    /// Packs the weights.
     pub fn pack(&mut self, parameters: &Parameters) {
         for (stage, layer) in self.stages.iter().zip(&mut self.layers) {
             let [weights, bias] = pair(parameters, &stage.weights);
@@ -81,7 +81,7 @@ impl Network {
         }
     }
 
-    /// Scores of images `[n, 28, 28]`, which were [packed](Self::pack) for these parameters.
+    /// The activations of images `[n, 28, 28]`. The parameters must have been [packed](Self::pack).
     pub fn forward(&self, parameters: &Parameters, images: &[f32]) -> Activations {
         let (isa, team) = (self.isa, &self.team);
         let n = images.len() / self.stages[0].conv.input_pixels();
@@ -115,7 +115,7 @@ impl Network {
         Activations { n, stages: kept, features }
     }
 
-    /// a and b of what is done to a stage's input, and the statistics behind them.
+    /// a and b of the operation before a stage's convolution, and the statistics behind them.
     fn before(&self, parameters: &Parameters, stage: &Stage, n: usize, input: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let channels = stage.conv.c_in;
         match &stage.before {

@@ -1,4 +1,4 @@
-//! A small classifier of 28×28 gray images, trained by this crate: the features of Fashion-MNIST.
+//! A small classifier of 28×28 gray images, trained by this crate. It provides the features for Fashion-MNIST.
 //!
 //! | layer | output |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | GN, SiLU, convolution 7×7 without padding | 128 |
 //! | SiLU: **the features**; linear | 10 |
 //!
-//! GN is group normalisation with 8 groups. What is computed for an image depends on it alone, to the bit.
+//! GN is group normalisation with 8 groups. The result for an image depends only on that image, to the bit.
 
 mod architecture;
 mod backward;
@@ -27,17 +27,17 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView4, Axis};
 use sha2::{Digest, Sha256};
-use skipstone_kernels::{Isa, Team};
-
-use super::features::FeatureNetwork;
-use forward::Network;
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::checkpoint::{FloatType, read_tensors, write_tensors};
 use skipstone::io::files;
 use skipstone::io::hex::hex;
 use skipstone::unet::Parameters;
+use skipstone_kernels::{Isa, Team};
 
-/// What scores call its features, before the digest of its weights.
+use super::features::FeatureNetwork;
+use forward::Network;
+
+/// The name of its features in scores, before the digest of its weights.
 const NAME: &str = "fashion-cnn-128d";
 
 /// The trained classifier.
@@ -70,7 +70,8 @@ impl FashionCnn {
     /// Reads the weights from the bytes of a safetensors file, such as `skipstone_model::FASHION_CNN`.
     ///
     /// # Errors
-    /// Bytes that are no such file, or tensors that are missing, too many, of other shapes or not finite: all are named.
+    /// The bytes are not such a file, or tensors are missing, unexpected, of another shape or not finite. The message names
+    /// all of them.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let set = read_tensors(bytes)?;
         let layout = Arc::new(architecture::layout());
@@ -96,7 +97,7 @@ impl FashionCnn {
         Self::new(Parameters::new(layout, data)?)
     }
 
-    /// Writes the weights in half precision, with texts beside them.
+    /// Writes the weights in half precision, with these notes.
     ///
     /// # Errors
     /// As [`files::write_atomically`].
@@ -109,7 +110,7 @@ impl FashionCnn {
     /// The most likely class of each image `[n, 1, 28, 28]`, values in −1..1.
     ///
     /// # Errors
-    /// Images of another shape.
+    /// The images have another shape.
     pub fn classes(&self, images: ArrayView4<'_, f32>) -> Result<Vec<u32>> {
         let mut classes = Vec::with_capacity(images.dim().0);
         self.each(images, |activations| {
@@ -125,7 +126,7 @@ impl FashionCnn {
         let (_, c, h, w) = images.dim();
         if [c, h, w] != [1, 28, 28] {
             return Err(Error::argument(format!(
-                "{NAME}: expected images of [1, 28, 28], found {:?}; for others name a network with --features FILE.onnx:OUTPUT",
+                "{NAME}: expected images of [1, 28, 28], found {:?}; for other images, choose a network with --features FILE.onnx:OUTPUT",
                 [c, h, w]
             )));
         }
@@ -157,7 +158,7 @@ impl FeatureNetwork for FashionCnn {
     }
 }
 
-/// As many threads as rayon's current pool has: one setting rules both.
+/// As many threads as rayon's current pool, so that one setting rules both.
 fn team() -> Result<Team> {
     Team::new(rayon::current_num_threads()).map_err(|e| Error::new(Kind::Io, format!("cannot start threads: {e}")))
 }

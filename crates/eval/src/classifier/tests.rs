@@ -1,13 +1,13 @@
-//! What the classifier promises; the trained weights are tested where they are carried.
+//! Tests of the classifier. The trained weights are tested in the crate that holds them.
 
 use ndarray::{Array4, Axis};
+use skipstone::io::data::Dataset;
+use skipstone::math::noise::{KeyedRng, Purpose};
 
 use super::architecture::{CLASSES, FEATURES, layout};
 use super::backward::cross_entropy;
 use super::train::{Recipe, Training, initial};
 use super::*;
-use skipstone::io::data::Dataset;
-use skipstone::math::noise::{KeyedRng, Purpose};
 
 /// Images of two kinds: bright above or bright below, and noise.
 fn data(n: usize) -> Dataset {

@@ -1,7 +1,11 @@
-//! How the classifier is trained.
+//! Training of the classifier.
 
 use std::sync::Arc;
 
+use skipstone::error::{Error, Kind, Result};
+use skipstone::io::data::Dataset;
+use skipstone::math::noise::{KeyedRng, Purpose};
+use skipstone::unet::Parameters;
 use skipstone_kernels::Isa;
 use skipstone_kernels::optimizer::{self, Adam};
 
@@ -9,34 +13,30 @@ use super::FashionCnn;
 use super::architecture::{Before, CLASSES, Stage, layout, stages};
 use super::backward::cross_entropy;
 use super::forward::Network;
-use skipstone::error::{Error, Kind, Result};
-use skipstone::io::data::Dataset;
-use skipstone::math::noise::{KeyedRng, Purpose};
-use skipstone::unet::Parameters;
 
-/// The numbers of a training.
+/// The hyperparameters of a training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
     /// Passes over the data.
     pub epochs: usize,
-    /// Images of a step; an epoch's last images that fill none are left to the next order.
+    /// Images of a step. An epoch leaves out its last images if they do not fill a step.
     pub batch: usize,
-    /// The learning rate after the warm-up, from where it falls to 0 along a cosine.
+    /// Learning rate after the warm-up. From there it falls to 0 along a cosine.
     pub learning_rate: f64,
     /// Steps over which the learning rate rises.
     pub warmup: u64,
     /// Decoupled weight decay (AdamW).
     pub weight_decay: f64,
-    /// Decay of the moving average that is kept in the end.
+    /// Decay of the moving average of the weights, which becomes the result.
     pub ema: f64,
-    /// Images are moved by up to so many pixels in each direction, and mirrored in half of all cases.
+    /// Most pixels by which images are shifted in each direction. Half of the images are also mirrored.
     pub shift: usize,
-    /// Seed of the weights, the order and the changes of images.
+    /// Seed of the weights, the order and the augmentation.
     pub seed: u64,
 }
 
 impl Default for Recipe {
-    /// What the carried classifier was trained with.
+    /// The recipe of the built-in classifier.
     fn default() -> Self {
         Self {
             epochs: 10,
@@ -51,18 +51,18 @@ impl Default for Recipe {
     }
 }
 
-/// What a step did.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Steps done.
     pub step: u64,
-    /// Steps in all.
+    /// Steps in total.
     pub of: u64,
-    /// Mean cross-entropy of the step's images in nats, before the step.
+    /// Mean cross-entropy of the step's images before the step, in nats.
     pub loss: f64,
 }
 
-/// A training under way. What it ends in is a function of recipe and data, whatever the threads.
+/// A running training. Its result depends only on recipe and data, not on the threads.
 pub struct Training<'d> {
     recipe: Recipe,
     data: &'d Dataset,
@@ -86,7 +86,7 @@ impl<'d> Training<'d> {
     /// A training of fresh weights on labelled 28×28 gray images of up to ten classes.
     ///
     /// # Errors
-    /// Other data, a batch that is empty or larger than the data, or no epoch.
+    /// The data are of another form, the batch is empty or larger than the data, or there is no epoch.
     pub fn new(recipe: Recipe, data: &'d Dataset) -> Result<Self> {
         let labels = data.labels().unwrap_or_default();
         if data.shape() != [1, 28, 28] || labels.is_empty() || labels.iter().any(|&l| l as usize >= CLASSES) {
@@ -116,12 +116,12 @@ impl<'d> Training<'d> {
         })
     }
 
-    /// Steps in all.
+    /// Steps in total.
     pub fn steps(&self) -> u64 {
         (self.recipe.epochs * (self.data.len() / self.recipe.batch)) as u64
     }
 
-    /// Makes one step; `None` when all are done.
+    /// Makes a step. Returns `None` when all are done.
     ///
     /// # Errors
     /// The loss is not finite.
@@ -153,16 +153,16 @@ impl<'d> Training<'d> {
         let (isa, team) = (self.network.isa, &self.network.team);
         let [m, v] = &mut self.moments;
         adam.step(isa, team, self.step, &self.gradient, self.weights.data_mut(), m, v);
-        // At first the average follows closely, or it would remember the initial weights.
+        // At first the average follows closely, so that it forgets the initial weights.
         let decay = self.recipe.ema.min((1.0 + self.step as f64) / (10.0 + self.step as f64));
         optimizer::moving_average(isa, team, decay, self.weights.data(), self.ema.data_mut());
         Ok(Some(Step { step: self.step, of, loss }))
     }
 
-    /// The classifier with the moving average of the weights, rounded to half precision as its file holds them.
+    /// The classifier with the moving average of the weights, rounded to half precision as in its file.
     ///
     /// # Errors
-    /// The system grants no threads.
+    /// The system cannot start threads.
     pub fn classifier(&self) -> Result<FashionCnn> {
         let mut rounded = self.ema.clone();
         rounded.data_mut().iter_mut().for_each(|w| *w = half::f16::from_f32(*w).to_f32());
@@ -179,7 +179,7 @@ impl<'d> Training<'d> {
         peak * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * done))
     }
 
-    /// The images of the next step, changed at random, and their classes.
+    /// The augmented images of the next step, and their classes.
     fn batch(&mut self) -> (Vec<f32>, Vec<u32>) {
         let Recipe { batch, seed, shift, .. } = self.recipe;
         let per_epoch = (self.data.len() / batch) as u64;
@@ -202,7 +202,7 @@ impl<'d> Training<'d> {
                     let column = if flip { 27 - x } else { x } - right;
                     let row = y - down;
                     let inside = (0..28).contains(&row) && (0..28).contains(&column);
-                    // Outside is black, as the background of these images is.
+                    // The outside is black, like the background of these images.
                     let byte = if inside { image[[0, row as usize, column as usize]] } else { 0 };
                     images.push((f64::from(byte) / 127.5 - 1.0) as f32);
                 }
@@ -212,13 +212,13 @@ impl<'d> Training<'d> {
     }
 }
 
-/// Weights as He et al. (arXiv 1502.01852) draw them, but from a uniform distribution; γ = 1, β = 0, no bias.
+/// Weights after He et al. (arXiv 1502.01852), but from a uniform distribution; γ = 1, β = 0, no bias.
 pub(super) fn initial(seed: u64) -> Parameters {
     let mut parameters = Parameters::zeros(Arc::new(layout()));
     let mut rng = KeyedRng::new(seed, Purpose::Weights, 0, 0);
     for Stage { before, conv, weights: [weights, _], .. } in stages() {
         let fan_in = conv.patch() as f64;
-        // The last layer begins quietly, so that the first losses are those of a guess.
+        // The last layer begins with small weights, so that the first losses are those of a guess.
         let gain = if before == Before::Silu { 0.1 } else { 1.0 };
         let bound = gain * (6.0 / fan_in).sqrt();
         for w in &mut parameters.data_mut()[weights] {

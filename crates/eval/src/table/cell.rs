@@ -1,26 +1,26 @@
-//! The cells of a table of evaluations: every combination of what a run is laid out by.
+//! The cells of a table of evaluations: every combination of the listed options.
 
 use skipstone::error::{Error, Result};
 use skipstone::sampling::options::{ClipMode, Noise, Request, SpacingChoice};
 use skipstone::sampling::solver::Solver;
 
-/// One cell: how its images are drawn, as far as cells differ.
+/// A cell: the options in which cells differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
-    /// S.
+    /// Number of steps S.
     pub steps: usize,
     /// σ.
     pub noise: Noise,
-    /// How the S times are picked; `None` leaves it to the model.
+    /// The spacing; `None` is the model's.
     pub spacing: Option<SpacingChoice>,
-    /// How a deterministic run steps.
+    /// The solver.
     pub solver: Solver,
-    /// What becomes of x̂₀; `None` leaves it to the model.
+    /// How x̂₀ is clipped; `None` is the model's way.
     pub clip: Option<ClipMode>,
 }
 
 impl Cell {
-    /// The cell's run; what cells share (seed, class, guidance, threshold) comes from `common`.
+    /// The options of the cell's run. Those that all cells share (seed, class, guidance, threshold) come from `common`.
     pub fn request(&self, common: &Request) -> Request {
         Request {
             steps: Some(self.steps),
@@ -34,26 +34,26 @@ impl Cell {
     }
 }
 
-/// The lists whose combinations are the cells.
+/// Lists of options whose combinations are the cells.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lists {
-    /// S.
+    /// Numbers of steps S.
     pub steps: Vec<usize>,
     /// σ.
     pub noises: Vec<Noise>,
-    /// Spacings; empty leaves it to the model.
+    /// Spacings; if empty, the model's.
     pub spacings: Vec<SpacingChoice>,
-    /// Solvers; those other than DDIM take the rows without noise only.
+    /// Solvers. Those other than DDIM only take the rows without noise.
     pub solvers: Vec<Solver>,
-    /// Clippings; empty leaves it to the model.
+    /// Ways to clip; if empty, the model's.
     pub clips: Vec<ClipMode>,
 }
 
 impl Lists {
-    /// Every combination once, row by row: S runs fastest.
+    /// Every combination once. S varies fastest.
     ///
     /// # Errors
-    /// An empty list, S = 0, or a solver that has nothing to do because every row has noise.
+    /// A list is empty, S is 0, or a solver has no row because all rows have noise.
     pub fn cells(&self) -> Result<Vec<Cell>> {
         if let Some(steps) = self.steps.iter().find(|&&steps| steps == 0) {
             return Err(Error::argument(format!("steps: expected at least 1, found {steps}")));
@@ -70,7 +70,7 @@ impl Lists {
                     let noises: Vec<Noise> = self.noises.iter().filter(takes).cloned().collect();
                     if noises.is_empty() {
                         return Err(Error::argument(format!(
-                            "solver {solver}: follows the deterministic process; put 0 among the etas"
+                            "solver {solver}: needs eta 0, because it follows the deterministic process; add 0 to the etas"
                         )));
                     }
                     for noise in noises {
@@ -88,15 +88,16 @@ impl Lists {
     }
 }
 
-/// Each item, or once nothing.
+/// Each item, or a single `None` if there are none.
 fn optional<T: Copy>(items: &[T]) -> Vec<Option<T>> {
     if items.is_empty() { vec![None] } else { items.iter().copied().map(Some).collect() }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use skipstone::math::trajectory::Spacing;
+
+    use super::*;
 
     fn lists() -> Lists {
         Lists {

@@ -9,7 +9,7 @@ use super::samples::{Effort, Samples};
 use skipstone::error::Result;
 use skipstone::io::image::to_byte;
 use skipstone::sampling::generate::Generator;
-use skipstone::sampling::sampler::Outcome;
+use skipstone::sampling::sampler::Progress;
 
 /// Images of one file.
 const MOST_IMAGES: usize = 512;
@@ -27,8 +27,7 @@ pub struct Drawn {
 
 /// Draws what `samples` lacks of `wanted`, at most `batch` images at a time, and keeps it.
 ///
-/// Whatever is finished is kept, also where `observer` stops the work ([`ControlFlow::Break`] is returned then) or an
-/// error ends it. Which images are drawn, and what they look like, does not depend on `batch` or on what was there.
+/// Whatever is finished is kept, also where `observer` stops the work or an error ends it. Which images are drawn, and what they look like, does not depend on `batch` or on what was there.
 ///
 /// # Errors
 /// As [`Generator::generate`]; images that cannot be kept.
@@ -38,36 +37,22 @@ pub fn draw(
     wanted: Range<u64>,
     batch: usize,
     observer: &mut dyn FnMut(Drawn) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>> {
+) -> Result<()> {
     let machine = format!("{} threads ({})", rayon::current_num_threads(), skipstone::engine::cpu::Isa::best().name());
     for gap in samples.missing(wanted) {
         let mut kept = Pending::new(&machine, gap.start);
-        let mut next = gap.start;
-        while next < gap.end {
-            let images = next..gap.end.min(next + batch.max(1) as u64);
-            let outcome = generator.generate(images.clone(), &mut |progress| {
-                let calls = generator.calls_after(progress.step) - generator.calls_after(progress.step - 1);
-                observer(Drawn { batch: (images.end - images.start) as usize, calls })
-            });
-            match outcome {
-                Ok(Outcome::Finished(x0)) => kept.push(x0.mapv(to_byte)),
-                Ok(Outcome::Stopped(_)) => {
-                    kept.flush(samples)?;
-                    return Ok(ControlFlow::Break(()));
-                }
-                Err(error) => {
-                    kept.flush(samples)?;
-                    return Err(error);
-                }
-            }
-            next = images.end;
-            if kept.is_due() {
-                kept.flush(samples)?;
-            }
-        }
+        let mut see = |images: &Range<u64>, progress: &Progress<'_>| {
+            let calls = generator.calls_after(progress.step) - generator.calls_after(progress.step - 1);
+            observer(Drawn { batch: (images.end - images.start) as usize, calls })
+        };
+        let ended = generator.generate_all(gap, batch, &mut see, |_, x0| {
+            kept.push(x0.mapv(to_byte));
+            if kept.is_due() { kept.flush(samples) } else { Ok(()) }
+        });
         kept.flush(samples)?;
+        ended?;
     }
-    Ok(ControlFlow::Continue(()))
+    Ok(())
 }
 
 /// Neighbouring images that are drawn and not yet on disk.

@@ -1,10 +1,17 @@
-//! From the options of a cell to its row: which images it needs, drawing them, scoring them.
+//! From the options of a cell to its row: finding, drawing and scoring its images.
 
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, Array4, Axis, concatenate};
 use sha2::{Digest, Sha256};
+use skipstone::error::{Error, Result};
+use skipstone::io::checkpoint::Model;
+use skipstone::io::hex::hex;
+use skipstone::math::latent::{Distance, SQUARE, distance};
+use skipstone::math::noise::initial_latent;
+use skipstone::sampling::generate::{Generator, Inputs, Settings, digest, stated};
+use skipstone::sampling::sampler::Plan;
 
 use super::cell::Cell;
 use super::draw::{Drawn, draw};
@@ -16,36 +23,29 @@ use super::samples::Samples;
 use super::score::{Judge, MOST_QUERIES, Scores};
 use super::variance::{PixelSums, Repeats, variance_within};
 use crate::FeatureNetwork;
-use skipstone::error::{Error, Result};
-use skipstone::io::checkpoint::Model;
-use skipstone::io::hex::hex;
-use skipstone::math::latent::{Distance, SQUARE, distance};
-use skipstone::math::noise::initial_latent;
-use skipstone::sampling::generate::{Generator, Inputs, Settings, digest, stated};
-use skipstone::sampling::sampler::Plan;
 
-/// What the cells of one evaluation have in common.
+/// The settings that the cells of an evaluation share.
 #[derive(Debug)]
 pub struct Evaluation {
     root: PathBuf,
     images: Range<u64>,
     repeats: Option<Repeats>,
-    /// Those that are drawn from repeatedly: x_T of the first images.
+    /// x_T of the first images, which are drawn repeatedly.
     latents: Array4<f32>,
     latents_digest: String,
     shape: [usize; 3],
-    /// Which weights the model's are.
+    /// The kind of the model's weights.
     weights: String,
 }
 
-/// The options and the steps of a cell, as [`Settings::resolve`] gives them.
+/// The settings and the plan of a cell, from [`Settings::resolve`].
 pub type Run = (Settings, Plan);
 
 impl Evaluation {
-    /// An evaluation of `model` in the folder `root` with exactly the images `images` of each cell, all of one `seed`.
+    /// An evaluation of `model` in the folder `root`, with the images `images` of each cell and one `seed`.
     ///
     /// # Errors
-    /// Fewer than two images, or images that are no pictures.
+    /// There are fewer than two images.
     pub fn new(root: &Path, model: &Model, images: Range<u64>, seed: u64, repeats: Option<Repeats>) -> Result<Self> {
         let n = images.end.saturating_sub(images.start);
         if n < 2 {
@@ -61,7 +61,7 @@ impl Evaluation {
         Ok(Self { root: root.to_path_buf(), images, repeats, latents, latents_digest, shape, weights })
     }
 
-    /// Where the samples are.
+    /// The folder of the samples.
     fn folder(&self) -> PathBuf {
         self.root.join("samples")
     }
@@ -71,7 +71,7 @@ impl Evaluation {
         self.shape
     }
 
-    /// Which weights the model's are: `ema`, `raw` or `unspecified`.
+    /// The kind of the model's weights: `ema`, `raw` or `unspecified`.
     pub fn weights(&self) -> &str {
         &self.weights
     }
@@ -81,8 +81,8 @@ impl Evaluation {
         self.images.clone()
     }
 
-    /// The runs that a cell is made of, with the images that each is needed for: its own, and those that repeat its first
-    /// latents with other noise, each under a seed of its own.
+    /// The runs of a cell with their images: the cell's own run, and runs that repeat its first latents with other noise, each
+    /// with its own seed.
     fn runs(&self, (settings, plan): &Run) -> Vec<(Settings, Range<u64>)> {
         let mut runs = vec![(settings.clone(), self.images())];
         let Some(repeats) = self.repeats.filter(|_| !plan.is_deterministic()) else { return runs };
@@ -95,7 +95,7 @@ impl Evaluation {
         runs
     }
 
-    /// How many images a cell lacks of those in `part`, and the files that were found damaged.
+    /// The number of images in `part` that a cell lacks, and the damaged files.
     ///
     /// # Errors
     /// As [`Samples::open`].
@@ -109,8 +109,8 @@ impl Evaluation {
         Ok((missing, damaged))
     }
 
-    /// Draws what a cell lacks of the images in `part`, and keeps it; damaged files are removed first. The generator comes
-    /// back for the next cell, with whether the observer stopped the work.
+    /// Removes damaged files, then draws and keeps the images in `part` that a cell lacks. Returns the generator for the next
+    /// cell.
     ///
     /// # Errors
     /// As [`draw()`].
@@ -121,7 +121,7 @@ impl Evaluation {
         part: &Range<u64>,
         batch: usize,
         observer: &mut dyn FnMut(Drawn) -> ControlFlow<()>,
-    ) -> Result<(Generator, ControlFlow<()>)> {
+    ) -> Result<Generator> {
         for (settings, range) in self.runs(run) {
             let mut samples = Samples::open(&self.folder(), &settings, self.shape)?;
             samples.repair()?;
@@ -134,21 +134,19 @@ impl Evaluation {
             let inputs = Inputs { latents, ..Inputs::default() };
             generator = generator.with_inputs(Inputs::default(), range.start, n)?;
             generator = generator.with_run((settings, run.1.clone()), n)?.with_inputs(inputs, range.start, n)?;
-            if draw(&generator, &mut samples, wanted, batch, observer)?.is_break() {
-                return Ok((generator, ControlFlow::Break(())));
-            }
+            draw(&generator, &mut samples, wanted, batch, observer)?;
         }
-        Ok((generator, ControlFlow::Continue(())))
+        Ok(generator)
     }
 
-    /// Scores a cell whose images are all there, `calls` network calls each; `seen` hears how many more images are done, and
-    /// `None` says that it stopped the work.
+    /// Scores a cell whose images exist and took `calls` network calls each. `seen` is told how many further images are done
+    /// and can stop the work.
     ///
-    /// Where `known` has the scores of these pixels against this reference already, they are taken. The samples and the
-    /// memorised are drawn as pictures either way.
+    /// If `known` already has the scores of these pixels against this reference, they are used. Either way there are
+    /// pictures of the samples and of the nearest training images.
     ///
     /// # Errors
-    /// Images that are not there, or what the feature network refuses.
+    /// An image is missing, or the feature network refuses the images.
     pub fn score(
         &self,
         cell: &Cell,
@@ -157,13 +155,13 @@ impl Evaluation {
         judge: &Judge,
         known: &Results,
         seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Option<Row>> {
+    ) -> Result<Row> {
         let samples = Samples::open(&self.folder(), &run.0, self.shape)?;
         let (mut hash, mut sums) = (Sha256::new(), PixelSums::default());
-        let _ = samples.read(self.images(), &mut |images| {
+        samples.read(self.images(), &mut |images| {
             hash.update(images.as_slice().expect("made in standard layout"));
             sums.add(images.view());
-            Ok(ControlFlow::Continue(()))
+            Ok(())
         })?;
         let mut row = self.row(cell, run, calls, judge);
         row.samples = hex(&hash.finalize());
@@ -177,15 +175,15 @@ impl Evaluation {
         let old = known.rows().iter().find(|old| old.has_scores_of(&row));
         if let Some(old) = old.filter(|old| pictures::has_nearest(&folder, old)) {
             row.take_scores(old);
-            return Ok(Some(row));
+            return Ok(row);
         }
         let Judge { network, reference, floor } = judge;
-        let Some(features) = self.features(&samples, &**network, seen)? else { return Ok(None) };
+        let features = self.features(&samples, &**network, seen)?;
         let queries = self.first(&samples, MOST_QUERIES)?;
         let scores = Scores::of(reference, &**network, &features, queries.view())?;
         pictures::write_nearest(&folder, &row, &queries, &scores.neighbours, reference.images())?;
         row.set_scores(&scores, floor);
-        Ok(Some(row))
+        Ok(row)
     }
 
     /// The features of all images of a cell.
@@ -194,25 +192,20 @@ impl Evaluation {
         samples: &Samples,
         network: &dyn FeatureNetwork,
         seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Option<Array2<f32>>> {
+    ) -> Result<Array2<f32>> {
         let mut parts = Vec::new();
-        let flow = samples.read(self.images(), &mut |images| {
-            Ok(match features_of(network, images.view(), seen)? {
-                Some(part) => {
-                    parts.push(part);
-                    ControlFlow::Continue(())
-                }
-                None => ControlFlow::Break(()),
-            })
+        samples.read(self.images(), &mut |images| {
+            parts.push(features_of(network, images.view(), seen)?);
+            Ok(())
         })?;
         let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-        Ok(flow.is_continue().then(|| concatenate(Axis(0), &views).expect("rows of one length")))
+        Ok(concatenate(Axis(0), &views).expect("rows of one length"))
     }
 
-    /// How far the same images of two cells are apart: the first 1,000, with squares of 4 × 4 pixels.
+    /// The distance between the first 1,000 images of two cells, also over means of 4 × 4 pixels.
     ///
     /// # Errors
-    /// Images that are not there.
+    /// An image is missing.
     pub fn distance(&self, a: &Run, b: &Run) -> Result<Distance> {
         let [a, b] = [a, b].map(|(settings, _)| {
             let samples = Samples::open(&self.folder(), settings, self.shape)?;
@@ -227,7 +220,7 @@ impl Evaluation {
         samples.all(self.images.start..self.images.start + n)
     }
 
-    /// The variance of a pixel between images of one latent; `None` where it is not to be measured.
+    /// The variance of a pixel between images of one latent; `None` if it is not measured.
     fn latent_variance(&self, run: &Run) -> Result<Option<f64>> {
         if self.repeats.is_none() {
             return Ok(None);
@@ -240,7 +233,7 @@ impl Evaluation {
         variance_within(&draws).map(Some)
     }
 
-    /// The row but for what comes from the images.
+    /// The row without the values that come from the images.
     fn row(&self, cell: &Cell, (settings, _): &Run, calls: usize, Judge { network, reference, floor }: &Judge) -> Row {
         let n = self.images.end - self.images.start;
         let real = reference.images();
@@ -282,13 +275,13 @@ impl Evaluation {
     }
 }
 
-/// What two ranges share; an empty range where that is nothing.
+/// The intersection of two ranges; empty if they share nothing.
 fn common(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {
     let start = a.start.max(b.start);
     start..a.end.min(b.end).max(start)
 }
 
-/// A part of a whole; of nothing, nothing.
+/// `part / whole`, or 0 if the whole is 0.
 fn share(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }

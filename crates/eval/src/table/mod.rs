@@ -1,9 +1,9 @@
-//! Tables of evaluations, as the paper's Table 1: for every combination of steps, noise, times and solver, images drawn,
-//! kept and scored.
+//! Tables of evaluations, like the paper's Table 1: for every combination of steps, noise, spacing and solver, images are
+//! drawn, kept and scored.
 //!
-//! [`Lists`] gives the [`Cell`]s. [`Samples`] keeps their images by what determines them and [`draw`] draws those that are
-//! missing, so that nothing is ever drawn twice. A [`Reference`] is what they are scored against, a [`Row`] what came out,
-//! [`Results`] the rows of a folder, [`report`] one page of all of it.
+//! [`Lists`] yields the [`Cell`]s. [`Samples`] keeps their images under the options that determine them. [`draw`] draws only
+//! the missing ones, so no image is drawn twice. [`Judge`] scores images against a [`Reference`], a [`Row`] holds the
+//! scores of a cell, [`Results`] the rows of a folder, and [`report`] makes a page of them.
 
 mod cell;
 mod draw;

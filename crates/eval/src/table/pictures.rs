@@ -1,41 +1,41 @@
-//! The pictures of a cell: its first images, and those that are nearest to training images.
+//! The pictures of a cell: its first images, and its images nearest to training images.
 
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array4, Axis, concatenate};
-
-use super::reference::{RealImages, network_values};
-use super::row::Row;
-use crate::Nearest;
 use skipstone::error::Result;
 use skipstone::io::files;
 use skipstone::io::image::{Layout, grid, write_png};
 
-/// Pixels that a grid of samples is wide at most, where images allow it.
+use super::reference::{RealImages, network_values};
+use super::row::Row;
+use crate::Nearest;
+
+/// Most columns of pixels of a grid of samples, if the images are small enough.
 const WIDTH: usize = 200;
-/// Pairs of samples and training images.
+/// Number of pairs of samples and training images.
 const PAIRS: usize = 8;
 
 fn columns([_, _, width]: [usize; 3]) -> usize {
     (WIDTH / (width + 2)).clamp(2, 6)
 }
 
-/// How many images the grid of a cell shows.
+/// Number of images in the grid of a cell.
 pub(super) fn count(shape: [usize; 3]) -> usize {
     columns(shape).pow(2)
 }
 
-/// The grid of a cell's first images.
+/// The path of the grid of a cell's first images.
 pub(super) fn samples(folder: &Path, row: &Row) -> PathBuf {
     folder.join(format!("{}.png", row.name))
 }
 
-/// The samples nearest to training images, above the images they are nearest to.
+/// The path of the picture of the samples nearest to training images, above those images.
 pub(super) fn nearest(folder: &Path, row: &Row) -> PathBuf {
     folder.join(format!("{}-nearest.png", row.name))
 }
 
-/// Whether the latter is there.
+/// Whether that picture exists.
 pub(super) fn has_nearest(folder: &Path, row: &Row) -> bool {
     nearest(folder, row).is_file()
 }
@@ -45,7 +45,7 @@ pub(super) fn write_samples(folder: &Path, row: &Row, images: &Array4<u8>) -> Re
     write(folder, &samples(folder, row), row, images, columns([c, h, w]))
 }
 
-/// `images` are the samples whose neighbours were looked for.
+/// `images` holds the samples whose neighbours `found` has.
 pub(super) fn write_nearest(
     folder: &Path,
     row: &Row,

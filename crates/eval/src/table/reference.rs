@@ -1,4 +1,4 @@
-//! What samples are scored against: the training part of a data set, and its test part as a yardstick.
+//! The reference of scores: the training part of a data set, and its test part as a yardstick.
 
 mod kept;
 
@@ -7,43 +7,43 @@ use std::path::Path;
 
 use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
 use sha2::{Digest, Sha256};
-
-use super::score::Scores;
-use crate::{FeatureNetwork, Statistics};
 use skipstone::error::{Error, Result};
 use skipstone::io::data::Dataset;
 use skipstone::io::hex::hex;
 use skipstone::math::noise::{KeyedRng, Purpose};
 
-/// Images a feature network is shown at a time.
+use super::score::Scores;
+use crate::{FeatureNetwork, Statistics};
+
+/// Images that a feature network gets at a time.
 const BATCH: usize = 256;
-/// Most feature vectors of a set that are held against each other one by one.
+/// Most feature vectors of a set that are compared one by one.
 pub(super) const MOST_VECTORS: usize = 10_000;
 
-/// Network values of pixels, as data sets give them: byte/127.5 − 1.
+/// The network values of pixels, as in data sets: byte/127.5 − 1.
 pub(super) fn network_values(images: ArrayView4<'_, u8>) -> Array4<f32> {
     images.mapv(|byte| (f64::from(byte) / 127.5 - 1.0) as f32)
 }
 
-/// The feature vectors of pictures, `[n, d]`; `seen` hears how many images are done, and `None` says that it stopped.
+/// The feature vectors of pictures, `[n, d]`. `seen` is told how many further images are done and can stop the work.
 pub(super) fn features_of(
     network: &dyn FeatureNetwork,
     images: ArrayView4<'_, u8>,
     seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Option<Array2<f32>>> {
+) -> Result<Array2<f32>> {
     let mut all = Array2::zeros((images.dim().0, network.dimensions()));
     for (rows, batch) in (0..).step_by(BATCH).zip(images.axis_chunks_iter(Axis(0), BATCH)) {
         let n = batch.dim().0;
         all.slice_axis_mut(Axis(0), Slice::from(rows..rows + n))
             .assign(&network.features(network_values(batch).view())?);
         if seen(n).is_break() {
-            return Ok(None);
+            return Err(Error::stopped());
         }
     }
-    Ok(Some(all))
+    Ok(all)
 }
 
-/// The statistics of feature vectors, counted in batches of a fixed size: the same vectors give the same bits.
+/// The statistics of feature vectors, added in batches of a fixed size, so that equal vectors give equal bits.
 pub(super) fn statistics_of(network: &dyn FeatureNetwork, features: &Array2<f32>) -> Result<Statistics> {
     let mut statistics = Statistics::of(network);
     for batch in features.axis_chunks_iter(Axis(0), BATCH) {
@@ -59,7 +59,7 @@ pub struct RealImages {
     digest: String,
     /// All images a model may have been trained on.
     seen: Array4<u8>,
-    /// How many of them, the first, are scored against.
+    /// How many of the first of them are scored against.
     train: usize,
     test: Array4<u8>,
     halves: bool,
@@ -67,13 +67,13 @@ pub struct RealImages {
 }
 
 impl RealImages {
-    /// The parts of a data set, of each at most `limit` images.
+    /// The parts of a data set, at most `limit` images of each.
     ///
-    /// The order is random (and always the same), so that the first so many are a fair choice where a data set is sorted by
-    /// class. A data set without a test part of its own, where both are the same images, is cut into halves.
+    /// The order is random but always the same, so that the first images are a fair choice even if the data set is sorted by
+    /// class. A data set without a test part, where `train` and `test` are the same images, is cut into halves.
     ///
     /// # Errors
-    /// Parts of different shapes, or too few images: two of each part are the least.
+    /// The parts differ in shape, or a part has fewer than two images.
     pub fn new(train: &Dataset, test: &Dataset, limit: Option<usize>) -> Result<Self> {
         if train.shape() != test.shape() {
             let (a, b) = (train.shape(), test.shape());
@@ -106,7 +106,7 @@ impl RealImages {
         Ok(Self { name, digest, seen, train: n, test: test_part, halves, resized_from })
     }
 
-    /// What the data set is called.
+    /// The name of the data set.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -116,18 +116,18 @@ impl RealImages {
         &self.digest
     }
 
-    /// The training images that are scored against, `[n, channels, height, width]`.
+    /// The training images scored against, `[n, channels, height, width]`.
     pub fn train(&self) -> ArrayView4<'_, u8> {
         self.seen.slice_axis(Axis(0), Slice::from(..self.train))
     }
 
-    /// Every image that a model may have been trained on, those of [`train`](Self::train) first: without the limit, and of a
-    /// data set without a test part both halves.
+    /// Every image that a model may have been trained on, beginning with [`train`](Self::train): without the limit, and with
+    /// both halves of a data set without a test part.
     pub fn seen(&self) -> ArrayView4<'_, u8> {
         self.seen.view()
     }
 
-    /// Test images, `[n, channels, height, width]`.
+    /// The test images, `[n, channels, height, width]`.
     pub fn test(&self) -> &Array4<u8> {
         &self.test
     }
@@ -137,7 +137,7 @@ impl RealImages {
         self.halves
     }
 
-    /// What the training images were before they were cropped and resized, as [`Dataset::original_size`].
+    /// The size of the training images before cropping and resizing, as [`Dataset::original_size`].
     pub fn original_size(&self) -> Option<&str> {
         self.resized_from.as_deref()
     }
@@ -160,39 +160,40 @@ pub struct Reference {
     pub(super) train_features: Array2<f32>,
     /// Features of the first test images, `[≤ 10,000, d]`.
     pub(super) test_features: Array2<f32>,
-    /// Distances of the first test images to their nearest training images, root mean square in [0, 1].
+    /// Distances of the first test images to their nearest training images: root mean square, in [0, 1].
     pub(super) test_nearest: Vec<f64>,
 }
 
 impl Reference {
-    /// The reference of `images` in the features of `network`: from `cache`, or computed and kept there.
+    /// The reference of `images` in the features of `network`, read from `cache` or computed and kept there.
     ///
-    /// `seen` hears how many more images are done; `None` says that it stopped the work.
+    /// `seen` is told how many further images are done and can stop the work.
     ///
     /// # Errors
-    /// What the network refuses; a cache that cannot be written. A damaged one is made again.
+    /// The network refuses the images, or the cache cannot be written. A damaged cache is made again.
     pub fn open(
         images: RealImages,
         network: &dyn FeatureNetwork,
         cache: &Path,
         seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Self> {
         let folder = kept::folder(cache, &images, network);
         let kept = match kept::read(&folder, &images, network) {
             Some(kept) => kept,
             None => {
-                let Some(made) = made(&images, network, seen)? else { return Ok(None) };
+                let made = made(&images, network, seen)?;
                 kept::write(&folder, &images, &made)?;
-                // What is on disk is rounded: the same numbers must come out whether or not it was there.
-                kept::read(&folder, &images, network)
-                    .ok_or_else(|| Error::data("not read as it was written; is the disk in order?").in_file(&folder))?
+                // The files are rounded. The results must not depend on whether the files existed.
+                kept::read(&folder, &images, network).ok_or_else(|| {
+                    Error::data("reads differently from what was written; check the disk").in_file(&folder)
+                })?
             }
         };
         let (train, train_features, test_features) = kept;
-        // Half of a set is not looked for in itself.
+        // The test half must not be searched for in itself.
         let others = if images.halves { images.train() } else { images.seen() };
         let test_nearest = super::score::nearest_to(others, images.test.view())?.distances;
-        Ok(Some(Self { images, train, train_features, test_features, test_nearest }))
+        Ok(Self { images, train, train_features, test_features, test_nearest })
     }
 
     /// The images.
@@ -200,18 +201,17 @@ impl Reference {
         &self.images
     }
 
-    /// The name of the features.
+    /// The name of the feature network.
     pub fn features(&self) -> &str {
         self.train.network()
     }
 
-    /// How many test images stand beside `n` samples.
+    /// Number of test images to compare with `n` samples.
     pub fn floor_n(&self, n: usize) -> usize {
         n.min(self.test_features.nrows())
     }
 
-    /// The scores that real images get which no model made: `n` test images, or all where there are fewer. No model can be
-    /// expected to do better.
+    /// The scores of `n` test images, or of all if there are fewer. No model can be expected to do better.
     ///
     /// # Errors
     /// As [`Scores::of`].
@@ -223,18 +223,18 @@ impl Reference {
     }
 }
 
-/// The features of both parts; `None` where `seen` stopped the work.
+/// The features of both parts.
 fn made(
     images: &RealImages,
     network: &dyn FeatureNetwork,
     seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<Option<kept::Kept>> {
+) -> Result<kept::Kept> {
     let first = |n: usize| Slice::from(..n.min(MOST_VECTORS));
-    let Some(train) = features_of(network, images.train(), seen)? else { return Ok(None) };
+    let train = features_of(network, images.train(), seen)?;
     let test = images.test.slice_axis(Axis(0), first(images.test.dim().0));
-    let Some(test) = features_of(network, test, seen)? else { return Ok(None) };
+    let test = features_of(network, test, seen)?;
     let statistics = statistics_of(network, &train)?;
-    Ok(Some((statistics, train.slice_axis(Axis(0), first(images.train)).to_owned(), test)))
+    Ok((statistics, train.slice_axis(Axis(0), first(images.train)).to_owned(), test))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! One page of all results: tables, curves, samples, and where the numbers come from. A single file that asks nothing of
-//! anyone: style, curves and pictures are inside.
+//! A page of all results: tables, curves, samples, and the origin of the numbers. It is a single file with style, curves and
+//! pictures inside, and loads nothing else.
 
 mod axis;
 mod curves;
@@ -12,28 +12,29 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use skipstone::error::{Error, Kind, Result};
+use skipstone::io::files;
 
 use super::pictures;
 use super::results::Results;
 use super::row::Row;
 use reading::{all_numbers, provenance, reading};
 use sections::{Line, Section, sections};
-use skipstone::error::{Error, Kind, Result};
-use skipstone::io::files;
 use text::{Html, distance, escaped, seconds};
 
 const STYLE: &str = include_str!("report/style.css");
-/// A picture of a cell of small images is far below it; a larger one would make a page that no browser likes.
+/// Most bytes of a picture. Pictures of small images are far below it; larger ones would slow down a browser.
 const MOST_PICTURE: u64 = 1 << 24;
 
-/// The page `report.html` of the results in `folder`, whose pictures are read from there.
+/// The page `report.html` of the results in `folder`, with the pictures from there. Pictures that do not exist, or are
+/// larger than 16 MB, are left out.
 ///
 /// # Errors
-/// No row, or a picture that cannot be read; one that is not there, or is larger than 16 MB, is left out.
+/// There is no row, or a picture cannot be read.
 pub fn report(results: &Results, folder: &Path) -> Result<String> {
     let sections = sections(results.rows());
     let Some(first) = results.rows().first() else {
-        return Err(Error::argument("a report of no results"));
+        return Err(Error::argument("there are no results to report"));
     };
     let mut page = Html::new();
     let title = format!("Evaluation on {}", first.data);
@@ -54,7 +55,7 @@ pub fn report(results: &Results, folder: &Path) -> Result<String> {
     Ok(page.into_string())
 }
 
-/// What is on the page, in a sentence.
+/// A sentence that sums up the page.
 fn lead(rows: &[Row]) -> String {
     let mut models: Vec<String> =
         rows.iter().map(|row| format!("{} ({})", text::short(&row.model), row.weights)).collect();
@@ -70,7 +71,7 @@ fn part(page: &mut Html, section: &Section<'_>, named: bool, i: usize, folder: &
     page.raw(&format!("<section aria-labelledby=\"part-{i}\">\n"));
     let row = section.first();
     let data = if named { format!("{}, ", row.data) } else { String::new() };
-    let images = format!("{} images a cell, features {}", text::grouped(row.n), row.features);
+    let images = format!("{} images per cell, features {}", text::grouped(row.n), row.features);
     page.element("h2", &format!("id=\"part-{i}\""), &format!("{data}{images}"));
     page.element("p", "class=\"same\"", &section.constant_text());
     facts(page, section);
@@ -81,7 +82,7 @@ fn part(page: &mut Html, section: &Section<'_>, named: bool, i: usize, folder: &
     curves::charts(page, section)?;
     page.raw("</div>\n");
     page.element("h3", "", "Samples");
-    page.element("p", "", "The first images of each cell: the same latents in every grid of one seed.");
+    page.element("p", "", "The first images of each cell. Grids with the same seed start from the same latents.");
     for line in &section.lines {
         gallery(page, line, folder)?;
     }
@@ -92,7 +93,7 @@ fn part(page: &mut Html, section: &Section<'_>, named: bool, i: usize, folder: &
     Ok(())
 }
 
-/// The best cell, the cheapest that is nearly as good, and the floor.
+/// The best cell, the cheapest cell that is nearly as good, and the floor.
 fn facts(page: &mut Html, section: &Section<'_>) {
     let Some((line, best)) = section.best() else { return };
     page.raw("<dl class=\"facts\">\n");
@@ -103,13 +104,14 @@ fn facts(page: &mut Html, section: &Section<'_>) {
         page.element("dd", "", about);
         page.raw("</div>\n");
     };
-    let about = |line: &Line<'_>, row: &Row| format!("{}, S = {}: {} calls an image", line.label, row.steps, row.calls);
+    let about =
+        |line: &Line<'_>, row: &Row| format!("{}, S = {}: {} calls per image", line.label, row.steps, row.calls);
     fact("Best Fréchet distance", &distance(best.frechet), &about(line, best));
     if let Some((line, near)) = section.cheapest_near(best.frechet * 1.1).filter(|(_, near)| near.calls < best.calls) {
         fact("Within 10 % of it, fewest calls", &distance(near.frechet), &about(line, near));
     }
     let whose = if best.halves { "the other half of the data" } else { "test images" };
-    let floor = format!("what {} {whose} score that no model made", text::grouped(best.floor_n as u64));
+    let floor = format!("the score of {} {whose}", text::grouped(best.floor_n as u64));
     fact("Floor", &distance(best.frechet_floor), &floor);
     page.raw("</dl>\n");
 }
@@ -128,7 +130,7 @@ fn gallery(page: &mut Html, line: &Line<'_>, folder: &Path) -> Result<()> {
         let path = pictures::samples(&folder.join("pictures"), row);
         let alt = format!("Samples, {}, S = {}", line.label, row.steps);
         let each = seconds(row.seconds / row.n as f64);
-        let caption = format!("S = {} · {} · {each} an image", row.steps, distance(row.frechet));
+        let caption = format!("S = {} · {} · {each} per image", row.steps, distance(row.frechet));
         figure(&mut figures, &path, &alt, &caption, "")?;
     }
     let figures = figures.into_string();
@@ -143,7 +145,7 @@ fn nearest(page: &mut Html, section: &Section<'_>, folder: &Path) -> Result<()> 
     let Some((line, best)) = section.best() else { return Ok(()) };
     let mut pairs = Html::new();
     let path = pictures::nearest(&folder.join("pictures"), best);
-    let alt = "Samples above, the training images nearest to them below";
+    let alt = "Samples above, their nearest training images below";
     figure(&mut pairs, &path, alt, &format!("{}, S = {}", line.label, best.steps), "class=\"wide\"")?;
     let pairs = pairs.into_string();
     if pairs.is_empty() {
@@ -153,18 +155,18 @@ fn nearest(page: &mut Html, section: &Section<'_>, folder: &Path) -> Result<()> 
     page.element(
         "p",
         "",
-        "Above, the samples of the best cell that are nearest to a training image, pixel by pixel; below, those images. A \
-         pair that is the same picture twice is one the model has memorised.",
+        "Above, the samples of the best cell that are nearest to a training image, pixel by pixel; below, those training \
+         images. If both are the same picture, the model has memorised it.",
     );
     page.raw(&pairs);
     Ok(())
 }
 
-/// A picture of the folder, inside the page; nothing where it is not there.
+/// Puts a picture of the folder into the page, if it exists.
 fn figure(page: &mut Html, path: &Path, alt: &str, caption: &str, attributes: &str) -> Result<()> {
     let bytes = match files::read(path, MOST_PICTURE) {
         Ok(bytes) => bytes,
-        // Not there, or too large for a page.
+        // The picture does not exist, or is too large for a page.
         Err(e) if matches!(e.kind(), Kind::NotFound | Kind::InvalidData) => return Ok(()),
         Err(e) => return Err(e),
     };

@@ -1,30 +1,30 @@
-//! The rows of a folder: what every cell scored, and how it came about.
+//! The rows of a folder: the scores of every cell and how they were obtained.
 
 use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Value, json};
-
-use super::row::{COLUMNS, Row, field};
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::files;
 use skipstone::math::latent::Distance;
 use skipstone::sampling::generate::Settings;
 
+use super::row::{COLUMNS, Row};
+
 /// The layout of `results.json`.
 const FORMAT: u64 = 1;
-/// Ten thousand rows are below it.
+/// Enough for ten thousand rows.
 const MOST_BYTES: u64 = 1 << 27;
 
-/// The rows of a folder, in the order in which they came.
+/// The rows of a folder, in the order in which they were added.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Results(Vec<Row>);
 
 impl Results {
-    /// The rows that `folder` holds; none where it has no `results.json`.
+    /// The rows in `folder`; none if it has no `results.json`.
     ///
     /// # Errors
-    /// A file that is none of ours.
+    /// The file is not a results file of this version.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("results.json");
         let bytes = match files::read(&path, MOST_BYTES) {
@@ -40,13 +40,13 @@ impl Results {
             serde_json::from_value(value["rows"].take())
         };
         let rows = parse().map_err(|e| {
-            let remedy = "remove it, and the same command makes it again from the samples";
-            Error::data(format!("no results of this version: {e}; {remedy}")).in_file(&path)
+            let remedy = "remove it; the same command makes it again from the samples";
+            Error::data(format!("not a results file of this version: {e}; {remedy}")).in_file(&path)
         })?;
         Ok(Self(rows))
     }
 
-    /// Adds a row, in place of the one with the same place; what that one measured and this one did not stays.
+    /// Adds a row. It replaces the row with the same place, but keeps a latent variance that only the old row has.
     pub fn put(&mut self, mut row: Row) {
         let place = row.place();
         match self.0.iter_mut().find(|old| old.place() == place) {
@@ -60,8 +60,8 @@ impl Results {
         }
     }
 
-    /// Says how far these images of the cell of these options are from those with `most` steps, in every row of them that
-    /// has not been held against more steps before.
+    /// Records the distance between the images of a cell and those with `most` steps. Rows that have been compared with
+    /// more steps before stay as they are.
     pub fn set_distance(&mut self, settings: &Settings, images: &Range<u64>, found: Distance, most: usize) {
         let options = settings.to_json();
         let same = |row: &Row| row.first == images.start && row.first + row.n == images.end && row.options == options;
@@ -85,12 +85,11 @@ impl Results {
         files::write_bytes(&folder.join("results.csv"), self.to_csv().as_bytes())
     }
 
-    /// The rows as comma-separated values with a header (RFC 4180, with line feeds).
+    /// The rows as comma-separated values with a header (RFC 4180, but with line feeds).
     pub fn to_csv(&self) -> String {
         let mut csv = COLUMNS.join(",") + "\n";
         for row in &self.0 {
-            let fields: Vec<String> = row.columns().iter().map(|(_, value)| field(value)).collect();
-            csv += &(fields.join(",") + "\n");
+            csv += &(row.to_csv() + "\n");
         }
         csv
     }
@@ -98,9 +97,10 @@ impl Results {
 
 #[cfg(test)]
 mod tests {
+    use skipstone::sampling::options::Noise;
+
     use super::super::row::tests::row;
     use super::*;
-    use skipstone::sampling::options::Noise;
 
     #[test]
     fn rows_come_back_and_a_later_one_takes_the_place_of_its_like() {
@@ -149,7 +149,7 @@ mod tests {
         for text in ["", "[]", "{\"format\":2,\"rows\":[]}", "{\"format\":1,\"rows\":[{}]}"] {
             std::fs::write(folder.path().join("results.json"), text).unwrap();
             let error = Results::read(folder.path()).unwrap_err();
-            assert!(error.message().contains("remove it, and the same command makes it again"), "{error}");
+            assert!(error.message().contains("remove it; the same command makes it again"), "{error}");
         }
     }
 }

@@ -1,38 +1,36 @@
-//! Samples on disk, kept by what determines them, so that no image is drawn twice.
+//! Samples on disk, kept under the options that determine them, so that no image is drawn twice.
 //!
-//! What is kept is what users get: 8-bit pixels. A folder holds the images of one set of options, in files of
-//! neighbours, `000000-000255.png`: a PNG that shows its images one below the other, and whose text says which they are,
-//! what they were made by, a digest of their pixels, and how long they took. A folder may be copied, cut into parts and
-//! put together again: that is how the parts of several machines meet.
+//! They are kept as users get them, in 8-bit pixels. A folder holds the images of one set of options, in files of
+//! consecutive images such as `000000-000255.png`. A file shows its images one below the other. Its PNG texts record the
+//! first image, the options, a digest of the pixels, and the time and machine. Folders may be copied, divided and joined
+//! again, so several machines can share the work.
 
 use std::collections::BTreeMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array4, ArrayView4, Axis, Slice, concatenate};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::files;
 use skipstone::io::hex::hex;
 use skipstone::io::image::{Picture, read_png, write_png};
 use skipstone::sampling::generate::{Settings, stated};
 
-/// What a file says about itself: the program, a digest of the options, the first image, a digest of the pixels, what they
-/// cost.
+/// The PNG texts of a file: the program, a digest of the options, the first image, a digest of the pixels, their cost.
 const TEXTS: [&str; 6] = ["Software", "options", "first", "pixels", "seconds", "machine"];
 
-/// How drawing went, for a range of images.
+/// The cost of drawing a range of images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effort {
-    /// Wall-clock seconds of all images together.
+    /// Wall-clock seconds for all images together.
     pub seconds: f64,
-    /// The machine's part in it, `2 threads (avx512)`.
+    /// The machine, such as `2 threads (avx512)`.
     pub machine: String,
 }
 
-/// A file of neighbouring images that was found whole.
+/// A valid file of consecutive images.
 #[derive(Clone, Debug)]
 struct Block {
     images: Range<u64>,
@@ -47,19 +45,19 @@ pub struct Samples {
     options: Map<String, Value>,
     key: String,
     shape: [usize; 3],
-    /// By first image.
+    /// In order of the first image.
     blocks: Vec<Block>,
     damaged: Vec<Error>,
 }
 
-/// What two runs must have in common for their images to be the same, as a digest.
+/// A digest of the options. Runs with equal digests have equal images.
 fn key_of(options: &Map<String, Value>) -> String {
-    // By name: whether a map of serde_json keeps another order is any dependency's choice.
+    // Sorted by name, because any dependency can make serde_json's maps keep another order.
     let sorted: BTreeMap<&String, &Value> = options.iter().collect();
     hex(&Sha256::digest(json!(sorted).to_string()))
 }
 
-/// Options that tell folders apart at a glance.
+/// The most telling options, for names of folders.
 fn label(options: &Map<String, Value>) -> String {
     let word = |name: &str| stated(options, name);
     let noise = word("sigma").or_else(|| word("eta").map(|eta| format!("eta{eta}")));
@@ -69,15 +67,15 @@ fn label(options: &Map<String, Value>) -> String {
 }
 
 impl Samples {
-    /// The images that `root` holds of these options, each file verified. Nothing is written.
+    /// Opens the images in `root` with these options, and verifies each file. Nothing is written.
     ///
     /// # Errors
-    /// Images without pictures (other than 1 or 3 channels), or a folder that cannot be read. Damaged files are no
-    /// error: they count as absent, see [`damaged`](Self::damaged).
+    /// The images have neither 1 nor 3 channels, or the folder cannot be read. Damaged files are not an error: they count as
+    /// absent, see [`damaged`](Self::damaged).
     pub fn open(root: &Path, settings: &Settings, shape: [usize; 3]) -> Result<Self> {
         if !matches!(shape[0], 1 | 3) {
             return Err(Error::unsupported(format!(
-                "images of {} channels have no picture (1 is gray, 3 is colour), and pictures are what is scored",
+                "images of {} channels cannot be scored; expected 1 (gray) or 3 (colour)",
                 shape[0]
             )));
         }
@@ -94,17 +92,17 @@ impl Samples {
         &self.folder
     }
 
-    /// The files that were passed over, and why.
+    /// The damaged files, with the reasons.
     pub fn damaged(&self) -> &[Error] {
         &self.damaged
     }
 
-    /// Gives the files that were passed over away: [`repair`](Self::repair) will not know them.
+    /// Takes out the damaged files; [`repair`](Self::repair) will not remove them.
     pub(super) fn take_damaged(&mut self) -> Vec<Error> {
         std::mem::take(&mut self.damaged)
     }
 
-    /// The options that tell cells apart at a glance.
+    /// The most telling options, for names of files.
     pub(super) fn label(&self) -> String {
         label(&self.options)
     }
@@ -112,12 +110,12 @@ impl Samples {
     /// The images of `wanted`, `[n, channels, height, width]`.
     ///
     /// # Errors
-    /// As [`read`](Self::read); no image.
+    /// As [`read`](Self::read), or `wanted` is empty.
     pub fn all(&self, wanted: Range<u64>) -> Result<Array4<u8>> {
         let mut parts = Vec::new();
-        let _ = self.read(wanted, &mut |images| {
+        self.read(wanted, &mut |images| {
             parts.push(images);
-            Ok(ControlFlow::Continue(()))
+            Ok(())
         })?;
         let views: Vec<_> = parts.iter().map(|images| images.view()).collect();
         concatenate(Axis(0), &views).map_err(|_| Error::argument("samples: expected at least 1 image, found 0"))
@@ -130,7 +128,7 @@ impl Samples {
     pub fn repair(&mut self) -> Result<()> {
         for path in self.damaged.drain(..).filter_map(|error| error.path().map(Path::to_path_buf)) {
             match std::fs::remove_file(&path) {
-                // Somebody else has seen it as well.
+                // Another process has removed it.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 removed => removed.map_err(|e| Error::io(path, e))?,
             }
@@ -150,7 +148,7 @@ impl Samples {
             match self.verified(&path, &images) {
                 Ok((_, effort)) => self.blocks.push(Block { images, path, effort }),
                 Err(error) if error.kind() != Kind::Io => self.damaged.push(error.in_file(&path)),
-                // A disk that does not answer, or no permission: the images may be whole.
+                // The disk fails or permission is missing; the images may be whole.
                 Err(error) => return Err(error.in_file(&path)),
             }
         }
@@ -159,22 +157,22 @@ impl Samples {
     }
 
     fn sort(&mut self) {
-        // The longer first, so that whatever lies within it is passed over.
+        // The longer first, so that files within it are skipped.
         self.blocks.sort_by_key(|block| (block.images.start, std::cmp::Reverse(block.images.end)));
     }
 
-    /// The pixels of a file, if it is what its name says.
+    /// The pixels of a file, if its content matches its name.
     fn verified(&self, path: &Path, images: &Range<u64>) -> Result<(Picture, Effort)> {
         let file = read_png(path)?;
         let found = |name: &str| file.text.iter().find(|(key, _)| key == name).map(|(_, text)| text.as_str());
-        // Readers of PNG pass over a text that is damaged.
+        // PNG readers skip a damaged text.
         if let Some(name) = TEXTS.iter().find(|name| found(name).is_none()) {
-            return Err(Error::data(format!("{name}: not there")));
+            return Err(Error::data(format!("{name}: missing")));
         }
         let text = |name: &str| found(name).unwrap_or_default();
         let [c, h, w] = self.shape;
         let size = [file.picture.channels(), file.picture.height(), file.picture.width()];
-        // The name gives a range that is not empty, and the picture is there.
+        // The range in the name is not empty.
         let expected = [c, h * (images.end - images.start) as usize, w];
         let digest = hex(&Sha256::digest(file.picture.data()));
         let parts = [
@@ -191,7 +189,7 @@ impl Samples {
         Ok((file.picture, Effort { seconds, machine: text("machine").to_owned() }))
     }
 
-    /// The images of `wanted` that are not there.
+    /// The images of `wanted` that are missing.
     pub fn missing(&self, wanted: Range<u64>) -> Vec<Range<u64>> {
         let (mut missing, mut next) = (Vec::new(), wanted.start);
         for block in &self.blocks {
@@ -207,10 +205,10 @@ impl Samples {
         missing
     }
 
-    /// Keeps images from index `first` on, `[n, channels, height, width]`.
+    /// Keeps images that begin at index `first`, `[n, channels, height, width]`.
     ///
     /// # Errors
-    /// Another shape, no image, or a file that cannot be written.
+    /// The images have another shape, there are none, or the file cannot be written.
     pub fn write(&mut self, first: u64, images: ArrayView4<'_, u8>, effort: Effort) -> Result<()> {
         let (n, c, h, w) = images.dim();
         if [c, h, w] != self.shape || n == 0 {
@@ -254,17 +252,13 @@ impl Samples {
         parts
     }
 
-    /// Shows every image of `wanted` in order, file by file, each verified again; stops where `see` says so.
+    /// Passes every image of `wanted` to `see` in order, file by file, and verifies each file again.
     ///
     /// # Errors
-    /// An image is not there, a file has changed, or whatever `see` returns.
-    pub fn read(
-        &self,
-        wanted: Range<u64>,
-        see: &mut dyn FnMut(Array4<u8>) -> Result<ControlFlow<()>>,
-    ) -> Result<ControlFlow<()>> {
+    /// An image is missing, a file has changed, or `see` fails.
+    pub fn read(&self, wanted: Range<u64>, see: &mut dyn FnMut(Array4<u8>) -> Result<()>) -> Result<()> {
         if let Some(gap) = self.missing(wanted.clone()).first() {
-            let message = format!("images {} to {} are not there", gap.start, gap.end - 1);
+            let message = format!("images {} to {} are missing", gap.start, gap.end - 1);
             return Err(Error::new(skipstone::Kind::NotFound, message).in_file(&self.folder));
         }
         for (block, part) in self.parts(&wanted) {
@@ -275,18 +269,15 @@ impl Samples {
             let start = (part.start - block.images.start) as usize;
             let rows = Slice::from(start..start + (part.end - part.start) as usize);
             let images = all.permuted_axes([0, 3, 1, 2]);
-            // Standard layout, as whoever reads rows expects.
+            // Standard layout, for readers of rows.
             let images = images.slice_axis(Axis(0), rows).as_standard_layout().into_owned();
-            if see(images)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
+            see(images)?;
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     }
 
-    /// What the images of `wanted` cost: seconds in all, and the machines that drew them, in order of their first image.
-    ///
-    /// A file that is used in part counts in part.
+    /// The cost of the images of `wanted`: total seconds, and the machines that drew them, in order of the first image. A file
+    /// that is used in part counts in part.
     pub fn effort(&self, wanted: &Range<u64>) -> (f64, Vec<String>) {
         let (mut seconds, mut machines) = (0.0, Vec::new());
         for (block, part) in self.parts(wanted) {
@@ -300,12 +291,12 @@ impl Samples {
     }
 }
 
-/// The images that a file name of ours stands for.
+/// The images named by a file name; `None` for other files.
 fn images_of(name: &str) -> Option<Range<u64>> {
     let (first, last) = name.strip_suffix(".png")?.split_once('-')?;
     let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
     let (first, end) = (number(first)?, number(last)?.checked_add(1)?);
-    // What no file of ours reaches is not asked of memory either.
+    // No file of ours holds more images, so none may claim more memory.
     (first < end && end - first <= 1 << 24).then_some(first..end)
 }
 

@@ -1,48 +1,48 @@
 //! The scores of a set of images against a [`Reference`].
 
 use ndarray::{Array2, ArrayView4, Axis, Slice};
+use skipstone::error::Result;
 
 use super::reference::{Reference, network_values, statistics_of};
 use crate::{
     DEFAULT_NEIGHBOURS, Estimate, FeatureNetwork, Nearest, PrecisionRecall, frechet, kid_full, nearest, pixels,
     precision_recall,
 };
-use skipstone::error::Result;
 
-/// Most images of a set whose nearest training image is looked for.
+/// Most images of a set whose nearest training images are searched.
 pub const MOST_QUERIES: usize = 1000;
-/// Most vectors of each set that the kernel distance is taken over.
+/// Most vectors of each set in the kernel distance.
 const MOST_KERNELS: usize = 5000;
-/// Values of the training images that are compared at a time: a quarter of a gigabyte.
+/// Values of training images compared at a time: a quarter of a gigabyte.
 const CHUNK: usize = 1 << 26;
 
-/// What images score. What needs more images than there are is absent.
+/// The scores of images. Scores that need more images are absent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     /// Fréchet distance to all training images: 0 is best.
     pub frechet: f64,
-    /// Kernel distance to the first 5,000 training images, of the first 5,000 images: 0 is best.
+    /// Kernel distance between the first 5,000 images and the first 5,000 training images: 0 is best.
     pub kid: Option<Estimate>,
-    /// Precision and recall in sets of equal size, at most 10,000 and no more than there are test images: 1 is best.
+    /// Precision and recall for sets of equal size, at most 10,000 images and no more than there are test images: 1 is best.
     pub precision_recall: Option<PrecisionRecall>,
-    /// The median distance of the first 1,000 images to the nearest of [`RealImages::seen`](super::RealImages::seen) in
-    /// pixels: root mean square, in [0, 1].
+    /// Median distance of the first 1,000 images to the nearest of [`RealImages::seen`](super::RealImages::seen), in pixels:
+    /// root mean square, in [0, 1].
     pub nearest: f64,
-    /// [`nearest`](Self::nearest) divided by that of as many test images: well below 1, images are copies of training images.
-    /// Absent where the test images themselves are in the training set. (Of a data set that was cut into halves, a test image
-    /// has half as many images to be near to.)
+    /// [`nearest`](Self::nearest) divided by the same median for as many test images. Well below 1, images are copies of
+    /// training images. Absent if the test images themselves are in the training set. (If the data set was cut into halves,
+    /// a test image has half as many images to be near to.)
     pub memorisation: Option<f64>,
-    /// The distances and the training images they lead to, of the first 1,000 images.
+    /// The nearest training images of the first 1,000 images, and their distances.
     pub neighbours: Nearest,
 }
 
-/// What the images of every cell are scored with.
+/// The feature network and the reference that score every cell.
 pub struct Judge {
-    /// Makes the features.
+    /// The feature network.
     pub network: Box<dyn FeatureNetwork>,
-    /// The data.
+    /// The reference.
     pub reference: Reference,
-    /// What real images score that are not in the reference.
+    /// The scores of test images.
     pub floor: Scores,
 }
 
@@ -50,7 +50,7 @@ impl Scores {
     /// The scores of images `[n, channels, height, width]` whose vectors are `features` `[n, d]`.
     ///
     /// # Errors
-    /// Fewer than two images, other features, images of another shape than the reference's.
+    /// There are fewer than two images, or their features or shape differ from the reference's.
     pub fn of(
         reference: &Reference,
         network: &dyn FeatureNetwork,
@@ -60,7 +60,7 @@ impl Scores {
         let real = &reference.train_features;
         let frechet = frechet(&statistics_of(network, features)?, &reference.train)?;
         let most = features.nrows().min(real.nrows());
-        // As many as the floor has, that both may be compared; and a larger set would have smaller balls.
+        // As many as for the floor, so that both are comparable: a larger set would have smaller balls.
         let equal = most.min(reference.test_features.nrows());
         let first = |x: &Array2<f32>, n: usize| x.slice_axis(Axis(0), Slice::from(..n.min(x.nrows()))).to_owned();
         let kid = match most {
@@ -82,7 +82,7 @@ impl Scores {
     }
 }
 
-/// For each of the first 1,000 images the nearest of `others`: root mean square of the difference, values in [0, 1].
+/// The nearest of `others` for each of the first 1,000 images: root mean square of the difference, for values in [0, 1].
 pub(super) fn nearest_to(others: ArrayView4<'_, u8>, images: ArrayView4<'_, u8>) -> Result<Nearest> {
     let images = images.slice_axis(Axis(0), Slice::from(..images.dim().0.min(MOST_QUERIES)));
     let queries = pixels(network_values(images).view());
@@ -96,7 +96,7 @@ pub(super) fn nearest_to(others: ArrayView4<'_, u8>, images: ArrayView4<'_, u8>)
             }
         }
     }
-    // −1..1 is twice as wide as 0..1.
+    // The range −1..1 is twice as wide as 0..1.
     let scale = 2.0 * (queries.ncols() as f64).sqrt();
     best.distances.iter_mut().for_each(|distance| *distance /= scale);
     Ok(best)

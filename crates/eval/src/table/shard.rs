@@ -1,4 +1,4 @@
-//! Parts of the images for several machines.
+//! Shards: parts of the images for several machines.
 
 use std::fmt;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use skipstone::error::{Error, Result};
 
-/// One machine's part of the images: the K-th of N nearly equal ranges.
+/// The part of the images for one machine: the K-th of N nearly equal ranges.
 ///
 /// ```
 /// use skipstone_eval::table::Shard;

@@ -1,13 +1,12 @@
-//! How varied images are: in all, and when all of them come from one latent.
+//! The variance of images: of all images, and of images from one latent.
 
 use std::fmt;
 use std::str::FromStr;
 
 use ndarray::{Array4, ArrayView4, Axis, Slice};
-
 use skipstone::error::{Error, Result};
 
-/// How the variance of samples from one latent is measured: from so many latents, with so many noises each.
+/// The size of the measurement of the variance between images of one latent.
 ///
 /// ```
 /// use skipstone_eval::table::Repeats;
@@ -17,9 +16,9 @@ use skipstone::error::{Error, Result};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeats {
-    /// Latents.
+    /// Number of latents.
     pub latents: u64,
-    /// Noises of each, the sample that is scored among them; at least 2.
+    /// Draws for each latent, including the sample that is scored; at least 2.
     pub draws: u64,
 }
 
@@ -44,7 +43,7 @@ impl FromStr for Repeats {
     }
 }
 
-/// Sums of pixels, exact: the order in which images are added, and in which parts, changes nothing.
+/// Exact sums of pixels. The order and grouping of the images does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PixelSums {
     n: u64,
@@ -66,7 +65,7 @@ impl PixelSums {
         }
     }
 
-    /// The unbiased variance of a pixel over the images, mean over pixels, values in [0, 1]; `None` for fewer than two
+    /// The unbiased variance of a pixel over the images, averaged over pixels, for values in [0, 1]; `None` for fewer than two
     /// images.
     pub fn variance(&self) -> Option<f64> {
         let n = u128::from(self.n);
@@ -83,14 +82,14 @@ impl PixelSums {
     }
 }
 
-/// The variance of a pixel over images that start from one latent and differ by the noise of their steps, mean over pixels
-/// and latents, values in [0, 1].
+/// The variance of a pixel over images that start from one latent and differ in the noise of their steps, averaged over
+/// pixels and latents, for values in [0, 1].
 ///
-/// `draws` holds, for each noise, one image of each latent, `[latents, channels, height, width]`. The latent alone decides
-/// the image where this is 0, as it is for η = 0.
+/// Each of `draws` holds one image of each latent, `[latents, channels, height, width]`. If the variance is 0, as with
+/// η = 0, the latent alone decides the image.
 ///
 /// # Errors
-/// Fewer than two draws, or draws of different shapes.
+/// There are fewer than two draws, or they differ in shape.
 pub fn variance_within(draws: &[Array4<u8>]) -> Result<f64> {
     let shape = draws.first().map(Array4::dim).unwrap_or_default();
     if draws.len() < 2 || shape.0 == 0 || draws.iter().any(|draw| draw.dim() != shape) {

@@ -1,21 +1,14 @@
 // For whom the page is: phones, keyboards, dark rooms, people who make mistakes, servers that are busy.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { launch, pixels, rerun, serve, settled, visit } from '../stage.mjs';
+import { test } from 'node:test';
+import { pixels, rerun, settled, staged } from '../stage.mjs';
 
 const TABS = ['sample', 'interpolate', 'reconstruct', 'compare'];
-let server;
-let browser;
-
-before(async () => { [server, browser] = await Promise.all([serve(), launch()]); });
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+const stage = staged();
 
 test('what means nothing is explained beside its field, and goes when mended', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=2&n=1', { forgive: /status of 400/ });
+  const { page, done } = await stage.visit('#tab=sample&steps=2&n=1', { forgive: /status of 400/ });
   await settled(page, 'sample');
   const before = await pixels(page, '#sample canvas');
   await page.fill('#s-eta', '0.5');
@@ -42,7 +35,7 @@ test('what means nothing is explained beside its field, and goes when mended', a
 });
 
 test('a link to what is not to be had says so', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=2&n=1&solver=magic');
+  const { page, done } = await stage.visit('#tab=sample&steps=2&n=1&solver=magic');
   assert.match(await page.locator('#sample .field .error').textContent(), /magic/);
   await rerun(page, 'sample', () => page.click('#sample [type=submit]'));
   assert.equal(await page.locator('#sample .error:visible').count(), 0);
@@ -50,7 +43,7 @@ test('a link to what is not to be had says so', async () => {
 });
 
 test('a file that is no picture is refused in words', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=reconstruct&steps=5', { forgive: /status of 4\d\d/ });
+  const { page, done } = await stage.visit('#tab=reconstruct&steps=5', { forgive: /status of 4\d\d/ });
   const file = { name: 'fake.png', mimeType: 'image/png', buffer: Buffer.from('this is no picture') };
   await page.setInputFiles('#reconstruct [type=file]', file);
   await page.locator('#reconstruct .pick .error').waitFor();
@@ -59,7 +52,7 @@ test('a file that is no picture is refused in words', async () => {
 });
 
 test('a busy server is asked again when it says', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=2&n=1', { forgive: /status of 429/ });
+  const { page, done } = await stage.visit('#tab=sample&steps=2&n=1', { forgive: /status of 429/ });
   await settled(page, 'sample');
   let refused = 0;
   await page.route('**/v1/stream*', (route) => {
@@ -78,7 +71,7 @@ test('a busy server is asked again when it says', async () => {
 });
 
 test('a connection that is cut is told, not taken for a result', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=2&n=1');
+  const { page, done } = await stage.visit('#tab=sample&steps=2&n=1');
   await settled(page, 'sample');
   await page.route('**/v1/stream*', (route) => route.fulfill({ contentType: 'text/event-stream', body: ': nothing\n\n' }));
   await page.fill('#s-seed', '5');
@@ -89,7 +82,7 @@ test('a connection that is cut is told, not taken for a result', async () => {
 });
 
 test('a server that wants a token is given one', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=compare&steps=2&eta=0&n=1', { forgive: /status of 401/ });
+  const { page, done } = await stage.visit('#tab=compare&steps=2&eta=0&n=1', { forgive: /status of 401/ });
   await settled(page, 'compare');
   await page.route('**/v1/**', async (route) => {
     if ((await route.request().headerValue('authorization')) === 'Bearer open-sesame') return route.continue();
@@ -99,8 +92,8 @@ test('a server that wants a token is given one', async () => {
     await page.click('#compare .go [type=submit]');
     const note = page.locator('#token .error');
     assert.equal(await note.isVisible(), false);
-    // What cannot be sent is said at once, what is wrong when the server has said so.
-    for (const [token, word] of [['Öffne dich', /plain letters/], ['open-barley', /not the right one/]]) {
+    // A token that cannot be sent is refused at once, a wrong one when the server refuses it.
+    for (const [token, word] of [['Öffne dich', /ASCII letters/], ['open-barley', /token is wrong/]]) {
       await page.fill('#token-value', token);
       await page.press('#token-value', 'Enter');
       await page.waitForFunction((word) => new RegExp(word).test(document.querySelector('#token[open] .error')?.textContent), word.source);
@@ -113,7 +106,7 @@ test('a server that wants a token is given one', async () => {
 
 for (const [name, width] of [['a phone', 360], ['a small phone', 320], ['a tablet', 768]]) {
   test(`on ${name} nothing is wider than the screen`, async () => {
-    const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=3&n=9',
+    const { page, done } = await stage.visit('#tab=sample&steps=3&n=9',
       { viewport: { width, height: 740 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true });
     for (const [tab, state] of [['sample', '&steps=3&n=9'], ['interpolate', '&points=7&steps=2'], ['reconstruct', '&steps=5,10,20'], ['compare', '&steps=2,5&eta=0,0.5,1&n=4']]) {
       await page.evaluate((hash) => { location.hash = hash; }, `#tab=${tab}${state}`);
@@ -133,7 +126,7 @@ for (const [name, width] of [['a phone', 360], ['a small phone', 320], ['a table
 }
 
 test('everything can be done with the keyboard', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=3&n=2');
+  const { page, done } = await stage.visit('#tab=sample&steps=3&n=2');
   await settled(page, 'sample');
   const focused = () => page.evaluate(() => {
     const one = document.activeElement;
@@ -188,7 +181,7 @@ test('everything can be done with the keyboard', async () => {
 
 for (const colorScheme of ['light', 'dark']) {
   test(`letters are legible, ${colorScheme}`, async () => {
-    const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=2&n=1', { colorScheme });
+    const { page, done } = await stage.visit('#tab=sample&steps=2&n=1', { colorScheme });
     await settled(page, 'sample');
     const ratios = await page.evaluate(() => {
       const light = (color) => {
@@ -217,7 +210,7 @@ for (const colorScheme of ['light', 'dark']) {
 }
 
 test('nothing moves for those who do not want it', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=4&n=1', { reducedMotion: 'reduce' });
+  const { page, done } = await stage.visit('#tab=sample&steps=4&n=1', { reducedMotion: 'reduce' });
   await settled(page, 'sample');
   const moving = await page.evaluate(() => document.getAnimations().length);
   assert.equal(moving, 0);
@@ -227,7 +220,7 @@ test('nothing moves for those who do not want it', async () => {
 });
 
 test('every tab tells what happens to those who do not see it', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=2&n=4');
+  const { page, done } = await stage.visit('#tab=sample&steps=2&n=4');
   await settled(page, 'sample');
   for (const tab of TABS) assert.equal(await page.getAttribute(`#${tab} .status`, 'aria-live'), 'polite');
   assert.match(await page.textContent('#sample .status'), /4 images in 2 steps/);

@@ -1,22 +1,15 @@
 // Sampling: images sharpen while they come, can be gone back to, and are what the API says.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { decoded, gray, launch, pixels, rerun, serve, settled, sharpness, shows, showsOther, visit } from '../stage.mjs';
+import { test } from 'node:test';
+import { decoded, gray, pixels, rerun, settled, sharpness, shows, showsOther, staged } from '../stage.mjs';
 
 const CANVAS = '#sample canvas';
 const SIDE = 28;
-let server;
-let browser;
-
-before(async () => { [server, browser] = await Promise.all([serve(), launch()]); });
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+const stage = staged();
 
 test('images appear and sharpen while the run is under way', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=2&n=4');
+  const { page, done } = await stage.visit('#tab=sample&steps=2&n=4');
   await settled(page, 'sample');
   // Every picture that is shown, and whether the run was still under way.
   await page.evaluate(() => {
@@ -49,7 +42,7 @@ test('images appear and sharpen while the run is under way', async () => {
 });
 
 test('the images are those of the API, and the picture is that of the command', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=6&n=5&seed=11&eta=0.5');
+  const { page, done } = await stage.visit('#tab=sample&steps=6&n=5&seed=11&eta=0.5');
   await settled(page, 'sample');
   const { png, command } = await page.evaluate(async () => {
     const body = JSON.stringify({ n: 1, first: 3, steps: 6, seed: 11, eta: 0.5 });
@@ -69,14 +62,14 @@ test('the images are those of the API, and the picture is that of the command', 
   const [download] = await Promise.all([page.waitForEvent('download'), page.click('#sample .download')]);
   assert.match(download.suggestedFilename(), /\.png$/);
   const file = await download.createReadStream().then(async (stream) => Buffer.concat(await stream.toArray()));
-  const answer = await fetch(`${server.origin}/v1/sample.png?n=5&steps=6&seed=11&eta=0.5`);
+  const answer = await fetch(`${stage.origin}/v1/sample.png?n=5&steps=6&seed=11&eta=0.5`);
   const [ours, theirs] = [await decoded(page, file.toString('base64')), await decoded(page, Buffer.from(await answer.arrayBuffer()).toString('base64'))];
   assert.deepEqual(ours, theirs);
   await done();
 });
 
 test('the time line goes back and forth, by keys and by pointer', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=10&n=4&spacing=quadratic');
+  const { page, done } = await stage.visit('#tab=sample&steps=10&n=4&spacing=quadratic');
   await settled(page, 'sample');
   const range = page.locator('#sample .skips input');
   const end = await pixels(page, CANVAS);
@@ -113,7 +106,7 @@ test('the time line goes back and forth, by keys and by pointer', async () => {
 });
 
 test('the table holds the times and coefficients of the run', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=4&n=1&spacing=linear&eta=1');
+  const { page, done } = await stage.visit('#tab=sample&steps=4&n=1&spacing=linear&eta=1');
   await settled(page, 'sample');
   await page.click('#sample summary');
   const cells = await page.locator('#sample tbody tr').evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
@@ -129,7 +122,7 @@ test('the table holds the times and coefficients of the run', async () => {
 });
 
 test('what it took stands beside what a thousand steps would have', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=10&n=4');
+  const { page, done } = await stage.visit('#tab=sample&steps=10&n=4');
   await settled(page, 'sample');
   assert.match(await page.textContent('#sample .ours'), /[\d.]+ m?s · 10 network calls/);
   assert.match(await page.textContent('#sample .ddpm'), /about [\d.]+ (ms|s|min) · 1,000 network calls/);
@@ -139,7 +132,7 @@ test('what it took stands beside what a thousand steps would have', async () => 
 });
 
 test('a long run can be stopped, and what came can be looked at', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=sample&steps=1000&n=16');
+  const { page, done } = await stage.visit('#tab=sample&steps=1000&n=16');
   await page.waitForFunction(() => Number(document.querySelector('#sample .skips input').value) > 3);
   await page.click('#sample .stop');
   await page.waitForFunction(() => document.querySelector('#sample .status').textContent === 'Stopped');

@@ -1,19 +1,12 @@
 // Interpolating, reconstructing, comparing; and links that bring everything back.
 
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { decoded, gray, launch, pixels, rerun, serve, settled, shows, showsOther, visit } from '../stage.mjs';
+import { test } from 'node:test';
+import { decoded, gray, pixels, rerun, settled, shows, showsOther, staged } from '../stage.mjs';
 
 const SIDE = 28;
 const LARGE = '#interpolate .large canvas';
-let server;
-let browser;
-
-before(async () => { [server, browser] = await Promise.all([serve(), launch()]); });
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+const stage = staged();
 
 /** A picture that no data set holds: `draw` paints on 60×60 pixels. */
 async function picture(page, draw) {
@@ -31,7 +24,7 @@ const SHIRT = 'context.fillRect(18, 10, 24, 40); context.fillRect(8, 12, 44, 12)
 const TROUSERS = 'context.fillRect(18, 6, 24, 12); context.fillRect(18, 6, 9, 48); context.fillRect(33, 6, 9, 48);';
 
 test('a point is dragged between four seeds', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=interpolate&seeds=1,2,3,4&points=4&steps=6&at=0,0');
+  const { page, done } = await stage.visit('#tab=interpolate&seeds=1,2,3,4&points=4&steps=6&at=0,0');
   await settled(page, 'interpolate');
   // In the corner is the image of that seed alone.
   const { png } = await page.evaluate(async () => {
@@ -64,7 +57,7 @@ test('a point is dragged between four seeds', async () => {
 });
 
 test('the point moves by arrow keys, from tile to tile', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=interpolate&seeds=1,2,3,4&points=3&steps=3&at=0,0');
+  const { page, done } = await stage.visit('#tab=interpolate&seeds=1,2,3,4&points=3&steps=3&at=0,0');
   await settled(page, 'interpolate');
   const plane = page.locator('#interpolate .plane .frame');
   await plane.focus();
@@ -80,7 +73,7 @@ test('the point moves by arrow keys, from tile to tile', async () => {
 });
 
 test('two pictures of my own are interpolated, and the link holds them', async () => {
-  const { page, context, done } = await visit(browser, server.origin, '#tab=interpolate&between=images&points=5&steps=6');
+  const { page, context, done } = await stage.visit('#tab=interpolate&between=images&points=5&steps=6');
   const files = page.locator('#interpolate [type=file]');
   await files.nth(0).setInputFiles(await picture(page, SHIRT));
   await rerun(page, 'interpolate', async () => files.nth(1).setInputFiles(await picture(page, TROUSERS)));
@@ -92,7 +85,7 @@ test('two pictures of my own are interpolated, and the link holds them', async (
 });
 
 test('a picture is uploaded, and comes back better with more steps', async () => {
-  const { page, context, done } = await visit(browser, server.origin, '#tab=reconstruct&steps=5,20,50');
+  const { page, context, done } = await stage.visit('#tab=reconstruct&steps=5,20,50');
   await rerun(page, 'reconstruct', async () => page.setInputFiles('#reconstruct [type=file]', await picture(page, SHIRT)));
   const cards = page.locator('#reconstruct .rebuilt figure');
   assert.equal(await cards.count(), 4);
@@ -115,9 +108,9 @@ test('a picture is uploaded, and comes back better with more steps', async () =>
 });
 
 test('a test image is picked where they are installed', async (t) => {
-  const { available } = await (await fetch(`${server.origin}/v1/test-images`)).json();
+  const { available } = await (await fetch(`${stage.origin}/v1/test-images`)).json();
   if (!available) return t.skip('the data set is not installed (apt-get install dataset-fashion-mnist)');
-  const { page, done } = await visit(browser, server.origin, '#tab=reconstruct&steps=5,10');
+  const { page, done } = await stage.visit('#tab=reconstruct&steps=5,10');
   await settled(page, 'reconstruct');
   const before = await pixels(page, '#reconstruct .original canvas');
   await rerun(page, 'reconstruct', () => page.click('#reconstruct .thumb[data-k="2"]'));
@@ -127,7 +120,7 @@ test('a test image is picked where they are installed', async (t) => {
 });
 
 test('the matrix fills cell by cell, from the same latents', async () => {
-  const { page, context, done } = await visit(browser, server.origin, '#tab=compare&steps=2,5,10&eta=0,1&n=2');
+  const { page, context, done } = await stage.visit('#tab=compare&steps=2,5,10&eta=0,1&n=2');
   await settled(page, 'compare');
   const cells = page.locator('#compare .matrix canvas');
   assert.equal(await cells.count(), 6);
@@ -143,7 +136,7 @@ test('the matrix fills cell by cell, from the same latents', async () => {
 });
 
 test('a link brings a sample back to the pixel, and the step that was looked at', async () => {
-  const { page, context, done } = await visit(browser, server.origin, '#tab=sample&steps=7&n=6&seed=3&eta=0.7&spacing=quadratic');
+  const { page, context, done } = await stage.visit('#tab=sample&steps=7&n=6&seed=3&eta=0.7&spacing=quadratic');
   await settled(page, 'sample');
   await sameFromLink(page, context, 'sample', ['#sample canvas']);
   await page.focus('#sample .skips input');
@@ -162,7 +155,7 @@ async function longer(page, tab) {
 }
 
 test('a link is that of the images shown, whatever the form says since', async () => {
-  const { page, context, done } = await visit(browser, server.origin, '#tab=sample&steps=3&n=64&seed=8');
+  const { page, context, done } = await stage.visit('#tab=sample&steps=3&n=64&seed=8');
   await settled(page, 'sample');
   await longer(page, 'sample');
   await sameFromLink(page, context, 'sample', ['#sample canvas']);
@@ -170,7 +163,7 @@ test('a link is that of the images shown, whatever the form says since', async (
 });
 
 test('the image at the point is one of the run shown, whatever the form says since', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=interpolate&seeds=1,2,3,4&points=8&steps=3&at=0,0', { forgive: /status of 422/ });
+  const { page, done } = await stage.visit('#tab=interpolate&seeds=1,2,3,4&points=8&steps=3&at=0,0', { forgive: /status of 422/ });
   await settled(page, 'interpolate');
   await longer(page, 'interpolate');
   await page.focus('#interpolate .plane .frame');
@@ -190,7 +183,7 @@ test('the image at the point is one of the run shown, whatever the form says sin
 });
 
 test('more images than one request may have are not asked for', async () => {
-  const { page, done } = await visit(browser, server.origin, '#tab=compare&steps=2,5,10&eta=0,0.5,1&n=9');
+  const { page, done } = await stage.visit('#tab=compare&steps=2,5,10&eta=0,0.5,1&n=9');
   const note = page.locator('#compare .field .error');
   await note.waitFor();
   assert.match(await note.textContent(), /9 cells of 9 images are 81; at most 64/);
@@ -200,11 +193,11 @@ test('more images than one request may have are not asked for', async () => {
 
 /** Copies the link, opens it in a page that knows nothing, and asserts that these canvases show the same. */
 async function sameFromLink(page, context, tab, canvases) {
-  await context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: server.origin });
+  await context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: stage.origin });
   await page.click(`#${tab} .link`);
   const link = await page.evaluate(() => navigator.clipboard.readText());
-  assert.ok(link.startsWith(`${server.origin}/#tab=${tab}&`), link);
-  const fresh = await visit(browser, server.origin, link.slice(server.origin.length + 1));
+  assert.ok(link.startsWith(`${stage.origin}/#tab=${tab}&`), link);
+  const fresh = await stage.visit(link.slice(stage.origin.length + 1));
   await settled(fresh.page, tab);
   for (const canvas of canvases) await shows(fresh.page, canvas, await pixels(page, canvas));
   await fresh.done();

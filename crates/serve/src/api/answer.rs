@@ -7,24 +7,24 @@ use super::interpolate::Interpolation;
 use super::reconstruct::Reconstruction;
 use super::sample::Sample;
 
-/// What came of it.
+/// The result of a request.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Answer {
-    /// Images.
+    /// Sampled images.
     Sample(Sample),
-    /// A latent.
+    /// An image's latent.
     Encoded(Encoded),
-    /// Images encoded and decoded.
+    /// An image encoded and decoded.
     Reconstruction(Reconstruction),
-    /// Images between images.
+    /// Interpolated images.
     Interpolation(Interpolation),
-    /// The same latents under several options.
+    /// The cells of a comparison.
     Comparison(Comparison),
 }
 
 impl Answer {
-    /// The bytes it holds, approximately.
+    /// Approximate size in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Sample(answer) => answer.png.0.len() + 4 * answer.times.len(),

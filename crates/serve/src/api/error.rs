@@ -11,14 +11,14 @@ pub struct ErrorBody {
 /// What went wrong.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorInfo {
-    /// A word for programs: bad_request, not_found, too_many_requests, …
+    /// A code for programs: bad_request, not_found, too_many_requests, …
     #[schema(example = "bad_request")]
     pub code: String,
-    /// A sentence for people.
+    /// A message for people.
     #[schema(example = "steps: expected 1 to 1000, found 0")]
     pub message: String,
-    /// The field of the request that is to blame.
+    /// The field that caused the error.
     pub field: Option<String>,
-    /// What the log calls this request.
+    /// The request's id, as in the log.
     pub request_id: String,
 }

@@ -4,7 +4,7 @@ use skipstone::math::schedule::Index;
 use skipstone::sampling::generate::Generator;
 use utoipa::ToSchema;
 
-use super::compare::{Cell, ComparePlan, Comparison};
+use super::compare::{ComparePlan, Comparison, ComparisonCell};
 use super::error::ErrorBody;
 use super::interpolate::{InterpolatePlan, Interpolation};
 use super::png::{Png, Tile};
@@ -15,23 +15,23 @@ use super::sample::Sample;
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Plan {
-    /// Of sampling.
+    /// For sampling.
     Sample(PlanEvent),
-    /// Of interpolating.
+    /// For interpolation.
     Interpolate(InterpolatePlan),
-    /// Of encoding and decoding.
+    /// For encoding and decoding.
     Reconstruct(ReconstructPlan),
-    /// Of comparing.
+    /// For a comparison.
     Compare(ComparePlan),
 }
 
 /// Event `plan` of sampling.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PlanEvent {
-    /// The index of each step's time.
+    /// The network index of each step's timestep.
     #[schema(value_type = Vec<f64>)]
     pub times: Vec<Index>,
-    /// The steps with their scalars.
+    /// The steps with their coefficients.
     pub rows: Vec<PlanRow>,
     /// Network calls for each image.
     pub calls: usize,
@@ -41,7 +41,7 @@ pub struct PlanEvent {
     pub columns: usize,
     /// Number of images.
     pub n: usize,
-    /// Where an image lies in a grid.
+    /// The place of an image in a grid.
     pub tile: Tile,
 }
 
@@ -58,7 +58,7 @@ pub struct PlanRow {
     pub alpha_t: f64,
     /// a_s.
     pub alpha_s: f64,
-    /// σ under the direction's root.
+    /// σ in the direction term √(1 − a_s − σ²).
     pub sigma: f64,
     /// Coefficient of x̂₀.
     pub x0: f64,
@@ -93,94 +93,66 @@ impl PlanEvent {
     }
 }
 
-/// Event `queued`: others are before this request. Sent once a second while that is so.
+/// Event `queued`, sent once a second while other requests come first.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct QueuedEvent {
-    /// How many.
+    /// How many requests come first.
     pub position: usize,
 }
 
-/// Event `step`: what the network takes the images for.
+/// Event `step`: the predicted images.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct StepEvent {
     /// Network calls made so far.
     pub call: usize,
-    /// Of so many.
+    /// Network calls in total.
     pub of: usize,
-    /// Network index of the step's time.
+    /// Network index of the step's timestep.
     #[schema(value_type = Option<f64>)]
     pub t: Option<Index>,
-    /// x̂₀ of every image, as a grid.
+    /// x̂₀ of every image as a grid.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,
     /// Seconds since the work began.
     pub seconds: f64,
 }
 
-/// An event of a stream that samples: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
-/// event; a line that begins with a colon is a comment. A reader who is too slow misses events `step`.
-#[derive(Debug, ToSchema)]
-#[serde(tag = "event", content = "data", rename_all = "lowercase")]
-pub enum SampleEvent {
-    /// What will be done; comes first.
-    Plan(PlanEvent),
-    /// Others come first; once a second while that is so.
-    Queued(QueuedEvent),
+/// Declares the events of streams: plan, what there is to see, answer.
+macro_rules! events {
+    ($($name:ident: $plan:ident, $(#[$about:meta])* $seen:ident($data:ident), $answer:ident;)*) => {$(
+        /// An event of a stream: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
+        /// event; a line that begins with a colon is a comment. A slow reader misses `step` events, and no others.
+        #[derive(Debug, ToSchema)]
+        #[serde(tag = "event", content = "data", rename_all = "lowercase")]
+        pub enum $name {
+            /// What will be done; comes first.
+            Plan($plan),
+            /// Other requests come first; sent once a second.
+            Queued(QueuedEvent),
+            $(#[$about])*
+            $seen($data),
+            /// The answer; comes last. Cells are left out, because they have been sent.
+            Done($answer),
+            /// The work failed; comes last.
+            Error(ErrorBody),
+        }
+    )*};
+}
+
+events! {
+    SampleEvent: PlanEvent,
     /// A step was made.
-    Step(StepEvent),
-    /// The answer; comes last.
-    Done(Sample),
-    /// The work could not be done; comes last.
-    Error(ErrorBody),
-}
+    Step(StepEvent), Sample;
 
-/// An event of a stream that interpolates: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
-/// event; a line that begins with a colon is a comment. A reader who is too slow misses events `step`.
-#[derive(Debug, ToSchema)]
-#[serde(tag = "event", content = "data", rename_all = "lowercase")]
-pub enum InterpolateEvent {
-    /// What will be done; comes first.
-    Plan(InterpolatePlan),
-    /// Others come first; once a second while that is so.
-    Queued(QueuedEvent),
+    InterpolateEvent: InterpolatePlan,
     /// A step was made.
-    Step(StepEvent),
-    /// The answer; comes last.
-    Done(Interpolation),
-    /// The work could not be done; comes last.
-    Error(ErrorBody),
-}
+    Step(StepEvent), Interpolation;
 
-/// An event of a stream that reconstructs: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
-/// event; a line that begins with a colon is a comment. No event is ever missing.
-#[derive(Debug, ToSchema)]
-#[serde(tag = "event", content = "data", rename_all = "lowercase")]
-pub enum ReconstructEvent {
-    /// What will be done; comes first.
-    Plan(ReconstructPlan),
-    /// Others come first; once a second while that is so.
-    Queued(QueuedEvent),
-    /// The image came back with one number of steps.
-    Row(Reconstructed),
-    /// The answer; comes last.
-    Done(Reconstruction),
-    /// The work could not be done; comes last.
-    Error(ErrorBody),
-}
+    ReconstructEvent: ReconstructPlan,
+    /// The image was decoded with one number of steps.
+    Row(Reconstructed), Reconstruction;
 
-/// An event of a stream that compares: `event` is its `event:` line, `data` the JSON of its `data:` line. An empty line ends an
-/// event; a line that begins with a colon is a comment. No event is ever missing.
-#[derive(Debug, ToSchema)]
-#[serde(tag = "event", content = "data", rename_all = "lowercase")]
-pub enum CompareEvent {
-    /// What will be done; comes first.
-    Plan(ComparePlan),
-    /// Others come first; once a second while that is so.
-    Queued(QueuedEvent),
-    /// A cell was made.
-    Cell(Cell),
-    /// The answer without its cells; comes last.
-    Done(Comparison),
-    /// The work could not be done; comes last.
-    Error(ErrorBody),
+    CompareEvent: ComparePlan,
+    /// A cell is finished.
+    Cell(ComparisonCell), Comparison;
 }

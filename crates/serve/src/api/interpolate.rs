@@ -1,70 +1,61 @@
 use serde::Serialize;
 use skipstone::Result;
 use skipstone::math::schedule::Index;
-use skipstone::sampling::options::{DECODE, Description, Kind, Request, Set};
+use skipstone::sampling::options::{DECODE, Description, Kind, Set};
 use utoipa::ToSchema;
 
-use super::asked::{Asked, Fields, FormOf, MODEL};
-use super::command::list;
+use super::asked::{ApiRequest, Fields, RequestKind};
+use super::list;
 use super::png::{Png, Tile};
 
-/// What to interpolate between.
+/// The fields of a request to interpolate.
 #[derive(Clone, Debug, PartialEq)]
-pub struct InterpolateRequest {
-    /// The model's id; the first unless given.
-    pub model: Option<String>,
-    /// Two ends of a line, or four corners of a square.
+pub struct InterpolateFields {
+    /// Two ends of a line, or four corners of a square; empty where images are uploaded.
     pub seeds: Vec<u64>,
-    /// Points of the line, or of each side.
+    /// Points of the line, or of each side of the square.
     pub points: usize,
-    /// A single point instead.
+    /// A single point in place of the line or square.
     pub at: Option<Vec<f64>>,
-    /// How.
-    pub options: Request,
 }
 
-/// The same between two or four pictures of one's own: they are encoded first, so the ends are their reconstructions.
-pub type InterpolateForm = FormOf<InterpolateRequest>;
-
-impl Asked for InterpolateRequest {
-    const NAME: &'static str = "InterpolateRequest";
+impl RequestKind for InterpolateFields {
+    const NAME: &'static str = "interpolate";
     const ABOUT: &'static str = "What to interpolate between.";
     const OWN: &'static [Description] = &[
-        MODEL,
-        Description::new("seeds", "A,B[,C,D]", Kind::Wholes([2, 4]))
+        Description::new("seeds", "A,B[,C,D]", Kind::Wholes { least: 0, lengths: [2, 4] })
             .help("Two ends of a line, or four corners of a square: top left, top right, bottom left, bottom right")
             .such_as("[1, 2]"),
         Description::new("points", "N", Kind::Whole(2))
-            .help("Points of the line, or of each side")
+            .help("Points of the line, or of each side of the square")
             .or("7")
             .such_as("5"),
-        Description::new("at", "X[,Y]", Kind::Numbers([1, 2]))
-            .help("A single point instead: λ of a line, or column and row of a square, from 0 to 1"),
+        Description::new("at", "X[,Y]", Kind::Numbers { most: 1.0, lengths: [1, 2] })
+            .help("A single point instead: λ on a line, or column and row in a square, from 0 to 1"),
     ];
     const OPTIONS: Set = DECODE;
     const SUBJECT: Option<&'static str> = Some("seeds");
+    const IMAGES: (&'static [usize], &'static str) = (&[2, 4], "two files (a line) or four (a square)");
 
     fn read(fields: &mut Fields) -> Result<Self> {
         Ok(Self {
-            model: fields.take("model")?,
             seeds: fields.take("seeds")?.unwrap_or_default(),
             points: fields.take("points")?.unwrap_or(7),
             at: fields.take("at")?,
-            options: fields.options(Self::OPTIONS)?,
         })
     }
 }
 
-impl InterpolateRequest {
-    /// The command that makes the same picture between the seeds, or between the images in `files` where there are any;
-    /// `model` is its flag, empty or beginning with a space.
+impl ApiRequest<InterpolateFields> {
+    /// The command that makes the same picture, between the images in `files` or, without files, between the seeds.
+    /// `model` is the model's flag, empty or with a space before it.
     pub fn command(&self, model: &str, files: &[String]) -> String {
         let ends = match files {
-            [] => format!("--seeds {}", list(&self.seeds)),
+            [] => format!("--seeds {}", list(&self.own.seeds)),
             files => format!("--images {}", list(files)),
         };
         let options = self.options.to_flags(DECODE);
-        format!("skipstone interpolate{model} {ends} --points {}{options}", self.points)
+        format!("skipstone interpolate{model} {ends} --points {}{options}", self.own.points)
     }
 }
 
@@ -77,21 +68,21 @@ pub struct InterpolatePlan {
     pub rows: usize,
     /// Number of images.
     pub n: usize,
-    /// Where an image lies in a grid.
+    /// The place of an image in a grid.
     pub tile: Tile,
-    /// The index of each step's time.
+    /// The network index of each step's timestep.
     #[schema(value_type = Vec<f64>)]
     pub times: Vec<Index>,
-    /// Network calls for each image; those that encode the ends among them.
+    /// Network calls for each image, including those that encode the ends.
     pub calls: usize,
     /// The command that makes the same picture; null for a single point.
     pub command: Option<String>,
 }
 
-/// Images between images.
+/// Interpolated images.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Interpolation {
-    /// The grid that the command line writes, pixel for pixel.
+    /// The images as a grid, identical to the one that the command line writes.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,
     /// Columns of the grid.
@@ -101,9 +92,9 @@ pub struct Interpolation {
     /// Every image at its own size, row by row.
     #[schema(value_type = Vec<String>)]
     pub tiles: Vec<Png>,
-    /// Network calls for each image; those that encode the ends among them.
+    /// Network calls for each image, including those that encode the ends.
     pub calls: usize,
-    /// Seconds at work, without waiting.
+    /// Seconds of work, without waiting.
     pub seconds: f64,
     /// The model's id.
     pub model: String,

@@ -4,53 +4,31 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::answer::Answer;
-use super::compare::CompareRequest;
-use super::encode::EncodeRequest;
 use super::error::ErrorInfo;
-use super::interpolate::InterpolateRequest;
-use super::reconstruct::ReconstructRequest;
-use super::sample::SampleRequest;
 
-/// What to do; `kind` says what the other fields mean.
-#[derive(Clone, Debug, ToSchema)]
-#[schema(rename_all = "lowercase")]
-#[serde(tag = "kind")]
-pub enum JobRequest {
-    /// Images out of noise.
-    Sample(SampleRequest),
-    /// The latent of a test image.
-    Encode(EncodeRequest),
-    /// A test image encoded and decoded.
-    Reconstruct(ReconstructRequest),
-    /// Images between seeds.
-    Interpolate(InterpolateRequest),
-    /// The same latents under several options.
-    Compare(CompareRequest),
-}
-
-/// A job was taken.
+/// A job was accepted.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Accepted {
-    /// Its name, for `/v1/jobs/{id}`.
+    /// The job's id, for `/v1/jobs/{id}`.
     pub job: String,
 }
 
-/// How a job stands.
+/// The state of a job.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Job {
     /// queued, running, done, failed or cancelled.
     pub state: &'static str,
-    /// How many wait before it, where it is queued.
+    /// How many jobs come first, if it is queued.
     pub position: Option<usize>,
-    /// Network calls made.
+    /// Network calls made so far.
     pub done_calls: u64,
     /// Network calls of the whole job.
     pub calls: u64,
-    /// What came of it, where it is done: the answer of its kind.
+    /// The answer, once it is done.
     #[serde(serialize_with = "answer")]
     #[schema(value_type = Option<Answer>)]
     pub result: Option<Arc<Answer>>,
-    /// What went wrong, where it failed.
+    /// The error, if it failed.
     pub error: Option<ErrorInfo>,
 }
 

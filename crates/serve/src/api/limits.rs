@@ -1,16 +1,16 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What one request may ask for.
+/// The limits of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Limits {
-    /// Images of one request (points of a line or a square, cells times images of a comparison).
+    /// Images (for an interpolation its points, for a comparison cells times images).
     #[schema(example = 64)]
     pub n: usize,
-    /// Steps of one run.
+    /// Steps of a run.
     #[schema(example = 1000)]
     pub steps: usize,
-    /// Pixels, width times height: of an uploaded picture, and of all images of one request together.
+    /// Pixels (width times height) of an uploaded image, and of all images of a request together.
     #[schema(example = 16_777_216)]
     pub pixels: u64,
     /// Bytes of an upload.
@@ -19,7 +19,7 @@ pub struct Limits {
     /// Requests that may wait for one model.
     #[schema(example = 64)]
     pub queue: usize,
-    /// Images times network calls up to which an answer comes at once; above, it is a job.
+    /// Images times network calls that are answered at once. Larger requests become jobs.
     #[schema(example = 2048)]
     pub sync: u64,
 }

@@ -4,33 +4,33 @@ use utoipa::ToSchema;
 
 use super::limits::Limits;
 
-/// What can be asked for here.
+/// What this service offers.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Models {
-    /// The models; the first is meant where a request names none.
+    /// The models. Requests that name none use the first.
     pub models: Vec<ModelInfo>,
-    /// Names for `spacing`.
+    /// Choices of `spacing`.
     pub spacings: Vec<String>,
-    /// Names for `solver`.
+    /// Choices of `solver`.
     pub solvers: Vec<String>,
-    /// Names for `clip`.
+    /// Choices of `clip`.
     pub clips: Vec<String>,
-    /// Every option of sampling, as forms show it.
+    /// Every sampling option.
     pub options: Vec<OptionInfo>,
-    /// What one request may ask for.
+    /// The limits of one request.
     pub limits: Limits,
 }
 
-/// One option.
+/// A sampling option.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct OptionInfo {
-    /// The field of requests.
+    /// The name of its field.
     pub name: String,
-    /// What it is for.
+    /// What it does.
     pub help: String,
-    /// What holds where a request says nothing; empty where nothing does.
+    /// The default, in words; empty if there is none.
     pub default: String,
-    /// The names it may have, where it is one.
+    /// The names to choose from, if its value is a name.
     pub choices: Vec<String>,
 }
 
@@ -46,12 +46,12 @@ impl OptionInfo {
     }
 }
 
-/// One model.
+/// A model.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ModelInfo {
-    /// What requests call it.
+    /// Its id in requests.
     pub id: String,
-    /// What people call it.
+    /// Its name for people.
     pub name: String,
     /// Channels of an image: 1 is gray, 3 colour.
     pub channels: usize,
@@ -59,42 +59,42 @@ pub struct ModelInfo {
     pub height: usize,
     /// Columns of an image.
     pub width: usize,
-    /// Classes it knows, the null class not among them; null for an unconditional model.
+    /// Number of classes without the null class; null for an unconditional model.
     pub classes: Option<usize>,
-    /// Whether `guidance` means something.
+    /// Whether it takes `guidance`.
     pub guidance: bool,
     /// What the network predicts: epsilon, sample or v_prediction.
     pub prediction: String,
-    /// Trained times T.
+    /// Number of training timesteps T.
     pub timesteps: u32,
     /// Number of parameters.
     pub parameters: usize,
-    /// Which weights: ema, raw or unspecified.
+    /// Kind of weights: ema, raw or unspecified.
     pub weights: String,
     /// SHA-256 of the network.
     pub hash: String,
-    /// Milliseconds of one network call for one image, measured at the start.
+    /// Milliseconds of a network call for one image, measured at the start.
     pub ms_per_call: f64,
-    /// Whether `sigma` = analytic can be asked for.
+    /// Whether `sigma` may be analytic.
     pub analytic: bool,
-    /// Whether `spacing` = optimal can be asked for.
+    /// Whether `spacing` may be optimal.
     pub optimal: bool,
-    /// What holds where a request says nothing.
+    /// Its own defaults.
     pub defaults: Defaults,
-    /// The data set it was trained on, where that is known and has a name.
+    /// The data set it was trained on, if that is a well-known one.
     pub data: Option<String>,
-    /// Requests that wait for it.
+    /// Requests waiting for it.
     pub queued: usize,
-    /// Requests it works on.
+    /// Requests in progress.
     pub running: usize,
 }
 
-/// A model's own choices.
+/// The defaults of a model.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Defaults {
-    /// Name for `spacing`.
+    /// Default of `spacing`.
     pub spacing: String,
-    /// Name for `clip`.
+    /// Default of `clip`.
     pub clip: String,
 }
 
@@ -113,11 +113,11 @@ impl Models {
     }
 }
 
-/// Whether there are test images to choose from.
+/// The test images.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct TestImages {
-    /// Whether the data set is installed where the service runs.
+    /// Whether the data set is installed on this machine.
     pub available: bool,
-    /// How many images there are.
+    /// Number of images.
     pub count: usize,
 }

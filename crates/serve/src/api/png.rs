@@ -6,7 +6,7 @@ use skipstone::Result;
 use skipstone::io::image::{Layout, Picture, encode_png, grid};
 use utoipa::ToSchema;
 
-/// The bytes of a PNG file; base64 in JSON.
+/// The bytes of a PNG file, base64 in JSON.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Png(pub Vec<u8>);
 
@@ -29,16 +29,17 @@ impl std::fmt::Debug for Png {
     }
 }
 
-/// Image i of a grid begins `gutter + (i mod columns)·(width + gutter)` pixels from the left, and so from the top.
+/// The layout of a grid. Image i begins `gutter + (i mod columns)·(width + gutter)` pixels from the left, and likewise
+/// from the top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Tile {
-    /// Width of an image in the grid.
+    /// Width of an image in the grid, in pixels.
     pub width: usize,
-    /// Its height.
+    /// Height of an image in the grid, in pixels.
     pub height: usize,
-    /// Pixels between images and around them.
+    /// Pixels between and around the images.
     pub gutter: usize,
-    /// How many pixels of the grid are one of the image, each way.
+    /// Magnification in each direction.
     pub scale: usize,
 }
 
@@ -55,10 +56,10 @@ pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// The grid that the command line writes: the same magnification, the same gutters.
+/// The grid that the command line writes, with the same magnification and gutters.
 ///
 /// # Errors
-/// Images without a picture.
+/// The images have neither one nor three channels.
 pub fn grid_png(images: &Array4<f32>, columns: usize, texts: &[(String, String)]) -> Result<Png> {
     let (_, _, h, w) = images.dim();
     let picture = grid(images, columns, &Layout::magnified(h, w))?;
@@ -66,7 +67,7 @@ pub fn grid_png(images: &Array4<f32>, columns: usize, texts: &[(String, String)]
     Ok(Png(encode_png(&picture, &texts)?))
 }
 
-/// One image at its own size, without a gutter.
+/// An image at its own size, without a gutter.
 ///
 /// # Errors
 /// As [`grid_png`].

@@ -1,63 +1,48 @@
 use serde::Serialize;
 use skipstone::Result;
-use skipstone::sampling::options::{DECODE, Description, Kind, NOISE, Request, STEPS, Set, TIMES};
+use skipstone::sampling::options::{DECODE, Description, Kind, NOISE, STEPS, Set, TIMES};
 use utoipa::ToSchema;
 
-use super::asked::{Asked, Fields, FormOf, MODEL, TEST_IMAGE};
-use super::command::list;
+use super::asked::{ApiRequest, Fields, RequestKind, TEST_IMAGE};
+use super::encode::EncodeFields;
+use super::list;
 use super::png::Png;
 
-/// What to encode and decode again, with each number of steps.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ReconstructRequest {
-    /// The model's id; the first unless given.
-    pub model: Option<String>,
-    /// Which of the test images.
-    pub test_image: usize,
+/// The fields of a request to reconstruct.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReconstructFields {
     /// Numbers of steps.
     pub steps: Option<Vec<usize>>,
-    /// How.
-    pub options: Request,
 }
 
-/// The same with a picture of one's own.
-pub type ReconstructForm = FormOf<ReconstructRequest>;
-
-impl Asked for ReconstructRequest {
-    const NAME: &'static str = "ReconstructRequest";
-    const ABOUT: &'static str = "What to encode and decode again, with each number of steps. The predicted image is not \
+impl RequestKind for ReconstructFields {
+    const NAME: &'static str = "reconstruct";
+    const ABOUT: &'static str = "What to encode and decode, once with each number of steps. Predicted images are not \
                                  clipped unless `clip` says so.";
     const OWN: &'static [Description] = &[
-        MODEL,
         TEST_IMAGE,
-        Description::new("steps", "S,…", Kind::Wholes([1, 12]))
+        Description::new("steps", "S,…", Kind::Wholes { least: 1, lengths: [1, 12] })
             .help("Numbers of steps")
-            .or("10,20,50,100, as far as the model was trained")
+            .or("10,20,50,100, up to the model's T")
             .such_as("[5, 10]"),
     ];
     const OPTIONS: Set = DECODE & !(STEPS | TIMES | NOISE);
     const SUBJECT: Option<&'static str> = Some(TEST_IMAGE.name);
+    const IMAGES: (&'static [usize], &'static str) = EncodeFields::IMAGES;
 
     fn read(fields: &mut Fields) -> Result<Self> {
-        Ok(Self {
-            model: fields.take("model")?,
-            test_image: fields.take(TEST_IMAGE.name)?.unwrap_or(0),
-            steps: fields.take("steps")?,
-            options: fields.options(Self::OPTIONS)?,
-        })
+        Ok(Self { steps: fields.take("steps")? })
     }
 }
 
-impl ReconstructRequest {
-    /// The numbers of steps, for a model of `trained` times.
+impl ApiRequest<ReconstructFields> {
+    /// The numbers of steps, for a model trained with `trained` timesteps.
     pub fn steps(&self, trained: usize) -> Vec<usize> {
-        match &self.steps {
-            Some(steps) => steps.clone(),
-            None => [10, 20, 50, 100].into_iter().filter(|&steps| steps <= trained).collect(),
-        }
+        let default = || [10, 20, 50, 100].into_iter().filter(|&steps| steps <= trained).collect();
+        self.own.steps.clone().unwrap_or_else(default)
     }
 
-    /// The command that measures the same; `model` is its flag, empty or beginning with a space.
+    /// The command that measures the same. `model` is the model's flag, empty or with a space before it.
     pub fn command(&self, model: &str, steps: &[usize], file: &str) -> String {
         let options = self.options.to_flags(DECODE);
         format!("skipstone reconstruct{model} --images {file} --steps {}{options}", list(steps))
@@ -67,44 +52,44 @@ impl ReconstructRequest {
 /// Event `plan` of a reconstruction.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ReconstructPlan {
-    /// The image as the model sees it.
+    /// The original image at the model's size.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub original: Png,
-    /// Numbers of steps; an event `row` will come for each.
+    /// Numbers of steps. Each gets an event `row`.
     pub steps: Vec<usize>,
-    /// Network calls in all.
+    /// Network calls in total.
     pub calls: usize,
-    /// The command that measures the same with the picture in a file.
+    /// The command that measures the same with the image in a file.
     pub command: String,
 }
 
-/// An image and what came back of it.
+/// An image with its reconstructions.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Reconstruction {
-    /// The image as the model sees it.
+    /// The original image at the model's size.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub original: Png,
-    /// For each number of steps.
+    /// A reconstruction for each number of steps.
     pub rows: Vec<Reconstructed>,
-    /// Network calls in all.
+    /// Network calls in total.
     pub calls: usize,
-    /// Seconds at work, without waiting.
+    /// Seconds of work, without waiting.
     pub seconds: f64,
-    /// The command that measures the same with the picture in a file.
+    /// The command that measures the same with the image in a file.
     pub command: String,
 }
 
-/// What came back with one number of steps.
+/// The reconstruction with one number of steps.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Reconstructed {
-    /// The number.
+    /// Number of steps.
     pub steps: usize,
-    /// The image that came back.
+    /// The reconstructed image.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub png: Png,
-    /// The latent between: −3 is black, 3 is white.
+    /// The latent; −3 is black, 3 is white.
     #[schema(value_type = String, content_encoding = "base64", content_media_type = "image/png")]
     pub latent_png: Png,
-    /// The paper's Table 2: the mean squared error with values scaled to 0..1.
+    /// Mean squared error of values scaled to 0..1, as in the paper's Table 2.
     pub mse: f64,
 }

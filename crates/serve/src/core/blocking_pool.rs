@@ -7,18 +7,18 @@ use tokio::task::spawn_blocking;
 
 use super::failure::Failure;
 
-/// Runs at most so many closures at a time and lets at most so many more wait. A caller who hangs up frees a place only
-/// when the closure has ended.
+/// Limits how many closures run at a time and how many wait. If a caller hangs up, its closure keeps its place until it
+/// has ended.
 #[derive(Clone, Debug)]
 pub struct BlockingPool {
-    /// Places for closures that run.
+    /// Places for running closures.
     running: Arc<Semaphore>,
-    /// Places for closures that run or wait.
+    /// Places for running and waiting closures.
     accepted: Arc<Semaphore>,
 }
 
 impl BlockingPool {
-    /// A pool that runs `together` closures at a time while `waiting` more may wait.
+    /// A pool that runs `together` closures at a time; up to `waiting` more may wait.
     pub fn new(together: usize, waiting: usize) -> Self {
         Self { running: Arc::new(Semaphore::new(together)), accepted: Arc::new(Semaphore::new(together + waiting)) }
     }
@@ -26,7 +26,7 @@ impl BlockingPool {
     /// Runs `work` on a thread of its own once there is a place.
     ///
     /// # Errors
-    /// Too many wait; or `work` panicked.
+    /// Too many closures wait, or `work` panicked.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let accepted = self.accepted.clone().try_acquire_owned().map_err(|_| Failure::Busy { retry_after: 1 })?;
         // The semaphore is never closed.

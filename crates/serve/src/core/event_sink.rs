@@ -1,4 +1,4 @@
-//! The events of work under way, from the thread that works to the connection that reads.
+//! Sends the events of running work from its thread to the connection.
 
 use std::sync::Arc;
 
@@ -6,22 +6,22 @@ use ndarray::Array4;
 use skipstone::math::schedule::Time;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::api::{Cell, Reconstructed};
+use crate::api::{ComparisonCell, Reconstructed};
 
 /// Bytes of frames that may wait for a reader.
 const WAITING: usize = 32 << 20;
 /// Most frames that may wait.
 const MOST_FRAMES: usize = 1024;
 
-/// Something that happened while work was under way.
+/// An event of running work.
 #[derive(Debug)]
 pub enum Event {
-    /// A step was made.
+    /// A step is done.
     Step(Frame),
-    /// An image was encoded and decoded.
+    /// An image has been encoded and decoded.
     Row(Box<Reconstructed>),
-    /// A cell of a comparison was made.
-    Cell(Box<Cell>),
+    /// A cell of a comparison is finished.
+    Cell(Box<ComparisonCell>),
 }
 
 /// The predicted images after a step.
@@ -29,7 +29,7 @@ pub enum Event {
 pub struct Frame {
     /// Network calls made so far.
     pub call: usize,
-    /// The step's time.
+    /// The step's timestep.
     pub t: Time,
     /// x̂₀, `[n, c, h, w]`.
     pub x0: Array4<f32>,
@@ -37,14 +37,14 @@ pub struct Frame {
     pub columns: usize,
     /// Seconds since the work began.
     pub seconds: f64,
-    /// The place in the channel, free again when the frame has been written.
+    /// The frame's place in the channel, freed when the frame has been written.
     _place: OwnedSemaphorePermit,
 }
 
-/// The end of an [`EventSink`]'s channel; it ends when the sink is dropped.
+/// The receiving end of an [`EventSink`]'s channel. The channel closes when the sink is dropped.
 pub type EventReceiver = mpsc::UnboundedReceiver<Event>;
 
-/// Where work sends its events. The work never waits: a reader who is too slow misses frames, and only frames.
+/// The sending end of the channel. Sending never waits: a slow reader misses frames, but no other events.
 #[derive(Clone, Debug)]
 pub struct EventSink {
     to: mpsc::UnboundedSender<Event>,
@@ -52,14 +52,14 @@ pub struct EventSink {
 }
 
 impl EventSink {
-    /// A channel for events, with places for frames of `frame_bytes` each.
+    /// A channel for events with frames of `frame_bytes` each.
     pub fn channel(frame_bytes: usize) -> (Self, EventReceiver) {
         let (to, from) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new((WAITING / frame_bytes.max(1)).clamp(4, MOST_FRAMES)));
         (Self { to, places }, from)
     }
 
-    /// Sends a frame if there is a place for one more.
+    /// Sends a frame if there is a free place.
     pub fn step(&self, call: usize, t: Time, x0: &Array4<f32>, columns: usize, seconds: f64) {
         if let Ok(place) = self.places.clone().try_acquire_owned() {
             self.send(Event::Step(Frame { call, t, x0: x0.clone(), columns, seconds, _place: place }));
@@ -72,12 +72,12 @@ impl EventSink {
     }
 
     /// Sends a cell.
-    pub fn cell(&self, cell: Cell) {
+    pub fn cell(&self, cell: ComparisonCell) {
         self.send(Event::Cell(Box::new(cell)));
     }
 
     fn send(&self, event: Event) {
-        // A reader that has gone has cancelled the task.
+        // If the reader has gone, the task has been cancelled.
         let _ = self.to.send(event);
     }
 }

@@ -1,29 +1,29 @@
 use skipstone::{Error, Kind};
 
-/// Why work was not done.
+/// The reason why work failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The request is not valid; the message is for the caller.
     Refused(String),
-    /// The thing asked for does not exist; the message is for the caller.
+    /// The requested thing does not exist; the message is for the caller.
     Missing(String),
-    /// The network's numbers were not finite: the model and the options do not go together.
+    /// The network's output was not finite: the model and the options do not fit together.
     NotFinite(String),
-    /// Too many requests wait already.
+    /// Too many requests are waiting.
     Busy {
-        /// Seconds until there is probably a place.
+        /// Estimated seconds until there is a place.
         retry_after: u64,
     },
     /// The service is shutting down.
     ShuttingDown,
-    /// A fault of the service; the message is for the log alone.
+    /// A fault of the service; the message is only for the log.
     Internal(String),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.kind() {
-            // Without the path: callers must not learn where files lie.
+            // The path is left out, because callers must not learn where files are.
             Kind::InvalidArgument | Kind::InvalidData | Kind::Unsupported | Kind::NotFound => {
                 Self::Refused(error.message().to_owned())
             }

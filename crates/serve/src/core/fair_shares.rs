@@ -1,9 +1,9 @@
-//! How the rows of the next network call are shared among requests.
+//! Shares the rows of the next network call among requests.
 
-/// Shares at most `most` rows among requests, of which request i still misses `missing[i]`. Returns how many each gets.
+/// Shares at most `most` rows among requests, of which request i needs `missing[i]` more. Returns the rows of each.
 ///
-/// Every request gets an equal share first, so that one of a single image is not held up by one of sixty-four. What
-/// small requests leave over goes to the earliest that can use it. A call is never empty while rows are missing.
+/// Every request first gets an equal share, so that a request for one image does not wait for one for sixty-four. Rows
+/// that small requests do not need go to the earliest requests that do. A call is never empty while rows are missing.
 pub fn fair_shares(missing: &[usize], most: usize) -> Vec<usize> {
     let mut left = most.max(1);
     let share = (left / missing.len().max(1)).max(1);

@@ -1,7 +1,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Makes ids that cannot be guessed: a counter hashed by SipHash under keys from the system.
+/// Makes ids that cannot be guessed: a counter, hashed by SipHash with keys from the system.
 #[derive(Debug, Default)]
 pub struct Ids {
     keys: [RandomState; 2],

@@ -1,4 +1,4 @@
-//! Images that come from outside: uploads, and the test images of the data set.
+//! Input images: uploads, and the test images of the data set.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,9 +13,9 @@ use super::blocking_pool::BlockingPool;
 use super::failure::Failure;
 use super::served_model::ServedModel;
 
-/// Files decoded at a time; each may take much memory for a moment.
+/// Files decoded at a time. Each may briefly need much memory.
 const TOGETHER: usize = 2;
-/// Files that may wait to be decoded; each stays in memory meanwhile.
+/// Files that may wait to be decoded. Each stays in memory meanwhile.
 const WAITING: usize = 16;
 /// Longest side, in pixels.
 const MOST_SIDE: u32 = 1 << 14;
@@ -37,10 +37,10 @@ impl InputImages {
         Self { limits, pool: BlockingPool::new(TOGETHER, WAITING), test_set: Arc::default() }
     }
 
-    /// The image in a PNG, JPEG or WebP file as `model` sees it: `[1, c, h, w]`.
+    /// The image in a PNG, JPEG or WebP file at the size of `model`, `[1, c, h, w]`.
     ///
     /// # Errors
-    /// The bytes are no image, or one beyond the limits; or too many others wait to be decoded.
+    /// The bytes are not an image, the image exceeds the limits, or too many files wait to be decoded.
     pub async fn decode(
         &self,
         bytes: impl AsRef<[u8]> + Send + 'static,
@@ -53,7 +53,7 @@ impl InputImages {
         Ok(network_values(&image).insert_axis(Axis(0)))
     }
 
-    /// How many test images of Fashion-MNIST there are, if the data set is installed; the first call reads it.
+    /// Number of test images of Fashion-MNIST, if the data set is installed. The first call reads it.
     ///
     /// # Errors
     /// Reading panicked.
@@ -70,7 +70,7 @@ impl InputImages {
     pub async fn test_png(&self, k: usize) -> Result<Vec<u8>, Failure> {
         let Some(count) = self.test_count().await? else {
             return Err(Failure::Missing(
-                "test_image: the data set is not installed where this service runs".to_owned(),
+                "test_image: the data set is not installed on the service's machine".to_owned(),
             ));
         };
         if k >= count {
@@ -82,7 +82,7 @@ impl InputImages {
         Ok(encode_png(&Picture::from_image(image.view())?, &[])?)
     }
 
-    /// Test image `k` as `model` sees it: `[1, c, h, w]`.
+    /// Test image `k` at the size of `model`, `[1, c, h, w]`.
     ///
     /// # Errors
     /// As [`test_png`](Self::test_png).

@@ -1,18 +1,17 @@
-//! Jobs: tasks that run without a connection and are kept by id, with their results, for a while.
+//! Jobs: tasks that run without a connection. They and their results are kept by id for a limited time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::task::{Phase, Task};
-use super::worker::Worker;
 
 /// How long and how many jobs are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// How long a result is kept once the job has ended.
+    /// How long a result is kept after the job has ended.
     pub time: Duration,
-    /// Most jobs, those that have not ended among them.
+    /// Most jobs, including those that have not ended.
     pub count: usize,
     /// Most bytes of results.
     pub bytes: usize,
@@ -26,8 +25,7 @@ impl Default for Retention {
 
 struct Entry {
     task: Arc<Task>,
-    worker: Worker,
-    /// When it was first seen to have ended.
+    /// When the job was first seen to have ended.
     ended: Option<Instant>,
     fetched: bool,
 }
@@ -44,27 +42,27 @@ impl Jobs {
         Self { retention, entries: Mutex::default() }
     }
 
-    /// Keeps a task that `worker` has accepted.
-    pub fn insert(&self, task: Arc<Task>, worker: Worker) {
-        let entry = Entry { task: task.clone(), worker, ended: None, fetched: false };
+    /// Keeps a task.
+    pub fn insert(&self, task: Arc<Task>) {
+        let entry = Entry { task: task.clone(), ended: None, fetched: false };
         self.entries().insert(task.id.clone(), entry);
         self.evict();
     }
 
-    /// A task and its worker.
-    pub fn get(&self, id: &str) -> Option<(Arc<Task>, Worker)> {
+    /// The task of this id.
+    pub fn get(&self, id: &str) -> Option<Arc<Task>> {
         self.evict();
-        self.entries().get(id).map(|entry| (entry.task.clone(), entry.worker.clone()))
+        self.entries().get(id).map(|entry| entry.task.clone())
     }
 
-    /// Notes that a caller has been told how a job ended.
+    /// Records that a caller has received the outcome of a job.
     pub fn mark_fetched(&self, id: &str) {
         if let Some(entry) = self.entries().get_mut(id) {
             entry.fetched = true;
         }
     }
 
-    /// Jobs with a result or an error that no caller has been told yet.
+    /// Jobs with a result or an error that no caller has received.
     pub fn unfetched(&self) -> Vec<Arc<Task>> {
         let has_result = |task: &Task| matches!(task.phase(), Phase::Done(_) | Phase::Failed(_));
         let entries = self.entries();
@@ -72,12 +70,12 @@ impl Jobs {
         unfetched.map(|entry| entry.task.clone()).collect()
     }
 
-    /// How many jobs are kept.
+    /// Number of jobs kept.
     pub fn count(&self) -> usize {
         self.entries().len()
     }
 
-    /// Forgets results that are too old or too many; the oldest go first. A job that has not ended is never forgotten.
+    /// Removes results that are too old or too many, the oldest first. Jobs that have not ended are kept.
     pub fn evict(&self) {
         let now = Instant::now();
         let mut entries = self.entries();

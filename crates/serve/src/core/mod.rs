@@ -30,5 +30,5 @@ pub use metrics::Metrics;
 pub use names::{CARRIED, name_of, quoted};
 pub use network::{ActiveRequest, OnCall, SharedDenoiser, SharedNetwork};
 pub use served_model::ServedModel;
-pub use task::{Phase, Task, Work};
+pub use task::{Phase, Run, Task, Work};
 pub use worker::{OnFinished, Worker};

@@ -1,4 +1,4 @@
-//! What the API tells about a served model.
+//! The description of a served model in the API.
 
 use skipstone::io::checkpoint::Model;
 use skipstone::math::trajectory::Spacing;
@@ -15,7 +15,7 @@ impl ServedModel {
         let [channels, height, width] = self.shape();
         let (queued, running) = self.worker.load();
         let model = &self.model;
-        let name = if self.id == CARRIED { "Fashion-MNIST, carried inside" } else { &self.id };
+        let name = if self.id == CARRIED { "Fashion-MNIST, built in" } else { &self.id };
         let null = usize::from(model.null_class.is_some());
         ModelInfo {
             id: self.id.clone(),
@@ -48,7 +48,7 @@ fn defaults_of(model: &Model) -> Defaults {
     Defaults { spacing: spacing.to_string(), clip: clip.to_string() }
 }
 
-/// The well-known data set that a model was trained on. The name of a folder is kept back: it may reveal too much.
+/// The well-known data set that a model was trained on. Other names, such as folders, are not published.
 fn data_of(model: &Model) -> Option<String> {
     let name = model.provenance.get("data")?.split(' ').next()?;
     ["fashion-mnist", "mnist", "cifar10"].contains(&name).then(|| name.to_owned())

@@ -1,18 +1,18 @@
-//! Names of models, and how a shell reads them.
+//! Names of models, and their quoting for a shell.
 
 use std::path::Path;
 
-/// The id of the model that the program carries inside.
+/// The id of the built-in model.
 pub const CARRIED: &str = "carried";
 
-/// The name of the model in `path`: that of the file or folder itself. Callers learn nothing else of the path.
+/// The name of the model in `path`: the name of the file or folder. Callers learn nothing else about the path.
 pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
     stem.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// A word as a shell reads it.
+/// A word, quoted for a shell if necessary.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -1,4 +1,4 @@
-//! Spacing `optimal`: the cheapest times of a model, for every number of steps.
+//! Spacing `optimal`: the optimal timesteps of a model for every number of steps.
 
 use std::sync::OnceLock;
 
@@ -11,31 +11,31 @@ use skipstone::sampling::sampler::Plan;
 
 use super::failure::Failure;
 
-/// The table of a model's optimal times. It takes long to compute, so the first request for them makes it for all.
+/// The table of a model's optimal timesteps. Computing it takes long, so the first request for it does this for all.
 pub struct OptimalTimes {
     most_steps: usize,
     table: OnceLock<Result<BestTimes, Failure>>,
 }
 
-/// A request for optimal times whose times are known.
+/// A request for optimal timesteps, resolved.
 pub struct Explicit {
-    /// The same request with explicit times.
+    /// The same request with explicit timesteps.
     pub request: Request,
     /// Its settings and plan, as [`Settings::resolve`] returns them.
     pub run: (Settings, Plan),
 }
 
 impl OptimalTimes {
-    /// No table yet; one for runs of at most `most_steps` steps once a request asks.
+    /// An empty table for runs of at most `most_steps` steps.
     pub fn new(most_steps: usize) -> Self {
         Self { most_steps, table: OnceLock::new() }
     }
 
-    /// Looks up the times of a request. `None` for a request that asks for no optimal times, or for a number of steps
-    /// that is refused elsewhere.
+    /// Looks up the timesteps of a request. Returns `None` if the request does not ask for optimal timesteps, or if its
+    /// number of steps is refused elsewhere.
     ///
     /// # Errors
-    /// The model has no calibration that fits; or the other options are not valid for it.
+    /// The model has no matching calibration, or the other options are not valid for it.
     pub fn resolve(&self, model: &Model, request: &Request) -> Result<Option<Explicit>, Failure> {
         if request.times.is_some() || request.spacing != Some(SpacingChoice::Optimal) {
             return Ok(None);
@@ -61,7 +61,7 @@ impl OptimalTimes {
     }
 }
 
-/// Whether the model has a calibration with which it can be sampled: by the analytic variance, at optimal times.
+/// Whether the model has a calibration for the analytic variance and optimal timesteps.
 pub fn is_calibrated(model: &Model) -> bool {
     let request = Request {
         steps: Some(2),

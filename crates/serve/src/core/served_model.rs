@@ -1,4 +1,4 @@
-//! A model as it is served: its network on a thread, and its queue.
+//! A served model: its network on a thread, and its queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,31 +29,31 @@ const MOST_ACTIVATIONS: usize = 1 << 28;
 pub struct ServedModel {
     /// The id that requests use.
     pub id: String,
-    /// The model without its parameters, which its network holds.
+    /// The model without its parameters, which are in the network.
     pub model: Model,
     /// Number of parameters.
     pub parameters: usize,
     /// The cost of a network call.
     pub cost: Cost,
-    /// Trained times T.
+    /// Number of training timesteps T.
     pub timesteps: u32,
-    /// Milliseconds of one network call for one image, measured at the start.
+    /// Milliseconds of a network call for one image, measured at the start.
     pub ms_per_call: f64,
-    /// Whether it can be sampled with the analytic variance, and at its optimal times.
+    /// Whether it can be sampled with the analytic variance and at optimal timesteps.
     pub calibrated: bool,
     /// Its queue.
     pub worker: Worker,
     network: SharedNetwork,
-    /// Recent milliseconds of a row, as the bits of an f64.
+    /// Recent milliseconds per row, as the bits of an f64.
     row_ms: Arc<AtomicU64>,
     optimal_times: OptimalTimes,
 }
 
 impl ServedModel {
-    /// Loads `model` under the name `id` and starts its threads; `runners` requests are worked on together.
+    /// Loads `model` under the name `id` and starts its threads, which process `runners` requests at a time.
     ///
     /// # Errors
-    /// The network cannot be made; or the system grants no threads.
+    /// The network cannot be made, or the system cannot start threads.
     pub fn start(
         id: String,
         mut model: Model,
@@ -107,8 +107,8 @@ impl ServedModel {
         &self.network
     }
 
-    /// A generator of `n` images from index `first` on that calls the shared network until `cancel` is set. The first
-    /// request for optimal times takes long.
+    /// A generator of `n` images from index `first` that calls the shared network until `cancel` is set. The first
+    /// request for optimal timesteps takes long.
     ///
     /// # Errors
     /// Options that are not valid for this model.
@@ -133,12 +133,12 @@ impl ServedModel {
         Ok(generator.with_run(run, n)?)
     }
 
-    /// Estimated seconds until all that waits and runs here is done.
+    /// Estimated seconds until all waiting and running tasks are done.
     pub fn seconds_left(&self) -> f64 {
         self.worker.rows_left() as f64 * f64::from_bits(self.row_ms.load(Ordering::Relaxed)) / 1e3
     }
 
-    /// The flag that chooses this model on a command line: ` --model ID`, or nothing for the carried one.
+    /// The flag that selects this model on a command line: ` --model ID`, or nothing for the built-in model.
     pub fn model_flag(&self) -> String {
         if self.id == CARRIED { String::new() } else { format!(" --model {}", quoted(&self.id)) }
     }
@@ -150,8 +150,8 @@ impl std::fmt::Debug for ServedModel {
     }
 }
 
-/// Rows of one network call. They are enough to occupy every thread and to read the weights seldom; their activations
-/// fit into a quarter of a gigabyte; and nobody waits long for the next call.
+/// Most rows of a network call: enough to occupy every thread and to read the weights seldom, and few enough that their
+/// activations fit into a quarter of a gigabyte and nobody waits long for the next call.
 fn most_rows(cost: &Cost) -> usize {
     (MOST_ACTIVATIONS / cost.activation_bytes.max(1)).clamp(1, 32)
 }

@@ -1,4 +1,4 @@
-//! A task: work that was accepted, from the queue to its end.
+//! A task: accepted work, from the queue to its end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,51 +8,46 @@ use tokio::sync::watch;
 use super::cancel::Cancel;
 use super::event_sink::EventSink;
 use super::failure::Failure;
+use super::served_model::ServedModel;
 use crate::api::{Answer, Plan};
 
+/// What a runner's thread does with a task. It sends events if somebody watches.
+pub type Run = Box<dyn FnOnce(&Task, Option<&EventSink>) -> Result<Answer, Failure> + Send>;
+
 /// Work that has been checked and can begin.
-pub trait Work: Send {
+pub struct Work {
     /// Its kind, as metrics name it.
-    fn kind(&self) -> &'static str;
-
-    /// Network calls in all, for each image.
-    fn calls(&self) -> u64;
-
-    /// Rows it puts through the network in all: images times calls.
-    fn rows(&self) -> u64;
-
+    pub kind: &'static str,
+    /// The model that does it.
+    pub model: Arc<ServedModel>,
+    /// The flag that its denoisers watch.
+    pub cancel: Cancel,
+    /// Network calls in total, for each image.
+    pub calls: usize,
+    /// Rows it puts through the network in total: images times calls.
+    pub rows: usize,
     /// The first event of its stream; `None` for work that cannot be watched.
-    fn plan(&self) -> Option<Plan> {
-        None
-    }
-
+    pub plan: Option<Plan>,
     /// Bytes of one frame of its events.
-    fn frame_bytes(&self) -> usize {
-        1
-    }
-
-    /// Does the work on a runner's thread, and sends `events` if somebody watches.
-    ///
-    /// # Errors
-    /// Whatever could not be seen when the request was checked.
-    fn run(self: Box<Self>, task: &Task, events: Option<&EventSink>) -> Result<Answer, Failure>;
+    pub frame_bytes: usize,
+    /// A hash of everything that its answer depends on, where the answer can be cached.
+    pub fingerprint: Option<String>,
+    /// Does the work.
+    pub run: Run,
 }
 
-/// Work, and where it sends its events if somebody watches.
-type Watched = (Box<dyn Work>, Option<EventSink>);
-
-/// Where a task stands. A task that has ended never changes again.
+/// The phase of a task. A task that has ended never changes again.
 #[derive(Clone, Debug)]
 pub enum Phase {
-    /// Waits for a runner.
+    /// It waits for a runner.
     Queued,
-    /// Runs.
+    /// It runs.
     Running,
-    /// Ended with this answer.
+    /// It ended with this answer.
     Done(Arc<Answer>),
-    /// Ended with this failure.
+    /// It ended with this failure.
     Failed(Failure),
-    /// Ended because its caller cancelled it.
+    /// It ended because its caller cancelled it.
     Cancelled,
 }
 
@@ -80,32 +75,44 @@ pub struct Task {
     pub id: String,
     /// The kind of work, as metrics name it.
     pub kind: &'static str,
-    /// Network calls in all, for each image.
+    /// Network calls in total, for each image.
     pub calls: u64,
-    /// Rows it puts through the network in all: its cost.
+    /// Rows it puts through the network in total: its cost.
     pub rows: u64,
-    cancel: Cancel,
-    work: Mutex<Option<Watched>>,
+    model: Arc<ServedModel>,
+    pub(super) cancel: Cancel,
+    run: Mutex<Option<(Run, Option<EventSink>)>>,
     phase: watch::Sender<Phase>,
     done_calls: AtomicU64,
 }
 
 impl Task {
-    /// A task that is not queued yet. `cancel` is the flag that the work's denoisers watch.
-    pub fn new(id: String, work: Box<dyn Work>, cancel: Cancel, events: Option<EventSink>) -> Arc<Self> {
+    /// A task that is not queued yet. It sends `events` if somebody watches.
+    pub fn new(id: String, work: Work, events: Option<EventSink>) -> Arc<Self> {
         Arc::new(Self {
             id,
-            kind: work.kind(),
-            calls: work.calls(),
-            rows: work.rows(),
-            cancel,
-            work: Mutex::new(Some((work, events))),
+            kind: work.kind,
+            calls: work.calls as u64,
+            rows: work.rows as u64,
+            model: work.model,
+            cancel: work.cancel,
+            run: Mutex::new(Some((work.run, events))),
             phase: watch::Sender::new(Phase::Queued),
             done_calls: AtomicU64::new(0),
         })
     }
 
-    /// Where it stands.
+    /// Ends it: at once if it waits, at its next step if it runs.
+    pub fn cancel(&self) {
+        self.model.worker.cancel(self);
+    }
+
+    /// How many tasks wait before this one; `None` unless it waits.
+    pub fn position(&self) -> Option<usize> {
+        self.model.worker.position(self)
+    }
+
+    /// Its phase.
     pub fn phase(&self) -> Phase {
         self.phase.borrow().clone()
     }
@@ -127,7 +134,7 @@ impl Task {
         self.done_calls.store(calls, Ordering::Relaxed);
     }
 
-    /// Rows that have yet to go through the network.
+    /// Rows that are not through the network yet.
     pub fn rows_left(&self) -> u64 {
         let left = self.calls.saturating_sub(self.done_calls());
         self.rows.checked_div(self.calls).unwrap_or(0) * left
@@ -138,12 +145,7 @@ impl Task {
         self.cancel.is_cancelled()
     }
 
-    /// The flag that ends the work.
-    pub fn cancel(&self) -> &Cancel {
-        &self.cancel
-    }
-
-    /// Moves to `phase`; false if the task has ended before.
+    /// Moves to `phase`. Returns false if the task had already ended.
     pub(super) fn set(&self, phase: Phase) -> bool {
         self.phase.send_if_modified(|now| {
             let changes = !now.is_finished();
@@ -154,9 +156,9 @@ impl Task {
         })
     }
 
-    /// Takes the work out; `None` once it is taken.
-    pub(super) fn take_work(&self) -> Option<Watched> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Takes the work out; `None` if it has been taken.
+    pub(super) fn take_run(&self) -> Option<(Run, Option<EventSink>)> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A bounded queue and the threads that work on it.
+//! A bounded queue and its threads.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use skipstone::{Error, Result};
 use super::failure::Failure;
 use super::task::{Phase, Task};
 
-/// Called when a task has ended, with the task, how it ended and the seconds of work.
+/// Called when a task has ended, with the task, its last phase and the seconds of work.
 pub type OnFinished = Arc<dyn Fn(&Task, &Phase, f64) + Send + Sync>;
 
 /// The queue of one model. Its threads end when the queue is closed and empty.
@@ -38,7 +38,7 @@ impl Worker {
     /// A queue of at most `capacity` waiting tasks, and `runners` threads.
     ///
     /// # Errors
-    /// The system grants no thread.
+    /// The system cannot start a thread.
     pub fn start(runners: usize, capacity: usize, on_finished: OnFinished) -> Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), capacity, on_finished });
         for i in 0..runners.max(1) {
@@ -52,7 +52,7 @@ impl Worker {
     /// Puts a task at the end of the queue.
     ///
     /// # Errors
-    /// The queue is full or closed; the task never starts.
+    /// The queue is full or closed. The task never starts.
     pub fn submit(&self, task: Arc<Task>) -> std::result::Result<(), Failure> {
         let mut state = self.shared.state();
         if state.closed {
@@ -68,8 +68,8 @@ impl Worker {
     }
 
     /// Ends a task: at once if it waits, at its next step if it runs.
-    pub fn cancel(&self, task: &Task) {
-        task.cancel().cancel();
+    pub(super) fn cancel(&self, task: &Task) {
+        task.cancel.cancel();
         let mut state = self.shared.state();
         let before = state.queue.len();
         state.queue.retain(|other| other.id != task.id);
@@ -81,17 +81,17 @@ impl Worker {
     }
 
     /// How many tasks wait before this one; `None` unless it waits.
-    pub fn position(&self, task: &Task) -> Option<usize> {
+    pub(super) fn position(&self, task: &Task) -> Option<usize> {
         self.shared.state().queue.iter().position(|other| other.id == task.id)
     }
 
-    /// How many tasks wait, and how many run.
+    /// Number of waiting and of running tasks.
     pub fn load(&self) -> (usize, usize) {
         let state = self.shared.state();
         (state.queue.len(), state.running.len())
     }
 
-    /// Rows that all tasks here have yet to put through the network.
+    /// Rows of all tasks that are not through the network yet.
     pub fn rows_left(&self) -> u64 {
         let state = self.shared.state();
         state.queue.iter().chain(&state.running).map(|task| task.rows_left()).sum()
@@ -111,10 +111,10 @@ impl Worker {
         let running = state.running.clone();
         drop(state);
         let mut ended: Vec<_> = waiting.into_iter().chain(running).collect();
-        // Callers are told the reason; the runner, when it stops, finds that the task has ended.
+        // Callers learn the reason. When the runner stops, it finds that the task has ended.
         ended.retain(|task| {
             let ended = self.shared.finish(task, Phase::Failed(Failure::ShuttingDown), 0.0);
-            task.cancel().cancel();
+            task.cancel.cancel();
             ended
         });
         self.shared.changed.notify_all();
@@ -131,23 +131,23 @@ impl Shared {
         while let Some(task) = self.next() {
             let begun = Instant::now();
             task.set(Phase::Running);
-            let phase = match task.take_work() {
+            let phase = match task.take_run() {
                 None => Phase::Cancelled,
                 Some(_) if task.is_cancelled() => Phase::Cancelled,
-                Some((work, events)) => match catch_unwind(AssertUnwindSafe(|| work.run(&task, events.as_ref()))) {
+                Some((run, events)) => match catch_unwind(AssertUnwindSafe(|| run(&task, events.as_ref()))) {
                     _ if task.is_cancelled() => Phase::Cancelled,
                     Ok(Ok(answer)) => Phase::Done(Arc::new(answer)),
                     Ok(Err(failure)) => Phase::Failed(failure),
                     Err(_) => Phase::Failed(Failure::Internal("the work panicked".to_owned())),
                 },
             };
-            // The task ends before it leaves the list: while none is listed, none is unfinished.
+            // The task ends before it leaves the list, so an empty list means that every task has ended.
             self.finish(&task, phase, begun.elapsed().as_secs_f64());
             self.state().running.retain(|other| other.id != task.id);
         }
     }
 
-    /// Waits for the next task. `None` when the queue is closed and empty.
+    /// Waits for the next task. Returns `None` when the queue is closed and empty.
     fn next(&self) -> Option<Arc<Task>> {
         let mut state = self.state();
         loop {
@@ -162,10 +162,10 @@ impl Shared {
         }
     }
 
-    /// Ends a task; false if it had ended before.
+    /// Ends a task. Returns false if it had already ended.
     fn finish(&self, task: &Task, phase: Phase, seconds: f64) -> bool {
-        // A task that never began drops its event sink, so that its reader sees the end.
-        drop(task.take_work());
+        // A task that never began must drop its event sink, so that its reader sees the end.
+        drop(task.take_run());
         let ended = task.set(phase.clone());
         if ended {
             (self.on_finished)(task, &phase, seconds);

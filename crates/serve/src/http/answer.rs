@@ -12,12 +12,12 @@ use axum::response::{IntoResponse, Response};
 use super::error::ApiError;
 use super::events;
 use super::observe::RequestId;
-use crate::api::{Accepted, Answer};
+use crate::api::{Accepted, Answer, ApiRequest};
 use crate::core::{CancelOnDrop, EventSink, Phase, Work};
 use crate::service::Service;
-use crate::work::{Prepared, WorkRequest, prepare};
+use crate::work::{WorkKind, prepare};
 
-/// How a caller wants the answer.
+/// How the caller wants the answer.
 #[derive(Clone, Debug)]
 pub struct ResponseMode {
     events: bool,
@@ -25,7 +25,7 @@ pub struct ResponseMode {
 }
 
 impl ResponseMode {
-    /// As events, whatever the headers say.
+    /// Answers with events, whatever the headers say.
     #[must_use]
     pub fn events(self) -> Self {
         Self { events: true, ..self }
@@ -43,30 +43,30 @@ impl<S: Send + Sync> FromRequestParts<S> for ResponseMode {
     }
 }
 
-/// The handler of every kind of request: checks it and does its work. Where the caller wants events they are sent;
-/// otherwise small work is answered at once and large work becomes a job.
-pub async fn answer<R: WorkRequest>(
+/// Answers a request of any kind. A caller who wants events gets them; otherwise small work is answered at once and
+/// large work becomes a job.
+pub async fn answer<K: WorkKind>(
     service: &Service,
     mode: ResponseMode,
-    request: R,
+    request: ApiRequest<K>,
     uploads: Vec<Vec<u8>>,
 ) -> Result<Response, ApiError> {
-    let prepared = prepare(service, request, uploads).await?.boxed();
-    if let (true, Some(plan)) = (mode.events, prepared.work.plan()) {
-        let (sink, events) = EventSink::channel(prepared.work.frame_bytes());
-        let task = submit(service, prepared, Some(sink))?;
+    let mut work = prepare(service, request, uploads).await?;
+    if let Some(plan) = work.plan.take_if(|_| mode.events) {
+        let (sink, events) = EventSink::channel(work.frame_bytes);
+        let task = CancelOnDrop(service.submit(work, Some(sink))?);
         return Ok(events::stream(task, plan, events, mode.request_id).into_response());
     }
-    if prepared.work.rows() > service.limits.sync {
-        return job(service, prepared);
+    if work.rows as u64 > service.limits.sync {
+        return job(service, work);
     }
-    Ok(Json(&*wait(service, prepared).await?).into_response())
+    Ok(Json(&*wait(service, work).await?).into_response())
 }
 
-/// Does the work and waits for it; a caller who hangs up has cancelled it.
-pub async fn wait(service: &Service, prepared: Prepared<Box<dyn Work>>) -> Result<Arc<Answer>, ApiError> {
-    let task = submit(service, prepared, None)?;
-    match task.task().finished().await {
+/// Does the work and waits for it. The work is cancelled if the caller hangs up.
+pub async fn wait(service: &Service, work: Work) -> Result<Arc<Answer>, ApiError> {
+    let task = CancelOnDrop(service.submit(work, None)?);
+    match task.0.finished().await {
         Phase::Done(answer) => Ok(answer),
         Phase::Failed(failure) => Err(failure.into()),
         Phase::Queued | Phase::Running | Phase::Cancelled => Err(ApiError::shutting_down()),
@@ -74,20 +74,9 @@ pub async fn wait(service: &Service, prepared: Prepared<Box<dyn Work>>) -> Resul
 }
 
 /// Accepts the work as a job.
-pub fn job(service: &Service, prepared: Prepared<Box<dyn Work>>) -> Result<Response, ApiError> {
-    let Prepared { model, work, cancel } = prepared;
-    let task = service.submit(&model, work, cancel, None)?;
+pub fn job(service: &Service, work: Work) -> Result<Response, ApiError> {
+    let task = service.submit(work, None)?;
     let job = task.id.clone();
-    service.jobs.insert(task, model.worker.clone());
+    service.jobs.insert(task);
     Ok((StatusCode::ACCEPTED, Json(Accepted { job })).into_response())
-}
-
-/// Queues work that ends with its caller.
-fn submit(
-    service: &Service,
-    prepared: Prepared<Box<dyn Work>>,
-    events: Option<EventSink>,
-) -> Result<CancelOnDrop, ApiError> {
-    let Prepared { model, work, cancel } = prepared;
-    Ok(CancelOnDrop::new(service.submit(&model, work, cancel, events)?, model.worker.clone()))
 }

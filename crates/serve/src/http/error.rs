@@ -1,4 +1,4 @@
-//! Errors as the API reports them: what helps the caller goes to the caller, the rest to the log.
+//! Errors of the API. The caller gets what helps the caller; the rest goes to the log.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use crate::api::{ErrorBody, ErrorInfo};
 use crate::core::Failure;
 
-/// An error that becomes a response. The middleware writes its body, because it knows the request's id.
+/// An error that becomes a response. The middleware writes the body, because it knows the request's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     /// The status.
@@ -18,14 +18,14 @@ pub struct ApiError {
     pub field: Option<String>,
     /// The message for the log.
     pub internal: Option<String>,
-    /// When to try again, in seconds.
+    /// Seconds after which to try again.
     pub retry_after: Option<u64>,
 }
 
-/// Fields that a message may begin with, beside the options.
+/// Fields, besides the options, that a message may begin with.
 const FIELDS: [&str; 9] = ["at", "first", "image", "kind", "model", "n", "points", "seeds", "test_image"];
 
-/// The field that a message names: "steps: expected …", "solver ab2: …", "unknown field \"stepz\"; …".
+/// The field named by a message: "steps: expected …", "solver ab2: …", "unknown field \"stepz\"; …".
 fn field_of(message: &str) -> Option<&str> {
     if let Some(rest) = message.strip_prefix("unknown field \"") {
         return rest.split('"').next();
@@ -35,7 +35,7 @@ fn field_of(message: &str) -> Option<&str> {
 }
 
 impl ApiError {
-    /// An error of this status.
+    /// An error with this status.
     pub fn new(status: StatusCode, public: impl Into<String>) -> Self {
         let public = public.into();
         let field = field_of(&public).map(str::to_owned);
@@ -49,20 +49,20 @@ impl ApiError {
 
     /// The body of the request stopped before its end.
     pub fn cut() -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, "the body of the request stopped before its end, or came too slowly")
+        Self::new(StatusCode::REQUEST_TIMEOUT, "the body of the request was cut short or arrived too slowly")
     }
 
-    /// The thing asked for does not exist.
+    /// The requested thing does not exist.
     pub fn not_found(public: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, public)
     }
 
-    /// A fault of the service; the caller is told nothing of it.
+    /// A fault of the service, whose details go only to the log.
     pub fn internal(internal: impl Into<String>) -> Self {
         let internal = Some(internal.into());
         Self {
             internal,
-            ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log says what")
+            ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the service's log has the details")
         }
     }
 
@@ -75,13 +75,13 @@ impl ApiError {
         }
     }
 
-    /// The word for programs.
+    /// The code for programs.
     pub fn code(&self) -> String {
         let reason = self.status.canonical_reason().unwrap_or("error");
         reason.to_ascii_lowercase().replace([' ', '-'], "_")
     }
 
-    /// The body, for the request of this id.
+    /// The body, for the request with this id.
     pub fn body(&self, request_id: &str) -> ErrorBody {
         ErrorBody {
             error: ErrorInfo {
@@ -93,7 +93,7 @@ impl ApiError {
         }
     }
 
-    /// The response, for the request of this id.
+    /// The response, for the request with this id.
     pub fn render(&self, request_id: &str) -> Response {
         let mut response = (self.status, Json(self.body(request_id))).into_response();
         if let Some(seconds) = self.retry_after {

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use crate::api::{Plan, QueuedEvent, StepEvent, grid_png};
 use crate::core::{CancelOnDrop, Event, EventReceiver, Frame, Phase};
 
-/// The events as they go over the wire.
+/// The events on the wire.
 pub type Events = ReceiverStream<Result<sse::Event, Infallible>>;
 
 /// Events that may wait for the connection.
@@ -22,7 +22,7 @@ const WAITING: usize = 8;
 #[derive(Clone, Copy, Debug)]
 struct Disconnected;
 
-/// The events of a task: `plan`, what there is to see, `done` or `error`.
+/// Streams the events of a task: `plan`, the events of its work, then `done` or `error`.
 pub fn stream(
     task: CancelOnDrop,
     plan: Plan,
@@ -32,13 +32,13 @@ pub fn stream(
     let (to, written) = mpsc::channel(WAITING);
     let writer = EventWriter { to, task, request_id };
     tokio::spawn(async move {
-        // A reader who has gone need not be told; dropping the writer ends the work.
+        // If the reader has gone, dropping the writer cancels the work.
         let _ = writer.write_all(&plan, &mut events).await;
     });
     Sse::new(ReceiverStream::new(written)).keep_alive(KeepAlive::default())
 }
 
-/// Writes a task's events. When it is dropped, or its reader goes, the task ends.
+/// Writes a task's events. Dropping it cancels the task.
 struct EventWriter {
     to: mpsc::Sender<Result<sse::Event, Infallible>>,
     task: CancelOnDrop,
@@ -48,7 +48,7 @@ struct EventWriter {
 impl EventWriter {
     async fn write_all(&self, plan: &Plan, events: &mut EventReceiver) -> Result<(), Disconnected> {
         self.event("plan", plan).await?;
-        let of = self.task.task().calls as usize;
+        let of = self.task.0.calls as usize;
         while let Some(event) = self.next(events).await? {
             match event {
                 Event::Step(frame) => self.step(frame, of).await?,
@@ -56,14 +56,14 @@ impl EventWriter {
                 Event::Cell(cell) => self.event("cell", &cell).await?,
             }
         }
-        match self.task.task().finished().await {
+        match self.task.0.finished().await {
             Phase::Done(answer) => self.event("done", &*answer).await,
             Phase::Failed(failure) => self.error(failure.into()).await,
             Phase::Queued | Phase::Running | Phase::Cancelled => self.error(ApiError::shutting_down()).await,
         }
     }
 
-    /// Waits for the next event; meanwhile, once a second, writes how many tasks come first.
+    /// Waits for the next event. Meanwhile writes once a second how many tasks come first.
     async fn next(&self, events: &mut EventReceiver) -> Result<Option<Event>, Disconnected> {
         let mut every = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -72,7 +72,7 @@ impl EventWriter {
                 () = self.to.closed() => return Err(Disconnected),
                 event = events.recv() => return Ok(event),
                 _ = every.tick() => {
-                    if let Some(position) = self.task.position() {
+                    if let Some(position) = self.task.0.position() {
                         self.event("queued", &QueuedEvent { position }).await?;
                     }
                 }
@@ -81,7 +81,7 @@ impl EventWriter {
     }
 
     async fn step(&self, frame: Frame, of: usize) -> Result<(), Disconnected> {
-        // Compressing a picture would block a connection's thread for too long.
+        // Compressing an image here would block the connection's thread for too long.
         let made = tokio::task::spawn_blocking(move || {
             let Frame { call, t, columns, seconds, .. } = frame;
             let png = grid_png(&frame.x0, columns, &[]).ok()?;
@@ -89,7 +89,7 @@ impl EventWriter {
         });
         match made.await {
             Ok(Some(step)) => self.event("step", &step).await,
-            // An x̂₀ that makes no picture: the last event says what is wrong.
+            // x̂₀ is not an image. The last event reports the reason.
             Ok(None) | Err(_) => Ok(()),
         }
     }

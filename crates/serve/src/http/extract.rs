@@ -1,4 +1,4 @@
-//! Request bodies and queries, and messages about what is wrong with them.
+//! Request bodies and queries, and their error messages.
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -8,24 +8,12 @@ use axum::http::request::Parts;
 use serde_json::Value;
 
 use super::error::ApiError;
-use crate::api::{Asked, of_json, of_text};
-
-/// A JSON body.
-#[derive(Debug)]
-pub struct JsonBody<T>(pub T);
-
-impl<S: Send + Sync, T: Asked> FromRequest<S> for JsonBody<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        parse(body(request, state).await?).map(Self)
-    }
-}
+use crate::api::{ApiRequest, RequestKind};
 
 /// Reads a body as JSON.
 ///
 /// # Errors
-/// It is no JSON.
+/// The body is not JSON, or did not arrive whole.
 pub async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Value, ApiError> {
     Json::from_request(request, state).await.map(|Json(body)| body).map_err(|e| rejected(&e))
 }
@@ -33,10 +21,10 @@ pub async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Value, 
 /// Reads JSON as a request.
 ///
 /// # Errors
-/// It is no `T`.
-pub fn parse<T: Asked>(value: Value) -> Result<T, ApiError> {
+/// The value is not a request of kind `K`.
+pub fn parse<K: RequestKind>(value: Value) -> Result<ApiRequest<K>, ApiError> {
     match value {
-        Value::Object(fields) => of_json(fields).map_err(|e| ApiError::bad(e.message())),
+        Value::Object(fields) => ApiRequest::of_json(fields).map_err(|e| ApiError::bad(e.message())),
         _ => Err(ApiError::bad("expected an object of the fields of a request")),
     }
 }
@@ -50,19 +38,19 @@ fn rejected(rejection: &JsonRejection) -> ApiError {
 
 /// The parameters of a query.
 #[derive(Debug)]
-pub struct QueryParams<T>(pub T);
+pub struct QueryParams<K>(pub ApiRequest<K>);
 
-impl<S: Send + Sync, T: Asked> FromRequestParts<S> for QueryParams<T> {
+impl<S: Send + Sync, K: RequestKind> FromRequestParts<S> for QueryParams<K> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let texts = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
         let Query(texts) = texts.map_err(|e| refused(e.status(), &e.body_text()))?;
-        of_text(texts, false).map(Self).map_err(|e| ApiError::bad(e.message()))
+        ApiRequest::of_text(texts, false).map(Self).map_err(|e| ApiError::bad(e.message()))
     }
 }
 
-/// A rejection of the framework as an [`ApiError`]: 400 for whatever is wrong with the content.
+/// A rejection of the framework as an [`ApiError`], with status 400 for any invalid content.
 fn refused(status: StatusCode, text: &str) -> ApiError {
     let status = if status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { status };
     let message = match text.split_once(": ") {

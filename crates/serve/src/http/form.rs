@@ -1,33 +1,26 @@
-//! Requests that bring images: a form, or JSON without any.
+//! Requests as a form with images, or as JSON.
 
 use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{StatusCode, header};
 
 use super::error::ApiError;
-use super::extract::JsonBody;
-use crate::api::of_text;
-use crate::work::WorkRequest;
+use super::extract::{body, parse};
+use crate::api::{ApiRequest, RequestKind};
 
-/// Most fields of a form, its images among them.
+/// Most fields of a form, including its images.
 const MOST_FIELDS: usize = 24;
 /// Most bytes of a field's name.
 const MOST_NAME: usize = 64;
-/// Most bytes of a field that is no image.
+/// Most bytes of a field other than an image.
 const MOST_TEXT: usize = 1 << 10;
 
-/// A request that may come as a form with image files instead of JSON.
-pub trait FormRequest: WorkRequest {
-    /// How many files called `image` the form may have, in numbers and in words.
-    const IMAGES: (&'static [usize], &'static str);
-}
-
-/// A request that came as `application/json`, or as `multipart/form-data` with image files.
+/// A request that came as `application/json`, or as `multipart/form-data` where its kind takes images.
 #[derive(Debug)]
-pub struct JsonOrForm<R> {
+pub struct JsonOrForm<K> {
     /// The request.
-    pub request: R,
-    /// The files of the form, in order.
+    pub request: ApiRequest<K>,
+    /// The images of the form, in order.
     pub uploads: Vec<Vec<u8>>,
 }
 
@@ -39,18 +32,17 @@ struct Form {
     fields: Vec<(String, String)>,
 }
 
-impl<S: Send + Sync, R: FormRequest> FromRequest<S> for JsonOrForm<R> {
+impl<S: Send + Sync, K: RequestKind> FromRequest<S> for JsonOrForm<K> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (expected, in_words) = K::IMAGES;
         let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if !kind.to_ascii_lowercase().starts_with("multipart/form-data") {
-            let JsonBody(request) = JsonBody::<R>::from_request(request, state).await?;
-            return Ok(Self { request, uploads: Vec::new() });
+        if expected.is_empty() || !kind.to_ascii_lowercase().starts_with("multipart/form-data") {
+            return Ok(Self { request: parse(body(request, state).await?)?, uploads: Vec::new() });
         }
         let Form { images: uploads, fields } = Form::read(request, state).await?;
-        let request = of_text(fields, true).map_err(|e| ApiError::bad(e.message()))?;
-        let (expected, in_words) = R::IMAGES;
+        let request = ApiRequest::of_text(fields, true).map_err(|e| ApiError::bad(e.message()))?;
         if !expected.contains(&uploads.len()) {
             return Err(ApiError::bad(format!("image: expected {in_words}, found {}", uploads.len())));
         }
@@ -90,7 +82,7 @@ fn refused(error: MultipartError) -> ApiError {
     let status = error.status();
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(status, "image: the upload is too long"),
-        // The content is not to blame, but how it arrived.
+        // The fault is in the transfer, not in the content.
         _ if status.is_server_error() => ApiError::cut(),
         _ => ApiError::new(status, format!("the form cannot be read: {}", error.body_text())),
     }

@@ -13,22 +13,22 @@ use super::error::ApiError;
 use super::extract::{body, parse};
 use super::observe::RequestId;
 use crate::api::{
-    Accepted, CompareRequest, EncodeRequest, ErrorBody, InterpolateRequest, Job, JobRequest, ReconstructRequest,
-    SampleRequest,
+    Accepted, CompareFields, EncodeFields, ErrorBody, InterpolateFields, Job, JobRequest, ReconstructFields,
+    RequestKind, SampleFields,
 };
-use crate::core::{Phase, Task, Work, Worker};
+use crate::core::{Phase, Task, Work};
 use crate::service::App;
-use crate::work::{Prepared, WorkRequest, prepare};
+use crate::work::{WorkKind, prepare};
 
-/// Take work as a job
+/// Create a job
 #[utoipa::path(
     post,
     path = "/v1/jobs",
     request_body = JobRequest,
     responses(
-        (status = 202, description = "Taken", body = Accepted),
-        (status = 400, description = "The request means nothing", body = ErrorBody),
-        (status = 404, description = "No such test image", body = ErrorBody),
+        (status = 202, description = "Accepted", body = Accepted),
+        (status = 400, description = "The request is invalid", body = ErrorBody),
+        (status = 404, description = "There is no such test image", body = ErrorBody),
     )
 )]
 pub async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
@@ -37,18 +37,18 @@ pub async fn create(State(app): State<App>, request: Request) -> Result<Response
 }
 
 /// Reads the fields of a job as those of its kind, so that an error names the field, and checks the request.
-async fn prepare_job(app: &App, job: Value) -> Result<Prepared<Box<dyn Work>>, ApiError> {
+async fn prepare_job(app: &App, job: Value) -> Result<Work, ApiError> {
     let Value::Object(mut fields) = job else {
         return Err(ApiError::bad("expected an object of the fields of a job"));
     };
     let kind = fields.remove("kind");
     let rest = Value::Object(fields);
     match kind.as_ref().and_then(Value::as_str) {
-        Some("sample") => prepare_as::<SampleRequest>(app, rest).await,
-        Some("encode") => prepare_as::<EncodeRequest>(app, rest).await,
-        Some("reconstruct") => prepare_as::<ReconstructRequest>(app, rest).await,
-        Some("interpolate") => prepare_as::<InterpolateRequest>(app, rest).await,
-        Some("compare") => prepare_as::<CompareRequest>(app, rest).await,
+        Some(SampleFields::NAME) => prepare_as::<SampleFields>(app, rest).await,
+        Some(EncodeFields::NAME) => prepare_as::<EncodeFields>(app, rest).await,
+        Some(ReconstructFields::NAME) => prepare_as::<ReconstructFields>(app, rest).await,
+        Some(InterpolateFields::NAME) => prepare_as::<InterpolateFields>(app, rest).await,
+        Some(CompareFields::NAME) => prepare_as::<CompareFields>(app, rest).await,
         _ => {
             let found = kind.map_or("none".to_owned(), |kind| kind.to_string());
             let kinds = "sample, encode, reconstruct, interpolate or compare";
@@ -57,22 +57,22 @@ async fn prepare_job(app: &App, job: Value) -> Result<Prepared<Box<dyn Work>>, A
     }
 }
 
-async fn prepare_as<R: WorkRequest>(app: &App, fields: Value) -> Result<Prepared<Box<dyn Work>>, ApiError> {
-    Ok(prepare(app, parse::<R>(fields)?, Vec::new()).await?.boxed())
+async fn prepare_as<K: WorkKind>(app: &App, fields: Value) -> Result<Work, ApiError> {
+    Ok(prepare(app, parse::<K>(fields)?, Vec::new()).await?)
 }
 
-fn find(app: &App, id: &str) -> Result<(Arc<Task>, Worker), ApiError> {
-    app.jobs.get(id).ok_or_else(|| ApiError::not_found("no such job: results are kept for a while only"))
+fn find(app: &App, id: &str) -> Result<Arc<Task>, ApiError> {
+    app.jobs.get(id).ok_or_else(|| ApiError::not_found("there is no such job; results are kept for a limited time"))
 }
 
-/// How a job stands
+/// Show a job
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
-    params(("id" = String, Path, description = "The job's name")),
+    params(("id" = String, Path, description = "The job's id")),
     responses(
-        (status = 200, description = "How it stands", body = Job),
-        (status = 404, description = "No such job, or its result was kept for long enough", body = ErrorBody),
+        (status = 200, description = "The job's state", body = Job),
+        (status = 404, description = "There is no such job; results are kept for a limited time", body = ErrorBody),
     )
 )]
 pub async fn show(
@@ -80,15 +80,15 @@ pub async fn show(
     Extension(RequestId(request_id)): Extension<RequestId>,
     Path(id): Path<String>,
 ) -> Result<Json<Job>, ApiError> {
-    let (task, worker) = find(&app, &id)?;
+    let task = find(&app, &id)?;
     let phase = task.phase();
-    let (state, position, is_finished) = (phase.name(), worker.position(&task), phase.is_finished());
+    let (state, position, is_finished) = (phase.name(), task.position(), phase.is_finished());
     let (result, error) = match phase {
         Phase::Done(answer) => (Some(answer), None),
         Phase::Failed(failure) => (None, Some(ApiError::from(failure).body(&request_id).error)),
         Phase::Queued | Phase::Running | Phase::Cancelled => (None, None),
     };
-    // It may have ended since, but this caller is not told so.
+    // The job may have ended since, but this answer does not say so.
     if is_finished {
         app.jobs.mark_fetched(&id);
     }
@@ -99,15 +99,15 @@ pub async fn show(
 #[utoipa::path(
     delete,
     path = "/v1/jobs/{id}",
-    params(("id" = String, Path, description = "The job's name")),
+    params(("id" = String, Path, description = "The job's id")),
     responses(
-        (status = 204, description = "It ends at its next step, or had ended"),
-        (status = 404, description = "No such job", body = ErrorBody),
+        (status = 204, description = "The job ends at its next step, or had already ended"),
+        (status = 404, description = "There is no such job", body = ErrorBody),
     )
 )]
 pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
-    let (task, worker) = find(&app, &id)?;
-    worker.cancel(&task);
+    let task = find(&app, &id)?;
+    task.cancel();
     if task.phase().is_finished() {
         app.jobs.mark_fetched(&id);
     }

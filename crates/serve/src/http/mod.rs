@@ -2,19 +2,18 @@
 
 mod answer;
 mod assets;
-mod compare;
 mod error;
 mod events;
 mod extract;
 mod form;
 mod guard;
-mod images;
 mod jobs;
 mod observe;
 mod openapi;
 mod probes;
-mod sample;
+mod sample_png;
 mod test_images;
+mod work;
 
 pub use error::ApiError;
 
@@ -33,26 +32,13 @@ use crate::service::App;
 
 /// Most bytes of a body without images.
 const MOST_JSON: usize = 64 << 10;
-/// How long a body may arrive without a byte.
+/// Longest pause in the arrival of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Routes that take images, in bodies of at most so many bytes.
-fn uploads(bytes: usize) -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(images::encode))
-        .routes(routes!(images::reconstruct))
-        .routes(routes!(images::interpolate))
-        .layer(DefaultBodyLimit::max(bytes))
-}
 
 fn routes(limits: &Limits) -> OpenApiRouter<App> {
     let others = OpenApiRouter::new()
         .routes(routes!(probes::models))
-        .routes(routes!(sample::sample))
-        .routes(routes!(sample::sample_png))
-        .routes(routes!(sample::sample_stream))
-        .routes(routes!(compare::compare))
-        .routes(routes!(compare::compare_stream))
+        .routes(routes!(sample_png::sample_png))
         .routes(routes!(test_images::count))
         .routes(routes!(test_images::test_image))
         .routes(routes!(jobs::create))
@@ -60,9 +46,11 @@ fn routes(limits: &Limits) -> OpenApiRouter<App> {
         .routes(routes!(probes::health))
         .routes(routes!(probes::ready))
         .routes(routes!(probes::metrics))
+        .merge(work::without_images())
         .layer(DefaultBodyLimit::max(MOST_JSON));
-    let mut all = OpenApiRouter::with_openapi(openapi::frame()).merge(uploads(limits.upload_bytes)).merge(others);
-    openapi::complete(all.get_openapi_mut());
+    let uploads = work::with_images().layer(DefaultBodyLimit::max(limits.upload_bytes));
+    let mut all = OpenApiRouter::with_openapi(openapi::frame()).merge(uploads).merge(others);
+    openapi::add_common_responses(all.get_openapi_mut());
     all
 }
 
@@ -71,7 +59,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     routes(&Limits::default()).into_openapi()
 }
 
-/// Every route of the service. It needs no socket: tests send it requests directly.
+/// Every route of the service. It needs no socket, so tests send requests to it directly.
 pub fn app(service: App) -> Router {
     let (routes, document) = routes(&service.limits).split_for_parts();
     routes

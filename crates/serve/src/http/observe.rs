@@ -1,5 +1,4 @@
-//! The middleware around every request: its id, its line in the log, its counters, the body of its error, and the
-//! security headers.
+//! The middleware around every request: the request id, the log, the counters, bodies of errors, and security headers.
 
 use std::time::Instant;
 
@@ -15,8 +14,8 @@ use crate::service::App;
 /// The header of a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Scripts, styles and data come from this service alone; images also from `data:` and `blob:` addresses, which the page
-/// makes.
+/// Allows scripts, styles and data only from this service, and images also from `data:` and `blob:` addresses, which the
+/// page creates.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
                       connect-src 'self'; font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
@@ -32,7 +31,7 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    // A path that is no route is the caller's invention and becomes no label.
+    // A path without a route is the caller's invention and must not become a label.
     let route = route.unwrap_or_else(|| "none".to_owned());
     let span = tracing::info_span!("request", id = %id, %method, path = request.uri().path());
     let begun = Instant::now();
@@ -48,13 +47,13 @@ pub async fn observe(State(app): State<App>, mut request: Request, next: Next) -
     response
 }
 
-/// A method as a label of counters: callers may invent methods, so unknown ones are all `other`.
+/// A method as a label. Callers may invent methods, so all unknown ones become `other`.
 fn label(method: &Method) -> &'static str {
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     known.into_iter().find(|known| method == known).unwrap_or("other")
 }
 
-/// Writes the body of an error and the headers that all responses have.
+/// Writes the body of an error, and the headers of every response.
 fn finish(mut response: Response, id: &str) -> Response {
     let status = response.status();
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
@@ -82,24 +81,26 @@ fn finish(mut response: Response, id: &str) -> Response {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    // No answer is kept by caches unless it says so itself.
+    // Caches must not keep answers that do not allow it.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-/// The error for a refusal of the router itself.
+/// The error for a status set by the router itself.
 fn plain(status: StatusCode) -> ApiError {
     match status {
         StatusCode::NOT_FOUND => ApiError::not_found("there is nothing at this address"),
-        StatusCode::METHOD_NOT_ALLOWED => ApiError::new(status, "this address knows other methods, see Allow"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            ApiError::new(status, "this address takes other methods; see the header Allow")
+        }
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(status, "the body is too long"),
-        StatusCode::REQUEST_TIMEOUT => ApiError::new(status, "the body came too slowly"),
+        StatusCode::REQUEST_TIMEOUT => ApiError::new(status, "the body arrived too slowly"),
         StatusCode::INTERNAL_SERVER_ERROR => ApiError::internal("a handler panicked"),
         _ => ApiError::new(status, status.canonical_reason().unwrap_or("error").to_ascii_lowercase()),
     }
 }
 
-/// Whether a caller's id fits into a log.
+/// Whether a caller's id is fit for a log.
 fn fits_log(id: &str) -> bool {
     (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }

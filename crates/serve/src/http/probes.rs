@@ -1,4 +1,4 @@
-//! What is served, and how the service is.
+//! The models, the probes and the metrics.
 
 use axum::Json;
 use axum::extract::State;
@@ -11,31 +11,31 @@ use super::error::ApiError;
 use crate::api::{ErrorBody, Models};
 use crate::service::App;
 
-/// How the service is.
+/// The status of the service.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
     /// ok
     pub status: &'static str,
 }
 
-/// What can be asked for
-#[utoipa::path(get, path = "/v1/models", responses((status = 200, description = "Models, names, limits", body = Models)))]
+/// List models, options and limits
+#[utoipa::path(get, path = "/v1/models", responses((status = 200, description = "Models, options and limits", body = Models)))]
 pub async fn models(State(app): State<App>) -> Json<Models> {
     Json(Models::of(app.models.iter().map(|model| model.info()).collect(), app.limits))
 }
 
-/// Whether the process lives
-#[utoipa::path(get, path = "/health", responses((status = 200, description = "It does", body = Status)))]
+/// Check that the process is alive
+#[utoipa::path(get, path = "/health", responses((status = 200, description = "It is alive", body = Status)))]
 pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// Whether work is taken
+/// Check that the service accepts work
 #[utoipa::path(
     get,
     path = "/ready",
     responses(
-        (status = 200, description = "It is", body = Status),
+        (status = 200, description = "It accepts work", body = Status),
         (status = 503, description = "The service is shutting down", body = ErrorBody),
     )
 )]
@@ -43,7 +43,7 @@ pub async fn ready(State(app): State<App>) -> Result<Json<Status>, ApiError> {
     if app.is_open() { Ok(Json(Status { status: "ok" })) } else { Err(ApiError::shutting_down()) }
 }
 
-/// Counters for Prometheus
+/// Metrics for Prometheus
 #[utoipa::path(
     get,
     path = "/metrics",

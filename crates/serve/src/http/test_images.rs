@@ -1,4 +1,4 @@
-//! `/v1/test-images`: images to try things with.
+//! `/v1/test-images`: images to try the service with.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -9,10 +9,10 @@ use super::error::ApiError;
 use crate::api::{ErrorBody, TestImages};
 use crate::service::App;
 
-/// How many test images there are
+/// Count the test images
 ///
-/// Those of Fashion-MNIST, where the data set is installed.
-#[utoipa::path(get, path = "/v1/test-images", responses((status = 200, description = "How many", body = TestImages)))]
+/// They are the test images of Fashion-MNIST, if the data set is installed.
+#[utoipa::path(get, path = "/v1/test-images", responses((status = 200, description = "The number of test images", body = TestImages)))]
 pub async fn count(State(app): State<App>) -> Result<Json<TestImages>, ApiError> {
     let count = app.images.test_count().await?;
     Ok(Json(TestImages { available: count.is_some(), count: count.unwrap_or(0) }))
@@ -22,10 +22,10 @@ pub async fn count(State(app): State<App>) -> Result<Json<TestImages>, ApiError>
 #[utoipa::path(
     get,
     path = "/v1/test-images/{file}",
-    params(("file" = String, Path, description = "Its number, and .png", pattern = r"^[0-9]{1,5}\.png$", example = "0.png")),
+    params(("file" = String, Path, description = "The image's index with the extension .png", pattern = r"^[0-9]{1,5}\.png$", example = "0.png")),
     responses(
-        (status = 200, description = "The picture", content_type = "image/png"),
-        (status = 404, description = "There is none of this number", body = ErrorBody),
+        (status = 200, description = "The image", content_type = "image/png"),
+        (status = 404, description = "There is no such test image", body = ErrorBody),
     )
 )]
 pub async fn test_image(State(app): State<App>, Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {

@@ -18,18 +18,18 @@ use crate::http::app;
 use crate::service::App;
 use write_timeout::WriteTimeout;
 
-/// How the server treats connections and shuts down.
+/// How the server handles connections and shuts down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerOptions {
-    /// Most connections open at a time; more wait to be accepted.
+    /// Most open connections. Further ones wait to be accepted.
     pub connections: usize,
-    /// How long the head of a request may take to arrive, also on a connection kept open.
+    /// Longest time for the head of a request to arrive, also on a connection that is kept open.
     pub header_timeout: Duration,
-    /// How long a response may wait for a reader who reads nothing.
+    /// Longest time that a response waits for a client that reads nothing.
     pub write_timeout: Duration,
-    /// How long accepted work may take to end once the service shuts down.
+    /// Longest time for accepted work to end after shutdown begins.
     pub grace: Duration,
-    /// How long results of jobs can then still be fetched; never longer than `grace`.
+    /// How long results of jobs can be fetched afterwards; never longer than `grace`.
     pub fetch_grace: Duration,
 }
 
@@ -45,17 +45,17 @@ impl Default for ServerOptions {
     }
 }
 
-/// What a shutdown left behind.
+/// The outcome of a shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShutdownReport {
-    /// Tasks that did not end within the grace period; their callers were told.
+    /// Tasks that did not end within the grace period. Their callers got an error.
     pub abandoned: usize,
-    /// Results of jobs that nobody fetched.
+    /// Results of jobs that no caller fetched.
     pub unfetched: usize,
 }
 
-/// Serves until `stop`. Then new work is refused, accepted work is finished or its callers are told, and results can be
-/// fetched for a moment longer. A listener that fails is tried again.
+/// Serves until `stop`. Then the service refuses new work, finishes accepted work or sends an error to its callers, and
+/// still answers requests for results for a moment. A listener that fails is tried again.
 pub async fn serve(
     listener: TcpListener,
     service: App,
@@ -81,7 +81,7 @@ pub async fn serve(
             _ = evict.tick() => service.jobs.evict(),
             (accepted, place) = connection => match accepted {
                 Ok((stream, _)) => {
-                    // Events are small and wanted at once.
+                    // Events are small and should arrive at once.
                     let _ = stream.set_nodelay(true);
                     let connection = connection_of(stream, router.clone(), &options);
                     let connection = graceful.watch(connection);
@@ -93,7 +93,7 @@ pub async fn serve(
                     });
                 }
                 Err(error) => {
-                    // Too many open files, or a caller who has gone already: neither lasts.
+                    // Too many open files, or the client has gone already. Neither lasts.
                     tracing::warn!("cannot accept: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -123,7 +123,7 @@ fn connection_of(
         )
 }
 
-/// Waits for accepted work; what does not end in time is ended and its callers are told.
+/// Waits for accepted work. Work that does not end in time is cancelled, and its callers get an error.
 async fn shut_down(service: &App, options: &ServerOptions) -> ShutdownReport {
     let until = Instant::now() + options.grace;
     service.drain();

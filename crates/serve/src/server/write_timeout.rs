@@ -1,4 +1,4 @@
-//! A time limit for readers who stop reading.
+//! A time limit for clients that stop reading.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,17 +8,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream whose writes fail with [`io::ErrorKind::TimedOut`] once none has made progress for `patience`.
+/// A stream whose writes fail with [`io::ErrorKind::TimedOut`] if none makes progress for `patience`.
 #[derive(Debug)]
 pub struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
-    /// Runs since a write first had to wait.
+    /// Running since a write first had to wait.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> WriteTimeout<S> {
-    /// `stream` with a limit of `patience`.
+    /// Wraps `stream`.
     pub fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, waits: None }
     }
@@ -31,7 +31,7 @@ impl<S> WriteTimeout<S> {
         }
         let patience = self.patience;
         ready!(self.waits.get_or_insert_with(|| Box::pin(sleep(patience))).as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader has stopped reading")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has stopped reading")))
     }
 }
 

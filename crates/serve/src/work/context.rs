@@ -1,34 +1,44 @@
-//! What a request is checked against.
+//! The context in which a request is checked.
 
 use std::sync::Arc;
 
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request;
 
-use crate::api::Limits;
-use crate::core::{Cancel, Failure, ServedModel};
+use crate::api::{Answer, Limits, RequestKind};
+use crate::core::{Cancel, EventSink, Failure, ServedModel, Task, Work};
 
-/// The model that a request is for, the limits, and the flag that will end the work.
+/// The model of a request, the limits, and the flag that will cancel its work.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The model.
     pub model: Arc<ServedModel>,
-    /// What one request may ask for.
+    /// The limits of one request.
     pub limits: Limits,
-    /// Ends the work.
+    /// Cancels the work.
     pub cancel: Cancel,
 }
 
 impl Context {
-    /// A generator of `n` images from index `first` on.
+    /// A generator of `n` images from index `first`.
     ///
     /// # Errors
-    /// Options that are not valid for the model.
+    /// The options are not valid for the model.
     pub(super) fn generator(&self, request: &Request, first: u64, n: usize) -> Result<Generator, Failure> {
         self.model.generator(request, Inputs::default(), (first, n), &self.cancel)
     }
 
-    /// Refuses no images, and more than one request may have.
+    /// Work of kind `K` that nobody can watch.
+    pub(super) fn work<K: RequestKind>(
+        self,
+        (calls, rows): (usize, usize),
+        run: impl FnOnce(&Task, Option<&EventSink>) -> Result<Answer, Failure> + Send + 'static,
+    ) -> Work {
+        let (model, cancel, run) = (self.model, self.cancel, Box::new(run));
+        Work { kind: K::NAME, model, cancel, calls, rows, plan: None, frame_bytes: 1, fingerprint: None, run }
+    }
+
+    /// Refuses 0 images, and more than a request may have.
     pub(super) fn check_images(&self, n: usize) -> Result<(), Failure> {
         if n == 0 || n > self.limits.n {
             return Err(Failure::Refused(format!("n: expected 1 to {}, found {n}", self.limits.n)));
@@ -41,14 +51,14 @@ impl Context {
         Ok(())
     }
 
-    /// Most images that one request may have.
+    /// Most images that a request may have.
     pub(super) fn most_images(&self) -> usize {
         let [_, h, w] = self.model.shape();
         let of_pixels = self.limits.pixels / (h * w).max(1) as u64;
         self.limits.n.min(usize::try_from(of_pixels).unwrap_or(usize::MAX))
     }
 
-    /// Refuses no steps, and more than a run may have.
+    /// Refuses 0 steps, and more than a run may have.
     pub(super) fn check_steps(&self, steps: usize) -> Result<(), Failure> {
         if steps == 0 || steps > self.limits.steps {
             return Err(Failure::Refused(format!("steps: expected 1 to {}, found {steps}", self.limits.steps)));

@@ -1,26 +1,26 @@
-//! From one image to another through the space of latents: what `skipstone interpolate` does.
+//! From one image to another through their latents, as `skipstone interpolate` does it.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::{Array4, Axis, concatenate};
+use ndarray::{Array4, Axis};
 use skipstone::math::latent;
-use skipstone::math::noise::initial_latent;
+use skipstone::math::noise::latents_of;
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::inversion::Method;
 
 use super::context::Context;
-use super::request::{SourceImages, WorkRequest};
+use super::request::{SourceImages, WorkKind};
 use super::task_run::TaskRun;
-use crate::api::{Answer, InterpolatePlan, InterpolateRequest, Interpolation, Plan, Tile, grid_png, image_png};
-use crate::core::{EventSink, Failure, ServedModel, Task, Work};
+use crate::api::{
+    Answer, ApiRequest, InterpolateFields, InterpolatePlan, Interpolation, Plan, Tile, grid_png, image_png,
+};
+use crate::core::{Failure, Work};
 
 /// The ends to interpolate between.
-#[derive(Clone, Debug)]
 enum Ends {
     /// The images that these seeds make.
     Seeds(Vec<u64>),
-    /// Images, `[2 or 4, c, h, w]`, to be encoded first.
+    /// Images to be encoded first, `[2 or 4, c, h, w]`.
     Images(Array4<f32>),
 }
 
@@ -31,30 +31,27 @@ impl Ends {
             Self::Images(images) => images.dim().0,
         }
     }
-}
 
-/// A checked request to interpolate.
-pub struct InterpolateWork {
-    model: Arc<ServedModel>,
-    ends: Ends,
-    generator: Generator,
-    points: Points,
-    n: usize,
-    command: Option<String>,
+    /// Their latents, `[n, c, h, w]`.
+    fn latents(&self, generator: &Generator, run: &mut TaskRun<'_>) -> Result<Array4<f32>, Failure> {
+        match self {
+            Self::Seeds(seeds) => Ok(latents_of(seeds, generator.shape())),
+            Self::Images(images) => run.encode(generator, images),
+        }
+    }
 }
 
 /// The points to make images at.
-#[derive(Clone, Debug, PartialEq)]
 enum Points {
-    /// So many, evenly, on a line or on each side of a square.
+    /// This many, evenly, on a line or on each side of a square.
     Even(usize),
-    /// A single one: λ of a line, or column and row of a square.
+    /// A single point: λ on a line, or column and row in a square.
     At(Vec<f64>),
 }
 
 impl Points {
-    /// The points of a request between so many ends, and their number.
-    fn of(request: &InterpolateRequest, ends: usize) -> Result<(Self, usize), Failure> {
+    /// The points of a request between this many ends, and the number of points.
+    fn of(own: &InterpolateFields, ends: usize) -> Result<(Self, usize), Failure> {
         let coordinates = match ends {
             2 => 1,
             4 => 2,
@@ -63,14 +60,14 @@ impl Points {
                 return Err(Failure::Refused(message));
             }
         };
-        if let Some(at) = &request.at {
+        if let Some(at) = &own.at {
             if at.len() != coordinates || at.iter().any(|at| !(0.0..=1.0).contains(at)) {
                 let message = format!("at: expected {coordinates} number(s) from 0 to 1 for {ends} ends, found {at:?}");
                 return Err(Failure::Refused(message));
             }
             return Ok((Self::At(at.clone()), 1));
         }
-        let points = request.points;
+        let points = own.points;
         if points < 2 {
             return Err(Failure::Refused(format!("points: expected at least 2, the ends, found {points}")));
         }
@@ -89,10 +86,9 @@ impl Points {
     fn latents(&self, ends: &Array4<f32>) -> skipstone::Result<Array4<f32>> {
         let end = |i| ends.index_axis(Axis(0), i);
         match (self, ends.dim().0) {
-            (Self::Even(points), 2) => latent::line(end(0), end(1), *points),
-            (Self::Even(points), _) => latent::grid([end(0), end(1), end(2), end(3)], *points),
+            (Self::Even(points), _) => latent::between(ends, *points),
             (Self::At(at), 2) => Ok(latent::slerp(end(0), end(1), at[0])?.insert_axis(Axis(0))),
-            // In the order of a whole square: first the column on both lines, then the row between them.
+            // As in a whole square: first the column on both lines, then the row between them.
             (Self::At(at), _) => {
                 let (top, bottom) = (latent::slerp(end(0), end(1), at[0])?, latent::slerp(end(2), end(3), at[0])?);
                 Ok(latent::slerp(top.view(), bottom.view(), at[1])?.insert_axis(Axis(0)))
@@ -101,121 +97,68 @@ impl Points {
     }
 }
 
-impl WorkRequest for InterpolateRequest {
-    type Work = InterpolateWork;
-
-    fn model(&self) -> Option<&str> {
-        self.model.as_deref()
-    }
-
-    fn check(self, context: Context, images: Option<SourceImages>) -> Result<InterpolateWork, Failure> {
+impl WorkKind for InterpolateFields {
+    fn check(request: ApiRequest<Self>, context: Context, images: Option<SourceImages>) -> Result<Work, Failure> {
         let (ends, files) = match images {
             Some(SourceImages { x0, files }) => (Ends::Images(x0), files),
-            None => (Ends::Seeds(self.seeds.clone()), Vec::new()),
+            None => (Ends::Seeds(request.own.seeds.clone()), Vec::new()),
         };
-        let (points, n) = Points::of(&self, ends.count())?;
+        let (points, n) = Points::of(&request.own, ends.count())?;
         if n > context.limits.n {
             let message = format!("points: expected at most {} images in all, found {n}", context.limits.n);
             return Err(Failure::Refused(message));
         }
         context.check_images(n)?;
-        context.check_steps(self.options.steps_of(context.model.timesteps))?;
-        let generator = if let Ends::Images(_) = ends {
+        context.check_steps(request.options.steps_of(context.model.timesteps))?;
+        let (generator, encoding) = if let Ends::Images(_) = ends {
             // Clipping cannot be undone, so images are encoded without it unless the request asks for it.
-            let generator = context.generator(&self.options.clone().unclipped(), 0, n)?;
+            let generator = context.generator(&request.options.clone().unclipped(), 0, n)?;
             Method::Ddim.check(generator.plan())?;
-            generator
+            let encoding = generator.plan().steps().len();
+            (generator, encoding)
         } else {
-            context.generator(&self.options, 0, n)?
+            (context.generator(&request.options, 0, n)?, 0)
         };
         let is_single = matches!(points, Points::At(_));
-        let command = (!is_single).then(|| self.command(&context.model.model_flag(), &files));
-        Ok(InterpolateWork { model: context.model, ends, generator, points, n, command })
-    }
-}
-
-impl InterpolateWork {
-    /// Network calls that encoding the ends takes.
-    fn encoding(&self) -> usize {
-        if let Ends::Images(_) = self.ends { self.generator.plan().steps().len() } else { 0 }
-    }
-
-    /// The latents of the ends.
-    fn latents(&self, run: &mut TaskRun<'_>) -> Result<Array4<f32>, Failure> {
-        let shape = self.generator.shape();
-        match &self.ends {
-            Ends::Seeds(seeds) => {
-                let each: Vec<_> = seeds.iter().map(|&seed| initial_latent(seed, 0, 1, shape)).collect();
-                let views: Vec<_> = each.iter().map(|x| x.view()).collect();
-                concatenate(Axis(0), &views).map_err(|e| Failure::Internal(e.to_string()))
-            }
-            Ends::Images(images) => run.encode(&self.generator, images),
-        }
-    }
-}
-
-impl Work for InterpolateWork {
-    fn kind(&self) -> &'static str {
-        "interpolate"
-    }
-
-    fn calls(&self) -> u64 {
-        ((self.encoding() + self.generator.calls()) * self.generator.calls_per_step()) as u64
-    }
-
-    fn rows(&self) -> u64 {
-        let rows = self.encoding() * self.ends.count() + self.generator.calls() * self.n;
-        (rows * self.generator.calls_per_step()) as u64
-    }
-
-    fn plan(&self) -> Option<Plan> {
-        let columns = self.points.columns();
-        Some(Plan::Interpolate(InterpolatePlan {
+        let model = context.model.clone();
+        let command = (!is_single).then(|| request.command(&model.model_flag(), &files));
+        let calls = (encoding + generator.calls()) * generator.calls_per_step();
+        let all_rows = (encoding * ends.count() + generator.calls() * n) * generator.calls_per_step();
+        let frame_bytes = 4 * n * generator.shape().iter().product::<usize>();
+        let columns = points.columns();
+        let rows = n / columns;
+        let plan = InterpolatePlan {
             columns,
-            rows: self.n / columns,
-            n: self.n,
-            tile: Tile::of(self.generator.shape()),
-            times: self.generator.settings().times.clone(),
-            calls: self.calls() as usize,
-            command: self.command.clone(),
-        }))
-    }
-
-    fn frame_bytes(&self) -> usize {
-        4 * self.n * self.generator.shape().iter().product::<usize>()
-    }
-
-    fn run(self: Box<Self>, task: &Task, events: Option<&EventSink>) -> Result<Answer, Failure> {
-        let begun = Instant::now();
-        let mut run = TaskRun::new(task, self.model.network());
-        let ends = self.latents(&mut run)?;
-        let latents = self.points.latents(&ends)?;
-        let calls = self.calls() as usize;
-        let inputs = Inputs { latents: Some(latents), ..Inputs::default() };
-        let generator = self.generator.with_inputs(inputs, 0, self.n)?;
-        let columns = self.points.columns();
-        let x0 = run.generate(&generator, 0..self.n as u64, |call, progress| {
-            if let Some(events) = events {
-                events.step(call, progress.t, progress.x0, columns, begun.elapsed().as_secs_f64());
-            }
-        })?;
-        let seconds = begun.elapsed().as_secs_f64();
-        let mut texts = generator.settings().to_texts();
-        texts.retain(|(key, _)| key != "seed");
-        texts.push(match &self.points {
-            Points::Even(points) => ("points".to_owned(), points.to_string()),
-            Points::At(at) => ("at".to_owned(), format!("{at:?}")),
-        });
-        let tiles = x0.outer_iter().map(image_png).collect::<skipstone::Result<Vec<_>>>()?;
-        Ok(Answer::Interpolation(Interpolation {
-            png: grid_png(&x0, columns, &texts)?,
-            columns,
-            rows: self.n / columns,
-            tiles,
+            rows,
+            n,
+            tile: Tile::of(generator.shape()),
+            times: generator.settings().times.clone(),
             calls,
-            seconds,
-            model: self.model.id.clone(),
-            command: self.command.clone(),
-        }))
+            command: command.clone(),
+        };
+        let work = context.work::<Self>((calls, all_rows), move |task, events| {
+            let begun = Instant::now();
+            let mut run = TaskRun::new(task, model.network());
+            let latents = points.latents(&ends.latents(&generator, &mut run)?)?;
+            let inputs = Inputs { latents: Some(latents), ..Inputs::default() };
+            let generator = generator.with_inputs(inputs, 0, n)?;
+            let x0 = run.generate(&generator, 0..n as u64, |call, progress| {
+                if let Some(events) = events {
+                    events.step(call, progress.t, progress.x0, columns, begun.elapsed().as_secs_f64());
+                }
+            })?;
+            let seconds = begun.elapsed().as_secs_f64();
+            let mut texts = generator.settings().to_texts();
+            texts.retain(|(key, _)| key != "seed");
+            texts.push(match &points {
+                Points::Even(points) => ("points".to_owned(), points.to_string()),
+                Points::At(at) => ("at".to_owned(), format!("{at:?}")),
+            });
+            let png = grid_png(&x0, columns, &texts)?;
+            let tiles = x0.outer_iter().map(image_png).collect::<skipstone::Result<Vec<_>>>()?;
+            let model = model.id.clone();
+            Ok(Answer::Interpolation(Interpolation { png, columns, rows, tiles, calls, seconds, model, command }))
+        });
+        Ok(Work { plan: Some(Plan::Interpolate(plan)), frame_bytes, ..work })
     }
 }

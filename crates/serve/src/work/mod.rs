@@ -9,10 +9,5 @@ mod request;
 mod sample;
 mod task_run;
 
-pub use compare::CompareWork;
 pub use context::Context;
-pub use encode::EncodeWork;
-pub use interpolate::InterpolateWork;
-pub use reconstruct::ReconstructWork;
-pub use request::{Prepared, SourceImages, WorkRequest, prepare};
-pub use sample::SampleWork;
+pub use request::{SourceImages, WorkKind, prepare};

@@ -1,50 +1,37 @@
 //! From a request to work that can be queued.
 
-use std::sync::Arc;
-
 use ndarray::{Array4, Axis, concatenate};
 
 use super::context::Context;
-use crate::api::Asked;
+use crate::api::{ApiRequest, RequestKind};
 use crate::core::{Cancel, Failure, ServedModel, Work};
 use crate::service::Service;
 
-/// A kind of request. Every route that takes it goes through [`prepare`].
-pub trait WorkRequest: Asked {
-    /// The work that it asks for.
-    type Work: Work + 'static;
-
-    /// The model's id, where the request names one.
-    fn model(&self) -> Option<&str>;
-
-    /// The test image that the request is about, unless it brings images.
-    fn test_image(&self) -> Option<usize> {
-        None
-    }
-
-    /// Checks the request; `images` are those it brings, or the test image.
+/// A kind of request that becomes work.
+pub trait WorkKind: RequestKind {
+    /// Checks a request. `images` are the uploaded images or the test image.
     ///
     /// # Errors
-    /// What is beyond the limits, or not valid for the model.
-    fn check(self, context: Context, images: Option<SourceImages>) -> Result<Self::Work, Failure>;
+    /// The request is beyond the limits, or not valid for the model.
+    fn check(request: ApiRequest<Self>, context: Context, images: Option<SourceImages>) -> Result<Work, Failure>;
 }
 
-/// Images that a request is about.
+/// The images that a request is about.
 #[derive(Clone, Debug)]
 pub struct SourceImages {
-    /// `[n, c, h, w]`, as the model sees them.
+    /// `[n, c, h, w]`, at the model's size.
     pub x0: Array4<f32>,
     /// The names of their files in a command.
     pub files: Vec<String>,
 }
 
 impl SourceImages {
-    /// The images of a request that cannot do without.
+    /// The images of a request that needs them.
     pub(super) fn required(images: Option<Self>) -> Result<Self, Failure> {
         images.ok_or_else(|| Failure::Internal("a request about an image came without one".to_owned()))
     }
 
-    /// Decodes uploaded files, or a test image; `None` where there is neither.
+    /// Decodes uploaded files or a test image; `None` if there is neither.
     async fn load(
         service: &Service,
         model: &ServedModel,
@@ -70,35 +57,18 @@ impl SourceImages {
     }
 }
 
-/// Work that has been checked, and what it takes to queue it.
-pub struct Prepared<W> {
-    /// The model that does it.
-    pub model: Arc<ServedModel>,
-    /// The work.
-    pub work: W,
-    /// Ends the work.
-    pub cancel: Cancel,
-}
-
-impl<W: Work + 'static> Prepared<W> {
-    /// The same, whatever the kind of work.
-    pub fn boxed(self) -> Prepared<Box<dyn Work>> {
-        Prepared { model: self.model, work: Box::new(self.work), cancel: self.cancel }
-    }
-}
-
-/// Checks a request and the image files it brings.
+/// Checks a request and the image files that it uploads.
 ///
 /// # Errors
-/// An unknown model or test image; a file that is no image; what [`WorkRequest::check`] refuses; too many such requests.
-pub async fn prepare<R: WorkRequest>(
+/// The model or test image is unknown, a file is not an image, [`WorkKind::check`] refuses the request, or too many
+/// requests wait to be checked.
+pub async fn prepare<K: WorkKind>(
     service: &Service,
-    request: R,
+    request: ApiRequest<K>,
     uploads: Vec<Vec<u8>>,
-) -> Result<Prepared<R::Work>, Failure> {
-    let (model, cancel) = (service.model(request.model())?, Cancel::new());
-    let images = SourceImages::load(service, &model, uploads, request.test_image()).await?;
-    let context = Context { model: model.clone(), limits: service.limits, cancel: cancel.clone() };
-    let work = service.check(move || request.check(context, images)).await?;
-    Ok(Prepared { model, work, cancel })
+) -> Result<Work, Failure> {
+    let model = service.model(request.model.as_deref())?;
+    let images = SourceImages::load(service, &model, uploads, request.test_image).await?;
+    let context = Context { model, limits: service.limits, cancel: Cancel::new() };
+    service.check(move || K::check(request, context, images)).await
 }

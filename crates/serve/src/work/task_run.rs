@@ -4,8 +4,8 @@ use std::ops::{ControlFlow, Range};
 
 use ndarray::Array4;
 use skipstone::sampling::generate::Generator;
-use skipstone::sampling::inversion::{Latents, Method, encode};
-use skipstone::sampling::sampler::{Outcome, Progress};
+use skipstone::sampling::inversion::Method;
+use skipstone::sampling::sampler::Progress;
 
 use crate::core::{Failure, SharedNetwork, Task};
 
@@ -31,7 +31,7 @@ impl<'a> TaskRun<'a> {
         mut observe: impl FnMut(usize, &Progress<'_>),
     ) -> Result<Array4<f32>, Failure> {
         let _active = self.network.begin_request();
-        let outcome = generator.generate(images, &mut |progress| {
+        let x0 = generator.generate(images, &mut |progress| {
             let calls = generator.calls_after(progress.step) * generator.calls_per_step();
             let calls = self.before + calls as u64;
             self.task.set_done_calls(calls);
@@ -39,34 +39,22 @@ impl<'a> TaskRun<'a> {
             self.flow()
         })?;
         self.before += (generator.calls() * generator.calls_per_step()) as u64;
-        match outcome {
-            Outcome::Finished(images) => Ok(images),
-            Outcome::Stopped(_) => Err(stopped()),
-        }
+        Ok(x0)
     }
 
     /// Encodes images by the plain method; returns their latents, `[n, c, h, w]`.
     pub fn encode(&mut self, generator: &Generator, x0: &Array4<f32>) -> Result<Array4<f32>, Failure> {
         let _active = self.network.begin_request();
-        let conditions = generator.conditions(0..x0.dim().0 as u64);
         let each = generator.calls_per_step() as u64;
-        let encoded = encode(generator.network(), generator.plan(), x0, &Method::Ddim, &conditions, &mut |progress| {
-            self.task.set_done_calls(self.before + progress.calls as u64 * each);
+        let encoded = generator.encode(x0, 0..x0.dim().0 as u64, &Method::Ddim, &mut |done| {
+            self.task.set_done_calls(self.before + done.calls as u64 * each);
             self.flow()
         })?;
         self.before += generator.plan().steps().len() as u64 * each;
-        match encoded.ok_or_else(stopped)?.latents {
-            Latents::One(x_t) => Ok(x_t),
-            Latents::Pair(_) => Err(Failure::Internal("plain encoding gave pairs of latents".to_owned())),
-        }
+        Ok(encoded.latents.into_single()?)
     }
 
     fn flow(&self) -> ControlFlow<()> {
         if self.task.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
-}
-
-/// Nobody reads this: the runner sees that the task was cancelled.
-fn stopped() -> Failure {
-    Failure::Refused("cancelled".to_owned())
 }

@@ -16,7 +16,7 @@ fn what_means_nothing_is_400_with_the_field_and_what_was_expected() {
             (json!({"steps": 1001}), "steps", "expected 1 to 1000, found 1001"),
             (json!({"steps": "ten"}), "steps", "invalid type"),
             (json!({"eta": -0.5}), "eta", "at least 0"),
-            (json!({"eta": 0.5, "sigma": "hat"}), "eta", "nothing beside sigma hat"),
+            (json!({"eta": 0.5, "sigma": "hat"}), "eta", "cannot be combined with sigma hat"),
             (json!({"sigma": "hut"}), "sigma", "expected hat, analytic"),
             (json!({"sigma": "analytic"}), "sigma", "calibrate"),
             (json!({"solver": "huen"}), "solver", "expected one of"),

@@ -13,23 +13,13 @@ use skipstone::math::noise::{KeyedRng, Purpose};
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request as Wanted;
 use skipstone::sampling::sampler::unobserved;
-use skipstone::unet::{Config, DownBlock, Parameters, UpBlock, initialise};
+use skipstone::unet::{Config, Parameters, initialise};
 use skipstone_serve::{App, Service, Setup, app};
 use tower::ServiceExt;
 
 /// A tiny network of 8×8 pixels; conditional on two classes and a null class where asked.
 pub fn model(conditional: bool) -> Model {
-    let config = Config {
-        sample_size: [8, 8],
-        block_out_channels: vec![8],
-        down_blocks: vec![DownBlock::Plain],
-        up_blocks: vec![UpBlock::Plain],
-        layers_per_block: 1,
-        norm_num_groups: 4,
-        add_attention: false,
-        num_class_embeds: conditional.then_some(3),
-        ..Config::default()
-    };
+    let config = Config { num_class_embeds: conditional.then_some(3), ..Config::smallest() };
     let mut rng = KeyedRng::new(1, Purpose::Weights, 0, 0);
     let mut gaussian = KeyedRng::new(1, Purpose::Weights, 1, 0);
     let mut parameters: Parameters =
@@ -153,7 +143,6 @@ pub fn alone(model: Model, request: &Wanted, first: u64, n: usize) -> Picture {
     let generator =
         Generator::new(model, &EngineOptions::default(), request, Inputs::default(), first, n).expect("a generator");
     let images = generator.generate(first..first + n as u64, &mut unobserved).expect("images");
-    let images = images.finished().expect("not stopped");
     let (_, _, h, w) = images.dim();
     grid(&images, near_square(n), &Layout::magnified(h, w)).expect("a grid")
 }

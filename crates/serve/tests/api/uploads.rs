@@ -161,10 +161,10 @@ fn round_trip(png: &[u8], steps: usize) -> (Array4<f32>, Array4<f32>, Array4<f32
     let wanted = Wanted { steps: Some(steps), clip: Some(ClipMode::Off), ..Wanted::default() };
     let generator = Generator::new(model(false), &EngineOptions::default(), &wanted, Inputs::default(), 0, 1).unwrap();
     let encoded = encode(generator.network(), generator.plan(), &x0, &Method::Ddim, &[], &mut unobserved);
-    let Latents::One(x_t) = encoded.unwrap().unwrap().latents else { panic!("one latent") };
+    let Latents::One(x_t) = encoded.unwrap().latents else { panic!("one latent") };
     let inputs = Inputs { latents: Some(x_t.clone()), ..Inputs::default() };
     let generator = generator.with_inputs(inputs, 0, 1).unwrap();
-    let back = generator.generate(0..1, &mut skipstone::sampling::sampler::unobserved).unwrap().finished().unwrap();
+    let back = generator.generate(0..1, &mut skipstone::sampling::sampler::unobserved).unwrap();
     (x0, x_t, back)
 }
 

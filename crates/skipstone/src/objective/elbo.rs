@@ -95,16 +95,15 @@ pub fn default_sigma_1(schedule: &Schedule) -> Result<f64> {
     Ok(sigma(1.0, schedule.level(Time::new(2))?, schedule.level(Time::new(1))?))
 }
 
-/// The evidence lower bound of `denoiser` on the images `x0` (`[n, c, h, w]` on the 256 levels of −1..1), one
+/// Computes the evidence lower bound of `denoiser` on the images `x0`, `[n, c, h, w]` on the 256 levels of [−1, 1], with one
 /// network call per step of `trajectory`.
 ///
-/// The decoder p_θ(x₀|x_t) is a discretised Gaussian over 256 levels, bins of 2/255 open at both ends, with its own
-/// σ₁. ε of call i comes from `noise`. `observer` sees each term as it is found; when it breaks, the run ends with
-/// an error.
+/// The decoder p_θ(x₀|x_t) is a discretised Gaussian over 256 levels with its own σ₁. Bins are 2/255 wide and open at both
+/// ends. `noise` gives ε of call i. `observer` sees each term and may stop the run.
 ///
 /// # Errors
-/// A step with σ = 0 (the bound is infinite) or a term beyond f64's range, ε-prediction at zero SNR, images or outputs that are not finite, an
-/// observer that stops, and whatever [`table`], the network or the noise refuse.
+/// A step has σ = 0 (the bound is infinite), a term exceeds the range of f64, ε-prediction meets zero SNR, an image or output
+/// is not finite, the observer stops the run ([`Kind::Stopped`]), or [`table`], the network or the noise source fails.
 #[allow(clippy::too_many_arguments)] // orthogonal inputs, as for `sample`
 pub fn elbo<D: Denoiser + ?Sized>(
     denoiser: &D,
@@ -148,7 +147,7 @@ pub fn elbo<D: Denoiser + ?Sized>(
         check_term(&term, if step.s == Time::CLEAN { sigma_1 } else { step.sigma })?;
         terms.push(term);
         if observer(&term).is_break() && call + 1 < steps.len() {
-            return Err(Error::argument("the likelihood was stopped by its observer"));
+            return Err(Error::stopped());
         }
     }
     Ok(Elbo { prior_nats, terms, dims: x0.len() / n, image_nats })

@@ -12,5 +12,5 @@ pub use recipe::{
     DataRecipe, Decay, DiffusionRecipe, EmaRecipe, LossWeight, ModelRecipe, OptimizerKind, OptimizerRecipe, Recipe,
     TrainRecipe,
 };
-pub use run::{Ended, Event, Run};
+pub use run::{Event, Run};
 pub use trainer::{StepReport, Trainer};

@@ -59,15 +59,6 @@ pub enum Event<'a> {
     },
 }
 
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// All steps are done.
-    Finished,
-    /// The observer stopped the run after this many steps; a checkpoint was written.
-    Stopped(u64),
-}
-
 /// A training run and its folder.
 #[derive(Debug)]
 pub struct Run {
@@ -187,15 +178,15 @@ impl Run {
     }
 
     /// Trains up to the recipe's last step. The observer sees every step and may stop the run, which then writes a
-    /// checkpoint first.
+    /// checkpoint first and can be continued.
     ///
     /// # Errors
-    /// The loss or the gradient is not finite (the message names the last good checkpoint), or a write fails.
-    pub fn train(&mut self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<Ended> {
+    /// The observer stopped the run ([`Kind::Stopped`]), the loss or the gradient is not finite (the message names the last
+    /// good checkpoint), or a write fails.
+    pub fn train(&mut self, observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<()> {
         let t = self.trainer.recipe().train.clone();
         if self.trainer.is_finished() {
-            self.write_curve()?;
-            return Ok(Ended::Finished);
+            return self.write_curve();
         }
         let mut log = append(&self.log_path())?;
         let mut events = EventWriter::create(&self.folder.join("events"))?;
@@ -245,11 +236,10 @@ impl Run {
                 if saved != step {
                     self.checkpoint().map_err(|e| name_good_checkpoint(e, saved, &model))?;
                 }
-                return Ok(Ended::Stopped(step));
+                return Err(Error::stopped());
             }
         }
-        self.write_curve()?;
-        Ok(Ended::Finished)
+        self.write_curve()
     }
 
     fn write_preview(&self, events: &mut EventWriter) -> Result<PathBuf> {

@@ -313,7 +313,7 @@ impl Trainer {
         let latents = initial_latent(t.seed, 0, t.preview_images, self.data.shape());
         let condition = |k: usize| (0..t.preview_images).map(|i| Condition::Class(i % k)).collect();
         let conditions: Vec<Condition> = self.config.num_class_embeds.map_or_else(Vec::new, condition);
-        sample(&network, &plan, latents, &mut Forbidden, &conditions, &mut unobserved)?.finished()
+        sample(&network, &plan, latents, &mut Forbidden, &conditions, &mut unobserved)
     }
 }
 

@@ -138,10 +138,10 @@ impl Default for Config {
     }
 }
 
-#[cfg(test)]
 impl Config {
-    /// A minimal network for tests, with one level at 8×8.
-    pub(crate) fn smallest() -> Self {
+    /// A very small network, for tests of programs that use networks: 8×8 gray images, one level of 8 channels, no
+    /// attention.
+    pub fn smallest() -> Self {
         Self {
             sample_size: [8, 8],
             block_out_channels: vec![8],
@@ -153,10 +153,8 @@ impl Config {
             ..Self::default()
         }
     }
-}
 
-impl Config {
-    /// Width of the time embedding: four times the channels of the first level.
+    /// Width of the time embedding, four times the first level's.
     pub fn time_embed_dim(&self) -> usize {
         4 * self.block_out_channels[0]
     }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::*;
 use skipstone::engine::EngineOptions;
 use skipstone::io::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
 use skipstone::math::noise::{KeyedRng, Purpose};
@@ -12,19 +11,12 @@ use skipstone::math::schedule::BetaSchedule;
 use skipstone::sampling::denoiser::Prediction;
 use skipstone::sampling::generate::{Inputs, Settings};
 use skipstone::sampling::options::{Noise, Request};
-use skipstone::unet::{Config, DownBlock, UpBlock, initialise};
+use skipstone::unet::{Config, initialise};
+
+use super::*;
 
 fn model() -> Model {
-    let config = Config {
-        sample_size: [8, 8],
-        block_out_channels: vec![8],
-        down_blocks: vec![DownBlock::Plain],
-        up_blocks: vec![UpBlock::Plain],
-        layers_per_block: 1,
-        norm_num_groups: 4,
-        add_attention: false,
-        ..Config::default()
-    };
+    let config = Config::smallest();
     let mut uniform = KeyedRng::new(1, Purpose::Weights, 0, 0);
     let mut gaussian = KeyedRng::new(1, Purpose::Weights, 1, 0);
     let parameters = initialise(&config, || uniform.next_f64(), || gaussian.next_gaussians()[0]).unwrap();
@@ -61,11 +53,11 @@ fn exactly_what_is_missing_is_drawn_and_kept_wherever_the_work_is_stopped() {
         calls += drawn.batch * drawn.calls;
         ControlFlow::Continue(())
     };
-    assert!(draw(&generator, &mut samples, 5..16, 4, &mut count).unwrap().is_continue());
+    draw(&generator, &mut samples, 5..16, 4, &mut count).unwrap();
     assert_eq!(calls, 11 * 3);
     let expected = open(whole.path(), &generator).all(5..16).unwrap();
     // The pixels are those of the images as a file has them.
-    let x0 = generator.generate(5..16, &mut |_| ControlFlow::Continue(())).unwrap().finished().unwrap();
+    let x0 = generator.generate(5..16, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(expected, x0.mapv(to_byte));
 
     // Stopped after any number of steps, and again at once, then let go on with another batch: 33 calls in all, but for those
@@ -78,7 +70,7 @@ fn exactly_what_is_missing_is_drawn_and_kept_wherever_the_work_is_stopped() {
             if steps >= after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let mut samples = open(root.path(), &generator);
-        assert!(draw(&generator, &mut samples, 5..16, 4, &mut stop).unwrap().is_break(), "{after}");
+        assert!(draw(&generator, &mut samples, 5..16, 4, &mut stop).unwrap_err().is_stopped(), "{after}");
         // Batches of 4, 4 and 3 images take 3 steps each; the last step of one is not stopped.
         let kept: u64 = [0, 0, 0, 4, 4, 4, 8, 8, 8][after];
         let samples = &mut open(root.path(), &generator);
@@ -88,9 +80,9 @@ fn exactly_what_is_missing_is_drawn_and_kept_wherever_the_work_is_stopped() {
             rest += drawn.batch * drawn.calls;
             ControlFlow::Continue(())
         };
-        assert!(draw(&generator, samples, 5..16, 7, &mut count).unwrap().is_continue());
+        draw(&generator, samples, 5..16, 7, &mut count).unwrap();
         assert_eq!((rest, samples.all(5..16).unwrap()), (3 * (11 - kept as usize), expected.clone()), "{after}");
-        assert!(draw(&generator, samples, 5..16, 7, &mut |_| unreachable!()).unwrap().is_continue());
+        draw(&generator, samples, 5..16, 7, &mut |_| unreachable!()).unwrap();
         let (seconds, machines) = samples.effort(&(5..16));
         assert!(seconds > 0.0 && machines.len() == 1 && machines[0].contains("threads"), "{machines:?}");
     }

@@ -1,34 +1,34 @@
-//! A reference's features on disk: `train.npz` (statistics), `train.npy` and `test.npy` (vectors), and `reference.json`, which
-//! says of what they are and what the files must contain.
+//! The features of a reference on disk: `train.npz` (statistics), `train.npy` and `test.npy` (vectors), and
+//! `reference.json`, which records their origin and the digests of the files.
 
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, Ix2};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-
-use super::{MOST_VECTORS, RealImages};
-use crate::{FeatureNetwork, Statistics};
 use skipstone::error::Result;
 use skipstone::io::files;
 use skipstone::io::hex::hex;
 use skipstone::io::image::npy;
 
+use super::{MOST_VECTORS, RealImages};
+use crate::{FeatureNetwork, Statistics};
+
 const FILES: [&str; 3] = ["train.npz", "train.npy", "test.npy"];
-/// Ten thousand vectors of 8192 numbers, or a covariance of so many, are below it.
+/// Enough for ten thousand vectors of 8192 numbers, and for their covariance.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Statistics of the training images, vectors of theirs, vectors of test images.
+/// Statistics of the training images, vectors of training images, vectors of test images.
 pub(super) type Kept = (Statistics, Array2<f32>, Array2<f32>);
 
-/// Where the features of these images by this network are.
+/// The folder for the features of these images by this network.
 pub(super) fn folder(cache: &Path, images: &RealImages, network: &dyn FeatureNetwork) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' };
     let name: String = network.name().chars().map(plain).collect();
     cache.join(format!("{name}-{}", &images.digest[..12]))
 }
 
-/// Writes them; `reference.json` last, so that nothing unfinished is ever taken for whole.
+/// Writes the features. `reference.json` comes last, so that unfinished files are never used.
 pub(super) fn write(folder: &Path, images: &RealImages, (train, some, test): &Kept) -> Result<()> {
     files::create_dir(folder)?;
     train.write(&folder.join(FILES[0]))?;
@@ -44,7 +44,7 @@ pub(super) fn write(folder: &Path, images: &RealImages, (train, some, test): &Ke
     files::write_bytes(&folder.join("reference.json"), format!("{value:#}\n").as_bytes())
 }
 
-/// Reads them, where they are whole and of these images and this network.
+/// Reads the features, if they are whole and belong to these images and this network.
 pub(super) fn read(folder: &Path, images: &RealImages, network: &dyn FeatureNetwork) -> Option<Kept> {
     let file = folder.join("reference.json");
     let bytes = files::read(&file, 1 << 20).ok()?;
@@ -66,12 +66,12 @@ fn verified(
     let value: Value = serde_json::from_slice(bytes).map_err(|e| format!("reference.json: {e}"))?;
     let wanted = [("images", images.digest.as_str()), ("features", network.name())];
     if let Some((name, _)) = wanted.iter().find(|(name, text)| value[*name].as_str() != Some(text)) {
-        return Err(format!("reference.json: {name}: of something else"));
+        return Err(format!("reference.json: {name}: belongs to something else"));
     }
     for name in FILES {
         let found = digest(&folder.join(name)).map_err(|e| e.to_string())?;
         if value["files"][name].as_str() != Some(&found) {
-            return Err(format!("{name}: not what was written"));
+            return Err(format!("{name}: differs from what was written"));
         }
     }
     let text = |e: skipstone::Error| e.to_string();
@@ -81,7 +81,7 @@ fn verified(
     let vectors = |n: usize| (n.min(MOST_VECTORS), network.dimensions());
     let whole = train.count() == images.train as u64 && train.dimensions() == network.dimensions();
     if !whole || some.dim() != vectors(images.train) || test.dim() != vectors(images.test.dim().0) {
-        return Err("not of so many images".to_owned());
+        return Err("not of this many images".to_owned());
     }
     Ok((train, some, test))
 }

@@ -86,7 +86,7 @@ fn features_are_computed_once_and_damaged_files_made_again() {
     let cache = tempfile::tempdir().unwrap();
     let open = |network: &Corners| {
         let real = RealImages::new(&data(300, 1), &data(40, 2), None).unwrap();
-        Reference::open(real, network, cache.path(), &mut go_on).unwrap().unwrap()
+        Reference::open(real, network, cache.path(), &mut go_on).unwrap()
     };
     let network = corners();
     let first = open(&network);
@@ -112,7 +112,7 @@ fn features_are_computed_once_and_damaged_files_made_again() {
     // Other images are another folder.
     let real = RealImages::new(&data(300, 3), &data(40, 2), None).unwrap();
     let before = network.0.get();
-    Reference::open(real, &network, cache.path(), &mut go_on).unwrap().unwrap();
+    Reference::open(real, &network, cache.path(), &mut go_on).unwrap();
     assert_eq!(network.0.get() - before, 340);
 }
 
@@ -120,8 +120,8 @@ fn features_are_computed_once_and_damaged_files_made_again() {
 fn work_that_is_stopped_leaves_nothing_behind() {
     let cache = tempfile::tempdir().unwrap();
     let real = RealImages::new(&data(300, 1), &data(40, 2), None).unwrap();
-    let stopped = Reference::open(real, &corners(), cache.path(), &mut |_| ControlFlow::Break(())).unwrap();
-    assert!(stopped.is_none());
+    let stopped = Reference::open(real, &corners(), cache.path(), &mut |_| ControlFlow::Break(()));
+    assert!(stopped.unwrap_err().is_stopped());
     assert!(std::fs::read_dir(cache.path()).unwrap().next().is_none());
 }
 
@@ -131,9 +131,9 @@ fn scores_are_those_of_their_definitions() {
     let network = corners();
     let real = RealImages::new(&data(60, 1), &data(40, 2), None).unwrap();
     let train = real.train().to_owned();
-    let reference = Reference::open(real, &network, cache.path(), &mut go_on).unwrap().unwrap();
+    let reference = Reference::open(real, &network, cache.path(), &mut go_on).unwrap();
     let score = |images: &Array4<u8>| {
-        let features = features_of(&network, images.view(), &mut go_on).unwrap().unwrap();
+        let features = features_of(&network, images.view(), &mut go_on).unwrap();
         Scores::of(&reference, &network, &features, images.view()).unwrap()
     };
     // The training images themselves: perfect, and memorised.
@@ -168,8 +168,8 @@ fn copies_are_found_in_training_images_that_are_not_scored_against() {
         (RealImages::new(&data(60, 1), &data(60, 1), None).unwrap(), 30..60),
     ] {
         let copies = real.seen().slice_axis(Axis(0), Slice::from(copied)).to_owned();
-        let reference = Reference::open(real, &network, cache.path(), &mut go_on).unwrap().unwrap();
-        let features = features_of(&network, copies.view(), &mut go_on).unwrap().unwrap();
+        let reference = Reference::open(real, &network, cache.path(), &mut go_on).unwrap();
+        let features = features_of(&network, copies.view(), &mut go_on).unwrap();
         let scores = Scores::of(&reference, &network, &features, copies.view()).unwrap();
         assert_eq!(scores.memorisation, Some(0.0));
         assert!(reference.test_nearest.iter().all(|&distance| distance > 0.0));

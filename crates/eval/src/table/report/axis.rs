@@ -1,4 +1,4 @@
-//! An axis of a drawing: where values lie on it, and its marks.
+//! An axis of a drawing, and its tick marks.
 
 use std::ops::Range;
 
@@ -7,32 +7,32 @@ use plotters::prelude::Ranged;
 
 use super::super::row::Row;
 
-/// A value of a row on an axis.
+/// The value of a row on an axis.
 pub(super) type Value = fn(&Row) -> Option<f64>;
 
-/// What an axis shows.
+/// An axis.
 pub(super) struct Axis {
     pub label: &'static str,
     pub value: Value,
     pub log: bool,
-    /// Marks at the values themselves, as the numbers of steps.
+    /// Whether the marks are at the values themselves, as for numbers of steps.
     pub own_marks: bool,
 }
 
-/// S.
+/// The number of steps S.
 pub(super) const STEPS: Axis = Axis { label: "S", value: |row| Some(row.steps as f64), log: true, own_marks: true };
 /// The Fréchet distance.
 pub(super) const FRECHET: Axis =
     Axis { label: "Fréchet distance", value: |row| Some(row.frechet), log: true, own_marks: false };
 
 impl Axis {
-    /// Where a value lies: its logarithm on a logarithmic axis; `None` where it has no place.
+    /// The place of a value, which is its logarithm on a logarithmic axis; `None` if it has none.
     pub fn place(&self, value: f64) -> Option<f64> {
         let place = if self.log { value.log10() } else { value };
         place.is_finite().then_some(place)
     }
 
-    /// A stretch that holds these places, with room on both sides.
+    /// A range that holds these places, with room on both sides.
     pub fn marked(&self, places: &[f64]) -> Marked {
         let least = places.iter().copied().fold(f64::INFINITY, f64::min);
         let most = places.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -41,7 +41,7 @@ impl Axis {
             (_, true) => 0.3,
             _ => 0.05,
         };
-        // What cannot be below 0 gets no room there.
+        // Values that cannot be negative get no room below 0.
         let from = if !self.log && least >= 0.0 { (least - room).max(0.0) } else { least - room };
         let range = from..most + room;
         let mut marks = if self.own_marks {
@@ -65,7 +65,7 @@ impl Axis {
     }
 }
 
-/// A stretch of an axis, with marks at these places.
+/// A range of an axis, with marks at these places.
 pub(super) struct Marked {
     range: Range<f64>,
     marks: Vec<f64>,
@@ -89,13 +89,13 @@ impl Ranged for Marked {
     }
 }
 
-/// A number without the zeros that mean nothing.
+/// A number without trailing zeros.
 fn plain(value: f64) -> String {
     let text = format!("{:.*}", (2 - value.abs().max(1e-9).log10().floor() as i32).clamp(0, 9) as usize, value);
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// 1, 2 and 5 in every decade; over many decades 1 alone, within one every digit.
+/// 1, 2 and 5 in every decade; only 1 over many decades, every digit within one.
 fn log_marks(range: &Range<f64>) -> Vec<f64> {
     let decades = range.end - range.start;
     let digits: &[f64] = match decades {
@@ -109,7 +109,7 @@ fn log_marks(range: &Range<f64>) -> Vec<f64> {
     if marks.len() > 1 {
         return marks;
     }
-    // So narrow that even marks are as good.
+    // The range is so narrow that even marks are as good.
     let values = 10f64.powf(range.start)..10f64.powf(range.end);
     even_marks(&values).into_iter().map(f64::log10).filter(|mark| range.contains(mark)).collect()
 }
@@ -117,7 +117,7 @@ fn log_marks(range: &Range<f64>) -> Vec<f64> {
 /// Four to eight round values.
 fn even_marks(range: &Range<f64>) -> Vec<f64> {
     let rough = (range.end - range.start) / 5.0;
-    // A range that rounding has made empty, or one without end.
+    // Rounding has made the range empty, or it is infinite.
     if !(rough > 0.0 && rough.is_finite()) {
         return vec![range.start];
     }

@@ -1,20 +1,20 @@
 //! The curves of a section, as drawings inside the page.
 //!
-//! Colours in the drawings are those of a light page; [`dark_style`] says what becomes of each on a dark one.
+//! The drawings have the colours of a light page; [`dark_style`] replaces each on a dark page.
 
 use plotters::prelude::*;
+use skipstone::error::{Error, Result};
 
 use super::super::row::Row;
 use super::axis::{Axis, FRECHET, Marked, STEPS, Value};
 use super::sections::{Line, Section};
 use super::text::{Html, escaped};
-use skipstone::error::{Error, Result};
 
-/// Size of a drawing, in units of which the page shows [`SCALE`] as a pixel: plotters rounds to whole units.
+/// Size of a drawing in units. plotters rounds to whole units, so [`SCALE`] of them make one pixel.
 const SIZE: (u32, u32) = (460 * SCALE, 320 * SCALE);
 const SCALE: u32 = 8;
 
-/// Line colours on light and on dark pages, told apart with any kind of colour vision; the markers differ too.
+/// Line colours on light and on dark pages. They differ for every kind of colour vision, and the markers differ too.
 const COLORS: [(RGBColor, &str); 8] = [
     (RGBColor(0x0B, 0x62, 0xA4), "#6FB7F2"),
     (RGBColor(0xC4, 0x4E, 0x00), "#FF9C5B"),
@@ -30,7 +30,7 @@ const GRID: (RGBColor, &str) = (RGBColor(0xDD, 0xE1, 0xE7), "#343A44");
 const FLOOR: (RGBColor, &str) = (RGBColor(0x6B, 0x72, 0x7D), "#98A1AE");
 const FRONT: (RGBColor, &str) = (RGBColor(0xD3, 0xDA, 0xE4), "#424A57");
 
-/// What the drawings' colours become on a dark page.
+/// Replaces the drawings' colours on a dark page.
 pub(super) fn dark_style() -> String {
     let all = COLORS.iter().chain([&INK, &GRID, &FLOOR, &FRONT]);
     let rules: Vec<String> = all
@@ -46,40 +46,41 @@ fn hex(color: RGBColor) -> String {
     format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2)
 }
 
-/// The marker of line `i`, beside its name.
+/// The key of line `i` for the legend: the line with its marker.
 pub(super) fn key(i: usize) -> String {
     let color = hex(COLORS[i % COLORS.len()].0);
     let shape = match marker(i) {
-        Marker::Disc => format!("<circle cx=\"14\" cy=\"8\" r=\"4.5\" fill=\"{color}\"/>"),
-        Marker::Square => format!("<rect x=\"10\" y=\"4\" width=\"8\" height=\"8\" fill=\"{color}\"/>"),
-        Marker::Triangle => format!("<polygon points=\"14,2.5 19,12 9,12\" fill=\"{color}\"/>"),
-        Marker::Diamond => format!("<polygon points=\"14,2 19.5,8 14,14 8.5,8\" fill=\"{color}\"/>"),
+        None => format!("<circle cx=\"14\" cy=\"8\" r=\"{RADIUS}\" fill=\"{color}\"/>"),
+        Some(corners) => {
+            let points = corners.iter().map(|(x, y)| format!("{},{}", 14.0 + x, 8.0 + y));
+            format!("<polygon points=\"{}\" fill=\"{color}\"/>", points.collect::<Vec<_>>().join(" "))
+        }
     };
-    let line = format!("<line x1=\"1\" y1=\"8\" x2=\"27\" y2=\"8\" stroke=\"{color}\" stroke-width=\"2\"/>");
-    format!("<svg class=\"plot key\" viewBox=\"0 0 28 16\" aria-hidden=\"true\">{line}{shape}</svg>")
+    line_key(&color, "", &shape)
 }
 
-/// The same for the floor.
+/// The key of the floor.
 pub(super) fn floor_key() -> String {
-    let color = hex(FLOOR.0);
+    line_key(&hex(FLOOR.0), " stroke-dasharray=\"5 4\"", "")
+}
+
+fn line_key(color: &str, dashes: &str, shape: &str) -> String {
     format!(
         "<svg class=\"plot key\" viewBox=\"0 0 28 16\" aria-hidden=\"true\"><line x1=\"1\" y1=\"8\" x2=\"27\" y2=\"8\" \
-         stroke=\"{color}\" stroke-width=\"2\" stroke-dasharray=\"5 4\"/></svg>"
+         stroke=\"{color}\" stroke-width=\"2\"{dashes}/>{shape}</svg>"
     )
 }
 
-#[derive(Clone, Copy)]
-enum Marker {
-    Disc,
-    Square,
-    Triangle,
-    Diamond,
-}
+/// Radius of a disc that marks a point, in pixels.
+const RADIUS: f64 = 4.5;
 
-/// Lines that share a colour do not share a marker.
-fn marker(i: usize) -> Marker {
-    let all = [Marker::Disc, Marker::Square, Marker::Triangle, Marker::Diamond];
-    all[(i + i / COLORS.len()) % all.len()]
+/// The corners of the marker of line `i`, in pixels from the point; `None` for a disc. Lines with the same colour have
+/// different markers.
+fn marker(i: usize) -> Option<&'static [(f64, f64)]> {
+    const SQUARE: &[(f64, f64)] = &[(-4.0, -4.0), (4.0, -4.0), (4.0, 4.0), (-4.0, 4.0)];
+    const TRIANGLE: &[(f64, f64)] = &[(0.0, -5.0), (5.0, 4.0), (-5.0, 4.0)];
+    const DIAMOND: &[(f64, f64)] = &[(0.0, -5.5), (5.5, 0.0), (0.0, 5.5), (-5.5, 0.0)];
+    [None, Some(SQUARE), Some(TRIANGLE), Some(DIAMOND)][(i + i / COLORS.len()) % 4]
 }
 
 /// One drawing.
@@ -88,55 +89,56 @@ struct Chart {
     about: &'static str,
     x: Axis,
     y: Axis,
-    /// What real images have on the upright axis.
+    /// The value of real images on the vertical axis.
     floor: Option<Value>,
-    /// Whether the cells that no other beats in both values are joined.
+    /// Whether to join the cells that no other cell beats on both axes.
     front: bool,
 }
 
 fn all() -> [Chart; 4] {
+    let frechet_floor: Option<Value> = Some(|row| Some(row.frechet_floor));
+    let recall = Axis { label: "recall", value: |row| row.recall, log: false, own_marks: false };
+    let variance = Axis { label: "latent variance", value: |row| row.latent_variance, log: false, own_marks: false };
+    let time =
+        Axis { label: "seconds per image", value: |row| Some(row.seconds / row.n as f64), log: true, own_marks: false };
+    let chart = |title, about, x, y, floor, front| Chart { title, about, x, y, floor, front };
     [
-        Chart {
-            title: "Quality against steps",
-            about: "Fréchet distance over S; the dashed line is the floor.",
-            x: STEPS,
-            y: FRECHET,
-            floor: Some(|row| Some(row.frechet_floor)),
-            front: false,
-        },
-        Chart {
-            title: "Quality against time",
-            about: "Fréchet distance over the seconds of an image; the band joins the cells that none beats in both.",
-            x: Axis {
-                label: "seconds an image",
-                value: |row| Some(row.seconds / row.n as f64),
-                log: true,
-                own_marks: false,
-            },
-            y: FRECHET,
-            floor: Some(|row| Some(row.frechet_floor)),
-            front: true,
-        },
-        Chart {
-            title: "Variety against steps",
-            about: "Recall over S; the dashed line is that of test images.",
-            x: STEPS,
-            y: Axis { label: "recall", value: |row| row.recall, log: false, own_marks: false },
-            floor: Some(|row| row.recall_test),
-            front: false,
-        },
-        Chart {
-            title: "What the latent leaves open",
-            about: "The share of the variance between samples of one latent, over S.",
-            x: STEPS,
-            y: Axis { label: "latent variance", value: |row| row.latent_variance, log: false, own_marks: false },
-            floor: None,
-            front: false,
-        },
+        chart(
+            "Quality against steps",
+            "Fréchet distance over S; the dashed line is the floor.",
+            STEPS,
+            FRECHET,
+            frechet_floor,
+            false,
+        ),
+        chart(
+            "Quality against time",
+            "Fréchet distance over seconds per image; the band joins the cells that no other cell beats in both.",
+            time,
+            FRECHET,
+            frechet_floor,
+            true,
+        ),
+        chart(
+            "Variety against steps",
+            "Recall over S; the dashed line is the recall of test images.",
+            STEPS,
+            recall,
+            Some(|row| row.recall_test),
+            false,
+        ),
+        chart(
+            "What the latent leaves open",
+            "Share of the variance between samples of one latent, over S.",
+            STEPS,
+            variance,
+            None,
+            false,
+        ),
     ]
 }
 
-/// Draws the curves of a section; those for which there is no number are left out.
+/// Draws the curves of a section, leaving out those without a value.
 pub(super) fn charts(page: &mut Html, section: &Section<'_>) -> Result<()> {
     for chart in all() {
         let lines: Vec<Vec<(f64, f64)>> = section.lines.iter().map(|line| chart.points(line)).collect();
@@ -153,7 +155,7 @@ pub(super) fn charts(page: &mut Html, section: &Section<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The drawing with a name for those who do not see it, and of no size of its own.
+/// The drawing with a label for screen readers and without a fixed size.
 fn labelled(drawing: &str, chart: &Chart, section: &Section<'_>) -> String {
     let names: Vec<&str> = section.lines.iter().map(|line| line.label.as_str()).collect();
     let name = format!("{}: {} The numbers are in the tables. Lines: {}.", chart.title, chart.about, names.join("; "));
@@ -164,7 +166,7 @@ fn labelled(drawing: &str, chart: &Chart, section: &Section<'_>) -> String {
 }
 
 impl Chart {
-    /// The places of a line's cells, in order of S.
+    /// The points of a line, in order of S.
     fn points(&self, line: &Line<'_>) -> Vec<(f64, f64)> {
         let place = |row: &Row| Some((self.x.place((self.x.value)(row)?)?, self.y.place((self.y.value)(row)?)?));
         line.cells.values().filter_map(|row| place(row)).collect()
@@ -229,26 +231,22 @@ impl Chart {
 fn mark(
     chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<Marked, Marked>>,
     point: (f64, f64),
-    marker: Marker,
+    marker: Option<&[(f64, f64)]>,
     color: RGBColor,
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let unit = SCALE as i32;
     let style = color.filled();
-    let at = |shape: Vec<(i32, i32)>| EmptyElement::at(point) + Polygon::new(shape, style);
-    let (r, s) = (9 * unit / 2, 4 * unit);
+    let units = |pixels: f64| (pixels * f64::from(SCALE)) as i32;
     match marker {
-        Marker::Disc => chart.draw_series([Circle::new(point, r, style)]).map(|_| ())?,
-        Marker::Square => chart.draw_series([at(vec![(-s, -s), (s, -s), (s, s), (-s, s)])]).map(|_| ())?,
-        Marker::Triangle => chart.draw_series([at(vec![(0, -s - unit), (s + unit, s), (-s - unit, s)])]).map(|_| ())?,
-        Marker::Diamond => {
-            let d = s + 3 * unit / 2;
-            chart.draw_series([at(vec![(0, -d), (d, 0), (0, d), (-d, 0)])]).map(|_| ())?;
+        None => chart.draw_series([Circle::new(point, units(RADIUS), style)]).map(drop)?,
+        Some(corners) => {
+            let corners: Vec<_> = corners.iter().map(|&(x, y)| (units(x), units(y))).collect();
+            chart.draw_series([EmptyElement::at(point) + Polygon::new(corners, style)]).map(drop)?;
         }
     }
     Ok(())
 }
 
-/// The points that no other is below and left of, from left to right.
+/// The points with no other point below and to the left, from left to right.
 fn front(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
@@ -266,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_front_is_what_nothing_beats_in_both() {
+    fn the_front_holds_the_points_that_nothing_beats_on_both_axes() {
         let points = [(1.0, 9.0), (2.0, 5.0), (2.0, 4.0), (3.0, 6.0), (4.0, 4.0), (5.0, 1.0)];
         assert_eq!(front(&points), [(1.0, 9.0), (2.0, 4.0), (5.0, 1.0)]);
         assert_eq!(front(&[]), []);

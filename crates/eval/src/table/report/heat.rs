@@ -1,24 +1,26 @@
-//! Tables whose cells are shaded: the stronger, the better.
+//! Tables with shaded cells: the stronger the shade, the better the value.
 
 use super::super::row::Row;
 use super::sections::Section;
 use super::text::{Html, distance, escaped, uncertain};
 
-/// What one table shows.
+/// A value of a row, if it has one.
+type Value<T> = fn(&Row) -> Option<T>;
+
+/// What a table shows.
 struct Metric {
     title: &'static str,
-    /// What its best is.
     about: &'static str,
-    value: fn(&Row) -> Option<f64>,
-    text: fn(&Row) -> Option<String>,
-    /// What real images have.
-    real: fn(&Row) -> Option<String>,
-    scale: Shade,
+    shade: Shade,
+    value: Value<f64>,
+    text: Value<String>,
+    /// The text for real images.
+    real: Value<String>,
 }
 
 /// How a value becomes a shade.
 enum Shade {
-    /// The least is best; equal ratios are equal shades.
+    /// The least is best; equal ratios get equal shades.
     LogLess,
     /// The least is best.
     Less,
@@ -28,74 +30,83 @@ enum Shade {
     None,
 }
 
+const fn metric(
+    title: &'static str,
+    about: &'static str,
+    shade: Shade,
+    value: Value<f64>,
+    [text, real]: [Value<String>; 2],
+) -> Metric {
+    Metric { title, about, shade, value, text, real }
+}
+
+fn two_digits(value: Option<f64>) -> Option<String> {
+    value.map(|value| format!("{value:.2}"))
+}
+
 const METRICS: [Metric; 8] = [
-    Metric {
-        title: "Fréchet distance",
-        about: "less is better",
-        value: |row| Some(row.frechet),
-        text: |row| Some(distance(row.frechet)),
-        real: |row| Some(distance(row.frechet_floor)),
-        scale: Shade::LogLess,
-    },
-    Metric {
-        title: "KID × 1000",
-        about: "less is better",
-        value: |row| row.kid,
-        text: |row| Some(uncertain(1000.0 * row.kid?, 1000.0 * row.kid_error?)),
-        real: |row| row.kid_floor.map(|kid| distance(1000.0 * kid)),
-        scale: Shade::Less,
-    },
-    Metric {
-        title: "Precision",
-        about: "how many samples look real; more is better",
-        value: |row| row.precision,
-        text: |row| row.precision.map(|share| format!("{share:.2}")),
-        real: |row| row.precision_test.map(|share| format!("{share:.2}")),
-        scale: Shade::More,
-    },
-    Metric {
-        title: "Recall",
-        about: "how much of the data the samples cover; more is better",
-        value: |row| row.recall,
-        text: |row| row.recall.map(|share| format!("{share:.2}")),
-        real: |row| row.recall_test.map(|share| format!("{share:.2}")),
-        scale: Shade::More,
-    },
-    Metric {
-        title: "Memorisation",
-        about: "distance to the nearest training image, in that of test images; well below 1 is copying, or blur",
-        value: |row| row.memorisation,
-        text: |row| row.memorisation.map(|ratio| format!("{ratio:.2}")),
-        real: |row| row.memorisation.map(|_| "1".to_owned()),
-        scale: Shade::None,
-    },
-    Metric {
-        title: "Latent variance",
-        about: "the share of the variance that the latent does not decide",
-        value: |row| row.latent_variance,
-        text: |row| row.latent_variance.map(|share| format!("{share:.2}")),
-        real: |_| None,
-        scale: Shade::None,
-    },
-    Metric {
-        title: "Consistency",
-        about: "how far the same latents are from where most steps lead (that S below); less is nearer",
-        value: |row| row.coarse_rms,
-        text: |row| Some(format!("{:.3} ({})", row.coarse_rms?, row.against?)),
-        real: |_| None,
-        scale: Shade::Less,
-    },
-    Metric {
-        title: "Milliseconds an image",
-        about: "as it was drawn",
-        value: |row| Some(row.seconds / row.n as f64),
-        text: |row| Some(distance(1000.0 * row.seconds / row.n as f64)),
-        real: |_| None,
-        scale: Shade::LogLess,
-    },
+    metric(
+        "Fréchet distance",
+        "less is better",
+        Shade::LogLess,
+        |row| Some(row.frechet),
+        [|row| Some(distance(row.frechet)), |row| Some(distance(row.frechet_floor))],
+    ),
+    metric(
+        "KID × 1000",
+        "less is better",
+        Shade::Less,
+        |row| row.kid,
+        [
+            |row| Some(uncertain(1000.0 * row.kid?, 1000.0 * row.kid_error?)),
+            |row| row.kid_floor.map(|kid| distance(1000.0 * kid)),
+        ],
+    ),
+    metric(
+        "Precision",
+        "share of the samples that look real; more is better",
+        Shade::More,
+        |row| row.precision,
+        [|row| two_digits(row.precision), |row| two_digits(row.precision_test)],
+    ),
+    metric(
+        "Recall",
+        "share of the data that the samples cover; more is better",
+        Shade::More,
+        |row| row.recall,
+        [|row| two_digits(row.recall), |row| two_digits(row.recall_test)],
+    ),
+    metric(
+        "Memorisation",
+        "distance to the nearest training image, relative to test images; well below 1 means copies or blur",
+        Shade::None,
+        |row| row.memorisation,
+        [|row| two_digits(row.memorisation), |row| row.memorisation.map(|_| "1".to_owned())],
+    ),
+    metric(
+        "Latent variance",
+        "share of the variance that the latent does not decide",
+        Shade::None,
+        |row| row.latent_variance,
+        [|row| two_digits(row.latent_variance), |_| None],
+    ),
+    metric(
+        "Consistency",
+        "distance from the images of the same latents with the most steps (that S in brackets); less is closer",
+        Shade::Less,
+        |row| row.coarse_rms,
+        [|row| Some(format!("{:.3} ({})", row.coarse_rms?, row.against?)), |_| None],
+    ),
+    metric(
+        "Milliseconds per image",
+        "as measured while drawing",
+        Shade::LogLess,
+        |row| Some(row.seconds / row.n as f64),
+        [|row| Some(distance(1000.0 * row.seconds / row.n as f64)), |_| None],
+    ),
 ];
 
-/// All tables of a section, the Fréchet distance first and large.
+/// All tables of a section. The Fréchet distance comes first and large.
 pub(super) fn tables(page: &mut Html, section: &Section<'_>) {
     for (i, metric) in METRICS.iter().enumerate() {
         if i == 1 {
@@ -125,9 +136,9 @@ fn table(page: &mut Html, section: &Section<'_>, metric: &Metric, large: bool) {
                 page.raw("<td class=\"none\"><span aria-label=\"not measured\">–</span></td>");
                 continue;
             };
-            let shade = shades.of((metric.value)(row));
-            let best = if shades.is_best((metric.value)(row)) { " class=\"best\"" } else { "" };
-            // A standard error, and what a distance is to, stand smaller below the value.
+            let (shade, is_best) = shades.of((metric.value)(row));
+            let best = if is_best { " class=\"best\"" } else { "" };
+            // A standard error, and the S compared with, are printed small below the value.
             let text = match (text.split_once(" ± "), text.split_once(" (")) {
                 (Some((value, error)), _) => format!("{} <small>± {}</small>", escaped(value), escaped(error)),
                 (_, Some((value, to))) => format!("{} <small>({}</small>", escaped(value), escaped(to)),
@@ -141,14 +152,13 @@ fn table(page: &mut Html, section: &Section<'_>, metric: &Metric, large: bool) {
     if let Some(real) = (metric.real)(section.first()) {
         let (columns, real) = (section.steps.len(), escaped(&real));
         page.raw(&format!(
-            "<tfoot>\n<tr><th scope=\"row\">real images</th><td colspan=\"{columns}\">{real}</td></tr>\n"
+            "<tfoot>\n<tr><th scope=\"row\">real images</th><td colspan=\"{columns}\">{real}</td></tr>\n</tfoot>\n"
         ));
-        page.raw("</tfoot>\n");
     }
     page.raw("</table>\n</div>\n");
 }
 
-/// The range of a table's values, as what is shaded.
+/// The range of a table's values.
 struct Shades<'m> {
     metric: &'m Metric,
     worst: f64,
@@ -166,23 +176,21 @@ impl<'m> Shades<'m> {
         Self { metric, worst, best, ties }
     }
 
-    /// 0 for the worst, 1 for the best.
-    fn of(&self, value: Option<f64>) -> f64 {
+    /// The shade, from 0 for the worst value to 1 for the best, and whether this value alone is best.
+    fn of(&self, value: Option<f64>) -> (f64, bool) {
         let range = self.best - self.worst;
         match value.and_then(|value| goodness(self.metric, value)) {
-            Some(good) if range > 0.0 => (good - self.worst) / range,
-            _ => 0.0,
+            Some(good) => {
+                (if range > 0.0 { (good - self.worst) / range } else { 0.0 }, !self.ties && good == self.best)
+            }
+            None => (0.0, false),
         }
-    }
-
-    fn is_best(&self, value: Option<f64>) -> bool {
-        !self.ties && value.and_then(|value| goodness(self.metric, value)) == Some(self.best)
     }
 }
 
-/// The larger, the better; `None` where nothing is.
+/// The larger, the better; `None` if no value is better than another.
 fn goodness(metric: &Metric, value: f64) -> Option<f64> {
-    let good = match metric.scale {
+    let good = match metric.shade {
         Shade::LogLess => -value.max(f64::MIN_POSITIVE).ln(),
         Shade::Less => -value,
         Shade::More => value,

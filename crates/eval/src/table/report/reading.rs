@@ -1,11 +1,11 @@
-//! The words of a page: where its numbers come from, all of them as text, and what they mean.
+//! The text of a page: the origin of its numbers, all numbers as text, and their meaning.
 
 use super::sections::Section;
 use super::text::{Html, distance, uncertain};
 
-/// Everything the numbers depend on.
+/// Everything that the numbers depend on.
 pub(super) fn provenance(page: &mut Html, section: &Section<'_>) {
-    page.element("h3", "", "Where the numbers come from");
+    page.element("h3", "", "Origin of the numbers");
     page.raw("<dl class=\"provenance\">\n");
     for (name, value) in section.provenance() {
         page.element("dt", "", &name);
@@ -64,7 +64,7 @@ pub(super) fn all_numbers(page: &mut Html, section: &Section<'_>) {
     page.raw("</tbody>\n</table>\n</div>\n</details>\n");
 }
 
-/// What each number means.
+/// The meaning of each number.
 pub(super) fn reading(page: &mut Html) {
     page.raw("<section aria-labelledby=\"reading\">\n");
     page.element("h2", "id=\"reading\"", "How to read this page");
@@ -72,44 +72,44 @@ pub(super) fn reading(page: &mut Html) {
     let terms = [
         (
             "Fréchet distance",
-            "Distance between the Gaussians fitted to the features of the samples and of the training images; less is \
-             better. It is comparable only between numbers made with the same features, data and n, and it is called FID only \
-             where the Inception network of FID made the features.",
+            "Distance between the Gaussians fitted to the features of the samples and of the training images. Less is better. \
+             Compare only numbers with the same features, data and n. The distance is an FID only if the Inception network \
+             of FID made the features.",
         ),
         (
             "Floor",
-            "The same distance of test images, as many as there are samples (but no more than 10,000, and than there are). A \
-             model at the floor is as near to the training images as new photographs are. Fewer images have a larger distance: \
-             the numbers of both stand below, and only where they are alike is the floor one.",
+            "The same distance for as many test images as there are samples (at most 10,000, and no more than exist). A model \
+             at the floor is as near to the training images as new photographs are. Fewer images give a larger distance, so \
+             the floor holds only if both numbers of images, given below, are similar.",
         ),
         (
             "KID",
-            "Kernel distance, without the bias that a small n gives the Fréchet distance; plus or minus its standard error.",
+            "Kernel distance, plus or minus its standard error. Unlike the Fréchet distance, it is not biased for small n.",
         ),
         (
             "Precision, recall",
-            "The share of samples that look like real images, and of real images that the samples cover: quality and variety.",
+            "Share of the samples that look like real images, and of the real images that the samples cover: quality and \
+             variety.",
         ),
         (
             "Memorisation",
-            "Median distance of samples to their nearest training image, divided by that of test images, in pixels. Well below \
-             1, look at the pairs; blurred images are below 1 as well.",
+            "Median distance of samples to their nearest training image, in pixels, divided by the same for test images. If it \
+             is well below 1, look at the pairs; blurred images are below 1 too.",
         ),
         (
             "Latent variance",
-            "The share of the variance of a pixel that remains between samples of one latent: 0 where the latent decides \
-             everything, as with η = 0; near 1 where it decides nothing.",
+            "Share of the variance of a pixel that remains between samples of one latent: 0 if the latent decides everything, \
+             as with η = 0; near 1 if it decides nothing.",
         ),
         (
             "Consistency",
-            "Distance between images of the same latents in S steps and in the most steps of the row: root mean square of the \
-             means of squares of 4 × 4 pixels, values from 0 to 1. Small for η = 0, where the latent decides; with noise the \
-             images part ways.",
+            "Distance between images of the same latents in S steps and in the most steps of the row: root mean square over \
+             means of 4 × 4 pixels, for values from 0 to 1. It is small for η = 0, where the latent decides the image, and \
+             larger with noise.",
         ),
         (
             "Seconds",
-            "Wall-clock time in which the samples were drawn, on the machines that are named, and with whatever else they were \
-             doing.",
+            "Wall-clock time of drawing the samples on the machines named below, whatever else these were doing.",
         ),
     ];
     for (name, about) in terms {

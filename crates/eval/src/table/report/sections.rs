@@ -1,37 +1,38 @@
-//! Rows in order: what may be compared together, a line for each way of sampling, a column for each S.
+//! Rows in order: a section for comparable rows, a line for each way of sampling, a column for each S.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::row::{Row, are_few};
-use super::text::{grouped, short};
 use skipstone::sampling::generate::stated;
 use skipstone::sampling::options::Noise;
 
-/// Rows that may be compared: of the same data, features and number of images.
+use super::super::row::{Row, are_few};
+use super::text::{grouped, short};
+
+/// Comparable rows: with the same data, features and number of images.
 pub(super) struct Section<'a> {
     /// In order of their first row.
     pub lines: Vec<Line<'a>>,
     /// Every S of some line.
     pub steps: Vec<usize>,
-    /// What all rows have in common, by name.
+    /// The attributes that all rows share, by name.
     constant: Vec<(String, String)>,
 }
 
 /// One way of sampling, over S.
 pub(super) struct Line<'a> {
-    /// What tells it from the other lines.
+    /// The attributes that distinguish it from the other lines.
     pub label: String,
-    /// By S; without the consistency of those that were held against fewer steps than the line has.
+    /// By S. Consistency is removed if it was measured against fewer steps than the line has.
     pub cells: BTreeMap<usize, Cow<'a, Row>>,
 }
 
 /// Options that few runs have.
 const RARE: [&str; 3] = ["class", "guidance", "precision"];
-/// Options that have a place of their own, or say again what another says.
+/// Options that are shown elsewhere, or repeat another.
 const PLACED: [&str; 9] = ["steps", "times", "eta", "sigma", "spacing", "solver", "clip", "model", "seed"];
 
-/// Other options of which these rows state more than one value: without them, two rows would be one line.
+/// Other options with more than one value among these rows. Without them, two rows would share a line.
 fn further(rows: &[&Row]) -> Vec<String> {
     let mut stated: BTreeMap<&String, BTreeSet<String>> = BTreeMap::new();
     for (name, value) in rows.iter().flat_map(|row| &row.options).filter(|(_, value)| !value.is_null()) {
@@ -41,7 +42,7 @@ fn further(rows: &[&Row]) -> Vec<String> {
     stated.into_iter().filter(|(name, values)| values.len() > 1 && !known(name)).map(|(name, _)| name.clone()).collect()
 }
 
-/// What lines are told apart by, most telling first; `further` are options by name.
+/// The attributes that distinguish lines, most telling first. `further` names options.
 fn attributes(row: &Row, further: &[String]) -> Vec<(String, String)> {
     let noise = match &row.eta {
         Noise::Eta(eta) => format!("η = {eta}"),
@@ -86,7 +87,7 @@ fn section<'a>(rows: &[&'a Row]) -> Section<'a> {
     let all: Vec<_> = rows.iter().map(|row| attributes(row, &further)).collect();
     let differs = |i: usize| all.iter().any(|attributes| attributes[i] != all[0][i]);
     let constant: Vec<_> = (0..all[0].len()).filter(|&i| i > 0 && !differs(i)).map(|i| all[0][i].clone()).collect();
-    // Moving average and raw weights of one training are two models, which "weights" tells apart well enough.
+    // Moving average and raw weights of a training are two models, but "weights" is enough to distinguish them.
     let kinds = |of: &dyn Fn(&Row) -> String| rows.iter().map(|row| of(row)).collect::<BTreeSet<_>>().len();
     let by_weights = kinds(&|row| row.weights.clone()) == kinds(&|row| format!("{} {}", row.weights, row.model));
     let varies = |i: usize| differs(i) && !(by_weights && all[0][i].0 == "model");
@@ -116,7 +117,7 @@ fn section<'a>(rows: &[&'a Row]) -> Section<'a> {
     Section { lines: lines.into_iter().map(|(_, line)| line).collect(), steps, constant }
 }
 
-/// The noise, and whatever else varies.
+/// The noise, and every other attribute that varies.
 fn label(attributes: &[(String, String)], varies: &dyn Fn(usize) -> bool) -> String {
     let mut words = Vec::new();
     for (i, (name, value)) in attributes.iter().enumerate() {
@@ -141,17 +142,17 @@ impl<'a> Section<'a> {
         self.lines.iter().flat_map(|line| line.cells.values().map(move |row| (line, &**row)))
     }
 
-    /// The row of least Fréchet distance.
+    /// The row with the least Fréchet distance.
     pub fn best(&self) -> Option<(&Line<'a>, &Row)> {
         self.rows().min_by(|(_, a), (_, b)| a.frechet.total_cmp(&b.frechet))
     }
 
-    /// The row of fewest calls among those of at most this distance.
+    /// The row with the fewest calls among those of at most this distance.
     pub fn cheapest_near(&self, frechet: f64) -> Option<(&Line<'a>, &Row)> {
         self.rows().filter(|(_, row)| row.frechet <= frechet).min_by_key(|(_, row)| row.calls)
     }
 
-    /// What all lines share, in a sentence.
+    /// A sentence about the attributes that all lines share.
     pub fn constant_text(&self) -> String {
         let said: Vec<String> = self
             .constant
@@ -162,7 +163,7 @@ impl<'a> Section<'a> {
         if said.is_empty() { String::new() } else { format!("The same for all: {}.", said.join(", ")) }
     }
 
-    /// Names and values of what the numbers depend on.
+    /// Names and values of everything that the numbers depend on.
     pub fn provenance(&self) -> Vec<(String, String)> {
         let row = self.first();
         let every = |of: &dyn Fn(&Row) -> Vec<String>| {
@@ -184,14 +185,14 @@ impl<'a> Section<'a> {
             ("Images of the data, SHA-256".to_owned(), row.data_digest.clone()),
             ("Size of an image".to_owned(), every(&|row| vec![sized(row)])),
             ("Arithmetic".to_owned(), every(&|row| vec![row.arithmetic.clone()])),
-            ("Samples".to_owned(), format!("{} a cell, 8 bits a value, as a file holds them", grouped(row.n))),
+            ("Samples".to_owned(), format!("{} per cell, 8 bits per value, as in image files", grouped(row.n))),
             ("Noise".to_owned(), format!("seed {}", every(&|row| vec![row.seed.to_string()]))),
             ("Drawn on".to_owned(), every(&|row| row.machines.clone())),
             ("Scored by".to_owned(), every(&|row| vec![row.program.clone()])),
         ];
         if are_few(row.n.min(row.train as u64), row.dimensions) {
             let few =
-                format!("few for {} features: the Fréchet distance is above what many would give", row.dimensions);
+                format!("few for {} features: with more images the Fréchet distance would be lower", row.dimensions);
             all.push(("Number of images".to_owned(), few));
         }
         let repeats = every(&|row| row.repeats.iter().cloned().collect());
@@ -202,8 +203,8 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The size of the images, and what became of the data set's to have it.
+/// The size of the images, and the data set's size before resizing.
 fn sized(row: &Row) -> String {
-    let resized = row.resized_from.as_ref().map(|from| format!("; the data's were cropped and resized from {from}"));
+    let resized = row.resized_from.as_ref().map(|from| format!("; the data were cropped and resized from {from}"));
     format!("{} (channels, height, width){}", row.size, resized.unwrap_or_default())
 }

@@ -1,7 +1,8 @@
-use super::super::row::tests::row;
-use super::*;
 use skipstone::io::image::{Picture, write_png};
 use skipstone::sampling::options::Noise;
+
+use super::super::row::tests::row;
+use super::*;
 
 /// Two lines of two cells, with pictures.
 fn folder() -> (tempfile::TempDir, Results) {

@@ -1,6 +1,6 @@
-//! Words and numbers of a page.
+//! Text and numbers of a page.
 
-/// A page in the making.
+/// A page being written.
 pub(super) struct Html(String);
 
 impl Html {
@@ -8,12 +8,12 @@ impl Html {
         Self(String::new())
     }
 
-    /// Markup, as it is.
+    /// Adds markup as it is.
     pub fn raw(&mut self, markup: &str) {
         self.0.push_str(markup);
     }
 
-    /// An element with `text` inside, escaped; `attributes` are markup.
+    /// Adds an element with escaped `text`; `attributes` is markup.
     pub fn element(&mut self, name: &str, attributes: &str, text: &str) {
         let space = if attributes.is_empty() { "" } else { " " };
         self.0 += &format!("<{name}{space}{attributes}>{}</{name}>\n", escaped(text));
@@ -24,12 +24,12 @@ impl Html {
     }
 }
 
-/// Text that means itself in an element and in a quoted attribute.
+/// Text escaped for an element or a quoted attribute.
 pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
-/// A distance with three significant digits, or whole where it is large.
+/// A distance with three significant digits; whole if it is large.
 pub(super) fn distance(value: f64) -> String {
     if value < 0.0 {
         return format!("−{}", distance(-value));
@@ -49,12 +49,12 @@ pub(super) fn uncertain(value: f64, error: f64) -> String {
     format!("{value:.digits$} ± {error:.digits$}")
 }
 
-/// Seconds, or milliseconds where they are few.
+/// Seconds, or milliseconds below one second.
 pub(super) fn seconds(value: f64) -> String {
     if value < 1.0 { format!("{} ms", distance(value * 1000.0)) } else { format!("{} s", distance(value)) }
 }
 
-/// A whole number with its thousands apart.
+/// A whole number with commas between thousands.
 pub(super) fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();

@@ -1,13 +1,14 @@
 // One gap is a list of one range here, not a range written wrongly.
 #![allow(clippy::single_range_in_vec_init)]
 
-use super::*;
 use skipstone::engine::Precision;
 use skipstone::math::schedule::FinalLevel;
 use skipstone::math::sigma::NoiseScale;
 use skipstone::math::trajectory::Spacing;
 use skipstone::sampling::denoiser::Clip;
 use skipstone::sampling::solver::Solver;
+
+use super::*;
 
 fn settings(seed: u64) -> Settings {
     Settings {
@@ -71,7 +72,7 @@ fn images_come_back_in_order_however_they_were_written() {
         assert_eq!(samples.all(1..4).unwrap(), images(1..4));
         assert_eq!(samples.all(8..9).unwrap(), images(8..9));
         let error = samples.all(0..10).unwrap_err();
-        assert_eq!((error.kind(), error.message()), (skipstone::Kind::NotFound, "images 4 to 6 are not there"));
+        assert_eq!((error.kind(), error.message()), (skipstone::Kind::NotFound, "images 4 to 6 are missing"));
         // Two of three images that took 3 seconds, one of two that took 2.
         assert_eq!(samples.effort(&(1..4)), (3.0, vec!["2 threads, portable".to_owned()]));
     }
@@ -88,7 +89,7 @@ fn other_options_are_another_folder() {
     assert_ne!(other.folder(), open(root.path()).folder());
     let name = open(root.path()).folder().file_name().unwrap().to_string_lossy().into_owned();
     assert!(name.starts_with("2-eta0.2-linear-"), "{name}");
-    // A file carried over from there is not taken for one of ours.
+    // A file copied from there is not accepted.
     let ours = open(root.path()).folder().join("000000-000001.png");
     files::create_dir(other.folder()).unwrap();
     std::fs::copy(&ours, other.folder().join("000000-000001.png")).unwrap();

@@ -1,4 +1,4 @@
-//! The thread of a network: batches the rows that wait into one call and hands back their predictions.
+//! The thread of a network: batches waiting rows into one call and returns their predictions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -53,8 +53,8 @@ impl<N: Denoiser> Batcher<N> {
         }
     }
 
-    /// Adds what has arrived to `waiting`. Waits for the first rows, and then a moment for those of all other active
-    /// requests. False when no handle to the network is left.
+    /// Adds arrived rows to `waiting`. Waits for the first rows, then briefly for those of the other active requests.
+    /// Returns false when no handle to the network is left.
     fn gather(&self, waiting: &mut Vec<PendingRows>) -> bool {
         if waiting.is_empty() {
             match self.from.recv() {
@@ -62,7 +62,7 @@ impl<N: Denoiser> Batcher<N> {
                 Err(_) => return false,
             }
         }
-        // Between two calls a request only adds up a few arrays. One that takes longer joins the next call.
+        // Between two calls, a request only combines a few arrays. A slower request joins the next call.
         let patience = (self.last_call / 8).clamp(Duration::from_micros(100), Duration::from_millis(5));
         let until = Instant::now() + patience;
         while waiting.len() < self.active.load(Ordering::SeqCst) {
@@ -84,7 +84,7 @@ impl<N: Denoiser> Batcher<N> {
         }
     }
 
-    /// Makes one network call with rows of every waiting request, and answers those whose rows are complete.
+    /// Makes one network call with rows of every waiting request, and answers the requests that are complete.
     fn call(&mut self, waiting: &mut Vec<PendingRows>) {
         let missing: Vec<usize> = waiting.iter().map(|pending| pending.x_t.dim().0 - pending.done).collect();
         let shares = fair_shares(&missing, self.most);
@@ -99,11 +99,11 @@ impl<N: Denoiser> Batcher<N> {
             if pending.done < pending.x_t.dim().0 {
                 kept.push(pending);
             } else {
-                // A request that was dropped does not listen.
+                // The request may have been dropped.
                 let _ = pending.reply.send(Ok(pending.out));
             }
         }
-        // Requests that had rows in this call wait behind those that had none.
+        // Requests with rows in this call queue behind those without.
         kept.sort_by_key(|pending| pending.done > 0);
         *waiting = kept;
     }

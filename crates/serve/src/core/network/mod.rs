@@ -21,7 +21,7 @@ use skipstone::{Error, Kind, Result};
 use super::cancel::Cancel;
 use batcher::Batcher;
 
-/// Called after every network call with its rows and how long it took.
+/// Called after every network call with the number of rows and the time it took.
 pub type OnCall = Box<dyn Fn(usize, Duration) + Send>;
 
 /// A network on a thread of its own. The thread ends when the last handle and the last denoiser are dropped.
@@ -31,7 +31,7 @@ pub struct SharedNetwork {
     shape: [usize; 3],
     prediction: Prediction,
     fractional: bool,
-    /// Requests in the middle of their loop: as many can call together.
+    /// Requests in the middle of their loop, which may join a call.
     active: Arc<AtomicUsize>,
 }
 
@@ -41,14 +41,14 @@ enum Message {
     Prepare(Vec<Time>, Vec<Condition>),
 }
 
-/// The rows of one request's call, some of them answered.
+/// The rows of a request's call, some of which are answered.
 #[derive(Debug)]
 struct PendingRows {
     x_t: Array4<f32>,
     times: Vec<Time>,
     conditions: Vec<Condition>,
     cancel: Cancel,
-    /// How many rows are answered; their predictions are in `out`.
+    /// Number of answered rows; their predictions are in `out`.
     done: usize,
     out: Array4<f32>,
     reply: SyncSender<Result<Array4<f32>>>,
@@ -58,7 +58,7 @@ impl SharedNetwork {
     /// Starts the thread of `network`; a call takes at most `most` rows.
     ///
     /// # Errors
-    /// The system grants no thread.
+    /// The system cannot start a thread.
     pub fn start(network: impl Denoiser + Send + 'static, most: usize, on_call: OnCall) -> Result<Self> {
         let (to, from) = mpsc::channel();
         let active = Arc::new(AtomicUsize::new(0));
@@ -80,7 +80,7 @@ impl SharedNetwork {
         SharedDenoiser { network: self.clone(), cancel }
     }
 
-    /// Notes that a request has begun its loop. Calls wait a moment for its rows until the result is dropped.
+    /// Records that a request has begun its loop. Until the result is dropped, calls wait briefly for its rows.
     pub fn begin_request(&self) -> ActiveRequest {
         self.active.fetch_add(1, Ordering::SeqCst);
         ActiveRequest(self.active.clone())

@@ -1,8 +1,8 @@
-//! The OpenAPI document, as far as the routes' own annotations do not say it.
+//! The parts of the OpenAPI document that the routes do not describe themselves.
 
 mod common_responses;
-mod job_schema;
-mod names;
+
+pub use common_responses::add_common_responses;
 
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -13,14 +13,14 @@ use utoipa::{Modify, OpenApi};
     info(
         title = "skipstone",
         description = "Denoising diffusion implicit models: sample, watch, encode, reconstruct, interpolate, compare. \
-                       The same request means the same pixels, whatever else the service is doing. Whatever is posted, but \
-                       for encoding, can be watched: with `Accept: text/event-stream` the answer comes as events."
+                       The same request always gives the same pixels, whatever else the service is doing. Every posted request \
+                       except encoding can be watched: with `Accept: text/event-stream` the answer comes as events."
     ),
     modifiers(&Bearer)
 )]
 struct Document;
 
-/// The token, for a service that asks for one.
+/// The token, for services that require one.
 struct Bearer;
 
 impl Modify for Bearer {
@@ -35,11 +35,4 @@ impl Modify for Bearer {
 /// The document without its routes.
 pub fn frame() -> utoipa::openapi::OpenApi {
     Document::openapi()
-}
-
-/// Completes a document that has all routes.
-pub fn complete(document: &mut utoipa::openapi::OpenApi) {
-    names::refuse_empty_names(document);
-    job_schema::merge_job_kinds(document);
-    common_responses::add_common_responses(document);
 }

@@ -54,6 +54,9 @@ fn random_parameters(config: &Config, seed: u64) -> Parameters {
     Parameters::new(layout, data).unwrap()
 }
 
+/// Step of central differences in f32.
+const H: f32 = 1e-3;
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
@@ -88,6 +91,41 @@ proptest! {
             .map(|(a, b)| f64::from(a - f32::from_bits(*b)).powi(2)).sum::<f64>().sqrt();
         let norm = output.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         prop_assert!(difference <= 1e-4 * norm, "{} of {}", difference, norm);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn gradients_are_slopes_by_differences(config in configs(), seed: u64) {
+        let layout = Arc::new(layout(&config).unwrap());
+        let weights = numbers(layout.len(), seed).into_iter().map(|w| 0.5 * w).collect::<Vec<_>>();
+        let (x, direction) = (numbers(2 * 4 * 8, seed ^ 1), numbers(2 * 4 * 8, seed ^ 2));
+        let (along, cotangent) = (numbers(layout.len(), seed ^ 3), numbers(3 * 4 * 8, seed ^ 4));
+        let image = |x: Vec<f32>| Array4::from_shape_vec((1, 2, 4, 8), x).unwrap();
+        let (times, class) = ([Time::from_index(7)], Condition::classes(&[1]));
+        let conditions = if config.num_class_embeds.is_some() { &class[..] } else { &[] };
+        let moved = |from: &[f32], by: &[f32], h: f32| from.iter().zip(by).map(|(a, b)| a + h * b).collect::<Vec<_>>();
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+
+        let mut backprop = Backprop::new(config.clone(), 1, 1).unwrap();
+        let (mut by_weights, mut by_image) = (vec![0.0; layout.len()], image(vec![0.0; x.len()]));
+        let batch = Batch { x_t: &image(x.clone()), times: &times, conditions, dropout: None };
+        let keep = |_: std::ops::Range<usize>, _: &[f32], dy: &mut [f32]| dy.copy_from_slice(&cotangent);
+        backprop.add_gradient(&weights, batch, keep, &mut by_weights, Some(&mut by_image)).unwrap();
+        let by_image = by_image.as_slice().unwrap();
+        let found = dot(&by_weights, &along) + dot(by_image, &direction);
+
+        let at = |h: f32| {
+            let parameters = Parameters::new(layout.clone(), moved(&weights, &along, h)).unwrap();
+            let unet = UNet::new(config.clone(), parameters, Prediction::Epsilon).unwrap();
+            let y = unet.predict(&image(moved(&x, &direction, h)), &times, conditions).unwrap();
+            dot(y.as_slice().unwrap(), &cotangent)
+        };
+        let slope = (at(H) - at(-H)) / (2.0 * f64::from(H));
+        let size = (dot(&by_weights, &by_weights) + dot(by_image, by_image)).sqrt();
+        prop_assert!((found - slope).abs() < 0.02 * size, "{found} by the backward pass, {slope} by differences, {size}");
     }
 }
 

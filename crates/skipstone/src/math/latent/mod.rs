@@ -112,6 +112,19 @@ pub fn grid(corners: [ArrayView3<'_, f32>; 4], points: usize) -> Result<Array4<f
     stack((0..points * points).map(|k| at(k / points, k % points)), a.dim())
 }
 
+/// A line between two latents or a grid between four, from ends `[2 or 4, c, h, w]`: see [`line()`] and [`grid`].
+///
+/// # Errors
+/// The number of ends is neither 2 nor 4; or as [`line()`].
+pub fn between(ends: &Array4<f32>, points: usize) -> Result<Array4<f32>> {
+    let end = |i| ends.index_axis(Axis(0), i);
+    match ends.dim().0 {
+        2 => line(end(0), end(1), points),
+        4 => grid([end(0), end(1), end(2), end(3)], points),
+        found => Err(Error::argument(format!("ends: expected 2 (a line) or 4 (a grid), found {found}"))),
+    }
+}
+
 fn stack(
     images: impl ExactSizeIterator<Item = Result<Array3<f32>>>,
     (c, h, w): (usize, usize, usize),

@@ -9,7 +9,7 @@ mod source;
 pub use keyed::{KeyedRng, Purpose};
 pub use source::{Forbidden, Given, NoiseSource, Seeded};
 
-use ndarray::Array4;
+use ndarray::{Array4, Axis};
 use rayon::prelude::*;
 
 /// Version of the noise scheme, recorded in manifests. Any change to any draw increments it.
@@ -48,6 +48,15 @@ pub fn initial_latent(seed: u64, first_image: u64, n: usize, [c, h, w]: [usize; 
     let mut x = Array4::zeros((n, c, h, w));
     fill_gaussian(seed, Purpose::Latent, first_image, 0, &mut x);
     x
+}
+
+/// The initial latents x_T of the first image of each seed, `[seeds, c, h, w]`.
+pub fn latents_of(seeds: &[u64], [c, h, w]: [usize; 3]) -> Array4<f32> {
+    let mut all = Array4::zeros((seeds.len(), c, h, w));
+    for (mut x, &seed) in all.axis_chunks_iter_mut(Axis(0), 1).zip(seeds) {
+        x.assign(&initial_latent(seed, 0, 1, [c, h, w]));
+    }
+    all
 }
 
 #[cfg(test)]

@@ -14,9 +14,8 @@ use crate::sampling::denoiser::{Clip, Condition, Denoiser, check_finite, check_s
 /// Calibrates `denoiser` on the images `x0`, `[n, c, h, w]` on the 256 levels of [−1, 1]: one network call on n images at
 /// every timestep t = 1..=T.
 ///
-/// One ε per image, the first of `noise`, serves all times: what differs from time to time is then the time, not the
-/// draw. `sigma_1` is the decoder's; `observer` sees every time as it is done, and ends the pass with an error when it
-/// breaks.
+/// All timesteps share one ε per image, the first of `noise`, so timesteps differ only by t and not by the draw. `sigma_1` is
+/// the decoder's σ₁. `observer` sees every timestep and may stop the pass.
 ///
 /// ```
 /// use ndarray::{Array3, Array4};
@@ -32,8 +31,8 @@ use crate::sampling::denoiser::{Clip, Condition, Denoiser, check_finite, check_s
 /// ```
 ///
 /// # Errors
-/// ε-prediction at zero SNR, a σ₁ that is not positive, images or outputs that are not finite, an observer that stops,
-/// and whatever the network or the noise refuse.
+/// ε-prediction meets zero SNR, σ₁ is not positive, an image or output is not finite, the observer stops the run
+/// ([`Kind::Stopped`](crate::Kind)), or the network or the noise source fails.
 pub fn measure<D: Denoiser + ?Sized>(
     denoiser: &D,
     schedule: &Schedule,
@@ -71,7 +70,7 @@ pub fn measure<D: Denoiser + ?Sized>(
         found.x0_errors.push(mean(pairs().map(|(x0, x0_hat)| (x0 - x0_hat).powi(2)).sum()));
         found.decoder_nats.push(mean(pairs().map(|(x0, x0_hat)| -log_likelihood(x0, x0_hat, sigma_1)).sum()));
         if observer(t).is_break() && t < Time::new(schedule.train_steps()) {
-            return Err(Error::argument("the calibration was stopped by its observer"));
+            return Err(Error::stopped());
         }
     }
     Ok(found)

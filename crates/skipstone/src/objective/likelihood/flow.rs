@@ -136,8 +136,8 @@ impl Flowed {
 /// ```
 ///
 /// # Errors
-/// No probe, ε-prediction at zero SNR, images or outputs that are not finite, an observer that stops before the end, and
-/// whatever the network refuses.
+/// The number of probes is 0, ε-prediction meets zero SNR, an image or output is not finite, the observer stops the run
+/// ([`Kind::Stopped`]), or the network fails.
 pub fn flow<D: DifferentiableDenoiser + ?Sized>(
     denoiser: &D,
     schedule: &Schedule,
@@ -178,7 +178,7 @@ pub fn flow<D: DifferentiableDenoiser + ?Sized>(
         tracing::debug!(step = i + 1, steps, t = t.get(), "flow");
         let done = FlowStep { step: i + 1, steps, t };
         if observer(done).is_break() && i + 1 < steps {
-            return Err(Error::argument("the likelihood was stopped by its observer"));
+            return Err(Error::stopped());
         }
     }
     for (sums, image) in integrals.iter_mut().zip(x.outer_iter()) {

@@ -152,7 +152,7 @@ fn an_images_likelihood_depends_only_on_the_image_and_its_index() {
     let stopped = flow(&oracle, &schedule, &tau, &options(1, ProbeKind::Gaussian), &x0, &[], &mut |step| {
         if step.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    assert!(stopped.is_err());
+    assert!(stopped.unwrap_err().is_stopped());
 }
 
 #[test]

@@ -114,7 +114,7 @@ macro_rules! delegate {
     )*};
 }
 
-delegate!(&D, Box<D>);
+delegate!(&D, Box<D>, std::sync::Arc<D>);
 
 /// Refuses `x` unless it is `[n, c, h, w]` with n > 0 and `[c, h, w]` = `shape`. The message calls it `name`.
 pub(crate) fn check_shape(name: &str, x: &Array4<f32>, shape: [usize; 3]) -> Result<()> {

@@ -1,6 +1,7 @@
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ndarray::ArrayView3;
+use ndarray::{Array4, ArrayView3};
 
 use super::{Manifest, Settings};
 use crate::error::{Error, Result};
@@ -66,6 +67,14 @@ impl Folder {
         let mut texts: Vec<_> = self.texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
         texts.push(("index", &number));
         write_png(&self.path.join(image_name(index)), &Picture::from_image(image)?, &texts)
+    }
+
+    /// Writes the images of these indices, `[n, c, h, w]`.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_all(&self, indices: Range<u64>, images: &Array4<f32>) -> Result<()> {
+        indices.zip(images.outer_iter()).try_for_each(|(index, image)| self.write(index, image))
     }
 }
 

@@ -3,10 +3,12 @@
 //! Image i of a run depends only on the model, the options, the seed and its index: never on how the run was split into
 //! batches, shards or sessions.
 
+mod batches;
 mod folder;
 mod manifest;
 mod settings;
 
+pub use batches::batches;
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;
 pub use settings::{ClassRule, Settings, stated};
@@ -24,8 +26,9 @@ use crate::io::hex::hex;
 use crate::math::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
 use crate::sampling::denoiser::{Condition, Denoiser, Guided};
 use crate::sampling::inpaint::{Noises, Region, Resampling, inpaint};
+use crate::sampling::inversion::{self, Decoded, Encoded, Latents, Method};
 use crate::sampling::options::Request;
-use crate::sampling::sampler::{Outcome, Plan, Progress, sample};
+use crate::sampling::sampler::{Plan, Progress, sample};
 
 /// Inputs of a run: tensors that replace seeded noise, and a region to inpaint.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -265,7 +268,7 @@ impl Generator {
         &self,
         images: Range<u64>,
         observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<Outcome> {
+    ) -> Result<Array4<f32>> {
         let n = (images.end - images.start) as usize;
         let row = (images.start - self.first) as usize;
         let rows = Slice::from(row..row + n);
@@ -285,6 +288,83 @@ impl Generator {
             return inpaint(&*self.network, &self.plan, x_t, region, *by, noises, &conditions, observer);
         }
         sample(&*self.network, &self.plan, x_t, &mut *noise, &conditions, observer)
+    }
+
+    /// Makes the images of all `wanted` absolute indices in batches of at most `batch` neighbours, and hands each batch
+    /// to `sink` as it is done: no more than one batch is held. The images do not depend on `batch`.
+    ///
+    /// `observer` sees every step with the indices of its batch. When it breaks off, a batch at its last step still
+    /// reaches `sink`.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate) and `sink`.
+    pub fn generate_all<E: From<Error>>(
+        &self,
+        wanted: impl IntoIterator<Item = u64>,
+        batch: usize,
+        observer: &mut dyn FnMut(&Range<u64>, &Progress<'_>) -> ControlFlow<()>,
+        mut sink: impl FnMut(Range<u64>, Array4<f32>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut flow = ControlFlow::Continue(());
+        for images in batches(wanted, batch) {
+            if flow.is_break() {
+                return Err(Error::stopped().into());
+            }
+            let x0 = self.generate(images.clone(), &mut |progress| {
+                flow = observer(&images, progress);
+                flow
+            })?;
+            sink(images, x0)?;
+        }
+        Ok(())
+    }
+
+    /// The same with all images in one array, `[n, c, h, w]`.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_array(
+        &self,
+        images: Range<u64>,
+        batch: usize,
+        observer: &mut dyn FnMut(&Range<u64>, &Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Array4<f32>> {
+        let [c, h, w] = self.shape();
+        let mut all = Array4::zeros(((images.end - images.start) as usize, c, h, w));
+        self.generate_all(images.clone(), batch, observer, |part, x0| {
+            let rows = (part.start - images.start) as usize..(part.end - images.start) as usize;
+            all.slice_axis_mut(Axis(0), Slice::from(rows)).assign(&x0);
+            Ok::<_, Error>(())
+        })?;
+        Ok(all)
+    }
+
+    /// Encodes `x0`, `[n, c, h, w]`, along the plan: images that have the conditions of absolute indices `images`.
+    ///
+    /// # Errors
+    /// As [`encode`](inversion::encode).
+    pub fn encode(
+        &self,
+        x0: &Array4<f32>,
+        images: Range<u64>,
+        method: &Method,
+        observer: inversion::Observer<'_>,
+    ) -> Result<Encoded> {
+        inversion::encode(&*self.network, &self.plan, x0, method, &self.conditions(images), observer)
+    }
+
+    /// Decodes latents along the plan: of images that have the conditions of absolute indices `images`.
+    ///
+    /// # Errors
+    /// As [`decode`](inversion::decode).
+    pub fn decode(
+        &self,
+        latents: &Latents,
+        images: Range<u64>,
+        method: &Method,
+        observer: inversion::Observer<'_>,
+    ) -> Result<Decoded> {
+        inversion::decode(&*self.network, &self.plan, latents, method, &self.conditions(images), observer)
     }
 }
 

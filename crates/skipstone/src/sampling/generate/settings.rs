@@ -59,7 +59,7 @@ pub struct Settings {
     pub final_level: FinalLevel,
     /// The seed.
     pub seed: u64,
-    /// Which class images have; `None` for an unconditional network.
+    /// The class of each image; `None` for an unconditional network.
     pub classes: Option<ClassRule>,
     /// The guidance weight.
     pub guidance: Option<f64>,

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::math::noise::NoiseSource;
 use crate::math::schedule::NoiseLevel;
 use crate::sampling::denoiser::{Condition, Denoiser, check_finite, check_shape, denoise};
-use crate::sampling::sampler::{Outcome, Plan, Progress, step};
+use crate::sampling::sampler::{Plan, Progress, step};
 
 /// An image and the mask of the region to fill.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,9 +82,9 @@ pub struct Noises<'a> {
 /// Fills `region` from the latents `x_t` (x_T, `[n, c, h, w]`), which gives n different fillings. Outside the region the
 /// result is the image itself.
 ///
-/// A step down is the plan's own; then the known part is replaced by the image at that noise level (the projection). A
-/// move up diffuses the whole state again, so that the next steps down can bring both parts into harmony.
-/// The observer's counts are of network calls: [`Resampling::calls`] of them.
+/// A move down makes one step of the plan, then replaces the known region by the image at that noise level (projection).
+/// A move up diffuses the whole state again, so the next moves down can harmonise both regions. The observer's steps are
+/// network calls, [`Resampling::calls`] in total.
 ///
 /// ```
 /// use ndarray::{Array2, Array3};
@@ -102,7 +102,7 @@ pub struct Noises<'a> {
 /// let (mut step, mut around) = (Seeded::new(0, 0), Seeded { purpose: Purpose::Inpaint, ..Seeded::new(0, 0) });
 /// let noises = Noises { step: &mut step, around: &mut around };
 /// let x_t = initial_latent(0, 0, 1, [1, 2, 2]);
-/// let x = inpaint(&oracle, &plan, x_t, &region, Resampling::PROJECTION, noises, &[], &mut unobserved)?.finished()?;
+/// let x = inpaint(&oracle, &plan, x_t, &region, Resampling::PROJECTION, noises, &[], &mut unobserved)?;
 /// assert!((x[[0, 0, 0, 0]] - 0.5).abs() < 1e-4 && x[[0, 0, 1, 1]] == 0.0);
 /// # Ok::<(), skipstone::Error>(())
 /// ```
@@ -120,7 +120,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
     noises: Noises<'_>,
     conditions: &[Condition],
     observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
-) -> Result<Outcome> {
+) -> Result<Array4<f32>> {
     plan.check(denoiser.prediction())?;
     plan.check_ddim("inpainting")?;
     let [c, h, w] = denoiser.shape();
@@ -157,9 +157,9 @@ pub fn inpaint<D: Denoiser + ?Sized>(
                 region.keep(&mut x, &fresh, at.to);
                 check_finite(&format!("call {} of {calls}: x at t = {}", called + 1, at.s.get()), &x)?;
                 called += 1;
-                let progress = Progress { step: called, calls, t: at.t, s: at.s, x0: &denoised.x0, x: &x };
+                let progress = Progress { step: called, steps: calls, t: at.t, s: at.s, x0: &denoised.x0, x: &x };
                 if observer(&progress).is_break() && called < calls {
-                    return Ok(Outcome::Stopped(x));
+                    return Err(Error::stopped());
                 }
             }
             Move::Up { from, to } => {
@@ -175,7 +175,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
     }
     // A plan that lands on the first trained level leaves slight noise in the known region: restore the image there.
     region.keep(&mut x, &fresh, NoiseLevel::CLEAN);
-    Ok(Outcome::Finished(x))
+    Ok(x)
 }
 
 #[cfg(test)]

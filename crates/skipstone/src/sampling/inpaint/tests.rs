@@ -28,7 +28,7 @@ fn run<D: Denoiser>(
 ) -> Array4<f32> {
     let (mut step, mut around) = (Seeded::new(1, first), Seeded { purpose: Purpose::Inpaint, ..Seeded::new(1, first) });
     let noises = Noises { step: &mut step, around: &mut around };
-    inpaint(denoiser, plan, x_t, region, by, noises, &[], &mut unobserved).unwrap().finished().unwrap()
+    inpaint(denoiser, plan, x_t, region, by, noises, &[], &mut unobserved).unwrap()
 }
 
 /// Two pixels near (1, 1) or near (−1, −1), so the known one determines the other.
@@ -151,7 +151,7 @@ fn projection_with_a_full_mask_is_plain_sampling() {
     let region = Region::new(Array3::zeros((1, 1, 2)), Array2::from_elem((1, 2), true)).unwrap();
     let x_t = initial_latent(0, 0, 2, [1, 1, 2]);
     let filled = run(&oracle, &plan(10, 0.0), x_t.clone(), &region, Resampling::PROJECTION, 0);
-    let plain = sample(&oracle, &plan(10, 0.0), x_t, &mut Forbidden, &[], &mut unobserved).unwrap().finished().unwrap();
+    let plain = sample(&oracle, &plan(10, 0.0), x_t, &mut Forbidden, &[], &mut unobserved).unwrap();
     assert_eq!(filled, plain);
 }
 

@@ -1,6 +1,7 @@
 use ndarray::Array4;
 
-use super::{Bdia, Halt, Run, moved};
+use super::{Bdia, Run, moved};
+use crate::error::Result;
 use crate::sampling::denoiser::Denoiser;
 
 /// x₀ → (x_T, the state one step below it). The first step up has no earlier state, so it is plain DDIM.
@@ -8,7 +9,7 @@ pub(super) fn encode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     x0: &Array4<f32>,
     by: Bdia,
-) -> Result<[Array4<f64>; 2], Halt> {
+) -> Result<[Array4<f64>; 2]> {
     let steps = run.plan.steps();
     let last = &steps[steps.len() - 1];
     let mut below = x0.mapv(f64::from);
@@ -30,7 +31,7 @@ pub(super) fn decode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     [above, here]: &[Array4<f64>; 2],
     by: Bdia,
-) -> Result<Array4<f64>, Halt> {
+) -> Result<Array4<f64>> {
     let (mut above, mut here) = (above.clone(), here.clone());
     run.step = 1;
     for pair in run.plan.steps().windows(2) {

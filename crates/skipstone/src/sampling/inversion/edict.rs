@@ -1,6 +1,7 @@
 use ndarray::{Array4, Zip};
 
-use super::{Affine, Edict, Halt, Run};
+use super::{Affine, Edict, Run};
+use crate::error::Result;
 use crate::math::sigma::Step;
 use crate::sampling::denoiser::Denoiser;
 
@@ -11,7 +12,7 @@ fn coupled<D: Denoiser + ?Sized>(
     x: &mut Array4<f64>,
     other: &Array4<f64>,
     f: impl Fn(f64, f64) -> f64,
-) -> Result<(), Halt> {
+) -> Result<()> {
     let eps = run.ask(other, step.t, step.from)?.eps;
     Zip::from(x).and(&eps).for_each(|x, &eps| *x = f(*x, f64::from(eps)));
     Ok(())
@@ -22,7 +23,7 @@ pub(super) fn encode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     x0: &Array4<f32>,
     by: Edict,
-) -> Result<[Array4<f64>; 2], Halt> {
+) -> Result<[Array4<f64>; 2]> {
     let p = by.mix;
     let mut x = x0.mapv(f64::from);
     let mut y = x.clone();
@@ -45,7 +46,7 @@ pub(super) fn decode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     [x, y]: &[Array4<f64>; 2],
     by: Edict,
-) -> Result<Array4<f64>, Halt> {
+) -> Result<Array4<f64>> {
     let p = by.mix;
     let (mut x, mut y) = (x.clone(), y.clone());
     for (i, step) in run.plan.steps().iter().enumerate() {

@@ -1,6 +1,7 @@
 use ndarray::{Array4, Axis, Zip};
 
-use super::{Affine, FixedPoint, Halt, Run};
+use super::{Affine, FixedPoint, Run};
+use crate::error::Result;
 use crate::math::schedule::Time;
 use crate::math::sigma::Step;
 use crate::sampling::denoiser::{Condition, Denoiser};
@@ -25,7 +26,7 @@ pub(super) fn encode<D: Denoiser + ?Sized>(
     run: &mut Run<'_, D>,
     x0: &Array4<f32>,
     by: FixedPoint,
-) -> Result<(Array4<f64>, Vec<Convergence>), Halt> {
+) -> Result<(Array4<f64>, Vec<Convergence>)> {
     let mut x = x0.mapv(f64::from);
     let mut report = Vec::with_capacity(run.steps);
     // A step's first guess is that of plain encoding: ε̂ of the state below at its own timestep.
@@ -47,7 +48,7 @@ fn invert<D: Denoiser + ?Sized>(
     x: &mut Array4<f64>,
     eps: &mut Array4<f32>,
     by: FixedPoint,
-) -> Result<Convergence, Halt> {
+) -> Result<Convergence> {
     let c = Affine::of(step);
     let x_s = x.clone();
     let guess = |x_s: f64, eps: f32| (x_s - c.eps * f64::from(eps)) / c.x;

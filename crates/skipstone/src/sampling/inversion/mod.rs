@@ -27,20 +27,20 @@ pub use fixed_point::Convergence;
 pub use method::{Bdia, Edict, FixedPoint, Method};
 pub use stochastic::{Draw, NoiseTrajectory, encode_noise};
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
-use ndarray::{Array4, Zip};
+use ndarray::{Array4, Axis, Slice, Zip};
 
 use crate::error::{Error, Result};
 use crate::math::noise::Forbidden;
 use crate::math::schedule::{NoiseLevel, Time};
 use crate::math::sigma::Step;
 use crate::sampling::denoiser::{Clip, Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
-use crate::sampling::sampler::{Outcome, Plan, sample};
+use crate::sampling::sampler::{self, Plan, sample};
 
-/// What an observer is shown after each network call.
+/// The progress of an inversion, passed to the observer after each network call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct Calls {
     /// Steps done so far.
     pub step: usize,
     /// Steps of the whole run.
@@ -49,11 +49,11 @@ pub struct Progress {
     pub calls: usize,
 }
 
-/// Sees every network call; may stop the work.
-pub type Observer<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
+/// An observer, called after every network call. It may stop the run.
+pub type Observer<'a> = &'a mut dyn FnMut(Calls) -> ControlFlow<()>;
 
-/// An observer that only lets the work go on.
-pub fn unobserved(_: Progress) -> ControlFlow<()> {
+/// An observer that never stops the run.
+pub fn unobserved(_: Calls) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -67,7 +67,39 @@ pub enum Latents {
     Pair(Box<[Array4<f64>; 2]>),
 }
 
-/// Images as latents, and what it took.
+impl Latents {
+    /// x_T, `[n, c, h, w]`, from a method whose latents any sampler can start from.
+    ///
+    /// # Errors
+    /// The latents are pairs.
+    pub fn into_single(self) -> Result<Array4<f32>> {
+        match self {
+            Self::One(x_t) => Ok(x_t),
+            Self::Pair(_) => Err(Error::argument("latents: expected one per image, found pairs")),
+        }
+    }
+
+    /// The number of images.
+    pub fn images(&self) -> usize {
+        match self {
+            Self::One(x_t) => x_t.dim().0,
+            Self::Pair(pair) => pair[0].dim().0,
+        }
+    }
+
+    /// The latents of the images in `rows`.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let rows = Slice::from(rows);
+        match self {
+            Self::One(x_t) => Self::One(x_t.slice_axis(Axis(0), rows).to_owned()),
+            Self::Pair(pair) => {
+                Self::Pair(Box::new([0, 1].map(|k: usize| pair[k].slice_axis(Axis(0), rows).to_owned())))
+            }
+        }
+    }
+}
+
+/// Encoded images and the cost of encoding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
     /// The latents.
@@ -87,9 +119,9 @@ pub struct Decoded {
     pub evaluations: u64,
 }
 
-/// Encodes the images `x0`, `[n, c, h, w]`, along `plan`; `None` where the observer stopped it.
+/// Encodes the images `x0`, `[n, c, h, w]`, along `plan`.
 ///
-/// Row i depends on image i alone. `decode` with the same plan, method and network is the way back.
+/// Row i depends on image i alone. [`decode`] with the same plan, method and network inverts it.
 ///
 /// ```
 /// use ndarray::{Array3, Array4};
@@ -100,15 +132,16 @@ pub struct Decoded {
 /// let oracle = Oracle::gaussian(&schedule, Array3::zeros((1, 2, 2)), Array3::from_elem((1, 2, 2), 0.25))?;
 /// let plan = Plan::ddim(&schedule, &Trajectory::named(Spacing::Linear, 10, 1000, 0)?)?;
 /// let (x0, method) = (Array4::from_elem((1, 1, 2, 2), 0.3), Method::Bdia(Bdia::default()));
-/// let encoded = encode(&oracle, &plan, &x0, &method, &[], &mut unobserved)?.expect("not stopped");
-/// let back = decode(&oracle, &plan, &encoded.latents, &method, &[], &mut unobserved)?.expect("not stopped");
+/// let encoded = encode(&oracle, &plan, &x0, &method, &[], &mut unobserved)?;
+/// let back = decode(&oracle, &plan, &encoded.latents, &method, &[], &mut unobserved)?;
 /// assert!((&back.images - &x0).iter().all(|difference| difference.abs() < 1e-6));
 /// # Ok::<(), skipstone::Error>(())
 /// ```
 ///
 /// # Errors
-/// A plan with noise ([`encode_noise`] is for those); for the exact methods also clipping, a = 0 or a parameter out of
-/// range; images of another shape than the network's or not finite; whatever the network refuses.
+/// The plan injects noise (use [`encode_noise`]); for the exact methods also: the plan clips or has a = 0, or a parameter is
+/// out of range. The images do not have the network's shape or are not finite, the observer stops the run
+/// ([`Kind::Stopped`](crate::Kind)), or the network fails.
 pub fn encode<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,
@@ -116,7 +149,7 @@ pub fn encode<D: Denoiser + ?Sized>(
     method: &Method,
     conditions: &[Condition],
     observer: Observer<'_>,
-) -> Result<Option<Encoded>> {
+) -> Result<Encoded> {
     method.check(plan)?;
     plan.check(denoiser.prediction())?;
     check_shape("images", x0, denoiser.shape())?;
@@ -124,23 +157,22 @@ pub fn encode<D: Denoiser + ?Sized>(
     let mut run = Run::new(denoiser, plan, conditions, observer);
     let mut convergence = Vec::new();
     let latents = match method {
-        Method::Ddim => ddim::encode(&mut run, x0).map(one),
-        Method::FixedPoint(by) => fixed_point::encode(&mut run, x0, *by).map(|(x_t, report)| {
+        Method::Ddim => one(ddim::encode(&mut run, x0)?),
+        Method::FixedPoint(by) => {
+            let (x_t, report) = fixed_point::encode(&mut run, x0, *by)?;
             convergence = report;
             one(x_t)
-        }),
-        Method::Bdia(by) => bdia::encode(&mut run, x0, *by).map(pair),
-        Method::Edict(by) => edict::encode(&mut run, x0, *by).map(pair),
+        }
+        Method::Bdia(by) => pair(bdia::encode(&mut run, x0, *by)?),
+        Method::Edict(by) => pair(edict::encode(&mut run, x0, *by)?),
     };
-    let evaluations = run.evaluations;
-    Ok(finished(latents)?.map(|latents| Encoded { latents, evaluations, convergence }))
+    Ok(Encoded { latents, evaluations: run.evaluations, convergence })
 }
 
-/// Images from the latents of [`encode`]; `None` where the observer stopped it. Single latents go through
-/// [`sample`] itself.
+/// Decodes the latents of [`encode`] to images. Single latents go through [`sample`].
 ///
 /// # Errors
-/// Latents of another kind than the method's, and as [`encode`].
+/// The latents are not of the method's kind; or as [`encode`].
 pub fn decode<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,
@@ -148,19 +180,15 @@ pub fn decode<D: Denoiser + ?Sized>(
     method: &Method,
     conditions: &[Condition],
     observer: Observer<'_>,
-) -> Result<Option<Decoded>> {
+) -> Result<Decoded> {
     method.check(plan)?;
     plan.check(denoiser.prediction())?;
     let (pair, method) = match (latents, method) {
         (Latents::One(x_t), Method::Ddim | Method::FixedPoint(_)) => {
             let evaluations = (x_t.dim().0 * plan.steps().len()) as u64;
-            let mut watch = |p: &crate::sampling::sampler::Progress<'_>| {
-                observer(Progress { step: p.step, steps: p.calls, calls: p.step })
-            };
-            return Ok(match sample(denoiser, plan, x_t.clone(), &mut Forbidden, conditions, &mut watch)? {
-                Outcome::Finished(images) => Some(Decoded { images, evaluations }),
-                Outcome::Stopped(_) => None,
-            });
+            let mut watch = |p: &sampler::Progress<'_>| observer(Calls { step: p.step, steps: p.steps, calls: p.step });
+            let images = sample(denoiser, plan, x_t.clone(), &mut Forbidden, conditions, &mut watch)?;
+            return Ok(Decoded { images, evaluations });
         }
         (Latents::Pair(pair), Method::Bdia(_) | Method::Edict(_)) => (pair, method),
         (Latents::Pair(_), _) => {
@@ -181,13 +209,13 @@ pub fn decode<D: Denoiser + ?Sized>(
     }
     let mut run = Run::new(denoiser, plan, conditions, observer);
     let images = match method {
-        Method::Edict(by) => edict::decode(&mut run, pair, *by),
-        Method::Bdia(by) => bdia::decode(&mut run, pair, *by),
+        Method::Edict(by) => edict::decode(&mut run, pair, *by)?,
+        Method::Bdia(by) => bdia::decode(&mut run, pair, *by)?,
         Method::Ddim | Method::FixedPoint(_) => return Err(Error::argument("expected one latent per image")),
     };
-    let evaluations = run.evaluations;
-    let images = finished(images)?.map(|x0| x0.mapv(|value| value as f32));
-    images.map(|images| check_finite("decoded images", &images).map(|()| Decoded { images, evaluations })).transpose()
+    let images = images.mapv(|value| value as f32);
+    check_finite("decoded images", &images)?;
+    Ok(Decoded { images, evaluations: run.evaluations })
 }
 
 fn one(x_t: Array4<f64>) -> Latents {
@@ -198,27 +226,7 @@ fn pair(states: [Array4<f64>; 2]) -> Latents {
     Latents::Pair(Box::new(states))
 }
 
-/// Why an encoding ended early.
-enum Halt {
-    Stopped,
-    Failed(Error),
-}
-
-impl From<Error> for Halt {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-fn finished<T>(result: Result<T, Halt>) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(Halt::Stopped) => Ok(None),
-        Err(Halt::Failed(error)) => Err(error),
-    }
-}
-
-/// A network at work on a plan, its evaluations counted.
+/// A running inversion, which counts its network evaluations.
 struct Run<'a, D: ?Sized> {
     denoiser: &'a D,
     plan: &'a Plan,
@@ -236,29 +244,23 @@ impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
     }
 
     /// x̂₀ and ε̂ of the states `x` at time `t` and its level.
-    fn ask(&mut self, x: &Array4<f64>, t: Time, level: NoiseLevel) -> Result<Denoised, Halt> {
+    fn ask(&mut self, x: &Array4<f64>, t: Time, level: NoiseLevel) -> Result<Denoised> {
         self.ask_about(x, t, level, self.conditions)
     }
 
-    /// The same of states that have conditions of their own.
-    fn ask_about(
-        &mut self,
-        x: &Array4<f64>,
-        t: Time,
-        level: NoiseLevel,
-        conditions: &[Condition],
-    ) -> Result<Denoised, Halt> {
+    /// The same with other conditions.
+    fn ask_about(&mut self, x: &Array4<f64>, t: Time, level: NoiseLevel, conditions: &[Condition]) -> Result<Denoised> {
         let x = x.mapv(|value| value as f32);
         check_finite(&format!("x at t = {}", t.get()), &x)?;
         let denoised = denoise(self.denoiser, &x, t, level, conditions, self.plan.clip())?;
         self.evaluations += x.dim().0 as u64;
         self.calls += 1;
-        let progress = Progress { step: self.step, steps: self.steps, calls: self.calls };
-        if (self.observer)(progress).is_break() { Err(Halt::Stopped) } else { Ok(denoised) }
+        let calls = Calls { step: self.step, steps: self.steps, calls: self.calls };
+        if (self.observer)(calls).is_break() { Err(Error::stopped()) } else { Ok(denoised) }
     }
 
     /// x̂₀ and ε̂ of the states `x_s` on which `step` lands: at their own time, or at t = 1 for clean data.
-    fn ask_below(&mut self, x_s: &Array4<f64>, step: &Step) -> Result<Denoised, Halt> {
+    fn ask_below(&mut self, x_s: &Array4<f64>, step: &Step) -> Result<Denoised> {
         if step.s != Time::CLEAN {
             return self.ask(x_s, step.s, step.to);
         }

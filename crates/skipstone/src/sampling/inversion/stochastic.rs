@@ -1,7 +1,5 @@
 //! Encoding for stochastic samplers: an image's latent *and* the noise of every step (arXiv 2210.05559, 2304.06140).
 
-use std::ops::ControlFlow;
-
 use ndarray::{Array4, Array5, Axis, Zip};
 
 use crate::error::{Error, Kind, Result};
@@ -9,7 +7,7 @@ use crate::math::noise::NoiseSource;
 use crate::math::process::reverse;
 use crate::math::schedule::{NoiseLevel, Time};
 use crate::sampling::denoiser::{Condition, Denoised, Denoiser, check_finite, check_shape, denoise};
-use crate::sampling::inversion::{Observer, Progress};
+use crate::sampling::inversion::{Calls, Observer};
 use crate::sampling::sampler::{Plan, step};
 
 /// How to draw the noisy states of an image.
@@ -39,8 +37,8 @@ pub struct NoiseTrajectory {
     pub residual: f64,
 }
 
-/// Latents and noise with which [`sample`](crate::sampling::sampler::sample) over `plan` gives the images `x0` again,
-/// `[n, c, h, w]`; `None` where the observer stopped it.
+/// Finds latents and noise from which [`sample`](crate::sampling::sampler::sample) with `plan` reproduces the images `x0`,
+/// `[n, c, h, w]`.
 ///
 /// `draw` draws the states x_t with noise from `source`: x_T from call 0, the state after step i from call i + 1. The
 /// noise z = (x_s − c.x0·x̂₀ − c.eps·ε̂)/c.z then takes the sampler from each state to the next. Each z is rounded to f32
@@ -59,17 +57,16 @@ pub struct NoiseTrajectory {
 /// let tau = Trajectory::named(Spacing::Linear, 5, 1000, 0)?;
 /// let plan = Plan::new(&schedule, &tau, &NoiseScale::Eta(1.0), FinalLevel::Clean, Clip::Off)?.with_final_sigma(0.1)?;
 /// let x0 = Array4::from_elem((1, 1, 2, 2), 0.7);
-/// let found = encode_noise(&oracle, &plan, &x0, Draw::Chain, &mut Seeded::new(3, 0), &[], &mut unobserved)?
-///     .expect("not stopped");
+/// let found = encode_noise(&oracle, &plan, &x0, Draw::Chain, &mut Seeded::new(3, 0), &[], &mut unobserved)?;
 /// let mut z = Given::new(found.noise);
-/// let back = sample(&oracle, &plan, found.x_t, &mut z, &[], &mut skipstone::sampling::sampler::unobserved)?.finished()?;
+/// let back = sample(&oracle, &plan, found.x_t, &mut z, &[], &mut skipstone::sampling::sampler::unobserved)?;
 /// assert!((back - x0).iter().all(|difference| difference.abs() < 1e-6));
 /// # Ok::<(), skipstone::Error>(())
 /// ```
 ///
 /// # Errors
-/// A step before the last that draws no noise; images of another shape than the network's; whatever the network
-/// refuses.
+/// A step before the last injects no noise, the images do not have the network's shape, the observer stops the run
+/// ([`Kind::Stopped`]), or the network fails.
 pub fn encode_noise<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,
@@ -78,7 +75,7 @@ pub fn encode_noise<D: Denoiser + ?Sized>(
     source: &mut dyn NoiseSource,
     conditions: &[Condition],
     observer: Observer<'_>,
-) -> Result<Option<NoiseTrajectory>> {
+) -> Result<NoiseTrajectory> {
     plan.check(denoiser.prediction())?;
     plan.check_ddim("encoding with noise")?;
     check_shape("images", x0, denoiser.shape())?;
@@ -131,13 +128,12 @@ pub fn encode_noise<D: Denoiser + ?Sized>(
             return Err(Error::new(Kind::NonFinite, message));
         }
         x = step(&Denoised { x0: seen, eps }, c, (c.z > 0.0).then_some(&z));
-        let progress = Progress { step: i + 1, steps: calls, calls: i + 1 };
-        if observer(progress) == ControlFlow::Break(()) && i + 1 < calls {
-            return Ok(None);
+        if observer(Calls { step: i + 1, steps: calls, calls: i + 1 }).is_break() && i + 1 < calls {
+            return Err(Error::stopped());
         }
     }
     let square: f64 = x.iter().zip(x0).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
-    Ok(Some(NoiseTrajectory { x_t, noise, residual: (square / x0.len() as f64).sqrt() }))
+    Ok(NoiseTrajectory { x_t, noise, residual: (square / x0.len() as f64).sqrt() })
 }
 
 /// √a·x₀ + √(1−a)·ε.

@@ -9,10 +9,20 @@ pub enum Kind {
     Whole(u64),
     /// A number of at least this value; −∞ means no bound.
     Number(f64),
-    /// A list of at least and at most so many whole numbers; as text between commas.
-    Wholes([usize; 2]),
-    /// A list of at least and at most so many numbers; as text between commas.
-    Numbers([usize; 2]),
+    /// A list of whole numbers; commas separate them in text.
+    Wholes {
+        /// The least of an item.
+        least: u64,
+        /// Fewest and most items.
+        lengths: [usize; 2],
+    },
+    /// A list of numbers that are not negative; commas separate them in text.
+    Numbers {
+        /// The most of an item; ∞ where there is no bound.
+        most: f64,
+        /// Fewest and most items.
+        lengths: [usize; 2],
+    },
     /// One of these names.
     Name(fn() -> Vec<String>),
     /// One of these names, or a list of numbers.
@@ -40,7 +50,7 @@ impl Kind {
             Self::NameOrNumbers(_) => Ok(numbers(text).unwrap_or_else(|_| text.into())),
             Self::Whole(_) | Self::Number(_) => number(text)
                 .ok_or_else(|| Error::argument(format!("{name}: expected a number, found \"{}\"", text.trim()))),
-            Self::Wholes(_) | Self::Numbers(_) => numbers(text)
+            Self::Wholes { .. } | Self::Numbers { .. } => numbers(text)
                 .map_err(|word| Error::argument(format!("{name}: expected numbers between commas, found \"{word}\""))),
         }
     }
@@ -51,9 +61,9 @@ impl Kind {
     /// The value is not a list where one is required.
     pub fn check(self, name: &str, value: Value) -> Result<Value> {
         match (self, value) {
-            (Self::Wholes(_) | Self::Numbers(_), Value::String(text)) => self.parse(name, &text),
+            (Self::Wholes { .. } | Self::Numbers { .. }, Value::String(text)) => self.parse(name, &text),
             (_, list @ Value::Array(_)) => Ok(list),
-            (Self::Wholes(_) | Self::Numbers(_), other) => {
+            (Self::Wholes { .. } | Self::Numbers { .. }, other) => {
                 Err(Error::argument(format!("{name}: expected a list of numbers, found {other}")))
             }
             (_, value) => Ok(value),

@@ -138,7 +138,7 @@ pub const LAYOUT: Set = STEPS | SPACING | TIMES | NOISE | CLIP | THRESHOLD;
 /// What decoding, reconstructing and interpolating take.
 pub const DECODE: Set = LAYOUT | CONDITION;
 /// Every option: what sampling takes.
-pub const SAMPLE: Set = DECODE | SOLVER | PRECISION | SEED;
+pub const SAMPLE: Set = Set::MAX;
 
 /// The options of a set, in their order.
 pub fn of(set: Set) -> impl Iterator<Item = &'static Field> {
@@ -155,7 +155,7 @@ pub static FIELDS: [Field; 13] = [
     Field::new(
         STEPS,
         Description::new("steps", "S", Kind::Whole(1)).help("Number of steps S")
-            .or("50, or the model's T where that is less")
+            .or("50, or the model's T if that is less")
             .such_as("10"),
         |request, value| set(&mut request.steps, value),
         |request| json!(request.steps),
@@ -163,15 +163,16 @@ pub static FIELDS: [Field; 13] = [
     // Before eta, which means something else beside it.
     Field::new(
         NOISE,
-        Description::new("sigma", "NAME", Kind::NameOrNumbers(|| names(&Noise::NAMED))).help("Noise by name: hat is DDPM's larger variance, analytic the one that fits the network best (needs a \
-                   calibration; eta beneath it, 1 unless given); or one sigma for each network call, in step order"),
+        Description::new("sigma", "NAME", Kind::NameOrNumbers(|| names(&Noise::NAMED))).help("Noise by name, or one sigma per network call in step order: hat is DDPM's larger variance; analytic \
+                   is the variance that fits the network best (needs a calibration; eta 1, its default, is \
+                   Analytic-DDPM and eta 0 Analytic-DDIM)"),
         |request, value| match serde_json::from_value(value.clone()) {
             Ok(noise @ (Noise::Hat | Noise::Analytic { .. } | Noise::Vector(_))) => {
                 request.noise = noise;
                 Ok(())
             }
             _ => Err(format!(
-                "expected {}, or one number for each network call, found {value}",
+                "expected {}, or one number per network call, found {value}",
                 names(&Noise::NAMED).join(", ")
             )),
         },
@@ -183,15 +184,15 @@ pub static FIELDS: [Field; 13] = [
     ),
     Field::new(
         NOISE,
-        Description::new("eta", "ETA", Kind::Number(0.0)).help("Noise per step, DDIM Eq. 16: 0 is DDIM (same latent, same image), 1 is DDPM")
+        Description::new("eta", "ETA", Kind::Number(0.0)).help("Noise per step (DDIM Eq. 16): 0 is DDIM (the same latent gives the same image), 1 is DDPM")
         .or("0"),
         |request, value| {
             let eta = checked(from(value)?).map_err(|error| error.message().to_owned())?;
             request.noise = match &request.noise {
                 Noise::Eta(_) => Noise::Eta(eta),
                 Noise::Analytic { .. } => Noise::Analytic { eta },
-                Noise::Hat => return Err("means nothing beside sigma hat, which is no member of its family".to_owned()),
-                Noise::Vector(_) => return Err("means nothing beside a list of sigmas".to_owned()),
+                Noise::Hat => return Err("cannot be combined with sigma hat, which has no eta".to_owned()),
+                Noise::Vector(_) => return Err("cannot be combined with a list of sigmas".to_owned()),
             };
             Ok(())
         },
@@ -203,41 +204,41 @@ pub static FIELDS: [Field; 13] = [
     ),
     Field::new(
         NOISE,
-        Description::new("final_sigma", "SIGMA", Kind::Number(0.0)).help("Noise on the last step: needed to reproduce an image whose noise was encoded")
+        Description::new("final_sigma", "SIGMA", Kind::Number(0.0)).help("Noise on the last step, needed to reproduce an image that was encoded with its noise")
         .or("none"),
         |request, value| set(&mut request.final_sigma, value),
         |request| json!(request.final_sigma),
     ),
     Field::new(
         SPACING,
-        Description::new("spacing", "NAME", Kind::Name(|| names(&SpacingChoice::all()))).help("Which S of the model's T times; optimal needs a calibration")
-        .or("the model's, else linear"),
+        Description::new("spacing", "NAME", Kind::Name(|| names(&SpacingChoice::all()))).help("How S of the model's T timesteps are chosen; optimal needs a calibration")
+        .or("the model's, or else linear"),
         |request, value| set(&mut request.spacing, value),
         |request| json!(request.spacing),
     ),
     Field::new(
         TIMES,
-        Description::new("times", "A,B,C", Kind::Wholes([1, usize::MAX])).help("Explicit network indices, strictly decreasing, for example 999,700,17"),
+        Description::new("times", "A,B,C", Kind::Wholes { least: 0, lengths: [1, usize::MAX] }).help("Explicit timesteps: network indices, strictly decreasing, for example 999,700,17"),
         |request, value| set(&mut request.times, value),
         |request| json!(request.times),
     )
     .excluding(&["steps", "spacing"]),
     Field::new(
         SOLVER,
-        Description::new("solver", "NAME", Kind::Name(|| names(&Solver::ALL))).help("How a run steps; solvers other than ddim need eta 0").or("ddim"),
+        Description::new("solver", "NAME", Kind::Name(|| names(&Solver::ALL))).help("Solver; all except ddim need eta 0").or("ddim"),
         |request, value| set(&mut request.solver, value),
         |request| said(&request.solver, &Request::default().solver),
     ),
     Field::new(
         CLIP,
-        Description::new("clip", "HOW", Kind::Name(|| names(&ClipMode::ALL))).help("Clip the predicted image, and keep its noise (diffusers) or derive it again")
-        .or("the model's, else off; off where images are encoded or decoded"),
+        Description::new("clip", "HOW", Kind::Name(|| names(&ClipMode::ALL))).help("Clip the predicted image: keep-eps keeps the predicted noise, as diffusers does; rederive-eps recomputes it")
+        .or("the model's, or else off; off for encoding and decoding"),
         |request, value| set(&mut request.clip, value),
         |request| json!(request.clip),
     ),
     Field::new(
         THRESHOLD,
-        Description::new("threshold", "RATIO,MAX", Kind::Numbers([2, 2])).help("Dynamic thresholding: quantile and largest bound; needs clipping on, for example 0.995,1.5"),
+        Description::new("threshold", "RATIO,MAX", Kind::Numbers { most: f64::INFINITY, lengths: [2, 2] }).help("Dynamic thresholding: the quantile and the largest bound, for example 0.995,1.5; needs clipping"),
         |request, value| {
             set(&mut request.threshold, value).map_err(|_| "expected two numbers, for example 0.995,1.5".to_owned())
         },
@@ -251,20 +252,20 @@ pub static FIELDS: [Field; 13] = [
     ),
     Field::new(
         CONDITION,
-        Description::new("guidance", "W", Kind::Number(f64::NEG_INFINITY)).help("Weight of classifier-free guidance, for a model trained with dropped classes; needs a class"),
+        Description::new("guidance", "W", Kind::Number(f64::NEG_INFINITY)).help("Weight of classifier-free guidance; needs a class and a model trained with class dropout"),
         |request, value| set(&mut request.guidance, value),
         |request| json!(request.guidance),
     ),
     Field::new(
         PRECISION,
-        Description::new("precision", "NAME", Kind::Name(|| names(&[Precision::F32, Precision::F16]))).help("Precision: f32, or f16 for speed (about three digits; bytes are not promised to be the same elsewhere)")
+        Description::new("precision", "NAME", Kind::Name(|| names(&[Precision::F32, Precision::F16]))).help("Precision of the network: f16 is faster, has about three digits and does not promise the same bytes on every machine")
         .or("f32"),
         |request, value| set(&mut request.precision, value),
         |request| said(&request.precision, &Precision::F32),
     ),
     Field::new(
         SEED,
-        Description::new("seed", "N", Kind::Whole(0)).help("Seed of all that is drawn: latents, noise, probes").or("0"),
+        Description::new("seed", "N", Kind::Whole(0)).help("Seed of everything drawn at random: latents, noise, probes").or("0"),
         |request, value| set(&mut request.seed, value),
         |request| said(&request.seed, &0),
     ),

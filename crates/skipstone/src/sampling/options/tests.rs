@@ -72,7 +72,7 @@ fn sample_text(name: &str) -> &'static str {
         "guidance" => "-2",
         "precision" => "f16",
         "seed" => "18446744073709551615",
-        other => panic!("{other}: say here what the new option may be"),
+        other => panic!("{other}: add a value for the new option here"),
     }
 }
 
@@ -122,8 +122,8 @@ fn invalid_values_are_refused_and_the_message_names_the_option() {
         (r#"{"steps": -1}"#, "steps: invalid value"),
         (r#"{"seed": 0.5}"#, "seed: invalid type"),
         (r#"{"eta": -1}"#, "eta: expected a finite number of at least 0"),
-        (r#"{"eta": 1, "sigma": "hat"}"#, "eta: means nothing beside sigma hat"),
-        (r#"{"eta": 1, "sigma": [0.1]}"#, "eta: means nothing beside a list"),
+        (r#"{"eta": 1, "sigma": "hat"}"#, "eta: cannot be combined with sigma hat"),
+        (r#"{"eta": 1, "sigma": [0.1]}"#, "eta: cannot be combined with a list"),
         (r#"{"sigma": 0.1}"#, "sigma: expected hat, analytic, or one number"),
         (r#"{"sigma": "hut"}"#, "sigma: expected hat, analytic, or one number"),
         (r#"{"times": [3], "steps": 3}"#, "times: cannot be used with steps"),

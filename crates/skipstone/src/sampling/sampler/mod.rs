@@ -21,8 +21,8 @@ pub struct Progress<'a> {
     /// Steps done, from 1.
     pub step: usize,
     /// Steps of the whole run.
-    pub calls: usize,
-    /// The time at which the network was called.
+    pub steps: usize,
+    /// The timestep of the network call.
     pub t: Time,
     /// The timestep on which the step landed.
     pub s: Time,
@@ -32,29 +32,7 @@ pub struct Progress<'a> {
     pub x: &'a Array4<f32>,
 }
 
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// The generated images, raw: never clamped.
-    Finished(Array4<f32>),
-    /// The observer stopped the run; the latents where it stood.
-    Stopped(Array4<f32>),
-}
-
-impl Outcome {
-    /// The images of a run that was not stopped.
-    ///
-    /// # Errors
-    /// The run was stopped.
-    pub fn finished(self) -> Result<Array4<f32>> {
-        match self {
-            Self::Finished(x0) => Ok(x0),
-            Self::Stopped(_) => Err(Error::argument("sampling was stopped by its observer")),
-        }
-    }
-}
-
-/// An observer that only lets the run go on.
+/// An observer that never stops the run.
 pub fn unobserved(_: &Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
@@ -77,11 +55,10 @@ pub fn step(denoised: &Denoised, c: Coefficients, z: Option<&Array4<f32>>) -> Ar
     x_s
 }
 
-/// Runs `plan` from the latents `x_t` (x_T, `[n, c, h, w]`) to images.
+/// Runs `plan` from the latents `x_t` (x_T, `[n, c, h, w]`) to images, which are not clamped.
 ///
-/// Fresh noise is drawn from `noise` only at steps whose coefficient of z is not 0, by the step's index in the run.
-/// Image i depends on row i of its inputs alone. `observer` sees every step and may stop the run
-/// (a stop at the last step finds it finished).
+/// Steps draw fresh noise from `noise` by their index in the run, and only if their coefficient of z is not 0. Image i
+/// depends only on row i of the inputs. `observer` sees every step and may stop the run.
 ///
 /// ```
 /// use ndarray::Array3;
@@ -94,14 +71,14 @@ pub fn step(denoised: &Denoised, c: Coefficients, z: Option<&Array4<f32>>) -> Ar
 /// let denoiser = Oracle::points(&schedule, vec![point])?;
 /// let plan = Plan::ddim(&schedule, &Trajectory::named(Spacing::Linear, 10, 1000, 0)?)?;
 /// let x = sample(&denoiser, &plan, initial_latent(0, 0, 2, [1, 4, 4]), &mut Forbidden, &[], &mut unobserved)?;
-/// assert!(x.finished()?.iter().all(|value| (value - 0.5).abs() < 1e-4));
+/// assert!(x.iter().all(|value| (value - 0.5).abs() < 1e-4));
 /// # Ok::<(), skipstone::Error>(())
 /// ```
 ///
 /// # Errors
-/// Latents of another shape than the network's, a class list of another length than the batch, ε-prediction at zero
-/// SNR, latents or network outputs that are not finite (the step is named), whatever the network or the noise
-/// source refuses.
+/// The latents do not have the network's shape, the number of conditions differs from the batch size, the plan uses
+/// ε-prediction at zero SNR, the latents or a network output are not finite (the message names the step), the observer stops
+/// the run ([`Kind::Stopped`](crate::Kind)), or the network or the noise source fails.
 pub fn sample<D: Denoiser + ?Sized>(
     denoiser: &D,
     plan: &Plan,
@@ -109,21 +86,21 @@ pub fn sample<D: Denoiser + ?Sized>(
     noise: &mut dyn NoiseSource,
     conditions: &[Condition],
     observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
-) -> Result<Outcome> {
+) -> Result<Array4<f32>> {
     plan.check(denoiser.prediction())?;
     check_shape("initial latents", &x_t, denoiser.shape())?;
     check_finite("initial latents", &x_t)?;
 
     let times: Vec<Time> = plan.steps().iter().map(|step| step.t).collect();
     denoiser.prepare(&times, conditions);
-    let calls = plan.steps().len();
+    let steps = plan.steps().len();
     let scheme = plan.solver().scheme();
     let mut past: Vec<(NoiseLevel, Denoised)> = Vec::new();
     let mut x = x_t;
     for (i, at) in plan.steps().iter().enumerate() {
         let ask = |x: &Array4<f32>, t: Time, level: NoiseLevel| {
             denoise(denoiser, x, t, level, conditions, plan.clip())
-                .map_err(|error| Error::new(error.kind(), format!("step {} of {calls}: {}", i + 1, error.message())))
+                .map_err(|error| Error::new(error.kind(), format!("step {} of {steps}: {}", i + 1, error.message())))
         };
         let here = ask(&x, at.t, at.from)?;
         let x_s = (scheme.step)(&mut solver::Step {
@@ -133,25 +110,25 @@ pub fn sample<D: Denoiser + ?Sized>(
             here: &here,
             past: &past,
             coefficients: at.coefficients,
-            is_last: i + 1 == calls,
+            is_last: i + 1 == steps,
             ask: &mut |x, level| ask(x, time_of(denoiser, plan, at, level), level),
             source: noise,
             index: i,
         })?;
         x = x_s;
-        check_finite(&format!("step {} of {calls}: x at t = {}", i + 1, at.s), &x)?;
+        check_finite(&format!("step {} of {steps}: x at t = {}", i + 1, at.s), &x)?;
 
-        tracing::debug!(step = i + 1, calls, t = at.t.get(), s = at.s.get(), sigma = at.sigma, "step");
-        let progress = Progress { step: i + 1, calls, t: at.t, s: at.s, x0: &here.x0, x: &x };
-        if observer(&progress).is_break() && i + 1 < calls {
-            return Ok(Outcome::Stopped(x));
+        tracing::debug!(step = i + 1, steps, t = at.t.get(), s = at.s.get(), sigma = at.sigma, "step");
+        let progress = Progress { step: i + 1, steps, t: at.t, s: at.s, x0: &here.x0, x: &x };
+        if observer(&progress).is_break() && i + 1 < steps {
+            return Err(Error::stopped());
         }
         if scheme.memory > 0 {
             past.truncate(scheme.memory - 1);
             past.insert(0, (at.from, here));
         }
     }
-    Ok(Outcome::Finished(x))
+    Ok(x)
 }
 
 /// The timestep of a network call at `level` within the step `at`.

@@ -26,7 +26,7 @@ fn plan(calls: usize, scale: NoiseScale) -> Plan {
 }
 
 fn run(denoiser: &dyn Denoiser, plan: &Plan, x: Array4<f32>, noise: &mut dyn NoiseSource) -> Result<Array4<f32>> {
-    sample(denoiser, plan, x, noise, &[], &mut unobserved)?.finished()
+    sample(denoiser, plan, x, noise, &[], &mut unobserved)
 }
 
 /// a_t of the linear schedule, computed as a plain product.
@@ -231,14 +231,17 @@ fn the_observer_sees_every_step_and_can_stop_the_run() {
     let x = || Array4::zeros((1, 1, 1, 1));
     let mut seen = Vec::new();
     let mut watch = |p: &Progress<'_>| {
-        seen.push((p.step, p.calls, p.t.whole().unwrap(), p.s.whole().unwrap()));
+        seen.push((p.step, p.steps, p.t.whole().unwrap(), p.s.whole().unwrap()));
         ControlFlow::Continue(())
     };
     sample(&Constant(0.1), &plan, x(), &mut Forbidden, &[], &mut watch).unwrap();
     assert_eq!(seen, [(1, 4, 1000, 750), (2, 4, 750, 500), (3, 4, 500, 250), (4, 4, 250, 0)]);
     let mut stop = |p: &Progress<'_>| if p.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-    let outcome = sample(&Constant(0.1), &plan, x(), &mut Forbidden, &[], &mut stop).unwrap();
-    assert!(matches!(outcome, Outcome::Stopped(_)) && outcome.finished().is_err());
+    let error = sample(&Constant(0.1), &plan, x(), &mut Forbidden, &[], &mut stop).unwrap_err();
+    assert!(error.is_stopped());
+    // There is nothing left to stop at the last step.
+    let mut late = |p: &Progress<'_>| if p.step == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    sample(&Constant(0.1), &plan, x(), &mut Forbidden, &[], &mut late).unwrap();
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn plan(schedule: &Schedule, steps: usize, solver: Solver) -> Plan {
 }
 
 fn run(denoiser: &dyn Denoiser, plan: &Plan, x: Array4<f32>) -> Result<Array4<f32>> {
-    sample(denoiser, plan, x, &mut Forbidden, &[], &mut unobserved)?.finished()
+    sample(denoiser, plan, x, &mut Forbidden, &[], &mut unobserved)
 }
 
 fn component(weight: f64, mean: f64, variance: f64) -> Component {
@@ -255,7 +255,7 @@ fn names_round_trip_and_images_do_not_depend_on_their_batch() {
         let images = |first: u64, n: usize| {
             let mut noise = crate::math::noise::Seeded::new(3, first);
             let x_t = initial_latent(3, first, n, [1, 1, 1]);
-            sample(&oracle, &plan, x_t, &mut noise, &[], &mut unobserved).unwrap().finished().unwrap()
+            sample(&oracle, &plan, x_t, &mut noise, &[], &mut unobserved).unwrap()
         };
         assert_eq!(images(0, 4)[[3, 0, 0, 0]], images(3, 1)[[0, 0, 0, 0]], "{solver}");
     }
@@ -287,7 +287,7 @@ fn the_stochastic_solver_preserves_the_marginals_of_point_data() {
     };
     let x_t = initial_latent(7, 0, n, [1, 32, 32]);
     let mut noise = crate::math::noise::Seeded::new(7, 0);
-    let x = sample(&oracle, &plan, x_t, &mut noise, &[], &mut observer).unwrap().finished().unwrap();
+    let x = sample(&oracle, &plan, x_t, &mut noise, &[], &mut observer).unwrap();
     assert!(x.iter().all(|x| (x - 0.5).abs() < 1e-5));
     assert_eq!(seen, 11);
 }
