@@ -299,7 +299,7 @@ fn classes_and_guidance_follow_the_model() {
     let all: Array4<f32> = npy::read(&at.join("all.npy")).unwrap();
     // Without a null class, image 2 has class 2.
     assert_eq!(all.slice_axis(Axis(0), Slice::from(2..)), npy::read::<ndarray::Ix4>(&at.join("two.npy")).unwrap());
-    assert!(expect(at, "--class 3", 2).1.contains("knows 0 to 2"));
+    assert!(expect(at, "--class 3", 2).1.contains("expected 0 to 2"));
     assert!(expect(at, "--class 1 --guidance 2", 2).1.contains("null class"));
     std::fs::remove_dir_all(at.join("model")).unwrap();
     write_model(at, &config, Some(2));

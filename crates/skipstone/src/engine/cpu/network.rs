@@ -293,7 +293,7 @@ pub(super) fn check(config: &Config, x: &Array4<f32>, times: usize, classes: Opt
                 return Err(Error::argument(format!("expected {n} classes, one per image, found {}", classes.len())));
             }
             if let Some(class) = classes.iter().find(|c| **c >= k) {
-                return Err(Error::argument(format!("unknown class {class}: the network knows 0 to {}", k - 1)));
+                return Err(Error::argument(format!("class: expected 0 to {}, found {class}", k - 1)));
             }
         }
     }
