@@ -365,7 +365,7 @@ fn a_file_that_says_something_else_is_refused_by_field() {
     refused(about, &vector(0), &array((0, 0), 0.0), "sigma.npy");
     refused(about, &array((2, 2), 0.0), &array((2, 2), 0.0), "mu.npy: expected 1 dimensions");
     refused(about, &vector(2), &array((2, 2), f64::NAN), "sigma.npy: value 0 of 4");
-    refused(about, &vector(2), b"text", "sigma.npy: cut short");
+    refused(about, &vector(2), b"text", "sigma.npy: truncated");
     std::fs::write(&path, archive(&[("a.npy", b"")]).unwrap()).unwrap();
     assert!(Statistics::read(&path).unwrap_err().message().contains("among its entries (a.npy)"));
 }
