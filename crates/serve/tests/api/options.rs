@@ -78,7 +78,7 @@ fn what_cannot_be_had_here_is_said() {
             ("/v1/sample", json!({"precision": "f8"}), "precision", "expected f32 or f16"),
             ("/v1/sample", json!({"times": [3], "steps": 1}), "times", "cannot be used with steps"),
             ("/v1/sample", json!({"times": vec![1; 1001]}), "steps", "expected 1 to 1000, found 1001"),
-            ("/v1/sample", json!({"threshold": [0.9, 1.5], "clip": "off"}), "", "keep-eps or rederive-eps"),
+            ("/v1/sample", json!({"threshold": [0.9, 1.5], "clip": "off"}), "threshold", "keep-eps or rederive-eps"),
             ("/v1/compare", json!({"sigma": "hat"}), "sigma", "unknown field"),
             ("/v1/interpolate", json!({"seeds": [1, 2], "seed": 3}), "seed", "did you mean \"seeds\"?"),
         ] {
