@@ -7,11 +7,14 @@ pub(crate) mod blob;
 mod config;
 mod diffusers;
 mod fields;
+mod misfit;
+mod names;
 mod original;
 mod pickle;
 mod safetensors;
 mod save;
 mod scheduler;
+mod select;
 mod tensors;
 mod torch;
 pub mod zip;
@@ -165,12 +168,11 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
     }
     let blob = blob::open(path)?;
     let (weights, tensors) = if torch::is_torch(&*blob) {
-        original::select(torch::TorchFile::open(blob, path)?, path, options.weights)?
+        select::from_torch(torch::TorchFile::open(blob, path)?, path, options.weights)?
     } else {
-        if options.weights != WeightsChoice::Auto && !diffusers::is_raw_name(path) {
-            return Err(single(path));
-        }
-        (Weights::Unspecified, safetensors::open(blob, path)?)
+        // The names of these files say that their weights are raw.
+        let choice = if diffusers::is_raw_name(path) { WeightsChoice::Auto } else { options.weights };
+        select::from_tensors(safetensors::open(blob, path)?, choice)?
     };
     if original::has_names(&tensors) {
         let (config, tensors) = original::convert(tensors, options)?;
@@ -208,13 +210,12 @@ struct Extra {
     provenance: BTreeMap<String, String>,
 }
 
-/// The error when a choice of weights is requested but the file has none.
-fn single(path: &Path) -> Error {
+/// The error when a choice of weights is requested but the file has one set and does not say which.
+fn unlabelled() -> Error {
     Error::new(
         Kind::NotFound,
         "the file has one set of weights and does not say whether it is the moving average; load it without choosing",
     )
-    .in_file(path)
 }
 
 fn assemble(
