@@ -13,6 +13,7 @@ use super::tensors::{Entry, TensorFile};
 use super::{Extra, Format, LoadOptions, Model, Weights, WeightsChoice, assemble, config_from_json, unlabelled};
 use super::{names, safetensors, select, torch};
 use crate::error::{Error, Kind, Result};
+use crate::unet::Config;
 
 /// Skipstone's own file next to diffusers' files, with null class and provenance.
 pub(super) const EXTRA: &str = "skipstone.json";
@@ -127,7 +128,9 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
             (weights, tensors)
         }
     };
-    assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::Folder, extra)
+    let learned_size = learned_size(&json, options, &config);
+    let model = assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::Folder, extra)?;
+    Ok(Model { learned_size, ..model })
 }
 
 fn raw_exists(files: &dyn Files, folder: &str) -> Result<bool> {
@@ -160,7 +163,16 @@ pub(super) fn load_file(
         return Err(unlabelled().in_file(path));
     }
     let weights = if raw { Weights::Raw } else { weights };
-    assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::File, extra)
+    let learned_size = learned_size(&json, options, &config);
+    let model = assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::File, extra)?;
+    Ok(Model { learned_size, ..model })
+}
+
+/// The size in the file, if other images than those were asked for.
+fn learned_size(json: &str, options: &LoadOptions, config: &Config) -> Option<[usize; 2]> {
+    options.size?;
+    let own = config_from_json(json, None).ok()?.sample_size;
+    (own != config.sample_size).then_some(own)
 }
 
 fn scheduler(files: &dyn Files, names: &[&str], options: &LoadOptions) -> Result<SchedulerConfig> {

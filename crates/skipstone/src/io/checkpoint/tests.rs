@@ -177,7 +177,7 @@ fn each_damaged_file_is_named_with_its_field() {
     for (file, text, what) in [
         ("model_index.json", "{", "not JSON"),
         ("model_index.json", "{\"vqvae\": [\"diffusers\", \"VQModel\"]}", "vqvae"),
-        ("unet/config.json", "{\"sample_size\": 8, \"act_fn\": \"mish\"}", "act_fn"),
+        ("unet/config.json", "{\"sample_size\": 8, \"act_fn\": \"tanh\"}", "act_fn"),
         ("scheduler/scheduler_config.json", "{\"beta_schedule\": \"exp\"}", "beta_schedule"),
         ("skipstone.json", "{\"format\": 2}", "format"),
         ("skipstone.json", "{\"weights\": \"best\"}", "weights"),
