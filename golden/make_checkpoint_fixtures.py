@@ -17,7 +17,9 @@ import sys
 import tempfile
 
 import diffusers
+import safetensors.torch
 import torch
+from diffusers.training_utils import EMAModel
 
 OUT = "crates/skipstone/tests/fixtures/"
 
@@ -131,15 +133,64 @@ def zipped(name, data):
         f.write(gzip.compress(data, 9, mtime=0))
 
 
-def shards():
-    """A diffusers folder, written by diffusers, with pickled weights in several files and an index."""
+def unet(base=0.0):
+    """The network of `original` in diffusers' layout."""
     net = diffusers.UNet2DModel(
         sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(2, 4),
         norm_num_groups=2, attention_head_dim=None, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"))
     with torch.no_grad():
         for name, parameter in net.named_parameters():
-            parameter.copy_(tensor(name, tuple(parameter.shape)))
+            parameter.copy_(tensor(name, tuple(parameter.shape), base))
+    return net
+
+
+class LitEma(torch.nn.Module):
+    """The moving average of latent-diffusion (ldm/modules/ema.py): its buffers' names have no dots."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.register_buffer("decay", torch.tensor(0.9999))
+        self.register_buffer("num_updates", torch.tensor(0))
+        for name, parameter in model.named_parameters():
+            self.register_buffer(name.replace(".", ""), parameter.detach().half() + 8)
+
+
+class Lightning(torch.nn.Module):
+    """The shape of a LightningModule that trains a network `model.diffusion_model` with LitEma."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.register_buffer("betas", torch.linspace(1e-4, 2e-2, 10))
+        self.model = torch.nn.ModuleDict({"diffusion_model": net})
+        self.model_ema = LitEma(self.model)
+
+
+def wrapped():
+    """Networks as the wrappers of training programs save them."""
+    def save(name, value, **options):
+        out = io.BytesIO()
+        torch.save(value, out, **options)
+        zipped(name, out.getvalue())
+
+    save("wrapped_lightning.ckpt", {"epoch": 3, "global_step": 70, "state_dict": Lightning(unet()).half().state_dict()},
+         _use_new_zipfile_serialization=False)
+    # diffusers' EMAModel keeps a list without names; DataParallel and torch.compile add prefixes.
+    parallel = torch.nn.DataParallel(torch.compile(unet().half()))
+    save("wrapped_shadow.pth", {"model": parallel.state_dict(), "ema": EMAModel(unet(8.0).half().parameters()).state_dict()},
+         _use_new_zipfile_serialization=False)
+    averaged = torch.optim.swa_utils.AveragedModel(unet(8.0).half())
+    zipped("wrapped_averaged.safetensors", safetensors.torch.save(averaged.state_dict()))
+    both = {f"{name}.{key}": value for name, base in (("unet", 0.0), ("ema_unet", 8.0))
+            for key, value in torch.compile(unet(base).half()).state_dict().items()}
+    zipped("wrapped_both.safetensors", safetensors.torch.save(both))
+    save("wrapped_float8.pth", {k: v.to(torch.float8_e4m3fn) for k, v in unet().state_dict().items()},
+         _use_new_zipfile_serialization=False)
+
+
+def shards():
+    """A diffusers folder, written by diffusers, with pickled weights in several files and an index."""
+    net = unet()
     with tempfile.TemporaryDirectory() as folder:
         net.save_pretrained(folder, safe_serialization=False, max_shard_size="4KB")
         for name in sorted(os.listdir(folder)):
@@ -167,6 +218,7 @@ def main():
     torch.save({"step": torch.tensor(70), "model": net, "optimizer": optimizer, "ema": original(8.0)}, parts)
     zipped("original_dict.pth", parts.getvalue())
     shards()
+    wrapped()
 
 
 main()

@@ -11,6 +11,7 @@ BASE = dict(
     freq_shift=1, flip_sin_to_cos=False, downsample_padding=0, layers_per_block=1, norm_num_groups=2, norm_eps=1e-6,
     attention_head_dim=None, in_channels=3, out_channels=3,
 )
+SMALL = dict(sample_size=8, norm_num_groups=1, freq_shift=0, in_channels=1, out_channels=1)
 D, A, R = "DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"
 U, B, S = "UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"
 
@@ -51,10 +52,18 @@ ARCHITECTURES = {
     # A learned table of timesteps.
     "learned_time": BASE | dict(sample_size=8, time_embedding_type="learned", num_train_timesteps=20, flip_sin_to_cos=True,
                                 freq_shift=0) | blocks((D, A), (B, U), (4, 8)),
+    # Other activations, with few channels to save space. GELU; no middle block.
+    "gelu": BASE | SMALL | dict(act_fn="gelu", mid_block_type=None) | blocks((D, A), (B, U), (2, 4)),
+    # Mish; the time embedding's functions embed the class numbers; resampling inside residual blocks.
+    "mish": BASE | SMALL | dict(act_fn="mish", class_embed_type="timestep", resnet_time_scale_shift="scale_shift")
+    | blocks((R, D), (U, S), (2, 4)),
+    # ReLU; the class number is added to the time embedding as it is.
+    "relu": BASE | SMALL | dict(act_fn="relu", class_embed_type="identity") | blocks((D, D), (U, U), (2, 4)),
     # 28×28 → 14×14 → 7×7, input mapped x → 2x − 1, attention at an odd size.
     "gray28": BASE | dict(sample_size=28, in_channels=1, out_channels=1, center_input_sample=True)
     | blocks((D, D, A), (B, U, U), (4, 4, 8)),
 }
+LABELS = {"classes": (3, 0), "mish": (312, 5), "relu": (2, 1)}
 TIMES = {"learned_time": (3, 19), "gray28": (0, 712)}
 
 
@@ -87,19 +96,21 @@ def one(name):
     x = normal(gen, 2, config["in_channels"], height, width)
     dy = normal(gen, 2, config["out_channels"], height, width)
     t = torch.tensor(TIMES.get(name, (7, 500)))
-    labels = torch.tensor([3, 0]) if config.get("num_class_embeds") else None
+    labels = torch.tensor(LABELS[name]) if name in LABELS else None
+    # Labels that are added as they are need a dimension to spread over.
+    spread = labels[:, None] if config.get("class_embed_type") == "identity" else labels
 
     tensors = {f"weight/{key}": value for key, value in model.state_dict().items()}
     tensors |= {"x": x, "t": t, "dy": dy}
     if labels is not None:
         tensors["labels"] = labels
     with torch.no_grad():
-        y_f32 = model(x, t, class_labels=labels).sample
+        y_f32 = model(x, t, class_labels=spread).sample
     model.save_config(VALUES / f"unet_{name}")
 
     model = in_double(model)
     x_exact = x.double().requires_grad_()
-    y = model(x_exact, t, class_labels=labels).sample
+    y = model(x_exact, t, class_labels=spread).sample
     (y * dy.double()).sum().backward()
     tensors |= {"y": y.detach(), "y_f32": y_f32, "grad/x": x_exact.grad.float()}
     for key, parameter in model.named_parameters():

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 use skipstone::engine;
 use skipstone::io::checkpoint::process_hash;
+use skipstone::io::hub::locate;
 use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded};
 use skipstone::objective::calibration::{Calibration, measure};
 use skipstone::objective::default_sigma_1;
@@ -57,7 +58,7 @@ pub struct CalibrateArguments {
 pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let output = match (&arguments.output, &arguments.model.model) {
         (Some(output), _) => output.clone(),
-        (None, Some(model)) => Calibration::path_of(model),
+        (None, Some(model)) => Calibration::path_of(&locate(model)?),
         (None, None) => {
             let message = "the built-in model already has a calibration; choose a model with --model or a file with -o";
             return Err(Usage(message.into()).into());

@@ -8,8 +8,9 @@ use serde_json::Value;
 use skipstone::engine::cpu::Isa;
 use skipstone::engine::{Device, EngineOptions};
 use skipstone::io::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
+use skipstone::unet::{Config, flops};
 
-use crate::failure::{Done, emit};
+use crate::failure::{Done, emit, say};
 use crate::interrupt::quoted;
 
 /// Which of a model's two sets of weights to load.
@@ -94,24 +95,56 @@ pub fn load_model(path: Option<&Path>, options: &LoadOptions) -> anyhow::Result<
     }
 }
 
+/// As [`load_model`], with these weights, for images of this size. Reports what another size than the learnt one costs.
+pub fn load_sized(
+    path: Option<&Path>,
+    weights: Option<WeightsName>,
+    size: Option<[usize; 2]>,
+) -> anyhow::Result<Model> {
+    let model = load_model(path, &LoadOptions { weights: weights_choice(weights), size, ..LoadOptions::default() })?;
+    if let Some(learned) = model.learned_size {
+        let config = Config { sample_size: learned, ..model.config.clone() };
+        let (now, then) = (flops(&model.config)? as f64, flops(&config)? as f64);
+        let ([height, width], [learned_height, learned_width]) = (model.config.sample_size, learned);
+        say(format_args!(
+            "images of {height}×{width}, but the network has learnt {learned_height}×{learned_width}: a network call takes \
+             {:.1} GFLOP per image, {:.2} times as many",
+            now / 1e9,
+            now / then
+        ));
+    }
+    Ok(model)
+}
+
+/// Reads a size of images: one number, or height x width.
+pub fn size(text: &str) -> Result<[usize; 2], String> {
+    let (height, width) = text.split_once('x').unwrap_or((text, text));
+    let number = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
+    number(height)
+        .zip(number(width))
+        .map(|(h, w)| [h, w])
+        .ok_or("expected a number, or height x width as in 32x48".to_owned())
+}
+
 /// Which model to use.
 #[derive(Args, Debug)]
 pub struct ModelArguments {
-    /// Model: a diffusers folder, or a .safetensors, .ckpt, .pth or .pt file [default: the built-in model]
-    #[arg(long, value_name = "DIR|FILE")]
+    /// Model: a diffusers folder, a .safetensors, .ckpt, .pth or .pt file, or ORG/NAME[@REVISION] in the Hugging Face cache
+    /// [default: the built-in model]
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     pub model: Option<PathBuf>,
     /// Which weights to use [default: ema if the model has both]
     #[arg(long, value_enum)]
     pub weights: Option<WeightsName>,
+    /// Size of the images, one number or height x width [default: the size that the network has learnt]
+    #[arg(long, value_name = "N|HxW", value_parser = size)]
+    pub size: Option<[usize; 2]>,
 }
 
 impl ModelArguments {
     /// Loads the model.
     pub fn load(&self) -> anyhow::Result<Model> {
-        load_model(
-            self.model.as_deref(),
-            &LoadOptions { weights: weights_choice(self.weights), ..LoadOptions::default() },
-        )
+        load_sized(self.model.as_deref(), self.weights, self.size)
     }
 
     /// Whether this is the built-in model.
@@ -123,7 +156,9 @@ impl ModelArguments {
     pub fn to_flags(&self) -> String {
         let model = self.model.as_deref().map(|path| format!(" --model {}", quoted(&path.to_string_lossy())));
         let weights = self.weights.and_then(|weights| weights.to_possible_value());
-        model.unwrap_or_default() + &weights.map(|value| format!(" --weights {}", value.get_name())).unwrap_or_default()
+        let weights = weights.map(|value| format!(" --weights {}", value.get_name()));
+        let size = self.size.map(|[height, width]| format!(" --size {height}x{width}"));
+        [model, weights, size].into_iter().flatten().collect()
     }
 }
 

@@ -11,7 +11,7 @@ use skipstone::math::schedule::BetaSchedule;
 use skipstone::sampling::denoiser::Prediction;
 use skipstone::{Error, Kind};
 
-use crate::common::{WeightsName, load_model, weights_choice};
+use crate::common::{WeightsName, load_model, size, weights_choice};
 use crate::failure::{Done, emit, say};
 
 /// Convert a checkpoint to a diffusers folder
@@ -26,7 +26,8 @@ Examples:
   A cosine schedule             skipstone convert --from m.pth --to m --schedule squaredcos_cap_v2
   Weights in 16 bits            skipstone convert --from cifar10 --to cifar10-half --half")]
 pub struct ConvertArguments {
-    /// Checkpoint to read: a .ckpt, .pth, .pt or .safetensors file, or a diffusers folder
+    /// Checkpoint to read: a .ckpt, .pth, .pt or .safetensors file, a diffusers folder, or ORG/NAME[@REVISION] in the Hugging
+    /// Face cache
     #[arg(long, value_name = "FILE|DIR")]
     from: PathBuf,
     /// Diffusers folder to write
@@ -62,15 +63,6 @@ pub struct ConvertArguments {
     /// Read the checkpoint and report; write nothing
     #[arg(long)]
     dry_run: bool,
-}
-
-fn size(text: &str) -> Result<[usize; 2], String> {
-    let (height, width) = text.split_once('x').unwrap_or((text, text));
-    let number = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
-    number(height)
-        .zip(number(width))
-        .map(|(h, w)| [h, w])
-        .ok_or("expected a number, or height x width as in 32x48".to_owned())
 }
 
 /// Runs the command.

@@ -135,7 +135,14 @@ fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
             config.layers_per_block + 1
         ))?;
     }
-    emit(format_args!("middle      {}", if config.add_attention { "with attention" } else { "without attention" }))?;
+    emit(format_args!(
+        "middle      {}",
+        match (config.mid_block, config.add_attention) {
+            (false, _) => "none",
+            (true, true) => "with attention",
+            (true, false) => "without attention",
+        }
+    ))?;
     if let Some(classes) = config.num_class_embeds {
         let null = model.null_class.map_or(String::new(), |class| format!(", null class {class}"));
         emit(format_args!("classes     {classes}{null}"))?;

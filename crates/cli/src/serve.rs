@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use skipstone::io::checkpoint::{LoadOptions, Model};
+use skipstone::io::checkpoint::Model;
 use skipstone::io::files;
 use skipstone_serve::core::{Retention, name_of};
 use skipstone_serve::server::{ServerOptions, ShutdownReport, serve};
 use skipstone_serve::{CARRIED, Guard, Limits, Service, Setup};
 use tokio::net::TcpListener;
 
-use crate::common::{EngineArguments, WeightsName, load_model, weights_choice};
+use crate::common::{EngineArguments, WeightsName, load_sized, size};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 
@@ -49,9 +49,9 @@ pub struct ServeArguments {
     /// Address and port to listen on; port 0 takes any free port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Model to serve: a diffusers folder or a weight file; repeat for several, which requests choose by name [default: the
-    /// built-in model]
-    #[arg(long, value_name = "DIR|FILE")]
+    /// Model to serve: a diffusers folder, a weight file, or ORG/NAME[@REVISION] in the Hugging Face cache; repeat for
+    /// several, which requests choose by name [default: the built-in model]
+    #[arg(long, value_name = "DIR|FILE|NAME")]
     model: Vec<PathBuf>,
     /// Also serve the built-in model
     #[arg(long)]
@@ -59,6 +59,9 @@ pub struct ServeArguments {
     /// Which weights to use [default: ema if the model has both]
     #[arg(long, value_enum)]
     weights: Option<WeightsName>,
+    /// Size of the images of all models, one number or height x width [default: the size that each network has learnt]
+    #[arg(long, value_name = "N|HxW", value_parser = size)]
+    size: Option<[usize; 2]>,
     /// File with the token that requests must send; alternative: the environment variable SKIPSTONE_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -156,13 +159,13 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
 }
 
 fn models(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, Model)>> {
-    let options = LoadOptions { weights: weights_choice(arguments.weights), ..LoadOptions::default() };
+    let load = |path| load_sized(path, arguments.weights, arguments.size);
     let mut models = Vec::new();
     for (path, name) in arguments.model.iter().zip(names(&arguments.model)) {
-        models.push((name, load_model(Some(path), &options)?));
+        models.push((name, load(Some(path))?));
     }
     if models.is_empty() || arguments.carried {
-        models.push((CARRIED.to_owned(), load_model(None, &options)?));
+        models.push((CARRIED.to_owned(), load(None)?));
     }
     Ok(models)
 }
@@ -171,7 +174,7 @@ fn models(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, Model)>> {
 /// same name.
 fn names(paths: &[PathBuf]) -> Vec<String> {
     let own: Vec<String> = paths.iter().map(|path| name_of(path)).collect();
-    let parent = |path: &Path| path.canonicalize().ok()?.parent().map(name_of);
+    let parent = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).parent().map(name_of);
     let named = paths.iter().zip(&own).map(|(path, name)| {
         let unique = own.iter().filter(|other| *other == name).count() == 1;
         if unique { name.clone() } else { parent(path).unwrap_or_else(|| name.clone()) }

@@ -9,11 +9,12 @@
 //! |---|---|
 //! | [`conv`] | convolutions with fused normalisation before and additions after |
 //! | [`norm`] | group normalisation: statistics and gradients |
-//! | [`attention`], [`linear`], [`elementwise`], [`dropout`] | the other layers |
+//! | [`activation`], [`attention`], [`linear`], [`elementwise`], [`dropout`] | the other layers |
 //! | [`optimizer`] | Adam, moving averages and norms of flat parameter buffers |
 //! | [`peak`] | peak arithmetic and memory throughput of the processor |
 //! | [`mod@reference`] | plain f64 versions of every kernel, used as test oracles |
 
+pub mod activation;
 pub mod attention;
 pub mod buffer;
 pub mod conv;

@@ -115,9 +115,9 @@ fn every_missing_extra_and_misshapen_tensor_is_listed_at_once() {
     assert!(error.path().is_some_and(|p| p.ends_with(WEIGHTS)), "{error}");
     for part in [
         "4 tensors",
-        "conv_in.bias: missing, expected [4]",
-        "mid_block.resnets.1.conv2.weight: missing, expected [8, 8, 3, 3]",
-        "surprise: unexpected tensor, [2]",
+        "missing (2):\n    conv_in.bias: expected [4]",
+        "mid_block.resnets.1.conv2.weight: expected [8, 8, 3, 3]",
+        "unexpected (1):\n    surprise: [2]",
         "conv_out.weight: expected [3, 4, 3, 3], found [4, 3, 3, 3]",
     ] {
         assert!(error.message().contains(part), "no {part:?} in: {error}");

@@ -5,6 +5,7 @@ mod benchmark;
 mod evaluating;
 mod frozen;
 mod latents;
+mod models;
 mod sampling;
 mod scoring;
 mod serving;

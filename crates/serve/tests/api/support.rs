@@ -39,6 +39,7 @@ pub fn model(conditional: bool) -> Model {
         file: "model".into(),
         provenance: BTreeMap::new(),
         calibration: None,
+        learned_size: None,
     }
 }
 

@@ -4,4 +4,5 @@ pub mod checkpoint;
 pub mod data;
 pub mod files;
 pub mod hex;
+pub mod hub;
 pub mod image;

@@ -37,6 +37,7 @@ fn model(classes: Option<usize>) -> Model {
         file: PathBuf::new(),
         provenance: BTreeMap::new(),
         calibration: None,
+        learned_size: None,
     }
 }
 

@@ -45,6 +45,34 @@ pub enum TimeScaleShift {
     ScaleShift,
 }
 
+/// The activation of the residual blocks and of the time embedding that they project. The time embedding's own layers and
+/// the output have SiLU in every network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x·σ(x), also called swish.
+    Silu,
+    /// x·Φ(x), with the normal distribution Φ.
+    Gelu,
+    /// x·tanh(ln(1 + e^x)).
+    Mish,
+    /// max(x, 0).
+    Relu,
+}
+
+/// How a class becomes a vector, which is added to the time embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassEmbedding {
+    /// A learned table with a row for each class.
+    Table,
+    /// The class number is embedded as a time index is, by layers of its own.
+    Timestep,
+    /// The class number itself, added to every component: diffusers' result for labels of shape `[n, 1]`.
+    Identity,
+}
+
+/// Number of classes of a network that does not limit them.
+pub(crate) const MAX_CLASSES: usize = 1_000_000;
+
 /// Upper bounds of the config's values, which keep a malicious file from requesting absurd sizes.
 const MAX_CHANNELS: usize = 1 << 16;
 const MAX_LEVELS: usize = 16;
@@ -101,10 +129,16 @@ pub struct Config {
     pub norm_eps: f64,
     /// How the time embedding enters a residual block.
     pub resnet_time_scale_shift: TimeScaleShift,
+    /// The activation (`act_fn`).
+    pub activation: Activation,
+    /// Whether there is a middle block (`mid_block_type`).
+    pub mid_block: bool,
     /// Whether the middle block has an attention layer.
     pub add_attention: bool,
     /// Number of classes; `None` means unconditional.
     pub num_class_embeds: Option<usize>,
+    /// How a class becomes a vector (`class_embed_type`).
+    pub class_embedding: ClassEmbedding,
 }
 
 impl Default for Config {
@@ -132,8 +166,11 @@ impl Default for Config {
             attn_norm_num_groups: None,
             norm_eps: 1e-6,
             resnet_time_scale_shift: TimeScaleShift::Default,
+            activation: Activation::Silu,
+            mid_block: true,
             add_attention: true,
             num_class_embeds: None,
+            class_embedding: ClassEmbedding::Table,
         }
     }
 }
@@ -237,7 +274,7 @@ impl Config {
             let attends = |level: &usize| {
                 self.down_blocks[*level] == DownBlock::Attention
                     || self.up_blocks[levels - 1 - level] == UpBlock::Attention
-                    || (self.add_attention && level + 1 == levels)
+                    || (self.mid_block && self.add_attention && level + 1 == levels)
             };
             let mut widths = (0..levels).filter(attends).map(|level| self.block_out_channels[level]);
             if let Some(channels) = widths.find(|channels| dim == 0 || channels % dim != 0) {
@@ -250,9 +287,25 @@ impl Config {
             return fail(format!("num_train_timesteps: expected 1 to 1000000, found {num_train_timesteps}"));
         }
         if let Some(classes) = self.num_class_embeds
-            && !(1..=1_000_000).contains(&classes)
+            && !(1..=MAX_CLASSES).contains(&classes)
         {
-            return fail(format!("num_class_embeds: expected 1 to 1000000, found {classes}"));
+            return fail(format!("num_class_embeds: expected 1 to {MAX_CLASSES}, found {classes}"));
+        }
+        match (self.class_embedding, self.num_class_embeds) {
+            (ClassEmbedding::Timestep | ClassEmbedding::Identity, None) => {
+                return fail("num_class_embeds: missing; class_embed_type needs it".into());
+            }
+            (ClassEmbedding::Timestep, Some(classes)) => {
+                if let TimeEmbedding::Learned { num_train_timesteps } = self.time_embedding
+                    && classes > num_train_timesteps
+                {
+                    return fail(format!(
+                        "num_class_embeds: the table of times, which also embeds the classes, has {num_train_timesteps} \
+                         rows, found {classes} classes"
+                    ));
+                }
+            }
+            _ => {}
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return fail(format!("dropout: expected 0 ≤ p < 1, found {}", self.dropout));

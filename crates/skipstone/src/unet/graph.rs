@@ -3,7 +3,7 @@
 //! The builder below mirrors the structure of the model, block by block. It registers every parameter under its
 //! checkpoint name, together with its initial distribution. An engine walks the list forwards or backwards.
 
-use super::config::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
+use super::config::{Activation, ClassEmbedding, Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 use super::initialise::Init;
 use super::params::Layout;
 use super::shapes::{Attention, Convolution, Normalisation};
@@ -46,10 +46,35 @@ pub(crate) enum Row {
 /// An operation on vectors, which turns time and class into the vectors that condition the blocks.
 #[derive(Clone, Debug)]
 pub(crate) enum VectorOp {
-    Linear { x: ValueId, w: Parameter, b: Parameter, y: ValueId },
-    Silu { x: ValueId, y: ValueId },
-    Add { a: ValueId, b: ValueId, y: ValueId },
-    Embedding { table: Parameter, row: Row, y: ValueId },
+    Linear {
+        x: ValueId,
+        w: Parameter,
+        b: Parameter,
+        y: ValueId,
+    },
+    Silu {
+        x: ValueId,
+        y: ValueId,
+    },
+    /// The config's activation, if that is not SiLU.
+    Activate {
+        x: ValueId,
+        y: ValueId,
+    },
+    /// Every component is the class number.
+    Class {
+        y: ValueId,
+    },
+    Add {
+        a: ValueId,
+        b: ValueId,
+        y: ValueId,
+    },
+    Embedding {
+        table: Parameter,
+        row: Row,
+        y: ValueId,
+    },
 }
 
 /// A group normalisation, with SiLU if its shape has it. The convolution or [`Op::Activate`] that refers to it applies
@@ -91,6 +116,12 @@ pub(crate) enum Op {
         x: ValueId,
         y: ValueId,
     },
+    /// y = act(x), with the config's activation, if that is not SiLU.
+    Nonlinear {
+        kind: Activation,
+        x: ValueId,
+        y: ValueId,
+    },
     Upsample {
         x: ValueId,
         y: ValueId,
@@ -114,6 +145,7 @@ impl Op {
             Op::Conv { y, .. }
             | Op::Attention { y, .. }
             | Op::Activate { y, .. }
+            | Op::Nonlinear { y, .. }
             | Op::Upsample { y, .. }
             | Op::AveragePool { y, .. }
             | Op::Dropout { y, .. } => y,
@@ -126,6 +158,7 @@ impl Op {
             Op::Conv { x, residual, .. } => (x, residual),
             Op::Attention { qkv: x, .. }
             | Op::Activate { x, .. }
+            | Op::Nonlinear { x, .. }
             | Op::Upsample { x, .. }
             | Op::AveragePool { x, .. }
             | Op::Dropout { x, .. } => (x, None),
@@ -155,6 +188,8 @@ pub(crate) struct Graph {
     pub centre: (f32, f32),
     /// The sines and cosines of the time, for positional embeddings.
     pub time: Option<ValueId>,
+    /// The sines and cosines of the class number, where it is embedded like a time.
+    pub label: Option<ValueId>,
     pub output: ValueId,
     /// Number of places where dropout applies.
     pub dropout_sites: u32,
@@ -180,6 +215,7 @@ impl Graph {
                 input: ValueId(0),
                 centre: if config.center_input_sample { (2.0, -1.0) } else { (1.0, 0.0) },
                 time: None,
+                label: None,
                 output: ValueId(0),
                 dropout_sites: 0,
             },
@@ -242,7 +278,7 @@ struct Builder<'a> {
     /// Number of the current block.
     block: usize,
     graph: Graph,
-    /// SiLU of the time (and class) embedding, which every residual block projects.
+    /// The activated time (and class) embedding, which every residual block projects.
     temb: ValueId,
 }
 
@@ -409,9 +445,26 @@ impl Builder<'_> {
         Ok(self.graph.norms.len() - 1)
     }
 
+    /// A normalised and activated value, for readers other than a convolution.
     fn activate(&mut self, x: ValueId, norm: NormId) -> ValueId {
         let y = self.like(x);
-        self.op(Op::Activate { norm, x, y })
+        let x = self.op(Op::Activate { norm, x, y });
+        match self.config.activation {
+            Activation::Silu => x,
+            kind => {
+                let y = self.like(x);
+                self.op(Op::Nonlinear { kind, x, y })
+            }
+        }
+    }
+
+    /// A normalised and activated value, for a convolution. Convolutions compute SiLU, but no other activation, while
+    /// reading.
+    fn activated(&mut self, x: ValueId, norm: NormId) -> Fold {
+        match self.config.activation {
+            Activation::Silu => Fold { norm: Some(norm), ..Fold::plain(x) },
+            _ => Fold::plain(self.activate(x, norm)),
+        }
     }
 
     fn halve(&mut self, x: ValueId) -> ValueId {
@@ -420,19 +473,19 @@ impl Builder<'_> {
         self.op(Op::AveragePool { x, y })
     }
 
-    /// A residual block: GN–SiLU–conv, time embedding, GN–SiLU–dropout–conv, plus the (possibly projected) input.
+    /// A residual block: GN–activation–conv, time embedding, GN–activation–dropout–conv, plus the (possibly projected) input.
     fn resnet(&mut self, name: &str, x: ValueId, block: &Resnet) -> Result<ValueId> {
         self.block += 1;
         let groups = self.config.norm_num_groups;
-        let norm1 = self.norm(&format!("{name}.norm1"), x, groups, true, None)?;
-        let plain = Fold { norm: Some(norm1), ..Fold::plain(x) };
+        let silu = self.config.activation == Activation::Silu;
+        let norm1 = self.norm(&format!("{name}.norm1"), x, groups, silu, None)?;
         let (from, x) = match block.resample {
-            Resample::None => (plain, x),
+            Resample::None => (self.activated(x, norm1), x),
             // Nearest-neighbour upsampling commutes with the activation.
             Resample::Up => {
                 let Value { channels, size: [h, w], .. } = self.graph.value(x);
                 let doubled = self.new_value(channels, [h * 2, w * 2]);
-                (Fold { upsample: true, ..plain }, self.op(Op::Upsample { x, y: doubled }))
+                (Fold { upsample: true, ..self.activated(x, norm1) }, self.op(Op::Upsample { x, y: doubled }))
             }
             // Average pooling does not.
             Resample::Down => {
@@ -450,7 +503,7 @@ impl Builder<'_> {
             TimeScaleShift::ScaleShift => (None, Some(self.linear(&project, temb, 2 * block.channels)?)),
         };
         let h = self.push_conv(Fold { vector, ..from }, block.channels, Kernel::same(3), vec![conv1]);
-        let norm2 = self.norm(&format!("{name}.norm2"), h, groups, true, scale_shift)?;
+        let norm2 = self.norm(&format!("{name}.norm2"), h, groups, silu, scale_shift)?;
         let from = if self.dropout > 0.0 {
             let x = self.activate(h, norm2);
             let y = self.like(x);
@@ -458,7 +511,7 @@ impl Builder<'_> {
             self.graph.dropout_sites += 1;
             Fold::plain(self.op(Op::Dropout { p, site, x, y }))
         } else {
-            Fold { norm: Some(norm2), ..Fold::plain(h) }
+            self.activated(h, norm2)
         };
         // Checkpoints list conv2 first, but it adds the shortcut, which must be computed before it.
         let shape = [block.channels, block.channels, 3, 3];
@@ -503,10 +556,12 @@ impl Builder<'_> {
         let config = self.config;
         let (base, width) = (config.block_out_channels[0], config.time_embed_dim());
         let time = self.vector(base);
+        let mut time_table = None;
         match config.time_embedding {
             TimeEmbedding::Positional => self.graph.time = Some(time),
             TimeEmbedding::Learned { num_train_timesteps } => {
                 let table = self.parameter("time_proj.weight".into(), &[num_train_timesteps, base], Init::Gaussian)?;
+                time_table = Some(table);
                 self.graph.vector_ops.push(VectorOp::Embedding { table, row: Row::Time, y: time });
             }
         }
@@ -514,13 +569,41 @@ impl Builder<'_> {
         let h = self.silu(h);
         let mut embedding = self.linear("time_embedding.linear_2", h, width)?;
         if let Some(classes) = config.num_class_embeds {
-            let table = self.parameter("class_embedding.weight".into(), &[classes, width], Init::Gaussian)?;
-            let (class, sum) = (self.vector(width), self.vector(width));
-            self.graph.vector_ops.push(VectorOp::Embedding { table, row: Row::Class, y: class });
+            let class = match config.class_embedding {
+                ClassEmbedding::Table => {
+                    let table = self.parameter("class_embedding.weight".into(), &[classes, width], Init::Gaussian)?;
+                    let y = self.vector(width);
+                    self.graph.vector_ops.push(VectorOp::Embedding { table, row: Row::Class, y });
+                    y
+                }
+                ClassEmbedding::Timestep => {
+                    let y = self.vector(base);
+                    match time_table {
+                        Some(table) => self.graph.vector_ops.push(VectorOp::Embedding { table, row: Row::Class, y }),
+                        None => self.graph.label = Some(y),
+                    }
+                    let h = self.linear("class_embedding.linear_1", y, width)?;
+                    let h = self.silu(h);
+                    self.linear("class_embedding.linear_2", h, width)?
+                }
+                ClassEmbedding::Identity => {
+                    let y = self.vector(width);
+                    self.graph.vector_ops.push(VectorOp::Class { y });
+                    y
+                }
+            };
+            let sum = self.vector(width);
             self.graph.vector_ops.push(VectorOp::Add { a: embedding, b: class, y: sum });
             embedding = sum;
         }
-        self.temb = self.silu(embedding);
+        self.temb = match config.activation {
+            Activation::Silu => self.silu(embedding),
+            _ => {
+                let y = self.like(embedding);
+                self.graph.vector_ops.push(VectorOp::Activate { x: embedding, y });
+                y
+            }
+        };
         Ok(())
     }
 
@@ -564,11 +647,13 @@ impl Builder<'_> {
         let channels = config.block_out_channels[levels - 1];
         let scale = config.mid_block_scale_factor;
         let middle = Resnet { output_scale: scale, ..plain(channels) };
-        h = self.resnet("mid_block.resnets.0", h, &middle)?;
-        if config.add_attention {
-            h = self.attention("mid_block.attentions.0", h, config.mid_attention_groups(), scale)?;
+        if config.mid_block {
+            h = self.resnet("mid_block.resnets.0", h, &middle)?;
+            if config.add_attention {
+                h = self.attention("mid_block.attentions.0", h, config.mid_attention_groups(), scale)?;
+            }
+            h = self.resnet("mid_block.resnets.1", h, &middle)?;
         }
-        h = self.resnet("mid_block.resnets.1", h, &middle)?;
 
         for (i, (&block, &channels)) in config.up_blocks.iter().zip(config.block_out_channels.iter().rev()).enumerate()
         {

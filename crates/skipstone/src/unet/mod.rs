@@ -7,14 +7,14 @@
 //! long one from image to output. Normalisations, additions, upsampling and concatenations are fused into the adjacent
 //! convolutions. `plan` assigns memory to every value.
 
-mod config;
+pub(crate) mod config;
 pub(crate) mod graph;
 mod initialise;
 mod params;
 pub(crate) mod plan;
 pub(crate) mod shapes;
 
-pub use config::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
+pub use config::{Activation, ClassEmbedding, Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 pub use initialise::initialise;
 pub use params::{Layout, ParameterSpec, Parameters};
 

@@ -15,7 +15,7 @@ use skipstone::unet::{Config, Layout, Parameters, layout};
 use super::Tensor;
 
 /// All networks; `golden/README.md` states the purpose of each.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 15] = [
     "cifar",
     "rectangular",
     "heads",
@@ -27,6 +27,9 @@ pub const NAMES: [&str; 12] = [
     "resnet_sampling",
     "resnet_scale_shift",
     "learned_time",
+    "gelu",
+    "mish",
+    "relu",
     "gray28",
 ];
 

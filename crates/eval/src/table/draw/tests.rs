@@ -31,6 +31,7 @@ fn model() -> Model {
         file: PathBuf::new(),
         provenance: BTreeMap::new(),
         calibration: None,
+        learned_size: None,
     }
 }
 

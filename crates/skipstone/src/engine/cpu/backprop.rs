@@ -159,7 +159,7 @@ impl Backprop {
             let backwards = Back { walk, plan: &self.gradients, wanted };
             back.by_vector.clear();
             backwards.run(dy, forward, back, packed, gradient);
-            graph.vectors_backward(machine, store, here, vectors, &mut back.by_vector, gradient);
+            graph.vectors_backward(&self.config, machine, store, here, vectors, &mut back.by_vector, gradient);
             if let Some(into) = &mut input_gradient {
                 let dx = backwards.input_gradient(back);
                 let into = &mut into[images.start * len..images.end * len];

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use skipstone_kernels::conv::{self, Layer, Source};
 use skipstone_kernels::norm::{self, Gradients};
-use skipstone_kernels::{Buffer, View, ViewMut, attention, dropout, elementwise};
+use skipstone_kernels::{Buffer, View, ViewMut, activation, attention, dropout, elementwise};
 
 use super::conditions::Machine;
 use super::execute::{Layers, Store, Walk, Workspace, site_keys};
+use super::shapes;
 use crate::unet::graph::{Graph, NormId, Op, ValueId};
 use crate::unet::plan::MemoryPlan;
 
@@ -248,6 +249,12 @@ impl Back<'_> {
                 let x = walk.view(&forward.arena[walk.range(*qkv)], *qkv);
                 let mut dx = walk.view_mut(dx, *qkv);
                 attention::backward(&(*shape).into(), isa, team, n, x, walk.view(dy, output), &mut dx);
+            }
+            Op::Nonlinear { kind, x, .. } => {
+                let accumulate = self.touch(touched, *x);
+                let [dy, dx] = apart!(x);
+                let kind = shapes::activation(*kind).expect("SiLU is part of the normalisation");
+                activation::backward(kind, isa, team, &forward.arena[walk.range(*x)], dy, dx, accumulate);
             }
             Op::Upsample { x, .. } => {
                 let accumulate = self.touch(touched, *x);

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use skipstone_kernels::{Buffer, Isa, Team, View, ViewMut, elementwise, linear};
+use skipstone_kernels::{Buffer, Isa, Team, View, ViewMut, activation, elementwise, linear};
 
 use super::execute::Store;
+use super::shapes;
 use crate::unet::Config;
 use crate::unet::graph::{Graph, Op, Row, ValueId, VectorOp};
 
@@ -54,7 +55,7 @@ impl RowLayout {
 }
 
 /// The sinusoidal time embedding (Vaswani et al., arXiv 1706.03762): sines, then cosines, of a time index at
-/// geometrically spaced frequencies. Angles are rounded to f32, as in training.
+/// geometrically spaced frequencies. A class number may stand in for the time. Angles are rounded to f32, as in training.
 pub(crate) fn time_embedding(config: &Config, time: f32, out: &mut [f32]) {
     let half = out.len() / 2;
     for i in 0..half {
@@ -106,9 +107,18 @@ impl Graph {
             }
             values.insert(time, y);
         }
+        if let Some(label) = self.label {
+            let mut y = fresh(values, label);
+            for (condition, y) in conditions.iter().zip(y.chunks_exact_mut(len(label))) {
+                time_embedding(config, class_of(condition) as f32, y);
+            }
+            values.insert(label, y);
+        }
         for op in &self.vector_ops {
             let (VectorOp::Linear { y: id, .. }
             | VectorOp::Silu { y: id, .. }
+            | VectorOp::Activate { y: id, .. }
+            | VectorOp::Class { y: id }
             | VectorOp::Add { y: id, .. }
             | VectorOp::Embedding { y: id, .. }) = *op;
             let mut y = fresh(values, id);
@@ -120,6 +130,15 @@ impl Graph {
                     linear::forward(isa, team, n, inputs, x, parameters.get(w), parameters.get(b), y);
                 }
                 VectorOp::Silu { x, .. } => elementwise::silu(isa, &values[&x][..n * width], &mut y[..n * width]),
+                VectorOp::Activate { x, .. } => {
+                    let kind = shapes::activation(config.activation).expect("SiLU has an operation of its own");
+                    activation::forward(kind, isa, team, &values[&x][..n * width], &mut y[..n * width]);
+                }
+                VectorOp::Class { .. } => {
+                    for (condition, y) in conditions.iter().zip(y.chunks_exact_mut(width)) {
+                        y.fill(class_of(condition) as f32);
+                    }
+                }
                 VectorOp::Add { a, b, .. } => {
                     for ((y, a), b) in y.iter_mut().zip(values[&a].iter()).zip(values[&b].iter()) {
                         *y = a + b;
@@ -138,8 +157,10 @@ impl Graph {
 
     /// Adds the parameters' gradient to `gradient` (of all parameters), given the gradients of the vectors. Overwrites
     /// the latter as scratch memory.
+    #[allow(clippy::too_many_arguments)] // what the forward pass took, and the gradients
     pub fn vectors_backward(
         &self,
+        config: &Config,
         machine: Machine<'_>,
         parameters: Store<'_>,
         conditions: &[ConditioningKey],
@@ -171,6 +192,14 @@ impl Graph {
                     elementwise::silu_backward(isa, &values[&x][..dy.len()], &mut dy);
                     add_to(&mut take(by_vector, x), &dy, |dx| by_vector.insert(x, dx));
                 }
+                VectorOp::Activate { x, y } => {
+                    let kind = shapes::activation(config.activation).expect("SiLU has an operation of its own");
+                    let (dy, mut dx) = (take(by_vector, y), take(by_vector, x));
+                    activation::backward(kind, isa, team, &values[&x][..dy.len()], &dy, &mut dx, true);
+                    by_vector.insert(x, dx);
+                }
+                // A class number has no gradient.
+                VectorOp::Class { .. } => {}
                 VectorOp::Add { a, b, y } => {
                     let dy = take(by_vector, y);
                     add_to(&mut take(by_vector, a), &dy, |da| by_vector.insert(a, da));
@@ -212,6 +241,10 @@ fn add_to(sum: &mut Vec<f32>, more: &[f32], put: impl FnOnce(Vec<f32>) -> Option
 fn embedding_row(row: Row, condition: &ConditioningKey) -> usize {
     match row {
         Row::Time => f32::from_bits(condition.time) as usize,
-        Row::Class => condition.class.expect("classes are checked before"),
+        Row::Class => class_of(condition),
     }
+}
+
+fn class_of(condition: &ConditioningKey) -> usize {
+    condition.class.expect("classes are checked before")
 }

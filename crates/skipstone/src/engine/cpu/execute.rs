@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use skipstone_kernels::conv::{self, Epilogue, Source};
-use skipstone_kernels::{Buffer, View, ViewMut, attention, dropout, elementwise, norm};
+use skipstone_kernels::{Buffer, View, ViewMut, activation, attention, dropout, elementwise, norm};
 
 use super::conditions::{Machine, RowLayout};
+use super::shapes;
 use crate::unet::graph::{Graph, NormId, Op, ValueId};
 use crate::unet::plan::MemoryPlan;
 
@@ -171,6 +172,12 @@ impl<'a> Walk<'a> {
                 let shape = self.graph.norms[*id].shape.into();
                 let (from, mut y) = (self.view(from, *x), self.view_mut(y, output));
                 norm::apply(&shape, isa, team, n, from, &coefficients[*id], &mut y);
+            }
+            Op::Nonlinear { kind, x, .. } => {
+                // Both values are dense, because they are written and read within one block.
+                let [y, from] = apart!(x);
+                let kind = shapes::activation(*kind).expect("SiLU is part of the normalisation");
+                activation::forward(kind, isa, team, from, y);
             }
             Op::Upsample { x, .. } => {
                 let [y, from] = apart!(x);

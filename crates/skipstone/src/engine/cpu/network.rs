@@ -66,7 +66,7 @@ impl Kept {
         let vectors = graph.vector_ops.iter().flat_map(|op| match *op {
             VectorOp::Linear { w, b, .. } => vec![w, b],
             VectorOp::Embedding { table, .. } => vec![table],
-            VectorOp::Silu { .. } | VectorOp::Add { .. } => vec![],
+            VectorOp::Silu { .. } | VectorOp::Activate { .. } | VectorOp::Class { .. } | VectorOp::Add { .. } => vec![],
         });
         let specs = graph.layout.specs();
         let mut kept = Self { data: Vec::new(), ranges: vec![0..0; specs.len()] };
@@ -194,6 +194,7 @@ impl UNet {
                 (format!("attention {} channels, {} pixels", shape.channels, shape.pixels), shape.flops())
             }
             Op::Activate { .. } => ("normalising".into(), 0),
+            Op::Nonlinear { kind, .. } => (format!("{kind:?}").to_lowercase(), 0),
             Op::Upsample { .. } => ("doubling".into(), 0),
             Op::AveragePool { .. } => ("halving".into(), 0),
             Op::Dropout { .. } => ("dropout".into(), 0),

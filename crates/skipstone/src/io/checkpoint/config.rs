@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::fields::{Fields, name_of};
 use crate::error::{Error, Result};
-use crate::unet::{Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
+use crate::unet::config::MAX_CLASSES;
+use crate::unet::{Activation, ClassEmbedding, Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 
 /// The version of diffusers whose file format is written.
 pub(super) const DIFFUSERS_VERSION: &str = "0.42.1";
@@ -19,6 +20,16 @@ const UP_BLOCKS: &[(&str, UpBlock)] = &[
     ("AttnUpBlock2D", UpBlock::Attention),
     ("ResnetUpsampleBlock2D", UpBlock::ResnetUpsample),
 ];
+
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::Gelu),
+    ("mish", Activation::Mish),
+    ("relu", Activation::Relu),
+];
+const CLASS_EMBEDDINGS: &[(&str, ClassEmbedding)] =
+    &[("timestep", ClassEmbedding::Timestep), ("identity", ClassEmbedding::Identity)];
 
 fn block<T: Copy>(field: &str, name: &str, known: &[(&str, T)]) -> Result<T> {
     // Files of diffusers 0.1 call these blocks UNetResDownBlock2D and so on.
@@ -53,6 +64,8 @@ pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> 
     let down = fields.strs("down_block_types", &down_names)?;
     let up = fields.strs("up_block_types", &up_names)?;
     refuse_unsupported(&fields, &block_out_channels)?;
+    let time_embedding = time_embedding(&fields)?;
+    let class_embedding = fields.choice("class_embed_type", CLASS_EMBEDDINGS, ClassEmbedding::Table)?;
     let conv_or_resnet = |name| fields.choice(name, &[("conv", false), ("resnet", true)], false);
     let config = Config {
         sample_size: match size {
@@ -62,7 +75,7 @@ pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> 
         in_channels: fields.usize("in_channels", 3)?,
         out_channels: fields.usize("out_channels", 3)?,
         center_input_sample: fields.bool("center_input_sample", false)?,
-        time_embedding: time_embedding(&fields)?,
+        time_embedding,
         freq_shift: fields.f64("freq_shift", 0.0)?,
         flip_sin_to_cos: fields.bool("flip_sin_to_cos", true)?,
         down_blocks: down.iter().map(|n| block("down_block_types", n, DOWN_BLOCKS)).collect::<Result<_>>()?,
@@ -83,16 +96,37 @@ pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> 
             &[("default", TimeScaleShift::Default), ("scale_shift", TimeScaleShift::ScaleShift)],
             TimeScaleShift::Default,
         )?,
+        activation: fields.choice("act_fn", ACTIVATIONS, Activation::Silu)?,
+        mid_block: match fields.raw("mid_block_type") {
+            Some(Value::Null) => false,
+            _ => fields.choice("mid_block_type", &[("UNetMidBlock2D", true)], true)?,
+        },
         add_attention: fields.bool("add_attention", true)?,
-        num_class_embeds: fields.optional_usize("num_class_embeds", None)?,
+        num_class_embeds: match (fields.optional_usize("num_class_embeds", None)?, class_embedding) {
+            (Some(classes), _) => Some(classes),
+            (None, ClassEmbedding::Table) => None,
+            // diffusers does not limit the labels of these, unless they are rows of the table of times.
+            (None, _) => match time_embedding {
+                TimeEmbedding::Learned { num_train_timesteps } => Some(num_train_timesteps),
+                TimeEmbedding::Positional => Some(MAX_CLASSES),
+            },
+        },
+        class_embedding,
     };
-    config.validate()?;
+    config.validate().map_err(|e| match (size, e.message().strip_prefix("sample_size: ")) {
+        // The size does not stand in this file.
+        (Some(_), Some(what)) => Error::new(e.kind(), format!("size: {what}")),
+        _ => e,
+    })?;
     Ok(config)
 }
 
 fn sample_size(fields: &Fields) -> Result<[usize; 2]> {
     match fields.get("sample_size") {
-        None => Err(Error::data("sample_size: missing; give the size of the images")),
+        // Also null, diffusers' default.
+        None => Err(Error::data(
+            "sample_size: missing, the config does not say the size of the images; set it with --size N or --size HxW",
+        )),
         Some(Value::Array(_)) => {
             let sizes = fields.usizes("sample_size", &[])?;
             <[usize; 2]>::try_from(sizes).map_err(|s| {
@@ -122,21 +156,6 @@ fn time_embedding(fields: &Fields) -> Result<TimeEmbedding> {
 
 /// Refuses settings that change the network's computation but that [`Config`] cannot express.
 fn refuse_unsupported(fields: &Fields, channels: &[usize]) -> Result<()> {
-    fields.choice("act_fn", &[("silu", ()), ("swish", ())], ())?;
-    match fields.raw("mid_block_type") {
-        None => {}
-        Some(Value::Null) => {
-            return Err(Error::unsupported(
-                "mid_block_type: null (no middle block) is not supported; expected UNetMidBlock2D",
-            ));
-        }
-        Some(_) => fields.choice("mid_block_type", &[("UNetMidBlock2D", ())], ())?,
-    }
-    if let Some(kind) = fields.get("class_embed_type") {
-        return Err(Error::unsupported(format!(
-            "class_embed_type: {kind} is not supported; expected null, a table of num_class_embeds rows"
-        )));
-    }
     if let Some(dim) = fields.optional_usize("time_embedding_dim", None)?
         && channels.first().is_none_or(|&first| first.checked_mul(4) != Some(dim))
     {
@@ -163,13 +182,16 @@ pub fn config_to_json(config: &Config) -> String {
     let value = json!({
         "_class_name": "UNet2DModel",
         "_diffusers_version": DIFFUSERS_VERSION,
-        "act_fn": "silu",
+        "act_fn": name_of(&config.activation, ACTIVATIONS),
         "add_attention": config.add_attention,
         "attention_head_dim": config.attention_head_dim,
         "attn_norm_num_groups": config.attn_norm_num_groups,
         "block_out_channels": config.block_out_channels,
         "center_input_sample": config.center_input_sample,
-        "class_embed_type": null,
+        "class_embed_type": match config.class_embedding {
+            ClassEmbedding::Table => Value::Null,
+            kind => name_of(&kind, CLASS_EMBEDDINGS).into(),
+        },
         "down_block_types": config.down_blocks.iter().map(|b| name_of(b, DOWN_BLOCKS)).collect::<Vec<_>>(),
         "downsample_padding": config.downsample_padding,
         "downsample_type": conv_or_resnet(config.downsample_resnet),
@@ -179,10 +201,12 @@ pub fn config_to_json(config: &Config) -> String {
         "in_channels": config.in_channels,
         "layers_per_block": config.layers_per_block,
         "mid_block_scale_factor": whole(config.mid_block_scale_factor),
-        "mid_block_type": "UNetMidBlock2D",
+        "mid_block_type": config.mid_block.then_some("UNetMidBlock2D"),
         "norm_eps": config.norm_eps,
         "norm_num_groups": config.norm_num_groups,
-        "num_class_embeds": config.num_class_embeds,
+        "num_class_embeds": config.num_class_embeds.filter(|&classes| {
+            config.class_embedding == ClassEmbedding::Table || classes != MAX_CLASSES
+        }),
         "num_train_timesteps": num_train_timesteps,
         "out_channels": config.out_channels,
         "resnet_time_scale_shift": match config.resnet_time_scale_shift {
@@ -230,8 +254,11 @@ mod tests {
                 attn_norm_num_groups: None,
                 norm_eps: 1e-5,
                 resnet_time_scale_shift: TimeScaleShift::Default,
+                activation: Activation::Silu,
+                mid_block: true,
                 add_attention: true,
                 num_class_embeds: None,
+                class_embedding: ClassEmbedding::Table,
             }
         );
     }
@@ -266,13 +293,31 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(config_from_json(&config_to_json(&unusual), None).unwrap(), unusual);
+        for activation in [Activation::Gelu, Activation::Mish, Activation::Relu] {
+            for (class_embedding, classes) in [
+                (ClassEmbedding::Timestep, MAX_CLASSES),
+                (ClassEmbedding::Identity, 7),
+                (ClassEmbedding::Table, MAX_CLASSES),
+            ] {
+                let config = Config {
+                    activation,
+                    mid_block: false,
+                    class_embedding,
+                    num_class_embeds: Some(classes),
+                    ..Config::default()
+                };
+                assert_eq!(config_from_json(&config_to_json(&config), None).unwrap(), config);
+            }
+        }
+        let unlimited = "{\"sample_size\": 8, \"class_embed_type\": \"timestep\", \"time_embedding_type\": \"learned\", \
+                         \"num_train_timesteps\": 50}";
+        assert_eq!(config_from_json(unlimited, None).unwrap().num_class_embeds, Some(50));
     }
 
     #[test]
     fn what_is_not_implemented_is_refused_naming_the_field() {
         for (field, value, hint) in [
-            ("act_fn", "\"mish\"", "silu"),
-            ("act_fn", "\"gelu\"", "silu"),
+            ("act_fn", "\"tanh\"", "gelu, mish, relu"),
             ("act_fn", "3", "string"),
             (
                 "down_block_types",
@@ -283,12 +328,10 @@ mod tests {
             ("time_embedding_type", "\"fourier\"", "variance-exploding"),
             ("time_embedding_type", "\"other\"", "learned"),
             ("num_train_timesteps", "null, \"time_embedding_type\": \"learned\"", "missing"),
-            ("class_embed_type", "\"timestep\"", "num_class_embeds"),
-            ("class_embed_type", "\"identity\"", "num_class_embeds"),
+            ("class_embed_type", "\"projection\"", "timestep, identity"),
             ("downsample_type", "\"fir\"", "conv, resnet"),
             ("upsample_type", "\"fir\"", "conv, resnet"),
             ("mid_block_type", "\"UNetMidBlock2DCrossAttn\"", "UNetMidBlock2D"),
-            ("mid_block_type", "null", "UNetMidBlock2D"),
             ("time_embedding_dim", "77", "null"),
             ("_class_name", "\"UNet2DConditionModel\"", "UNet2DModel"),
             ("resnet_time_scale_shift", "\"spatial\"", "scale_shift"),
@@ -300,7 +343,7 @@ mod tests {
             ("norm_eps", "\"small\"", "number"),
             ("add_attention", "1", "true or false"),
             ("sample_size", "[1,2,3]", "height and width"),
-            ("sample_size", "null", "missing"),
+            ("sample_size", "null", "--size HxW"),
         ] {
             let size = if field == "sample_size" { "" } else { "\"sample_size\":32," };
             let e = config_from_json(&format!("{{{size}\"{field}\":{value}}}"), None).unwrap_err();
@@ -323,5 +366,7 @@ mod tests {
     fn the_size_may_come_from_the_caller() {
         let config = config_from_json("{\"block_out_channels\": [32, 32, 32, 32]}", Some([48, 64])).unwrap();
         assert_eq!(config.sample_size, [48, 64]);
+        let e = config_from_json("{\"block_out_channels\": [32, 32, 32, 32]}", Some([48, 60])).unwrap_err();
+        assert_eq!(e.message(), "size: 4 levels need a size divisible by 8 (2^(levels − 1)), found 60");
     }
 }

@@ -10,9 +10,10 @@ use super::blob::{Blob, Files, Folder};
 use super::fields::Fields;
 use super::scheduler::SchedulerConfig;
 use super::tensors::{Entry, TensorFile};
-use super::{Extra, Format, LoadOptions, Model, Weights, WeightsChoice, assemble, config_from_json, single};
-use super::{safetensors, torch};
+use super::{Extra, Format, LoadOptions, Model, Weights, WeightsChoice, assemble, config_from_json, unlabelled};
+use super::{names, safetensors, select, torch};
 use crate::error::{Error, Kind, Result};
+use crate::unet::Config;
 
 /// Skipstone's own file next to diffusers' files, with null class and provenance.
 pub(super) const EXTRA: &str = "skipstone.json";
@@ -45,7 +46,7 @@ pub(super) fn is_raw_name(path: &Path) -> bool {
 
 /// Whether the tensors have diffusers' names.
 pub(super) fn has_names(tensors: &TensorFile<'_>) -> bool {
-    tensors.entries().contains_key("time_embedding.linear_1.weight")
+    tensors.entries().contains_key(names::DIFFUSERS)
 }
 
 /// Loads a folder, which error messages call `root`.
@@ -59,8 +60,15 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
             }
         }
     }
-    let (folder, json) = match files.text("unet/config.json", MAX_JSON)? {
-        Some(json) => ("unet/", json),
+    // accelerate's checkpoints of diffusers' training scripts have the moving average in a folder of its own.
+    let average = files.text("unet_ema/config.json", MAX_JSON)?;
+    let separate = average.is_some();
+    let found = match average.filter(|_| options.weights != WeightsChoice::Raw) {
+        Some(json) => Some(("unet_ema/", json)),
+        None => files.text("unet/config.json", MAX_JSON)?.map(|json| ("unet/", json)),
+    };
+    let (folder, json) = match found {
+        Some(found) => found,
         None => match files.text("config.json", MAX_JSON)? {
             Some(json) => ("", json),
             None => {
@@ -74,41 +82,55 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
     let scheduler = scheduler(files, &["scheduler/scheduler_config.json", "scheduler_config.json"], options)?;
     let (marked, extra) = extra(files, EXTRA)?;
 
-    let open_first = |names: &[&str]| -> Result<Option<TensorFile<'_>>> {
+    let open_first = |names: &[&str], choice| -> Result<Option<(Weights, TensorFile<'_>)>> {
         for name in names {
-            if let Some(tensors) = open(files, folder, name)? {
-                return Ok(Some(tensors));
+            if let Some(found) = open(files, folder, name, choice)? {
+                return Ok(Some(found));
             }
         }
         Ok(None)
     };
-    let main_missing = || {
-        let what = format!("no weights found: expected {folder}{}, or its .bin, .fp16 or sharded form", MAIN[0]);
-        Error::new(Kind::NotFound, what).in_file(root)
+    let main = |choice| {
+        open_first(&MAIN, choice)?.ok_or_else(|| {
+            let what = format!("no weights found: expected {folder}{}, or its .bin, .fp16 or sharded form", MAIN[0]);
+            Error::new(Kind::NotFound, what).in_file(root)
+        })
     };
+    let marked = marked.or(match folder {
+        "unet_ema/" => Some(Weights::Ema),
+        "unet/" if separate => Some(Weights::Raw),
+        _ => None,
+    });
     let (weights, tensors) = match (options.weights, marked) {
         (WeightsChoice::Ema, Some(Weights::Raw)) => {
             return Err(Error::new(Kind::NotFound, "the folder has raw weights only, no moving average").in_file(root));
         }
-        (WeightsChoice::Raw, Some(Weights::Raw)) => (Weights::Raw, open_first(&MAIN)?.ok_or_else(main_missing)?),
-        (WeightsChoice::Raw, _) => {
-            let tensors = open_first(&RAW)?.ok_or_else(|| {
-                let what = format!("no raw weights found: expected {folder}{}", RAW[0]);
-                Error::new(Kind::NotFound, what).in_file(root)
-            })?;
-            (Weights::Raw, tensors)
-        }
+        (WeightsChoice::Raw, Some(Weights::Raw)) => (Weights::Raw, main(WeightsChoice::Auto)?.1),
+        (WeightsChoice::Raw, _) => match open_first(&RAW, WeightsChoice::Auto)? {
+            Some((_, tensors)) => (Weights::Raw, tensors),
+            // The main file may hold both.
+            None => main(WeightsChoice::Raw).map_err(|e| match e.kind() {
+                Kind::NotFound => {
+                    let what = format!("no raw weights found: expected {folder}{}", RAW[0]);
+                    Error::new(Kind::NotFound, what).in_file(root)
+                }
+                _ => e,
+            })?,
+        },
         (WeightsChoice::Auto | WeightsChoice::Ema, marked) => {
+            let (found, tensors) = main(WeightsChoice::Auto)?;
             let weights = match marked {
                 Some(weights) => weights,
                 // Whoever stores raw weights separately stores the averaged ones in the main file.
                 None if raw_exists(files, folder)? => Weights::Ema,
-                None => Weights::Unspecified,
+                None => found,
             };
-            (weights, open_first(&MAIN)?.ok_or_else(main_missing)?)
+            (weights, tensors)
         }
     };
-    assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::Folder, extra)
+    let learned_size = learned_size(&json, options, &config);
+    let model = assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::Folder, extra)?;
+    Ok(Model { learned_size, ..model })
 }
 
 fn raw_exists(files: &dyn Files, folder: &str) -> Result<bool> {
@@ -138,10 +160,19 @@ pub(super) fn load_file(
     let (_, extra) = extra(&files, "../skipstone.json")?;
     let raw = is_raw_name(path);
     if raw && options.weights == WeightsChoice::Ema {
-        return Err(single(path));
+        return Err(unlabelled().in_file(path));
     }
     let weights = if raw { Weights::Raw } else { weights };
-    assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::File, extra)
+    let learned_size = learned_size(&json, options, &config);
+    let model = assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::File, extra)?;
+    Ok(Model { learned_size, ..model })
+}
+
+/// The size in the file, if other images than those were asked for.
+fn learned_size(json: &str, options: &LoadOptions, config: &Config) -> Option<[usize; 2]> {
+    options.size?;
+    let own = config_from_json(json, None).ok()?.sample_size;
+    (own != config.sample_size).then_some(own)
 }
 
 fn scheduler(files: &dyn Files, names: &[&str], options: &LoadOptions) -> Result<SchedulerConfig> {
@@ -189,21 +220,30 @@ fn extra(files: &dyn Files, name: &str) -> Result<(Option<Weights>, Extra)> {
 }
 
 /// Opens a weight file, or the shards listed in an index.
-fn open<'s>(files: &'s dyn Files, folder: &str, name: &str) -> Result<Option<TensorFile<'s>>> {
+fn open<'s>(
+    files: &'s dyn Files,
+    folder: &str,
+    name: &str,
+    choice: WeightsChoice,
+) -> Result<Option<(Weights, TensorFile<'s>)>> {
     let path = format!("{folder}{name}");
     let label = files.label(&path);
     if name.ends_with(".json") {
         let Some(json) = files.text(&path, MAX_JSON)? else { return Ok(None) };
-        return shards(files, folder, &json).map(Some).map_err(|e| e.in_file(label));
+        let all = shards(files, folder, &json).map_err(|e| e.in_file(label))?;
+        return select::from_tensors(all, choice).map(Some);
     }
     let Some(blob) = files.open(&path)? else { return Ok(None) };
-    open_one(blob, &label).map(Some)
+    if torch::is_torch(&*blob) {
+        return select::from_torch(torch::TorchFile::open(blob, &label)?, &label, choice).map(Some);
+    }
+    select::from_tensors(safetensors::open(blob, &label)?, choice).map(Some)
 }
 
+/// Opens a file that holds all tensors or a shard of them.
 fn open_one<'s>(blob: Box<dyn Blob + 's>, label: &Path) -> Result<TensorFile<'s>> {
     if torch::is_torch(&*blob) {
-        let (_, tensors) = super::original::select(torch::TorchFile::open(blob, label)?, label, WeightsChoice::Auto)?;
-        return Ok(tensors);
+        return select::all_from_torch(torch::TorchFile::open(blob, label)?, label);
     }
     safetensors::open(blob, label)
 }

@@ -7,11 +7,14 @@ pub(crate) mod blob;
 mod config;
 mod diffusers;
 mod fields;
+mod misfit;
+mod names;
 mod original;
 mod pickle;
 mod safetensors;
 mod save;
 mod scheduler;
+mod select;
 mod tensors;
 mod torch;
 pub mod zip;
@@ -30,6 +33,7 @@ pub use scheduler::{SchedulerConfig, VarianceName};
 
 use crate::error::{Error, Kind, Result};
 use crate::io::hex::hex;
+use crate::io::hub;
 use crate::math::schedule::Schedule;
 use crate::objective::calibration::{self, Calibration};
 use crate::sampling::denoiser::Prediction;
@@ -85,7 +89,8 @@ pub enum Format {
 pub struct LoadOptions {
     /// Which weights to load.
     pub weights: WeightsChoice,
-    /// Height and width of the images. Replaces the config's size, or the guess from the level with attention.
+    /// Height and width of the images. Replaces the config's size, or the guess from the level with attention. A network
+    /// without fixed positions computes images of any size that its levels can halve; it has learnt only one.
     pub size: Option<[usize; 2]>,
     /// Groups of the normalisations in an original checkpoint; 32 in all published ones.
     pub norm_num_groups: Option<usize>,
@@ -116,6 +121,8 @@ pub struct Model {
     pub hash: String,
     /// The calibration next to the model ([`calibration::FILE`]). Its users check whether it belongs to these weights.
     pub calibration: Option<Calibration>,
+    /// Height and width of the images that the network was trained on, where [`LoadOptions::size`] asks for others.
+    pub learned_size: Option<[usize; 2]>,
 }
 
 /// SHA-256, in hexadecimal, of the config's JSON and every weight (f32, little-endian, in the order of the layout).
@@ -142,7 +149,8 @@ pub fn process_hash(prediction: Prediction, schedule: &Schedule) -> String {
 }
 
 /// Loads a model from `path`: a diffusers folder (weights and config at its root or under `unet/`), an original
-/// checkpoint (`.ckpt`, `.pth`, `.pt`), or a weight file next to a config.json.
+/// checkpoint (`.ckpt`, `.pth`, `.pt`), or a weight file next to a config.json. If there is no such path, looks for a model
+/// called `org/name` or `org/name@revision` in the Hugging Face cache ([`hub::locate`]).
 ///
 /// ```
 /// use skipstone::io::checkpoint::{load, LoadOptions};
@@ -153,8 +161,9 @@ pub fn process_hash(prediction: Prediction, schedule: &Schedule) -> String {
 /// # Errors
 /// Something is missing, damaged or unsupported; the message names file and field, and all tensors that do not fit.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
-    let mut model = load_network(path, options)?;
-    model.calibration = Calibration::read(&Calibration::path_of(path))?;
+    let path = hub::locate(path)?;
+    let mut model = load_network(&path, options)?;
+    model.calibration = Calibration::read(&Calibration::path_of(&path))?;
     Ok(model)
 }
 
@@ -165,12 +174,11 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
     }
     let blob = blob::open(path)?;
     let (weights, tensors) = if torch::is_torch(&*blob) {
-        original::select(torch::TorchFile::open(blob, path)?, path, options.weights)?
+        select::from_torch(torch::TorchFile::open(blob, path)?, path, options.weights)?
     } else {
-        if options.weights != WeightsChoice::Auto && !diffusers::is_raw_name(path) {
-            return Err(single(path));
-        }
-        (Weights::Unspecified, safetensors::open(blob, path)?)
+        // The names of these files say that their weights are raw.
+        let choice = if diffusers::is_raw_name(path) { WeightsChoice::Auto } else { options.weights };
+        select::from_tensors(safetensors::open(blob, path)?, choice)?
     };
     if original::has_names(&tensors) {
         let (config, tensors) = original::convert(tensors, options)?;
@@ -208,13 +216,12 @@ struct Extra {
     provenance: BTreeMap<String, String>,
 }
 
-/// The error when a choice of weights is requested but the file has none.
-fn single(path: &Path) -> Error {
+/// The error when a choice of weights is requested but the file has one set and does not say which.
+fn unlabelled() -> Error {
     Error::new(
         Kind::NotFound,
         "the file has one set of weights and does not say whether it is the moving average; load it without choosing",
     )
-    .in_file(path)
 }
 
 fn assemble(
@@ -236,8 +243,20 @@ fn assemble(
     let hash = model_hash(&config, &parameters);
     tracing::info!(file = %tensors.label.display(), %weights, parameters = parameters.data().len(), "model loaded");
     let file = tensors.label.clone();
-    let calibration = None;
-    Ok(Model { config, parameters, scheduler, weights, null_class, format, file, provenance, hash, calibration })
+    let (calibration, learned_size) = (None, None);
+    Ok(Model {
+        config,
+        parameters,
+        scheduler,
+        weights,
+        null_class,
+        format,
+        file,
+        provenance,
+        hash,
+        calibration,
+        learned_size,
+    })
 }
 
 #[cfg(test)]

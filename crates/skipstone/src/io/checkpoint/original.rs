@@ -1,13 +1,11 @@
 //! Checkpoints of the paper's authors and of the PyTorch port of DDPM: state dicts without a config.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::scheduler::SchedulerConfig;
 use super::tensors::{Entry, TensorFile};
-use super::torch::TorchFile;
-use super::{LoadOptions, Weights, WeightsChoice, single};
-use crate::error::{Error, Kind, Result};
+use super::{LoadOptions, names};
+use crate::error::{Error, Result};
 use crate::unet::{Config, DownBlock, UpBlock};
 
 type Entries = BTreeMap<String, Entry>;
@@ -15,77 +13,9 @@ type Entries = BTreeMap<String, Entry>;
 /// Maximum number of levels, which keeps a malicious name from causing an arbitrarily long loop.
 const MAX_LEVELS: usize = 16;
 
-/// Keys under which training scripts store a state dict.
-const RAW_KEYS: [&str; 6] = ["model", "state_dict", "model_state_dict", "net", "unet", "module"];
-const EMA_KEYS: [&str; 6] = ["ema", "model_ema", "ema_model", "ema_state_dict", "ema_model_state_dict", "shadow"];
-
-/// Finds the requested weights in a saved object: a state dict, the list [model, optimizer, epoch, step, ema], or a
-/// dictionary of such parts.
-pub(super) fn select<'a>(file: TorchFile<'a>, path: &Path, choice: WeightsChoice) -> Result<(Weights, TensorFile<'a>)> {
-    let (weights, entries) = find(&file, choice).map_err(|e| e.in_file(path))?.ok_or_else(|| single(path))?;
-    if weights == Weights::Raw && choice == WeightsChoice::Auto {
-        tracing::warn!(file = %path.display(), "no moving average in this file; loading the raw weights");
-    }
-    Ok((weights, file.into_tensors(path, without_prefix(entries))))
-}
-
-/// Returns `None` if a labelled set of weights is requested but only an unlabelled one exists.
-fn find(file: &TorchFile<'_>, choice: WeightsChoice) -> Result<Option<(Weights, Entries)>> {
-    let pickle = file.pickle();
-    let (mut raw, mut ema) = (None, None);
-    let labelled;
-    if let Some(parts) = pickle.sequence(pickle.root) {
-        labelled = true;
-        if let Some(&model) = parts.first() {
-            raw = file.state_dict(model)?;
-        }
-        for &part in parts.iter().take(16).skip(2) {
-            if ema.is_none() {
-                ema = file.state_dict(part)?;
-            }
-        }
-    } else {
-        // Parts first: a dictionary of parts may also hold tensors, such as the step count or the best loss.
-        let first = |keys: &[&str]| -> Result<Option<Entries>> {
-            for part in keys.iter().filter_map(|key| pickle.get(pickle.root, key)) {
-                if let Some(entries) = file.state_dict(part)? {
-                    return Ok(Some(entries));
-                }
-            }
-            Ok(None)
-        };
-        (raw, ema) = (first(&RAW_KEYS)?, first(&EMA_KEYS)?);
-        labelled = ema.is_some();
-        if raw.is_none() && ema.is_none() {
-            raw = file.state_dict(pickle.root)?;
-        }
-    }
-    if raw.is_none() && ema.is_none() {
-        return Err(Error::new(Kind::NotFound, "no state dict: expected a dictionary of tensors or a list of them"));
-    }
-    let missing = |what: &str| Error::new(Kind::NotFound, format!("the checkpoint has no {what} weights"));
-    match choice {
-        WeightsChoice::Ema | WeightsChoice::Raw if !labelled => Ok(None),
-        WeightsChoice::Ema => ema.map(|e| Some((Weights::Ema, e))).ok_or_else(|| missing("ema")),
-        WeightsChoice::Raw => raw.map(|e| Some((Weights::Raw, e))).ok_or_else(|| missing("raw")),
-        WeightsChoice::Auto => Ok(match (ema, raw) {
-            (Some(ema), _) => Some((Weights::Ema, ema)),
-            (None, raw) => raw.map(|e| (if labelled { Weights::Raw } else { Weights::Unspecified }, e)),
-        }),
-    }
-}
-
-/// Removes the prefix `module.`, which data-parallel training adds to all names.
-fn without_prefix(entries: Entries) -> Entries {
-    if !entries.keys().all(|name| name.starts_with("module.")) {
-        return entries;
-    }
-    entries.into_iter().map(|(name, entry)| (name["module.".len()..].to_owned(), entry)).collect()
-}
-
 /// Whether the tensors have the names of the original code.
 pub(super) fn has_names(tensors: &TensorFile<'_>) -> bool {
-    tensors.entries().contains_key("temb.dense.0.weight")
+    tensors.entries().contains_key(names::ORIGINAL)
 }
 
 /// The official schedule: linear, T = 1000, no clipping.

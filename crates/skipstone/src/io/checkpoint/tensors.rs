@@ -181,6 +181,19 @@ impl<'a> TensorFile<'a> {
         Ok(self)
     }
 
+    /// The tensors called `from`, under the names `to`, of the pairs `(from, to)`.
+    pub fn subset(mut self, pairs: impl Iterator<Item = (String, String)>) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        for (from, to) in pairs {
+            let Some(entry) = self.entries.remove(&from) else { continue };
+            if entries.insert(to.clone(), entry).is_some() {
+                return Err(Error::data(format!("{from}: there is already a tensor for {to}")).in_file(&self.label));
+            }
+        }
+        self.entries = entries;
+        Ok(self)
+    }
+
     /// Adds the tensors of another shard.
     pub fn merge(&mut self, other: TensorFile<'a>) -> Result<()> {
         let shift = self.blobs.len();
@@ -241,29 +254,9 @@ impl<'a> TensorFile<'a> {
     /// The parameters of `layout`. The file must have each exactly once and nothing else.
     ///
     /// # Errors
-    /// Lists all missing, mis-shaped and unexpected tensors at once, or names a weight that is not finite.
+    /// As [`misfit::check`](super::misfit::check), or names a weight that is not finite.
     pub fn parameters(&self, layout: &Arc<Layout>) -> Result<Parameters> {
-        let mut problems = Vec::new();
-        for spec in layout.specs() {
-            match self.entries.get(&spec.name) {
-                None => problems.push(format!("{}: missing, expected {:?}", spec.name, spec.shape)),
-                Some(entry) if entry.shape != spec.shape => {
-                    problems.push(format!("{}: expected {:?}, found {:?}", spec.name, spec.shape, entry.shape));
-                }
-                Some(Entry { dtype: Dtype::Other(dtype), .. }) => {
-                    problems.push(format!("{}: expected floating-point numbers, found {dtype}", spec.name));
-                }
-                Some(_) => {}
-            }
-        }
-        for (name, entry) in &self.entries {
-            if layout.get(name).is_none() {
-                problems.push(format!("{name}: unexpected tensor, {:?}", entry.shape));
-            }
-        }
-        if !problems.is_empty() {
-            return Err(Error::data(list(&problems, "tensors do not fit the architecture")).in_file(&self.label));
-        }
+        super::misfit::check(layout, &self.entries).map_err(|e| e.in_file(&self.label))?;
         // Tensors may share storage, so matching shapes alone do not bound the total size.
         let stored: u64 = self.blobs.iter().map(|b| b.len()).sum();
         if (layout.len() as u64).saturating_mul(2) > stored {
@@ -288,23 +281,6 @@ impl<'a> TensorFile<'a> {
         }
         Parameters::new(layout.clone(), data).map_err(|e| e.in_file(&self.label))
     }
-}
-
-/// A single problem, or a list of them under a line with their number. Long lists are cut.
-pub(crate) fn list(problems: &[String], what: &str) -> String {
-    const SHOWN: usize = 20;
-    if let [only] = problems {
-        return only.clone();
-    }
-    let mut text = format!("{} {what}:", problems.len());
-    for problem in problems.iter().take(SHOWN) {
-        text.push_str("\n  ");
-        text.push_str(problem);
-    }
-    if problems.len() > SHOWN {
-        text.push_str(&format!("\n  and {} more", problems.len() - SHOWN));
-    }
-    text
 }
 
 #[cfg(test)]
@@ -355,38 +331,6 @@ mod tests {
         new(&[usize::MAX, usize::MAX], None, 0).unwrap_err();
         new(&[2], Some(vec![usize::MAX]), 0).unwrap_err();
         new(&[1], None, u64::MAX).unwrap_err();
-    }
-
-    #[test]
-    fn all_misfits_are_named_at_once() {
-        let mut layout = Layout::default();
-        layout.push("conv_in.weight".into(), vec![1, 2]).unwrap();
-        layout.push("conv_in.bias".into(), vec![2]).unwrap();
-        layout.push("count".into(), vec![1]).unwrap();
-        let entry = |dtype, shape: &[usize]| Entry::new(dtype, shape.to_vec(), None, 0, region(24)).unwrap();
-        let file = file(
-            &[0; 24],
-            vec![
-                ("conv_in.weight", entry(Dtype::F32, &[2, 1])),
-                ("count", entry(Dtype::Other("I64".into()), &[1])),
-                ("extra", entry(Dtype::F32, &[3])),
-            ],
-        );
-        let message = file.parameters(&Arc::new(layout)).unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "weights: 4 tensors do not fit the architecture:\n  conv_in.weight: expected [1, 2], found [2, 1]\n  \
-             conv_in.bias: missing, expected [2]\n  count: expected floating-point numbers, found I64\n  \
-             extra: unexpected tensor, [3]"
-        );
-    }
-
-    #[test]
-    fn a_long_list_of_misfits_is_cut() {
-        let problems: Vec<String> = (0..33).map(|i| format!("t{i}")).collect();
-        let text = list(&problems, "tensors");
-        assert!(text.starts_with("33 tensors:\n  t0\n"));
-        assert!(text.ends_with("t19\n  and 13 more"));
     }
 
     #[test]

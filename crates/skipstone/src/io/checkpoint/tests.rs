@@ -177,7 +177,7 @@ fn each_damaged_file_is_named_with_its_field() {
     for (file, text, what) in [
         ("model_index.json", "{", "not JSON"),
         ("model_index.json", "{\"vqvae\": [\"diffusers\", \"VQModel\"]}", "vqvae"),
-        ("unet/config.json", "{\"sample_size\": 8, \"act_fn\": \"mish\"}", "act_fn"),
+        ("unet/config.json", "{\"sample_size\": 8, \"act_fn\": \"tanh\"}", "act_fn"),
         ("scheduler/scheduler_config.json", "{\"beta_schedule\": \"exp\"}", "beta_schedule"),
         ("skipstone.json", "{\"format\": 2}", "format"),
         ("skipstone.json", "{\"weights\": \"best\"}", "weights"),
@@ -400,4 +400,86 @@ fn an_original_file_cut_at_many_places_is_an_error() {
         let e = load(&path, &groups_of_two()).unwrap_err();
         assert_eq!(e.path(), Some(&*path), "cut at {end}: {e}");
     }
+}
+
+/// A folder with the config of the fixtures' diffusers network and the named fixture beside it.
+fn beside_config(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    unpacked("sharded_config.json", &dir.path().join("config.json"));
+    let path = dir.path().join(name);
+    unpacked(name, &path);
+    (dir, path)
+}
+
+#[test]
+fn wrapped_networks_load_from_every_format_and_honour_the_choice_of_weights() {
+    // Lightning with LitEma; DataParallel around torch.compile with diffusers' EMAModel; torch's AveragedModel; both
+    // copies in one safetensors file. Each file is written by its own wrapper.
+    for (name, has_raw) in [
+        ("wrapped_lightning.ckpt", true),
+        ("wrapped_shadow.pth", true),
+        ("wrapped_averaged.safetensors", false),
+        ("wrapped_both.safetensors", true),
+    ] {
+        let (_dir, path) = beside_config(name);
+        let check = |choice, weights, base| {
+            let model = load(&path, &choose(choice)).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!((model.weights, model.format), (weights, Format::File), "{name}");
+            for (spec, values) in model.parameters.iter() {
+                // All values are exact in half precision.
+                let expected: Vec<f32> = (0..values.len()).map(|k| formula(&spec.name, k, base)).collect();
+                assert_eq!(values, expected, "{name}: {}", spec.name);
+            }
+        };
+        check(WeightsChoice::Auto, Weights::Ema, 8.0);
+        check(WeightsChoice::Ema, Weights::Ema, 8.0);
+        if has_raw {
+            check(WeightsChoice::Raw, Weights::Raw, 0.0);
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_accelerate_has_raw_weights_and_their_average() {
+    let saved = Saved::new();
+    let (ema, raw) = (ramp(&saved.config, 0.25), ramp(&saved.config, -0.5));
+    saved.save(&raw, None, FloatType::F32).unwrap();
+    fs::remove_file(saved.path().join("skipstone.json")).unwrap();
+    let other = Saved::new();
+    other.save(&ema, None, FloatType::F32).unwrap();
+    fs::rename(other.path().join("unet"), saved.path().join("unet_ema")).unwrap();
+    for (choice, weights, expected) in [
+        (WeightsChoice::Auto, Weights::Ema, &ema),
+        (WeightsChoice::Ema, Weights::Ema, &ema),
+        (WeightsChoice::Raw, Weights::Raw, &raw),
+    ] {
+        let model = load(&saved.path(), &choose(choice)).unwrap();
+        assert_eq!((model.weights, model.parameters.data()), (weights, expected.data()));
+    }
+}
+
+#[test]
+fn weights_in_8_bit_floats_are_refused_in_one_line() {
+    let (_dir, path) = beside_config("wrapped_float8.pth");
+    let e = load(&path, &LoadOptions::default()).unwrap_err();
+    assert_eq!(e.kind(), Kind::Unsupported);
+    assert!(e.message().contains("float8_e4m3fn: weights in 8 bits") && !e.message().contains('\n'), "{e}");
+}
+
+#[test]
+fn a_safetensors_file_that_starts_like_a_pickle_is_recognised() {
+    let saved = Saved::new();
+    let weights = ramp(&saved.config, 0.25);
+    saved.save(&weights, None, FloatType::F32).unwrap();
+    let path = saved.path().join("unet/diffusion_pytorch_model.safetensors");
+    let tensors: Vec<_> = weights.iter().map(|(s, v)| (s.name.as_str(), s.shape.as_slice(), v)).collect();
+    // Text metadata of growing length, until the header has a length of 0x…80.
+    let bytes = (0..32).find_map(|n| {
+        let metadata = BTreeMap::from([("x".to_owned(), "y".repeat(8 * n))]);
+        let mut bytes = Vec::new();
+        write_tensors(tensors.iter().copied(), &metadata, FloatType::F32, &mut bytes).unwrap();
+        (bytes[0] == 0x80).then_some(bytes)
+    });
+    fs::write(&path, bytes.unwrap()).unwrap();
+    assert_eq!(load(&saved.path(), &LoadOptions::default()).unwrap().parameters.data(), weights.data());
 }

@@ -13,6 +13,7 @@ use crate::sampling::options::{ClipMode, Noise, Request, SAMPLE, SpacingChoice};
 use crate::sampling::sampler::Plan;
 use crate::sampling::solver::Solver;
 use crate::unet::TimeEmbedding;
+use crate::unet::config::MAX_CLASSES;
 
 /// The class of each image of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +253,11 @@ fn classes(model: &Model, request: &Request) -> Result<Option<ClassRule>> {
         if request.class.is_none() {
             return Err(Error::argument("guidance: needs a class to guide towards; set class"));
         }
+    }
+    if known == MAX_CLASSES && (request.class, model.null_class) == (None, None) {
+        return Err(Error::argument(
+            "class: the network takes any class number and does not say how many it knows; set class",
+        ));
     }
     Ok(Some(match (request.class, model.null_class) {
         (Some(class), _) | (None, Some(class)) => ClassRule::One(class),

@@ -15,7 +15,7 @@ impl Machine<'_> {
         let (module, name) = (module.as_str(), name.as_str());
         let items = self.pickle.sequence(arguments).ok_or_else(|| bad("a call has no arguments"))?;
         match (module, name) {
-            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => {
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3" | "_rebuild_qtensor") => {
                 let tensor = self.tensor(items)?;
                 Ok(self.node(Node::Tensor(tensor)))
             }
@@ -63,7 +63,12 @@ impl Machine<'_> {
             return Err(bad("a tensor's shape and strides differ in length"));
         }
         let offset = u64::try_from(offset).map_err(|_| bad(&format!("a tensor has offset {offset}")))?;
-        Ok(Tensor { storage, offset, shape, strides })
+        // Types newer than the storages' classes, such as 8-bit floats, stand in a seventh argument.
+        let dtype = match items.get(6).and_then(|&dtype| self.pickle.node(dtype)) {
+            Some(Node::Global(module, name)) if module == "torch" => Some(Dtype::Other(name.clone())),
+            _ => None,
+        };
+        Ok(Tensor { storage, offset, shape, strides, dtype })
     }
 
     /// Interprets a persistent id: `("storage", torch.FloatStorage, key, location, elements[, view])`.

@@ -63,6 +63,8 @@ pub(crate) struct Tensor {
     pub offset: u64,
     pub shape: Vec<usize>,
     pub strides: Vec<usize>,
+    /// The type of its numbers, where that of the storage does not say it.
+    pub dtype: Option<Dtype>,
 }
 
 /// The result: the root value and its arena.
@@ -107,11 +109,6 @@ impl Pickle {
             Node::Str(s) => Some(s),
             _ => None,
         }
-    }
-
-    /// The value of a string key in a dictionary.
-    pub fn get(&self, dict: Value, key: &str) -> Option<Value> {
-        self.dict(dict)?.iter().rev().find(|(k, _)| self.str(*k) == Some(key)).map(|&(_, v)| v)
     }
 
     pub fn storage(&self, id: Id) -> Option<&Storage> {

@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::blob::Blob;
-use super::pickle::{Node, Pickle, Value};
+use super::pickle::{Pickle, Tensor, Value};
 use super::tensors::{Dtype, Entry, Region, TensorFile};
 use super::zip;
 use crate::error::{Error, Result};
+
+mod saved;
+
+pub(crate) use saved::Saved;
 
 /// A legacy file starts with a protocol 2 pickle of the number 0x1950a86a20f9469cfc6c.
 const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
@@ -21,9 +25,11 @@ pub(crate) struct TorchFile<'a> {
     storages: HashMap<String, Region>,
 }
 
-/// Whether the file starts like one that [`TorchFile::open`] reads.
+/// Whether the file starts like one that [`TorchFile::open`] reads. A safetensors file whose header has a length of
+/// 0x…80 also starts with the first byte of a pickle; its ninth byte is the brace that opens the header.
 pub(crate) fn is_torch(blob: &dyn Blob) -> bool {
-    blob.read(0, 4).is_ok_and(|start| start == *b"PK\x03\x04" || start[0] == 0x80)
+    let Ok(start) = blob.read(0, blob.len().min(9)) else { return false };
+    start.starts_with(b"PK\x03\x04") || start.first() == Some(&0x80) && start.get(8) != Some(&b'{')
 }
 
 impl<'a> TorchFile<'a> {
@@ -40,28 +46,13 @@ impl<'a> TorchFile<'a> {
         Ok(Self { blob, pickle, storages })
     }
 
-    /// The saved object.
-    pub fn pickle(&self) -> &Pickle {
-        &self.pickle
+    /// The tensors of the saved object by name.
+    pub fn saved(&self) -> Result<Saved<'_>> {
+        Saved::of(&self.pickle)
     }
 
-    /// The tensors of a dictionary by name; `None` if `value` is not a dictionary or has no tensors.
-    pub fn state_dict(&self, value: Value) -> Result<Option<BTreeMap<String, Entry>>> {
-        let Some(items) = self.pickle.dict(value) else { return Ok(None) };
-        let mut entries = BTreeMap::new();
-        for &(key, value) in items {
-            if let (Some(name), Some(Node::Tensor(tensor))) = (self.pickle.str(key), self.pickle.node(value)) {
-                if name.len() > 1024 {
-                    return Err(Error::data(format!("a tensor name has {} bytes; expected at most 1024", name.len())));
-                }
-                let entry = self.entry(tensor).map_err(|e| e.within(name))?;
-                entries.insert(name.to_owned(), entry);
-            }
-        }
-        Ok(Some(entries).filter(|e| !e.is_empty()))
-    }
-
-    fn entry(&self, tensor: &super::pickle::Tensor) -> Result<Entry> {
+    /// Checks a tensor against its storage in the file.
+    pub fn entry(&self, tensor: &Tensor) -> Result<Entry> {
         let storage = self.pickle.storage(tensor.storage).ok_or_else(|| Error::data("the tensor has no storage"))?;
         let region = *self
             .storages
@@ -76,7 +67,8 @@ impl<'a> TorchFile<'a> {
             )));
         }
         let offset = tensor.offset.checked_add(storage.offset).ok_or_else(|| Error::data("the offset is too large"))?;
-        Entry::new(storage.dtype.clone(), tensor.shape.clone(), Some(tensor.strides.clone()), offset, region)
+        let dtype = tensor.dtype.as_ref().unwrap_or(&storage.dtype).clone();
+        Entry::new(dtype, tensor.shape.clone(), Some(tensor.strides.clone()), offset, region)
     }
 
     /// The file as the source of the values of `entries`.
@@ -169,9 +161,9 @@ fn open_legacy(blob: &dyn Blob) -> Result<Opened> {
 fn other_size(class: &str) -> Result<u64> {
     Ok(match class {
         "LongStorage" => 8,
-        "IntStorage" => 4,
+        "IntStorage" | "QInt32Storage" => 4,
         "ShortStorage" => 2,
-        "CharStorage" | "ByteStorage" | "BoolStorage" | "UntypedStorage" => 1,
+        "CharStorage" | "ByteStorage" | "BoolStorage" | "UntypedStorage" | "QInt8Storage" | "QUInt8Storage" => 1,
         other => return Err(Error::unsupported(format!("unsupported storage type {other:?}"))),
     })
 }

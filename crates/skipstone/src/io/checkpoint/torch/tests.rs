@@ -14,7 +14,14 @@ fn formula(name: &str, n: usize) -> Vec<f32> {
 fn open(bytes: &[u8]) -> Result<TensorFile<'_>> {
     let label = Path::new("weights.pth");
     let file = TorchFile::open(Box::new(bytes), label)?;
-    let entries = file.state_dict(file.pickle().root)?.ok_or_else(|| Error::data("no tensors"))?;
+    let saved = file.saved()?;
+    let named = saved.names.iter().zip(&saved.tensors);
+    let entries: BTreeMap<String, Entry> = named
+        .map(|(name, tensor)| Ok((name.clone(), file.entry(tensor).map_err(|e| e.within(name))?)))
+        .collect::<Result<_>>()?;
+    if entries.is_empty() {
+        return Err(Error::data("no tensors"));
+    }
     Ok(file.into_tensors(label, entries))
 }
 
@@ -145,4 +152,17 @@ fn a_legacy_storage_of_a_lying_or_negative_length_is_refused() {
         let e = read_all(&damaged).unwrap_err();
         assert!(e.message().starts_with("truncated: storage"), "{e}");
     }
+}
+
+#[test]
+fn dictionaries_that_hold_themselves_end_in_an_error() {
+    // Thirty entries, each of which is the dictionary again: 30⁸ paths.
+    let mut p = b"\x80\x02}q\0(".to_vec();
+    for key in 0..30 {
+        p.extend(b"X\x01\0\0\0");
+        p.extend([b'a' + key % 26, b'h', 0]);
+    }
+    p.extend(b"u.");
+    let e = read_all(&torch_zip(&p, &[])).unwrap_err();
+    assert_eq!(e.message(), "more than 1000000 entries of dictionaries");
 }
