@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 use skipstone::engine::cpu::Isa;
 use skipstone::engine::{Device, EngineOptions};
-use skipstone::io::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
+use skipstone::io::checkpoint::{LoadOptions, Model, SchedulerConfig, WeightsChoice, is_onnx, load, load_embedded};
 
-use crate::failure::{Done, emit};
+use crate::failure::{Done, Usage, emit};
 use crate::interrupt::quoted;
 
 /// Which of a model's two sets of weights to load.
@@ -83,26 +83,80 @@ impl CommonArguments {
     }
 }
 
+/// What a model's files do not say.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ForeignArguments {
+    /// Prediction type and noise schedule, as a diffusers scheduler_config.json [default: the model's]
+    #[arg(long, value_name = "FILE.json")]
+    scheduler: Option<PathBuf>,
+    /// Inputs and output of an ONNX network, where type and shape do not tell: sample=NAME, timestep=NAME, class=NAME,
+    /// output=NAME; also classes=K, null=CLASS, channels=C and size=HxW for what the graph leaves open
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    onnx: Option<String>,
+}
+
+impl ForeignArguments {
+    /// Whether no flag is set.
+    pub fn is_empty(&self) -> bool {
+        self.scheduler.is_none() && self.onnx.is_none()
+    }
+
+    /// These flags for a command to be printed; empty, or starts with a space.
+    fn to_flags(&self) -> String {
+        let scheduler = self.scheduler.as_deref().map(|path| path.to_string_lossy());
+        let flags = [("scheduler", scheduler), ("onnx", self.onnx.as_deref().map(Into::into))];
+        flags.into_iter().filter_map(|(name, value)| Some(format!(" --{name} {}", quoted(&value?)))).collect()
+    }
+}
+
 /// The model in `path`, or the built-in model.
-pub fn load_model(path: Option<&Path>, options: &LoadOptions) -> anyhow::Result<Model> {
+pub fn load_model(path: Option<&Path>, options: &LoadOptions, foreign: &ForeignArguments) -> anyhow::Result<Model> {
+    let scheduler = match &foreign.scheduler {
+        Some(path) => Some(SchedulerConfig::read(path)?),
+        None => options.scheduler.clone(),
+    };
+    let options = &LoadOptions { scheduler, ..options.clone() };
+    match (path, &foreign.onnx) {
+        (Some(path), _) if is_onnx(path) => return load_onnx(path, options, foreign.onnx.as_deref()),
+        (_, Some(_)) => return Err(Usage("--onnx: the model is not an ONNX file; leave --onnx out".into()).into()),
+        _ => {}
+    }
     match path {
         Some(path) => Ok(load(path, options)?),
         None if skipstone_model::FILES.is_empty() => {
-            Err(crate::failure::Usage("this build has no built-in model; choose one with --model DIR".into()).into())
+            Err(Usage("this build has no built-in model; choose one with --model DIR".into()).into())
         }
         None => load_embedded(skipstone_model::FILES, options).context("built-in model"),
     }
 }
 
+#[cfg(feature = "onnx")]
+fn load_onnx(path: &Path, options: &LoadOptions, names: Option<&str>) -> anyhow::Result<Model> {
+    if options.weights != WeightsChoice::Auto {
+        return Err(Usage("--weights: an ONNX file has one set of weights; leave --weights out".into()).into());
+    }
+    let mut names: skipstone_onnx::Names = names.map(str::parse).transpose()?.unwrap_or_default();
+    names.size = names.size.or(options.size);
+    Ok(skipstone_onnx::load(path, &skipstone_onnx::Options { names, scheduler: options.scheduler.clone() })?)
+}
+
+/// Without ONNX, the library says what is missing.
+#[cfg(not(feature = "onnx"))]
+fn load_onnx(path: &Path, options: &LoadOptions, _: Option<&str>) -> anyhow::Result<Model> {
+    Ok(load(path, options)?)
+}
+
 /// Which model to use.
 #[derive(Args, Debug)]
 pub struct ModelArguments {
-    /// Model: a diffusers folder, or a .safetensors, .ckpt, .pth or .pt file [default: the built-in model]
+    /// Model: a diffusers folder, or a .safetensors, .ckpt, .pth, .pt or .onnx file [default: the built-in model]
     #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
     /// Which weights to use [default: ema if the model has both]
     #[arg(long, value_enum)]
     pub weights: Option<WeightsName>,
+    #[command(flatten)]
+    foreign: ForeignArguments,
 }
 
 impl ModelArguments {
@@ -111,6 +165,7 @@ impl ModelArguments {
         load_model(
             self.model.as_deref(),
             &LoadOptions { weights: weights_choice(self.weights), ..LoadOptions::default() },
+            &self.foreign,
         )
     }
 
@@ -123,7 +178,33 @@ impl ModelArguments {
     pub fn to_flags(&self) -> String {
         let model = self.model.as_deref().map(|path| format!(" --model {}", quoted(&path.to_string_lossy())));
         let weights = self.weights.and_then(|weights| weights.to_possible_value());
-        model.unwrap_or_default() + &weights.map(|value| format!(" --weights {}", value.get_name())).unwrap_or_default()
+        let weights = weights.map(|value| format!(" --weights {}", value.get_name()));
+        model.unwrap_or_default() + &weights.unwrap_or_default() + &self.foreign.to_flags()
+    }
+}
+
+/// Billions of floating-point operations, as text and as JSON; unknown if nobody has counted them, as for ONNX networks.
+#[derive(Clone, Copy, Debug)]
+pub struct Work(Option<f64>);
+
+impl Work {
+    /// This many operations; 0 stands for an unknown number.
+    pub fn of(flops: f64) -> Self {
+        Self((flops > 0.0).then_some(flops / 1e9))
+    }
+
+    /// As JSON: a number or null.
+    pub fn json(self) -> Value {
+        self.0.into()
+    }
+}
+
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(gflop) => write!(f, "{gflop:.1} GFLOP"),
+            None => f.write_str("an unknown number of operations"),
+        }
     }
 }
 

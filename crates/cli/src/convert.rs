@@ -11,7 +11,7 @@ use skipstone::math::schedule::BetaSchedule;
 use skipstone::sampling::denoiser::Prediction;
 use skipstone::{Error, Kind};
 
-use crate::common::{WeightsName, load_model, weights_choice};
+use crate::common::{ForeignArguments, WeightsName, load_model, weights_choice};
 use crate::failure::{Done, emit, say};
 
 /// Convert a checkpoint to a diffusers folder
@@ -77,7 +77,7 @@ fn size(text: &str) -> Result<[usize; 2], String> {
 pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
     let load = |weights| {
         let options = LoadOptions { weights, size: arguments.size, ..LoadOptions::default() };
-        load_model(Some(&arguments.from), &options)
+        load_model(Some(&arguments.from), &options, &ForeignArguments::default())
     };
     let mut model = load(weights_choice(arguments.weights))?;
     override_schedule(&mut model.scheduler, arguments)?;
@@ -107,7 +107,7 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
     let parameters = model.parameters.data().len();
     // Rounding to 16 bits changes the weights, and so the hash.
     let hash = if arguments.half && !arguments.dry_run {
-        load_model(Some(&arguments.to), &LoadOptions::default())?.hash
+        load_model(Some(&arguments.to), &LoadOptions::default(), &ForeignArguments::default())?.hash
     } else {
         model_hash(&model.config, &model.parameters)
     };

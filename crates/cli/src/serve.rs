@@ -15,7 +15,7 @@ use skipstone_serve::server::{ServerOptions, ShutdownReport, serve};
 use skipstone_serve::{CARRIED, Guard, Limits, Service, Setup};
 use tokio::net::TcpListener;
 
-use crate::common::{EngineArguments, WeightsName, load_model, weights_choice};
+use crate::common::{EngineArguments, ForeignArguments, WeightsName, load_model, weights_choice};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 
@@ -49,7 +49,7 @@ pub struct ServeArguments {
     /// Address and port to listen on; port 0 takes any free port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Model to serve: a diffusers folder or a weight file; repeat for several, which requests choose by name [default: the
+    /// Model to serve: a diffusers folder, a weight file or an ONNX file; repeat for several, which requests choose by name [default: the
     /// built-in model]
     #[arg(long, value_name = "DIR|FILE")]
     model: Vec<PathBuf>,
@@ -59,6 +59,8 @@ pub struct ServeArguments {
     /// Which weights to use [default: ema if the model has both]
     #[arg(long, value_enum)]
     weights: Option<WeightsName>,
+    #[command(flatten)]
+    foreign: ForeignArguments,
     /// File with the token that requests must send; alternative: the environment variable SKIPSTONE_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -157,12 +159,16 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
 
 fn models(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, Model)>> {
     let options = LoadOptions { weights: weights_choice(arguments.weights), ..LoadOptions::default() };
+    if !arguments.foreign.is_empty() && (arguments.model.len() != 1 || arguments.carried) {
+        let what = "--scheduler and --onnx: expected one --model that they are about; put scheduler_config.json beside the others";
+        return Err(Usage(what.to_owned()).into());
+    }
     let mut models = Vec::new();
     for (path, name) in arguments.model.iter().zip(names(&arguments.model)) {
-        models.push((name, load_model(Some(path), &options)?));
+        models.push((name, load_model(Some(path), &options, &arguments.foreign)?));
     }
     if models.is_empty() || arguments.carried {
-        models.push((CARRIED.to_owned(), load_model(None, &options)?));
+        models.push((CARRIED.to_owned(), load_model(None, &options, &arguments.foreign)?));
     }
     Ok(models)
 }

@@ -154,6 +154,27 @@ impl Config {
         }
     }
 
+    /// What is known of a network that is none of ours: the size of its images, its classes, and whether it takes whole
+    /// timesteps only (`timesteps` of them). It has no levels, so [`validate`](Self::validate) refuses it: nothing can
+    /// build a U-Net from it.
+    pub fn outline([channels, height, width]: [usize; 3], classes: Option<usize>, timesteps: Option<usize>) -> Self {
+        Self {
+            sample_size: [height, width],
+            in_channels: channels,
+            out_channels: channels,
+            time_embedding: timesteps.map_or(TimeEmbedding::Positional, |num_train_timesteps| TimeEmbedding::Learned {
+                num_train_timesteps,
+            }),
+            down_blocks: Vec::new(),
+            up_blocks: Vec::new(),
+            block_out_channels: Vec::new(),
+            layers_per_block: 0,
+            add_attention: false,
+            num_class_embeds: classes,
+            ..Self::default()
+        }
+    }
+
     /// Width of the time embedding, four times the first level's.
     pub fn time_embed_dim(&self) -> usize {
         4 * self.block_out_channels[0]
