@@ -33,6 +33,7 @@ use sha2::{Digest, Sha256};
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::checkpoint::{Format, Model, SchedulerConfig, Weights};
 use skipstone::io::hex::hex;
+use skipstone::io::onnx::SCHEDULER_KEY;
 use skipstone::objective::calibration::Calibration;
 use skipstone::unet::{Config, Parameters};
 
@@ -41,11 +42,6 @@ pub use signature::Names;
 use network::{Graph, Source};
 use scan::{Element, Outline};
 use signature::Signature;
-
-/// Keys of the metadata that `skipstone convert` writes.
-const SCHEDULER: &str = "skipstone.scheduler";
-const CLASSES: &str = "skipstone.classes";
-const NULL_CLASS: &str = "skipstone.null_class";
 
 /// What the file does not say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -117,7 +113,7 @@ fn scheduler_of(path: &Path, outline: &Outline) -> Result<SchedulerConfig> {
         Err(e) if e.kind() == Kind::NotFound => {}
         found => return found,
     }
-    if let Some(json) = outline.metadata.get(SCHEDULER) {
+    if let Some(json) = outline.metadata.get(SCHEDULER_KEY) {
         return SchedulerConfig::from_json(json).map_err(|e| e.in_file(path));
     }
     let config = SchedulerConfig::default();

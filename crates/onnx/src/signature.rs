@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use skipstone::error::{Error, Result};
+use skipstone::io::onnx::{CLASSES_KEY, NULL_CLASS_KEY};
 
 use crate::scan::{Element, Outline, Value};
 
@@ -186,7 +187,7 @@ impl Signature {
         let class = match class {
             None => None,
             Some(class) => {
-                let known = names.classes.or_else(|| number(outline, crate::CLASSES)).or_else(|| table(outline, class));
+                let known = names.classes.or_else(|| number(outline, CLASSES_KEY)).or_else(|| table(outline, class));
                 let known = known.filter(|n| (1..=MOST_CLASSES).contains(n)).ok_or_else(|| {
                     Error::argument(format!(
                         "the graph does not say how many classes its input {} knows; give --onnx classes=K",
@@ -196,7 +197,7 @@ impl Signature {
                 Some((per_image("class", class, rows)?, known))
             }
         };
-        let null_class = names.null.or_else(|| number(outline, crate::NULL_CLASS));
+        let null_class = names.null.or_else(|| number(outline, NULL_CLASS_KEY));
         let classes = class.as_ref().map_or(0, |(_, known)| *known);
         if let Some(null) = null_class.filter(|&null| null >= classes) {
             return Err(Error::argument(format!("onnx: null={null} is not one of the {classes} classes")));

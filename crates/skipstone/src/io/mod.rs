@@ -1,7 +1,8 @@
-//! Files: checkpoints, data sets, images and arrays. All files are written atomically.
+//! Files: checkpoints, ONNX, data sets, images and arrays. All files are written atomically.
 
 pub mod checkpoint;
 pub mod data;
 pub mod files;
 pub mod hex;
 pub mod image;
+pub mod onnx;

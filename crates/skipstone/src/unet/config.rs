@@ -180,6 +180,12 @@ impl Config {
         4 * self.block_out_channels[0]
     }
 
+    /// The frequency of the i-th of `half` sines of the positional time embedding, rounded as in training.
+    pub(crate) fn frequency(&self, i: usize, half: usize) -> f32 {
+        let exponent = -(10_000f64.ln()) * i as f64 / (half as f64 - self.freq_shift);
+        (exponent as f32).exp()
+    }
+
     /// Groups of the middle attention's normalisation. With scale-shift and no explicit number, that attention has no
     /// normalisation, as in diffusers.
     pub fn mid_attention_groups(&self) -> Option<usize> {
