@@ -76,7 +76,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Model> {
     let config = Config::outline(signature.shape, signature.class.as_ref().map(|(_, known)| *known), timesteps);
     let hash = hash_of(path, &outline, names)?;
     let null_class = signature.null_class;
-    let described = describe(&signature);
+    let described = signature.to_string();
     let graph = Graph {
         model: model_of(path).map_err(|e| e.in_file(path))?,
         signature,
@@ -97,14 +97,6 @@ pub fn load(path: &Path, options: &Options) -> Result<Model> {
         hash,
         calibration: Calibration::read(&Calibration::path_of(path))?,
     })
-}
-
-/// The signature in the form of [`Names`], with the batch.
-fn describe(signature: &Signature) -> String {
-    let Signature { sample, timestep, class, output, rows, .. } = signature;
-    let class = class.as_ref().map_or(String::new(), |(class, known)| format!(",class={},classes={known}", class.name));
-    let rows = if *rows > 1 { format!(" ({rows} images per call)") } else { String::new() };
-    format!("sample={sample},timestep={}{class},output={output}{rows}", timestep.name)
 }
 
 fn scheduler_of(path: &Path, outline: &Outline) -> Result<SchedulerConfig> {

@@ -118,6 +118,28 @@ pub(crate) struct Signature {
     pub rows: usize,
 }
 
+impl Outline {
+    /// Which input is which, in the form of [`Names`].
+    ///
+    /// # Errors
+    /// An input or the output is missing, cannot be told from others, or has an unsuitable form. The message lists what
+    /// the graph has.
+    pub fn describe(&self, names: &Names) -> Result<String> {
+        Signature::find(self, names).map(|signature| signature.to_string())
+    }
+}
+
+impl std::fmt::Display for Signature {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { sample, timestep, class, output, rows, .. } = self;
+        write!(f, "sample={sample},timestep={},output={output}", timestep.name)?;
+        if let Some((class, known)) = class {
+            write!(f, ",class={},classes={known}", class.name)?;
+        }
+        if *rows > 1 { write!(f, " ({rows} images per call)") } else { Ok(()) }
+    }
+}
+
 impl Signature {
     /// Finds the inputs by `names`, type and shape.
     pub fn find(outline: &Outline, names: &Names) -> Result<Self> {
@@ -130,7 +152,8 @@ impl Signature {
             Some(name) => named("sample", name)?,
             None => {
                 let is_image = |input: &&Value| {
-                    input.element == Element::Float && input.shape.as_ref().is_none_or(|shape| shape.len() == 4)
+                    let is_image = |shape: &Vec<Option<usize>>| shape.len() == 4 && shape[1..] != [Some(1); 3];
+                    input.element == Element::Float && input.shape.as_ref().is_none_or(is_image)
                 };
                 only(outline.inputs.iter().filter(is_image)).ok_or_else(|| {
                     Error::unsupported(format!(

@@ -163,3 +163,30 @@ fn write_values(path: &Path, out: &mut dyn Write, values: &[&[f32]]) -> Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unet::initialise;
+
+    #[test]
+    fn weights_beyond_the_formats_limit_go_into_a_second_file() {
+        let config = Config::smallest();
+        let parameters = initialise(&config, || 0.5, || 1.0).unwrap();
+        let scheduler = &SchedulerConfig::default();
+        let model = OnnxModel { config: &config, parameters: &parameters, scheduler, null_class: None };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net.onnx");
+        assert_eq!(write_within(&path, model, MOST_BYTES).unwrap(), None);
+        let whole = std::fs::read(&path).unwrap();
+        // The length that was compared with the limit is that of the file.
+        assert_eq!(write_within(&path, model, whole.len() as u64).unwrap(), None);
+        let beside = write_within(&path, model, whole.len() as u64 - 1).unwrap().unwrap();
+        assert_eq!(beside, folder.path().join("net.onnx.data"));
+        let (graph, values) = (std::fs::read(&path).unwrap(), std::fs::read(&beside).unwrap());
+        assert_eq!(values.len(), 4 * parameters.data().len());
+        assert!(graph.len() + values.len() > whole.len() && graph.len() < whole.len());
+        let find = |what: &[u8]| graph.windows(what.len()).any(|window| window == what);
+        assert!(find(b"net.onnx.data") && find(b"offset") && !find(&values[..64]));
+    }
+}
