@@ -5,6 +5,8 @@ mod benchmark;
 mod evaluating;
 mod frozen;
 mod latents;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod sampling;
 mod scoring;
 mod serving;
