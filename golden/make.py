@@ -18,7 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from families import (  # noqa: E402
-    blocks, inversion, official, samples, schedules, scores, solvers, solvers_diffusers, steps, timesteps, unets,
+    blocks, inversion, official, onnx_networks, samples, schedules, scores, solvers, solvers_diffusers, steps, timesteps,
+    unets,
 )
 from families.common import VALUES, write_json  # noqa: E402
 
@@ -35,9 +36,10 @@ FAMILIES = {
     "solvers": solvers.make,
     "solvers_diffusers": solvers_diffusers.make,
     "scores": scores.make,
+    "onnx_networks": onnx_networks.make,
 }
 # Limits in bytes: files beyond them are too large for the repository.
-FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_500_000
+FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_800_000
 
 
 def versions():
@@ -84,7 +86,7 @@ def main():
     if "solvers" in chosen:
         # k-diffusion declares an older NumPy, which its samplers do not need.
         check_pins("requirements-solvers.txt", "pip install --no-deps -r")
-    if "scores" in chosen:
+    if {"scores", "onnx_networks"} & set(chosen):
         check_pins("requirements-scores.txt", "pip install -r")
     # One thread and deterministic algorithms give the same bits on every run.
     torch.set_num_threads(1)

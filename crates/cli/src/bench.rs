@@ -62,11 +62,14 @@ enum Subject {
 /// Runs the command.
 pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     let engine = arguments.engine.start()?;
-    let model = arguments.model.load()?;
-    if model.parameters.data().is_empty() {
+    let mut model = arguments.model.load()?;
+    if arguments.train {
+        model.check_gradient()?;
+    }
+    if model.parameter_count() == 0 {
         return Err(Usage("--model: the model has no parameters; nothing to measure".into()).into());
     }
-    let flops = skipstone::unet::flops(&model.config)? as f64;
+    let flops = model.flops()? as f64;
     let precision = arguments.run.request()?.precision;
     if arguments.train && precision != Precision::F32 {
         return Err(Usage(format!("--precision {precision}: training is in f32 only; leave --precision out")).into());
@@ -82,8 +85,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     let subject = if arguments.train {
         Subject::Training(Box::new((model.config, model.parameters)))
     } else {
-        let prediction = model.scheduler.prediction_type;
-        Subject::Network(engine::open(model.config, model.parameters, prediction, &engine)?)
+        Subject::Network(model.open(&engine)?)
     };
     if !arguments.json && !arguments.profile {
         emit("batch   ms per call    images/s     GFLOP/s   peak memory")?;
@@ -110,13 +112,14 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
         let median = times[times.len() / 2].as_secs_f64();
         let images_per_second = batch as f64 / median;
         let work = if arguments.train { 3.0 * flops } else { flops };
+        let speed = (work > 0.0).then_some(images_per_second * work / 1e9);
         let peak = peak_memory();
         if arguments.json {
             emit(json!({
                 "batch": batch,
                 "ms_per_call": 1e3 * median,
                 "images_per_s": images_per_second,
-                "gflop_per_s": images_per_second * work / 1e9,
+                "gflop_per_s": speed,
                 "threads": threads,
                 "isa": isa,
                 "precision": precision.to_string(),
@@ -126,11 +129,8 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
             }))?;
         } else {
             let peak = peak.map_or("unknown".to_owned(), bytes);
-            emit(format_args!(
-                "{batch:>5} {:>13.2} {images_per_second:>11.2} {:>11.1} {peak:>13}",
-                1e3 * median,
-                images_per_second * work / 1e9
-            ))?;
+            let speed = speed.map_or("unknown".to_owned(), |speed| format!("{speed:.1}"));
+            emit(format_args!("{batch:>5} {:>13.2} {images_per_second:>11.2} {speed:>11} {peak:>13}", 1e3 * median))?;
         }
     }
     if let (Subject::Network(network), false) = (&subject, arguments.json) {

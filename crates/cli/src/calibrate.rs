@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use skipstone::engine;
 use skipstone::io::checkpoint::process_hash;
 use skipstone::io::hub::locate;
 use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded};
@@ -13,7 +12,7 @@ use skipstone::objective::calibration::{Calibration, measure};
 use skipstone::objective::default_sigma_1;
 use skipstone::objective::likelihood::conditions_of;
 
-use crate::common::{CommonArguments, ModelArguments};
+use crate::common::{CommonArguments, ModelArguments, Work};
 use crate::dataset::{DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
@@ -65,7 +64,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
         }
     };
     let engine = arguments.common.start()?;
-    let model = arguments.model.load()?;
+    let mut model = arguments.model.load()?;
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
     writable(&output)?;
     let schedule = model.scheduler.schedule()?;
@@ -74,16 +73,16 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let conditions = conditions_of(&model, &data, 0..n)?;
     let (hash, times) = (model.hash.clone(), schedule.train_steps());
     let process = process_hash(model.scheduler.prediction_type, &schedule);
-    let network = engine::open(model.config, model.parameters, model.scheduler.prediction_type, &engine)?;
-    let gflop = network.cost().flops as f64 * f64::from(times) * n as f64 / 1e9;
+    let network = model.open(&engine)?;
+    let work = Work::of(network.cost().flops as f64 * f64::from(times) * n as f64);
     let name = format!("{} ({}, first {n})", data.name(), arguments.split);
     if arguments.common.dry_run {
         let output = output.display().to_string();
         return arguments.common.finish_dry_run(
-            &json!({"n": n, "calls": times, "gflop": gflop, "output": output}),
+            &json!({"n": n, "calls": times, "gflop": work.json(), "output": output}),
             &[
                 format!("data        {name}"),
-                format!("work        {times} network calls with {n} image(s) each, {gflop:.1} GFLOP"),
+                format!("work        {times} network calls with {n} image(s) each, {work}"),
                 format!("would write {output}"),
             ],
         );

@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 use skipstone::engine::cpu::Isa;
 use skipstone::engine::{Device, EngineOptions};
-use skipstone::io::checkpoint::{LoadOptions, Model, WeightsChoice, load, load_embedded};
+use skipstone::io::checkpoint::{LoadOptions, Model, SchedulerConfig, WeightsChoice, is_onnx, load, load_embedded};
 use skipstone::unet::{Config, flops};
 
-use crate::failure::{Done, emit, say};
+use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt::quoted;
 
 /// Which of a model's two sets of weights to load.
@@ -84,15 +84,67 @@ impl CommonArguments {
     }
 }
 
+/// What a model's files do not say.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ForeignArguments {
+    /// Prediction type and noise schedule, as a diffusers scheduler_config.json [default: the model's]
+    #[arg(long, value_name = "FILE.json")]
+    scheduler: Option<PathBuf>,
+    /// Inputs and output of an ONNX network, where type and shape do not tell: sample=NAME, timestep=NAME, class=NAME,
+    /// output=NAME; also classes=K, null=CLASS, channels=C and size=HxW for what the graph leaves open
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    onnx: Option<String>,
+}
+
+impl ForeignArguments {
+    /// Whether no flag is set.
+    pub fn is_empty(&self) -> bool {
+        self.scheduler.is_none() && self.onnx.is_none()
+    }
+
+    /// These flags for a command to be printed; empty, or starts with a space.
+    fn to_flags(&self) -> String {
+        let scheduler = self.scheduler.as_deref().map(|path| path.to_string_lossy());
+        let flags = [("scheduler", scheduler), ("onnx", self.onnx.as_deref().map(Into::into))];
+        flags.into_iter().filter_map(|(name, value)| Some(format!(" --{name} {}", quoted(&value?)))).collect()
+    }
+}
+
 /// The model in `path`, or the built-in model.
-pub fn load_model(path: Option<&Path>, options: &LoadOptions) -> anyhow::Result<Model> {
+pub fn load_model(path: Option<&Path>, options: &LoadOptions, foreign: &ForeignArguments) -> anyhow::Result<Model> {
+    let scheduler = match &foreign.scheduler {
+        Some(path) => Some(SchedulerConfig::read(path)?),
+        None => options.scheduler.clone(),
+    };
+    let options = &LoadOptions { scheduler, ..options.clone() };
+    match (path, &foreign.onnx) {
+        (Some(path), _) if is_onnx(path) => return load_onnx(path, options, foreign.onnx.as_deref()),
+        (_, Some(_)) => return Err(Usage("--onnx: the model is not an ONNX file; leave --onnx out".into()).into()),
+        _ => {}
+    }
     match path {
         Some(path) => Ok(load(path, options)?),
         None if skipstone_model::FILES.is_empty() => {
-            Err(crate::failure::Usage("this build has no built-in model; choose one with --model DIR".into()).into())
+            Err(Usage("this build has no built-in model; choose one with --model DIR".into()).into())
         }
         None => load_embedded(skipstone_model::FILES, options).context("built-in model"),
     }
+}
+
+#[cfg(feature = "onnx")]
+fn load_onnx(path: &Path, options: &LoadOptions, names: Option<&str>) -> anyhow::Result<Model> {
+    if options.weights != WeightsChoice::Auto {
+        return Err(Usage("--weights: an ONNX file has one set of weights; leave --weights out".into()).into());
+    }
+    let mut names: skipstone_onnx::Names = names.map(str::parse).transpose()?.unwrap_or_default();
+    names.size = names.size.or(options.size);
+    Ok(skipstone_onnx::load(path, &skipstone_onnx::Options { names, scheduler: options.scheduler.clone() })?)
+}
+
+/// Without ONNX, the library says what is missing.
+#[cfg(not(feature = "onnx"))]
+fn load_onnx(path: &Path, options: &LoadOptions, _: Option<&str>) -> anyhow::Result<Model> {
+    Ok(load(path, options)?)
 }
 
 /// As [`load_model`], with these weights, for images of this size. Reports what another size than the learnt one costs.
@@ -100,9 +152,11 @@ pub fn load_sized(
     path: Option<&Path>,
     weights: Option<WeightsName>,
     size: Option<[usize; 2]>,
+    foreign: &ForeignArguments,
 ) -> anyhow::Result<Model> {
-    let model = load_model(path, &LoadOptions { weights: weights_choice(weights), size, ..LoadOptions::default() })?;
-    if let Some(learned) = model.learned_size {
+    let options = LoadOptions { weights: weights_choice(weights), size, ..LoadOptions::default() };
+    let model = load_model(path, &options, foreign)?;
+    if let Some(learned) = model.learned_size.filter(|_| model.source.is_none()) {
         let config = Config { sample_size: learned, ..model.config.clone() };
         let (now, then) = (flops(&model.config)? as f64, flops(&config)? as f64);
         let ([height, width], [learned_height, learned_width]) = (model.config.sample_size, learned);
@@ -129,8 +183,8 @@ pub fn size(text: &str) -> Result<[usize; 2], String> {
 /// Which model to use.
 #[derive(Args, Debug)]
 pub struct ModelArguments {
-    /// Model: a diffusers folder, a .safetensors, .ckpt, .pth or .pt file, or ORG/NAME[@REVISION] in the Hugging Face cache
-    /// [default: the built-in model]
+    /// Model: a diffusers folder, a .safetensors, .ckpt, .pth, .pt or .onnx file, or ORG/NAME[@REVISION] in the Hugging Face
+    /// cache [default: the built-in model]
     #[arg(long, value_name = "DIR|FILE|NAME")]
     pub model: Option<PathBuf>,
     /// Which weights to use [default: ema if the model has both]
@@ -139,12 +193,14 @@ pub struct ModelArguments {
     /// Size of the images, one number or height x width [default: the size that the network has learnt]
     #[arg(long, value_name = "N|HxW", value_parser = size)]
     pub size: Option<[usize; 2]>,
+    #[command(flatten)]
+    foreign: ForeignArguments,
 }
 
 impl ModelArguments {
     /// Loads the model.
     pub fn load(&self) -> anyhow::Result<Model> {
-        load_sized(self.model.as_deref(), self.weights, self.size)
+        load_sized(self.model.as_deref(), self.weights, self.size, &self.foreign)
     }
 
     /// Whether this is the built-in model.
@@ -158,7 +214,33 @@ impl ModelArguments {
         let weights = self.weights.and_then(|weights| weights.to_possible_value());
         let weights = weights.map(|value| format!(" --weights {}", value.get_name()));
         let size = self.size.map(|[height, width]| format!(" --size {height}x{width}"));
-        [model, weights, size].into_iter().flatten().collect()
+        let flags: String = [model, weights, size].into_iter().flatten().collect();
+        flags + &self.foreign.to_flags()
+    }
+}
+
+/// Billions of floating-point operations, as text and as JSON; unknown if nobody has counted them, as for ONNX networks.
+#[derive(Clone, Copy, Debug)]
+pub struct Work(Option<f64>);
+
+impl Work {
+    /// This many operations; 0 stands for an unknown number.
+    pub fn of(flops: f64) -> Self {
+        Self((flops > 0.0).then_some(flops / 1e9))
+    }
+
+    /// As JSON: a number or null.
+    pub fn json(self) -> Value {
+        self.0.into()
+    }
+}
+
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(gflop) => write!(f, "{gflop:.1} GFLOP"),
+            None => f.write_str("an unknown number of operations"),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use skipstone::sampling::options::Request;
 use skipstone::sampling::sampler::Plan;
 use skipstone_eval::{FeatureNetwork, check_takes, feature_distance, features};
 
-use crate::common::{CommonArguments, duration};
+use crate::common::{CommonArguments, Work, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 use crate::output::{Target, borrowed};
@@ -69,14 +69,14 @@ impl Rows {
         let output = self.path.display().to_string();
         if common.dry_run {
             let total: usize = calls.iter().sum();
-            let gflop = generator.flops_per_call() as f64 * (total * n) as f64 / 1e9;
+            let work = Work::of(generator.flops_per_call() as f64 * (total * n) as f64);
             let total = total * generator.calls_per_step();
             return common.finish_dry_run(
-                &json!({"n": n, "steps": steps, "calls": total, "gflop": gflop, "output": output}),
+                &json!({"n": n, "steps": steps, "calls": total, "gflop": work.json(), "output": output}),
                 &[
                     format!("images      {n} in each of {} rows, in batches of {batch}", steps.len()),
                     format!("steps       {steps:?}, {total} network calls per latent in total"),
-                    format!("work        {gflop:.1} GFLOP"),
+                    format!("work        {work}"),
                     format!("would write {output}"),
                 ],
             );

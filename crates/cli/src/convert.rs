@@ -1,20 +1,21 @@
-//! `skipstone convert`: writes any readable checkpoint as a diffusers folder.
+//! `skipstone convert`: writes any readable checkpoint as a diffusers folder or an ONNX file.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 use skipstone::io::checkpoint::{
-    FloatType, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, model_hash, save,
+    FloatType, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, is_onnx, model_hash, save,
 };
 use skipstone::math::schedule::BetaSchedule;
 use skipstone::sampling::denoiser::Prediction;
 use skipstone::{Error, Kind};
 
-use crate::common::{WeightsName, load_model, size, weights_choice};
-use crate::failure::{Done, emit, say};
+use crate::common::{ForeignArguments, WeightsName, load_model, size, weights_choice};
+use crate::export;
+use crate::failure::{Done, Usage, emit, say};
 
-/// Convert a checkpoint to a diffusers folder
+/// Convert a checkpoint to a diffusers folder or an ONNX file
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The architecture of an original checkpoint (.ckpt, .pth) is inferred from its tensors. The image size and the noise \
@@ -24,14 +25,18 @@ Examples:
   The authors' CIFAR-10 model   skipstone convert --from model-790000.ckpt --to cifar10
   Another image size            skipstone convert --from model.pth --to bedroom --size 256
   A cosine schedule             skipstone convert --from m.pth --to m --schedule squaredcos_cap_v2
-  Weights in 16 bits            skipstone convert --from cifar10 --to cifar10-half --half")]
+  Weights in 16 bits            skipstone convert --from cifar10 --to cifar10-half --half
+  For other engines             skipstone convert --model runs/a/model --to net.onnx
+
+An ONNX file (opset 17) takes any number of images: sample (float32 [n, c, h, w]), timestep (float32 [n]; int64 where the \
+network has a table of times) and class_labels (int64 [n], if it has classes); it returns out_sample.")]
 pub struct ConvertArguments {
     /// Checkpoint to read: a .ckpt, .pth, .pt or .safetensors file, a diffusers folder, or ORG/NAME[@REVISION] in the Hugging
-    /// Face cache
-    #[arg(long, value_name = "FILE|DIR")]
-    from: PathBuf,
-    /// Diffusers folder to write
-    #[arg(long, value_name = "DIR")]
+    /// Face cache [default: the built-in model]
+    #[arg(long, visible_alias = "model", value_name = "FILE|DIR")]
+    from: Option<PathBuf>,
+    /// Diffusers folder or ONNX file to write
+    #[arg(long, value_name = "DIR|FILE.onnx")]
     to: PathBuf,
     /// Image size: one number, or height x width
     #[arg(long, value_name = "N|HxW", value_parser = size)]
@@ -69,10 +74,22 @@ pub struct ConvertArguments {
 pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
     let load = |weights| {
         let options = LoadOptions { weights, size: arguments.size, ..LoadOptions::default() };
-        load_model(Some(&arguments.from), &options)
+        load_model(arguments.from.as_deref(), &options, &ForeignArguments::default())
     };
     let mut model = load(weights_choice(arguments.weights))?;
     override_schedule(&mut model.scheduler, arguments)?;
+    if is_onnx(&arguments.to) {
+        if arguments.half {
+            return Err(
+                Usage("--half: the weights of an ONNX file are written in 32 bits; leave --half out".into()).into()
+            );
+        }
+        return export::run(&model, &arguments.to, arguments.dry_run, arguments.json);
+    }
+    if let Some(source) = &model.source {
+        let what = format!("{} is no U-Net of diffusers, and cannot become a folder of one", source.kind());
+        return Err(Error::unsupported(what).in_file(&model.file).into());
+    }
     let raw = match (arguments.weights, model.weights) {
         (None, Weights::Ema) => optional(load(WeightsChoice::Raw))?,
         _ => None,
@@ -99,7 +116,7 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
     let parameters = model.parameters.data().len();
     // Rounding to 16 bits changes the weights, and so the hash.
     let hash = if arguments.half && !arguments.dry_run {
-        load_model(Some(&arguments.to), &LoadOptions::default())?.hash
+        load_model(Some(&arguments.to), &LoadOptions::default(), &ForeignArguments::default())?.hash
     } else {
         model_hash(&model.config, &model.parameters)
     };

@@ -11,7 +11,7 @@ use skipstone::sampling::inversion::Latents;
 use skipstone::sampling::options::DECODE;
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, duration};
+use crate::common::{CommonArguments, ModelArguments, Work, duration};
 use crate::failure::{Done, emit, say};
 use crate::images;
 use crate::invert::{MethodArguments, evaluations, pairs, watch};
@@ -71,14 +71,14 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let steps = generator.plan().steps().len();
     let calls = evaluations(&method, steps).1 * generator.calls_per_step();
     if arguments.common.dry_run {
-        let gflop = generator.flops_per_call() as f64 * (evaluations(&method, steps).1 * n) as f64 / 1e9;
+        let work = Work::of(generator.flops_per_call() as f64 * (evaluations(&method, steps).1 * n) as f64);
         let output = target.path().display().to_string();
         return arguments.common.finish_dry_run(
-            &json!({"n": n, "steps": steps, "calls": calls, "gflop": gflop, "output": output}),
+            &json!({"n": n, "steps": steps, "calls": calls, "gflop": work.json(), "output": output}),
             &[
                 format!("images      {n} in batches of {batch}"),
                 format!("steps       {steps}, {calls} network calls per image"),
-                format!("work        {gflop:.1} GFLOP"),
+                format!("work        {work}"),
                 format!("would write {output}"),
             ],
         );

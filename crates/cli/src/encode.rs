@@ -13,7 +13,7 @@ use skipstone::sampling::inversion::{Draw, Latents, Method, encode_noise};
 use skipstone::sampling::options::{DECODE, Request, SAMPLE, SEED, Set};
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, duration};
+use crate::common::{CommonArguments, ModelArguments, Work, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt::quoted;
@@ -104,15 +104,15 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     let steps = generator.plan().steps().len();
     if arguments.common.dry_run {
         let most = if stochastic { steps } else { evaluations(&method, steps).0 };
-        let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
+        let work = Work::of(generator.flops_per_call() as f64 * (most * n) as f64);
         let most = most * generator.calls_per_step();
         let output = arguments.output.display().to_string();
         return arguments.common.finish_dry_run(
-            &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop, "output": output}),
+            &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": work.json(), "output": output}),
             &[
                 format!("images      {n} in batches of {batch}"),
                 format!("steps       {steps}, at most {most} network calls per image"),
-                format!("work        at most {gflop:.1} GFLOP"),
+                format!("work        at most {work}"),
                 format!("would write {output}"),
             ],
         );

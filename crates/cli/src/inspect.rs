@@ -6,9 +6,9 @@ use skipstone::io::checkpoint::{Model, config_to_json};
 use skipstone::math::schedule::{Schedule, Time};
 use skipstone::sampling::generate::Settings;
 use skipstone::sampling::options::LAYOUT;
-use skipstone::unet::{self, DownBlock};
+use skipstone::unet::{self, Config, DownBlock};
 
-use crate::common::ModelArguments;
+use crate::common::{ModelArguments, Work};
 use crate::failure::{Done, emit};
 use crate::options::Flags;
 
@@ -98,13 +98,21 @@ fn ends(schedule: &Schedule) -> anyhow::Result<[(f64, f64); 2]> {
 fn describe(model: &Model, schedule: &Schedule) -> anyhow::Result<Value> {
     let [first, last] = ends(schedule)?;
     let parse = |text: &str| serde_json::from_str::<Value>(text);
+    let config = match &model.source {
+        // An outline is no config of a U-Net.
+        Some(_) => {
+            let Config { sample_size, in_channels, num_class_embeds, .. } = model.config;
+            json!({"sample_size": sample_size, "in_channels": in_channels, "num_class_embeds": num_class_embeds})
+        }
+        None => parse(&config_to_json(&model.config))?,
+    };
     Ok(json!({
         "file": model.file.display().to_string(),
         "weights": model.weights.to_string(),
         "hash": model.hash,
-        "parameters": model.parameters.data().len(),
-        "gflop_per_image": unet::flops(&model.config)? as f64 / 1e9,
-        "config": parse(&config_to_json(&model.config))?,
+        "parameters": model.parameter_count(),
+        "gflop_per_image": Work::of(model.flops()? as f64).json(),
+        "config": config,
         "scheduler": parse(&model.scheduler.to_json())?,
         "schedule": {
             "T": schedule.train_steps(), "a_1": first.0, "a_T": last.0, "snr_1": first.1, "snr_T": last.1,
@@ -121,28 +129,12 @@ fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
     emit(format_args!("hash        {}", model.hash))?;
     emit(format_args!("weights     {}", model.weights))?;
     emit(format_args!("images      {} channel(s), {height} × {width}", config.in_channels))?;
-    emit(format_args!("parameters  {}", model.parameters.data().len()))?;
-    emit(format_args!("work        {:.3} GFLOP per network call and image", unet::flops(config)? as f64 / 1e9))?;
-    for (i, (block, channels)) in config.down_blocks.iter().zip(&config.block_out_channels).enumerate() {
-        // The config was checked: sizes are divisible.
-        let side = |size: usize| size >> i;
-        let attention = if *block == DownBlock::Attention { ", attention" } else { "" };
-        emit(format_args!(
-            "level {i}     {} × {}, {channels} channels, {} residual block(s) down and {} up{attention}",
-            side(height),
-            side(width),
-            config.layers_per_block,
-            config.layers_per_block + 1
-        ))?;
+    emit(format_args!("parameters  {}", model.parameter_count()))?;
+    if let Some(source) = &model.source {
+        emit(format_args!("network     {}", source.kind()))?;
+    } else {
+        levels(config)?;
     }
-    emit(format_args!(
-        "middle      {}",
-        match (config.mid_block, config.add_attention) {
-            (false, _) => "none",
-            (true, true) => "with attention",
-            (true, false) => "without attention",
-        }
-    ))?;
     if let Some(classes) = config.num_class_embeds {
         let null = model.null_class.map_or(String::new(), |class| format!(", null class {class}"));
         emit(format_args!("classes     {classes}{null}"))?;
@@ -168,5 +160,30 @@ fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
         let more = if text.lines().count() > 1 { " …" } else { "" };
         emit(format_args!("{key:<11} {line}{more}"))?;
     }
+    Ok(())
+}
+
+/// The levels of a U-Net.
+fn levels(config: &Config) -> anyhow::Result<()> {
+    let [height, width] = config.sample_size;
+    emit(format_args!("work        {:.3} GFLOP per network call and image", unet::flops(config)? as f64 / 1e9))?;
+    for (i, (block, channels)) in config.down_blocks.iter().zip(&config.block_out_channels).enumerate() {
+        // The config was checked: sizes are divisible.
+        let side = |size: usize| size >> i;
+        let attention = if *block == DownBlock::Attention { ", attention" } else { "" };
+        emit(format_args!(
+            "level {i}     {} × {}, {channels} channels, {} residual block(s) down and {} up{attention}",
+            side(height),
+            side(width),
+            config.layers_per_block,
+            config.layers_per_block + 1
+        ))?;
+    }
+    let middle = match (config.mid_block, config.add_attention) {
+        (false, _) => "none",
+        (true, true) => "with attention",
+        (true, false) => "without attention",
+    };
+    emit(format_args!("middle      {middle}"))?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Progress;
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, duration};
+use crate::common::{CommonArguments, ModelArguments, Work, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt;
@@ -229,15 +229,15 @@ fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends,
         Ends::Seeds(_) => 0,
         Ends::Images(images) => images.dim().0 * evaluations(&arguments.encoding(), steps).0,
     };
-    let work = generator.flops_per_image() as f64 * n as f64 + generator.flops_per_call() as f64 * encoding as f64;
-    let gflop = work / 1e9;
+    let flops = generator.flops_per_image() as f64 * n as f64 + generator.flops_per_call() as f64 * encoding as f64;
+    let work = Work::of(flops);
     let output = arguments.output.display().to_string();
     arguments.common.finish_dry_run(
-        &json!({"n": n, "calls": calls, "gflop": gflop, "output": output}),
+        &json!({"n": n, "calls": calls, "gflop": work.json(), "output": output}),
         &[
             format!("images      {n}"),
             format!("steps       {steps}, {calls} network calls per image"),
-            format!("work        at most {gflop:.1} GFLOP, including the encoding"),
+            format!("work        at most {work}, including the encoding"),
             format!("would write {output}"),
         ],
     )

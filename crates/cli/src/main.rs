@@ -13,6 +13,7 @@ mod dataset;
 mod decode;
 mod encode;
 mod evaluate;
+mod export;
 mod failure;
 mod fill;
 mod images;

@@ -15,7 +15,7 @@ use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Plan;
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, duration};
+use crate::common::{CommonArguments, ModelArguments, Work, duration};
 use crate::failure::{Done, emit, is_stopped, say};
 use crate::images;
 use crate::invert::{MethodArguments, Report, evaluations, rows, watch};
@@ -195,15 +195,15 @@ fn dry_run(
             up + down
         })
         .sum();
-    let gflop = generator.flops_per_call() as f64 * (most * n) as f64 / 1e9;
+    let work = Work::of(generator.flops_per_call() as f64 * (most * n) as f64);
     let most = most * generator.calls_per_step();
     let steps: Vec<usize> = runs.iter().map(|(_, plan)| plan.steps().len()).collect();
     arguments.common.finish_dry_run(
-        &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": gflop}),
+        &json!({"n": n, "steps": steps, "evaluations": most * n, "gflop": work.json()}),
         &[
             format!("images      {n}"),
             format!("steps       {steps:?}, at most {most} network calls per image"),
-            format!("work        at most {gflop:.1} GFLOP"),
+            format!("work        at most {work}"),
         ],
     )
 }

@@ -16,7 +16,7 @@ use skipstone::sampling::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, bytes, duration};
+use crate::common::{CommonArguments, ModelArguments, Work, bytes, duration};
 use crate::consistency;
 use crate::failure::{Done, Usage, emit, is_stopped, say};
 use crate::fill::FillArguments;
@@ -178,20 +178,20 @@ fn dry_run(
     threads: usize,
 ) -> anyhow::Result<Done> {
     let calls = generator.calls() * generator.calls_per_step();
-    let gflop = generator.flops_per_image() as f64 * n as f64 / 1e9;
+    let work = Work::of(generator.flops_per_image() as f64 * n as f64);
     let memory = generator.bytes(batch);
     let per_call = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
     let seconds = per_call * (generator.calls() * n) as f64 / batch as f64;
     arguments.common.finish_dry_run(
         &json!({
-            "n": n, "steps": generator.plan().steps().len(), "calls": calls, "batch": batch, "gflop": gflop,
+            "n": n, "steps": generator.plan().steps().len(), "calls": calls, "batch": batch, "gflop": work.json(),
             "memory_bytes": memory, "seconds_per_call": per_call, "seconds": seconds, "threads": threads,
             "output": arguments.output.display().to_string(),
         }),
         &[
             format!("images      {n} in batches of {batch}"),
             format!("steps       {}", steps_and_calls(generator)),
-            format!("work        {gflop:.1} GFLOP"),
+            format!("work        {work}"),
             format!("memory      about {}", bytes(memory)),
             format!(
                 "time        about {}: a network call with {batch} image(s) took {} on {threads} thread(s)",

@@ -15,7 +15,7 @@ use skipstone_serve::server::{ServerOptions, ShutdownReport, serve};
 use skipstone_serve::{CARRIED, Guard, Limits, Service, Setup};
 use tokio::net::TcpListener;
 
-use crate::common::{EngineArguments, WeightsName, load_sized, size};
+use crate::common::{EngineArguments, ForeignArguments, WeightsName, load_sized, size};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 
@@ -49,8 +49,8 @@ pub struct ServeArguments {
     /// Address and port to listen on; port 0 takes any free port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Model to serve: a diffusers folder, a weight file, or ORG/NAME[@REVISION] in the Hugging Face cache; repeat for
-    /// several, which requests choose by name [default: the built-in model]
+    /// Model to serve: a diffusers folder, a weight file, an ONNX file, or ORG/NAME[@REVISION] in the Hugging Face cache;
+    /// repeat for several, which requests choose by name [default: the built-in model]
     #[arg(long, value_name = "DIR|FILE|NAME")]
     model: Vec<PathBuf>,
     /// Also serve the built-in model
@@ -62,6 +62,8 @@ pub struct ServeArguments {
     /// Size of the images of all models, one number or height x width [default: the size that each network has learnt]
     #[arg(long, value_name = "N|HxW", value_parser = size)]
     size: Option<[usize; 2]>,
+    #[command(flatten)]
+    foreign: ForeignArguments,
     /// File with the token that requests must send; alternative: the environment variable SKIPSTONE_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -159,7 +161,11 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
 }
 
 fn models(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, Model)>> {
-    let load = |path| load_sized(path, arguments.weights, arguments.size);
+    if !arguments.foreign.is_empty() && (arguments.model.len() != 1 || arguments.carried) {
+        let what = "--scheduler and --onnx: expected one --model that they are about; put scheduler_config.json beside the others";
+        return Err(Usage(what.to_owned()).into());
+    }
+    let load = |path| load_sized(path, arguments.weights, arguments.size, &arguments.foreign);
     let mut models = Vec::new();
     for (path, name) in arguments.model.iter().zip(names(&arguments.model)) {
         models.push((name, load(Some(path))?));

@@ -13,7 +13,7 @@ use skipstone::io::data::{self, DataSpec, Dataset, Split};
 use skipstone::train::{Event, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
-use crate::common::{CommonArguments, WeightsName, bytes, duration, load_model, weights_choice};
+use crate::common::{CommonArguments, ForeignArguments, WeightsName, bytes, duration, load_model, weights_choice};
 use crate::dataset::DATA;
 use crate::failure::{Done, Stdout, emit, say};
 use crate::interrupt;
@@ -70,7 +70,8 @@ pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
     let init = match &arguments.init {
         Some(path) => {
             let options = LoadOptions { weights: weights_choice(arguments.weights), ..LoadOptions::default() };
-            let model = load_model(Some(path), &options)?;
+            let model = load_model(Some(path), &options, &ForeignArguments::default())?;
+            model.check_gradient()?;
             Some((model.parameters, model.hash))
         }
         None => None,

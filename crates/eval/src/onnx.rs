@@ -52,8 +52,6 @@ impl OnnxFeatures {
     /// (bilinear, with pixel centres at halves and no smoothing, as PyTorch's `interpolate` does by default). If they are
     /// free, images keep their size. Gray images are repeated for three channels.
     ///
-    /// Convolutions must state their strides and dilations, as those exported by PyTorch do.
-    ///
     /// The network's name consists of the file's name, the value's name and the beginning of the file's SHA-256.
     ///
     /// # Errors

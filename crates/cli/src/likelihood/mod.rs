@@ -9,7 +9,6 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use skipstone::engine;
 use skipstone::io::data::Dataset;
 use skipstone::io::files;
 use skipstone::io::image::write_png;
@@ -22,9 +21,8 @@ use skipstone::sampling::denoiser::{Condition, Denoiser, DifferentiableDenoiser}
 use skipstone::sampling::generate::Settings;
 use skipstone::sampling::options::{LAYOUT, Noise, SEED};
 use skipstone::train::curve::labelled_curve;
-use skipstone::unet;
 
-use crate::common::{CommonArguments, ModelArguments};
+use crate::common::{CommonArguments, ModelArguments, Work};
 use crate::dataset::{DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit};
 use crate::interrupt;
@@ -123,7 +121,10 @@ struct Task<'a> {
 pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     check(arguments)?;
     let engine = arguments.common.start()?;
-    let model = arguments.model.load()?;
+    let mut model = arguments.model.load()?;
+    if arguments.method == Method::Ode {
+        model.check_gradient()?;
+    }
     let mut request = arguments.run.request()?;
     if !arguments.run.has_any(&NOISE) {
         // η = 0 has no bound, so the default is DDPM's η.
@@ -141,15 +142,14 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     let conditions = conditions_of(&model, &data, 0..data.len())?;
     let task = Task { arguments, settings, schedule, trajectory, data, conditions };
     if arguments.common.dry_run {
-        return task.dry_run(unet::flops(&model.config)?);
+        return task.dry_run(model.flops()?);
     }
-    let prediction = model.scheduler.prediction_type;
     if let Some(folder) = &arguments.output {
         files::create_dir(folder)?;
     }
     let report = match arguments.method {
-        Method::Elbo => task.elbo(&engine::open(model.config, model.parameters, prediction, &engine)?)?,
-        Method::Ode => task.ode(&*engine::open_differentiable(model.config, model.parameters, prediction, &engine)?)?,
+        Method::Elbo => task.elbo(&model.open(&engine)?)?,
+        Method::Ode => task.ode(&*model.open_differentiable(&engine)?)?,
     };
     task.conclude(&report)
 }
@@ -254,14 +254,14 @@ impl Task<'_> {
             Method::Elbo => (self.trajectory.calls(), 1.0),
             Method::Ode => (2 * self.trajectory.calls() * self.arguments.probes, 3.0),
         };
-        let gflop = passes * flops as f64 * (calls * self.data.len()) as f64 / 1e9;
+        let work = Work::of(passes * flops as f64 * (calls * self.data.len()) as f64);
         let output = self.arguments.output.as_ref().map(|path| path.display().to_string());
         let mut lines = vec![
             format!("data        {}", self.name()),
-            format!("work        {calls} network calls per image, {gflop:.1} GFLOP"),
+            format!("work        {calls} network calls per image, {work}"),
         ];
         lines.extend(output.as_ref().map(|output| format!("would write {output}")));
-        let json = json!({"n": self.data.len(), "calls": calls, "gflop": gflop, "output": output});
+        let json = json!({"n": self.data.len(), "calls": calls, "gflop": work.json(), "output": output});
         self.arguments.common.finish_dry_run(&json, &lines)
     }
 

@@ -6,6 +6,8 @@ mod evaluating;
 mod frozen;
 mod latents;
 mod models;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod sampling;
 mod scoring;
 mod serving;

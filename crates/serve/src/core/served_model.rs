@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use skipstone::Result;
 use skipstone::engine::bench;
-use skipstone::engine::{self, Cost, EngineOptions, Precision};
+use skipstone::engine::{Cost, EngineOptions, Precision};
 use skipstone::io::checkpoint::Model;
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request;
-use skipstone::unet::Parameters;
 
 use super::cancel::Cancel;
 use super::failure::Failure;
@@ -62,10 +61,9 @@ impl ServedModel {
         engine: &EngineOptions,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Self>> {
-        let parameters = std::mem::replace(&mut model.parameters, Parameters::zeros(Arc::default()));
-        let count = parameters.data().len();
+        let count = model.parameter_count();
         let timesteps = model.scheduler.schedule()?.train_steps();
-        let network = engine::open(model.config.clone(), parameters, model.scheduler.prediction_type, engine)?;
+        let network = model.open(engine)?;
         let cost = network.cost();
         let ms_per_call = bench::calls(&*network, 1, 3)?.into_iter().min().unwrap_or_default().as_secs_f64() * 1e3;
         let row_ms = Arc::new(AtomicU64::new(ms_per_call.to_bits()));

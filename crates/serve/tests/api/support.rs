@@ -32,6 +32,7 @@ pub fn model(conditional: bool) -> Model {
         hash: model_hash(&config, &parameters),
         config,
         parameters,
+        source: None,
         scheduler: SchedulerConfig::default(),
         weights: Weights::Ema,
         null_class: conditional.then_some(2),

@@ -4,7 +4,8 @@
 //! [`open_learner`] returns a [`Learner`], which holds weights, optimiser state and moving average and trains batch by
 //! batch. [`EngineOptions`] select the device, the precision and the number of threads. An engine builds a network from
 //! the graph that [`crate::unet`] derives from its config. [`cpu`] is the only engine of this build. A new engine needs
-//! a [`Device`] variant, a module next to `cpu` and an arm in each function below.
+//! a [`Device`] variant, a module next to `cpu` and an arm in each function below. Networks of other kinds come with
+//! their own engine, as a [`NetworkSource`].
 
 pub mod bench;
 pub mod cpu;
@@ -13,7 +14,7 @@ mod network;
 mod options;
 
 pub use learner::{Batch, Group, Learner, Sharding, Targets, Update};
-pub use network::{Cost, Network};
+pub use network::{Cost, Network, NetworkSource};
 pub use options::{Device, EngineOptions, Precision};
 
 use crate::error::Result;

@@ -3,15 +3,16 @@ use std::time::Duration;
 
 use ndarray::Array4;
 
+use crate::engine::EngineOptions;
 use crate::error::Result;
 use crate::math::schedule::Time;
-use crate::sampling::denoiser::{Condition, Denoiser};
+use crate::sampling::denoiser::{Condition, Denoiser, Prediction};
 use crate::unet::Config;
 
 /// The cost of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// Floating-point operations of one call for one image.
+    /// Floating-point operations of one call for one image; 0 if nobody has counted them.
     pub flops: u64,
     /// Bytes of activations per image of a call.
     pub activation_bytes: usize,
@@ -39,4 +40,20 @@ pub trait Network: Denoiser + fmt::Debug + Send + Sync {
         conditions: &[Condition],
         part: &mut dyn FnMut(String, Duration, u64),
     ) -> Result<()>;
+}
+
+/// A network that brings its own engine, such as an ONNX file. A [`Model`](crate::io::checkpoint::Model) that holds one has
+/// no parameters of ours, and its config is only an [outline](Config::outline).
+pub trait NetworkSource: fmt::Debug + Send + Sync {
+    /// Number of parameters.
+    fn parameters(&self) -> usize;
+
+    /// What the network is, such as "an ONNX network": for errors about what it cannot do.
+    fn kind(&self) -> &'static str;
+
+    /// Opens the network.
+    ///
+    /// # Errors
+    /// It cannot be run, or not with these options.
+    fn open(&self, prediction: Prediction, options: &EngineOptions) -> Result<Box<dyn Network>>;
 }

@@ -1,4 +1,4 @@
-//! Files: checkpoints, data sets, images and arrays. All files are written atomically.
+//! Files: checkpoints, ONNX, data sets, images and arrays. All files are written atomically.
 
 pub mod checkpoint;
 pub mod data;
@@ -6,3 +6,4 @@ pub mod files;
 pub mod hex;
 pub mod hub;
 pub mod image;
+pub mod onnx;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ndarray::{Array4, Axis, Slice};
 
-use crate::engine::{self, EngineOptions, Network, Precision};
+use crate::engine::{EngineOptions, Network, Precision};
 use crate::error::{Error, Result};
 use crate::io::checkpoint::{self, LoadOptions, Model};
 use crate::math::latent;
@@ -23,7 +23,6 @@ use crate::sampling::inversion::{self, Latents, Method};
 use crate::sampling::options::{ClipMode, Noise, Request, SpacingChoice};
 use crate::sampling::sampler::Progress;
 use crate::sampling::solver::Solver;
-use crate::unet::Parameters;
 
 /// Images of one evaluation of the bound. It is fixed, so that sums have the same order on every machine.
 const BOUNDED: usize = 32;
@@ -62,7 +61,7 @@ impl Pipeline {
     /// it. The network computes in f32 on all processors.
     ///
     /// # Errors
-    /// As [`checkpoint::load`] and [`engine::open`].
+    /// As [`checkpoint::load`] and [`Model::open`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_model(checkpoint::load(path.as_ref(), &LoadOptions::default())?, &EngineOptions::default())
     }
@@ -71,10 +70,9 @@ impl Pipeline {
     /// and the number of threads.
     ///
     /// # Errors
-    /// As [`engine::open`].
+    /// As [`Model::open`].
     pub fn from_model(mut model: Model, engine: &EngineOptions) -> Result<Self> {
-        let parameters = std::mem::replace(&mut model.parameters, Parameters::zeros(Arc::default()));
-        let network = engine::open(model.config.clone(), parameters, model.scheduler.prediction_type, engine)?;
+        let network = model.open(engine)?;
         Ok(Self {
             network: network.into(),
             model: Arc::new(model),

@@ -30,6 +30,7 @@ fn model(classes: Option<usize>) -> Model {
         hash: model_hash(&config, &parameters),
         config,
         parameters,
+        source: None,
         scheduler: SchedulerConfig::default(),
         weights: Weights::Unspecified,
         null_class: None,

@@ -191,9 +191,36 @@ impl Config {
         }
     }
 
+    /// What is known of a network that is none of ours: the size of its images, its classes, and whether it takes whole
+    /// timesteps only (`timesteps` of them). It has no levels, so [`validate`](Self::validate) refuses it: nothing can
+    /// build a U-Net from it.
+    pub fn outline([channels, height, width]: [usize; 3], classes: Option<usize>, timesteps: Option<usize>) -> Self {
+        Self {
+            sample_size: [height, width],
+            in_channels: channels,
+            out_channels: channels,
+            time_embedding: timesteps.map_or(TimeEmbedding::Positional, |num_train_timesteps| TimeEmbedding::Learned {
+                num_train_timesteps,
+            }),
+            down_blocks: Vec::new(),
+            up_blocks: Vec::new(),
+            block_out_channels: Vec::new(),
+            layers_per_block: 0,
+            add_attention: false,
+            num_class_embeds: classes,
+            ..Self::default()
+        }
+    }
+
     /// Width of the time embedding, four times the first level's.
     pub fn time_embed_dim(&self) -> usize {
         4 * self.block_out_channels[0]
+    }
+
+    /// The frequency of the i-th of `half` sines of the positional time embedding, rounded as in training.
+    pub(crate) fn frequency(&self, i: usize, half: usize) -> f32 {
+        let exponent = -(10_000f64.ln()) * i as f64 / (half as f64 - self.freq_shift);
+        (exponent as f32).exp()
     }
 
     /// Groups of the middle attention's normalisation. With scale-shift and no explicit number, that attention has no

@@ -24,6 +24,7 @@ fn model() -> Model {
         hash: model_hash(&config, &parameters),
         config,
         parameters,
+        source: None,
         scheduler: SchedulerConfig::default(),
         weights: Weights::Unspecified,
         null_class: None,

@@ -59,8 +59,7 @@ impl RowLayout {
 pub(crate) fn time_embedding(config: &Config, time: f32, out: &mut [f32]) {
     let half = out.len() / 2;
     for i in 0..half {
-        let exponent = -(10_000f64.ln()) * i as f64 / (half as f64 - config.freq_shift);
-        let angle = f64::from(time * (exponent as f32).exp());
+        let angle = f64::from(time * config.frequency(i, half));
         let (sin, cos) = (libm::sin(angle) as f32, libm::cos(angle) as f32);
         let (first, second) = if config.flip_sin_to_cos { (cos, sin) } else { (sin, cos) };
         out[i] = first;

@@ -18,7 +18,7 @@ use crate::unet::Config;
 /// Skipstone's own file next to diffusers' files, with null class and provenance.
 pub(super) const EXTRA: &str = "skipstone.json";
 /// Maximum size of a JSON file in bytes; an index of a hundred thousand tensors needs less.
-const MAX_JSON: u64 = 32 << 20;
+pub(super) const MAX_JSON: u64 = 32 << 20;
 
 /// Weight files in order of preference: full precision before half, safetensors before pickles.
 const MAIN: [&str; 8] = [

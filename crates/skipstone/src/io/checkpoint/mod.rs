@@ -31,12 +31,13 @@ pub use safetensors::{FloatType, NamedTensor, TensorSet, read_tensors, write_ten
 pub use save::{ModelFiles, save};
 pub use scheduler::{SchedulerConfig, VarianceName};
 
+use crate::engine::{self, EngineOptions, Network, NetworkSource};
 use crate::error::{Error, Kind, Result};
 use crate::io::hex::hex;
 use crate::io::hub;
 use crate::math::schedule::Schedule;
 use crate::objective::calibration::{self, Calibration};
-use crate::sampling::denoiser::Prediction;
+use crate::sampling::denoiser::{DifferentiableDenoiser, Prediction};
 use crate::unet::{Config, Parameters};
 use tensors::TensorFile;
 
@@ -82,6 +83,8 @@ pub enum Format {
     File,
     /// A checkpoint with the tensor names of the paper's code; its architecture was inferred.
     Original,
+    /// A network of another kind, which brings its own engine: [`Model::source`].
+    Foreign,
 }
 
 /// Settings that a file may lack.
@@ -103,8 +106,10 @@ pub struct LoadOptions {
 pub struct Model {
     /// The architecture.
     pub config: Config,
-    /// The weights, all finite.
+    /// The weights, all finite; empty once the network is [open](Self::open).
     pub parameters: Parameters,
+    /// The network itself, if it is none of ours. `config` is then an [outline](Config::outline) and `parameters` empty.
+    pub source: Option<Arc<dyn NetworkSource>>,
     /// How the model was trained and how it is sampled by default.
     pub scheduler: SchedulerConfig,
     /// Which weights were loaded.
@@ -117,12 +122,67 @@ pub struct Model {
     pub file: PathBuf,
     /// Free text from the creator of the folder.
     pub provenance: BTreeMap<String, String>,
-    /// SHA-256 of the architecture and all weights, in hexadecimal. The same network has the same hash in any format.
+    /// SHA-256 of the architecture and all weights, in hexadecimal. The same network has the same hash in any of
+    /// diffusers' and the original formats.
     pub hash: String,
     /// The calibration next to the model ([`calibration::FILE`]). Its users check whether it belongs to these weights.
     pub calibration: Option<Calibration>,
     /// Height and width of the images that the network was trained on, where [`LoadOptions::size`] asks for others.
     pub learned_size: Option<[usize; 2]>,
+}
+
+impl Model {
+    /// Opens the network on an engine. Takes the parameters out of the model, so that they need not be in memory twice.
+    ///
+    /// # Errors
+    /// As [`engine::open`] or [`NetworkSource::open`].
+    pub fn open(&mut self, options: &EngineOptions) -> Result<Box<dyn Network>> {
+        let prediction = self.scheduler.prediction_type;
+        match &self.source {
+            Some(source) => source.open(prediction, options),
+            None => engine::open(self.config.clone(), self.take_parameters(), prediction, options),
+        }
+    }
+
+    /// As [`open`](Self::open), with the vector-Jacobian product.
+    ///
+    /// # Errors
+    /// As [`engine::open_differentiable`]; also if the network is none of ours.
+    pub fn open_differentiable(
+        &mut self,
+        options: &EngineOptions,
+    ) -> Result<Box<dyn DifferentiableDenoiser + Send + Sync>> {
+        self.check_gradient()?;
+        let prediction = self.scheduler.prediction_type;
+        engine::open_differentiable(self.config.clone(), self.take_parameters(), prediction, options)
+    }
+
+    /// Refuses a network without gradients.
+    ///
+    /// # Errors
+    /// The network is none of ours.
+    pub fn check_gradient(&self) -> Result<()> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let what = format!("{} can be called, but has no gradient; use a model in diffusers' format", source.kind());
+        Err(Error::unsupported(what).in_file(&self.file))
+    }
+
+    /// Floating-point operations of one call for one image; 0 if nobody has counted them.
+    ///
+    /// # Errors
+    /// As [`flops`](crate::unet::flops).
+    pub fn flops(&self) -> Result<u64> {
+        if self.source.is_some() { Ok(0) } else { crate::unet::flops(&self.config) }
+    }
+
+    /// Number of parameters, before the network is opened.
+    pub fn parameter_count(&self) -> usize {
+        self.source.as_ref().map_or(self.parameters.data().len(), |source| source.parameters())
+    }
+
+    fn take_parameters(&mut self) -> Parameters {
+        std::mem::replace(&mut self.parameters, Parameters::zeros(Arc::default()))
+    }
 }
 
 /// SHA-256, in hexadecimal, of the config's JSON and every weight (f32, little-endian, in the order of the layout).
@@ -172,6 +232,10 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
     if meta.is_dir() {
         return diffusers::load(&blob::Folder(path.to_path_buf()), path, options);
     }
+    if is_onnx(path) {
+        let what = "an ONNX network, which this program was built without; build it with the feature \"onnx\"";
+        return Err(Error::unsupported(what).in_file(path));
+    }
     let blob = blob::open(path)?;
     let (weights, tensors) = if torch::is_torch(&*blob) {
         select::from_torch(torch::TorchFile::open(blob, path)?, path, options.weights)?
@@ -194,6 +258,11 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
         some.join(", ")
     ))
     .in_file(path))
+}
+
+/// Whether a path names an ONNX file. The crate `skipstone-onnx` loads those.
+pub fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "onnx")
 }
 
 /// Loads a diffusers folder embedded in memory as `(name, bytes)`, with names such as `unet/config.json`.
@@ -243,10 +312,11 @@ fn assemble(
     let hash = model_hash(&config, &parameters);
     tracing::info!(file = %tensors.label.display(), %weights, parameters = parameters.data().len(), "model loaded");
     let file = tensors.label.clone();
-    let (calibration, learned_size) = (None, None);
+    let (source, calibration, learned_size) = (None, None, None);
     Ok(Model {
         config,
         parameters,
+        source,
         scheduler,
         weights,
         null_class,

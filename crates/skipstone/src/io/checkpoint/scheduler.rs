@@ -1,10 +1,14 @@
 //! `scheduler/scheduler_config.json`: how a model was trained and how diffusers would sample it.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::config::DIFFUSERS_VERSION;
+use super::diffusers::MAX_JSON;
 use super::fields::{Fields, name_of};
 use crate::error::{Error, Result};
+use crate::io::files;
 use crate::math::schedule::{BetaSchedule, FinalLevel, MAX_TRAIN_STEPS, Schedule};
 use crate::math::trajectory::Spacing;
 use crate::sampling::denoiser::{Bound, Clip, DynamicThreshold, Prediction};
@@ -111,6 +115,16 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
+    /// Reads a `scheduler_config.json`.
+    ///
+    /// # Errors
+    /// The file is missing, or as [`from_json`](Self::from_json).
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = String::from_utf8(files::read(path, MAX_JSON)?);
+        let text = text.map_err(|_| Error::data("expected JSON, found text that is not UTF-8").in_file(path))?;
+        Self::from_json(&text).map_err(|e| e.in_file(path))
+    }
+
     /// Parses a scheduler_config.json. Absent fields have the defaults of `DDIMScheduler`, whichever discrete-time
     /// scheduler the file names, as in `DDIMScheduler.from_config`. The exceptions are `clip_sample` and
     /// `timestep_spacing`, which stay `None` and are left to the sampler.

@@ -19,7 +19,7 @@ use ndarray::{Array4, Array5, ArrayView, Axis, Dimension, Slice};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::engine::{self, Cost, EngineOptions};
+use crate::engine::{Cost, EngineOptions};
 use crate::error::{Error, Result};
 use crate::io::checkpoint::Model;
 use crate::io::hex::hex;
@@ -67,7 +67,7 @@ impl Generator {
     /// An option is invalid for this model; the inputs do not match the model's shape, the number of steps and `n`; or a
     /// region is given with a solver other than DDIM.
     pub fn new(
-        model: Model,
+        mut model: Model,
         engine: &EngineOptions,
         request: &Request,
         inputs: Inputs,
@@ -75,10 +75,8 @@ impl Generator {
         n: usize,
     ) -> Result<Self> {
         let run = Settings::resolve(&model, request)?;
-        let prediction = model.scheduler.prediction_type;
-        run.1.check(prediction)?;
-        let options = EngineOptions { precision: run.0.precision, ..*engine };
-        let network = engine::open(model.config, model.parameters, prediction, &options)?;
+        run.1.check(model.scheduler.prediction_type)?;
+        let network = model.open(&EngineOptions { precision: run.0.precision, ..*engine })?;
         let cost = network.cost();
         Self::assemble(network, cost, run)?.with_inputs(inputs, first, n)
     }
