@@ -80,14 +80,14 @@ impl RealImages {
             return Err(Error::data(format!("data set {}: train images {a:?}, test images {b:?}", train.name())));
         }
         let most = |n: usize| limit.unwrap_or(n).min(n);
-        let halves = train.images() == test.images();
-        let seen = shuffled(train.images(), train.len());
+        let halves = train.same_images(test);
+        let seen = shuffled(train, train.len())?;
         let (n, test_part) = if halves {
             let half = train.len().div_ceil(2);
             let end = half + most(train.len() - half);
             (most(half), seen.slice_axis(Axis(0), Slice::from(half..end)).to_owned())
         } else {
-            (most(train.len()), shuffled(test.images(), most(test.len())))
+            (most(train.len()), shuffled(test, most(test.len()))?)
         };
         let m = test_part.dim().0;
         if n.min(m) < 2 {
@@ -144,10 +144,10 @@ impl RealImages {
 }
 
 /// The first `n` of the images in their fixed random order.
-fn shuffled(images: &Array4<u8>, n: usize) -> Array4<u8> {
-    let mut order: Vec<usize> = (0..images.dim().0).collect();
+fn shuffled(data: &Dataset, n: usize) -> Result<Array4<u8>> {
+    let mut order: Vec<usize> = (0..data.len()).collect();
     KeyedRng::new(0, Purpose::Subset, 0, 0).shuffle(&mut order);
-    images.select(Axis(0), &order[..n])
+    data.pictures(&order[..n])
 }
 
 /// Real images with their features.

@@ -8,7 +8,7 @@ use ndarray::Array4;
 use rayon::prelude::*;
 
 use super::fit::{Fit, Pixels, WHITE};
-use super::{Dataset, cifar, folder, idx};
+use super::{ArrayLayout, Dataset, RecordedRange, ValueRange, array, cifar, folder, idx};
 use crate::error::{Error, Kind, Result};
 
 /// A part of a data set.
@@ -27,6 +27,7 @@ pub enum Split {
 /// assert_eq!("fashion-mnist".parse::<DataSpec>().unwrap(), DataSpec::FashionMnist);
 /// assert_eq!("idx:some/file.gz".parse::<DataSpec>().unwrap(), DataSpec::Idx("some/file.gz".into()));
 /// assert_eq!("my/photos".parse::<DataSpec>().unwrap(), DataSpec::Folder("my/photos".into()));
+/// assert_eq!("a.npz:x".parse::<DataSpec>().unwrap(), DataSpec::Npz("a.npz".into(), Some("x".into())));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DataSpec {
@@ -38,6 +39,11 @@ pub enum DataSpec {
     Cifar10,
     /// `idx:FILE`: one IDX file, gzipped or not, for either split.
     Idx(PathBuf),
+    /// `FILE.npy`: one array, for either split; see [`ArrayLayout`].
+    Npy(PathBuf),
+    /// `FILE.npz` or `FILE.npz:NAME`: an array of an archive. Without a name, `x_train` and `x_test` (or `train_images` and
+    /// `test_images`) are the splits; otherwise the archive's only array of images, or the usual name, serves both.
+    Npz(PathBuf, Option<String>),
     /// A folder of images. If it has the sub-folders `train` and `test`, these are the splits; otherwise both splits
     /// are the whole folder.
     Folder(PathBuf),
@@ -52,12 +58,13 @@ impl FromStr for DataSpec {
             "mnist" => Self::Mnist,
             "cifar10" => Self::Cifar10,
             "" | "idx:" => {
-                let names = "expected fashion-mnist, mnist, cifar10, idx:FILE or a folder of images";
+                let names =
+                    "expected fashion-mnist, mnist, cifar10, idx:FILE, an array (.npy, .npz) or a folder of images";
                 return Err(Error::argument(format!("data set \"{text}\": {names}")));
             }
             _ => match text.strip_prefix("idx:") {
                 Some(file) => Self::Idx(file.into()),
-                None => Self::Folder(text.into()),
+                None => Self::of_path(text),
             },
         })
     }
@@ -70,25 +77,33 @@ impl fmt::Display for DataSpec {
             Self::Mnist => f.write_str("mnist"),
             Self::Cifar10 => f.write_str("cifar10"),
             Self::Idx(path) => write!(f, "idx:{}", path.display()),
-            Self::Folder(path) => write!(f, "{}", path.display()),
+            Self::Npz(path, Some(name)) => write!(f, "{}:{name}", path.display()),
+            Self::Npy(path) | Self::Npz(path, None) | Self::Folder(path) => write!(f, "{}", path.display()),
         }
     }
 }
 
 /// How images are converted while they are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DataOptions {
     /// Height and width; `None` keeps the data set's own size (a folder has none).
     pub size: Option<[usize; 2]>,
-    /// Channels, 1 or 3; `None` keeps the data set's own number (3 for a folder).
+    /// Channels; `None` keeps the data set's own number (3 for a folder). Only arrays have others than 1 and 3.
     pub channels: Option<usize>,
     /// The colour behind transparent pixels.
     pub background: [u8; 3],
+    /// The layout of an array; `None` tells it from the wanted shape.
+    pub layout: Option<ArrayLayout>,
+    /// The values of an array that become −1 and 1. `None` takes 0 and 255 for bytes and measures other types: one of the
+    /// usual ranges (0..1, −1..1, 0..255, 0..65535) if the values fill it, otherwise their minimum and maximum.
+    pub range: Option<ValueRange>,
+    /// The range that the model was trained with. It replaces measuring, if the array has the same kind of values.
+    pub recorded: Option<RecordedRange>,
 }
 
 impl Default for DataOptions {
     fn default() -> Self {
-        Self { size: None, channels: None, background: WHITE }
+        Self { size: None, channels: None, background: WHITE, layout: None, range: None, recorded: None }
     }
 }
 
@@ -97,6 +112,23 @@ const FASHION_CLASSES: [&str; 10] =
 const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 impl DataSpec {
+    /// The kind of data set by the ending of its path.
+    fn of_path(text: &str) -> Self {
+        let ends = |ending: &str| text.len() > ending.len() && text.to_ascii_lowercase().ends_with(ending);
+        if ends(".npy") {
+            return Self::Npy(text.into());
+        }
+        if ends(".npz") {
+            return Self::Npz(text.into(), None);
+        }
+        match text.rsplit_once(".npz:") {
+            Some((path, name)) if !path.is_empty() && !name.is_empty() => {
+                Self::Npz(format!("{path}.npz").into(), Some(name.to_owned()))
+            }
+            _ => Self::Folder(text.into()),
+        }
+    }
+
     /// Reads a split into memory.
     ///
     /// Named data sets are searched in `$SKIPSTONE_DATA/NAME`, `./data/NAME` and `/usr/share/datasets/NAME`.
@@ -132,14 +164,16 @@ impl DataSpec {
                 let named = Dataset::new(self.to_string(), images, labels, Vec::new());
                 fitted(named.map_err(|e| e.in_file(path))?, options)
             }
+            Self::Npy(path) => array::read_npy(path, options),
+            Self::Npz(path, name) => array::read_npz(path, name.as_deref(), split, options),
             Self::Folder(path) => {
                 let Some(size) = options.size else {
                     let message = "a folder of images needs a size; give one, for example the model's sample_size";
                     return Err(Error::argument(message).in_file(path));
                 };
                 if !path.is_dir() {
-                    let known =
-                        "the folder does not exist; named data sets are fashion-mnist, mnist, cifar10 and idx:FILE";
+                    let known = "the folder does not exist; named data sets are fashion-mnist, mnist, cifar10 and idx:FILE, arrays \
+                         end in .npy or .npz";
                     return Err(Error::new(Kind::NotFound, known).in_file(path));
                 }
                 let fit = Fit { size, channels: options.channels.unwrap_or(3), background: options.background };
@@ -229,7 +263,7 @@ fn fitted(data: Dataset, options: &DataOptions) -> Result<Dataset> {
     let out = channels * size[0] * size[1];
     let mut pixels = vec![0; data.len() * out];
     pixels.par_chunks_exact_mut(out).enumerate().try_for_each(|(i, planes)| {
-        let interleaved = data.image(i).permuted_axes([1, 2, 0]).iter().copied().collect();
+        let interleaved = data.image(i)?.permuted_axes([1, 2, 0]).iter().copied().collect();
         Pixels { width: w, height: h, channels: c, data: interleaved }.fit_into(&fit, planes)
     })?;
     let images = Array4::from_shape_vec((data.len(), channels, size[0], size[1]), pixels)
@@ -275,7 +309,7 @@ mod tests {
         let options = DataOptions { size: Some([8, 6]), channels: Some(3), ..DataOptions::default() };
         let large = DataSpec::Mnist.load_from(&places, Split::Test, &options).unwrap();
         assert_eq!(large.shape(), [3, 8, 6]);
-        assert!(large.image(2).iter().all(|&v| v == 20));
+        assert!(large.image(2).unwrap().iter().all(|&v| v == 20));
     }
 
     #[test]
