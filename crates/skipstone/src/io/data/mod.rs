@@ -6,6 +6,7 @@
 mod array;
 mod cifar;
 mod dataset;
+mod encoded;
 mod fit;
 mod folder;
 mod idx;
@@ -13,6 +14,7 @@ mod order;
 mod photo;
 mod source;
 mod spec;
+mod tar;
 
 pub use array::{ArrayLayout, RecordedRange, ValueRange};
 pub use dataset::{Dataset, Pick};

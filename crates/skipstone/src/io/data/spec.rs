@@ -8,7 +8,7 @@ use ndarray::Array4;
 use rayon::prelude::*;
 
 use super::fit::{Fit, Pixels, WHITE};
-use super::{ArrayLayout, Dataset, RecordedRange, ValueRange, array, cifar, folder, idx};
+use super::{ArrayLayout, Dataset, RecordedRange, ValueRange, array, cifar, folder, idx, tar};
 use crate::error::{Error, Kind, Result};
 
 /// A part of a data set.
@@ -44,6 +44,8 @@ pub enum DataSpec {
     /// `FILE.npz` or `FILE.npz:NAME`: an array of an archive. Without a name, `x_train` and `x_test` (or `train_images` and
     /// `test_images`) are the splits; otherwise the archive's only array of images, or the usual name, serves both.
     Npz(PathBuf, Option<String>),
+    /// `FILE.tar`: a webdataset archive of images, for either split. `NAME-{000..012}.tar` names several.
+    Tar(PathBuf),
     /// A folder of images. If it has the sub-folders `train` and `test`, these are the splits; otherwise both splits
     /// are the whole folder.
     Folder(PathBuf),
@@ -58,8 +60,7 @@ impl FromStr for DataSpec {
             "mnist" => Self::Mnist,
             "cifar10" => Self::Cifar10,
             "" | "idx:" => {
-                let names =
-                    "expected fashion-mnist, mnist, cifar10, idx:FILE, an array (.npy, .npz) or a folder of images";
+                let names = "expected fashion-mnist, mnist, cifar10, idx:FILE, an array (.npy, .npz), an archive (.tar) or a folder of images";
                 return Err(Error::argument(format!("data set \"{text}\": {names}")));
             }
             _ => match text.strip_prefix("idx:") {
@@ -78,7 +79,9 @@ impl fmt::Display for DataSpec {
             Self::Cifar10 => f.write_str("cifar10"),
             Self::Idx(path) => write!(f, "idx:{}", path.display()),
             Self::Npz(path, Some(name)) => write!(f, "{}:{name}", path.display()),
-            Self::Npy(path) | Self::Npz(path, None) | Self::Folder(path) => write!(f, "{}", path.display()),
+            Self::Npy(path) | Self::Npz(path, None) | Self::Tar(path) | Self::Folder(path) => {
+                write!(f, "{}", path.display())
+            }
         }
     }
 }
@@ -120,6 +123,9 @@ impl DataSpec {
         }
         if ends(".npz") {
             return Self::Npz(text.into(), None);
+        }
+        if ends(".tar") {
+            return Self::Tar(text.into());
         }
         match text.rsplit_once(".npz:") {
             Some((path, name)) if !path.is_empty() && !name.is_empty() => {
@@ -166,17 +172,17 @@ impl DataSpec {
             }
             Self::Npy(path) => array::read_npy(path, options),
             Self::Npz(path, name) => array::read_npz(path, name.as_deref(), split, options),
+            Self::Tar(path) => {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                tar::read_tar(name, &shards(path)?, &fit_of(path, options)?)
+            }
             Self::Folder(path) => {
-                let Some(size) = options.size else {
-                    let message = "a folder of images needs a size; give one, for example the model's sample_size";
-                    return Err(Error::argument(message).in_file(path));
-                };
+                let fit = fit_of(path, options)?;
                 if !path.is_dir() {
                     let known = "the folder does not exist; named data sets are fashion-mnist, mnist, cifar10 and idx:FILE, arrays \
-                         end in .npy or .npz";
+                         end in .npy or .npz, archives in .tar";
                     return Err(Error::new(Kind::NotFound, known).in_file(path));
                 }
-                let fit = Fit { size, channels: options.channels.unwrap_or(3), background: options.background };
                 folder::read_folder(&part_of(path, split), &fit)
             }
         }
@@ -227,6 +233,42 @@ impl DataSpec {
 /// The folders searched for named data sets, in order.
 fn places(root: Option<&Path>) -> Vec<PathBuf> {
     root.map(Path::to_path_buf).into_iter().chain(["data".into(), "/usr/share/datasets".into()]).collect()
+}
+
+/// The shape that image files are fitted to.
+fn fit_of(path: &Path, options: &DataOptions) -> Result<Fit> {
+    let Some(size) = options.size else {
+        let message = "image files need a size; give one, for example the model's sample_size";
+        return Err(Error::argument(message).in_file(path));
+    };
+    let channels = options.channels.unwrap_or(3);
+    if !matches!(channels, 1 | 3) {
+        let message = format!("image files have 1 or 3 channels, but the model has {channels}; use an array");
+        return Err(Error::unsupported(message).in_file(path));
+    }
+    Ok(Fit { size, channels, background: options.background })
+}
+
+/// Maximum number of files in one data set.
+const MAX_SHARDS: u64 = 100_000;
+
+/// The files that a path names: itself, or one for each number if it has a part such as `{000..012}`.
+fn shards(path: &Path) -> Result<Vec<PathBuf>> {
+    let text = path.to_string_lossy();
+    let parts = text.split_once('{').and_then(|(before, rest)| {
+        let (numbers, after) = rest.split_once('}')?;
+        let (first, last) = numbers.split_once("..")?;
+        Some((before, first, last, after))
+    });
+    let Some((before, first, last, after)) = parts else { return Ok(vec![path.to_path_buf()]) };
+    let wrong = || Error::argument(format!("expected {{FIRST..LAST}}, found {{{first}..{last}}}")).in_file(path);
+    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+    let (low, high) = (number(first).ok_or_else(wrong)?, number(last).ok_or_else(wrong)?);
+    if low > high || high - low >= MAX_SHARDS {
+        return Err(wrong());
+    }
+    let digits = first.len();
+    Ok((low..=high).map(|i| format!("{before}{i:0digits$}{after}").into()).collect())
 }
 
 /// The sub-folder of a split if there are both, else the folder itself.
