@@ -7,8 +7,8 @@ use skipstone::io::data::{ArrayLayout, DataOptions, DataSpec, Dataset, RecordedR
 use crate::failure::{Usage, say};
 
 /// Help text of `--data`.
-pub const DATA: &str = "Data set: fashion-mnist, mnist, cifar10, idx:FILE, an array (FILE.npy, FILE.npz, FILE.npz:NAME), or a folder of images \
-     (its sub-folders are the classes)";
+pub const DATA: &str = "Data set: fashion-mnist, mnist, cifar10, idx:FILE, an array (FILE.npy, FILE.npz, FILE.npz:NAME), a webdataset archive \
+     (FILE.tar), a Hugging Face table (FILE.parquet), or a folder of images (its sub-folders are the classes)";
 
 /// How arrays are read.
 #[derive(Args, Debug)]

@@ -11,6 +11,8 @@ mod fit;
 mod folder;
 mod idx;
 mod order;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod photo;
 mod source;
 mod spec;

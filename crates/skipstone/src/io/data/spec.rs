@@ -1,6 +1,7 @@
 //! Data sets by name, and the folders searched for their files.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -8,6 +9,8 @@ use ndarray::Array4;
 use rayon::prelude::*;
 
 use super::fit::{Fit, Pixels, WHITE};
+#[cfg(feature = "parquet")]
+use super::parquet;
 use super::{ArrayLayout, Dataset, RecordedRange, ValueRange, array, cifar, folder, idx, tar};
 use crate::error::{Error, Kind, Result};
 
@@ -46,8 +49,12 @@ pub enum DataSpec {
     Npz(PathBuf, Option<String>),
     /// `FILE.tar`: a webdataset archive of images, for either split. `NAME-{000..012}.tar` names several.
     Tar(PathBuf),
+    /// `FILE.parquet`: a table of the Hugging Face hub with a column of images, for either split. `NAME-{000..012}.parquet`
+    /// names several. Needs the feature `parquet`.
+    Parquet(PathBuf),
     /// A folder of images. If it has the sub-folders `train` and `test`, these are the splits; otherwise both splits
-    /// are the whole folder.
+    /// are the whole folder. A folder of tables or archives is one data set; if the names of some begin with `train` and
+    /// of others with `test` or `val`, these are the splits.
     Folder(PathBuf),
 }
 
@@ -60,7 +67,7 @@ impl FromStr for DataSpec {
             "mnist" => Self::Mnist,
             "cifar10" => Self::Cifar10,
             "" | "idx:" => {
-                let names = "expected fashion-mnist, mnist, cifar10, idx:FILE, an array (.npy, .npz), an archive (.tar) or a folder of images";
+                let names = "expected fashion-mnist, mnist, cifar10, idx:FILE, an array (.npy, .npz), an archive (.tar), a table (.parquet) or a folder of images";
                 return Err(Error::argument(format!("data set \"{text}\": {names}")));
             }
             _ => match text.strip_prefix("idx:") {
@@ -79,7 +86,7 @@ impl fmt::Display for DataSpec {
             Self::Cifar10 => f.write_str("cifar10"),
             Self::Idx(path) => write!(f, "idx:{}", path.display()),
             Self::Npz(path, Some(name)) => write!(f, "{}:{name}", path.display()),
-            Self::Npy(path) | Self::Npz(path, None) | Self::Tar(path) | Self::Folder(path) => {
+            Self::Npy(path) | Self::Npz(path, None) | Self::Tar(path) | Self::Parquet(path) | Self::Folder(path) => {
                 write!(f, "{}", path.display())
             }
         }
@@ -127,6 +134,9 @@ impl DataSpec {
         if ends(".tar") {
             return Self::Tar(text.into());
         }
+        if ends(".parquet") {
+            return Self::Parquet(text.into());
+        }
         match text.rsplit_once(".npz:") {
             Some((path, name)) if !path.is_empty() && !name.is_empty() => {
                 Self::Npz(format!("{path}.npz").into(), Some(name.to_owned()))
@@ -172,16 +182,20 @@ impl DataSpec {
             }
             Self::Npy(path) => array::read_npy(path, options),
             Self::Npz(path, name) => array::read_npz(path, name.as_deref(), split, options),
-            Self::Tar(path) => {
-                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                tar::read_tar(name, &shards(path)?, &fit_of(path, options)?)
-            }
+            Self::Tar(path) => packed(path, "tar", &shards(path)?, options),
+            Self::Parquet(path) => packed(path, "parquet", &shards(path)?, options),
             Self::Folder(path) => {
                 let fit = fit_of(path, options)?;
                 if !path.is_dir() {
                     let known = "the folder does not exist; named data sets are fashion-mnist, mnist, cifar10 and idx:FILE, arrays \
-                         end in .npy or .npz, archives in .tar";
+                         end in .npy or .npz, archives in .tar, tables in .parquet";
                     return Err(Error::new(Kind::NotFound, known).in_file(path));
+                }
+                for ending in ["parquet", "tar"] {
+                    let files = packed_files(path, ending, split)?;
+                    if !files.is_empty() {
+                        return packed(path, ending, &files, options);
+                    }
                 }
                 folder::read_folder(&part_of(path, split), &fit)
             }
@@ -247,6 +261,45 @@ fn fit_of(path: &Path, options: &DataOptions) -> Result<Fit> {
         return Err(Error::unsupported(message).in_file(path));
     }
     Ok(Fit { size, channels, background: options.background })
+}
+
+/// The data set in these archives or tables.
+fn packed(path: &Path, ending: &str, files: &[PathBuf], options: &DataOptions) -> Result<Dataset> {
+    let (fit, name) = (fit_of(path, options)?, path.file_stem().unwrap_or(path.as_os_str()));
+    let name = name.to_string_lossy().into_owned();
+    match ending {
+        "tar" => tar::read_tar(name, files, &fit),
+        #[cfg(feature = "parquet")]
+        _ => parquet::read_parquet(name, files, &fit),
+        #[cfg(not(feature = "parquet"))]
+        _ => Err(Error::unsupported("this build was made without the feature parquet").in_file(path)),
+    }
+}
+
+/// The files with this ending for a split, in a folder or its sub-folder `data`, sorted by name.
+fn packed_files(folder: &Path, ending: &str, split: Split) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in [folder.to_path_buf(), folder.join("data")] {
+        for entry in fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.map_err(|e| Error::io(&folder, e))?.path();
+            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending)) && path.is_file() {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    let begins = |path: &PathBuf, starts: &[&str]| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        starts.iter().any(|start| name.starts_with(start))
+    };
+    let part = |starts: &[&str]| found.iter().filter(|path| begins(path, starts)).cloned().collect::<Vec<_>>();
+    let (train, test, validation) = (part(&["train"]), part(&["test"]), part(&["val"]));
+    let test = if test.is_empty() { validation } else { test };
+    Ok(match split {
+        _ if train.is_empty() || test.is_empty() => found,
+        Split::Train => train,
+        Split::Test => test,
+    })
 }
 
 /// Maximum number of files in one data set.

@@ -166,7 +166,9 @@ fn walk(archive: &dyn Blob, see: &mut dyn FnMut(&str, u64, u64) -> Result<()>) -
                 }
             }
             b'S' => {
-                return Err(Error::unsupported(format!("sparse file at byte {at}; write the archive without --sparse")));
+                return Err(Error::unsupported(format!(
+                    "sparse file at byte {at}; write the archive without --sparse"
+                )));
             }
             // Folders, links, devices and global attributes hold no image.
             _ => long_name = None,
