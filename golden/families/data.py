@@ -5,8 +5,10 @@ import json
 import tarfile
 
 import numpy as np
+import onnx
 import pyarrow
 import pyarrow.parquet
+from onnx import TensorProto, helper
 from PIL import Image
 
 from .common import VALUES
@@ -74,6 +76,14 @@ def make():
     table(folder / "snappy.parquet", images, row_group_size=3)
     table(folder / "plain.parquet", images, compression="none", use_dictionary=False, data_page_version="2.0")
     table(folder / "zstd.parquet", images, compression="zstd")
+    # Features of images with five channels: their means.
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["image"], ["means"])], "means",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 5, "height", "width"])],
+        [helper.make_tensor_value_info("means", TensorProto.FLOAT, [1, 5, 1, 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "means_of_five.onnx")
     # x = v/127.5 − 1 for bytes; for other types the ends of the range become −1 and 1.
     np.save(folder / "x_bytes.npy", (images / 127.5 - 1).astype("<f4"))
     np.save(folder / "x_five.npy", (2 * (spread - spread.min()) / (spread.max() - spread.min()) - 1).astype("<f4"))
