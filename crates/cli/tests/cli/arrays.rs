@@ -91,7 +91,9 @@ fn floats_given_as_images_are_network_values_unless_a_range_is_stated() {
     encode(&golden("x_five.npy"), &[], "x.npy");
     let (raw, data, x) = (images(at, "raw.npy"), images(at, "data.npy"), images(at, "x.npy"));
     let far = |a: &Array4<f32>, b: &Array4<f32>| (a - b).iter().fold(0f32, |far, d| far.max(d.abs()));
-    assert!(far(&data, &x) < 1e-4 && far(&raw, &x) > 0.1);
+    // At the last timestep √a is 0.006, so differences of the images are that small.
+    let (data, raw) = (far(&data, &x), far(&raw, &x));
+    assert!(data < 1e-5 && raw > 3e-3, "{data} {raw}");
 }
 
 #[test]

@@ -92,6 +92,16 @@ fn read_exact_at(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result
     Ok(())
 }
 
+#[cfg(not(any(unix, windows)))]
+fn read_exact_at(mut file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    use std::io::{Read, Seek};
+    // The position is the file's, not the thread's.
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    file.seek(io::SeekFrom::Start(offset))?;
+    file.read_exact(out)
+}
+
 /// `len` bytes of another blob, from `start` on.
 pub(crate) struct Window {
     whole: Arc<dyn Blob>,

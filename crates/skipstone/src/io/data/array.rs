@@ -344,7 +344,7 @@ impl ArraySource {
         Ok(*self.scan.get_or_init(|| scan))
     }
 
-    /// The bytes of image `index` as network values.
+    /// The network value of a byte.
     fn byte_value(&self) -> impl Fn(u8) -> f32 + use<> {
         let range = self.range;
         let plain = range.0 == [0.0, 255.0];
