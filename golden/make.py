@@ -18,8 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from families import (  # noqa: E402
-    blocks, inversion, official, onnx_networks, samples, schedules, scores, solvers, solvers_diffusers, steps, timesteps,
-    unets,
+    blocks, data, inversion, official, onnx_networks, samples, schedules, scores, solvers, solvers_diffusers, steps,
+    timesteps, unets,
 )
 from families.common import VALUES, write_json  # noqa: E402
 
@@ -37,9 +37,10 @@ FAMILIES = {
     "solvers_diffusers": solvers_diffusers.make,
     "scores": scores.make,
     "onnx_networks": onnx_networks.make,
+    "data": data.make,
 }
 # Limits in bytes: files beyond them are too large for the repository.
-FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_800_000
+FILE_LIMIT, TOTAL_LIMIT = 600_000, 4_000_000
 
 
 def versions():
@@ -88,6 +89,8 @@ def main():
         check_pins("requirements-solvers.txt", "pip install --no-deps -r")
     if {"scores", "onnx_networks"} & set(chosen):
         check_pins("requirements-scores.txt", "pip install -r")
+    if "data" in chosen:
+        check_pins("requirements-data.txt", "pip install -r")
     # One thread and deterministic algorithms give the same bits on every run.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

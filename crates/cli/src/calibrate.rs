@@ -13,7 +13,7 @@ use skipstone::objective::default_sigma_1;
 use skipstone::objective::likelihood::conditions_of;
 
 use crate::common::{CommonArguments, ModelArguments, Work};
-use crate::dataset::{DATA, SplitName, load_for};
+use crate::dataset::{ArrayArguments, DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 use crate::output::writable;
@@ -37,6 +37,8 @@ pub struct CalibrateArguments {
     model: ModelArguments,
     #[arg(long, value_name = "DATASET|DIR", help = DATA)]
     data: String,
+    #[command(flatten)]
+    arrays: ArrayArguments,
     /// Part of the data set
     #[arg(long, value_enum, default_value_t = SplitName::Train)]
     split: SplitName,
@@ -65,7 +67,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     };
     let engine = arguments.common.start()?;
     let mut model = arguments.model.load()?;
-    let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
+    let data = load_for(&model, &arguments.data, arguments.split, arguments.n, &arguments.arrays)?;
     writable(&output)?;
     let schedule = model.scheduler.schedule()?;
     let sigma_1 = default_sigma_1(&schedule)?;

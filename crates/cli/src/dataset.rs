@@ -1,14 +1,59 @@
 //! Data sets for measuring a model.
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use skipstone::io::checkpoint::Model;
-use skipstone::io::data::{DataOptions, DataSpec, Dataset, Split};
+use skipstone::io::data::{ArrayLayout, DataOptions, DataSpec, Dataset, RecordedRange, Split, ValueRange};
 
-use crate::failure::Usage;
+use crate::failure::{Usage, say};
 
 /// Help text of `--data`.
-pub const DATA: &str =
-    "Data set: fashion-mnist, mnist, cifar10, idx:FILE, or a folder of images (its sub-folders are the classes)";
+pub const DATA: &str = "Data set: fashion-mnist, mnist, cifar10, idx:FILE, an array (FILE.npy, FILE.npz, FILE.npz:NAME), a webdataset archive \
+     (FILE.tar), a Hugging Face table (FILE.parquet), or a folder of images (its sub-folders are the classes)";
+
+/// How arrays are read.
+#[derive(Args, Debug)]
+pub struct ArrayArguments {
+    /// Layout of an array: nchw is [n, channels, height, width], nhwc is [n, height, width, channels] [default: the one that
+    /// fits the model]
+    #[arg(long, value_name = "nchw|nhwc")]
+    layout: Option<ArrayLayout>,
+    /// Values of an array that become -1 and 1 [default: 0,255 for bytes; otherwise those recorded in the model, or else
+    /// measured]
+    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true)]
+    range: Option<ValueRange>,
+}
+
+impl ArrayArguments {
+    /// Whether a flag was given.
+    pub fn are_given(&self) -> bool {
+        self.layout.is_some() || self.range.is_some()
+    }
+
+    /// These options in `options`.
+    pub fn on(&self, options: DataOptions) -> DataOptions {
+        DataOptions { layout: self.layout, range: self.range, ..options }
+    }
+
+    /// The options of data for a model: its size, its channels and its range.
+    pub fn options(&self, model: &Model) -> anyhow::Result<DataOptions> {
+        Ok(self.on(DataOptions {
+            size: Some(model.config.sample_size),
+            channels: Some(model.config.in_channels),
+            recorded: recorded_range(model)?,
+            ..DataOptions::default()
+        }))
+    }
+}
+
+/// The range of the array that the model was trained on, if it has one.
+pub fn recorded_range(model: &Model) -> anyhow::Result<Option<RecordedRange>> {
+    Ok(model.provenance.get(RecordedRange::KEY).map(|text| text.parse()).transpose()?)
+}
+
+/// Tells the user what was decided while the data were opened.
+pub fn say_notes(data: &Dataset) {
+    data.notes().iter().for_each(|note| say(format_args!("{}: {note}", data.name())));
+}
 
 /// Part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,18 +74,21 @@ impl std::fmt::Display for SplitName {
 }
 
 /// The first `n` images of a data set at the model's size and channels.
-pub fn load_for(model: &Model, name: &str, split: SplitName, n: usize) -> anyhow::Result<Dataset> {
+pub fn load_for(
+    model: &Model,
+    name: &str,
+    split: SplitName,
+    n: usize,
+    arrays: &ArrayArguments,
+) -> anyhow::Result<Dataset> {
     if n == 0 {
         return Err(Usage("-n: expected at least 1 image, found 0".into()).into());
     }
-    let options = DataOptions {
-        size: Some(model.config.sample_size),
-        channels: Some(model.config.in_channels),
-        ..DataOptions::default()
-    };
     let split = match split {
         SplitName::Train => Split::Train,
         SplitName::Test => Split::Test,
     };
-    Ok(name.parse::<DataSpec>()?.load(split, &options)?.take(n))
+    let data = name.parse::<DataSpec>()?.load(split, &arrays.options(model)?)?;
+    say_notes(&data);
+    Ok(data.take(n))
 }

@@ -14,6 +14,7 @@ use skipstone::sampling::options::{DECODE, Request, SAMPLE, SEED, Set};
 
 use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, Work, duration};
+use crate::dataset::ArrayArguments;
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt::quoted;
@@ -49,6 +50,8 @@ pub struct EncodeArguments {
     /// Images: a folder, an image file, a .npy file of raw network values, or a data set (its test part)
     #[arg(long, value_name = "DIR|FILE|DATASET")]
     images: String,
+    #[command(flatten)]
+    arrays: ArrayArguments,
     /// Number of images, from the first [default: all]
     #[arg(short, value_name = "N")]
     n: Option<usize>,
@@ -94,7 +97,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     if stochastic && request.final_sigma.is_none() {
         request.final_sigma = Some(final_sigma(&Settings::resolve(&model, &request)?.1));
     }
-    let x0 = images::read(&arguments.images, &model.config, arguments.n)?;
+    let x0 = images::read(&arguments.images, &model, arguments.n, &arguments.arrays)?;
     let n = x0.dim().0;
     let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
     let batch = arguments.batch.of(&generator, n, engine.threads);

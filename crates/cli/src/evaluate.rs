@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::ProgressBar;
 use skipstone::io::checkpoint::Model;
-use skipstone::io::data::{DataOptions, DataSpec, Split};
+use skipstone::io::data::{DataSpec, Split};
 use skipstone::io::files;
 use skipstone::sampling::generate::{Generator, Inputs, Settings};
 use skipstone::sampling::options::{CONDITION, ClipMode, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD};
@@ -21,7 +21,7 @@ use skipstone_eval::{FeatureNetwork, FeatureSpec, check_takes};
 
 use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments};
-use crate::dataset::DATA;
+use crate::dataset::{ArrayArguments, DATA, say_notes};
 use crate::failure::{Done, Usage, is_stopped, say};
 use crate::interrupt;
 use crate::options::Flags;
@@ -52,6 +52,8 @@ pub struct EvaluateArguments {
     model: ModelArguments,
     #[arg(long, value_name = "DATASET|DIR", required_unless_present = "shard", help = DATA)]
     data: Option<String>,
+    #[command(flatten)]
+    arrays: ArrayArguments,
     /// Numbers of steps S, one cell each
     #[arg(long, value_name = "S,…", value_delimiter = ',', default_values_t = [10, 20, 50, 100])]
     steps: Vec<usize>,
@@ -195,13 +197,13 @@ fn lists(arguments: &EvaluateArguments) -> Lists {
 
 /// Both parts of the data at the model's size and channels.
 fn real_images(arguments: &EvaluateArguments, model: &Model) -> anyhow::Result<RealImages> {
-    let options = DataOptions {
-        size: Some(model.config.sample_size),
-        channels: Some(model.config.in_channels),
-        ..DataOptions::default()
-    };
+    let options = arguments.arrays.options(model)?;
     let data: DataSpec = arguments.data.as_deref().unwrap_or_default().parse()?;
     let (train, test) = (data.load(Split::Train, &options)?, data.load(Split::Test, &options)?);
+    say_notes(&train);
+    if !test.same_images(&train) {
+        say_notes(&test);
+    }
     let real = RealImages::new(&train, &test, arguments.reference.map(|n| n as usize))?;
     if real.are_halves() {
         say(format_args!(

@@ -3,34 +3,43 @@
 use std::path::Path;
 
 use ndarray::{Array, Array4, Axis, Dimension, Slice, stack};
-use skipstone::io::data::{DataOptions, DataSpec, Fit, Split, WHITE, network_values, read_image};
+use skipstone::io::checkpoint::Model;
+use skipstone::io::data::{DataSpec, Fit, Split, WHITE, network_values, read_image};
 use skipstone::io::image::npy;
 use skipstone::unet::Config;
 
-use crate::failure::Usage;
+use crate::dataset::{ArrayArguments, recorded_range, say_notes};
+use crate::failure::{Usage, say};
 
-/// The first `n` images, or all for `None`, as `[n, c, h, w]` with the model's c, h and w. `text` names FILE.npy with
-/// raw network values, an image file, a folder of image files, or a data set (its test part).
-pub fn read(text: &str, config: &Config, n: Option<usize>) -> anyhow::Result<Array4<f32>> {
-    let ([h, w], c) = (config.sample_size, config.in_channels);
+/// The first `n` images, or all for `None`, as `[n, c, h, w]` with the model's c, h and w. `text` names an image file or a
+/// data set (its test part). Floats in FILE.npy are raw network values, unless a flag says how to read them as data.
+pub fn read(text: &str, model: &Model, n: Option<usize>, arrays: &ArrayArguments) -> anyhow::Result<Array4<f32>> {
+    let config = &model.config;
     if n == Some(0) {
         return Err(Usage("-n: expected at least 1 image, found 0".to_owned()).into());
     }
-    let path = Path::new(text);
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) {
-        return Ok(first(tensor(path, "images [n, channels, height, width]", config)?, n));
+    let data = text.parse::<DataSpec>()?;
+    match &data {
+        DataSpec::Npy(path) if !arrays.are_given() && npy::holds_floats(path)? => {
+            if let Some(recorded) = recorded_range(model)? {
+                say(format_args!(
+                    "{text} is taken as raw network values; to read it as data, add --range {}",
+                    recorded.range
+                ));
+            }
+            return Ok(first(tensor(path, "images [n, channels, height, width]", config)?, n));
+        }
+        DataSpec::Npy(_) | DataSpec::Npz(..) => {}
+        _ if !matches!(config.in_channels, 1 | 3) => {
+            let message = "only 1 or 3 can be read from image files; give an array, FILE.npy or FILE.npz";
+            let c = config.in_channels;
+            return Err(Usage(format!("--images: the model's images have {c} channels; {message}")).into());
+        }
+        DataSpec::Folder(path) if path.is_file() => return pictures(&[path], config),
+        _ => {}
     }
-    if !matches!(c, 1 | 3) {
-        return Err(Usage(format!(
-            "--images: the model's images have {c} channels; only 1 or 3 can be read from image files; give FILE.npy"
-        ))
-        .into());
-    }
-    if path.is_file() {
-        return pictures(&[path], config);
-    }
-    let options = DataOptions { size: Some([h, w]), channels: Some(c), background: WHITE };
-    let data = text.parse::<DataSpec>()?.load(Split::Test, &options)?;
+    let data = data.load(Split::Test, &arrays.options(model)?)?;
+    say_notes(&data);
     Ok(data.batch(0..n.unwrap_or(data.len()).min(data.len()))?)
 }
 

@@ -16,6 +16,7 @@ use skipstone::sampling::sampler::Plan;
 
 use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, Work, duration};
+use crate::dataset::ArrayArguments;
 use crate::failure::{Done, emit, is_stopped, say};
 use crate::images;
 use crate::invert::{MethodArguments, Report, evaluations, rows, watch};
@@ -48,6 +49,8 @@ pub struct ReconstructArguments {
     /// Images: a folder, an image file, a .npy file of raw network values, or a data set (its test part)
     #[arg(long, value_name = "DIR|FILE|DATASET")]
     images: String,
+    #[command(flatten)]
+    arrays: ArrayArguments,
     /// Number of images, from the first; all if there are fewer
     #[arg(short, value_name = "N", default_value_t = 64)]
     n: usize,
@@ -90,7 +93,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
         method.check(&run.1)?;
         runs.push((run, request));
     }
-    let x0 = images::read(&arguments.images, &model.config, Some(arguments.n))?;
+    let x0 = images::read(&arguments.images, &model, Some(arguments.n), &arguments.arrays)?;
     let n = x0.dim().0;
     let mut generator = Generator::new(model, &engine, &runs[0].1, Inputs::default(), 0, n)?;
     let batch = arguments.batch.of(&generator, n, engine.threads);

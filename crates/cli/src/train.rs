@@ -9,12 +9,13 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use skipstone::engine::EngineOptions;
 use skipstone::io::checkpoint::LoadOptions;
-use skipstone::io::data::{self, DataSpec, Dataset, Split};
+use skipstone::io::data::{DataOptions, DataSpec, Dataset, Split};
+use skipstone::io::image::shown_channels;
 use skipstone::train::{Event, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
 use crate::common::{CommonArguments, ForeignArguments, WeightsName, bytes, duration, load_model, weights_choice};
-use crate::dataset::DATA;
+use crate::dataset::{ArrayArguments, DATA, say_notes};
 use crate::failure::{Done, Stdout, emit, say};
 use crate::interrupt;
 
@@ -32,11 +33,15 @@ Examples:
     skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a --resume
   Your own photos
     skipstone train --data my/photos --config my.toml --out runs/b --set train.batch=16
+  A NumPy array, which may be larger than memory
+    skipstone train --data images.npy --config my.toml --out runs/c --range -3,3
   Sample from the trained model
     skipstone sample --model runs/a/model -o samples.png")]
 pub struct TrainArguments {
     #[arg(long, value_name = "DATASET|DIR", help = DATA)]
     data: String,
+    #[command(flatten)]
+    arrays: ArrayArguments,
     /// Recipe: a TOML file with the model, the data options and the training settings
     #[arg(long, value_name = "FILE.toml")]
     config: PathBuf,
@@ -66,7 +71,7 @@ pub struct TrainArguments {
 pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
     let recipe = recipe(arguments)?;
     let engine = arguments.common.start()?;
-    let data = dataset(&arguments.data, &recipe)?;
+    let data = dataset(arguments, &recipe)?;
     let init = match &arguments.init {
         Some(path) => {
             let options = LoadOptions { weights: weights_choice(arguments.weights), ..LoadOptions::default() };
@@ -97,13 +102,20 @@ fn recipe(arguments: &TrainArguments) -> anyhow::Result<Recipe> {
     })?)
 }
 
-fn dataset(name: &str, recipe: &Recipe) -> anyhow::Result<Dataset> {
-    let options = data::DataOptions {
+fn dataset(arguments: &TrainArguments, recipe: &Recipe) -> anyhow::Result<Dataset> {
+    let options = arguments.arrays.on(DataOptions {
         size: Some(recipe.model.sample_size),
         channels: Some(recipe.model.channels),
         background: recipe.data.background,
-    };
-    Ok(name.parse::<DataSpec>()?.load(Split::Train, &options)?)
+        ..DataOptions::default()
+    });
+    let data = arguments.data.parse::<DataSpec>()?.load(Split::Train, &options)?;
+    say_notes(&data);
+    let (channels, shown) = (recipe.model.channels, shown_channels(recipe.model.channels));
+    if recipe.train.preview_every > 0 && shown < channels {
+        say(format_args!("previews show the first {shown} of {channels} channels"));
+    }
+    Ok(data)
 }
 
 fn dry_run(
@@ -114,7 +126,7 @@ fn dry_run(
     engine: EngineOptions,
 ) -> anyhow::Result<Done> {
     let images = data.len();
-    let data_bytes = data.images().len();
+    let data_bytes = data.bytes();
     let name = data.name().to_owned();
     let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), engine)?;
     let t = trainer.recipe().train.clone();
@@ -149,12 +161,12 @@ fn dry_run(
 }
 
 fn train(arguments: &TrainArguments, mut run: Run) -> anyhow::Result<Done> {
-    let model = run.model();
+    let (model, channels) = (run.model(), run.trainer().recipe().model.channels);
     let (first, steps) = (run.trainer().step_count(), run.trainer().recipe().train.steps);
     if run.trainer().is_finished() {
         run.train(&mut |_| ControlFlow::Continue(()))?;
         say(format_args!("training is already finished: {first} of {steps} steps"));
-        conclude(arguments, &model)?;
+        conclude(arguments, &model, channels)?;
         return Ok(Done::Finished);
     }
     if first > 0 {
@@ -176,14 +188,14 @@ fn train(arguments: &TrainArguments, mut run: Run) -> anyhow::Result<Done> {
         ended => {
             ended?;
             say(format_args!("trained {steps} steps"));
-            conclude(arguments, &model)?;
+            conclude(arguments, &model, channels)?;
             Ok(Done::Finished)
         }
     }
 }
 
 /// Prints where the results are and what to run next.
-fn conclude(arguments: &TrainArguments, model: &Path) -> anyhow::Result<()> {
+fn conclude(arguments: &TrainArguments, model: &Path, channels: usize) -> anyhow::Result<()> {
     let out = &arguments.out;
     for (what, path) in
         [("model", model.to_path_buf()), ("loss curve", out.join("loss.png")), ("previews", out.join("previews"))]
@@ -193,7 +205,8 @@ fn conclude(arguments: &TrainArguments, model: &Path) -> anyhow::Result<()> {
         }
     }
     let quoted = interrupt::quoted(&model.display().to_string());
-    say(format_args!("{:<11}skipstone sample --model {quoted}", "next"));
+    let tensor = if matches!(channels, 1 | 3) { "" } else { " -o samples.npy" };
+    say(format_args!("{:<11}skipstone sample --model {quoted}{tensor}", "next"));
     if !arguments.common.json {
         emit(model.display())?;
     }

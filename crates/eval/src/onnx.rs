@@ -23,6 +23,8 @@ const MAX_BYTES: u64 = 2 << 30;
 const MOST_SIDE: usize = 4096;
 /// Most features: a covariance of more would not fit into memory.
 const MOST_DIMENSIONS: usize = 8192;
+/// Most channels of its input.
+const MOST_CHANNELS: usize = 1024;
 /// Side of the image on which a network without a stated size is tried.
 const TRIAL: usize = 64;
 
@@ -48,7 +50,7 @@ impl std::fmt::Debug for OnnxFeatures {
 impl OnnxFeatures {
     /// Opens the value `output` of the network in `path`: `[1, d]`, or `[1, d, 1, 1]` as after global pooling.
     ///
-    /// The input must be `[n, 1 or 3, height, width]` with n = 1 or free. If height and width are stated, images are resized
+    /// The input must be `[n, channels, height, width]` with n = 1 or free. If height and width are stated, images are resized
     /// (bilinear, with pixel centres at halves and no smoothing, as PyTorch's `interpolate` does by default). If they are
     /// free, images keep their size. Gray images are repeated for three channels.
     ///
@@ -75,11 +77,13 @@ impl OnnxFeatures {
         let wrong = || {
             let shown: Vec<String> = shape.iter().map(|d| fixed(d).map_or("?".to_owned(), |n| n.to_string())).collect();
             let shown = shown.join(", ");
-            Error::unsupported(format!("an input of [{shown}]; expected [n, 1 or 3, height, width] with n = 1 or free"))
+            Error::unsupported(format!(
+                "an input of [{shown}]; expected [n, channels, height, width] with n = 1 or free"
+            ))
         };
         let [batch, channels, height, width] = shape.as_slice() else { return Err(wrong()) };
         let channels = fixed(channels).unwrap_or(3);
-        if fixed(batch).is_some_and(|n| n != 1) || !matches!(channels, 1 | 3) {
+        if fixed(batch).is_some_and(|n| n != 1) || !(1..=MOST_CHANNELS).contains(&channels) {
             return Err(wrong());
         }
         let size = match (fixed(height), fixed(width)) {
@@ -121,9 +125,10 @@ impl OnnxFeatures {
     /// An image as the network takes it.
     fn prepared(&self, image: ArrayView3<'_, f32>) -> Result<(Vec<f32>, [usize; 2])> {
         let (c, h, w) = image.dim();
-        if c != self.channels && c != 1 {
+        if c != self.channels && (c, self.channels) != (1, 3) {
             let (name, expected) = (&self.name, self.channels);
-            return Err(Error::argument(format!("{name}: expected images of {expected} channels or 1, found {c}")));
+            let gray = if expected == 3 { " or 1" } else { "" };
+            return Err(Error::argument(format!("{name}: expected images of {expected} channels{gray}, found {c}")));
         }
         let size = self.size.unwrap_or([h, w]);
         let mut values = Vec::with_capacity(self.channels * size[0] * size[1]);

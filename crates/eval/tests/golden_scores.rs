@@ -113,7 +113,7 @@ fn onnx_files_that_cannot_serve_say_why() {
     assert_eq!(network.dimensions(), 30);
     assert!(network.name().starts_with("scores_fixed:flat (onnx ") && network.name().len() == 33, "{}", network.name());
     let error = network.features(ndarray::Array4::zeros((1, 3, 6, 5)).view()).unwrap_err();
-    assert!(error.message().contains("expected images of 1 channels or 1, found 3"), "{error}");
+    assert!(error.message().contains("expected images of 1 channels, found 3"), "{error}");
     let error = OnnxFeatures::open(&fixed, "pool3").unwrap_err();
     assert_eq!((error.kind(), error.path()), (Kind::NotFound, Some(fixed.as_path())));
     assert!(error.message().contains("no value \"pool3\" in the network; its outputs are hidden, scores"), "{error}");

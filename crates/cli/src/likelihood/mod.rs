@@ -23,7 +23,7 @@ use skipstone::sampling::options::{LAYOUT, Noise, SEED};
 use skipstone::train::curve::labelled_curve;
 
 use crate::common::{CommonArguments, ModelArguments, Work};
-use crate::dataset::{DATA, SplitName, load_for};
+use crate::dataset::{ArrayArguments, DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit};
 use crate::interrupt;
 use crate::options::Flags;
@@ -61,6 +61,8 @@ pub struct LikelihoodArguments {
     model: ModelArguments,
     #[arg(long, value_name = "DATASET|DIR", help = DATA)]
     data: String,
+    #[command(flatten)]
+    arrays: ArrayArguments,
     /// Part of the data set
     #[arg(long, value_enum, default_value_t = SplitName::Test)]
     split: SplitName,
@@ -138,7 +140,7 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     let schedule = model.scheduler.schedule()?;
     let trajectory =
         Trajectory::from_times(settings.times.iter().map(|index| index.time()).collect(), schedule.train_steps())?;
-    let data = load_for(&model, &arguments.data, arguments.split, arguments.n)?;
+    let data = load_for(&model, &arguments.data, arguments.split, arguments.n, &arguments.arrays)?;
     let conditions = conditions_of(&model, &data, 0..data.len())?;
     let task = Task { arguments, settings, schedule, trajectory, data, conditions };
     if arguments.common.dry_run {

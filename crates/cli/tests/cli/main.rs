@@ -1,6 +1,7 @@
 //! The `skipstone` command from outside: its files, its messages, its exit codes.
 
 mod accuracy;
+mod arrays;
 mod benchmark;
 mod evaluating;
 mod frozen;

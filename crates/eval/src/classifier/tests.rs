@@ -160,7 +160,7 @@ fn a_training_needs_labelled_images_of_its_size() {
     let good = data(8);
     assert!(Training::new(recipe(9, 1), &good).unwrap_err().message().contains("batches of 9"));
     assert!(Training::new(recipe(4, 0), &good).is_err());
-    let images = good.images().clone();
+    let images = good.pictures(&(0..good.len()).collect::<Vec<_>>()).unwrap();
     for labels in [None, Some(vec![10; 8])] {
         let other = Dataset::new("other", images.clone(), labels, Vec::new()).unwrap();
         assert!(Training::new(recipe(4, 1), &other).unwrap_err().message().contains("up to 10 classes"));

@@ -130,7 +130,7 @@ impl<'d> Training<'d> {
         if self.step == of {
             return Ok(None);
         }
-        let (images, labels) = self.batch();
+        let (images, labels) = self.batch()?;
         self.gradient.fill(0.0);
         self.network.pack(&self.weights);
         let activations = self.network.forward(&self.weights, &images);
@@ -180,7 +180,7 @@ impl<'d> Training<'d> {
     }
 
     /// The augmented images of the next step, and their classes.
-    fn batch(&mut self) -> (Vec<f32>, Vec<u32>) {
+    fn batch(&mut self) -> Result<(Vec<f32>, Vec<u32>)> {
         let Recipe { batch, seed, shift, .. } = self.recipe;
         let per_epoch = (self.data.len() / batch) as u64;
         let (epoch, place) = (self.step / per_epoch, (self.step % per_epoch) as usize);
@@ -196,7 +196,7 @@ impl<'d> Training<'d> {
             let mut moved = || rng.below(2 * shift as u64 + 1) as isize - shift as isize;
             let (down, right) = (moved(), moved());
             let flip = rng.below(2) == 1;
-            let image = self.data.image(index);
+            let image = self.data.image(index)?;
             for y in 0..28 {
                 for x in 0..28 {
                     let column = if flip { 27 - x } else { x } - right;
@@ -208,7 +208,7 @@ impl<'d> Training<'d> {
                 }
             }
         }
-        (images, chosen.iter().map(|&index| self.labels[index]).collect())
+        Ok((images, chosen.iter().map(|&index| self.labels[index]).collect()))
     }
 }
 

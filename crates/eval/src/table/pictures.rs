@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array4, Axis, concatenate};
+use ndarray::{Array4, Axis, Slice, concatenate};
 use skipstone::error::Result;
 use skipstone::io::files;
-use skipstone::io::image::{Layout, grid, write_png};
+use skipstone::io::image::{Layout, grid, shown_channels, write_png};
 
 use super::reference::{RealImages, network_values};
 use super::row::Row;
@@ -66,5 +66,12 @@ fn write(folder: &Path, path: &Path, row: &Row, images: &Array4<u8>, columns: us
         row.options.iter().map(|(name, value)| (name.as_str(), value.to_string())).collect();
     let mut texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
     texts.push(("Software", &row.program));
-    write_png(path, &grid(&network_values(images.view()), columns, &Layout::default())?, &texts)
+    let channels = images.dim().1;
+    let shown = shown_channels(channels);
+    let note = format!("first {shown} of {channels}");
+    if shown < channels {
+        texts.push(("channels", &note));
+    }
+    let images = images.slice_axis(Axis(1), Slice::from(..shown));
+    write_png(path, &grid(&network_values(images), columns, &Layout::default())?, &texts)
 }

@@ -80,15 +80,22 @@ impl RealImages {
             return Err(Error::data(format!("data set {}: train images {a:?}, test images {b:?}", train.name())));
         }
         let most = |n: usize| limit.unwrap_or(n).min(n);
-        let halves = train.images() == test.images();
-        let seen = shuffled(train.images(), train.len());
+        let halves = train.same_images(test);
+        let order = shuffled(train.len());
         let (n, test_part) = if halves {
             let half = train.len().div_ceil(2);
             let end = half + most(train.len() - half);
-            (most(half), seen.slice_axis(Axis(0), Slice::from(half..end)).to_owned())
+            (most(half), order[half..end].to_vec())
         } else {
-            (most(train.len()), shuffled(test.images(), most(test.len())))
+            (most(train.len()), shuffled(test.len())[..most(test.len())].to_vec())
         };
+        let seen = match limit {
+            // Data in a file may be larger than memory.
+            Some(_) if train.bytes() == 0 && halves => train.pictures(&[&order[..n], &test_part].concat())?,
+            Some(_) if train.bytes() == 0 => train.pictures(&order[..n])?,
+            _ => train.pictures(&order)?,
+        };
+        let test_part = test.pictures(&test_part)?;
         let m = test_part.dim().0;
         if n.min(m) < 2 {
             return Err(Error::argument(format!(
@@ -122,7 +129,7 @@ impl RealImages {
     }
 
     /// Every image that a model may have been trained on, beginning with [`train`](Self::train): without the limit, and with
-    /// both halves of a data set without a test part.
+    /// both halves of a data set without a test part. If the data are read from a file, the limit holds here too.
     pub fn seen(&self) -> ArrayView4<'_, u8> {
         self.seen.view()
     }
@@ -143,11 +150,11 @@ impl RealImages {
     }
 }
 
-/// The first `n` of the images in their fixed random order.
-fn shuffled(images: &Array4<u8>, n: usize) -> Array4<u8> {
-    let mut order: Vec<usize> = (0..images.dim().0).collect();
+/// The fixed random order of `n` images.
+fn shuffled(n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
     KeyedRng::new(0, Purpose::Subset, 0, 0).shuffle(&mut order);
-    images.select(Axis(0), &order[..n])
+    order
 }
 
 /// Real images with their features.

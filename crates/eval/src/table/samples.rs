@@ -1,7 +1,8 @@
 //! Samples on disk, kept under the options that determine them, so that no image is drawn twice.
 //!
 //! They are kept as users get them, in 8-bit pixels. A folder holds the images of one set of options, in files of
-//! consecutive images such as `000000-000255.png`. A file shows its images one below the other. Its PNG texts record the
+//! consecutive images such as `000000-000255.png`. A file shows its images one below the other; if these have neither 1 nor
+//! 3 channels, it shows their channels one below the other, in gray. Its PNG texts record the
 //! first image, the options, a digest of the pixels, and the time and machine. Folders may be copied, divided and joined
 //! again, so several machines can share the work.
 
@@ -70,15 +71,9 @@ impl Samples {
     /// Opens the images in `root` with these options, and verifies each file. Nothing is written.
     ///
     /// # Errors
-    /// The images have neither 1 nor 3 channels, or the folder cannot be read. Damaged files are not an error: they count as
+    /// The folder cannot be read. Damaged files are not an error: they count as
     /// absent, see [`damaged`](Self::damaged).
     pub fn open(root: &Path, settings: &Settings, shape: [usize; 3]) -> Result<Self> {
-        if !matches!(shape[0], 1 | 3) {
-            return Err(Error::unsupported(format!(
-                "images of {} channels cannot be scored; expected 1 (gray) or 3 (colour)",
-                shape[0]
-            )));
-        }
         let options = settings.to_json();
         let key = key_of(&options);
         let folder = root.join(format!("{}-{}", label(&options), &key[..12]));
@@ -173,7 +168,8 @@ impl Samples {
         let [c, h, w] = self.shape;
         let size = [file.picture.channels(), file.picture.height(), file.picture.width()];
         // The range in the name is not empty.
-        let expected = [c, h * (images.end - images.start) as usize, w];
+        let rows = h * (images.end - images.start) as usize;
+        let expected = if is_picture(c) { [c, rows, w] } else { [1, c * rows, w] };
         let digest = hex(&Sha256::digest(file.picture.data()));
         let parts = [
             ("options", text("options") == self.key),
@@ -224,8 +220,11 @@ impl Samples {
             files::write_bytes(&self.folder.join("options.json"), format!("{options:#}\n").as_bytes())?;
         }
         // One below the other, channels last.
-        let pixels: Vec<u8> = images.permuted_axes([0, 2, 3, 1]).iter().copied().collect();
-        let picture = Picture::new(w, h * n, c, pixels)?;
+        let picture = if is_picture(c) {
+            Picture::new(w, h * n, c, images.permuted_axes([0, 2, 3, 1]).iter().copied().collect())?
+        } else {
+            Picture::new(w, c * h * n, 1, images.iter().copied().collect())?
+        };
         let range = first..first + n as u64;
         let path = self.folder.join(format!("{:06}-{:06}.png", range.start, range.end - 1));
         let (start, seconds) = (first.to_string(), effort.seconds.to_string());
@@ -265,10 +264,14 @@ impl Samples {
             let (picture, _) = self.verified(&block.path, &block.images).map_err(|e| e.in_file(&block.path))?;
             let [c, h, w] = self.shape;
             let n = (block.images.end - block.images.start) as usize;
-            let all = ArrayView4::from_shape((n, h, w, c), picture.data()).expect("the size was verified");
+            let all = if is_picture(c) {
+                ArrayView4::from_shape((n, h, w, c), picture.data()).map(|all| all.permuted_axes([0, 3, 1, 2]))
+            } else {
+                ArrayView4::from_shape((n, c, h, w), picture.data())
+            };
+            let images = all.expect("the size was verified");
             let start = (part.start - block.images.start) as usize;
             let rows = Slice::from(start..start + (part.end - part.start) as usize);
-            let images = all.permuted_axes([0, 3, 1, 2]);
             // Standard layout, for readers of rows.
             let images = images.slice_axis(Axis(0), rows).as_standard_layout().into_owned();
             see(images)?;
@@ -289,6 +292,11 @@ impl Samples {
         }
         (seconds, machines)
     }
+}
+
+/// Whether an image with this many channels is a picture, gray or in colour.
+fn is_picture(channels: usize) -> bool {
+    matches!(channels, 1 | 3)
 }
 
 /// The images named by a file name; `None` for other files.

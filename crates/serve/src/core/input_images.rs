@@ -77,7 +77,7 @@ impl InputImages {
             return Err(Failure::Missing(format!("test_image: expected 0 to {}, found {k}", count - 1)));
         }
         let data = self.test_set.get().and_then(Option::as_ref);
-        let image = data.map(|data| network_values(&data.image(k).to_owned()));
+        let image = data.and_then(|data| data.image(k).ok()).map(|image| network_values(&image));
         let image = image.ok_or_else(|| Failure::Internal("test images vanished".to_owned()))?;
         Ok(encode_png(&Picture::from_image(image.view())?, &[])?)
     }

@@ -7,20 +7,19 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
-
 use super::curve::loss_curve;
 use super::events::EventWriter;
 use super::recipe::Recipe;
 use super::state::{Identity, State};
 use super::trainer::{StepReport, Trainer};
+use ndarray::{Axis, Slice};
+
 use crate::engine::EngineOptions;
 use crate::error::{Error, Kind, Result};
 use crate::io::checkpoint::{self, FloatType, ModelFiles, Weights};
-use crate::io::data::Dataset;
+use crate::io::data::{Dataset, RecordedRange};
 use crate::io::files;
-use crate::io::hex::hex;
-use crate::io::image::{Layout, encode_png, grid, near_square, write_png};
+use crate::io::image::{Layout, encode_png, grid, near_square, shown_channels, write_png};
 use crate::unet::Parameters;
 
 /// The file of the training state within the folder.
@@ -93,13 +92,10 @@ impl Run {
             )
             .in_file(folder));
         }
-        let mut hash = Sha256::new();
-        hash.update(data.images().as_slice().unwrap_or_default());
-        hash.update(data.labels().unwrap_or_default().iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<_>>());
-        let hash = hex(&hash.finalize()[..8]);
+        let range = data.range().map_or_else(String::new, |range| format!(", range {range}"));
         let identity = Identity {
             recipe: recipe.to_toml(),
-            data: format!("{} ({} images, sha256 {hash})", data.name(), data.len()),
+            data: format!("{} ({} images, sha256 {}{range})", data.name(), data.len(), data.digest()?),
             init: init.as_ref().map(|(_, hash)| hash.clone()).unwrap_or_default(),
         };
         let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), engine)?;
@@ -143,12 +139,15 @@ impl Run {
         // A step whose update overflows the weights still succeeds; it must not replace the last good state.
         state.check_finite()?;
         state.write(&self.folder.join(STATE), &self.identity)?;
-        let provenance = BTreeMap::from([
+        let mut provenance = BTreeMap::from([
             ("data".to_string(), self.identity.data.clone()),
             ("recipe".to_string(), self.identity.recipe.clone()),
             ("steps".to_string(), state.step.to_string()),
             ("trained_by".to_string(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
         ]);
+        if let Some(range) = self.trainer.data().range() {
+            provenance.insert(RecordedRange::KEY.to_string(), range.to_string());
+        }
         checkpoint::save(
             &self.model(),
             &ModelFiles {
@@ -244,18 +243,19 @@ impl Run {
 
     fn write_preview(&self, events: &mut EventWriter) -> Result<PathBuf> {
         let step = self.trainer.step_count();
-        let images = self.trainer.preview()?;
-        let [_, height, width] = self.trainer.data().shape();
-        if !matches!(images.dim().1, 1 | 3) {
-            return Err(Error::unsupported(format!(
-                "previews need 1 or 3 channels, found {}; set train.preview_every = 0",
-                images.dim().1
-            )));
-        }
+        let mut images = self.trainer.preview()?;
+        let [channels, height, width] = self.trainer.data().shape();
+        let shown = shown_channels(channels);
+        images.slice_axis_inplace(Axis(1), Slice::from(..shown));
         let picture = grid(&images, near_square(images.dim().0), &Layout::magnified(height, width))?;
         let path = self.folder.join("previews").join(format!("step-{step:07}.png"));
         let text = step.to_string();
-        write_png(&path, &picture, &[("Software", "skipstone"), ("step", &text)])?;
+        let note = format!("first {shown} of {channels}");
+        let mut texts = vec![("Software", "skipstone"), ("step", &text)];
+        if shown < channels {
+            texts.push(("channels", &note));
+        }
+        write_png(&path, &picture, &texts)?;
         let png = encode_png(&picture, &[])?;
         events.image("preview", &png, picture.width() as u32, picture.height() as u32, step)?;
         events.flush()?;

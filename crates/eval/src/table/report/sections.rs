@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use skipstone::io::image::shown_channels;
 use skipstone::sampling::generate::stated;
 use skipstone::sampling::options::Noise;
 
@@ -206,5 +207,9 @@ impl<'a> Section<'a> {
 /// The size of the images, and the data set's size before resizing.
 fn sized(row: &Row) -> String {
     let resized = row.resized_from.as_ref().map(|from| format!("; the data were cropped and resized from {from}"));
-    format!("{} (channels, height, width){}", row.size, resized.unwrap_or_default())
+    let channels = row.size.split('x').next().and_then(|channels| channels.parse().ok()).unwrap_or(1);
+    let shown = shown_channels(channels);
+    let partly = (shown < channels).then(|| format!("; the pictures show the first {shown} of {channels} channels"));
+    let (resized, partly) = (resized.unwrap_or_default(), partly.unwrap_or_default());
+    format!("{} (channels, height, width){resized}{partly}", row.size)
 }

@@ -1,15 +1,15 @@
 //! The sources of a model's bytes: files on disk, or slices embedded in the program.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 
 /// Bytes of known length that are read piecewise. Reads beyond the end fail before anything is allocated, so a length
 /// claimed by a file never costs more memory than the file has bytes.
-pub(crate) trait Blob {
+pub(crate) trait Blob: Send + Sync {
     /// Total length in bytes.
     fn len(&self) -> u64;
 
@@ -54,10 +54,10 @@ impl Blob for &[u8] {
     }
 }
 
-/// A file on disk, of which only the requested parts are read.
+/// A file on disk, of which only the requested parts are read. Threads read it at the same time.
 struct FileBlob {
     path: PathBuf,
-    file: Mutex<File>,
+    file: File,
     len: u64,
 }
 
@@ -67,9 +67,95 @@ impl Blob for FileBlob {
     }
 
     fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(&self.path, e))?;
-        file.read_exact(out).map_err(|e| Error::io(&self.path, e))
+        read_exact_at(&self.file, offset, out).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => Error::data("the file has become shorter").in_file(&self.path),
+            _ => Error::io(&self.path, e),
+        })
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+    while !out.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, out, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => (offset, out) = (offset + n as u64, &mut out[n..]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(any(unix, windows)))]
+fn read_exact_at(mut file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    use std::io::{Read, Seek};
+    // The position is the file's, not the thread's.
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    file.seek(io::SeekFrom::Start(offset))?;
+    file.read_exact(out)
+}
+
+/// `len` bytes of another blob, from `start` on.
+pub(crate) struct Window {
+    whole: Arc<dyn Blob>,
+    start: u64,
+    len: u64,
+}
+
+impl Window {
+    /// The window, if the blob has these bytes.
+    pub(crate) fn new(whole: Arc<dyn Blob>, start: u64, len: u64) -> Result<Self> {
+        whole.check(start, len)?;
+        Ok(Self { whole, start, len })
+    }
+}
+
+impl Blob for Window {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.whole.fill(self.start + offset, out)
+    }
+}
+
+/// A blob from its start on, as a stream.
+pub(crate) struct Stream<B> {
+    blob: B,
+    at: u64,
+}
+
+impl<B: Blob> Stream<B> {
+    pub(crate) fn new(blob: B) -> Self {
+        Self { blob, at: 0 }
+    }
+}
+
+impl<B: Blob> io::Read for Stream<B> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = (self.blob.len() - self.at).min(out.len() as u64) as usize;
+        self.blob.fill(self.at, &mut out[..n]).map_err(io::Error::other)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// A borrowed blob.
+impl Blob for &dyn Blob {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        (**self).fill(offset, out)
     }
 }
 
@@ -80,7 +166,13 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Blob>> {
     if !meta.is_file() {
         return Err(Error::data("not a regular file").in_file(path));
     }
-    Ok(Box::new(FileBlob { path: path.to_path_buf(), len: meta.len(), file: Mutex::new(file) }))
+    Ok(Box::new(FileBlob { path: path.to_path_buf(), len: meta.len(), file }))
+}
+
+/// The content of a temporary file without a name. `path` names it in errors.
+pub(crate) fn temporary(path: &Path, file: File) -> Result<Arc<dyn Blob>> {
+    let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
+    Ok(Arc::new(FileBlob { path: path.to_path_buf(), file, len }))
 }
 
 /// A set of files with relative names; `/` separates folders.

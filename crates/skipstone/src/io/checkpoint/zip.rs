@@ -4,10 +4,11 @@
 //! up to a limit.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::Path;
+use std::io::{BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::blob::{self, Blob};
+use super::blob::{self, Blob, Stream, Window};
 use crate::error::{Error, Result};
 
 const END: &[u8] = b"PK\x05\x06";
@@ -85,7 +86,8 @@ pub(crate) fn entries(blob: &dyn Blob) -> Result<BTreeMap<String, Stored>> {
 
 /// An archive on disk whose entries may be deflated, as in NumPy's `.npz`.
 pub struct Archive {
-    blob: Box<dyn Blob>,
+    path: PathBuf,
+    blob: Arc<dyn Blob>,
     entries: BTreeMap<String, Packed>,
 }
 
@@ -95,9 +97,9 @@ impl Archive {
     /// # Errors
     /// The file is missing, unreadable or not an archive.
     pub fn open(path: &Path) -> Result<Self> {
-        let blob = blob::open(path)?;
+        let blob: Arc<dyn Blob> = blob::open(path)?.into();
         let entries = packed_entries(&*blob)?;
-        Ok(Self { blob, entries })
+        Ok(Self { path: path.to_path_buf(), blob, entries })
     }
 
     /// The names of the entries, sorted.
@@ -112,7 +114,42 @@ impl Archive {
     pub fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         self.entries.get(name).map(|entry| entry.unpack(&*self.blob, limit)).transpose()
     }
+
+    /// The entry called `name` as a stream that checks nothing, and its length; `None` if it does not exist.
+    pub(crate) fn peek(&self, name: &str) -> Result<Option<(Box<dyn Read>, u64)>> {
+        let Some(entry) = self.entries.get(name) else { return Ok(None) };
+        let packed = Window::new(self.blob.clone(), entry.stored.start, entry.stored.len)?;
+        let stream: Box<dyn Read> = match entry.method {
+            0 => Box::new(Stream::new(packed)),
+            8 => Box::new(flate2::bufread::DeflateDecoder::new(BufReader::new(Stream::new(packed)))),
+            method => return Err(unsupported_method(method)),
+        };
+        Ok(Some((stream, entry.len)))
+    }
+
+    /// The entry called `name`, for reading in parts; `None` if it does not exist. A stored entry is read where it lies.
+    /// A deflated one is first unpacked into a temporary file.
+    ///
+    /// # Errors
+    /// The entry is damaged, compressed by a method other than deflate, or claims more than deflate can hold; or the
+    /// temporary file cannot be written.
+    pub(crate) fn open_entry(&self, name: &str) -> Result<Option<Arc<dyn Blob>>> {
+        let Some(entry) = self.entries.get(name) else { return Ok(None) };
+        let packed = Window::new(self.blob.clone(), entry.stored.start, entry.stored.len)?;
+        match entry.method {
+            0 if entry.len == entry.stored.len => Ok(Some(Arc::new(packed))),
+            0 => Err(bad(format!("{name}: {} bytes stored, {} claimed", entry.stored.len, entry.len))),
+            8 => entry.unpack_to_disk(&packed, &self.path).map(Some),
+            method => Err(unsupported_method(method)),
+        }
+    }
 }
+
+/// Maximum compression ratio of deflate.
+const MAX_DEFLATE_RATIO: u64 = 1032;
+/// Above this size, an entry that shrank more than [`SUSPECT_RATIO`]-fold is not unpacked: no set of images does.
+const SUSPECT_SIZE: u64 = 1 << 30;
+const SUSPECT_RATIO: u64 = 200;
 
 /// An entry as stored in the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +163,35 @@ struct Packed {
 }
 
 impl Packed {
+    /// The unpacked bytes in a temporary file, which disappears with the blob.
+    fn unpack_to_disk(&self, packed: &dyn Blob, path: &Path) -> Result<Arc<dyn Blob>> {
+        let ratio = self.len / packed.len().max(1);
+        if ratio > MAX_DEFLATE_RATIO || (self.len > SUSPECT_SIZE && ratio > SUSPECT_RATIO) {
+            return Err(bad(format!(
+                "{} bytes that claim to unpack to {}; save the array uncompressed, with numpy.savez",
+                packed.len(),
+                self.len
+            )));
+        }
+        let mut file = tempfile::tempfile().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        // Reading one byte more than claimed detects an entry that is longer.
+        let mut stream = flate2::bufread::DeflateDecoder::new(BufReader::new(Stream::new(packed))).take(self.len + 1);
+        let (mut crc, mut buffer, mut len) = (flate2::Crc::new(), vec![0; 1 << 16], 0);
+        loop {
+            let n = stream.read(&mut buffer).map_err(|e| bad(e.to_string()))?;
+            if n == 0 {
+                break;
+            }
+            crc.update(&buffer[..n]);
+            len += n as u64;
+            file.write_all(&buffer[..n]).map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        }
+        if len != self.len || crc.sum() != self.stored.crc32 {
+            return Err(bad("an entry is damaged: its length or checksum contradicts the directory"));
+        }
+        blob::temporary(path, file)
+    }
+
     /// The unpacked bytes, at most `limit`.
     fn unpack(&self, blob: &dyn Blob, limit: u64) -> Result<Vec<u8>> {
         if self.len > limit {
@@ -141,17 +207,17 @@ impl Packed {
                     flate2::read::DeflateDecoder::new(&packed[..]).take(self.len + 1).read_to_end(&mut bytes);
                 inflated.map_err(|e| bad(e.to_string()))?;
             }
-            method => {
-                return Err(Error::unsupported(format!(
-                    "unsupported zip compression method {method}: expected stored (0) or deflated (8)"
-                )));
-            }
+            method => return Err(unsupported_method(method)),
         }
         if bytes.len() as u64 != self.len || crc32(&bytes) != self.stored.crc32 {
             return Err(bad("an entry is damaged: its length or checksum contradicts the directory"));
         }
         Ok(bytes)
     }
+}
+
+fn unsupported_method(method: u64) -> Error {
+    Error::unsupported(format!("unsupported zip compression method {method}: expected stored (0) or deflated (8)"))
 }
 
 /// All entries of an archive by name.

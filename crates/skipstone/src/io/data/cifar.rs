@@ -73,7 +73,8 @@ mod tests {
         let data = read(folder.path(), Split::Train).unwrap();
         assert_eq!((data.len(), data.shape(), data.num_classes()), (10, [3, 32, 32], Some(10)));
         assert_eq!(data.labels().unwrap(), [0, 9, 1, 8, 2, 7, 3, 6, 4, 5]);
-        assert_eq!((data.image(4)[[0, 31, 31]], data.image(4)[[2, 0, 0]], data.image(9)[[2, 5, 5]]), (12, 30, 64));
+        let at = |i: usize, place: [usize; 3]| data.image(i).unwrap()[place];
+        assert_eq!((at(4, [0, 31, 31]), at(4, [2, 0, 0]), at(9, [2, 5, 5])), (12, 30, 64));
         let missing = read(folder.path(), Split::Test).unwrap_err();
         assert!(missing.to_string().contains("test_batch.bin"), "{missing}");
     }

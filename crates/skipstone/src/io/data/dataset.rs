@@ -1,11 +1,18 @@
-//! Images of equal shape in bytes, with or without classes.
+//! Images of equal shape, with or without classes.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
 
-use ndarray::{Array4, ArrayView3, Axis, Slice};
+use ndarray::{Array3, Array4, Axis, Slice};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
+use super::array::RecordedRange;
+use super::source::Source;
 use crate::error::{Error, Result};
-use crate::io::image::from_byte;
+use crate::io::hex::hex;
+use crate::io::image::{from_byte, to_byte};
 
 /// An image of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,7 +23,7 @@ pub struct Pick {
     pub flip: bool,
 }
 
-/// Images of equal shape in memory, one byte per value.
+/// Images of equal shape: in memory with one byte per value, or read from their file whenever they are needed.
 ///
 /// ```
 /// use skipstone::io::data::{Dataset, Pick};
@@ -26,13 +33,26 @@ pub struct Pick {
 /// data.fill_batch(&[Pick { index: 0, flip: true }], &mut batch).unwrap();
 /// assert_eq!(batch, ndarray::array![[[[1.0f32, -1.0]]]]);
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Dataset {
     name: String,
-    images: Array4<u8>,
+    images: Images,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
     resized_from: Option<String>,
+    range: Option<RecordedRange>,
+    notes: Vec<String>,
+}
+
+/// Where the images are.
+#[derive(Clone, Debug)]
+enum Images {
+    Memory(Array4<u8>),
+    /// The first `n` images of a source.
+    Source {
+        source: Arc<dyn Source>,
+        n: usize,
+    },
 }
 
 impl Dataset {
@@ -51,21 +71,58 @@ impl Dataset {
         if images.is_empty() {
             return Err(Error::data(format!("data set {name}: no images, shape {:?}", images.shape())));
         }
-        if let Some(labels) = &labels {
-            let n = images.len_of(Axis(0));
+        // Rows are copied as slices.
+        let images = images.as_standard_layout().into_owned();
+        Self::of(name, Images::Memory(images), labels, class_names)
+    }
+
+    /// A data set whose images are read when they are needed.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(super) fn streamed(
+        name: impl Into<String>,
+        source: Arc<dyn Source>,
+        labels: Option<Vec<u32>>,
+        class_names: Vec<String>,
+    ) -> Result<Self> {
+        let (name, n) = (name.into(), source.len());
+        if n == 0 || source.shape().contains(&0) {
+            return Err(Error::data(format!("data set {name}: no images, {n} of shape {:?}", source.shape())));
+        }
+        Self::of(name, Images::Source { source, n }, labels, class_names)
+    }
+
+    fn of(name: String, images: Images, labels: Option<Vec<u32>>, class_names: Vec<String>) -> Result<Self> {
+        let data = Self { name, images, labels, class_names, resized_from: None, range: None, notes: Vec::new() };
+        let name = &data.name;
+        if let Some(labels) = &data.labels {
+            let n = data.len();
             if labels.len() != n {
                 return Err(Error::data(format!("data set {name}: expected {n} labels, found {}", labels.len())));
             }
-            let classes = class_names.len();
+            let classes = data.class_names.len();
             if let Some((i, label)) = labels.iter().enumerate().find(|&(_, &l)| classes > 0 && l as usize >= classes) {
                 return Err(Error::data(format!(
                     "data set {name}: image {i} has label {label}, but there are {classes} classes"
                 )));
             }
         }
-        // Rows are copied as slices.
-        let images = images.as_standard_layout().into_owned();
-        Ok(Self { name, images, labels, class_names, resized_from: None })
+        Ok(data)
+    }
+
+    /// Records the values of an array that became −1 and 1.
+    #[must_use]
+    pub(super) fn with_range(mut self, range: Option<RecordedRange>) -> Self {
+        self.range = range;
+        self
+    }
+
+    /// Adds a sentence on what was decided while the data were opened.
+    #[must_use]
+    pub(super) fn with_note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
     }
 
     /// Records that the images were cropped and resized from `shapes`, `[channels, height, width]`, unless all of these
@@ -87,7 +144,10 @@ impl Dataset {
 
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.images.len_of(Axis(0))
+        match &self.images {
+            Images::Memory(images) => images.len_of(Axis(0)),
+            Images::Source { n, .. } => *n,
+        }
     }
 
     /// Whether there are no images; always false for a data set built by [`new`](Self::new).
@@ -97,8 +157,13 @@ impl Dataset {
 
     /// `[channels, height, width]` of every image.
     pub fn shape(&self) -> [usize; 3] {
-        let (_, c, h, w) = self.images.dim();
-        [c, h, w]
+        match &self.images {
+            Images::Memory(images) => {
+                let (_, c, h, w) = images.dim();
+                [c, h, w]
+            }
+            Images::Source { source, .. } => source.shape(),
+        }
     }
 
     /// The original size of the images, such as `3x32x32` or `various sizes`, if they were cropped or resized.
@@ -106,14 +171,76 @@ impl Dataset {
         self.resized_from.as_deref()
     }
 
-    /// All images, `[n, channels, height, width]`.
-    pub fn images(&self) -> &Array4<u8> {
-        &self.images
+    /// The values of an array that became −1 and 1. `None` if these are 0 and 255 of bytes.
+    pub fn range(&self) -> Option<RecordedRange> {
+        self.range
     }
 
-    /// Image `i`, `[channels, height, width]`. Panics unless `i < len()`.
-    pub fn image(&self, i: usize) -> ArrayView3<'_, u8> {
-        self.images.index_axis(Axis(0), i)
+    /// What was decided while the data were opened, in sentences for the user: the layout of an array, its range.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Memory that the images take, in bytes. Images that are read when they are needed take none.
+    pub fn bytes(&self) -> usize {
+        match &self.images {
+            Images::Memory(images) => images.len(),
+            Images::Source { .. } => 0,
+        }
+    }
+
+    /// The beginning of the SHA-256 of images and labels, in hexadecimal. Images in a file are read once from start to end.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a value is not finite.
+    pub fn digest(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        match &self.images {
+            Images::Memory(images) => hash.update(images.as_slice().unwrap_or_default()),
+            Images::Source { source, .. } => hash.update(source.digest()?),
+        }
+        hash.update(self.labels().unwrap_or_default().iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<_>>());
+        Ok(hex(&hash.finalize()[..8]))
+    }
+
+    /// Whether both data sets are known to have the same images in the same order.
+    pub fn same_images(&self, other: &Self) -> bool {
+        match (&self.images, &other.images) {
+            (Images::Memory(a), Images::Memory(b)) => a == b,
+            (Images::Source { source: a, n }, Images::Source { source: b, n: m }) => n == m && a.place() == b.place(),
+            _ => false,
+        }
+    }
+
+    /// Image `i` as a picture, `[channels, height, width]`: network values −1..1 as bytes, clamped.
+    ///
+    /// # Errors
+    /// There is no such image, or its file cannot be read.
+    pub fn image(&self, i: usize) -> Result<Array3<u8>> {
+        Ok(self.pictures(&[i])?.index_axis_move(Axis(0), 0))
+    }
+
+    /// The images with these indices as pictures, `[n, channels, height, width]`.
+    ///
+    /// # Errors
+    /// As [`image`](Self::image).
+    pub fn pictures(&self, indices: &[usize]) -> Result<Array4<u8>> {
+        self.check(indices.iter().copied())?;
+        match &self.images {
+            Images::Memory(images) => Ok(images.select(Axis(0), indices)),
+            Images::Source { source, .. } => {
+                let [c, h, w] = source.shape();
+                let mut pictures = Array4::zeros((indices.len(), c, h, w));
+                let rows = pictures.as_slice_mut().expect("just made").par_chunks_exact_mut(c * h * w);
+                first_error(rows.zip(indices), |(row, &index)| {
+                    let mut values = vec![0.0; row.len()];
+                    source.read(index, &mut values)?;
+                    row.iter_mut().zip(values).for_each(|(byte, value)| *byte = to_byte(value));
+                    Ok(())
+                })?;
+                Ok(pictures)
+            }
+        }
     }
 
     /// The class of each image, if known.
@@ -137,7 +264,10 @@ impl Dataset {
     #[must_use]
     pub fn take(mut self, n: usize) -> Self {
         let n = n.clamp(1, self.len());
-        self.images = self.images.slice_axis(Axis(0), Slice::from(..n)).to_owned();
+        match &mut self.images {
+            Images::Memory(images) => *images = images.slice_axis(Axis(0), Slice::from(..n)).to_owned(),
+            Images::Source { n: count, .. } => *count = n,
+        }
         if let Some(labels) = &mut self.labels {
             labels.truncate(n);
         }
@@ -158,36 +288,63 @@ impl Dataset {
                 out.shape()
             )));
         }
-        if let Some(pick) = picks.iter().find(|pick| pick.index >= self.len()) {
-            return Err(Error::argument(format!(
-                "data set {}: image {} does not exist, there are {}",
-                self.name,
-                pick.index,
-                self.len()
-            )));
-        }
-        let values: [f32; 256] = std::array::from_fn(|byte| from_byte(byte as u8));
-        for (pick, mut image) in picks.iter().zip(out.outer_iter_mut()) {
-            let mut bytes = self.images.index_axis(Axis(0), pick.index);
-            if pick.flip {
-                bytes.invert_axis(Axis(2));
+        self.check(picks.iter().map(|pick| pick.index))?;
+        match &self.images {
+            Images::Memory(images) => {
+                let values: [f32; 256] = std::array::from_fn(|byte| from_byte(byte as u8));
+                for (pick, mut image) in picks.iter().zip(out.outer_iter_mut()) {
+                    let mut bytes = images.index_axis(Axis(0), pick.index);
+                    if pick.flip {
+                        bytes.invert_axis(Axis(2));
+                    }
+                    image.zip_mut_with(&bytes, |x, &byte| *x = values[usize::from(byte)]);
+                }
+                Ok(())
             }
-            image.zip_mut_with(&bytes, |x, &byte| *x = values[usize::from(byte)]);
+            Images::Source { source, .. } => {
+                let wrong = || Error::argument("a batch must have the standard layout");
+                let rows = out.as_slice_mut().ok_or_else(wrong)?.par_chunks_exact_mut(c * h * w);
+                first_error(rows.zip(picks), |(row, pick)| {
+                    source.read(pick.index, row)?;
+                    if pick.flip {
+                        row.chunks_exact_mut(w).for_each(<[f32]>::reverse);
+                    }
+                    Ok(())
+                })
+            }
         }
-        Ok(())
+    }
+
+    /// Checks that there are images with these indices.
+    fn check(&self, mut indices: impl Iterator<Item = usize>) -> Result<()> {
+        match indices.find(|&index| index >= self.len()) {
+            None => Ok(()),
+            Some(index) => {
+                let (name, n) = (&self.name, self.len());
+                Err(Error::argument(format!("data set {name}: image {index} does not exist, there are {n}")))
+            }
+        }
     }
 
     /// The images `range` as network values, not mirrored.
     ///
     /// # Errors
     /// The range exceeds the last image.
-    pub fn batch(&self, range: std::ops::Range<usize>) -> Result<Array4<f32>> {
+    pub fn batch(&self, range: Range<usize>) -> Result<Array4<f32>> {
         let [c, h, w] = self.shape();
         let picks: Vec<_> = range.map(|index| Pick { index, flip: false }).collect();
         let mut out = Array4::zeros((picks.len(), c, h, w));
         self.fill_batch(&picks, &mut out)?;
         Ok(out)
     }
+}
+
+/// Works in parallel and returns the error of the first item that failed.
+fn first_error<T>(
+    items: impl IndexedParallelIterator<Item = T>,
+    work: impl Fn(T) -> Result<()> + Send + Sync,
+) -> Result<()> {
+    items.map(work).find_map_first(Result::err).map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ mod tests {
     }
 
     fn values(data: &Dataset) -> Vec<u8> {
-        (0..data.len()).map(|i| data.image(i)[[0, 1, 1]]).collect()
+        (0..data.len()).map(|i| data.image(i).unwrap()[[0, 1, 1]]).collect()
     }
 
     #[test]

@@ -1,16 +1,24 @@
-//! Images for training and evaluation: data sets in memory, their readers, and the order of an epoch.
+//! Images for training and evaluation: data sets, their readers, and the order of an epoch.
 //!
-//! Pixels are bytes until they enter a batch. A network sees x = byte/127.5 − 1, in −1..1.
+//! Named data sets, IDX files and folders are held in memory as bytes. Arrays, archives and tables are read image by image
+//! from their files. A network sees x = byte/127.5 − 1, in −1..1, and arrays of other types by their [`ValueRange`].
 
+mod array;
 mod cifar;
 mod dataset;
+mod encoded;
 mod fit;
 mod folder;
 mod idx;
 mod order;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod photo;
+mod source;
 mod spec;
+mod tar;
 
+pub use array::{ArrayLayout, RecordedRange, ValueRange};
 pub use dataset::{Dataset, Pick};
 pub use fit::{Fit, WHITE};
 pub use folder::{list_images, read_folder};

@@ -59,8 +59,13 @@ pub fn decode_image(bytes: &[u8], fit: &Fit, limits: &PictureLimits) -> Result<A
     fit.validate()?;
     let [h, w] = fit.size;
     let mut planes = vec![0; fit.channels * h * w];
-    pixels(bytes, fit.background, limits)?.fit_into(fit, &mut planes)?;
+    decode_planes(bytes, fit, limits, &mut planes)?;
     Array3::from_shape_vec((fit.channels, h, w), planes).map_err(|e| Error::data(e.to_string()))
+}
+
+/// As [`decode_image`] with a valid `fit`, into `planes`.
+pub(super) fn decode_planes(bytes: &[u8], fit: &Fit, limits: &PictureLimits, planes: &mut [u8]) -> Result<()> {
+    pixels(bytes, fit.background, limits)?.fit_into(fit, planes)
 }
 
 /// Height and width of a picture as displayed, from its header alone.

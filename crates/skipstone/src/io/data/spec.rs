@@ -1,6 +1,7 @@
 //! Data sets by name, and the folders searched for their files.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -8,7 +9,9 @@ use ndarray::Array4;
 use rayon::prelude::*;
 
 use super::fit::{Fit, Pixels, WHITE};
-use super::{Dataset, cifar, folder, idx};
+#[cfg(feature = "parquet")]
+use super::parquet;
+use super::{ArrayLayout, Dataset, RecordedRange, ValueRange, array, cifar, folder, idx, tar};
 use crate::error::{Error, Kind, Result};
 
 /// A part of a data set.
@@ -27,6 +30,7 @@ pub enum Split {
 /// assert_eq!("fashion-mnist".parse::<DataSpec>().unwrap(), DataSpec::FashionMnist);
 /// assert_eq!("idx:some/file.gz".parse::<DataSpec>().unwrap(), DataSpec::Idx("some/file.gz".into()));
 /// assert_eq!("my/photos".parse::<DataSpec>().unwrap(), DataSpec::Folder("my/photos".into()));
+/// assert_eq!("a.npz:x".parse::<DataSpec>().unwrap(), DataSpec::Npz("a.npz".into(), Some("x".into())));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DataSpec {
@@ -38,8 +42,19 @@ pub enum DataSpec {
     Cifar10,
     /// `idx:FILE`: one IDX file, gzipped or not, for either split.
     Idx(PathBuf),
+    /// `FILE.npy`: one array, for either split; see [`ArrayLayout`].
+    Npy(PathBuf),
+    /// `FILE.npz` or `FILE.npz:NAME`: an array of an archive. Without a name, `x_train` and `x_test` (or `train_images` and
+    /// `test_images`) are the splits; otherwise the archive's only array of images, or the usual name, serves both.
+    Npz(PathBuf, Option<String>),
+    /// `FILE.tar`: a webdataset archive of images, for either split. `NAME-{000..012}.tar` names several.
+    Tar(PathBuf),
+    /// `FILE.parquet`: a table of the Hugging Face hub with a column of images, for either split. `NAME-{000..012}.parquet`
+    /// names several. Needs the feature `parquet`.
+    Parquet(PathBuf),
     /// A folder of images. If it has the sub-folders `train` and `test`, these are the splits; otherwise both splits
-    /// are the whole folder.
+    /// are the whole folder. A folder of tables or archives is one data set; if the names of some begin with `train` and
+    /// of others with `test` or `val`, these are the splits.
     Folder(PathBuf),
 }
 
@@ -52,12 +67,12 @@ impl FromStr for DataSpec {
             "mnist" => Self::Mnist,
             "cifar10" => Self::Cifar10,
             "" | "idx:" => {
-                let names = "expected fashion-mnist, mnist, cifar10, idx:FILE or a folder of images";
+                let names = "expected fashion-mnist, mnist, cifar10, idx:FILE, an array (.npy, .npz), an archive (.tar), a table (.parquet) or a folder of images";
                 return Err(Error::argument(format!("data set \"{text}\": {names}")));
             }
             _ => match text.strip_prefix("idx:") {
                 Some(file) => Self::Idx(file.into()),
-                None => Self::Folder(text.into()),
+                None => Self::of_path(text),
             },
         })
     }
@@ -70,25 +85,35 @@ impl fmt::Display for DataSpec {
             Self::Mnist => f.write_str("mnist"),
             Self::Cifar10 => f.write_str("cifar10"),
             Self::Idx(path) => write!(f, "idx:{}", path.display()),
-            Self::Folder(path) => write!(f, "{}", path.display()),
+            Self::Npz(path, Some(name)) => write!(f, "{}:{name}", path.display()),
+            Self::Npy(path) | Self::Npz(path, None) | Self::Tar(path) | Self::Parquet(path) | Self::Folder(path) => {
+                write!(f, "{}", path.display())
+            }
         }
     }
 }
 
 /// How images are converted while they are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DataOptions {
     /// Height and width; `None` keeps the data set's own size (a folder has none).
     pub size: Option<[usize; 2]>,
-    /// Channels, 1 or 3; `None` keeps the data set's own number (3 for a folder).
+    /// Channels; `None` keeps the data set's own number (3 for a folder). Only arrays have others than 1 and 3.
     pub channels: Option<usize>,
     /// The colour behind transparent pixels.
     pub background: [u8; 3],
+    /// The layout of an array; `None` tells it from the wanted shape.
+    pub layout: Option<ArrayLayout>,
+    /// The values of an array that become −1 and 1. `None` takes 0 and 255 for bytes and measures other types: one of the
+    /// usual ranges (0..1, −1..1, 0..255, 0..65535) if the values fill it, otherwise their minimum and maximum.
+    pub range: Option<ValueRange>,
+    /// The range that the model was trained with. It replaces measuring, if the array has the same kind of values.
+    pub recorded: Option<RecordedRange>,
 }
 
 impl Default for DataOptions {
     fn default() -> Self {
-        Self { size: None, channels: None, background: WHITE }
+        Self { size: None, channels: None, background: WHITE, layout: None, range: None, recorded: None }
     }
 }
 
@@ -97,6 +122,29 @@ const FASHION_CLASSES: [&str; 10] =
 const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 impl DataSpec {
+    /// The kind of data set by the ending of its path.
+    fn of_path(text: &str) -> Self {
+        let ends = |ending: &str| text.len() > ending.len() && text.to_ascii_lowercase().ends_with(ending);
+        if ends(".npy") {
+            return Self::Npy(text.into());
+        }
+        if ends(".npz") {
+            return Self::Npz(text.into(), None);
+        }
+        if ends(".tar") {
+            return Self::Tar(text.into());
+        }
+        if ends(".parquet") {
+            return Self::Parquet(text.into());
+        }
+        match text.rsplit_once(".npz:") {
+            Some((path, name)) if !path.is_empty() && !name.is_empty() => {
+                Self::Npz(format!("{path}.npz").into(), Some(name.to_owned()))
+            }
+            _ => Self::Folder(text.into()),
+        }
+    }
+
     /// Reads a split into memory.
     ///
     /// Named data sets are searched in `$SKIPSTONE_DATA/NAME`, `./data/NAME` and `/usr/share/datasets/NAME`.
@@ -132,17 +180,23 @@ impl DataSpec {
                 let named = Dataset::new(self.to_string(), images, labels, Vec::new());
                 fitted(named.map_err(|e| e.in_file(path))?, options)
             }
+            Self::Npy(path) => array::read_npy(path, options),
+            Self::Npz(path, name) => array::read_npz(path, name.as_deref(), split, options),
+            Self::Tar(path) => packed(path, "tar", &shards(path)?, options),
+            Self::Parquet(path) => packed(path, "parquet", &shards(path)?, options),
             Self::Folder(path) => {
-                let Some(size) = options.size else {
-                    let message = "a folder of images needs a size; give one, for example the model's sample_size";
-                    return Err(Error::argument(message).in_file(path));
-                };
+                let fit = fit_of(path, options)?;
                 if !path.is_dir() {
-                    let known =
-                        "the folder does not exist; named data sets are fashion-mnist, mnist, cifar10 and idx:FILE";
+                    let known = "the folder does not exist; named data sets are fashion-mnist, mnist, cifar10 and idx:FILE, arrays \
+                         end in .npy or .npz, archives in .tar, tables in .parquet";
                     return Err(Error::new(Kind::NotFound, known).in_file(path));
                 }
-                let fit = Fit { size, channels: options.channels.unwrap_or(3), background: options.background };
+                for ending in ["parquet", "tar"] {
+                    let files = packed_files(path, ending, split)?;
+                    if !files.is_empty() {
+                        return packed(path, ending, &files, options);
+                    }
+                }
                 folder::read_folder(&part_of(path, split), &fit)
             }
         }
@@ -195,6 +249,81 @@ fn places(root: Option<&Path>) -> Vec<PathBuf> {
     root.map(Path::to_path_buf).into_iter().chain(["data".into(), "/usr/share/datasets".into()]).collect()
 }
 
+/// The shape that image files are fitted to.
+fn fit_of(path: &Path, options: &DataOptions) -> Result<Fit> {
+    let Some(size) = options.size else {
+        let message = "image files need a size; give one, for example the model's sample_size";
+        return Err(Error::argument(message).in_file(path));
+    };
+    let channels = options.channels.unwrap_or(3);
+    if !matches!(channels, 1 | 3) {
+        let message = format!("image files have 1 or 3 channels, but the model has {channels}; use an array");
+        return Err(Error::unsupported(message).in_file(path));
+    }
+    Ok(Fit { size, channels, background: options.background })
+}
+
+/// The data set in these archives or tables.
+fn packed(path: &Path, ending: &str, files: &[PathBuf], options: &DataOptions) -> Result<Dataset> {
+    let (fit, name) = (fit_of(path, options)?, path.file_stem().unwrap_or(path.as_os_str()));
+    let name = name.to_string_lossy().into_owned();
+    match ending {
+        "tar" => tar::read_tar(name, files, &fit),
+        #[cfg(feature = "parquet")]
+        _ => parquet::read_parquet(name, files, &fit),
+        #[cfg(not(feature = "parquet"))]
+        _ => Err(Error::unsupported("this build was made without the feature parquet").in_file(path)),
+    }
+}
+
+/// The files with this ending for a split, in a folder or its sub-folder `data`, sorted by name.
+fn packed_files(folder: &Path, ending: &str, split: Split) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in [folder.to_path_buf(), folder.join("data")] {
+        for entry in fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.map_err(|e| Error::io(&folder, e))?.path();
+            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending)) && path.is_file() {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    let begins = |path: &PathBuf, starts: &[&str]| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        starts.iter().any(|start| name.starts_with(start))
+    };
+    let part = |starts: &[&str]| found.iter().filter(|path| begins(path, starts)).cloned().collect::<Vec<_>>();
+    let (train, test, validation) = (part(&["train"]), part(&["test"]), part(&["val"]));
+    let test = if test.is_empty() { validation } else { test };
+    Ok(match split {
+        _ if train.is_empty() || test.is_empty() => found,
+        Split::Train => train,
+        Split::Test => test,
+    })
+}
+
+/// Maximum number of files in one data set.
+const MAX_SHARDS: u64 = 100_000;
+
+/// The files that a path names: itself, or one for each number if it has a part such as `{000..012}`.
+fn shards(path: &Path) -> Result<Vec<PathBuf>> {
+    let text = path.to_string_lossy();
+    let parts = text.split_once('{').and_then(|(before, rest)| {
+        let (numbers, after) = rest.split_once('}')?;
+        let (first, last) = numbers.split_once("..")?;
+        Some((before, first, last, after))
+    });
+    let Some((before, first, last, after)) = parts else { return Ok(vec![path.to_path_buf()]) };
+    let wrong = || Error::argument(format!("expected {{FIRST..LAST}}, found {{{first}..{last}}}")).in_file(path);
+    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+    let (low, high) = (number(first).ok_or_else(wrong)?, number(last).ok_or_else(wrong)?);
+    if low > high || high - low >= MAX_SHARDS {
+        return Err(wrong());
+    }
+    let digits = first.len();
+    Ok((low..=high).map(|i| format!("{before}{i:0digits$}{after}").into()).collect())
+}
+
 /// The sub-folder of a split if there are both, else the folder itself.
 fn part_of(folder: &Path, split: Split) -> PathBuf {
     let (train, test) = (folder.join("train"), folder.join("test"));
@@ -229,7 +358,7 @@ fn fitted(data: Dataset, options: &DataOptions) -> Result<Dataset> {
     let out = channels * size[0] * size[1];
     let mut pixels = vec![0; data.len() * out];
     pixels.par_chunks_exact_mut(out).enumerate().try_for_each(|(i, planes)| {
-        let interleaved = data.image(i).permuted_axes([1, 2, 0]).iter().copied().collect();
+        let interleaved = data.image(i)?.permuted_axes([1, 2, 0]).iter().copied().collect();
         Pixels { width: w, height: h, channels: c, data: interleaved }.fit_into(&fit, planes)
     })?;
     let images = Array4::from_shape_vec((data.len(), channels, size[0], size[1]), pixels)
@@ -275,7 +404,7 @@ mod tests {
         let options = DataOptions { size: Some([8, 6]), channels: Some(3), ..DataOptions::default() };
         let large = DataSpec::Mnist.load_from(&places, Split::Test, &options).unwrap();
         assert_eq!(large.shape(), [3, 8, 6]);
-        assert!(large.image(2).iter().all(|&v| v == 20));
+        assert!(large.image(2).unwrap().iter().all(|&v| v == 20));
     }
 
     #[test]

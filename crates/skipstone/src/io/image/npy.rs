@@ -3,19 +3,20 @@
 //! Format: `\x93NUMPY`, two version bytes, the length of the header (u16 in version 1, u32 in 2 and 3), a Python dict
 //! literal with `descr`, `fortran_order` and `shape`, then the values.
 
+mod header;
+
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
-use half::f16;
 use ndarray::{Array, ArrayView, Dimension, IxDyn, ShapeBuilder};
 
 use crate::error::{Error, Kind, Result};
 use crate::io::files;
+use header::fill;
+pub(crate) use header::{Element, Header};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
-/// Maximum header length. NumPy writes 118 bytes; only many dimensions need more.
-const MAX_HEADER: usize = 1 << 16;
 /// Values read at a time.
 const CHUNK: usize = 1 << 14;
 
@@ -29,6 +30,17 @@ pub fn read<D: Dimension>(path: &Path) -> Result<Array<f32, D>> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
     decode(BufReader::new(file), length).map_err(|e| e.in_file(path))
+}
+
+/// Whether the file at `path` holds floating-point numbers, from its header.
+///
+/// # Errors
+/// The file is missing or has another format or type.
+pub fn holds_floats(path: &Path) -> Result<bool> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
+    let header = Header::read(&mut BufReader::new(file), length).map_err(|e| e.in_file(path))?;
+    Ok(header.element.is_float())
 }
 
 /// Writes a tensor as little-endian float32 in C order, atomically.
@@ -73,45 +85,15 @@ pub fn encode<A: Value, D: Dimension>(mut out: impl Write, tensor: ArrayView<'_,
 /// # Errors
 /// As [`read`].
 pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Result<Array<A, D>> {
-    let mut start = [0; 8];
-    fill(&mut stream, &mut start)?;
-    if &start[..6] != MAGIC {
-        return Err(Error::data("not a .npy file: it does not start with \\x93NUMPY"));
+    let Header { element, fortran, shape, count, .. } = Header::read(&mut stream, length)?;
+    if !element.is_float() {
+        let remedy = "expected float32 ('<f4'); save it with array.astype('float32')";
+        return Err(Error::unsupported(format!("unsupported type '{element}': {remedy}")));
     }
-    let (header_length, before) = match start[6] {
-        1 => {
-            let mut bytes = [0; 2];
-            fill(&mut stream, &mut bytes)?;
-            (usize::from(u16::from_le_bytes(bytes)), 10)
-        }
-        2 | 3 => {
-            let mut bytes = [0; 4];
-            fill(&mut stream, &mut bytes)?;
-            (u32::from_le_bytes(bytes) as usize, 12)
-        }
-        version => return Err(Error::unsupported(format!("unsupported .npy version {version}: expected 1, 2 or 3"))),
-    };
-    if header_length > MAX_HEADER {
-        return Err(Error::data(format!("header: expected at most {MAX_HEADER} bytes, found {header_length}")));
-    }
-    let mut header = vec![0; header_length];
-    fill(&mut stream, &mut header)?;
-    let header = str::from_utf8(&header).map_err(|_| Error::data("header: not UTF-8 text"))?;
-    let Header { kind, fortran, shape } = Header::parse(header)?;
-
     if let Some(rank) = D::NDIM.filter(|&rank| rank != shape.len()) {
         return Err(Error::data(format!("expected {rank} dimensions, found {}: {shape:?}", shape.len())));
     }
-    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let expected = count.and_then(|n| n.checked_mul(kind.size())).and_then(|n| n.checked_add(before + header_length));
-    // Checked before allocating: a header may claim more than memory holds.
-    let (Some(count), Some(expected)) = (count, expected) else {
-        return Err(Error::data(format!("shape {shape:?} is too large")));
-    };
-    if expected as u64 != length {
-        return Err(Error::data(format!("shape {shape:?} needs a file of {expected} bytes, found {length}")));
-    }
-    let values = read_values(&mut stream, &kind, count)?;
+    let values = read_values(&mut stream, element, count)?;
     let dynamic = IxDyn(&shape).set_f(fortran);
     Array::from_shape_vec(dynamic, values)
         .map(|a| if fortran { a.as_standard_layout().into_owned() } else { a })
@@ -120,26 +102,20 @@ pub fn decode<A: Value, D: Dimension>(mut stream: impl Read, length: u64) -> Res
 }
 
 /// Reads `count` values.
-fn read_values<A: Value>(stream: &mut impl Read, kind: &Element, count: usize) -> Result<Vec<A>> {
-    let size = kind.size();
+fn read_values<A: Value>(stream: &mut impl Read, element: Element, count: usize) -> Result<Vec<A>> {
+    let size = element.size();
     let mut values = Vec::with_capacity(count);
     let mut bytes = vec![0; CHUNK.min(count) * size];
     while values.len() < count {
         let chunk = &mut bytes[..CHUNK.min(count - values.len()) * size];
         fill(stream, chunk)?;
-        for raw in chunk.chunks_exact_mut(size) {
-            if kind.big_endian {
-                raw.reverse();
-            }
-            let value = A::from_f64(kind.float.value(raw));
-            if !value.finite() {
-                let place = values.len();
-                return Err(Error::new(
-                    Kind::NonFinite,
-                    format!("value {place} of {count}: expected a finite number, found {value}"),
-                ));
-            }
-            values.push(value);
+        let first = values.len();
+        element.each(chunk, |value| values.push(A::from_f64(value)));
+        if let Some(place) = (first..values.len()).find(|&place| !values[place].finite()) {
+            return Err(Error::new(
+                Kind::NonFinite,
+                format!("value {place} of {count}: expected a finite number, found {}", values[place]),
+            ));
         }
     }
     Ok(values)
@@ -182,128 +158,6 @@ macro_rules! value {
 
 value!(f32, "<f4");
 value!(f64, "<f8");
-
-/// The element type of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Element {
-    float: Float,
-    big_endian: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Float {
-    F16,
-    F32,
-    F64,
-}
-
-impl Element {
-    /// Parses NumPy's type description: byte order and width, as in `<f4`.
-    fn parse(descr: &str) -> Result<Self> {
-        let (order, kind) = descr.split_at_checked(1).unwrap_or(("", ""));
-        let float = match kind {
-            "f2" => Float::F16,
-            "f4" => Float::F32,
-            "f8" => Float::F64,
-            _ => {
-                let remedy = "expected float32 ('<f4'); save it with array.astype('float32')";
-                return Err(Error::unsupported(format!("unsupported type '{descr}': {remedy}")));
-            }
-        };
-        match order {
-            "<" | ">" => Ok(Self { float, big_endian: order == ">" }),
-            "=" => Ok(Self { float, big_endian: cfg!(target_endian = "big") }),
-            _ => Err(Error::data(format!("unknown byte order in type '{descr}'"))),
-        }
-    }
-
-    /// Bytes per value.
-    fn size(&self) -> usize {
-        match self.float {
-            Float::F16 => 2,
-            Float::F32 => 4,
-            Float::F64 => 8,
-        }
-    }
-}
-
-impl Float {
-    /// Decodes little-endian bytes.
-    fn value(self, raw: &[u8]) -> f64 {
-        let bits = raw.iter().rev().fold(0u64, |bits, &byte| bits << 8 | u64::from(byte));
-        match self {
-            Self::F16 => f16::from_bits(bits as u16).to_f64(),
-            Self::F32 => f64::from(f32::from_bits(bits as u32)),
-            Self::F64 => f64::from_bits(bits),
-        }
-    }
-}
-
-/// The contents of the dict literal.
-#[derive(Debug, PartialEq, Eq)]
-struct Header {
-    kind: Element,
-    fortran: bool,
-    shape: Vec<usize>,
-}
-
-impl Header {
-    fn parse(text: &str) -> Result<Self> {
-        let broken =
-            || Error::data(format!("header: expected a dict as written by NumPy, found {:?}", text.trim_end()));
-        let mut rest = text.trim().strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or_else(broken)?.trim();
-        let (mut kind, mut fortran, mut shape) = (None, None, None);
-        while !rest.is_empty() {
-            let (key, after) = quoted(rest).ok_or_else(broken)?;
-            let value = after.trim_start().strip_prefix(':').ok_or_else(broken)?.trim_start();
-            rest = match key {
-                "descr" => {
-                    // A structured type is a list rather than a string.
-                    let (descr, after) = quoted(value)
-                        .ok_or_else(|| Error::unsupported("unsupported record type: expected float32 ('<f4')"))?;
-                    kind = Some(Element::parse(descr)?);
-                    after
-                }
-                "fortran_order" => {
-                    let (flag, after) = match (value.strip_prefix("True"), value.strip_prefix("False")) {
-                        (Some(after), _) => (true, after),
-                        (_, Some(after)) => (false, after),
-                        _ => return Err(broken()),
-                    };
-                    fortran = Some(flag);
-                    after
-                }
-                "shape" => {
-                    let (inside, after) = value.strip_prefix('(').and_then(|v| v.split_once(')')).ok_or_else(broken)?;
-                    let dims = inside.split(',').map(str::trim).filter(|d| !d.is_empty());
-                    shape = Some(dims.map(|d| d.parse().map_err(|_| broken())).collect::<Result<Vec<usize>>>()?);
-                    after
-                }
-                _ => return Err(broken()),
-            };
-            rest = rest.trim_start();
-            rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
-        }
-        match (kind, fortran, shape) {
-            (Some(kind), Some(fortran), Some(shape)) => Ok(Self { kind, fortran, shape }),
-            _ => Err(broken()),
-        }
-    }
-}
-
-/// Splits off a string in single or double quotes.
-fn quoted(text: &str) -> Option<(&str, &str)> {
-    let quote = text.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
-    text[1..].split_once(quote)
-}
-
-/// Fills `bytes`, or reports a truncated file.
-fn fill(stream: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
-    stream.read_exact(bytes).map_err(|e| match e.kind() {
-        std::io::ErrorKind::UnexpectedEof => Error::data("truncated: not a complete .npy file"),
-        _ => Error::new(Kind::Io, e.to_string()).caused_by(e),
-    })
-}
 
 #[cfg(test)]
 mod tests {

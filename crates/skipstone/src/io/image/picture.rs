@@ -27,6 +27,15 @@ pub(crate) fn blend(value: u8, alpha: u8, background: u8) -> u8 {
     ((2 * sum + 255) / 510) as u8
 }
 
+/// The number of channels that a picture shows of an image with `channels`: 1 of 1 or 2, otherwise the first 3.
+///
+/// ```
+/// assert_eq!([1, 2, 3, 5].map(skipstone::io::image::shown_channels), [1, 1, 3, 3]);
+/// ```
+pub fn shown_channels(channels: usize) -> usize {
+    if channels < 3 { 1 } else { 3 }
+}
+
 /// Pixels row by row with interleaved channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {

@@ -11,7 +11,7 @@ use crate::sampling::denoiser::Prediction;
 pub struct ModelRecipe {
     /// Height and width of the images.
     pub sample_size: [usize; 2],
-    /// Channels of the images: 1 or 3.
+    /// Channels of the images: 1 or 3, or any number for arrays.
     pub channels: usize,
     /// Channels of each level, finest first.
     pub block_out_channels: Vec<usize>,
