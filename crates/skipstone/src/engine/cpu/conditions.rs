@@ -54,9 +54,10 @@ impl RowLayout {
 }
 
 /// The sinusoidal time embedding (Vaswani et al., arXiv 1706.03762): sines, then cosines, of a time index at
-/// geometrically spaced frequencies. Angles are rounded to f32, as in training.
+/// geometrically spaced frequencies. Scaled times and angles are rounded to f32, as in training.
 pub(crate) fn time_embedding(config: &Config, time: f32, out: &mut [f32]) {
     let half = out.len() / 2;
+    let time = time * config.time_scale as f32;
     for i in 0..half {
         let exponent = -(10_000f64.ln()) * i as f64 / (half as f64 - config.freq_shift);
         let angle = f64::from(time * (exponent as f32).exp());

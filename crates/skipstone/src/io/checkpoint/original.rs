@@ -13,7 +13,7 @@ use crate::unet::{Config, DownBlock, UpBlock};
 type Entries = BTreeMap<String, Entry>;
 
 /// Maximum number of levels, which keeps a malicious name from causing an arbitrarily long loop.
-const MAX_LEVELS: usize = 16;
+pub(super) const MAX_LEVELS: usize = 16;
 
 /// Keys under which training scripts store a state dict.
 const RAW_KEYS: [&str; 6] = ["model", "state_dict", "model_state_dict", "net", "unet", "module"];
@@ -22,6 +22,10 @@ const EMA_KEYS: [&str; 6] = ["ema", "model_ema", "ema_model", "ema_state_dict", 
 /// Finds the requested weights in a saved object: a state dict, the list [model, optimizer, epoch, step, ema], or a
 /// dictionary of such parts.
 pub(super) fn select<'a>(file: TorchFile<'a>, path: &Path, choice: WeightsChoice) -> Result<(Weights, TensorFile<'a>)> {
+    let pickle = file.pickle();
+    if ["state", "param_groups"].iter().all(|key| pickle.get(pickle.root, key).is_some()) {
+        return Err(super::adm::optimiser_state(path));
+    }
     let (weights, entries) = find(&file, choice).map_err(|e| e.in_file(path))?.ok_or_else(|| single(path))?;
     if weights == Weights::Raw && choice == WeightsChoice::Auto {
         tracing::warn!(file = %path.display(), "no moving average in this file; loading the raw weights");
@@ -102,7 +106,7 @@ pub(super) fn convert<'a>(tensors: TensorFile<'a>, options: &LoadOptions) -> Res
     Ok((config, tensors))
 }
 
-fn shape<'e>(entries: &'e Entries, name: &str, rank: usize) -> Result<&'e [usize]> {
+pub(super) fn shape<'e>(entries: &'e Entries, name: &str, rank: usize) -> Result<&'e [usize]> {
     let entry = entries.get(name).ok_or_else(|| Error::data(format!("{name}: missing; the architecture needs it")))?;
     if entry.shape.len() != rank {
         return Err(Error::data(format!("{name}: expected {rank} dimensions, found {:?}", entry.shape)));
@@ -111,7 +115,7 @@ fn shape<'e>(entries: &'e Entries, name: &str, rank: usize) -> Result<&'e [usize
 }
 
 /// The number of consecutive names `prefix.0`, `prefix.1`, …
-fn count(entries: &Entries, prefix: &str) -> usize {
+pub(super) fn count(entries: &Entries, prefix: &str) -> usize {
     let indices: BTreeSet<usize> = entries
         .range(prefix.to_owned()..)
         .map_while(|(name, _)| name.strip_prefix(prefix))
