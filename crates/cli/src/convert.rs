@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use skipstone::io::checkpoint::{
-    AdmFlags, FloatType, Format, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, model_hash, save,
+    AdmFlags, FloatType, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, model_hash, save,
 };
 use skipstone::math::schedule::BetaSchedule;
 use skipstone::sampling::denoiser::Prediction;
@@ -26,7 +26,7 @@ projects print them, or the name of a published file. Flags that only concern tr
 Examples:
   The authors' CIFAR-10 model   skipstone convert --from model-790000.ckpt --to cifar10
   Another image size            skipstone convert --from model.pth --to bedroom --size 256
-  A guided-diffusion model      skipstone convert --from ema_0.9999_250000.pt --to m --flags "--image_size 64 …"
+  A guided-diffusion model      skipstone convert --from ema_0.9999_250000.pt --to m --flags \"--image_size 64 ...\"
   A published one               skipstone convert --from lsun_cat.pt --to cat --flags lsun_cat
   A cosine schedule             skipstone convert --from m.pth --to m --schedule squaredcos_cap_v2
   Weights in 16 bits            skipstone convert --from cifar10 --to cifar10-half --half")]
@@ -88,7 +88,8 @@ fn size(text: &str) -> Result<[usize; 2], String> {
 /// Runs the command.
 pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
     let load = |weights| {
-        let options = LoadOptions { weights, size: arguments.size, flags: arguments.flags.clone(), ..LoadOptions::default() };
+        let options =
+            LoadOptions { weights, size: arguments.size, flags: arguments.flags.clone(), ..LoadOptions::default() };
         load_model(Some(&arguments.from), &options)
     };
     let mut model = load(weights_choice(arguments.weights))?;
