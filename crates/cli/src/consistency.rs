@@ -45,7 +45,7 @@ impl Rows {
         let runs = requests.iter().map(|request| Settings::resolve(model, request)).collect::<Result<_, _>>()?;
         if let Some(network) = &network {
             let [height, width] = model.config.sample_size;
-            check_takes(&**network, [model.config.out_channels, height, width])?;
+            check_takes(&**network, [model.config.image_channels(), height, width])?;
         }
         Ok(Self { path: path.clone(), runs, network })
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use skipstone::io::checkpoint::{
-    FloatType, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, is_onnx, model_hash, save,
+    AdmFlags, FloatType, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, is_onnx, model_hash,
+    save,
 };
 use skipstone::math::schedule::BetaSchedule;
 use skipstone::sampling::denoiser::Prediction;
@@ -21,9 +22,14 @@ use crate::failure::{Done, Usage, emit, say};
 The architecture of an original checkpoint (.ckpt, .pth) is inferred from its tensors. The image size and the noise \
 schedule cannot be inferred: set them with flags, or keep the published defaults (linear, 1e-4 to 0.02, 1000 timesteps).
 
+A checkpoint of guided-diffusion or improved-diffusion also needs the flags of its model, as the READMEs of those \
+projects print them, or the name of a published file. Flags that only concern training or sampling are ignored.
+
 Examples:
   The authors' CIFAR-10 model   skipstone convert --from model-790000.ckpt --to cifar10
   Another image size            skipstone convert --from model.pth --to bedroom --size 256
+  A guided-diffusion model      skipstone convert --from ema_0.9999_250000.pt --to m --flags \"--image_size 64 ...\"
+  A published one               skipstone convert --from lsun_cat.pt --to cat --flags lsun_cat
   A cosine schedule             skipstone convert --from m.pth --to m --schedule squaredcos_cap_v2
   Weights in 16 bits            skipstone convert --from cifar10 --to cifar10-half --half
   For other engines             skipstone convert --model runs/a/model --to net.onnx
@@ -38,6 +44,9 @@ pub struct ConvertArguments {
     /// Diffusers folder or ONNX file to write
     #[arg(long, value_name = "DIR|FILE.onnx")]
     to: PathBuf,
+    /// Flags of a guided-diffusion or improved-diffusion model, or the name of a published one
+    #[arg(long, value_name = "FLAGS|NAME", allow_hyphen_values = true, value_parser = flags)]
+    flags: Option<AdmFlags>,
     /// Image size: one number, or height x width
     #[arg(long, value_name = "N|HxW", value_parser = size)]
     size: Option<[usize; 2]>,
@@ -70,10 +79,15 @@ pub struct ConvertArguments {
     dry_run: bool,
 }
 
+fn flags(text: &str) -> Result<AdmFlags, String> {
+    text.parse().map_err(|error: Error| error.message().to_owned())
+}
+
 /// Runs the command.
 pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
     let load = |weights| {
-        let options = LoadOptions { weights, size: arguments.size, ..LoadOptions::default() };
+        let options =
+            LoadOptions { weights, size: arguments.size, flags: arguments.flags.clone(), ..LoadOptions::default() };
         load_model(arguments.from.as_deref(), &options, &ForeignArguments::default())
     };
     let mut model = load(weights_choice(arguments.weights))?;

@@ -127,6 +127,9 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         request = request.unclipped();
     }
     let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
+    if let Some(ClassRule::Cycle(_)) = generator.settings().classes {
+        return Err(Usage("--class: expected one class for all points, found several".to_owned()).into());
+    }
     if let Some(ClassRule::Modulo(classes)) = generator.settings().classes {
         return Err(Usage(format!(
             "--class: the model has {classes} classes and no null class; choose one class for all points"

@@ -31,8 +31,12 @@ fn arg(field: &'static Field) -> Arg {
         ValueParser::new(|text: &str| field.parse(text))
     };
     let mut help = about.help.to_owned();
-    if let Kind::Name(names) = about.kind {
-        help += &format!(" [possible values: {}]", names().join(", "));
+    match about.kind {
+        Kind::Name(names) => help += &format!(" [possible values: {}]", names().join(", ")),
+        Kind::NameOrText { names, such_as, .. } => {
+            help += &format!(" [possible values: {}; or such as {such_as}]", names().join(", "));
+        }
+        _ => {}
     }
     if !about.default.is_empty() {
         help += &format!(" [default: {}]", about.default);

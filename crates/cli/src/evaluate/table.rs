@@ -54,7 +54,7 @@ pub fn dry_run(
 /// Name of a cell's row: its noise, spacing, solver and clipping as given.
 pub fn name_of(cell: &Cell) -> String {
     let mut words = vec![cell.noise.to_string()];
-    words.extend(cell.spacing.map(|spacing| spacing.to_string()));
+    words.extend(cell.spacing.as_ref().map(ToString::to_string));
     words.extend((cell.solver != Solver::DDIM).then(|| cell.solver.to_string()));
     words.extend(cell.clip.map(|clip| match clip {
         ClipMode::Off => "clip off".to_owned(),

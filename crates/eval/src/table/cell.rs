@@ -25,7 +25,7 @@ impl Cell {
         Request {
             steps: Some(self.steps),
             times: None,
-            spacing: self.spacing,
+            spacing: self.spacing.clone(),
             solver: self.solver,
             clip: self.clip,
             noise: self.noise.clone(),
@@ -75,7 +75,8 @@ impl Lists {
                     }
                     for noise in noises {
                         for &steps in &self.steps {
-                            let cell = Cell { steps, noise: noise.clone(), spacing, solver, clip };
+                            let (noise, spacing) = (noise.clone(), spacing.clone());
+                            let cell = Cell { steps, noise, spacing, solver, clip };
                             if !cells.contains(&cell) {
                                 cells.push(cell);
                             }
@@ -89,8 +90,8 @@ impl Lists {
 }
 
 /// Each item, or a single `None` if there are none.
-fn optional<T: Copy>(items: &[T]) -> Vec<Option<T>> {
-    if items.is_empty() { vec![None] } else { items.iter().copied().map(Some).collect() }
+fn optional<T: Clone>(items: &[T]) -> Vec<Option<T>> {
+    if items.is_empty() { vec![None] } else { items.iter().cloned().map(Some).collect() }
 }
 
 #[cfg(test)]
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_cell_asks_for_the_run_its_row_and_column_name() {
-        let common = Request { seed: 7, class: Some(3), ..Request::default() };
+        let common = Request { seed: 7, class: vec![3], ..Request::default() };
         let cell = Cell {
             steps: 20,
             noise: Noise::Analytic { eta: 1.0 },
@@ -154,7 +155,7 @@ mod tests {
             clip: None,
         };
         let request = cell.request(&common);
-        assert_eq!((request.steps, request.seed, request.class), (Some(20), 7, Some(3)));
+        assert_eq!((request.steps, request.seed, request.class), (Some(20), 7, vec![3]));
         assert_eq!(request.noise, Noise::Analytic { eta: 1.0 });
         let hat = Cell { noise: Noise::Hat, ..cell }.request(&common);
         assert_eq!(hat.noise, Noise::Hat);

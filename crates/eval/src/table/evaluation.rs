@@ -241,7 +241,7 @@ impl Evaluation {
         let mut row = Row {
             steps: cell.steps,
             eta: cell.noise.clone(),
-            spacing: settings.spacing.map(|spacing| spacing.to_string()).unwrap_or_default(),
+            spacing: settings.spacing.as_ref().map(ToString::to_string).unwrap_or_default(),
             solver: settings.solver.to_string(),
             clip: settings.clip.to_string(),
             calls,

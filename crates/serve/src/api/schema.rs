@@ -65,6 +65,14 @@ fn schema(about: &Description, place: Place) -> Value {
             number
         }
         Kind::Name(all) => names(all()),
+        Kind::NameOrText { names: all, pattern, .. } => {
+            json!({"anyOf": [names(all()), {"type": "string", "pattern": pattern}]})
+        }
+        Kind::WholeOrWholes(_) if is_text => pattern("[0-9]+", [1, usize::MAX]),
+        Kind::WholeOrWholes(least) => {
+            let one = whole(or_null("integer"), least);
+            json!({"anyOf": [one, list(whole(json!("integer"), least), [1, usize::MAX])]})
+        }
         Kind::Wholes { least: 0, lengths } if is_text => pattern("[0-9]+", lengths),
         Kind::Wholes { lengths, .. } if is_text => pattern("[1-9][0-9]*", lengths),
         Kind::Numbers { most: 1.0, lengths } if is_text => pattern("(0([.][0-9]+)?|1)", lengths),

@@ -55,7 +55,7 @@ impl OptimalTimes {
         let times = table.trajectory(steps)?.times().iter().filter_map(|t| t.index()?.whole()).collect();
         let explicit = Request { times: Some(times), ..request.clone() };
         let (mut settings, plan) = Settings::resolve(model, &explicit)?;
-        (settings.steps, settings.spacing) = (Some(steps), request.spacing);
+        (settings.steps, settings.spacing) = (Some(steps), request.spacing.clone());
         settings.calibration = Some(calibration.hash());
         Ok(Some(Explicit { request: explicit, run: (settings, plan) }))
     }

@@ -40,7 +40,7 @@ fn guidance_classes_and_solvers_are_the_library_s_too() {
     shared(async |router| {
         let guided = json!({"model": "classes", "n": 2, "steps": 4, "class": 1, "guidance": 2.5});
         let reply = post(&router, "/v1/sample", guided).await.json();
-        let wanted = Request { steps: Some(4), class: Some(1), guidance: Some(2.5), ..Request::default() };
+        let wanted = Request { steps: Some(4), class: vec![1], guidance: Some(2.5), ..Request::default() };
         assert_eq!(picture(&reply["png"]), alone(model(true), &wanted, 0, 2));
         assert_eq!(reply["calls"], 8);
         let heun = post(&router, "/v1/sample", json!({"n": 2, "steps": 4, "solver": "heun"})).await.json();

@@ -119,6 +119,9 @@ pub fn elbo<D: Denoiser + ?Sized>(
     options.clip.check()?;
     check_shape("x0", x0, denoiser.shape())?;
     check_finite("x0", x0)?;
+    if options.scale == NoiseScale::Learned {
+        return Err(Error::argument("sigma learned: the bound needs one sigma per step; choose eta or sigma hat"));
+    }
     let steps = table(schedule, trajectory, &options.scale, FinalLevel::Clean)?;
     let sigma_1 = match options.sigma_1 {
         Some(sigma_1) => sigma_1,

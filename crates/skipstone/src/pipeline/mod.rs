@@ -139,8 +139,14 @@ impl Pipeline {
 
     /// The class of every image.
     #[must_use]
-    pub fn class(mut self, class: usize) -> Self {
-        self.request.class = Some(class);
+    pub fn class(self, class: usize) -> Self {
+        self.classes([class])
+    }
+
+    /// The classes of the images, in turn.
+    #[must_use]
+    pub fn classes(mut self, classes: impl Into<Vec<usize>>) -> Self {
+        self.request.class = classes.into();
         self
     }
 
@@ -328,7 +334,8 @@ impl Pipeline {
 
 /// Refuses a class-conditional model without a class, which would give each image another class.
 fn one_class(generator: &Generator) -> Result<()> {
-    match generator.settings().classes {
+    match &generator.settings().classes {
+        Some(ClassRule::Cycle(_)) => Err(Error::argument("class: expected one class, found several")),
         Some(ClassRule::Modulo(classes)) => Err(Error::argument(format!(
             "class: the model knows {classes} classes and none for \"no class\"; choose one"
         ))),

@@ -97,6 +97,9 @@ pub struct Config {
     pub center_input_sample: bool,
     /// How a time index becomes an embedding.
     pub time_embedding: TimeEmbedding,
+    /// Factor by which time indices are multiplied before they are embedded: 1000/T where a network was trained with
+    /// rescaled times (Nichol & Dhariwal's code), else 1. diffusers does not know it.
+    pub time_scale: f64,
     /// Offset in the denominator of the positional embedding's frequencies.
     pub freq_shift: f64,
     /// Whether cosines come before sines.
@@ -121,6 +124,9 @@ pub struct Config {
     pub dropout: f64,
     /// Channels per attention head; `None` means one head.
     pub attention_head_dim: Option<usize>,
+    /// Heads of every attention layer, whatever its width, instead of `attention_head_dim`. diffusers cannot express it
+    /// where attention layers have different widths.
+    pub num_attention_heads: Option<usize>,
     /// Groups of the group normalisations.
     pub norm_num_groups: usize,
     /// Groups of the middle attention's normalisation; see [`Config::mid_attention_groups`].
@@ -150,6 +156,7 @@ impl Default for Config {
             out_channels: 1,
             center_input_sample: false,
             time_embedding: TimeEmbedding::Positional,
+            time_scale: 1.0,
             freq_shift: 1.0,
             flip_sin_to_cos: false,
             down_blocks: vec![DownBlock::Plain, DownBlock::Attention],
@@ -162,6 +169,7 @@ impl Default for Config {
             upsample_resnet: false,
             dropout: 0.0,
             attention_head_dim: None,
+            num_attention_heads: None,
             norm_num_groups: 32,
             attn_norm_num_groups: None,
             norm_eps: 1e-6,
@@ -221,6 +229,28 @@ impl Config {
     pub(crate) fn frequency(&self, i: usize, half: usize) -> f32 {
         let exponent = -(10_000f64.ln()) * i as f64 / (half as f64 - self.freq_shift);
         (exponent as f32).exp()
+    }
+
+    /// The channels of each level with attention, finest first; the middle block counts as the coarsest level.
+    pub fn attention_widths(&self) -> Vec<usize> {
+        let levels = self.block_out_channels.len();
+        let attends = |level: &usize| {
+            self.down_blocks[*level] == DownBlock::Attention
+                || self.up_blocks[levels - 1 - level] == UpBlock::Attention
+                || (self.mid_block && self.add_attention && level + 1 == levels)
+        };
+        (0..levels).filter(attends).map(|level| self.block_out_channels[level]).collect()
+    }
+
+    /// Channels of an image. Half of the output, if the network [learns its variance](Self::learns_variance).
+    pub fn image_channels(&self) -> usize {
+        if self.learns_variance() { self.in_channels } else { self.out_channels }
+    }
+
+    /// Whether the output has a second half, which interpolates the variance of a step (Nichol & Dhariwal, arXiv
+    /// 2102.09672, Eq. 15).
+    pub fn learns_variance(&self) -> bool {
+        self.out_channels == 2 * self.in_channels
     }
 
     /// Groups of the middle attention's normalisation. With scale-shift and no explicit number, that attention has no
@@ -297,16 +327,24 @@ impl Config {
                 return fail(format!("attn_norm_num_groups: {groups} does not divide {channels} channels"));
             }
         }
-        if let Some(dim) = self.attention_head_dim {
-            let attends = |level: &usize| {
-                self.down_blocks[*level] == DownBlock::Attention
-                    || self.up_blocks[levels - 1 - level] == UpBlock::Attention
-                    || (self.mid_block && self.add_attention && level + 1 == levels)
-            };
-            let mut widths = (0..levels).filter(attends).map(|level| self.block_out_channels[level]);
-            if let Some(channels) = widths.find(|channels| dim == 0 || channels % dim != 0) {
-                return fail(format!("attention_head_dim: {dim} does not divide the {channels} channels of a level"));
+        if self.attention_head_dim.is_some() && self.num_attention_heads.is_some() {
+            return fail("num_attention_heads: cannot be combined with attention_head_dim".to_owned());
+        }
+        for (name, of, widths) in [
+            ("attention_head_dim", self.attention_head_dim, self.attention_widths()),
+            // The config's file lists the heads' width on every level.
+            ("num_attention_heads", self.num_attention_heads, self.block_out_channels.clone()),
+        ] {
+            let Some(of) = of else { continue };
+            if let Some(channels) = widths.into_iter().find(|channels| of == 0 || channels % of != 0) {
+                return fail(format!("{name}: {of} does not divide the {channels} channels of a level"));
             }
+        }
+        if !(self.time_scale.is_finite() && self.time_scale > 0.0) {
+            return fail(format!("time_scale: expected a positive number, found {}", self.time_scale));
+        }
+        if self.time_scale != 1.0 && self.time_embedding != TimeEmbedding::Positional {
+            return fail("time_scale: needs the positional time embedding".to_owned());
         }
         if let TimeEmbedding::Learned { num_train_timesteps } = self.time_embedding
             && !(1..=1_000_000).contains(&num_train_timesteps)

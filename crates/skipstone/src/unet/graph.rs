@@ -535,15 +535,12 @@ impl Builder<'_> {
         };
         let names = ["to_q", "to_k", "to_v"].map(|part| format!("{name}.{part}"));
         let qkv = self.pointwise(&names, Fold { norm, ..Fold::plain(x) }, value.channels, Start::Fresh)?;
-        let heads = match self.config.attention_head_dim {
-            Some(dim) if dim == 0 || !value.channels.is_multiple_of(dim) => {
-                let channels = value.channels;
-                return Err(Error::data(format!(
-                    "attention_head_dim: {dim} does not divide the {channels} channels of {name}"
-                )));
-            }
-            Some(dim) => value.channels / dim,
-            None => 1,
+        let channels = value.channels;
+        // `validate` has checked that both divide the channels.
+        let heads = match (self.config.num_attention_heads, self.config.attention_head_dim) {
+            (Some(heads), _) => heads,
+            (None, Some(dim)) => channels / dim,
+            (None, None) => 1,
         };
         let shape = Attention { channels: value.channels, heads, pixels: value.pixels() };
         let y = self.like(x);

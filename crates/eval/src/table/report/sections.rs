@@ -48,6 +48,7 @@ fn attributes(row: &Row, further: &[String]) -> Vec<(String, String)> {
     let noise = match &row.eta {
         Noise::Eta(eta) => format!("η = {eta}"),
         Noise::Hat => "σ̂".to_owned(),
+        Noise::Learned => "learned variance".to_owned(),
         Noise::Analytic { eta: 1.0 } => "analytic variance".to_owned(),
         Noise::Analytic { eta } => format!("analytic variance over η = {eta}"),
         Noise::Vector(_) => "σ by a list".to_owned(),

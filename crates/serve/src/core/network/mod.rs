@@ -29,6 +29,7 @@ pub type OnCall = Box<dyn Fn(usize, Duration) + Send>;
 pub struct SharedNetwork {
     to: Sender<Message>,
     shape: [usize; 3],
+    output_channels: usize,
     prediction: Prediction,
     fractional: bool,
     /// Requests in the middle of their loop, which may join a call.
@@ -63,11 +64,12 @@ impl SharedNetwork {
         let (to, from) = mpsc::channel();
         let active = Arc::new(AtomicUsize::new(0));
         let (shape, prediction) = (network.shape(), network.prediction());
+        let output_channels = network.output_channels();
         let fractional = network.takes_fractional_times();
         let batcher = Batcher::new(from, active.clone(), network, most, on_call);
         let thread = thread::Builder::new().name("skipstone-model".to_owned()).spawn(move || batcher.run());
         thread.map_err(|e| Error::io("the model's thread", e))?;
-        Ok(Self { to, shape, prediction, fractional, active })
+        Ok(Self { to, shape, output_channels, prediction, fractional, active })
     }
 
     /// `[channels, height, width]` of an image.
@@ -123,6 +125,10 @@ impl Denoiser for SharedDenoiser {
         self.network.prediction
     }
 
+    fn output_channels(&self) -> usize {
+        self.network.output_channels
+    }
+
     fn takes_fractional_times(&self) -> bool {
         self.network.fractional
     }
@@ -146,7 +152,7 @@ impl Denoiser for SharedDenoiser {
             conditions,
             cancel: self.cancel.clone(),
             done: 0,
-            out: Array4::zeros(x_t.dim()),
+            out: Array4::zeros((n, self.network.output_channels, x_t.dim().2, x_t.dim().3)),
             reply,
         };
         self.network.to.send(Message::Predict(Box::new(rows))).map_err(|_| broken())?;

@@ -55,9 +55,11 @@ impl RowLayout {
 }
 
 /// The sinusoidal time embedding (Vaswani et al., arXiv 1706.03762): sines, then cosines, of a time index at
-/// geometrically spaced frequencies. A class number may stand in for the time. Angles are rounded to f32, as in training.
+/// geometrically spaced frequencies. A class number may stand in for the time. Scaled times and angles are rounded to f32, as
+/// in training.
 pub(crate) fn time_embedding(config: &Config, time: f32, out: &mut [f32]) {
     let half = out.len() / 2;
+    let time = time * config.time_scale as f32;
     for i in 0..half {
         let angle = f64::from(time * config.frequency(i, half));
         let (sin, cos) = (libm::sin(angle) as f32, libm::cos(angle) as f32);

@@ -52,6 +52,10 @@ impl Denoiser for DifferentiableUNet {
         self.unet.prediction()
     }
 
+    fn output_channels(&self) -> usize {
+        self.unet.output_channels()
+    }
+
     fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
         self.unet.predict(x_t, times, conditions)
     }
@@ -71,7 +75,7 @@ impl DifferentiableDenoiser for DifferentiableUNet {
     ) -> Result<Pullback> {
         let n = x_t.dim().0;
         let [_, h, w] = self.unet.shape();
-        let shape = (n, self.unet.config().out_channels, h, w);
+        let shape = (n, self.unet.config().image_channels(), h, w);
         if cotangent.dim() != shape {
             let found = cotangent.shape();
             return Err(Error::argument(format!("cotangent: expected the output's shape {shape:?}, found {found:?}")));
@@ -85,9 +89,14 @@ impl DifferentiableDenoiser for DifferentiableUNet {
         let mut backward = self.backward.lock().unwrap_or_else(|poison| poison.into_inner());
         let backward = &mut *backward;
         let keep = |images: std::ops::Range<usize>, y: &[f32], dy: &mut [f32]| {
-            let values = images.start * per_image..images.end * per_image;
-            dy.copy_from_slice(&v[values.clone()]);
-            out[values].copy_from_slice(y);
+            // A learned variance follows each image's own output, and has the cotangent 0.
+            let each = y.len() / images.len().max(1);
+            dy.fill(0.0);
+            for ((image, y), dy) in images.zip(y.chunks_exact(each)).zip(dy.chunks_exact_mut(each)) {
+                let values = image * per_image..(image + 1) * per_image;
+                dy[..per_image].copy_from_slice(&v[values.clone()]);
+                out[values].copy_from_slice(&y[..per_image]);
+            }
         };
         let parameters = self.parameters.data();
         backward.backprop.add_gradient(parameters, batch, keep, &mut backward.gradient, Some(&mut gradient))?;

@@ -357,6 +357,10 @@ impl Denoiser for UNet {
         self.prediction
     }
 
+    fn output_channels(&self) -> usize {
+        self.config.out_channels
+    }
+
     fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[denoiser::Condition]) -> Result<Array4<f32>> {
         let classes = denoiser::classes(conditions, x_t.dim().0, self.config.num_class_embeds)?;
         self.run(x_t, times, classes.as_deref(), None)

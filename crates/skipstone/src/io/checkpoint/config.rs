@@ -66,6 +66,7 @@ pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> 
     refuse_unsupported(&fields, &block_out_channels)?;
     let time_embedding = time_embedding(&fields)?;
     let class_embedding = fields.choice("class_embed_type", CLASS_EMBEDDINGS, ClassEmbedding::Table)?;
+    let heads = heads(&fields, &block_out_channels)?;
     let conv_or_resnet = |name| fields.choice(name, &[("conv", false), ("resnet", true)], false);
     let config = Config {
         sample_size: match size {
@@ -76,6 +77,7 @@ pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> 
         out_channels: fields.usize("out_channels", 3)?,
         center_input_sample: fields.bool("center_input_sample", false)?,
         time_embedding,
+        time_scale: fields.f64("time_scale", 1.0)?,
         freq_shift: fields.f64("freq_shift", 0.0)?,
         flip_sin_to_cos: fields.bool("flip_sin_to_cos", true)?,
         down_blocks: down.iter().map(|n| block("down_block_types", n, DOWN_BLOCKS)).collect::<Result<_>>()?,
@@ -87,7 +89,8 @@ pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> 
         downsample_resnet: conv_or_resnet("downsample_type")?,
         upsample_resnet: conv_or_resnet("upsample_type")?,
         dropout: fields.f64("dropout", 0.0)?,
-        attention_head_dim: fields.optional_usize("attention_head_dim", Some(8))?,
+        attention_head_dim: heads.dim,
+        num_attention_heads: heads.number,
         norm_num_groups: fields.usize("norm_num_groups", 32)?,
         attn_norm_num_groups: fields.optional_usize("attn_norm_num_groups", None)?,
         norm_eps: fields.f64("norm_eps", 1e-5)?,
@@ -137,6 +140,32 @@ fn sample_size(fields: &Fields) -> Result<[usize; 2]> {
     }
 }
 
+/// Heads by their width or by their number.
+struct Heads {
+    dim: Option<usize>,
+    number: Option<usize>,
+}
+
+/// `attention_head_dim`: one width for all levels, or a list with the width on each level, which is how a fixed number
+/// of heads is written. diffusers' `UNet2DModel` refuses the list rather than compute another network.
+fn heads(fields: &Fields, channels: &[usize]) -> Result<Heads> {
+    const NAME: &str = "attention_head_dim";
+    if !matches!(fields.get(NAME), Some(Value::Array(_))) {
+        return Ok(Heads { dim: fields.optional_usize(NAME, Some(8))?, number: None });
+    }
+    let widths = fields.usizes(NAME, &[])?;
+    let number = channels.iter().zip(&widths).map(|(&channels, &width)| channels.checked_div(width));
+    let first = number.clone().next().flatten();
+    let fits = |(&channels, &width): (&usize, &usize)| first.and_then(|n| n.checked_mul(width)) == Some(channels);
+    if widths.len() != channels.len() || !channels.iter().zip(&widths).all(fits) {
+        return Err(Error::unsupported(format!(
+            "{NAME}: {widths:?} is not supported; expected one width, or a list with a width for each level that gives \
+             all levels of block_out_channels the same number of heads"
+        )));
+    }
+    Ok(Heads { dim: None, number: first })
+}
+
 fn time_embedding(fields: &Fields) -> Result<TimeEmbedding> {
     match fields.str("time_embedding_type")?.unwrap_or("positional") {
         "positional" => Ok(TimeEmbedding::Positional),
@@ -178,13 +207,17 @@ pub fn config_to_json(config: &Config) -> String {
         TimeEmbedding::Positional => ("positional", None),
         TimeEmbedding::Learned { num_train_timesteps } => ("learned", Some(num_train_timesteps)),
     };
+    let head_widths = config.num_attention_heads.map(|heads| {
+        let widths = config.block_out_channels.iter().map(|channels| channels / heads);
+        widths.collect::<Vec<_>>()
+    });
     let conv_or_resnet = |resnet| if resnet { "resnet" } else { "conv" };
-    let value = json!({
+    let mut value = json!({
         "_class_name": "UNet2DModel",
         "_diffusers_version": DIFFUSERS_VERSION,
         "act_fn": name_of(&config.activation, ACTIVATIONS),
         "add_attention": config.add_attention,
-        "attention_head_dim": config.attention_head_dim,
+        "attention_head_dim": head_widths.map_or_else(|| json!(config.attention_head_dim), |widths| json!(widths)),
         "attn_norm_num_groups": config.attn_norm_num_groups,
         "block_out_channels": config.block_out_channels,
         "center_input_sample": config.center_input_sample,
@@ -219,6 +252,10 @@ pub fn config_to_json(config: &Config) -> String {
         "up_block_types": config.up_blocks.iter().map(|b| name_of(b, UP_BLOCKS)).collect::<Vec<_>>(),
         "upsample_type": conv_or_resnet(config.upsample_resnet),
     });
+    // diffusers has no such field. Absent, it leaves the hash of every other model as it was.
+    if config.time_scale != 1.0 {
+        value["time_scale"] = json!(config.time_scale);
+    }
     format!("{value:#}\n")
 }
 
@@ -238,6 +275,7 @@ mod tests {
                 out_channels: 3,
                 center_input_sample: false,
                 time_embedding: TimeEmbedding::Positional,
+                time_scale: 1.0,
                 freq_shift: 0.0,
                 flip_sin_to_cos: true,
                 down_blocks: vec![DownBlock::Plain, DownBlock::Attention, DownBlock::Attention, DownBlock::Attention],
@@ -250,6 +288,7 @@ mod tests {
                 upsample_resnet: false,
                 dropout: 0.0,
                 attention_head_dim: Some(8),
+                num_attention_heads: None,
                 norm_num_groups: 32,
                 attn_norm_num_groups: None,
                 norm_eps: 1e-5,

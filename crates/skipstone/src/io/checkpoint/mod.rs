@@ -3,6 +3,7 @@
 //! Reading a file never executes anything and allocates at most a small multiple of the file's size. It ends with a
 //! model or with an error that names the file and the field.
 
+mod adm;
 pub(crate) mod blob;
 mod config;
 mod diffusers;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+pub use adm::{AdmFlags, Published};
 pub use config::{config_from_json, config_to_json};
 pub use safetensors::{FloatType, NamedTensor, TensorSet, read_tensors, write_tensors};
 pub use save::{ModelFiles, save};
@@ -85,6 +87,8 @@ pub enum Format {
     Original,
     /// A network of another kind, which brings its own engine: [`Model::source`].
     Foreign,
+    /// A checkpoint of guided-diffusion or improved-diffusion, read with its flags.
+    Adm,
 }
 
 /// Settings that a file may lack.
@@ -99,6 +103,8 @@ pub struct LoadOptions {
     pub norm_num_groups: Option<usize>,
     /// The schedule. Replaces the folder's or the official one.
     pub scheduler: Option<SchedulerConfig>,
+    /// The flags of a checkpoint of guided-diffusion or improved-diffusion, which cannot be loaded without.
+    pub flags: Option<AdmFlags>,
 }
 
 /// A loaded model.
@@ -248,6 +254,13 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
         let (config, tensors) = original::convert(tensors, options)?;
         let scheduler = options.scheduler.clone().unwrap_or_else(original::scheduler);
         return assemble(config, &tensors, scheduler, weights, Format::Original, Extra::default());
+    }
+    if adm::has_names(&tensors) {
+        let flags = options.flags.as_ref().ok_or_else(|| adm::needs_flags(path))?;
+        let weights = if weights == Weights::Unspecified { adm::weights(path) } else { weights };
+        let (config, scheduler, tensors) = adm::convert(tensors, flags, options)?;
+        let scheduler = options.scheduler.clone().unwrap_or(scheduler);
+        return assemble(config, &tensors, scheduler, weights, Format::Adm, Extra::default());
     }
     if diffusers::has_names(&tensors) {
         return diffusers::load_file(path, weights, tensors, options);

@@ -11,7 +11,7 @@ use crate::unet::{Config, DownBlock, UpBlock};
 type Entries = BTreeMap<String, Entry>;
 
 /// Maximum number of levels, which keeps a malicious name from causing an arbitrarily long loop.
-const MAX_LEVELS: usize = 16;
+pub(super) const MAX_LEVELS: usize = 16;
 
 /// Whether the tensors have the names of the original code.
 pub(super) fn has_names(tensors: &TensorFile<'_>) -> bool {
@@ -32,7 +32,7 @@ pub(super) fn convert<'a>(tensors: TensorFile<'a>, options: &LoadOptions) -> Res
     Ok((config, tensors))
 }
 
-fn shape<'e>(entries: &'e Entries, name: &str, rank: usize) -> Result<&'e [usize]> {
+pub(super) fn shape<'e>(entries: &'e Entries, name: &str, rank: usize) -> Result<&'e [usize]> {
     let entry = entries.get(name).ok_or_else(|| Error::data(format!("{name}: missing; the architecture needs it")))?;
     if entry.shape.len() != rank {
         return Err(Error::data(format!("{name}: expected {rank} dimensions, found {:?}", entry.shape)));
@@ -41,7 +41,7 @@ fn shape<'e>(entries: &'e Entries, name: &str, rank: usize) -> Result<&'e [usize
 }
 
 /// The number of consecutive names `prefix.0`, `prefix.1`, …
-fn count(entries: &Entries, prefix: &str) -> usize {
+pub(super) fn count(entries: &Entries, prefix: &str) -> usize {
     let indices: BTreeSet<usize> = entries
         .range(prefix.to_owned()..)
         .map_while(|(name, _)| name.strip_prefix(prefix))

@@ -69,6 +69,9 @@ pub struct SchedulerConfig {
     pub clip_sample: Option<bool>,
     /// Bound of the clipping: ± this value.
     pub clip_sample_range: f64,
+    /// Whether ε̂ is derived again from a clipped x̂₀. In diffusers this is an argument of `DDIMScheduler.step`, not a
+    /// setting.
+    pub use_clipped_model_output: bool,
     /// Whether the last step ends at a = 1 instead of a₁.
     pub set_alpha_to_one: bool,
     /// Offset added to the timesteps of the `leading` spacing.
@@ -101,6 +104,7 @@ impl Default for SchedulerConfig {
             trained_betas: None,
             clip_sample: None,
             clip_sample_range: 1.0,
+            use_clipped_model_output: false,
             set_alpha_to_one: true,
             steps_offset: 0,
             prediction_type: Prediction::Epsilon,
@@ -157,6 +161,7 @@ impl SchedulerConfig {
                 None => None,
             },
             clip_sample_range: fields.f64("clip_sample_range", d.clip_sample_range)?,
+            use_clipped_model_output: fields.bool("use_clipped_model_output", false)?,
             set_alpha_to_one: fields.bool("set_alpha_to_one", d.set_alpha_to_one)?,
             steps_offset: fields.usize("steps_offset", d.steps_offset)?,
             prediction_type: fields.choice("prediction_type", PREDICTIONS, d.prediction_type)?,
@@ -193,14 +198,18 @@ impl SchedulerConfig {
         if self.set_alpha_to_one { FinalLevel::Clean } else { FinalLevel::FirstTrained }
     }
 
-    /// The clipping of x̂₀ during sampling as diffusers interprets these settings, which keeps the network's ε̂. `None`
-    /// if the file does not say.
+    /// The clipping of x̂₀ during sampling as diffusers interprets these settings: it keeps the network's ε̂ unless
+    /// `use_clipped_model_output` is set. `None` if the file does not say.
     pub fn clip(&self) -> Option<Clip> {
+        let clip = |bound| match self.use_clipped_model_output {
+            true => Clip::RederiveEps(bound),
+            false => Clip::KeepEps(bound),
+        };
         if self.thresholding {
             let (ratio, max) = (self.dynamic_thresholding_ratio, self.sample_max_value);
-            return Some(Clip::KeepEps(Bound::Dynamic(DynamicThreshold { ratio, max })));
+            return Some(clip(Bound::Dynamic(DynamicThreshold { ratio, max })));
         }
-        self.clip_sample.map(|clip| if clip { Clip::KeepEps(Bound::Range(self.clip_sample_range)) } else { Clip::Off })
+        self.clip_sample.map(|clips| if clips { clip(Bound::Range(self.clip_sample_range)) } else { Clip::Off })
     }
 
     /// Checks ranges, except that of β, which the schedule checks.
@@ -267,6 +276,9 @@ impl SchedulerConfig {
             value["beta_schedule"] = json!("linear");
             value["trained_betas"] = json!(schedule.betas());
         }
+        if self.use_clipped_model_output {
+            value["use_clipped_model_output"] = json!(true);
+        }
         if self.variance_type != VarianceName::FixedSmall {
             // DDIMScheduler has no such field and ignores it, so it is written only where it is not the default.
             value["variance_type"] = json!(name_of(&self.variance_type, VARIANCES));
@@ -299,6 +311,7 @@ mod tests {
             trained_betas: None,
             clip_sample: Some(false),
             clip_sample_range: 1.25,
+            use_clipped_model_output: true,
             set_alpha_to_one: false,
             steps_offset: 1,
             prediction_type: Prediction::Velocity,

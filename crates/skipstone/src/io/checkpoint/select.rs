@@ -15,6 +15,9 @@ pub(super) fn from_torch<'a>(
     label: &Path,
     choice: WeightsChoice,
 ) -> Result<(Weights, TensorFile<'a>)> {
+    if file.is_optimiser_state() {
+        return Err(super::adm::optimiser_state(label));
+    }
     let (weights, entries) = find(&file, choice).map_err(|e| e.in_file(label))?;
     if weights == Weights::Raw && choice == WeightsChoice::Auto {
         tracing::warn!(file = %label.display(), "no moving average in this file; loading the raw weights");

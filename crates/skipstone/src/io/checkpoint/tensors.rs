@@ -52,6 +52,9 @@ impl Dtype {
     }
 }
 
+/// How many times a tensor's bytes its storage may have for the storage's checksum to be checked.
+const WORTH_CHECKING: u64 = 4;
+
 /// A range of bytes and its checksum according to the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Checksum {
@@ -65,13 +68,21 @@ pub(crate) struct Checksum {
 pub(crate) struct Entry {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// In elements; `None` means contiguous and row-major.
-    strides: Option<Vec<usize>>,
+    /// The order of the elements; `None` means contiguous and row-major.
+    view: Option<View>,
     blob: usize,
     start: u64,
     /// Bytes from the start of the first element to the end of the last.
     span: u64,
     checksum: Option<Checksum>,
+}
+
+/// A strided walk through the elements. Its shape may have other dimensions than the tensor, but as many elements.
+#[derive(Clone, Debug)]
+struct View {
+    shape: Vec<usize>,
+    /// In elements.
+    strides: Vec<usize>,
 }
 
 /// A tensor's storage: `len` bytes from `start` of blob number `blob`.
@@ -120,24 +131,44 @@ impl Entry {
             return Err(too_large());
         }
         let checksum = region.crc32.map(|crc32| Checksum { start: region.start, len: region.len, crc32 });
-        Ok(Self { dtype, shape, strides, blob: region.blob, start: region.start + first, span, checksum })
+        let view = strides.map(|strides| View { shape: shape.clone(), strides });
+        Ok(Self { dtype, shape, view, blob: region.blob, start: region.start + first, span, checksum })
     }
 
-    /// The same elements with another shape of equal size. Non-contiguous tensors can only drop trailing dimensions of
-    /// 1.
+    /// The same elements, in the same order, with another shape of equal size.
     pub fn reshaped(mut self, shape: Vec<usize>) -> Result<Self> {
-        if self.strides.is_some() {
-            // Dropping trailing dimensions of 1 keeps the other strides.
-            let strides = self.strides.as_mut().map_or(0, |s| {
-                s.truncate(shape.len());
-                s.len()
-            });
-            if strides != shape.len() || self.shape[..shape.len()] != shape[..] {
-                return Err(Error::data(format!("cannot reshape {:?} to {shape:?}", self.shape)));
-            }
+        let numel = |shape: &[usize]| shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        if numel(&self.shape) != numel(&shape) {
+            return Err(Error::data(format!("cannot reshape {:?} to {shape:?}", self.shape)));
         }
         self.shape = shape;
         Ok(self)
+    }
+
+    /// Some rows of a tensor whose rows come in `groups` groups of `parts` parts each: those of part `part` of every
+    /// group, in order.
+    ///
+    /// # Errors
+    /// The number of rows is not a positive multiple of groups·parts.
+    pub fn part_of_rows(&self, groups: usize, parts: usize, part: usize) -> Result<Self> {
+        let rows = self.shape.first().copied().unwrap_or(0);
+        let whole = self.view.as_ref().is_none_or(|view| view.shape == self.shape) && !self.shape.contains(&0);
+        let per_part = groups.checked_mul(parts).filter(|&n| n > 0 && rows > 0 && rows % n == 0).map(|n| rows / n);
+        let (Some(per_part), true) = (per_part, whole) else {
+            return Err(Error::data(format!("cannot split {:?} into {groups} groups of {parts} parts", self.shape)));
+        };
+        let strides = self.view.as_ref().map_or_else(|| row_major(&self.shape), |view| view.strides.clone());
+        let mut entry = self.clone();
+        entry.shape[0] = groups * per_part;
+        let shape = [&[groups, per_part], &self.shape[1..]].concat();
+        let skipped = part * per_part * strides[0];
+        let strides = [&[parts * per_part * strides[0]], &strides[..]].concat();
+        let size = self.dtype.size().unwrap_or(0) as u64;
+        entry.start += skipped as u64 * size;
+        let last: usize = shape.iter().zip(&strides).map(|(&d, &stride)| d.saturating_sub(1) * stride).sum();
+        entry.span = (last as u64 + 1) * size;
+        entry.view = Some(View { shape, strides });
+        Ok(entry)
     }
 }
 
@@ -169,12 +200,18 @@ impl<'a> TensorFile<'a> {
     }
 
     /// The same tensors with the names (and shapes) returned by `rename`.
-    pub fn renamed(mut self, rename: impl Fn(&str, Entry) -> Result<(String, Entry)>) -> Result<Self> {
+    pub fn renamed(self, rename: impl Fn(&str, Entry) -> Result<(String, Entry)>) -> Result<Self> {
+        self.replaced(|name, entry| Ok(vec![rename(name, entry)?]))
+    }
+
+    /// The tensors that `replace` returns for each.
+    pub fn replaced(mut self, replace: impl Fn(&str, Entry) -> Result<Vec<(String, Entry)>>) -> Result<Self> {
         let mut entries = BTreeMap::new();
         for (name, entry) in std::mem::take(&mut self.entries) {
-            let (to, entry) = rename(&name, entry).map_err(|e| e.within(&name).in_file(&self.label))?;
-            if entries.insert(to.clone(), entry).is_some() {
-                return Err(Error::data(format!("{name}: there is already a tensor for {to}")).in_file(&self.label));
+            for (to, entry) in replace(&name, entry).map_err(|e| e.within(&name).in_file(&self.label))? {
+                if entries.insert(to.clone(), entry).is_some() {
+                    return Err(Error::data(format!("{name}: there is already a tensor for {to}")).in_file(&self.label));
+                }
             }
         }
         self.entries = entries;
@@ -209,7 +246,7 @@ impl<'a> TensorFile<'a> {
 
     /// Reads the values of `entry`, row-major, into `out`, whose length must match.
     fn read_into(&self, name: &str, entry: &Entry, out: &mut [f32]) -> Result<()> {
-        let plain = entry.dtype == Dtype::F32 && entry.strides.is_none() && entry.checksum.is_none();
+        let plain = entry.dtype == Dtype::F32 && entry.view.is_none() && entry.checksum.is_none();
         if plain && cfg!(target_endian = "little") {
             // The most common case by far, without an intermediate copy.
             let fail = |e: Error| e.within(name).in_file(&self.label);
@@ -226,23 +263,32 @@ impl<'a> TensorFile<'a> {
             let Dtype::Other(dtype) = &entry.dtype else { unreachable!("only other types have no size") };
             return Err(fail(Error::unsupported(format!("unsupported dtype {dtype}: expected f64, f32, f16 or bf16"))));
         };
-        let bytes = self.blobs[entry.blob].read(entry.start, entry.span).map_err(fail)?;
-        if let Some(sum) = entry.checksum
-            && (sum.start, sum.len) == (entry.start, entry.span)
-            && zip::crc32(&bytes) != sum.crc32
-        {
-            return Err(fail(Error::data("damaged: the checksum does not match")));
-        }
-        let Some(strides) = &entry.strides else { return Ok(entry.dtype.decode(&bytes)) };
-        let numel: usize = entry.shape.iter().product();
+        let blob = &self.blobs[entry.blob];
+        // The checksum is that of the whole storage. A storage much larger than the tensor holds other tensors too, and
+        // reading it for each of them would take too long.
+        let bytes = match entry.checksum.filter(|sum| sum.len <= WORTH_CHECKING.saturating_mul(entry.span)) {
+            Some(sum) => {
+                let mut bytes = blob.read(sum.start, sum.len).map_err(fail)?;
+                if zip::crc32(&bytes) != sum.crc32 {
+                    return Err(fail(Error::data("damaged: the checksum does not match")));
+                }
+                let before = (entry.start - sum.start) as usize;
+                bytes.truncate(before + entry.span as usize);
+                bytes.drain(..before);
+                bytes
+            }
+            None => blob.read(entry.start, entry.span).map_err(fail)?,
+        };
+        let Some(View { shape, strides }) = &entry.view else { return Ok(entry.dtype.decode(&bytes)) };
+        let numel: usize = shape.iter().product();
         let mut gathered = Vec::with_capacity(numel * size);
-        let mut index = vec![0usize; entry.shape.len()];
+        let mut index = vec![0usize; shape.len()];
         for _ in 0..numel {
             let at = size * index.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>();
             gathered.extend_from_slice(&bytes[at..at + size]);
             for axis in (0..index.len()).rev() {
                 index[axis] += 1;
-                if index[axis] < entry.shape[axis] {
+                if index[axis] < shape[axis] {
                     break;
                 }
                 index[axis] = 0;

@@ -62,7 +62,10 @@ impl<'a> Translation<'a> {
         }
         self.names.insert(self.graph.input, image);
         if let Some(time) = self.graph.time {
-            let column = self.reshape(TIMESTEP, &[-1, 1]);
+            let mut column = self.reshape(TIMESTEP, &[-1, 1]);
+            if self.config.time_scale != 1.0 {
+                column = self.with_constant("Mul", &column, self.config.time_scale as f32);
+            }
             self.sines(time, &column);
         }
         if let Some(class) = self.graph.label {

@@ -22,13 +22,16 @@ pub struct Coefficients {
     pub eps: f64,
     /// Coefficient of fresh noise z: σ.
     pub z: f64,
+    /// For a variance that the network learns, the other end of its range: ln σ of each value lies between the logarithms
+    /// of this and of `z`, at the place that the network predicts.
+    pub least_z: Option<f64>,
 }
 
 impl Coefficients {
     /// A step to level `s` that injects noise of scale σ, 0 ≤ σ² ≤ 1 − a_s.
     pub fn new(s: NoiseLevel, sigma: f64) -> Self {
         // At the bound, rounding may leave σ² slightly above 1 − a_s.
-        Self { x0: s.signal(), eps: (s.one_minus - sigma * sigma).max(0.0).sqrt(), z: sigma }
+        Self { x0: s.signal(), eps: (s.one_minus - sigma * sigma).max(0.0).sqrt(), z: sigma, least_z: None }
     }
 
     /// The noise-free step √a·x̂₀ + √(1−a)·ε̂ to level `to`. Towards clean data it is DDIM sampling; away from clean data

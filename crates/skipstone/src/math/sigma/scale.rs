@@ -16,6 +16,10 @@ pub enum NoiseScale {
     Vector(Vec<f64>),
     /// The variance that is optimal for the network.
     Analytic(Analytic),
+    /// The variance that the network predicts for each value, in a second half of its output: ln σ² = v·ln β + (1−v)·ln β̃
+    /// (Nichol & Dhariwal, arXiv 2102.09672, Eq. 15), with β = 1 − a_t/a_s and β̃ = σ(1)² of the step, so for any
+    /// trajectory. The direction uses σ(1). The last step injects no noise.
+    Learned,
 }
 
 /// The optimal variance of Analytic-DPM (Bao et al., arXiv 2201.06503, Theorem 1).
@@ -37,6 +41,7 @@ impl fmt::Display for NoiseScale {
             Self::Eta(eta) => write!(f, "eta = {eta}"),
             Self::Hat => f.write_str("sigma hat"),
             Self::Vector(_) => f.write_str("sigmas"),
+            Self::Learned => f.write_str("sigma learned"),
             Self::Analytic(analytic) => write!(f, "sigma analytic, eta = {}", analytic.eta),
         }
     }
@@ -79,6 +84,12 @@ impl NoiseScale {
                 let sigma = sigma(1.0, t, s);
                 let z = if is_last { 0.0 } else { t.beta_from(s).sqrt() };
                 Ok((sigma, Coefficients { z, ..Coefficients::new(s, sigma) }))
+            }
+            Self::Learned if is_last => Ok((0.0, Coefficients::deterministic(s))),
+            Self::Learned => {
+                let sigma = sigma(1.0, t, s);
+                let z = t.beta_from(s).sqrt();
+                Ok((sigma, Coefficients { z, least_z: Some(sigma), ..Coefficients::new(s, sigma) }))
             }
             Self::Vector(sigmas) => {
                 let sigma = in_range(sigmas[i], s)?;

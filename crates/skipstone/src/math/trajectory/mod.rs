@@ -4,9 +4,11 @@
 //! the list, never on "t − T/S".
 
 mod optimal;
+mod respacing;
 mod spacing;
 
 pub use optimal::{BestTimes, optimal};
+pub use respacing::Respacing;
 pub use spacing::Spacing;
 
 use crate::error::{Error, Result};

@@ -7,7 +7,8 @@ use crate::math::schedule::Time;
 /// Classifier-free guidance (Ho & Salimans, arXiv 2207.12598): uncond + w·(cond − uncond), computed in one network call
 /// on a batch of 2n rows.
 ///
-/// w = 1 is the conditional network, w = 0 the unconditional one. Guidance is linear, so it is the same for ε, x₀ and v.
+/// w = 1 is the conditional network, w = 0 the unconditional one. Guidance is linear, so it is the same for ε, x₀ and v. A
+/// learned variance is the conditional network's.
 #[derive(Clone, Debug)]
 pub struct Guided<D> {
     inner: D,
@@ -37,6 +38,10 @@ impl<D: Denoiser> Denoiser for Guided<D> {
         self.inner.prediction()
     }
 
+    fn output_channels(&self) -> usize {
+        self.inner.output_channels()
+    }
+
     /// Rows with [`Condition::Null`] get the unconditional prediction: they have no class to guide towards.
     fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
         let n = x_t.dim().0;
@@ -60,7 +65,11 @@ impl<D: Denoiser> Denoiser for Guided<D> {
         let (out, conditional) = both.view().split_at(Axis(0), n);
         let mut out = out.to_owned();
         for (&i, conditional) in guided.iter().zip(conditional.outer_iter()) {
-            Zip::from(out.index_axis_mut(Axis(0), i)).and(conditional).for_each(|out, &conditional| {
+            let images = self.shape()[0].min(conditional.len_of(Axis(0)));
+            let (mut out, mut variance) = out.index_axis_mut(Axis(0), i).split_at(Axis(0), images);
+            let (conditional, learned) = conditional.split_at(Axis(0), images);
+            variance.assign(&learned);
+            Zip::from(&mut out).and(conditional).for_each(|out, &conditional| {
                 let unconditional = f64::from(*out);
                 *out = (unconditional + self.weight * (f64::from(conditional) - unconditional)) as f32;
             });

@@ -66,7 +66,13 @@ pub trait Denoiser {
     /// What [`predict`](Self::predict) returns.
     fn prediction(&self) -> Prediction;
 
-    /// Predicts each row of `x_t`: row i at `times[i]` (never [`Time::CLEAN`]) with `conditions[i]`. An empty list of
+    /// Channels of an output: those of an image; or twice as many in a network that learns the variance of a step. Its
+    /// second half then holds 2v − 1 for the v of [`NoiseScale::Learned`](crate::math::sigma::NoiseScale::Learned).
+    fn output_channels(&self) -> usize {
+        self.shape()[0]
+    }
+
+    /// Predicts each row of `x_t`, `[n, output_channels, height, width]`: row i at `times[i]` (never [`Time::CLEAN`]) with `conditions[i]`. An empty list of
     /// conditions means [`Condition::Null`] for every row.
     ///
     /// # Errors
@@ -97,6 +103,10 @@ macro_rules! delegate {
 
             fn prediction(&self) -> Prediction {
                 (**self).prediction()
+            }
+
+            fn output_channels(&self) -> usize {
+                (**self).output_channels()
             }
 
             fn predict(&self, x_t: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {

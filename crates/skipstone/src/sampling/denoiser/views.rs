@@ -12,6 +12,9 @@ pub struct Denoised {
     pub x0: Array4<f32>,
     /// ε̂, `[n, c, h, w]`.
     pub eps: Array4<f32>,
+    /// v of [`NoiseScale::Learned`](crate::math::sigma::NoiseScale::Learned), `[n, c, h, w]`, from a network that learns
+    /// its variance. It may lie outside 0..=1.
+    pub variance: Option<Array4<f32>>,
 }
 
 /// A view of the output, linear in x_t and the output: of_x·x_t + of_out·out.
@@ -71,7 +74,7 @@ impl Prediction {
 }
 
 /// Computes x̂₀ and ε̂ from a network's output `out` at x_t, both `[n, c, h, w]`, and applies `clip`. The arithmetic is f64,
-/// the arrays are f32.
+/// the arrays are f32. An output of 2c channels has the variance in its second half.
 ///
 /// # Errors
 /// The shapes differ, the prediction type does not determine both views at this level, or `clip` is invalid.
@@ -82,6 +85,13 @@ pub fn views(
     level: NoiseLevel,
     clip: Clip,
 ) -> Result<Denoised> {
+    let channels = x_t.dim().1;
+    let (out, variance) = if channels > 0 && out.dim().1 == 2 * channels {
+        let (out, variance) = out.view().split_at(Axis(1), channels);
+        (out, Some(variance.mapv(|out| 0.5 * (out + 1.0))))
+    } else {
+        (out.view(), None)
+    };
     if x_t.dim() != out.dim() {
         return Err(Error::argument(format!(
             "network output: expected the shape of x_t, {:?}, found {:?}",
@@ -110,7 +120,7 @@ pub fn views(
             } as f32;
         });
     }
-    Ok(Denoised { x0, eps })
+    Ok(Denoised { x0, eps, variance })
 }
 
 /// Calls `denoiser` on x_t, `[n, c, h, w]`, at timestep `t` with noise level `level`, and returns x̂₀ and ε̂.

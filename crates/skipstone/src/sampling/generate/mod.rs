@@ -176,7 +176,7 @@ impl Generator {
 
     /// The condition of each of these images; empty for an unconditional network.
     pub fn conditions(&self, images: Range<u64>) -> Vec<Condition> {
-        let rule = self.settings.classes;
+        let rule = self.settings.classes.as_ref();
         rule.map_or_else(Vec::new, |rule| images.map(|i| Condition::Class(rule.class(i))).collect())
     }
 

@@ -16,20 +16,24 @@ use crate::unet::TimeEmbedding;
 use crate::unet::config::MAX_CLASSES;
 
 /// The class of each image of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClassRule {
     /// The same class for every image.
     One(usize),
     /// The image's absolute index modulo this number of classes.
     Modulo(usize),
+    /// These classes in turn, by the image's absolute index.
+    Cycle(Vec<usize>),
 }
 
 impl ClassRule {
-    pub(super) fn class(self, image: u64) -> usize {
+    pub(super) fn class(&self, image: u64) -> usize {
+        // A remainder fits usize.
+        let modulo = |n: usize| (image % n as u64) as usize;
         match self {
-            Self::One(class) => class,
-            // Less than `classes`, so it fits usize.
-            Self::Modulo(classes) => (image % classes as u64) as usize,
+            Self::One(class) => *class,
+            Self::Modulo(classes) => modulo(*classes),
+            Self::Cycle(classes) => classes[modulo(classes.len())],
         }
     }
 }
@@ -93,15 +97,23 @@ impl Settings {
             None => {
                 let steps = request.steps_of(t);
                 let models = scheduler.timestep_spacing.map(SpacingChoice::Named);
-                let spacing = request.spacing.or(models).unwrap_or(SpacingChoice::Named(Spacing::Linear));
-                let trajectory = match spacing {
+                let spacing = request.spacing.clone().or(models).unwrap_or(SpacingChoice::Named(Spacing::Linear));
+                let trajectory = match &spacing {
                     // The loader has checked that the offset is below T.
                     SpacingChoice::Named(named) => {
-                        let tau = Trajectory::spaced(&schedule, named, steps, scheduler.steps_offset as u32)?;
+                        let tau = Trajectory::spaced(&schedule, *named, steps, scheduler.steps_offset as u32)?;
                         match model.config.time_embedding {
                             TimeEmbedding::Learned { .. } => tau.whole(),
                             TimeEmbedding::Positional => tau,
                         }
+                    }
+                    SpacingChoice::Respaced(respacing) => {
+                        if let Some(asked) = request.steps.filter(|&asked| asked != steps) {
+                            return Err(Error::argument(format!(
+                                "steps: expected {steps}, which spacing {respacing} states, found {asked}; remove one of the two"
+                            )));
+                        }
+                        Trajectory::respaced(respacing, t)?
                     }
                     SpacingChoice::Optimal => calibration("spacing optimal")?.optimal(&schedule, steps)?,
                 };
@@ -119,6 +131,14 @@ impl Settings {
         let (scale, analytic) = match &request.noise {
             Noise::Eta(eta) => (NoiseScale::Eta(*eta), false),
             Noise::Hat => (NoiseScale::Hat, false),
+            Noise::Learned if model.config.learns_variance() => (NoiseScale::Learned, false),
+            Noise::Learned => {
+                return Err(Error::argument(format!(
+                    "sigma learned: the model has not learned its variance: it has {} output channels for {} of an image; \
+                     choose eta or another sigma",
+                    model.config.out_channels, model.config.in_channels
+                )));
+            }
             Noise::Vector(sigmas) => (NoiseScale::Vector(sigmas.clone()), false),
             Noise::Analytic { eta } => (calibration("sigma analytic")?.analytic(&schedule, *eta, &trajectory)?, true),
         };
@@ -159,7 +179,7 @@ impl Settings {
         let (clip, bound) = ClipMode::of(self.clip);
         Request {
             steps: self.steps,
-            spacing: self.spacing,
+            spacing: self.spacing.clone(),
             // Explicit timesteps are whole.
             times: self.steps.is_none().then(|| self.times.iter().filter_map(|index| index.whole()).collect()),
             noise: Noise::from(&self.scale),
@@ -170,9 +190,10 @@ impl Settings {
                 Some(Bound::Dynamic(by)) => Some(by),
                 _ => None,
             },
-            class: match self.classes {
-                Some(ClassRule::One(class)) => Some(class),
-                _ => None,
+            class: match &self.classes {
+                Some(ClassRule::One(class)) => vec![*class],
+                Some(ClassRule::Cycle(classes)) => classes.clone(),
+                Some(ClassRule::Modulo(_)) | None => Vec::new(),
             },
             guidance: self.guidance,
             precision: self.precision,
@@ -235,13 +256,15 @@ pub fn stated(options: &Map<String, Value>, name: &str) -> Option<String> {
 
 fn classes(model: &Model, request: &Request) -> Result<Option<ClassRule>> {
     let Some(known) = model.config.num_class_embeds else {
-        return match (request.class, request.guidance) {
-            (Some(_), _) => Err(Error::argument("class: the model is unconditional and has no classes; remove it")),
-            (_, Some(_)) => Err(Error::argument("guidance: the model is unconditional and has no classes; remove it")),
-            (None, None) => Ok(None),
+        return match (request.class.is_empty(), request.guidance) {
+            (false, _) => Err(Error::argument("class: the model is unconditional and has no classes; remove it")),
+            (true, Some(_)) => {
+                Err(Error::argument("guidance: the model is unconditional and has no classes; remove it"))
+            }
+            (true, None) => Ok(None),
         };
     };
-    if let Some(class) = request.class.filter(|&class| class >= known) {
+    if let Some(class) = request.class.iter().find(|&&class| class >= known) {
         return Err(Error::argument(format!("class: expected 0 to {}, found {class}", known - 1)));
     }
     if request.guidance.is_some() {
@@ -250,17 +273,18 @@ fn classes(model: &Model, request: &Request) -> Result<Option<ClassRule>> {
                 "guidance: the model has no null class (it was not trained with dropped classes); sample without guidance",
             ));
         }
-        if request.class.is_none() {
+        if request.class.is_empty() {
             return Err(Error::argument("guidance: needs a class to guide towards; set class"));
         }
     }
-    if known == MAX_CLASSES && (request.class, model.null_class) == (None, None) {
+    if known == MAX_CLASSES && request.class.is_empty() && model.null_class.is_none() {
         return Err(Error::argument(
             "class: the network takes any class number and does not say how many it knows; set class",
         ));
     }
-    Ok(Some(match (request.class, model.null_class) {
-        (Some(class), _) | (None, Some(class)) => ClassRule::One(class),
-        (None, None) => ClassRule::Modulo(known),
+    Ok(Some(match (&request.class[..], model.null_class) {
+        (&[class], _) | (&[], Some(class)) => ClassRule::One(class),
+        (&[], None) => ClassRule::Modulo(known),
+        (classes, _) => ClassRule::Cycle(classes.to_vec()),
     }))
 }

@@ -123,6 +123,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
 ) -> Result<Array4<f32>> {
     plan.check(denoiser.prediction())?;
     plan.check_ddim("inpainting")?;
+    plan.check_variance(denoiser)?;
     let [c, h, w] = denoiser.shape();
     if region.image.dim() != (c, h, w) {
         return Err(Error::argument(format!(

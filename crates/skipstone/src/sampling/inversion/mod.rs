@@ -270,7 +270,7 @@ impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
             // This plan lands on the first trained level, not on clean data.
             return Ok(denoised);
         }
-        Ok(Denoised { x0: x_s.mapv(|value| value as f32), eps: denoised.eps })
+        Ok(Denoised { x0: x_s.mapv(|value| value as f32), ..denoised })
     }
 
     fn step_done(&mut self, t: Time, s: Time) {

@@ -78,6 +78,11 @@ pub fn encode_noise<D: Denoiser + ?Sized>(
 ) -> Result<NoiseTrajectory> {
     plan.check(denoiser.prediction())?;
     plan.check_ddim("encoding with noise")?;
+    if plan.learns_variance() {
+        return Err(Error::argument(
+            "sigma learned: encoding with noise needs one sigma per step; choose eta or sigma hat",
+        ));
+    }
     check_shape("images", x0, denoiser.shape())?;
     check_finite("images", x0)?;
     let calls = plan.steps().len();
@@ -93,7 +98,7 @@ pub fn encode_noise<D: Denoiser + ?Sized>(
     let mut noise = Array5::zeros((calls, n, c, h, w));
     let mut x = x_t.clone();
     for (i, at) in plan.steps().iter().enumerate() {
-        let Denoised { x0: seen, eps } = denoise(denoiser, &x, at.t, at.from, conditions, plan.clip())?;
+        let Denoised { x0: seen, eps, .. } = denoise(denoiser, &x, at.t, at.from, conditions, plan.clip())?;
         let c = at.coefficients;
         let target = if at.s == Time::CLEAN {
             x0.clone()
@@ -127,7 +132,7 @@ pub fn encode_noise<D: Denoiser + ?Sized>(
                 format!("step {} of {calls}: the recovered noise is not finite; its scale {} is too small", i + 1, c.z);
             return Err(Error::new(Kind::NonFinite, message));
         }
-        x = step(&Denoised { x0: seen, eps }, c, (c.z > 0.0).then_some(&z));
+        x = step(&Denoised { x0: seen, eps, variance: None }, c, (c.z > 0.0).then_some(&z));
         if observer(Calls { step: i + 1, steps: calls, calls: i + 1 }).is_break() && i + 1 < calls {
             return Err(Error::stopped());
         }

@@ -25,6 +25,17 @@ pub enum Kind {
     },
     /// One of these names.
     Name(fn() -> Vec<String>),
+    /// One of these names, or a text of another form.
+    NameOrText {
+        /// The names.
+        names: fn() -> Vec<String>,
+        /// A regular expression of the other texts.
+        pattern: &'static str,
+        /// Examples of them.
+        such_as: &'static str,
+    },
+    /// A whole number of at least this value, or a list of them.
+    WholeOrWholes(u64),
     /// One of these names, or a list of numbers.
     NameOrNumbers(fn() -> Vec<String>),
     /// Any text.
@@ -35,7 +46,7 @@ impl Kind {
     /// The names to choose from; empty for other types.
     pub fn choices(self) -> Vec<String> {
         match self {
-            Self::Name(names) | Self::NameOrNumbers(names) => names(),
+            Self::Name(names) | Self::NameOrNumbers(names) | Self::NameOrText { names, .. } => names(),
             _ => Vec::new(),
         }
     }
@@ -46,7 +57,12 @@ impl Kind {
     /// The text is not a number where one is required.
     pub fn parse(self, name: &str, text: &str) -> Result<Value> {
         match self {
-            Self::Text | Self::Name(_) => Ok(text.into()),
+            Self::Text | Self::Name(_) | Self::NameOrText { .. } => Ok(text.into()),
+            Self::WholeOrWholes(_) => match numbers(text) {
+                Ok(Value::Array(list)) if list.len() == 1 => Ok(list.into_iter().next().unwrap_or_default()),
+                Ok(list) => Ok(list),
+                Err(word) => Err(Error::argument(format!("{name}: expected a number, found \"{word}\""))),
+            },
             Self::NameOrNumbers(_) => Ok(numbers(text).unwrap_or_else(|_| text.into())),
             Self::Whole(_) | Self::Number(_) => number(text)
                 .ok_or_else(|| Error::argument(format!("{name}: expected a number, found \"{}\"", text.trim()))),
@@ -62,6 +78,7 @@ impl Kind {
     pub fn check(self, name: &str, value: Value) -> Result<Value> {
         match (self, value) {
             (Self::Wholes { .. } | Self::Numbers { .. }, Value::String(text)) => self.parse(name, &text),
+            (Self::WholeOrWholes(_), Value::String(text)) => self.parse(name, &text),
             (_, list @ Value::Array(_)) => Ok(list),
             (Self::Wholes { .. } | Self::Numbers { .. }, other) => {
                 Err(Error::argument(format!("{name}: expected a list of numbers, found {other}")))

@@ -10,8 +10,8 @@ use crate::math::sigma::NoiseScale;
 ///
 /// ```
 /// use skipstone::sampling::options::Noise;
-/// let named: Vec<Noise> = ["0", "0.2", "hat", "analytic"].iter().map(|name| name.parse().unwrap()).collect();
-/// assert_eq!(named, [Noise::Eta(0.0), Noise::Eta(0.2), Noise::Hat, Noise::Analytic { eta: 1.0 }]);
+/// let named: Vec<Noise> = ["0.2", "hat", "analytic", "learned"].iter().map(|name| name.parse().unwrap()).collect();
+/// assert_eq!(named, [Noise::Eta(0.2), Noise::Hat, Noise::Analytic { eta: 1.0 }, Noise::Learned]);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Json", try_from = "Json")]
@@ -25,13 +25,15 @@ pub enum Noise {
         /// η of λ, the σ in the coefficient of ε̂: 1 is Analytic-DDPM, 0 is Analytic-DDIM.
         eta: f64,
     },
+    /// The variance that the network predicts, for networks that learn it.
+    Learned,
     /// One σ per network call, in step order.
     Vector(Vec<f64>),
 }
 
 impl Noise {
     /// The named variances.
-    pub const NAMED: [Self; 2] = [Self::Hat, Self::Analytic { eta: 1.0 }];
+    pub const NAMED: [Self; 3] = [Self::Hat, Self::Analytic { eta: 1.0 }, Self::Learned];
 
     /// σ(η).
     ///
@@ -62,6 +64,7 @@ impl From<&NoiseScale> for Noise {
         match scale {
             NoiseScale::Eta(eta) => Self::Eta(*eta),
             NoiseScale::Hat => Self::Hat,
+            NoiseScale::Learned => Self::Learned,
             NoiseScale::Vector(sigmas) => Self::Vector(sigmas.clone()),
             NoiseScale::Analytic(analytic) => Self::Analytic { eta: analytic.eta },
         }
@@ -69,11 +72,12 @@ impl From<&NoiseScale> for Noise {
 }
 
 impl fmt::Display for Noise {
-    /// η as a number, `hat`, `analytic` (or `analytic:0.5` for λ = σ(0.5)), or a list such as `[0.1,0.2]`.
+    /// η as a number, `hat`, `learned`, `analytic` (or `analytic:0.5` for λ = σ(0.5)), or a list such as `[0.1,0.2]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Eta(eta) => eta.fmt(f),
             Self::Hat => f.write_str("hat"),
+            Self::Learned => f.write_str("learned"),
             Self::Analytic { eta: 1.0 } => f.write_str("analytic"),
             Self::Analytic { eta } => write!(f, "analytic:{eta}"),
             Self::Vector(sigmas) => {
@@ -100,8 +104,8 @@ impl FromStr for Noise {
             eta(text).map(Self::Eta)
         };
         noise.ok_or_else(|| {
-            let [hat, analytic] = Self::NAMED;
-            Error::argument(format!("eta: expected a number of at least 0, {hat} or {analytic}, found \"{text}\""))
+            let names = Self::NAMED.map(|noise| noise.to_string()).join(", ");
+            Error::argument(format!("eta: expected a number of at least 0, or one of {names}, found \"{text}\""))
         })
     }
 }

@@ -38,8 +38,8 @@ pub struct Request {
     pub clip: Option<ClipMode>,
     /// Dynamic thresholding instead of a fixed range.
     pub threshold: Option<DynamicThreshold>,
-    /// The class of every image.
-    pub class: Option<usize>,
+    /// The classes of the images: image i has class i modulo their number. Empty for the model's choice.
+    pub class: Vec<usize>,
     /// The weight of classifier-free guidance.
     pub guidance: Option<f64>,
     /// The network's floating-point precision. Default: f32.
@@ -88,11 +88,13 @@ impl Request {
             .collect()
     }
 
-    /// S for a model with `trained` = T timesteps: the number of explicit `times`, else `steps`, else the default.
+    /// S for a model with `trained` = T timesteps: the number of explicit `times`, else that of a respacing, else `steps`,
+    /// else the default.
     pub fn steps_of(&self, trained: u32) -> usize {
-        match &self.times {
-            Some(times) => times.len(),
-            None => self.steps.unwrap_or(STEPS.min(trained as usize)),
+        match (&self.times, &self.spacing) {
+            (Some(times), _) => times.len(),
+            (None, Some(SpacingChoice::Respaced(respacing))) => respacing.steps(),
+            (None, _) => self.steps.unwrap_or(STEPS.min(trained as usize)),
         }
     }
 

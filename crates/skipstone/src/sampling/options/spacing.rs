@@ -2,20 +2,22 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::text::choose;
-use crate::error::{Error, Result};
-use crate::math::trajectory::Spacing;
+use crate::error::Result;
+use crate::math::trajectory::{Respacing, Spacing};
 
 /// How a run picks S of the model's T timesteps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SpacingChoice {
     /// By a named rule.
     Named(Spacing),
     /// The timesteps with the best evidence lower bound, from the model's calibration.
     Optimal,
+    /// By improved-diffusion's respacing, which states S.
+    Respaced(Respacing),
 }
 
 impl SpacingChoice {
-    /// Every choice, in the order the command line lists them.
+    /// Every choice with a name, in the order the command line lists them.
     pub fn all() -> Vec<Self> {
         Spacing::ALL.into_iter().map(Self::Named).chain([Self::Optimal]).collect()
     }
@@ -27,19 +29,31 @@ impl From<Spacing> for SpacingChoice {
     }
 }
 
+impl From<Respacing> for SpacingChoice {
+    fn from(respacing: Respacing) -> Self {
+        Self::Respaced(respacing)
+    }
+}
+
 impl fmt::Display for SpacingChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named(spacing) => spacing.fmt(f),
             Self::Optimal => f.write_str("optimal"),
+            Self::Respaced(respacing) => respacing.fmt(f),
         }
     }
 }
 
 impl FromStr for SpacingChoice {
-    type Err = Error;
+    type Err = crate::Error;
 
     fn from_str(name: &str) -> Result<Self> {
+        if let Some(rest) = name.strip_prefix("ddim").or(Some(name))
+            && rest.starts_with(|first: char| first.is_ascii_digit())
+        {
+            return name.parse().map(Self::Respaced);
+        }
         choose("spacing", name, &Self::all())
     }
 }

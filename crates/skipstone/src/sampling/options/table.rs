@@ -165,9 +165,10 @@ pub static FIELDS: [Field; 13] = [
         NOISE,
         Description::new("sigma", "NAME", Kind::NameOrNumbers(|| names(&Noise::NAMED))).help("Noise by name, or one sigma per network call in step order: hat is DDPM's larger variance; analytic \
                    is the variance that fits the network best (needs a calibration; eta 1, its default, is \
-                   Analytic-DDPM and eta 0 Analytic-DDIM)"),
+                   Analytic-DDPM and eta 0 Analytic-DDIM); learned is the variance that the network predicts, if it \
+                   has learned one"),
         |request, value| match serde_json::from_value(value.clone()) {
-            Ok(noise @ (Noise::Hat | Noise::Analytic { .. } | Noise::Vector(_))) => {
+            Ok(noise @ (Noise::Hat | Noise::Analytic { .. } | Noise::Learned | Noise::Vector(_))) => {
                 request.noise = noise;
                 Ok(())
             }
@@ -192,6 +193,7 @@ pub static FIELDS: [Field; 13] = [
                 Noise::Eta(_) => Noise::Eta(eta),
                 Noise::Analytic { .. } => Noise::Analytic { eta },
                 Noise::Hat => return Err("cannot be combined with sigma hat, which has no eta".to_owned()),
+                Noise::Learned => return Err("cannot be combined with sigma learned, which has no eta".to_owned()),
                 Noise::Vector(_) => return Err("cannot be combined with a list of sigmas".to_owned()),
             };
             Ok(())
@@ -211,7 +213,13 @@ pub static FIELDS: [Field; 13] = [
     ),
     Field::new(
         SPACING,
-        Description::new("spacing", "NAME", Kind::Name(|| names(&SpacingChoice::all()))).help("How S of the model's T timesteps are chosen; optimal needs a calibration")
+        Description::new("spacing", "NAME", Kind::NameOrText {
+            names: || names(&SpacingChoice::all()),
+            pattern: "^(ddim[1-9][0-9]*|[1-9][0-9]*(,[1-9][0-9]*)*)$",
+            such_as: "ddim25, 250, 10,15,20",
+        })
+        .help("How S of the model's T timesteps are chosen; optimal needs a calibration; improved-diffusion's respacings \
+               state S themselves")
         .or("the model's, or else linear"),
         |request, value| set(&mut request.spacing, value),
         |request| json!(request.spacing),
@@ -246,9 +254,18 @@ pub static FIELDS: [Field; 13] = [
     ),
     Field::new(
         CONDITION,
-        Description::new("class", "K", Kind::Whole(0)).help("Class of the images, for a class-conditional model"),
-        |request, value| set(&mut request.class, value),
-        |request| json!(request.class),
+        Description::new("class", "K,…", Kind::WholeOrWholes(0))
+            .help("Class of the images, for a class-conditional model; image i has class i of a list, which repeats")
+            .such_as("3"),
+        |request, value| {
+            request.class = if value.is_array() { from(value)? } else { vec![from(value)?] };
+            if request.class.is_empty() { Err("expected at least one class, found none".to_owned()) } else { Ok(()) }
+        },
+        |request| match request.class[..] {
+            [] => Value::Null,
+            [class] => json!(class),
+            _ => json!(request.class),
+        },
     ),
     Field::new(
         CONDITION,

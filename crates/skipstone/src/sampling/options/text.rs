@@ -27,8 +27,8 @@ macro_rules! as_text {
 as_text!(super::ClipMode, super::SpacingChoice, Solver, Precision, Prediction, BetaSchedule);
 
 /// The member of `all` that displays as `name`. The error lists them all.
-pub(super) fn choose<T: Copy + std::fmt::Display>(what: &str, name: &str, all: &[T]) -> Result<T> {
-    all.iter().copied().find(|one| one.to_string() == name).ok_or_else(|| {
+pub(super) fn choose<T: Clone + std::fmt::Display>(what: &str, name: &str, all: &[T]) -> Result<T> {
+    all.iter().cloned().find(|one| one.to_string() == name).ok_or_else(|| {
         let names: Vec<String> = all.iter().map(T::to_string).collect();
         Error::argument(format!("{what} \"{name}\": expected one of {}", names.join(", ")))
     })

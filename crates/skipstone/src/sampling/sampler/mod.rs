@@ -38,10 +38,21 @@ pub fn unobserved(_: &Progress<'_>) -> ControlFlow<()> {
 }
 
 /// x_s = x0·x̂₀ + eps·ε̂ + z·z in one pass over the data, with f64 arithmetic. `z` may be `None` if its coefficient is 0.
+/// Where the network learns the variance, z has a coefficient for each value.
 pub fn step(denoised: &Denoised, c: Coefficients, z: Option<&Array4<f32>>) -> Array4<f32> {
     let mut x_s = Array4::zeros(denoised.x0.dim());
     let mean = |x0: f32, eps: f32| c.x0 * f64::from(x0) + c.eps * f64::from(eps);
     match z {
+        Some(z) if let (Some(least), Some(variance)) = (c.least_z, &denoised.variance) => {
+            let (low, high) = (least.ln(), c.z.ln());
+            let sigma = |v: f32| (low + f64::from(v) * (high - low)).exp();
+            Zip::from(&mut x_s)
+                .and(&denoised.x0)
+                .and(&denoised.eps)
+                .and(variance)
+                .and(z)
+                .for_each(|x_s, &x0, &eps, &v, &z| *x_s = (mean(x0, eps) + sigma(v) * f64::from(z)) as f32);
+        }
         None => Zip::from(&mut x_s)
             .and(&denoised.x0)
             .and(&denoised.eps)
@@ -88,6 +99,7 @@ pub fn sample<D: Denoiser + ?Sized>(
     observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Array4<f32>> {
     plan.check(denoiser.prediction())?;
+    plan.check_variance(denoiser)?;
     check_shape("initial latents", &x_t, denoiser.shape())?;
     check_finite("initial latents", &x_t)?;
 

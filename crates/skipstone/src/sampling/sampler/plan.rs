@@ -2,7 +2,7 @@ use crate::error::{Error, Result};
 use crate::math::schedule::{FinalLevel, Schedule};
 use crate::math::sigma::{NoiseScale, Step, table};
 use crate::math::trajectory::Trajectory;
-use crate::sampling::denoiser::{Clip, Prediction};
+use crate::sampling::denoiser::{Clip, Denoiser, Prediction};
 use crate::sampling::solver::{NoiseUse, Solver};
 
 /// A run without its network and noise: the scalars of every step, the solver and the clipping.
@@ -87,6 +87,24 @@ impl Plan {
         Err(Error::argument(format!(
             "{what}: needs the steps of ddim, found solver {}; choose solver ddim",
             self.solver
+        )))
+    }
+
+    /// Whether a step takes its variance from the network.
+    pub(crate) fn learns_variance(&self) -> bool {
+        self.steps.iter().any(|step| step.coefficients.least_z.is_some())
+    }
+
+    /// Refuses a run with learned variances of a network that has none.
+    pub(crate) fn check_variance<D: Denoiser + ?Sized>(&self, denoiser: &D) -> Result<()> {
+        let (found, images) = (denoiser.output_channels(), denoiser.shape()[0]);
+        if !self.learns_variance() || found == 2 * images {
+            return Ok(());
+        }
+        Err(Error::argument(format!(
+            "sigma learned: needs a network that learns its variance, with {} output channels, found {found}; choose eta or \
+             another sigma",
+            2 * images
         )))
     }
 

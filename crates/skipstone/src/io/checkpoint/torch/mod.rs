@@ -46,6 +46,12 @@ impl<'a> TorchFile<'a> {
         Ok(Self { blob, pickle, storages })
     }
 
+    /// Whether the saved object is the state of a `torch.optim` optimiser.
+    pub fn is_optimiser_state(&self) -> bool {
+        let entries = self.pickle.dict(self.pickle.root).unwrap_or_default();
+        ["state", "param_groups"].iter().all(|key| entries.iter().any(|(k, _)| self.pickle.str(*k) == Some(key)))
+    }
+
     /// The tensors of the saved object by name.
     pub fn saved(&self) -> Result<Saved<'_>> {
         Saved::of(&self.pickle)
