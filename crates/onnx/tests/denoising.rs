@@ -14,6 +14,7 @@ use skipstone::sampling::denoiser::{Condition, Prediction};
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::{ClipMode, Request};
 use skipstone::{Error, Kind};
+use skipstone_onnx::scan::Outline;
 use skipstone_onnx::{Names, Options, load};
 
 fn file(name: &str) -> PathBuf {
@@ -217,4 +218,23 @@ fn damaged_files_are_errors() {
     }
     refused(&wrapped(7, &nested));
     assert_eq!(named(&folder.path().join("absent.onnx"), "").unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_changed_byte_is_an_error_or_another_network_but_no_panic() {
+    let names: Names = "size=8x8,channels=3,classes=10".parse().unwrap();
+    for name in ["fixed", "free", "operator"] {
+        let whole = golden::bytes(&format!("onnx_{name}.onnx"));
+        for at in 0..whole.len() {
+            for byte in [0, 1, 0x7f, 0x80, 0xff, whole[at] ^ 0x10] {
+                let mut bytes = whole.clone();
+                bytes[at] = byte;
+                let len = bytes.len() as u64;
+                if let Ok(outline) = Outline::scan(std::io::Cursor::new(bytes), len) {
+                    outline.parameters();
+                    let _ = (outline.describe(&Names::default()), outline.describe(&names));
+                }
+            }
+        }
+    }
 }
