@@ -170,7 +170,7 @@ fn columns(table: &ParquetMetaData) -> Result<(usize, Option<usize>)> {
         return Err(Error::data(format!("no column of images, such as image.bytes; the columns are {paths}")));
     };
     let label = |name: &&str| (0..columns.len()).find(|&i| paths[i] == **name && flat(i, &[Type::INT32, Type::INT64]));
-    Ok((images, LABELS.iter().find_map(|name| label(&name))))
+    Ok((images, LABELS.iter().find_map(label)))
 }
 
 /// Checks that the pages of these columns lie in the file and cannot unpack to much more than they are.
