@@ -1,6 +1,6 @@
 //! Code shared by several fuzz targets.
 
-use skipstone::io::checkpoint::{LoadOptions, load_embedded};
+use skipstone::io::checkpoint::{LoadOptions, WeightsChoice, load_embedded};
 
 /// A small network, so that the fuzzer can find a fitting weight file.
 const CONFIG: &[u8] = br#"{
@@ -12,5 +12,7 @@ const CONFIG: &[u8] = br#"{
 /// Loads a model with these bytes as its weight file.
 pub fn load_weights(bytes: &[u8]) {
     let files = [("config.json", CONFIG), ("diffusion_pytorch_model.bin", bytes)];
-    let _ = load_embedded(&files, &LoadOptions::default());
+    for weights in [WeightsChoice::Auto, WeightsChoice::Raw] {
+        let _ = load_embedded(&files, &LoadOptions { weights, ..LoadOptions::default() });
+    }
 }

@@ -53,7 +53,7 @@ ARCHITECTURES = {
     "learned_time": BASE | dict(sample_size=8, time_embedding_type="learned", num_train_timesteps=20, flip_sin_to_cos=True,
                                 freq_shift=0) | blocks((D, A), (B, U), (4, 8)),
     # Other activations, with few channels to save space. GELU; no middle block.
-    "gelu": BASE | SMALL | dict(act_fn="gelu", mid_block_type=None) | blocks((D, A), (B, U), (2, 4)),
+    "no_middle": BASE | SMALL | dict(act_fn="gelu", mid_block_type=None) | blocks((D, A), (B, U), (2, 4)),
     # Mish; the time embedding's functions embed the class numbers; resampling inside residual blocks.
     "mish": BASE | SMALL | dict(act_fn="mish", class_embed_type="timestep", resnet_time_scale_shift="scale_shift")
     | blocks((R, D), (U, S), (2, 4)),

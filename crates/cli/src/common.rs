@@ -162,7 +162,7 @@ pub fn load_sized(
         let ([height, width], [learned_height, learned_width]) = (model.config.sample_size, learned);
         say(format_args!(
             "images of {height}×{width}, but the network has learnt {learned_height}×{learned_width}: a network call takes \
-             {:.1} GFLOP per image, {:.2} times as many",
+             {:.3} GFLOP per image, {:.2} times as many",
             now / 1e9,
             now / then
         ));

@@ -89,7 +89,7 @@ fn a_network_makes_and_reads_images_of_another_size_and_says_what_it_costs() {
     let model = ["--model", "model"];
     let (_, said) =
         run(at, &[&["sample"][..], &model, &["-n", "2", "--steps", "2", "--size", "12x16", "-o", "x.npy"]].concat(), 0);
-    assert!(said.contains("images of 12×16, but the network has learnt 8×8") && said.contains("3.00 times"), "{said}");
+    assert!(said.contains("images of 12×16, but the network has learnt 8×8") && said.contains("2.99 times"), "{said}");
     let x: Array4<f32> = npy::read(&at.join("x.npy")).unwrap();
     assert_eq!(x.dim(), (2, 1, 12, 16));
     let (_, said) = run(

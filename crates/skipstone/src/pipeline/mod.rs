@@ -57,7 +57,8 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Loads the model in `path`: a diffusers folder, an original checkpoint, or a weight file with a config.json beside
+    /// Loads the model in `path`: a diffusers folder, an original checkpoint, `org/name[@revision]` in the Hugging Face cache, or a
+    /// weight file with a config.json beside
     /// it. The network computes in f32 on all processors.
     ///
     /// # Errors

@@ -122,6 +122,11 @@ pub(crate) enum Op {
         x: ValueId,
         y: ValueId,
     },
+    /// y = x, for a value that is needed in two places.
+    Copy {
+        x: ValueId,
+        y: ValueId,
+    },
     Upsample {
         x: ValueId,
         y: ValueId,
@@ -146,6 +151,7 @@ impl Op {
             | Op::Attention { y, .. }
             | Op::Activate { y, .. }
             | Op::Nonlinear { y, .. }
+            | Op::Copy { y, .. }
             | Op::Upsample { y, .. }
             | Op::AveragePool { y, .. }
             | Op::Dropout { y, .. } => y,
@@ -159,6 +165,7 @@ impl Op {
             Op::Attention { qkv: x, .. }
             | Op::Activate { x, .. }
             | Op::Nonlinear { x, .. }
+            | Op::Copy { x, .. }
             | Op::Upsample { x, .. }
             | Op::AveragePool { x, .. }
             | Op::Dropout { x, .. } => (x, None),
@@ -650,6 +657,14 @@ impl Builder<'_> {
                 h = self.attention("mid_block.attentions.0", h, config.mid_attention_groups(), scale)?;
             }
             h = self.resnet("mid_block.resnets.1", h, &middle)?;
+        } else {
+            // The first block on the way up concatenates the value with itself. Both halves lie in one value, so the copy
+            // goes by way of another.
+            self.block += 1;
+            for _ in 0..2 {
+                let y = self.like(h);
+                h = self.op(Op::Copy { x: h, y });
+            }
         }
 
         for (i, (&block, &channels)) in config.up_blocks.iter().zip(config.block_out_channels.iter().rev()).enumerate()

@@ -27,7 +27,7 @@ pub const NAMES: [&str; 15] = [
     "resnet_sampling",
     "resnet_scale_shift",
     "learned_time",
-    "gelu",
+    "no_middle",
     "mish",
     "relu",
     "gray28",

@@ -256,6 +256,13 @@ impl Back<'_> {
                 let kind = shapes::activation(*kind).expect("SiLU is part of the normalisation");
                 activation::backward(kind, isa, team, &forward.arena[walk.range(*x)], dy, dx, accumulate);
             }
+            Op::Copy { x, .. } => {
+                let accumulate = self.touch(touched, *x);
+                let value = graph.value(*x);
+                let [dy, dx] = apart!(x);
+                let (dy, mut dx) = (walk.view(dy, output), walk.view_mut(dx, *x));
+                elementwise::add_rows(isa, team, n * value.pixels(), value.channels, 1.0, dy, &mut dx, accumulate);
+            }
             Op::Upsample { x, .. } => {
                 let accumulate = self.touch(touched, *x);
                 let value = graph.value(*x);

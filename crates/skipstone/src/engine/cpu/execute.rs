@@ -179,6 +179,12 @@ impl<'a> Walk<'a> {
                 let kind = shapes::activation(*kind).expect("SiLU is part of the normalisation");
                 activation::forward(kind, isa, team, from, y);
             }
+            Op::Copy { x, .. } => {
+                let [y, from] = apart!(x);
+                let value = self.graph.value(*x);
+                let (from, mut y) = (self.view(from, *x), self.view_mut(y, output));
+                elementwise::add_rows(isa, team, n * value.pixels(), value.channels, 1.0, from, &mut y, false);
+            }
             Op::Upsample { x, .. } => {
                 let [y, from] = apart!(x);
                 let value = self.graph.value(*x);

@@ -195,6 +195,7 @@ impl UNet {
             }
             Op::Activate { .. } => ("normalising".into(), 0),
             Op::Nonlinear { kind, .. } => (format!("{kind:?}").to_lowercase(), 0),
+            Op::Copy { .. } => ("copying".into(), 0),
             Op::Upsample { .. } => ("doubling".into(), 0),
             Op::AveragePool { .. } => ("halving".into(), 0),
             Op::Dropout { .. } => ("dropout".into(), 0),

@@ -7,7 +7,10 @@ use super::*;
 use crate::engine::Batch;
 use crate::math::schedule::Time;
 use crate::sampling::denoiser::{Condition, Denoiser, Prediction};
-use crate::unet::{Config, DownBlock, Parameters, TimeEmbedding, TimeScaleShift, UpBlock, initialise, layout};
+use crate::unet::{
+    Activation, ClassEmbedding, Config, DownBlock, Parameters, TimeEmbedding, TimeScaleShift, UpBlock, initialise,
+    layout,
+};
 
 /// Small networks with every combination of the features that change the graph.
 fn configs() -> impl Strategy<Value = Config> {
@@ -15,7 +18,7 @@ fn configs() -> impl Strategy<Value = Config> {
     let down = prop_oneof![Just(D::Plain), Just(D::Attention), Just(D::ResnetDownsample)];
     let up = prop_oneof![Just(U::Plain), Just(U::Attention), Just(U::ResnetUpsample)];
     let level = (down, up, prop_oneof![Just(4usize), Just(8)]);
-    let switches = prop::collection::vec(any::<bool>(), 8);
+    let switches = prop::collection::vec(any::<bool>(), 13);
     (prop::collection::vec(level, 1..4), 1usize..3, switches).prop_map(|(levels, layers_per_block, on)| Config {
         sample_size: [4, 8],
         in_channels: 2,
@@ -37,6 +40,18 @@ fn configs() -> impl Strategy<Value = Config> {
         resnet_time_scale_shift: if on[5] { TimeScaleShift::ScaleShift } else { TimeScaleShift::Default },
         add_attention: on[6],
         num_class_embeds: on[7].then_some(3),
+        class_embedding: match (on[7] && on[8], on[9]) {
+            (false, _) => ClassEmbedding::Table,
+            (true, false) => ClassEmbedding::Timestep,
+            (true, true) => ClassEmbedding::Identity,
+        },
+        // Not ReLU, which has no slope at 0 for differences to find.
+        activation: match (on[10], on[11]) {
+            (false, _) => Activation::Silu,
+            (true, false) => Activation::Gelu,
+            (true, true) => Activation::Mish,
+        },
+        mid_block: on[12],
         ..Config::default()
     })
 }
