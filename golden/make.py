@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from families import (  # noqa: E402
-    blocks, inversion, official, samples, schedules, scores, solvers, solvers_diffusers, steps, timesteps, unets,
+    adm, blocks, inversion, official, samples, schedules, scores, solvers, solvers_diffusers, steps, timesteps, unets,
 )
 from families.common import VALUES, write_json  # noqa: E402
 
@@ -35,9 +35,10 @@ FAMILIES = {
     "solvers": solvers.make,
     "solvers_diffusers": solvers_diffusers.make,
     "scores": scores.make,
+    "adm": adm.make,
 }
 # Limits in bytes: files beyond them are too large for the repository.
-FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_400_000
+FILE_LIMIT, TOTAL_LIMIT = 600_000, 3_500_000
 
 
 def versions():
@@ -84,6 +85,9 @@ def main():
     if "solvers" in chosen:
         # k-diffusion declares an older NumPy, which its samplers do not need.
         check_pins("requirements-solvers.txt", "pip install --no-deps -r")
+    if "adm" in chosen:
+        # Its declared dependencies are for training only.
+        check_pins("requirements-adm.txt", "pip install --no-deps -r")
     if "scores" in chosen:
         check_pins("requirements-scores.txt", "pip install -r")
     # One thread and deterministic algorithms give the same bits on every run.
