@@ -26,9 +26,10 @@ fn crc32(text: &str) -> u32 {
 fn weights(name: &str, shape: &[usize]) -> Vec<f32> {
     let fan_in: usize = shape[1..].iter().product();
     let scale = 2f64.powf((1.7 / (fan_in as f64).sqrt()).log2().round_ties_even()) as f32;
+    let seed = crc32(name);
     (0..shape.iter().product::<usize>() as u64)
         .map(|k| {
-            let mut h = crc32(name).wrapping_add((k.wrapping_mul(2_654_435_761)) as u32);
+            let mut h = seed.wrapping_add((k.wrapping_mul(2_654_435_761)) as u32);
             h ^= h >> 16;
             h = h.wrapping_mul(0x45D9_F3B);
             h ^= h >> 16;
