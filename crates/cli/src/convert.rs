@@ -127,6 +127,7 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
         (weights, None) => weights.to_string(),
         (weights, Some(_)) => format!("{weights}, and raw"),
     };
+    notes(arguments, &model);
     let parameters = model.parameters.data().len();
     // Rounding to 16 bits changes the weights, and so the hash.
     let hash = if arguments.half && !arguments.dry_run {
@@ -151,6 +152,31 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
         emit(arguments.to.display())?;
     }
     Ok(Done::Finished)
+}
+
+/// Says which flags were ignored and what diffusers computes differently, if anything.
+fn notes(arguments: &ConvertArguments, model: &Model) {
+    let Some(flags) = &arguments.flags else { return };
+    if !flags.ignored.is_empty() {
+        say(format_args!("ignored  flags that do not change the model: {}", flags.ignored.join(", ")));
+    }
+    if let Some(heads) = model.config.num_attention_heads {
+        say(format_args!(
+            "note     diffusers' UNet2DModel cannot express {heads} heads on levels of different widths: it refuses this folder"
+        ));
+    }
+    if model.config.time_scale != 1.0 {
+        say(format_args!(
+            "note     diffusers does not know rescaled times: it must call this network at {} times the timestep",
+            model.config.time_scale
+        ));
+    }
+    if model.config.learns_variance() {
+        say(
+            "note     the network learns its variance (--sigma learned); diffusers' UNet2DModel returns it as channels that \
+             its schedulers for DDIM do not take",
+        );
+    }
 }
 
 /// `None` if the file does not have these weights.

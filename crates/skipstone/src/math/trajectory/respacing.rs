@@ -21,8 +21,8 @@ use crate::error::{Error, Result};
 pub enum Respacing {
     /// `ddimS`: indices 0, i, 2i, … with the smallest whole i that gives S of them.
     Stride(u32),
-    /// `250` or `10,15,20`: T in as many parts, as equal as possible, and this many indices in each from the first cleanest
-    /// part on. They are equally spaced from the part's first index to its last, and rounded.
+    /// `250` or `10,15,20`: T in as many parts, as equal as possible, with this many indices in each; the first part is the
+    /// one with the least noise. The indices are equally spaced from the part's first to its last, and rounded.
     Sections(Vec<u32>),
 }
 

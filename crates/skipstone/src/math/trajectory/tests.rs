@@ -123,3 +123,25 @@ fn spacings_by_noise_level_are_evenly_spaced_in_their_own_measure() {
     let zero_snr = schedule.with_zero_terminal_snr().unwrap();
     assert!(Trajectory::spaced(&zero_snr, Spacing::Karras, 9, 0).unwrap_err().message().contains("zero terminal"));
 }
+
+#[test]
+fn respacings_that_do_not_exist_are_refused() {
+    for (text, reason) in [
+        ("ddim999", "no whole stride makes 999 of 1000"),
+        ("ddim1001", "no whole stride"),
+        ("1001", "section 1 has 1000"),
+        ("1,501", "section 2 has 500"),
+        ("4294967295,4294967295", "section 1 has 500"),
+    ] {
+        let error = Trajectory::respaced(&text.parse::<Respacing>().unwrap(), 1000).unwrap_err();
+        assert!(error.message().contains(reason), "{text}: {error}");
+    }
+    for text in ["", "ddim", "ddim0", "ddim-1", "0", "3,", "1,0", "x", "4294967296"] {
+        assert!(text.parse::<Respacing>().is_err(), "{text}");
+    }
+    // Sections with more parts than timesteps.
+    let many = vec!["1"; 1001].join(",");
+    assert!(Trajectory::respaced(&many.parse::<Respacing>().unwrap(), 1000).is_err());
+    assert_eq!(Trajectory::respaced(&Respacing::Sections(vec![1000]), 1000).unwrap().calls(), 1000);
+    assert_eq!(Trajectory::respaced(&Respacing::Stride(1), 1).unwrap().calls(), 1);
+}

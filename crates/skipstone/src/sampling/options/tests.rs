@@ -35,6 +35,12 @@ fn every_value_survives_text_and_json() {
     round_trip(&Noise::Hat, "hat", &json!("hat"));
     round_trip(&Noise::Analytic { eta: 1.0 }, "analytic", &json!("analytic"));
     round_trip(&Noise::Analytic { eta: 0.5 }, "analytic:0.5", &json!("analytic:0.5"));
+    round_trip(&Noise::Learned, "learned", &json!("learned"));
+    for text in ["ddim25", "250", "10,15,20"] {
+        let spacing: SpacingChoice = text.parse().unwrap();
+        assert!(matches!(spacing, SpacingChoice::Respaced(_)));
+        round_trip(&spacing, text, &json!(text));
+    }
     round_trip(&Noise::Vector(vec![0.5, 0.0]), "[0.5,0]", &json!([0.5, 0.0]));
 }
 
@@ -103,6 +109,16 @@ fn every_option_survives_json_and_flags() {
 }
 
 #[test]
+fn a_list_of_classes_survives_json_and_flags_and_one_class_stays_a_number() {
+    for (text, json, flags) in [("3", r#"{"class":3}"#, " --class 3"), ("3,7", r#"{"class":[3,7]}"#, " --class 3,7")] {
+        let request: Request = serde_json::from_str(&format!("{{\"class\": \"{text}\"}}")).unwrap();
+        assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Request>(json).unwrap(), request);
+        assert_eq!(request.to_flags(SAMPLE), flags);
+    }
+}
+
+#[test]
 fn the_order_of_json_fields_does_not_matter() {
     for text in [r#"{"eta": 0.5, "sigma": "analytic"}"#, r#"{"sigma": "analytic", "eta": 0.5}"#] {
         let request: Request = serde_json::from_str(text).unwrap();
@@ -123,9 +139,16 @@ fn invalid_values_are_refused_and_the_message_names_the_option() {
         (r#"{"seed": 0.5}"#, "seed: invalid type"),
         (r#"{"eta": -1}"#, "eta: expected a finite number of at least 0"),
         (r#"{"eta": 1, "sigma": "hat"}"#, "eta: cannot be combined with sigma hat"),
+        (r#"{"eta": 1, "sigma": "learned"}"#, "eta: cannot be combined with sigma learned"),
+        (r#"{"class": []}"#, "class: expected at least one class"),
+        (r#"{"class": "3,x"}"#, "class: expected a number, found \"x\""),
+        (r#"{"class": [3, -1]}"#, "class: invalid value"),
+        (r#"{"spacing": "ddim"}"#, "spacing \"ddim\": expected one of linear"),
+        (r#"{"spacing": "ddim0"}"#, "spacing \"ddim0\": expected ddim25"),
+        (r#"{"spacing": "10,,5"}"#, "spacing \"10,,5\": expected ddim25"),
         (r#"{"eta": 1, "sigma": [0.1]}"#, "eta: cannot be combined with a list"),
-        (r#"{"sigma": 0.1}"#, "sigma: expected hat, analytic, or one number"),
-        (r#"{"sigma": "hut"}"#, "sigma: expected hat, analytic, or one number"),
+        (r#"{"sigma": 0.1}"#, "sigma: expected hat, analytic, learned, or one number"),
+        (r#"{"sigma": "hut"}"#, "sigma: expected hat, analytic, learned, or one number"),
         (r#"{"times": [3], "steps": 3}"#, "times: cannot be used with steps"),
         (r#"{"times": "3,x"}"#, "times: expected numbers between commas, found \"x\""),
         (r#"{"times": 3}"#, "times: expected a list of numbers"),
@@ -147,5 +170,7 @@ fn steps_default_to_fifty_or_to_the_number_of_trained_timesteps() {
     let request = Request::default();
     assert_eq!((request.steps_of(1000), request.steps_of(20)), (50, 20));
     assert_eq!(Request { steps: Some(9), ..request.clone() }.steps_of(1000), 9);
+    let respaced = Request { spacing: Some("10,15,20".parse().unwrap()), ..request.clone() };
+    assert_eq!(respaced.steps_of(1000), 45);
     assert_eq!(Request { times: Some(vec![5, 3]), ..request }.steps_of(1000), 2);
 }

@@ -85,7 +85,10 @@ const IMPROVED_LSUN: &str = "--image_size 256 --num_channels 128 --num_res_block
     --rescale_learned_sigmas False --rescale_timesteps False";
 /// What the READMEs of improved-diffusion leave to its scripts' defaults.
 const IMPROVED_DEFAULTS: &str = "--num_heads 4 --rescale_timesteps True";
-/// The same for the one README line of guided-diffusion that leaves out the schedule.
+/// The README of guided-diffusion also shows the 128×128 model without its schedule.
+const SHORT_128: &str = "--attention_resolutions 32,16,8 --class_cond True --image_size 128 --learn_sigma True \
+    --num_channels 256 --num_heads 4 --num_res_blocks 2 --resblock_updown True --use_fp16 True --use_scale_shift_norm True";
+/// What that line leaves to the scripts' defaults.
 const GUIDED_DEFAULTS: &str = "--diffusion_steps 1000 --noise_schedule linear --rescale_timesteps False";
 
 impl Published {
@@ -234,7 +237,7 @@ impl FromStr for AdmFlags {
         }
         let given = Self::read(text)?;
         // The lines of the READMEs leave values to the scripts' defaults, which differ between the projects.
-        for published in Published::ALL {
+        for published in Published::ALL.into_iter().chain([Published::new("128x128_diffusion", SHORT_128)]) {
             let known = Self::read(published.flags)?;
             if (Self { ignored: Vec::new(), ..known }) == (Self { ignored: Vec::new(), ..given.clone() }) {
                 return Ok(Self { ignored: given.ignored, ..published.resolve()? });
