@@ -166,7 +166,14 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
 
 fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    let other = || {
+        let what = "flags: this is no checkpoint of guided-diffusion or improved-diffusion; leave them out";
+        Error::argument(what).in_file(path)
+    };
     if meta.is_dir() {
+        if options.flags.is_some() {
+            return Err(other());
+        }
         return diffusers::load(&blob::Folder(path.to_path_buf()), path, options);
     }
     let blob = blob::open(path)?;
@@ -178,6 +185,9 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
         }
         (Weights::Unspecified, safetensors::open(blob, path)?)
     };
+    if options.flags.is_some() && !adm::has_names(&tensors) {
+        return Err(other());
+    }
     if original::has_names(&tensors) {
         let (config, tensors) = original::convert(tensors, options)?;
         let scheduler = options.scheduler.clone().unwrap_or_else(original::scheduler);
