@@ -173,8 +173,8 @@ fn notes(arguments: &ConvertArguments, model: &Model) {
     }
     if model.config.learns_variance() {
         say(
-            "note     the network learns its variance (--sigma learned); diffusers' UNet2DModel returns it as channels that \
-             its schedulers for DDIM do not take",
+            "note     the network learns its variance (--sigma learned); in diffusers, DDPMScheduler takes its output and \
+             DDIMScheduler does not",
         );
     }
 }

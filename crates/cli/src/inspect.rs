@@ -150,7 +150,11 @@ fn print(model: &Model, schedule: &Schedule) -> anyhow::Result<()> {
         "signal      a_1 = {:.6}, a_T = {:.3e}; SNR {:.3e} to {:.3e}",
         first.0, last.0, first.1, last.1
     ))?;
-    emit(format_args!("predicts    {}", scheduler.prediction_type))?;
+    let variance = if config.learns_variance() { ", and its variance (--sigma learned)" } else { "" };
+    emit(format_args!("predicts    {}{variance}", scheduler.prediction_type))?;
+    if config.time_scale != 1.0 {
+        emit(format_args!("times       are multiplied by {} for the network", config.time_scale))?;
+    }
     let spacing = scheduler.timestep_spacing.map_or("not set".to_owned(), |spacing| spacing.to_string());
     let clip = scheduler.clip().map_or("not set".to_owned(), |clip| clip.to_string());
     emit(format_args!("sampling    spacing {spacing}, clip {clip} (flags override)"))?;

@@ -61,7 +61,7 @@ enum Command {
     Evaluate(Box<evaluate::EvaluateArguments>),
     Likelihood(Box<likelihood::LikelihoodArguments>),
     Calibrate(calibrate::CalibrateArguments),
-    Convert(convert::ConvertArguments),
+    Convert(Box<convert::ConvertArguments>),
     Inspect(inspect::InspectArguments),
     Bench(bench::BenchArguments),
     Serve(Box<serve::ServeArguments>),

@@ -235,7 +235,14 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
 
 fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    let other = || {
+        let what = "flags: this is no checkpoint of guided-diffusion or improved-diffusion; leave them out";
+        Error::argument(what).in_file(path)
+    };
     if meta.is_dir() {
+        if options.flags.is_some() {
+            return Err(other());
+        }
         return diffusers::load(&blob::Folder(path.to_path_buf()), path, options);
     }
     if is_onnx(path) {
@@ -250,6 +257,9 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
         let choice = if diffusers::is_raw_name(path) { WeightsChoice::Auto } else { options.weights };
         select::from_tensors(safetensors::open(blob, path)?, choice)?
     };
+    if options.flags.is_some() && !adm::has_names(&tensors) {
+        return Err(other());
+    }
     if original::has_names(&tensors) {
         let (config, tensors) = original::convert(tensors, options)?;
         let scheduler = options.scheduler.clone().unwrap_or_else(original::scheduler);

@@ -28,7 +28,7 @@ as_text!(super::ClipMode, super::SpacingChoice, Solver, Precision, Prediction, B
 
 /// The member of `all` that displays as `name`. The error lists them all.
 pub(super) fn choose<T: Clone + std::fmt::Display>(what: &str, name: &str, all: &[T]) -> Result<T> {
-    all.iter().cloned().find(|one| one.to_string() == name).ok_or_else(|| {
+    all.iter().find(|one| one.to_string() == name).cloned().ok_or_else(|| {
         let names: Vec<String> = all.iter().map(T::to_string).collect();
         Error::argument(format!("{what} \"{name}\": expected one of {}", names.join(", ")))
     })
