@@ -273,6 +273,6 @@ mod tests {
         assert_eq!(set(&[("HOME", "/h")]), [Path::new("/h/.cache/huggingface/hub")]);
         let all = set(&[("HF_HOME", "/f"), ("HOME", "/h"), ("HF_HUB_CACHE", "/c"), ("XDG_CACHE_HOME", "")]);
         assert_eq!(all, ["/c", "/f/hub", "/h/.cache/huggingface/hub"].map(Path::new));
-        assert_eq!(set(&[]), [Path::new(""); 0]);
+        assert!(set(&[]).is_empty());
     }
 }

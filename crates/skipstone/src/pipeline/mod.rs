@@ -57,9 +57,8 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Loads the model in `path`: a diffusers folder, an original checkpoint, `org/name[@revision]` in the Hugging Face cache, or a
-    /// weight file with a config.json beside
-    /// it. The network computes in f32 on all processors.
+    /// Loads the model in `path`: a diffusers folder, an original checkpoint, a weight file with a config.json beside it, or
+    /// `org/name[@revision]` in the Hugging Face cache. The network computes in f32 on all processors.
     ///
     /// # Errors
     /// As [`checkpoint::load`] and [`Model::open`].

@@ -126,6 +126,19 @@ impl Misfit<'_> {
             let kind = if found > expected { "scale_shift" } else { "default" };
             return format!("resnet_time_scale_shift is {kind:?}");
         }
+        // The range of residual blocks that one side has beyond the other's.
+        let layers = |tensors: &[(&str, String)]| {
+            let index =
+                |name: &str| name.strip_prefix("down_blocks.0.resnets.")?.split('.').next()?.parse::<usize>().ok();
+            let indices = || tensors.iter().filter_map(|(name, _)| index(name));
+            indices().min().filter(|&first| first > 0).zip(indices().max())
+        };
+        if let Some((first, last)) = layers(&self.missing) {
+            return format!("layers_per_block is {first}, not {}", last + 1);
+        }
+        if let Some((first, last)) = layers(&self.unexpected) {
+            return format!("layers_per_block is {}, not {first}", last + 1);
+        }
         if missing("attentions.") || unexpected("attentions.") {
             let (missing, only) = (missing("attentions."), self.shapes.is_empty());
             if only && all_missing("attentions.") && all_unexpected("attentions.") {
@@ -214,6 +227,7 @@ mod tests {
         let with = |more: &[(&'static str, &'static [usize])]| [base, more].concat();
         let attention: &[(&str, &[usize])] = &[("mid_block.attentions.0.to_q.weight", &[4, 4])];
         let classes: &[(&str, &[usize])] = &[("class_embedding.weight", &[10, 16])];
+        let second: &[(&str, &[usize])] = &[("down_blocks.0.resnets.1.conv1.bias", &[4])];
         let resnet: &[(&str, &[usize])] = &[("down_blocks.0.resnets.0.time_emb_proj.weight", &[4, 16])];
         for (wanted, file, cause) in [
             (with(&[]), vec![("conv_in.weight", &[4, 3, 3, 3][..]), ("conv_out.weight", &[6, 4, 3, 3])], "variance"),
@@ -228,6 +242,8 @@ mod tests {
             (with(&[]), with(classes), "classes that the config does not mention"),
             (with(classes), with(&[("class_embedding.weight", &[11, 16])]), "num_class_embeds is (11), not (10)"),
             (with(resnet), with(&[("down_blocks.0.resnets.0.time_emb_proj.weight", &[8, 16])]), "\"scale_shift\""),
+            (with(second), with(&[]), "layers_per_block is 1, not 2"),
+            (with(&[]), with(second), "layers_per_block is 2, not 1"),
             (with(resnet), with(&[]), "incomplete"),
             (with(&[]), with(resnet), "more than the network"),
             (with(resnet), with(&[("up_blocks.0.upsamplers.0.conv.weight", &[4, 4, 3, 3])]), "another architecture"),

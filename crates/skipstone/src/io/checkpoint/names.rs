@@ -76,12 +76,12 @@ pub(super) struct Chosen {
 }
 
 /// One copy of a network in a file.
-struct Copy {
+struct Replica {
     prefix: String,
     tensors: Vec<(String, usize)>,
 }
 
-impl Copy {
+impl Replica {
     fn is_average(&self) -> bool {
         self.prefix.split('.').rev().find_map(averages).unwrap_or(false)
     }
@@ -153,8 +153,8 @@ pub(super) fn choose(names: &[String], choice: WeightsChoice, labelled: bool) ->
         }
     }
     let averaged = beside.iter().any(|&place| plain[place].rsplit('.').next() == Some("n_averaged"));
-    let copies = copies.into_iter().map(|(prefix, tensors)| Copy { prefix: prefix.to_owned(), tensors });
-    let (averages, raws): (Vec<Copy>, Vec<Copy>) = copies.partition(Copy::is_average);
+    let copies = copies.into_iter().map(|(prefix, tensors)| Replica { prefix: prefix.to_owned(), tensors });
+    let (averages, raws): (Vec<Replica>, Vec<Replica>) = copies.partition(Replica::is_average);
     let raw = one(raws)?;
     let average = match one(averages)? {
         None => raw.as_ref().and_then(|raw| undotted(raw, &plain)),
@@ -172,7 +172,7 @@ pub(super) fn choose(names: &[String], choice: WeightsChoice, labelled: bool) ->
             (None, raw) => (if labelled { Weights::Raw } else { Weights::Unspecified }, raw),
         },
     };
-    let (weights, Some(Copy { prefix, tensors })) = chosen else {
+    let (weights, Some(Replica { prefix, tensors })) = chosen else {
         let what = if choice == WeightsChoice::Ema { "ema" } else { "raw" };
         return Err(Error::new(Kind::NotFound, format!("the checkpoint has no {what} weights")));
     };
@@ -187,8 +187,8 @@ pub(super) fn choose(names: &[String], choice: WeightsChoice, labelled: bool) ->
 }
 
 /// The copy in the most usual place.
-fn one(mut copies: Vec<Copy>) -> Result<Option<Copy>> {
-    copies.sort_by_cached_key(Copy::rank);
+fn one(mut copies: Vec<Replica>) -> Result<Option<Replica>> {
+    copies.sort_by_cached_key(Replica::rank);
     if let [first, second, ..] = &copies[..]
         && first.rank() == second.rank()
     {
@@ -203,7 +203,7 @@ fn one(mut copies: Vec<Copy>) -> Result<Option<Copy>> {
 
 /// The moving average of `raw` whose names have lost their dots, as latent-diffusion's `LitEma` stores it:
 /// `model_ema.diffusion_modelconv_inweight` for `model.diffusion_model.conv_in.weight`.
-fn undotted(raw: &Copy, names: &[Cow<'_, str>]) -> Option<Copy> {
+fn undotted(raw: &Replica, names: &[Cow<'_, str>]) -> Option<Replica> {
     let places: HashMap<&str, usize> = names.iter().enumerate().map(|(place, name)| (name.as_ref(), place)).collect();
     let flat = |name: &str| name.replace('.', "");
     let anchor = ANCHORS.iter().find(|anchor| raw.tensors.iter().any(|(name, _)| name == *anchor))?;
@@ -215,7 +215,7 @@ fn undotted(raw: &Copy, names: &[Cow<'_, str>]) -> Option<Copy> {
     let find =
         |(name, _): &(String, usize)| Some((name.clone(), *places.get(format!("{prefix}{}", flat(name)).as_str())?));
     let tensors = raw.tensors.iter().map(find).collect::<Option<_>>()?;
-    Some(Copy { prefix: prefix.to_owned(), tensors })
+    Some(Replica { prefix: prefix.to_owned(), tensors })
 }
 
 #[cfg(test)]
