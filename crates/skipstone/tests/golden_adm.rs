@@ -31,7 +31,7 @@ fn weights(name: &str, shape: &[usize]) -> Vec<f32> {
         .map(|k| {
             let mut h = seed.wrapping_add((k.wrapping_mul(2_654_435_761)) as u32);
             h ^= h >> 16;
-            h = h.wrapping_mul(0x45D9_F3B);
+            h = h.wrapping_mul(0x045D_9F3B);
             h ^= h >> 16;
             let unit = ((h & 2047) as f32 - 1024.0) / 1024.0;
             match (name.ends_with("bias"), shape.len()) {
