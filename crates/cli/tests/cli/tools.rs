@@ -22,7 +22,7 @@ fn converting_keeps_the_network_and_half_keeps_it_nearly() {
     let (_, error) = run(at, &["convert", "--from", "absent", "--to", "x"], 1);
     assert!(error.contains("absent"), "{error}");
     run(at, &["convert", "--from", "model", "--to", "x", "--weights", "raw"], 1);
-    let (_, error) = run(at, &["convert", "--from", "model", "--to", "x", "--flags", "lsun_cat"], 1);
+    let (_, error) = run(at, &["convert", "--from", "model", "--to", "x", "--flags", "lsun_cat"], 2);
     assert!(error.contains("no checkpoint of guided-diffusion"), "{error}");
     let (_, error) = run(at, &["convert", "--from", "model", "--to", "x", "--flags", "--image_sizes 64"], 2);
     assert!(error.contains("--image_sizes (nearest: --image_size)"), "{error}");
