@@ -118,6 +118,24 @@ pub struct Model {
     pub calibration: Option<Calibration>,
 }
 
+impl Model {
+    /// A model that is not in a file: unlabelled weights, no null class, no provenance, no calibration.
+    pub fn new(config: Config, parameters: Parameters, scheduler: SchedulerConfig) -> Self {
+        Self {
+            hash: model_hash(&config, &parameters),
+            config,
+            parameters,
+            scheduler,
+            weights: Weights::Unspecified,
+            null_class: None,
+            format: Format::Folder,
+            file: PathBuf::new(),
+            provenance: BTreeMap::new(),
+            calibration: None,
+        }
+    }
+}
+
 /// SHA-256, in hexadecimal, of the config's JSON and every weight (f32, little-endian, in the order of the layout).
 pub fn model_hash(config: &Config, parameters: &Parameters) -> String {
     let mut hash = Sha256::new();
@@ -233,11 +251,9 @@ fn assemble(
         return Err(Error::data(format!("null_class: {class} is not one of the {classes} classes"))
             .in_file(tensors.label.with_file_name(diffusers::EXTRA)));
     }
-    let hash = model_hash(&config, &parameters);
     tracing::info!(file = %tensors.label.display(), %weights, parameters = parameters.data().len(), "model loaded");
     let file = tensors.label.clone();
-    let calibration = None;
-    Ok(Model { config, parameters, scheduler, weights, null_class, format, file, provenance, hash, calibration })
+    Ok(Model { weights, null_class, format, file, provenance, ..Model::new(config, parameters, scheduler) })
 }
 
 #[cfg(test)]
