@@ -6,7 +6,7 @@ use std::time::Instant;
 use ndarray::{Array4, Axis, concatenate};
 use serde_json::json;
 use skipstone::io::checkpoint::Model;
-use skipstone::io::image::{Layout, grid, write_png};
+use skipstone::io::image::{Layout, grid, text_chunks, write_png};
 use skipstone::math::latent::{SQUARE, distance};
 use skipstone::sampling::generate::{Generator, Settings};
 use skipstone::sampling::options::Request;
@@ -16,7 +16,7 @@ use skipstone_eval::{FeatureNetwork, check_takes, feature_distance, features};
 use crate::common::{CommonArguments, Work, duration};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
-use crate::output::{Target, borrowed};
+use crate::output::Target;
 
 /// Several runs from the same latents, one row each.
 pub struct Rows {
@@ -104,7 +104,7 @@ impl Rows {
         texts.push(("rows".to_owned(), format!("steps {steps:?}")));
         texts.push(("first".to_owned(), first.to_string()));
         texts.push(("n".to_owned(), n.to_string()));
-        write_png(&self.path, &grid(&all, n, &Layout::magnified(h, w))?, &borrowed(&texts))?;
+        write_png(&self.path, &grid(&all, n, &Layout::magnified(h, w))?, &text_chunks(&texts))?;
 
         let longest = steps.iter().enumerate().max_by_key(|(_, steps)| **steps).map_or(0, |(i, _)| i);
         // The scale of feature distances is that between images of two latents: one image has none.

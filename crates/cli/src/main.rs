@@ -101,7 +101,7 @@ fn main() -> ExitCode {
         Ok(Done::Finished) => ExitCode::SUCCESS,
         Ok(Done::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) if failure::is_stopped(&error) => {
-            failure::say("interrupted: nothing was written");
+            failure::say("interrupted; nothing was written");
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => failure::report(&error),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
-use skipstone::io::image::{Layout, film_strip, grid, near_square, npy, write_png};
+use skipstone::io::image::{Layout, film_strip, grid, near_square, npy, text_chunks, write_png};
 use skipstone::sampling::generate::{Folder, Settings, batches};
 
 use crate::failure::{Done, Usage, is_stopped, say};
@@ -196,17 +196,12 @@ impl Sink {
         if let Target::Grid(path) = &target {
             let (_, _, h, w) = images.dim();
             let picture = grid(&images, columns, &Layout::magnified(h, w))?;
-            write_png(path, &picture, &borrowed(texts))?;
+            write_png(path, &picture, &text_chunks(texts))?;
         } else {
             npy::write(target.path(), images.view())?;
         }
         Ok(())
     }
-}
-
-/// Text chunks as the PNG writer takes them.
-pub fn borrowed(texts: &[(String, String)]) -> Vec<(&str, &str)> {
-    texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect()
 }
 
 /// Most images and most steps of a film strip.
@@ -265,7 +260,7 @@ impl Strip {
         let frames = self.frames.into_iter().map(|values| Array4::from_shape_vec((self.rows, c, h, w), values));
         let frames = frames.collect::<Result<Vec<_>, _>>().context("frames of one shape")?;
         let picture = film_strip(&frames, &Layout::magnified(h, w))?;
-        write_png(&self.path, &picture, &borrowed(texts))?;
+        write_png(&self.path, &picture, &text_chunks(texts))?;
         Ok(())
     }
 }

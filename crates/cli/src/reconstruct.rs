@@ -8,7 +8,7 @@ use ndarray::{Array4, Axis, Slice, concatenate};
 use serde_json::json;
 use skipstone::io::files;
 use skipstone::io::image::plot::{AxisStyle, Chart, Curve, Scale};
-use skipstone::io::image::{Layout, grid, write_png};
+use skipstone::io::image::{Layout, grid, text_chunks, write_png};
 use skipstone::sampling::generate::{Generator, Inputs, Settings, batches};
 use skipstone::sampling::inversion::{Method, squared_errors};
 use skipstone::sampling::options::DECODE;
@@ -21,7 +21,6 @@ use crate::failure::{Done, emit, is_stopped, say};
 use crate::images;
 use crate::invert::{MethodArguments, Report, evaluations, rows, watch};
 use crate::options::Flags;
-use crate::output::borrowed;
 
 /// The steps of the paper's Table 2.
 const TABLE: [usize; 7] = [10, 20, 50, 100, 200, 500, 1000];
@@ -261,7 +260,7 @@ fn write(
         "rows".to_owned(),
         format!("originals; then reconstruction and difference × {ENLARGED} for steps {steps:?}"),
     ));
-    write_png(&folder.join("images.png"), &grid(&all, shown, &Layout::magnified(h, w))?, &borrowed(&texts))?;
+    write_png(&folder.join("images.png"), &grid(&all, shown, &Layout::magnified(h, w))?, &text_chunks(&texts))?;
     say(format_args!("images.png: originals; then reconstructions and differences x {ENLARGED} for steps {steps:?}"));
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::fill::FillArguments;
 use crate::images;
 use crate::interrupt;
 use crate::options::Flags;
-use crate::output::{STRIP, Sink, Strip, Target, apart, check};
+use crate::output::{STRIP, Sink, Strip, Target, apart, check, stopped};
 
 /// Generate images
 #[derive(Args, Debug)]
@@ -252,15 +252,22 @@ fn sample(
     });
     bar.finish_and_clear();
     let made = made.get();
-    match ended {
-        Err(error) if is_stopped(&error) => return Ok(interrupted(target, n - (wanted().count() - made), n)),
-        ended => ended?,
+    match (ended, target) {
+        (Err(error), Target::Folder(path)) if is_stopped(&error) => {
+            let there = n - (wanted().count() - made);
+            say(format_args!(
+                "interrupted; {there} of {n} images are in {}; continue with: {}",
+                path.display(),
+                interrupt::command_line(None)
+            ));
+            return Ok(Done::Interrupted);
+        }
+        (Err(error), _) => return stopped(error, target),
+        (Ok(()), _) => {}
     }
     let seconds = begun.elapsed().as_secs_f64();
 
-    let mut texts = generator.settings().to_texts();
-    texts.push(("first".to_owned(), first.to_string()));
-    texts.push(("n".to_owned(), n.to_string()));
+    let texts = generator.settings().to_texts_of(first, n);
     sink.finish(&texts)?;
     let strip_path = arguments.trajectory.as_deref();
     if let Some(strip) = strip {
@@ -273,18 +280,6 @@ fn sample(
 
 fn show(bar: &ProgressBar, images: f64, begun: Instant) {
     bar.set_message(format!(" {:.1} img/s", images / begun.elapsed().as_secs_f64().max(1e-9)));
-}
-
-fn interrupted(target: &Target, there: usize, n: usize) -> Done {
-    match target {
-        Target::Folder(path) => say(format_args!(
-            "interrupted; {there} of {n} images are in {}; continue with: {}",
-            path.display(),
-            interrupt::command_line(None)
-        )),
-        _ => say("interrupted; nothing was written (with a folder, -o NAME/, finished images are kept)"),
-    }
-    Done::Interrupted
 }
 
 fn conclude(

@@ -1,7 +1,7 @@
-//! Scores images: the Fréchet distance of samples in few steps to samples in many, in the features of the built-in
-//! classifier of Fashion-MNIST.
+//! Scores images: the Fréchet distance between samples in few and in many steps, in the features of the built-in
+//! Fashion-MNIST classifier.
 //!
-//! A real evaluation takes thousands of images and compares with a data set: `skipstone evaluate`.
+//! A real evaluation compares thousands of images with a data set: `skipstone evaluate`.
 //!
 //! ```text
 //! cargo run -p skipstone-eval --example score
@@ -15,7 +15,7 @@ use skipstone_eval::{FeatureNetwork, FeatureSpec, Statistics, features, frechet}
 
 const N: usize = 32;
 
-/// Mean and covariance of the features of images.
+/// Mean and covariance of the images' features.
 fn statistics(network: &dyn FeatureNetwork, images: &Array4<f32>) -> Result<Statistics> {
     let mut statistics = Statistics::of(network);
     statistics.add(features(network, images.view())?.view())?;
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let pipeline = Pipeline::from_model(model, &EngineOptions::default())?;
     let network = FeatureSpec::FashionCnn.open(skipstone_model::FASHION_CNN)?;
 
-    // Other seeds, other images: none is compared with itself.
+    // Another seed, so that no image is compared with itself.
     let many = statistics(&*network, pipeline.clone().seed(1).steps(10).sample(N)?.array())?;
     println!("Fréchet distance of {N} images to {N} made in 10 steps ({} features)", network.dimensions());
     for steps in [2, 10] {

@@ -1,4 +1,4 @@
-//! Brings a solver of its own: the Adams–Bashforth method of order 2, and compares it with DDIM.
+//! Defines a solver, the Adams–Bashforth method of order 2, and compares it with DDIM.
 //!
 //! ```text
 //! cargo run -p skipstone --example add_a_solver
@@ -11,7 +11,7 @@ use skipstone::sampling::inversion::squared_errors;
 use skipstone::sampling::solver::{Follows, NoiseUse, Scheme, Solver, Step};
 use skipstone::{Pipeline, Result};
 
-/// What a run has to know about the solver. Static, because a `Solver` is a reference that is copied freely.
+/// The solver's description. It is static because a `Solver` is a reference to it.
 static SCHEME: Scheme = Scheme {
     name: "my-ab2",
     order: 2,
@@ -37,7 +37,7 @@ fn two_step(step: &mut Step<'_>) -> Result<Array4<f32>> {
 fn main() -> Result<()> {
     let model = load_embedded(skipstone_model::FILES, &LoadOptions::default())?;
     let pipeline = Pipeline::from_model(model, &EngineOptions::default())?;
-    // The same latents by many small steps: what both solvers approach.
+    // Many small steps from the same latents; both solvers converge to these images.
     let exact = pipeline.clone().steps(50).sample(2)?;
     println!("mean squared error against 50 steps of ddim");
     for steps in [5, 10] {

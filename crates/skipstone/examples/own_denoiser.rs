@@ -1,4 +1,4 @@
-//! Samples without a network: any `Denoiser` can be sampled, here one with a closed form.
+//! Samples a `Denoiser` that is not a network but a closed form.
 //!
 //! The data are images whose pixels are −1 or 1, each with probability 1/2. The best prediction of such a pixel from
 //! x_t = √a·x₀ + √(1−a)·ε is E[x₀ | x_t] = tanh(√a·x_t/(1−a)).
@@ -30,7 +30,7 @@ impl Denoiser for Coins {
 
     fn predict(&self, x_t: &Array4<f32>, times: &[Time], _: &[Condition]) -> Result<Array4<f32>> {
         let mut x0 = x_t.clone();
-        // Every row has a time of its own.
+        // Every row has its own time.
         for (mut image, &t) in x0.outer_iter_mut().zip(times) {
             let level = self.schedule.level(t)?;
             image.mapv_inplace(|x| (level.signal() * f64::from(x) / level.one_minus).tanh() as f32);
@@ -51,6 +51,6 @@ fn main() -> Result<()> {
         unobserved(progress)
     })?;
     let ones = x0.iter().filter(|&&x0| x0 > 0.0).count() as f64 / x0.len() as f64;
-    println!("{:.1} % are 1, 50 % would be expected", 100.0 * ones);
+    println!("{:.1} % of the pixels are 1; expected 50 %", 100.0 * ones);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Trains a small network on images in memory, then samples it.
 //!
-//! The images are discs of various places and sizes. After 150 steps most samples are blurred discs.
+//! The images are discs of different sizes and positions. After 150 steps most samples are blurred discs.
 //!
 //! ```text
 //! cargo run -p skipstone --example train_arrays
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     let data = Dataset::new("discs", discs(500), None, Vec::new())?;
     let recipe = Recipe::parse(RECIPE, &[])?;
     let folder = std::env::temp_dir().join("skipstone-discs");
-    // Without `resume` the folder must not hold a training.
+    // A new run refuses a folder that already holds one.
     drop(std::fs::remove_dir_all(&folder));
     let mut run = Run::open(&folder, recipe, data, None, EngineOptions::default(), false)?;
     run.train(&mut |event| {
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
         ControlFlow::Continue(())
     })?;
 
-    // The run's folder holds a model that the command and diffusers open as well.
+    // The command and diffusers open the model in the run's folder as well.
     let grid = folder.join("samples.png");
     Pipeline::load(run.model())?.steps(20).sample(16)?.save_grid(&grid)?;
     println!("16 discs: {}", grid.display());

@@ -138,8 +138,7 @@ pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     }
     let (settings, _) = Settings::resolve(&model, &request)?;
     let schedule = model.scheduler.schedule()?;
-    let trajectory =
-        Trajectory::from_times(settings.times.iter().map(|index| index.time()).collect(), schedule.train_steps())?;
+    let trajectory = settings.trajectory(&schedule)?;
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n, &arguments.arrays)?;
     let conditions = conditions_of(&model, &data, 0..data.len())?;
     let task = Task { arguments, settings, schedule, trajectory, data, conditions };

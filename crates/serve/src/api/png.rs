@@ -3,7 +3,7 @@ use base64::engine::general_purpose::STANDARD;
 use ndarray::{Array4, ArrayView3};
 use serde::{Serialize, Serializer};
 use skipstone::Result;
-use skipstone::io::image::{Layout, Picture, encode_png, grid};
+use skipstone::io::image::{Layout, Picture, encode_png, grid, text_chunks};
 use utoipa::ToSchema;
 
 /// The bytes of a PNG file, base64 in JSON.
@@ -63,8 +63,7 @@ pub fn base64(bytes: &[u8]) -> String {
 pub fn grid_png(images: &Array4<f32>, columns: usize, texts: &[(String, String)]) -> Result<Png> {
     let (_, _, h, w) = images.dim();
     let picture = grid(images, columns, &Layout::magnified(h, w))?;
-    let texts: Vec<_> = texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
-    Ok(Png(encode_png(&picture, &texts)?))
+    Ok(Png(encode_png(&picture, &text_chunks(texts))?))
 }
 
 /// An image at its own size, without a gutter.

@@ -48,9 +48,7 @@ impl WorkKind for SampleFields {
                 },
             )?;
             let seconds = begun.elapsed().as_secs_f64();
-            let mut texts = generator.settings().to_texts();
-            texts.push(("first".to_owned(), first.to_string()));
-            texts.push(("n".to_owned(), n.to_string()));
+            let texts = generator.settings().to_texts_of(first, n);
             Ok(Answer::Sample(Sample {
                 id: task.id.clone(),
                 png: grid_png(&x0, columns, &texts)?,

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -7,7 +6,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use serde_json::Value;
 use skipstone::engine::EngineOptions;
-use skipstone::io::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
+use skipstone::io::checkpoint::{Model, SchedulerConfig, Weights};
 use skipstone::io::image::{Layout, Picture, grid, near_square};
 use skipstone::math::noise::{KeyedRng, Purpose};
 use skipstone::sampling::generate::{Generator, Inputs};
@@ -29,18 +28,10 @@ pub fn model(conditional: bool) -> Model {
         *value = 0.1 * (rng.next_f64() as f32 - 0.5);
     }
     Model {
-        hash: model_hash(&config, &parameters),
-        config,
-        parameters,
-        source: None,
-        scheduler: SchedulerConfig::default(),
         weights: Weights::Ema,
         null_class: conditional.then_some(2),
-        format: Format::Folder,
         file: "model".into(),
-        provenance: BTreeMap::new(),
-        calibration: None,
-        learned_size: None,
+        ..Model::new(config, parameters, SchedulerConfig::default())
     }
 }
 

@@ -3,15 +3,15 @@ use std::path::Path;
 use ndarray::Array4;
 
 use crate::error::Result;
-use crate::io::image::{Layout, grid, near_square, npy, write_png};
+use crate::io::image::{Layout, grid, near_square, npy, text_chunks, write_png};
 use crate::sampling::generate::{Folder, Settings};
 
-/// Images that a [`Pipeline`](crate::Pipeline) made, with the options that made them.
+/// Images from a [`Pipeline`](crate::Pipeline) and the options they were generated with.
 #[derive(Clone, Debug)]
 pub struct Images {
     pub(super) array: Array4<f32>,
     pub(super) settings: Settings,
-    /// The absolute index of the first.
+    /// The absolute index of the first image.
     pub(super) first: u64,
     /// Columns of a grid.
     pub(super) columns: usize,
@@ -23,36 +23,32 @@ impl Images {
         Self { array, settings, first, columns }
     }
 
-    /// The images, `[n, channels, height, width]`: what the network made, −1..1 for black to white, not clamped.
+    /// The images, `[n, channels, height, width]`. −1 is black and 1 is white; values are not clamped.
     pub fn array(&self) -> &Array4<f32> {
         &self.array
     }
 
-    /// The same, without a copy.
+    /// As [`array`](Self::array), without a copy.
     pub fn into_array(self) -> Array4<f32> {
         self.array
     }
 
-    /// The options as they were decided.
+    /// The resolved options.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Writes one PNG file with all images in a grid: the file that `skipstone sample -o NAME.png` writes.
+    /// Writes all images as a grid to one PNG file, as `skipstone sample -o NAME.png` does.
     ///
     /// # Errors
-    /// The file cannot be written, or the images have no picture (neither 1 nor 3 channels).
+    /// The file cannot be written, or the images do not have 1 or 3 channels.
     pub fn save_grid(&self, path: impl AsRef<Path>) -> Result<()> {
         let (n, _, h, w) = self.array.dim();
         let picture = grid(&self.array, self.columns, &Layout::magnified(h, w))?;
-        let mut texts = self.settings.to_texts();
-        texts.extend([("first".to_owned(), self.first.to_string()), ("n".to_owned(), n.to_string())]);
-        let texts: Vec<_> = texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
-        write_png(path.as_ref(), &picture, &texts)
+        write_png(path.as_ref(), &picture, &text_chunks(&self.settings.to_texts_of(self.first, n)))
     }
 
-    /// Writes one PNG file per image into a folder, beside a manifest of the options: the folder that
-    /// `skipstone sample -o NAME/` writes.
+    /// Writes one PNG file per image and a manifest of the options to a folder, as `skipstone sample -o NAME/` does.
     ///
     /// # Errors
     /// As [`Folder::open`] and [`Folder::write`].
@@ -62,7 +58,7 @@ impl Images {
         folder.write_all(self.first..self.first + n as u64, &self.array)
     }
 
-    /// Writes the array as a `.npy` file, which [`npy::read`] and NumPy read.
+    /// Writes the array to a `.npy` file for NumPy or [`npy::read`].
     ///
     /// # Errors
     /// The file cannot be written.

@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::io::checkpoint::{self, LoadOptions, Model};
 use crate::math::latent;
 use crate::math::noise::{Purpose, Seeded, latents_of};
-use crate::math::trajectory::Trajectory;
 use crate::objective::{Elbo, ElboOptions, elbo};
 use crate::sampling::denoiser::Denoiser;
 use crate::sampling::generate::{ClassRule, Folder, Generator, Inputs, batches, digest};
@@ -273,8 +272,7 @@ impl Pipeline {
         let generator = Self { request, ..self.clone() }.generator(Inputs::default(), n)?;
         one_class(&generator)?;
         let (settings, schedule) = (generator.settings(), generator.plan().schedule());
-        let times = settings.times.iter().map(|index| index.time()).collect();
-        let tau = Trajectory::from_times(times, schedule.train_steps())?;
+        let tau = settings.trajectory(schedule)?;
         let options = ElboOptions { scale: settings.scale.clone(), sigma_1: None, clip: settings.clip };
         let of = |range: Range<u64>| {
             let mut noise = Seeded { purpose: Purpose::Likelihood, ..Seeded::new(settings.seed, range.start) };

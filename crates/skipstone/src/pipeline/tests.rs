@@ -1,45 +1,21 @@
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::*;
-use crate::io::checkpoint::{Format, SchedulerConfig, Weights, model_hash};
+use crate::io::checkpoint::SchedulerConfig;
 use crate::io::image::{npy, read_png};
 use crate::math::noise::{KeyedRng, initial_latent};
 use crate::math::trajectory::Spacing;
-use crate::unet::{Config, DownBlock, UpBlock, initialise};
+use crate::unet::{Config, initialise};
 
 fn model(classes: Option<usize>) -> Model {
-    let config = Config {
-        sample_size: [8, 8],
-        block_out_channels: vec![8],
-        down_blocks: vec![DownBlock::Plain],
-        up_blocks: vec![UpBlock::Plain],
-        layers_per_block: 1,
-        norm_num_groups: 4,
-        add_attention: false,
-        num_class_embeds: classes,
-        ..Config::default()
-    };
+    let config = Config { num_class_embeds: classes, ..Config::smallest() };
     let mut uniform = KeyedRng::new(1, Purpose::Weights, 0, 0);
     let mut gaussian = KeyedRng::new(1, Purpose::Weights, 1, 0);
     let mut parameters = initialise(&config, || uniform.next_f64(), || gaussian.next_gaussians()[0]).unwrap();
     // A fresh output layer is zero.
     let last = parameters.layout().get("conv_out.weight").unwrap().range();
     parameters.data_mut()[last].iter_mut().for_each(|weight| *weight = 0.1 * (uniform.next_f64() as f32 - 0.5));
-    Model {
-        hash: model_hash(&config, &parameters),
-        config,
-        parameters,
-        source: None,
-        scheduler: SchedulerConfig::default(),
-        weights: Weights::Unspecified,
-        null_class: None,
-        format: Format::Folder,
-        file: PathBuf::new(),
-        provenance: BTreeMap::new(),
-        calibration: None,
-        learned_size: None,
-    }
+    Model::new(config, parameters, SchedulerConfig::default())
 }
 
 fn pipeline() -> Pipeline {

@@ -1,11 +1,10 @@
 // One gap is a list of one range here, not a range written wrongly.
 #![allow(clippy::single_range_in_vec_init)]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use skipstone::engine::EngineOptions;
-use skipstone::io::checkpoint::{Format, Model, SchedulerConfig, Weights, model_hash};
+use skipstone::io::checkpoint::{Model, SchedulerConfig};
 use skipstone::math::noise::{KeyedRng, Purpose};
 use skipstone::math::schedule::BetaSchedule;
 use skipstone::sampling::denoiser::Prediction;
@@ -20,20 +19,7 @@ fn model() -> Model {
     let mut uniform = KeyedRng::new(1, Purpose::Weights, 0, 0);
     let mut gaussian = KeyedRng::new(1, Purpose::Weights, 1, 0);
     let parameters = initialise(&config, || uniform.next_f64(), || gaussian.next_gaussians()[0]).unwrap();
-    Model {
-        hash: model_hash(&config, &parameters),
-        config,
-        parameters,
-        source: None,
-        scheduler: SchedulerConfig::default(),
-        weights: Weights::Unspecified,
-        null_class: None,
-        format: Format::Folder,
-        file: PathBuf::new(),
-        provenance: BTreeMap::new(),
-        calibration: None,
-        learned_size: None,
-    }
+    Model::new(config, parameters, SchedulerConfig::default())
 }
 
 fn generator() -> Generator {

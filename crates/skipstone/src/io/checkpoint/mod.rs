@@ -138,6 +138,24 @@ pub struct Model {
 }
 
 impl Model {
+    /// A model that is not in a file: unlabelled weights, no null class, no provenance, no calibration.
+    pub fn new(config: Config, parameters: Parameters, scheduler: SchedulerConfig) -> Self {
+        Self {
+            hash: model_hash(&config, &parameters),
+            config,
+            parameters,
+            source: None,
+            scheduler,
+            weights: Weights::Unspecified,
+            null_class: None,
+            format: Format::Folder,
+            file: PathBuf::new(),
+            provenance: BTreeMap::new(),
+            calibration: None,
+            learned_size: None,
+        }
+    }
+
     /// Opens the network on an engine. Takes the parameters out of the model, so that they need not be in memory twice.
     ///
     /// # Errors
@@ -332,24 +350,9 @@ fn assemble(
         return Err(Error::data(format!("null_class: {class} is not one of the {classes} classes"))
             .in_file(tensors.label.with_file_name(diffusers::EXTRA)));
     }
-    let hash = model_hash(&config, &parameters);
     tracing::info!(file = %tensors.label.display(), %weights, parameters = parameters.data().len(), "model loaded");
     let file = tensors.label.clone();
-    let (source, calibration, learned_size) = (None, None, None);
-    Ok(Model {
-        config,
-        parameters,
-        source,
-        scheduler,
-        weights,
-        null_class,
-        format,
-        file,
-        provenance,
-        hash,
-        calibration,
-        learned_size,
-    })
+    Ok(Model { weights, null_class, format, file, provenance, ..Model::new(config, parameters, scheduler) })
 }
 
 #[cfg(test)]

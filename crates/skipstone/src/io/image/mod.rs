@@ -9,4 +9,4 @@ mod png;
 
 pub use picture::{Layout, Picture, film_strip, grid, near_square, shown_channels, to_byte};
 pub(crate) use picture::{blend, from_byte};
-pub use png::{Decoded, decode_png, encode_png, read_png, write_png};
+pub use png::{Decoded, decode_png, encode_png, read_png, text_chunks, write_png};

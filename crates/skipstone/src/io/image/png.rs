@@ -96,6 +96,11 @@ pub fn decode_png(bytes: &[u8]) -> Result<Decoded> {
     Ok(Decoded { picture, text })
 }
 
+/// Keywords and texts as [`encode_png`] and [`write_png`] take them.
+pub fn text_chunks(texts: &[(String, String)]) -> Vec<(&str, &str)> {
+    texts.iter().map(|(keyword, text)| (keyword.as_str(), text.as_str())).collect()
+}
+
 /// Writes a picture as a PNG file, atomically; see [`encode_png`].
 ///
 /// # Errors

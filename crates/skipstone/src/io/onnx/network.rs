@@ -239,8 +239,8 @@ impl<'a> Translation<'a> {
                 let two = Attribute::Ints(&[2, 2]);
                 self.builder.op("AveragePool", &[&x], &[("kernel_shape", two), ("strides", two)])
             }
-            // Inference drops nothing.
-            Op::Dropout { x, .. } => self.read(*x),
+            // A graph of names needs no copy, and inference drops nothing.
+            Op::Copy { x, .. } | Op::Dropout { x, .. } => self.read(*x),
         };
         self.names.insert(op.output(), name);
     }

@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-/// Cuts indices, which grow, into runs of at most `batch` neighbours, one run at a time.
+/// Splits increasing indices into runs of at most `batch` consecutive ones, lazily.
 ///
 /// ```
 /// use skipstone::sampling::generate::batches;
@@ -39,7 +39,7 @@ mod tests {
         let mut runs = batches((0..u64::MAX).inspect(|_| asked += 1), 8);
         assert_eq!(runs.by_ref().take(3).last(), Some(16..24));
         drop(runs);
-        // And the one after, to see that it belongs to the next.
+        // Plus one index that shows where the next run begins.
         assert!(asked <= 25, "{asked}");
     }
 }

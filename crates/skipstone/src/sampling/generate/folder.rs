@@ -6,7 +6,7 @@ use ndarray::{Array4, ArrayView3};
 use super::{Manifest, Settings};
 use crate::error::{Error, Result};
 use crate::io::files;
-use crate::io::image::{Picture, read_png, write_png};
+use crate::io::image::{Picture, read_png, text_chunks, write_png};
 
 /// The file name of image `index`.
 pub fn image_name(index: u64) -> String {
@@ -64,7 +64,7 @@ impl Folder {
     /// The file cannot be written, or the image cannot be a picture.
     pub fn write(&self, index: u64, image: ArrayView3<'_, f32>) -> Result<()> {
         let number = index.to_string();
-        let mut texts: Vec<_> = self.texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
+        let mut texts = text_chunks(&self.texts);
         texts.push(("index", &number));
         write_png(&self.path.join(image_name(index)), &Picture::from_image(image)?, &texts)
     }

@@ -288,14 +288,14 @@ impl Generator {
         sample(&*self.network, &self.plan, x_t, &mut *noise, &conditions, observer)
     }
 
-    /// Makes the images of all `wanted` absolute indices in batches of at most `batch` neighbours, and hands each batch
-    /// to `sink` as it is done: no more than one batch is held. The images do not depend on `batch`.
+    /// Generates the images with the absolute indices `wanted` and passes each finished batch to `sink`. A batch has at most
+    /// `batch` consecutive indices, and only one is in memory. The images do not depend on `batch`.
     ///
-    /// `observer` sees every step with the indices of its batch. When it breaks off, a batch at its last step still
-    /// reaches `sink`.
+    /// `observer` is called after every step, with the indices of the batch. If it stops the run at the last step of a batch,
+    /// that batch still reaches `sink`.
     ///
     /// # Errors
-    /// As [`generate`](Self::generate) and `sink`.
+    /// As [`generate`](Self::generate), or `sink` fails.
     pub fn generate_all<E: From<Error>>(
         &self,
         wanted: impl IntoIterator<Item = u64>,
@@ -317,7 +317,7 @@ impl Generator {
         Ok(())
     }
 
-    /// The same with all images in one array, `[n, c, h, w]`.
+    /// Generates the images in batches and returns them in one array, `[n, c, h, w]`.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -337,7 +337,7 @@ impl Generator {
         Ok(all)
     }
 
-    /// Encodes `x0`, `[n, c, h, w]`, along the plan: images that have the conditions of absolute indices `images`.
+    /// Encodes `x0`, `[n, c, h, w]`, along the plan. The images have the conditions of the absolute indices `images`.
     ///
     /// # Errors
     /// As [`encode`](inversion::encode).
@@ -351,7 +351,7 @@ impl Generator {
         inversion::encode(&*self.network, &self.plan, x0, method, &self.conditions(images), observer)
     }
 
-    /// Decodes latents along the plan: of images that have the conditions of absolute indices `images`.
+    /// Decodes latents along the plan. The images have the conditions of the absolute indices `images`.
     ///
     /// # Errors
     /// As [`decode`](inversion::decode).

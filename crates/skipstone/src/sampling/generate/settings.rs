@@ -4,7 +4,7 @@ use crate::engine::Precision;
 use crate::error::{Error, Result};
 use crate::io::checkpoint::{Model, process_hash};
 use crate::math::noise::NOISE_VERSION;
-use crate::math::schedule::{FinalLevel, Index};
+use crate::math::schedule::{FinalLevel, Index, Schedule};
 use crate::math::sigma::NoiseScale;
 use crate::math::trajectory::{Spacing, Trajectory};
 use crate::objective::calibration;
@@ -234,6 +234,21 @@ impl Settings {
         }
         self.extra.iter().for_each(|(name, value)| put(name, value.clone()));
         options
+    }
+
+    /// The trajectory τ of the run in a schedule, the model's own.
+    ///
+    /// # Errors
+    /// As [`Trajectory::from_times`].
+    pub fn trajectory(&self, schedule: &Schedule) -> Result<Trajectory> {
+        Trajectory::from_times(self.times.iter().map(|index| index.time()).collect(), schedule.train_steps())
+    }
+
+    /// [`to_texts`](Self::to_texts) for a file of the `n` images from index `first`.
+    pub fn to_texts_of(&self, first: u64, n: usize) -> Vec<(String, String)> {
+        let mut texts = self.to_texts();
+        texts.extend([("first".to_owned(), first.to_string()), ("n".to_owned(), n.to_string())]);
+        texts
     }
 
     /// The options that are set, as (keyword, text) pairs for a PNG file.
