@@ -38,9 +38,12 @@ def main():
         t = torch.tensor([time % net.config.num_train_timesteps if learned else time for time in TIMES[:n]])
         feed = {"sample": x.numpy(), "timestep": t.numpy().astype(np.int64 if learned else np.float32)}
         labels = None
-        if classes:
-            labels = torch.arange(n) % classes
+        if classes or net.config.class_embed_type:
+            labels = torch.arange(n) % (classes or 5)
             feed["class_labels"] = labels.numpy()
+            if net.config.class_embed_type == "identity":
+                # UNet2DModel adds what it is given to the time embedding.
+                labels = labels[:, None].float()
         with torch.no_grad():
             expected = net(x, t, class_labels=labels).sample.numpy()
         found = session.run(["out_sample"], feed)[0]

@@ -265,8 +265,8 @@ fn a_dry_run_writes_nothing_and_mistakes_are_named() {
     assert!(stdout.contains("for 38 images") && stdout.contains("would write out"), "{stdout}");
     assert!(!at.join("out").exists());
     for (arguments, code, message) in [
-        ("--steps 2 --eta -1 -n 8", 2, "expected a number of at least 0, hat or analytic"),
-        ("--steps 2 --eta 2x -n 8", 2, "expected a number of at least 0, hat or analytic"),
+        ("--steps 2 --eta -1 -n 8", 2, "expected a number of at least 0, or one of hat, analytic, learned"),
+        ("--steps 2 --eta 2x -n 8", 2, "expected a number of at least 0, or one of hat, analytic, learned"),
         ("--steps 0 -n 8", 2, "steps: expected at least 1"),
         ("--steps 2000 -n 8", 2, "2000"),
         ("--steps 2 -n 1", 2, "at least 2 images"),

@@ -55,13 +55,14 @@ fn routes(limits: &Limits) -> OpenApiRouter<App> {
 }
 
 /// The OpenAPI document.
-pub fn document() -> utoipa::openapi::OpenApi {
-    routes(&Limits::default()).into_openapi()
+pub fn document() -> serde_json::Value {
+    openapi::finished(routes(&Limits::default()).get_openapi())
 }
 
 /// Every route of the service. It needs no socket, so tests send requests to it directly.
 pub fn app(service: App) -> Router {
     let (routes, document) = routes(&service.limits).split_for_parts();
+    let document = openapi::finished(&document);
     routes
         .route("/v1/openapi.json", get(move || std::future::ready(Json(document.clone()))))
         .route("/", get(assets::index))

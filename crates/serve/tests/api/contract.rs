@@ -7,14 +7,10 @@ use axum::http::{Request, StatusCode};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 use skipstone::io::checkpoint::Model;
-use skipstone_serve::{Guard, Service, Setup, app};
+use skipstone_serve::{Guard, Service, Setup, app, document};
 
 use crate::streams::{events, streamed};
 use crate::support::{Reply, finished, form, get, model, post, posted, send, service, shared, soon};
-
-fn document() -> Value {
-    serde_json::to_value(skipstone_serve::document()).unwrap()
-}
 
 /// A checker of `schema`, which may refer to the document's components.
 fn checker(document: &Value, schema: &Value) -> Validator {
@@ -39,7 +35,11 @@ fn conforms(document: &Value, method: &str, path: &str, reply: &Reply) {
     let content = content.get(&kind).unwrap_or_else(|| panic!("{method} {path}: {kind} is not documented"));
     let instances = match kind.as_str() {
         "application/json" => vec![reply.json()],
-        "text/event-stream" => events(&reply.body).into_iter().map(event).collect(),
+        "text/event-stream" => {
+            let all = events(&reply.body);
+            all.iter().for_each(|(event, data)| data_conforms(document, &content["schema"], event, data));
+            all.into_iter().map(|(event, data)| json!({"event": event, "data": data.to_string()})).collect()
+        }
         _ => return,
     };
     let checker = checker(document, &content["schema"]);
@@ -50,9 +50,17 @@ fn conforms(document: &Value, method: &str, path: &str, reply: &Reply) {
     }
 }
 
-/// An event as the document describes it.
-fn event((event, data): (String, Value)) -> Value {
-    json!({"event": event, "data": data})
+/// Checks the JSON in an event's data, which validators of JSON Schema do not look into.
+#[track_caller]
+fn data_conforms(document: &Value, schema: &Value, event: &str, data: &Value) {
+    let name = schema["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+    let variants = document["components"]["schemas"][name]["oneOf"].as_array().unwrap();
+    let named = |variant: &&Value| variant["properties"]["event"]["enum"] == json!([event]);
+    let variant = variants.iter().find(named).unwrap_or_else(|| panic!("{name} has no event {event}"));
+    let described = &variant["properties"]["data"];
+    assert_eq!(described["contentMediaType"], "application/json");
+    assert!(checker(document, &described["contentSchema"]).is_valid(data), "{name} {event}: {data}");
+    assert!(!checker(document, &described["contentSchema"]).is_valid(&json!({})), "{name} {event} allows anything");
 }
 
 /// The query parameters of every operation: path, name, schema.
@@ -281,12 +289,12 @@ fn streams_are_as_documented() {
         }
         // The schema of the events of one kind of work allows no others.
         let sample = checker(&document, &json!({"$ref": "#/components/schemas/SampleEvent"}));
-        assert!(sample.is_valid(&json!({"event": "queued", "data": {"position": 1}})));
+        assert!(sample.is_valid(&json!({"event": "queued", "data": "{\"position\": 1}"})));
         for wrong in [
             json!("event: queued"),
-            json!({"event": "queued", "data": {}}),
-            json!({"event": "row", "data": {"position": 1}}),
-            json!({"data": {"position": 1}}),
+            json!({"event": "queued", "data": {"position": 1}}),
+            json!({"event": "row", "data": "{}"}),
+            json!({"data": "{}"}),
         ] {
             assert!(!sample.is_valid(&wrong), "{wrong}");
         }

@@ -1,9 +1,11 @@
 //! The parts of the OpenAPI document that the routes do not describe themselves.
 
 mod common_responses;
+mod events;
 
 pub use common_responses::add_common_responses;
 
+use serde_json::Value;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -30,6 +32,13 @@ impl Modify for Bearer {
         let none = SecurityRequirement::default();
         document.security = Some(vec![none, SecurityRequirement::new("token", Vec::<String>::new())]);
     }
+}
+
+/// The document as it is served.
+pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
+    let mut document = serde_json::to_value(document).expect("a document is JSON");
+    events::data_as_text(&mut document);
+    document
 }
 
 /// The document without its routes.
