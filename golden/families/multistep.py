@@ -1,8 +1,8 @@
 """multistep.json: whole runs of multistep solvers on the mixture of solvers.json.
 
 UniPC, DPM-Solver++(3M) and SA-Solver are diffusers' own schedulers in f64, as in solvers_diffusers.json, and every run is
-repeated in NumPy from the papers' equations. DEIS is NumPy alone, from its definition: diffusers' scheduler of that name
-takes polynomials in log σ, and the authors' tAB takes them in t.
+repeated in NumPy from the papers' equations. DEIS and Restart are NumPy alone, from their definitions: diffusers' scheduler
+called DEIS takes polynomials in log σ, and the authors' tAB takes them in t.
 """
 
 import sys
@@ -203,8 +203,33 @@ def by_definition(solver, steps, latents):
             "final": "clean", "x0": x.flatten().tolist()}
 
 
+def restarted(name, repeats, latents):
+    """Restart (arXiv 2306.14878) with Euler's method or Heun's in x̄, from index 299 back to 699."""
+    times = [99 + 100 * i for i in range(9, -1, -1)]
+    noise = normal(generator(f"restart {name}"), len(times) + 4 * repeats, IMAGES, *SHAPE)
+    z = noise.double().flatten(2).numpy()
+    sigmas = [*np.exp(log_sigma(np.array(times, dtype=float))), 0.0]
+    slope = lambda x, sigma: predict(x / np.sqrt(1 + sigma**2), sigma)
+    x, calls, made = latents.double().flatten(1).numpy() * np.sqrt(1 + sigmas[0] ** 2), 0, 0
+    path, visits = list(range(10)), 0
+    while path:
+        i = path.pop(0)
+        t, s = sigmas[i], sigmas[i + 1]
+        d, calls, made = slope(x, t), calls + 1, made + 1
+        if name == "heun" and s > 0:
+            d, calls = (d + slope(x + (s - t) * d, s)) / 2, calls + 1
+        x = x + (s - t) * d
+        if times[i] == 399 and visits < repeats:
+            # x̄ at 699 is x̄ at 299 with the missing variance.
+            x, visits, path = x + np.sqrt(sigmas[3] ** 2 - sigmas[7] ** 2) * z[made], visits + 1, list(range(3, 10))
+    return {"solver": name, "by": "definition", "grid": f"restart {repeats}", "times": times, "calls": calls,
+            "restart": [299, 699, repeats], "final": "clean", "noise": noise.flatten(1).tolist(),
+            "x0": x.flatten().tolist()}
+
+
 def make():
     latents, common = problem()
     cases = [by_diffusers(solver, *grid, latents) for solver in SOLVERS for grid in GRIDS]
     cases += [by_definition(solver, steps, latents) for solver in DEIS for steps in (5, 16)]
+    cases += [restarted(name, repeats, latents) for name, repeats in (("ddim", 2), ("heun", 1))]
     write_json("multistep.json", {**common, "cases": cases})

@@ -14,7 +14,7 @@ use skipstone::math::sigma::NoiseScale;
 use skipstone::math::trajectory::{Spacing, Trajectory};
 use skipstone::sampling::denoiser::Clip;
 use skipstone::sampling::oracle::{Component, Oracle};
-use skipstone::sampling::sampler::{Plan, sample, unobserved};
+use skipstone::sampling::sampler::{Plan, Restart, sample, unobserved};
 use skipstone::sampling::solver::Solver;
 
 const FILE: &str = "solvers_diffusers.json";
@@ -48,7 +48,10 @@ fn runs_end_where_they_should(name: &str) -> BTreeSet<String> {
         let tau = Trajectory::from_times(times(&case["times"]), 1000).unwrap();
         let end = if case["final"] == "first" { FinalLevel::FirstTrained } else { FinalLevel::Clean };
         let plan = Plan::new(&schedule, &tau, &NoiseScale::Eta(0.0), end, Clip::Off).unwrap();
-        let plan = plan.with_solver(solver).unwrap();
+        let mut plan = plan.with_solver(solver).unwrap();
+        if let Ok(restart) = serde_json::from_value::<Restart>(case["restart"].clone()) {
+            plan = plan.with_restart(restart).unwrap();
+        }
         assert_eq!(plan.calls() as u64, case["calls"].as_u64().unwrap(), "{solver}");
         let found = match case["noise"].as_array() {
             None => sample(&oracle, &plan, latents.clone(), &mut Forbidden, &[], &mut unobserved),
@@ -75,7 +78,7 @@ fn dpm2_and_the_stochastic_solver_end_where_diffusers_does() {
 #[test]
 fn multistep_solvers_end_where_diffusers_and_definitions_do() {
     let solvers = runs_end_where_they_should("multistep.json");
-    assert_eq!(Vec::from_iter(solvers), ["deis", "deis2", "dpm++3m", "sa", "unipc", "unipc3"]);
+    assert_eq!(Vec::from_iter(solvers), ["ddim", "deis", "deis2", "dpm++3m", "heun", "sa", "unipc", "unipc3"]);
 }
 
 #[test]
