@@ -92,11 +92,11 @@ static DPM_PLUS_PLUS_2M_SDE: Scheme = Scheme {
 };
 
 static DPM_PLUS_PLUS_3M: Scheme =
-    Scheme { name: "dpm++3m", order: 3, memory: 2, follows: Follows::Data, step: schemes::dpm_plus_plus_3m, ..ODE };
+    Scheme { name: "dpm++3m", order: 2, memory: 2, follows: Follows::Data, step: schemes::dpm_plus_plus_3m, ..ODE };
 static UNIPC: Scheme =
-    Scheme { name: "unipc", order: 2, memory: 2, follows: Follows::Data, step: schemes::unipc_2, ..ODE };
+    Scheme { name: "unipc", order: 3, memory: 2, follows: Follows::Data, step: schemes::unipc_2, ..ODE };
 static UNIPC3: Scheme =
-    Scheme { name: "unipc3", order: 3, memory: 3, follows: Follows::Data, step: schemes::unipc_3, ..ODE };
+    Scheme { name: "unipc3", order: 4, memory: 3, follows: Follows::Data, step: schemes::unipc_3, ..ODE };
 static DEIS2: Scheme = Scheme { name: "deis2", order: 2, memory: 1, step: schemes::deis, ..ODE };
 static DEIS: Scheme = Scheme { name: "deis", order: 3, memory: 2, step: schemes::deis, ..ODE };
 static SA: Scheme =
@@ -134,11 +134,13 @@ impl Solver {
     /// DPM-Solver++(2M) for the stochastic process: order 2 in the mean, with its own noise scale.
     pub const DPM_PLUS_PLUS_2M_SDE: Self = Self(&DPM_PLUS_PLUS_2M_SDE);
 
-    /// DPM-Solver++(3M): as DPM-Solver++(2M), with the parabola through three x̂₀; order 3.
+    /// DPM-Solver++(3M): as DPM-Solver++(2M), with the parabola through three x̂₀. The published formula gives its second
+    /// derivative half of the weight, so the order is 2.
     pub const DPM_PLUS_PLUS_3M: Self = Self(&DPM_PLUS_PLUS_3M);
-    /// UniPC-2 (Zhao et al., arXiv 2302.04867), B₂(h), on x̂₀: a corrector without calls; order 2.
+    /// UniPC-2 (Zhao et al., arXiv 2302.04867), B₂(h), on x̂₀: a predictor of order 2 and a corrector
+    /// without calls, which adds an order; order 3.
     pub const UNIPC: Self = Self(&UNIPC);
-    /// UniPC-3; order 3.
+    /// UniPC-3; order 4.
     pub const UNIPC3: Self = Self(&UNIPC3);
     /// tAB1-DEIS (Zhang & Chen, arXiv 2204.13902): the line in t through two ε̂; order 2.
     pub const DEIS2: Self = Self(&DEIS2);

@@ -93,10 +93,12 @@ pub(super) fn dpm_plus_plus_2m_sde(step: &mut Step<'_>) -> Result<Array4<f32>> {
     Ok(combined(step.x, keep, data.into_iter().chain(noise)))
 }
 
-/// DPM-Solver++(3M), the multistep method of order 3 of Lu et al. (arXiv 2211.01095), in λ = −ln σ_ve and h = λ_s − λ_t:
-/// x̄_s = σ_s/σ_t·x̄_t + (1 − e^(−h))·x̂₀ + (e^(−h) − 1 + h)/h·D₁ + (½ − (e^(−h) − 1 + h)/h²)·D₂. h and h²/2 turn D₁ and D₂ into
-/// the derivatives of x̂₀ in λ that the last three x̂₀ give. Order 3. The first two steps have orders 1 and 2, and so have
-/// the last two of a run of fewer than 15 steps; the last step of any run has order 1. The authors' program does the same.
+/// DPM-Solver++(3M), the multistep method with three x̂₀ of Lu et al. (arXiv 2211.01095), in λ = −ln σ_ve and h = λ_s − λ_t:
+/// x̄_s = σ_s/σ_t·x̄_t + (1 − e^(−h))·x̂₀ + (e^(−h) − 1 + h)/h·D₁ + (½ − (e^(−h) − 1 + h)/h²)·D₂, where D₁ is h times the slope of
+/// the parabola through the last three x̂₀ and D₂ is h²/2 times its second derivative. The exact integral has 2·D₂ there: the
+/// authors' program and diffusers halve it, and so does this function. It makes the order 2 rather than 3. The first two
+/// steps have the orders of (1M) and (2M), and so have the last two of a run of fewer than 15 steps; the step onto clean data
+/// always has order 1.
 pub(super) fn dpm_plus_plus_3m(step: &mut Step<'_>) -> Result<Array4<f32>> {
     let [(before, last), (first, earlier)] = step.past else { return dpm_plus_plus_2m(step) };
     if step.is_last() || step.remaining == 2 && step.steps < 15 {

@@ -14,12 +14,12 @@ use crate::sampling::solver::Step;
 /// A prediction of x̂₀ and its noise level.
 type Node<'a> = (NoiseLevel, &'a Array4<f32>);
 
-/// UniPC-2: order 2.
+/// UniPC-2: order 3, one more than that of its predictor.
 pub(in crate::sampling::solver) fn second(step: &mut Step<'_>) -> Result<Array4<f32>> {
     Ok(run(step, 2))
 }
 
-/// UniPC-3: order 3.
+/// UniPC-3: order 4.
 pub(in crate::sampling::solver) fn third(step: &mut Step<'_>) -> Result<Array4<f32>> {
     Ok(run(step, 3))
 }
