@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from families import (  # noqa: E402
-    adm, blocks, data, inversion, official, onnx_networks, samples, schedules, scores, solvers, solvers_diffusers,
+    adm, blocks, data, inversion, multistep, official, onnx_networks, samples, schedules, scores, solvers, solvers_diffusers,
     steps, timesteps, unets,
 )
 from families.common import VALUES, write_json  # noqa: E402
@@ -35,6 +35,7 @@ FAMILIES = {
     "inversion": inversion.make,
     "solvers": solvers.make,
     "solvers_diffusers": solvers_diffusers.make,
+    "multistep": multistep.make,
     "scores": scores.make,
     "onnx_networks": onnx_networks.make,
     "data": data.make,

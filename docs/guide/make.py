@@ -207,7 +207,7 @@ def inpainting(k):
     return {}
 
 
-SOLVERS = ["ddim", "ve-euler", "heun", "ab2", "ab3", "ab4", "dpm++2m"]
+SOLVERS = ["ddim", "ve-euler", "heun", "ab2", "ab3", "ab4", "dpm++2m", "dpm++3m", "unipc", "unipc3", "deis2", "deis"]
 
 
 def solvers(k):

@@ -1,16 +1,20 @@
-//! Complete runs of dpm2 and dpm++2m-sde, and the spacings by noise level, against diffusers' schedulers with the same
+//! Complete runs of solvers, and the spacings by noise level, against diffusers' schedulers and definitions with the same
 //! closed-form denoiser (golden/README.md).
 
 mod golden;
+
+use std::collections::BTreeSet;
 
 use golden::{cases, json, numbers, relative};
 use ndarray::{Array3, Array4, Array5};
 use serde_json::Value;
 use skipstone::math::noise::{Forbidden, Given};
-use skipstone::math::schedule::{BetaSchedule, Schedule, Time};
+use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
+use skipstone::math::sigma::NoiseScale;
 use skipstone::math::trajectory::{Spacing, Trajectory};
+use skipstone::sampling::denoiser::Clip;
 use skipstone::sampling::oracle::{Component, Oracle};
-use skipstone::sampling::sampler::{Plan, sample, unobserved};
+use skipstone::sampling::sampler::{Plan, Restart, sample, unobserved};
 use skipstone::sampling::solver::Solver;
 
 const FILE: &str = "solvers_diffusers.json";
@@ -24,9 +28,9 @@ fn times(value: &Value) -> Vec<Time> {
     numbers(value).into_iter().map(|index| Time::between(index + 1.0).unwrap()).collect()
 }
 
-#[test]
-fn dpm2_and_the_stochastic_solver_end_where_diffusers_does() {
-    let (file, schedule) = (json(FILE), schedule());
+/// Runs every case of a file and compares the end. Returns the solvers.
+fn runs_end_where_they_should(name: &str) -> BTreeSet<String> {
+    let (file, schedule) = (json(name), schedule());
     let shape: Vec<usize> = numbers(&file["shape"]).into_iter().map(|n| n as usize).collect();
     let [n, c, h, w] = shape[..] else { panic!("{shape:?}") };
     let floats = |value: &Value| -> Vec<f32> { numbers(value).into_iter().map(|v| v as f32).collect() };
@@ -39,12 +43,15 @@ fn dpm2_and_the_stochastic_solver_end_where_diffusers_does() {
         .collect();
     let oracle = Oracle::mixture(&schedule, components).unwrap();
 
-    let cases = cases(FILE);
-    assert_eq!(cases.len(), 10);
-    for case in &cases {
+    let run = |case: &Value| {
         let solver: Solver = case["solver"].as_str().unwrap().parse().unwrap();
         let tau = Trajectory::from_times(times(&case["times"]), 1000).unwrap();
-        let plan = Plan::ddim(&schedule, &tau).unwrap().with_solver(solver).unwrap();
+        let end = if case["final"] == "first" { FinalLevel::FirstTrained } else { FinalLevel::Clean };
+        let plan = Plan::new(&schedule, &tau, &NoiseScale::Eta(0.0), end, Clip::Off).unwrap();
+        let mut plan = plan.with_solver(solver).unwrap();
+        if let Ok(restart) = serde_json::from_value::<Restart>(case["restart"].clone()) {
+            plan = plan.with_restart(restart).unwrap();
+        }
         assert_eq!(plan.calls() as u64, case["calls"].as_u64().unwrap(), "{solver}");
         let found = match case["noise"].as_array() {
             None => sample(&oracle, &plan, latents.clone(), &mut Forbidden, &[], &mut unobserved),
@@ -56,9 +63,22 @@ fn dpm2_and_the_stochastic_solver_end_where_diffusers_does() {
         };
         let found = found.unwrap();
         let off = relative(found.iter().map(|&v| f64::from(v)), &numbers(&case["x0"]));
-        // diffusers runs in f64 throughout, skipstone rounds each latent to f32.
+        // The expected runs are in f64 throughout, skipstone rounds each latent to f32.
         assert!(off < 5e-6, "{solver} on {}: off by {off:.1e}", case["grid"]);
-    }
+        solver.to_string()
+    };
+    cases(name).iter().map(run).collect()
+}
+
+#[test]
+fn dpm2_and_the_stochastic_solver_end_where_diffusers_does() {
+    assert_eq!(Vec::from_iter(runs_end_where_they_should(FILE)), ["dpm++2m-sde", "dpm2"]);
+}
+
+#[test]
+fn multistep_solvers_end_where_diffusers_and_definitions_do() {
+    let solvers = runs_end_where_they_should("multistep.json");
+    assert_eq!(Vec::from_iter(solvers), ["ddim", "deis", "deis2", "dpm++3m", "heun", "sa", "unipc", "unipc3"]);
 }
 
 #[test]

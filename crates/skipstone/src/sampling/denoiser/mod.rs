@@ -10,7 +10,7 @@ pub use clip::{Bound, Clip, DynamicThreshold};
 pub use condition::Condition;
 pub(crate) use condition::{classes, per_row};
 pub use differentiable::{DifferentiableDenoiser, Pullback};
-pub use guided::Guided;
+pub use guided::{Guided, Interval};
 pub use views::{Denoised, denoise, views};
 
 use std::fmt;

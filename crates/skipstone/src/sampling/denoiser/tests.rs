@@ -1,6 +1,6 @@
 use super::clip::quantile;
 use super::*;
-use crate::math::schedule::NoiseLevel;
+use crate::math::schedule::{NoiseLevel, Schedule};
 
 const LEVEL: NoiseLevel = NoiseLevel { alpha_bar: 0.36, one_minus: 0.64 };
 
@@ -99,6 +99,39 @@ fn guidance_moves_from_the_null_class_towards_the_class() {
     let out = guided.predict(&Array4::zeros((1, 1, 1, 2)), &[Time::new(1)], &[]).unwrap();
     assert_eq!(out[[0, 0, 0, 0]], 10.0);
     assert!(Guided::new(ByClass, f64::NAN, 10).is_err());
+}
+
+#[test]
+fn guidance_acts_within_its_interval_only_and_asks_for_fewer_rows_outside() {
+    /// [`ByClass`], counting rows.
+    struct Counting(std::cell::Cell<usize>);
+    impl Denoiser for Counting {
+        fn shape(&self) -> [usize; 3] {
+            [1, 1, 2]
+        }
+        fn prediction(&self) -> Prediction {
+            Prediction::Epsilon
+        }
+        fn predict(&self, x_t: &Array4<f32>, times: &[Time], classes: &[Condition]) -> Result<Array4<f32>> {
+            self.0.set(x_t.dim().0);
+            ByClass.predict(x_t, times, classes)
+        }
+    }
+    // σ_ve is 1, 2 and 3.
+    let a = [1.0, 0.5, 0.2, 0.1];
+    let betas: Vec<f64> = a.windows(2).map(|pair| 1.0 - pair[1] / pair[0]).collect();
+    let schedule = Schedule::from_betas(&betas).unwrap();
+    let sigma = |t: u32| schedule.level(Time::new(t)).unwrap().sigma_ve();
+    let interval = Interval::new(sigma(1), sigma(2)).unwrap();
+    let guided = Guided::new(Counting(Default::default()), 3.0, 10).unwrap().within(schedule, interval);
+    let times = [1, 2, 3].map(Time::new);
+    let out = guided.predict(&Array4::zeros((3, 1, 1, 2)), &times, &Condition::classes(&[4, 4, 4])).unwrap();
+    // The lower end is outside, the upper one inside.
+    assert_eq!([0, 1, 2].map(|i| out[[i, 0, 0, 0]]), [4.0, -8.0, 4.0]);
+    assert_eq!(guided.inner.0.get(), 4);
+    for (low, high) in [(-1.0, 2.0), (2.0, 2.0), (3.0, 1.0), (f64::NAN, 1.0), (0.0, f64::NAN)] {
+        assert!(Interval::new(low, high).unwrap_err().message().starts_with("guidance_interval: "), "{low} {high}");
+    }
 }
 
 #[test]

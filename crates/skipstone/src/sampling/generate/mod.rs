@@ -105,7 +105,14 @@ impl Generator {
     ) -> Result<Self> {
         let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) =
             match (settings.guidance, settings.null_class) {
-                (Some(weight), Some(null)) => (Box::new(Guided::new(network, weight, null)?), 2),
+                (Some(weight), Some(null)) => {
+                    let guided = Guided::new(network, weight, null)?;
+                    let guided = match settings.guidance_interval {
+                        Some(interval) => guided.within(plan.schedule().clone(), interval),
+                        None => guided,
+                    };
+                    (Box::new(guided), 2)
+                }
                 _ => (Box::new(network), 1),
             };
         Ok(Self { network, plan, settings, inputs: Inputs::default(), first: 0, calls_per_step, cost })
@@ -200,7 +207,7 @@ impl Generator {
         self.network.shape()
     }
 
-    /// Network evaluations per call of the plan: 2 with guidance, else 1.
+    /// Network evaluations per call of the plan: 2 with guidance, where it acts, else 1.
     pub fn calls_per_step(&self) -> usize {
         self.calls_per_step
     }

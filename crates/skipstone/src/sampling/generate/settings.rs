@@ -8,9 +8,9 @@ use crate::math::schedule::{FinalLevel, Index, Schedule};
 use crate::math::sigma::NoiseScale;
 use crate::math::trajectory::{Spacing, Trajectory};
 use crate::objective::calibration;
-use crate::sampling::denoiser::{Bound, Clip};
+use crate::sampling::denoiser::{Bound, Clip, Interval};
 use crate::sampling::options::{ClipMode, Noise, Request, SAMPLE, SpacingChoice};
-use crate::sampling::sampler::Plan;
+use crate::sampling::sampler::{Plan, Restart};
 use crate::sampling::solver::Solver;
 use crate::unet::TimeEmbedding;
 use crate::unet::config::MAX_CLASSES;
@@ -56,6 +56,8 @@ pub struct Settings {
     pub scale: NoiseScale,
     /// The solver.
     pub solver: Solver,
+    /// Steps that are repeated.
+    pub restart: Option<Restart>,
     /// SHA-256 of the calibration, if the timesteps or the variances come from one.
     pub calibration: Option<String>,
     /// Clipping of x̂₀.
@@ -68,6 +70,8 @@ pub struct Settings {
     pub classes: Option<ClassRule>,
     /// The guidance weight.
     pub guidance: Option<f64>,
+    /// The noise levels at which guidance acts; `None` for all.
+    pub guidance_interval: Option<Interval>,
     /// The null class of guidance; `None` without guidance.
     pub null_class: Option<usize>,
     /// SHA-256 of given latents.
@@ -150,7 +154,10 @@ impl Settings {
             plan = plan.with_final_sigma(sigma)?;
             extra.insert("final_sigma".to_owned(), json!(sigma));
         }
-        let plan = plan.with_solver(request.solver)?;
+        let mut plan = plan.with_solver(request.solver)?;
+        if let Some(restart) = request.restart {
+            plan = plan.with_restart(restart)?;
+        }
         let settings = Self {
             model: model.hash.clone(),
             process,
@@ -159,12 +166,14 @@ impl Settings {
             times: trajectory.times().iter().filter_map(|t| t.index()).collect(),
             scale,
             solver: request.solver,
+            restart: request.restart,
             calibration: model.calibration.as_ref().filter(|_| calibrated).map(calibration::Calibration::hash),
             clip,
             final_level,
             seed: request.seed,
             classes: classes(model, request)?,
             guidance: request.guidance,
+            guidance_interval: request.guidance_interval,
             null_class: model.null_class.filter(|_| request.guidance.is_some()),
             latents: None,
             noise: None,
@@ -185,6 +194,7 @@ impl Settings {
             noise: Noise::from(&self.scale),
             final_sigma: self.extra.get("final_sigma").and_then(Value::as_f64),
             solver: self.solver,
+            restart: self.restart,
             clip: Some(clip),
             threshold: match bound {
                 Some(Bound::Dynamic(by)) => Some(by),
@@ -196,6 +206,7 @@ impl Settings {
                 Some(ClassRule::Modulo(_)) | None => Vec::new(),
             },
             guidance: self.guidance,
+            guidance_interval: self.guidance_interval,
             precision: self.precision,
             seed: self.seed,
         }
@@ -270,6 +281,9 @@ pub fn stated(options: &Map<String, Value>, name: &str) -> Option<String> {
 }
 
 fn classes(model: &Model, request: &Request) -> Result<Option<ClassRule>> {
+    if request.guidance_interval.is_some() && request.guidance.is_none() {
+        return Err(Error::argument("guidance_interval: needs guidance; set guidance"));
+    }
     let Some(known) = model.config.num_class_embeds else {
         return match (request.class.is_empty(), request.guidance) {
             (false, _) => Err(Error::argument("class: the model is unconditional and has no classes; remove it")),

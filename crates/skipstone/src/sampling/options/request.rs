@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 use super::{ClipMode, Noise, SAMPLE, Set, SpacingChoice, kind, of};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
-use crate::sampling::denoiser::DynamicThreshold;
+use crate::sampling::denoiser::{DynamicThreshold, Interval};
+use crate::sampling::sampler::Restart;
 use crate::sampling::solver::Solver;
 
 /// Default S, unless the model has fewer trained timesteps.
@@ -34,6 +35,8 @@ pub struct Request {
     pub final_sigma: Option<f64>,
     /// The solver. Default: DDIM.
     pub solver: Solver,
+    /// Steps that are repeated after fresh noise. Default: none.
+    pub restart: Option<Restart>,
     /// Clipping of x̂₀. Default: the model's, else off.
     pub clip: Option<ClipMode>,
     /// Dynamic thresholding instead of a fixed range.
@@ -42,6 +45,8 @@ pub struct Request {
     pub class: Vec<usize>,
     /// The weight of classifier-free guidance.
     pub guidance: Option<f64>,
+    /// The noise levels at which guidance acts. Default: all.
+    pub guidance_interval: Option<Interval>,
     /// The network's floating-point precision. Default: f32.
     pub precision: Precision,
     /// The seed of latents and noise.

@@ -133,6 +133,8 @@ pub const CONDITION: Set = 1 << 7;
 pub const PRECISION: Set = 1 << 8;
 /// The seed.
 pub const SEED: Set = 1 << 9;
+/// Steps that are repeated.
+pub const RESTART: Set = 1 << 10;
 /// What lays out the steps of a run.
 pub const LAYOUT: Set = STEPS | SPACING | TIMES | NOISE | CLIP | THRESHOLD;
 /// What decoding, reconstructing and interpolating take.
@@ -151,7 +153,7 @@ pub fn find(name: &str) -> Option<&'static Field> {
 }
 
 /// Every option, in the order of help texts and command lines. An option is a field of [`Request`] and an entry here.
-pub static FIELDS: [Field; 13] = [
+pub static FIELDS: [Field; 15] = [
     Field::new(
         STEPS,
         Description::new("steps", "S", Kind::Whole(1)).help("Number of steps S")
@@ -238,6 +240,13 @@ pub static FIELDS: [Field; 13] = [
         |request| said(&request.solver, &Request::default().solver),
     ),
     Field::new(
+        RESTART,
+        Description::new("restart", "LOW,HIGH,K", Kind::Wholes { least: 0, lengths: [3, 3] })
+            .help("Restart: at timestep LOW, return to HIGH with fresh noise, K times; needs a run without other noise"),
+        |request, value| set(&mut request.restart, value),
+        |request| json!(request.restart),
+    ),
+    Field::new(
         CLIP,
         Description::new("clip", "HOW", Kind::Name(|| names(&ClipMode::ALL))).help("Clip the predicted image: keep-eps keeps the predicted noise, as diffusers does; rederive-eps recomputes it")
         .or("the model's, or else off; off for encoding and decoding"),
@@ -272,6 +281,14 @@ pub static FIELDS: [Field; 13] = [
         Description::new("guidance", "W", Kind::Number(f64::NEG_INFINITY)).help("Weight of classifier-free guidance; needs a class and a model trained with class dropout"),
         |request, value| set(&mut request.guidance, value),
         |request| json!(request.guidance),
+    ),
+    Field::new(
+        CONDITION,
+        Description::new("guidance_interval", "LOW,HIGH", Kind::Numbers { most: f64::INFINITY, lengths: [2, 2] })
+            .help("Noise levels at which guidance acts: sigma_ve above LOW and up to HIGH, for example 0.3,5")
+            .or("all"),
+        |request, value| set(&mut request.guidance_interval, value),
+        |request| json!(request.guidance_interval),
     ),
     Field::new(
         PRECISION,

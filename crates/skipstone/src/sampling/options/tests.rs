@@ -76,6 +76,8 @@ fn sample_text(name: &str) -> &'static str {
         "threshold" => "0.9,1.5",
         "class" => "3",
         "guidance" => "-2",
+        "guidance_interval" => "0.3,5",
+        "restart" => "100,300,2",
         "precision" => "f16",
         "seed" => "18446744073709551615",
         other => panic!("{other}: add a value for the new option here"),

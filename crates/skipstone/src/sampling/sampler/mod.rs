@@ -1,8 +1,10 @@
 //! The sampling loop: the generative process p_θ(x_s | x_t) from x_T to an image, by DDIM (Eq. 12) or another solver.
 
 mod plan;
+mod restart;
 
 pub use plan::Plan;
+pub use restart::Restart;
 
 use std::ops::ControlFlow;
 
@@ -110,6 +112,11 @@ pub fn sample<D: Denoiser + ?Sized>(
     let mut past: Vec<(NoiseLevel, Denoised)> = Vec::new();
     let mut x = x_t;
     for (i, at) in plan.steps().iter().enumerate() {
+        if let Some(jump) = plan.jump_before(i) {
+            jump.apply(&mut x, noise)?;
+            // The predictions so far belong to another path.
+            past.clear();
+        }
         let ask = |x: &Array4<f32>, t: Time, level: NoiseLevel| {
             denoise(denoiser, x, t, level, conditions, plan.clip())
                 .map_err(|error| Error::new(error.kind(), format!("step {} of {steps}: {}", i + 1, error.message())))
@@ -122,7 +129,9 @@ pub fn sample<D: Denoiser + ?Sized>(
             here: &here,
             past: &past,
             coefficients: at.coefficients,
-            is_last: i + 1 == steps,
+            steps,
+            remaining: steps - i,
+            schedule: plan.schedule(),
             ask: &mut |x, level| ask(x, time_of(denoiser, plan, at, level), level),
             source: noise,
             index: i,

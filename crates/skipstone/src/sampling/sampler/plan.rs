@@ -1,3 +1,4 @@
+use super::restart::{Jump, Restart};
 use crate::error::{Error, Result};
 use crate::math::schedule::{FinalLevel, Schedule};
 use crate::math::sigma::{NoiseScale, Step, table};
@@ -12,6 +13,8 @@ pub struct Plan {
     steps: Vec<Step>,
     clip: Clip,
     solver: Solver,
+    /// Returns to more noise, in order.
+    jumps: Vec<Jump>,
 }
 
 impl Plan {
@@ -32,7 +35,7 @@ impl Plan {
             tracing::info!("the last step lands on a of index 0 instead of a = 1, as the model's config says");
         }
         let steps = table(schedule, trajectory, scale, final_level)?;
-        Ok(Self { schedule: schedule.clone(), steps, clip, solver: Solver::DDIM })
+        Ok(Self { schedule: schedule.clone(), steps, clip, solver: Solver::DDIM, jumps: Vec::new() })
     }
 
     /// Plain DDIM: η = 0, no clipping, landing on clean data.
@@ -74,13 +77,36 @@ impl Plan {
         Ok(self)
     }
 
+    /// The same run with some of its steps repeated; a deterministic run becomes a stochastic one. [`steps`](Self::steps)
+    /// then has the repeated steps, too.
+    ///
+    /// # Errors
+    /// The run injects noise by itself, it has been restarted already, or none of its steps lies between the timesteps.
+    pub fn with_restart(mut self, restart: Restart) -> Result<Self> {
+        if !self.is_deterministic() {
+            return Err(Error::argument(
+                "restart: needs a run without noise of its own; remove the noise, or choose another solver",
+            ));
+        }
+        (self.steps, self.jumps) = restart.unroll(&self.steps)?;
+        Ok(self)
+    }
+
+    /// The return to more noise before this step.
+    pub(super) fn jump_before(&self, step: usize) -> Option<&Jump> {
+        self.jumps.iter().find(|jump| jump.before == step)
+    }
+
     /// The solver of the run.
     pub fn solver(&self) -> Solver {
         self.solver
     }
 
-    /// Refuses every solver but DDIM for `what`, which depends on DDIM steps.
+    /// Refuses every solver but DDIM for `what`, which depends on DDIM steps in their order.
     pub(crate) fn check_ddim(&self, what: &str) -> Result<()> {
+        if !self.jumps.is_empty() {
+            return Err(Error::argument(format!("{what}: cannot be used with restart; remove it")));
+        }
         if self.solver == Solver::DDIM {
             return Ok(());
         }
@@ -131,7 +157,9 @@ impl Plan {
 
     /// Whether no step of the run injects noise.
     pub fn is_deterministic(&self) -> bool {
-        self.solver.scheme().noise != NoiseUse::Own && self.steps.iter().all(|step| step.coefficients.z == 0.0)
+        self.jumps.is_empty()
+            && self.solver.scheme().noise != NoiseUse::Own
+            && self.steps.iter().all(|step| step.coefficients.z == 0.0)
     }
 
     /// Refuses a prediction type that the schedule does not allow.

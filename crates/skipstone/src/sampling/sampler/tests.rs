@@ -252,3 +252,63 @@ fn ddpm_with_clipping_rederives_the_noise_and_stays_in_range() {
     let x = run(&gaussian((1, 20, 20)), &plan, initial_latent(0, 0, 1, [1, 20, 20]), &mut Seeded::new(0, 0)).unwrap();
     assert!(x.iter().all(|x| x.abs() <= 1.0));
 }
+
+fn restarted(calls: usize, restart: [u32; 3]) -> Result<Plan> {
+    plan(calls, NoiseScale::Eta(0.0)).with_restart(restart.try_into()?)
+}
+
+#[test]
+fn a_restart_repeats_the_steps_between_the_nearest_timesteps() {
+    // τ is 1000, 900, …, 100; indices are one less.
+    let landings = |restart: [u32; 3]| -> Vec<(f64, f64)> {
+        restarted(10, restart).unwrap().steps().iter().map(|step| (step.t.get(), step.s.get())).collect()
+    };
+    let pairs =
+        |times: &[u32]| -> Vec<(f64, f64)> { times.iter().map(|&t| (f64::from(t), f64::from(t) - 100.0)).collect() };
+    let once = pairs(&[1000, 900, 800, 700, 600, 500, 400, 300, 500, 400, 300, 200, 100]);
+    assert_eq!(landings([199, 499, 1]), once);
+    assert_eq!(landings([230, 470, 1]), once);
+    assert_eq!(landings([0, 149, 2]), pairs(&[1000, 900, 800, 700, 600, 500, 400, 300, 200, 200, 200, 100]));
+    assert!(!restarted(10, [199, 499, 1]).unwrap().is_deterministic());
+    assert_eq!(restarted(10, [199, 499, 2]).unwrap().calls(), 16);
+    for (wrong, reason) in [
+        ([499, 499, 1], "a lower and a higher"),
+        ([0, 499, 0], "1 to 1000 repetitions"),
+        ([0, 499, 1001], "1 to 1000 repetitions"),
+        ([480, 520, 1], "no step between the timesteps 480 and 520"),
+    ] {
+        assert!(restarted(10, wrong).unwrap_err().message().contains(reason), "{wrong:?}");
+    }
+    let noisy = plan(10, NoiseScale::Eta(1.0)).with_restart([0, 499, 1].try_into().unwrap()).unwrap_err();
+    assert!(noisy.message().contains("needs a run without noise"), "{noisy}");
+}
+
+#[test]
+fn a_restart_keeps_the_marginals_of_point_data() {
+    // x̂₀ is exact, so each step keeps (x − √a·x₀)/√(1 − a), and the return to more noise makes it fresh in part.
+    let (schedule, plan) = (linear(), restarted(10, [299, 699, 3]).unwrap());
+    let oracle = Oracle::points(&schedule, vec![Array3::from_elem((1, 64, 64), 0.5)]).unwrap();
+    let mut seen = Vec::new();
+    let mut observer = |progress: &Progress<'_>| {
+        if progress.s != Time::CLEAN {
+            let level = schedule.level(progress.s).unwrap();
+            let z = progress.x.mapv(|x| (f64::from(x) - 0.5 * level.signal()) / level.noise());
+            let (mean, square) = (z.mean().unwrap(), z.mapv(|z| z * z).mean().unwrap());
+            // Five standard errors for 16,384 normal values.
+            assert!(mean.abs() < 0.04 && (square - 1.0).abs() < 0.056, "{}: {mean} {square}", progress.s);
+            seen.push((progress.s.get(), z));
+        }
+        ControlFlow::Continue(())
+    };
+    sample(&oracle, &plan, initial_latent(7, 0, 4, [1, 64, 64]), &mut Seeded::new(7, 0), &[], &mut observer).unwrap();
+    assert_eq!(seen.len(), 10 + 3 * 4 - 1);
+    // The correlation across one return from s to t is √(a_t/a_s·(1 − a_s)/(1 − a_t)).
+    let at_300: Vec<&Array4<f64>> = seen.iter().filter(|(s, _)| *s == 300.0).map(|(_, z)| z).collect();
+    assert_eq!(at_300.len(), 4);
+    let (a_s, a_t) = (alpha_bar(300), alpha_bar(700));
+    let expected = (a_t / a_s * (1.0 - a_s) / (1.0 - a_t)).sqrt();
+    for pair in at_300.windows(2) {
+        let found = (pair[0] * pair[1]).mean().unwrap();
+        assert!((found - expected).abs() < 0.04, "{found} {expected}");
+    }
+}

@@ -91,6 +91,17 @@ static DPM_PLUS_PLUS_2M_SDE: Scheme = Scheme {
     ..ODE
 };
 
+static DPM_PLUS_PLUS_3M: Scheme =
+    Scheme { name: "dpm++3m", order: 2, memory: 2, follows: Follows::Data, step: schemes::dpm_plus_plus_3m, ..ODE };
+static UNIPC: Scheme =
+    Scheme { name: "unipc", order: 3, memory: 2, follows: Follows::Data, step: schemes::unipc_2, ..ODE };
+static UNIPC3: Scheme =
+    Scheme { name: "unipc3", order: 4, memory: 3, follows: Follows::Data, step: schemes::unipc_3, ..ODE };
+static DEIS2: Scheme = Scheme { name: "deis2", order: 2, memory: 1, step: schemes::deis, ..ODE };
+static DEIS: Scheme = Scheme { name: "deis", order: 3, memory: 2, step: schemes::deis, ..ODE };
+static SA: Scheme =
+    Scheme { name: "sa", order: 2, memory: 2, noise: NoiseUse::Own, follows: Follows::Data, step: schemes::sa, ..ODE };
+
 /// A solver: a reference to a [`Scheme`].
 ///
 /// ```
@@ -123,8 +134,24 @@ impl Solver {
     /// DPM-Solver++(2M) for the stochastic process: order 2 in the mean, with its own noise scale.
     pub const DPM_PLUS_PLUS_2M_SDE: Self = Self(&DPM_PLUS_PLUS_2M_SDE);
 
+    /// DPM-Solver++(3M): as DPM-Solver++(2M), with the parabola through three x̂₀. The published formula gives its second
+    /// derivative half of the weight, so the order is 2.
+    pub const DPM_PLUS_PLUS_3M: Self = Self(&DPM_PLUS_PLUS_3M);
+    /// UniPC-2 (Zhao et al., arXiv 2302.04867), B₂(h), on x̂₀: a predictor of order 2 and a corrector
+    /// without calls, which adds an order; order 3.
+    pub const UNIPC: Self = Self(&UNIPC);
+    /// UniPC-3; order 4.
+    pub const UNIPC3: Self = Self(&UNIPC3);
+    /// tAB1-DEIS (Zhang & Chen, arXiv 2204.13902): the line in t through two ε̂; order 2.
+    pub const DEIS2: Self = Self(&DEIS2);
+    /// tAB2-DEIS: the parabola in t through three ε̂; order 3.
+    pub const DEIS: Self = Self(&DEIS);
+    /// SA-Solver (Xue et al., arXiv 2309.05019): stochastic predictor and corrector of order 2, with noise of its own from
+    /// 0.2·T to 0.8·T.
+    pub const SA: Self = Self(&SA);
+
     /// Every solver of the library, in the order the command line lists them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::DDIM,
         Self::VE_EULER,
         Self::HEUN,
@@ -134,6 +161,12 @@ impl Solver {
         Self::AB4,
         Self::DPM_PLUS_PLUS_2M,
         Self::DPM_PLUS_PLUS_2M_SDE,
+        Self::DPM_PLUS_PLUS_3M,
+        Self::UNIPC,
+        Self::UNIPC3,
+        Self::DEIS2,
+        Self::DEIS,
+        Self::SA,
     ];
 
     /// Makes a solver from a custom scheme.

@@ -2,7 +2,7 @@ use ndarray::Array4;
 
 use crate::error::Result;
 use crate::math::noise::NoiseSource;
-use crate::math::schedule::NoiseLevel;
+use crate::math::schedule::{NoiseLevel, Schedule};
 use crate::math::sigma::Coefficients;
 use crate::sampling::denoiser::Denoised;
 
@@ -25,8 +25,12 @@ pub struct Step<'a> {
     pub past: &'a [(NoiseLevel, Denoised)],
     /// DDIM coefficients of this step, with the run's σ.
     pub coefficients: Coefficients,
-    /// Whether this is the last step, after which the network is not called again.
-    pub is_last: bool,
+    /// Steps of the run.
+    pub steps: usize,
+    /// Steps from this one to the end: `steps` on the first step, 1 on the last.
+    pub remaining: usize,
+    /// The noise schedule of the run.
+    pub schedule: &'a Schedule,
     pub(crate) ask: &'a mut Ask<'a>,
     pub(crate) source: &'a mut dyn NoiseSource,
     pub(crate) index: usize,
@@ -36,6 +40,11 @@ impl Step<'_> {
     /// σ_ve at t and at s.
     pub fn sigmas(&self) -> (f64, f64) {
         (self.from.sigma_ve(), self.to.sigma_ve())
+    }
+
+    /// Whether this is the last step, after which the network is not called again.
+    pub fn is_last(&self) -> bool {
+        self.remaining == 1
     }
 
     /// Makes one more network call: x̂₀ and ε̂ of the state `x`, `[n, c, h, w]`, at any noise level.
