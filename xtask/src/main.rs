@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Some("check") => check(),
         _ => {
             eprintln!(
-                "usage: cargo xtask check    format, lints, tests, examples, the page in a browser, documentation, licences"
+                "usage: cargo xtask check    format, lints, tests, examples, the page in a browser, the Python package, documentation, licences"
             );
             ExitCode::from(2)
         }
@@ -21,12 +21,13 @@ fn main() -> ExitCode {
 type Step = fn(&str) -> bool;
 
 fn check() -> ExitCode {
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("format", |name| cargo(name, "fmt --all --check")),
         ("lints", |name| cargo(name, "clippy --workspace --all-targets -- -D warnings")),
         ("tests", |name| cargo(name, "test --workspace")),
         ("examples", examples),
         ("page", page),
+        ("python", python),
         ("documentation", |name| cargo(name, "doc --workspace --no-deps")),
         ("licences", cargo_deny),
     ];
@@ -55,6 +56,63 @@ fn page(name: &str) -> bool {
         return false;
     }
     run(name, Command::new("crates/serve/e2e/run").arg(built("").join(program("skipstone"))))
+}
+
+/// The folder of the Python package.
+const BINDINGS: &str = "bindings/python";
+/// Installs PyTorch and diffusers for the package's tests; they are large.
+const WITH_TORCH: &str = "SKIPSTONE_CHECK_TORCH";
+
+/// Builds the Python package as a wheel, installs it into a fresh virtual environment and runs its tests, which compare it
+/// with the program that the other steps built.
+fn python(name: &str) -> bool {
+    let works = |python: &&str| {
+        let version = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))";
+        Command::new(python).args(["-c", version]).output().is_ok_and(|o| o.status.success())
+    };
+    let Some(python) = ["python3", "python"].into_iter().find(works) else {
+        eprintln!("check: python SKIPPED, there is no Python 3.10 or later with venv (apt-get install python3-venv)");
+        return true;
+    };
+    let bindings = PathBuf::from(BINDINGS);
+    let format = ["fmt", "--check", "--manifest-path", "bindings/python/Cargo.toml"];
+    // An absolute path, because the package is a workspace of its own.
+    let target = std::path::absolute(built("").join("..")).unwrap_or_default();
+    let (environment, wheels) = (target.join("python"), target.join("wheels"));
+    drop(std::fs::remove_dir_all(&environment));
+    drop(std::fs::remove_dir_all(&wheels));
+    let inside = environment.join(if cfg!(windows) { "Scripts" } else { "bin" }).join(program("python"));
+    let pip = |arguments: &[&str]| {
+        let mut command = Command::new(&inside);
+        command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(arguments);
+        run(name, &mut command)
+    };
+    let requirements = bindings.join("tests/requirements.txt");
+    let torch = bindings.join("tests/requirements-torch.txt");
+    if !run(name, Command::new("cargo").args(format))
+        || !run(name, Command::new(python).args(["-m", "venv"]).arg(&environment))
+        || !pip(&["-r", &requirements.to_string_lossy()])
+    {
+        return false;
+    }
+    if std::env::var_os(WITH_TORCH).is_some() {
+        if !pip(&["-r", &torch.to_string_lossy()]) {
+            return false;
+        }
+    } else {
+        eprintln!("check: python: tests of PyTorch networks SKIPPED; set {WITH_TORCH}=1 to install PyTorch for them");
+    }
+    let mut build = Command::new(&inside);
+    build.args(["-m", "maturin", "build", "--profile", "dev", "--locked", "--manifest-path"]);
+    build.arg(bindings.join("Cargo.toml")).arg("--interpreter").arg(&inside).arg("--out").arg(&wheels);
+    if !run(name, build.env("CARGO_TARGET_DIR", &target)) {
+        return false;
+    }
+    let Some(wheel) = std::fs::read_dir(&wheels).into_iter().flatten().flatten().next() else { return false };
+    let program = std::path::absolute(built("").join(program("skipstone"))).unwrap_or_default();
+    let mut tests = Command::new(&inside);
+    tests.args(["-m", "pytest", "-rs"]).current_dir(&bindings).env("SKIPSTONE_COMMAND", program);
+    pip(&[&wheel.path().to_string_lossy()]) && run(name, &mut tests)
 }
 
 /// The folder `below` of what was built.

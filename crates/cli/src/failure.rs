@@ -1,7 +1,6 @@
 //! How a command ends: exit codes, and the error line on stderr.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use skipstone::{Error, Kind};
 
@@ -63,12 +62,12 @@ pub fn is_stopped(error: &anyhow::Error) -> bool {
 }
 
 /// Prints the error and returns its exit code.
-pub fn report(error: &anyhow::Error) -> ExitCode {
+pub fn report(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Stdout>().is_some_and(Stdout::is_closed) {
-        return ExitCode::SUCCESS;
+        return 0;
     }
     say(format_args!("error: {error:#}"));
     let usage = error.downcast_ref::<Usage>().is_some()
         || error.downcast_ref::<Error>().is_some_and(|e| e.kind() == Kind::InvalidArgument);
-    ExitCode::from(if usage { 2 } else { 1 })
+    if usage { 2 } else { 1 }
 }

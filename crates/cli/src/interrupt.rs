@@ -1,6 +1,8 @@
 //! Ctrl-C: the first one stops the work at its next step, the second ends the program at once.
 
+use std::ffi::OsString;
 use std::ops::ControlFlow;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -10,6 +12,12 @@ pub use skipstone_serve::core::quoted;
 pub const EXIT_CODE: u8 = 130;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
+static TYPED: OnceLock<Vec<OsString>> = OnceLock::new();
+
+/// Keeps the command line for [`command_line`].
+pub fn remember(words: Vec<OsString>) {
+    drop(TYPED.set(words));
+}
 
 /// Whether a stop was requested.
 pub fn asked() -> bool {
@@ -33,7 +41,8 @@ pub fn listen() -> anyhow::Result<()> {
 
 /// The command that was typed, quoted for a shell, with `extra` appended unless it is already there.
 pub fn command_line(extra: Option<&str>) -> String {
-    let mut words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
+    let mut words: Vec<String> =
+        TYPED.get().into_iter().flatten().map(|word| quoted(&word.to_string_lossy())).collect();
     if let Some(extra) = extra
         && !words.iter().any(|word| word == extra)
     {

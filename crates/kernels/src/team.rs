@@ -22,6 +22,8 @@ const ALERT: Duration = Duration::from_micros(300);
 pub struct Team {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// The process that started the workers. A forked process does not have them.
+    process: u32,
     /// Held during a loop, so that callers on several threads take turns.
     turn: Mutex<()>,
 }
@@ -76,7 +78,7 @@ impl Team {
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
-        let mut team = Self { shared, workers: Vec::new(), turn: Mutex::new(()) };
+        let mut team = Self { shared, workers: Vec::new(), process: std::process::id(), turn: Mutex::new(()) };
         for i in 1..threads {
             let shared = team.shared.clone();
             team.workers.push(thread::Builder::new().name(format!("skipstone-{i}")).spawn(move || work(&shared))?);
@@ -95,12 +97,13 @@ impl Team {
         self.workers.len() + 1
     }
 
-    /// Runs `task(0), …, task(count − 1)` in any order and returns when all are done. Loops within a task run inline.
+    /// Runs `task(0), …, task(count − 1)` in any order and returns when all are done. Loops within a task run inline, and so do
+    /// all loops in a forked process.
     ///
     /// # Panics
     /// Propagates the panic of a task once all threads have stopped.
     pub fn run(&self, count: usize, task: impl Fn(usize) + Sync) {
-        if count <= 1 || self.workers.is_empty() || INSIDE.get() {
+        if count <= 1 || self.workers.is_empty() || INSIDE.get() || std::process::id() != self.process {
             (0..count).for_each(task);
             return;
         }
@@ -136,6 +139,11 @@ impl Drop for Team {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.round.fetch_add(1, Ordering::SeqCst);
+        if std::process::id() != self.process {
+            // These threads exist in the parent only; there is nothing to wait for.
+            std::mem::forget(std::mem::take(&mut self.workers));
+            return;
+        }
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker catches the panics of its tasks, so it always ends.

@@ -24,6 +24,8 @@ pub enum Kind {
     Io,
     /// The caller's own observer stopped the work.
     Stopped,
+    /// The caller's own network, noise or data failed. The error's source is what it reported.
+    Caller,
 }
 
 /// An error with its context: the file, the problem and a remedy.
@@ -64,6 +66,18 @@ impl Error {
     /// An observer that breaks at the very last step finds the work finished instead.
     pub fn stopped() -> Self {
         Self::new(Kind::Stopped, "stopped by its observer")
+    }
+
+    /// What a [`Denoiser`](crate::sampling::denoiser::Denoiser) or another part of the caller's own code reports. It passes
+    /// through the library unchanged, as the [source](std::error::Error::source) of the error that comes out.
+    ///
+    /// ```
+    /// use std::error::Error as _;
+    /// let e = skipstone::Error::caller(std::fmt::Error);
+    /// assert!(e.kind() == skipstone::Kind::Caller && e.source().is_some_and(|e| e.is::<std::fmt::Error>()));
+    /// ```
+    pub fn caller(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::new(Kind::Caller, source.to_string()).caused_by(source)
     }
 
     /// Whether the caller's own observer stopped the work.

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use skipstone_kernels::Team;
 
-/// The process's team of `threads` threads. If the system grants fewer, the caller works alone, with equal results.
+/// The process's team of `threads` threads. If the system grants fewer, the caller works alone, with equal results. A forked
+/// process has none of its parent's threads, hence the process in the key.
 pub(super) fn of(threads: usize) -> Arc<Team> {
-    static TEAMS: OnceLock<Mutex<HashMap<usize, Arc<Team>>>> = OnceLock::new();
+    static TEAMS: OnceLock<Mutex<HashMap<(u32, usize), Arc<Team>>>> = OnceLock::new();
     let mut teams = TEAMS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let new = || {
         let team = Team::new(threads).or_else(|error| {
@@ -16,5 +17,5 @@ pub(super) fn of(threads: usize) -> Arc<Team> {
         });
         Arc::new(team.expect("a single thread needs no resources"))
     };
-    teams.entry(threads).or_insert_with(new).clone()
+    teams.entry((std::process::id(), threads)).or_insert_with(new).clone()
 }

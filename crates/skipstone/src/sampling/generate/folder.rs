@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array4, ArrayView3};
 
-use super::{Manifest, Settings};
+use super::{Manifest, Settings, texts};
 use crate::error::{Error, Result};
 use crate::io::files;
 use crate::io::image::{Picture, read_png, text_chunks, write_png};
@@ -33,11 +33,18 @@ impl Folder {
     /// The folder holds images made with other options, or PNG files but no manifest; another process writes to it; or
     /// it is not writable.
     pub fn open(path: &Path, settings: &Settings, first: u64, n: u64, shape: [usize; 3]) -> Result<Self> {
+        Self::of(path, Manifest::new(settings, first, n), shape)
+    }
+
+    /// As [`open`](Self::open), for images with this manifest.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn of(path: &Path, mut manifest: Manifest, shape: [usize; 3]) -> Result<Self> {
         files::create_dir(path)?;
         let lock = files::lock(path)?;
         files::remove_stale_temporaries(path)?;
         let file = path.join("manifest.json");
-        let mut manifest = Manifest::new(settings, first, n);
         match std::fs::read_to_string(&file) {
             Ok(text) => {
                 let old = Manifest::from_json(&text).map_err(|e| e.in_file(&file))?;
@@ -48,7 +55,7 @@ impl Folder {
         }
         // Written before the first image, so images never lack a manifest.
         files::write_bytes(&file, manifest.to_json().as_bytes())?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock, texts: settings.to_texts(), shape })
+        Ok(Self { path: path.to_path_buf(), _lock: lock, texts: texts(&manifest.options), shape })
     }
 
     /// Whether image `index` exists, is complete and has the right size.

@@ -11,7 +11,7 @@ mod settings;
 pub use batches::batches;
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;
-pub use settings::{ClassRule, Settings, stated};
+pub use settings::{ClassRule, Settings, stated, texts};
 
 use std::ops::{ControlFlow, Range};
 

@@ -264,11 +264,15 @@ impl Settings {
 
     /// The options that are set, as (keyword, text) pairs for a PNG file.
     pub fn to_texts(&self) -> Vec<(String, String)> {
-        let options = self.to_json();
-        let mut texts = vec![("Software".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION")))];
-        texts.extend(options.keys().filter_map(|name| Some((name.clone(), stated(&options, name)?))));
-        texts
+        texts(&self.to_json())
     }
+}
+
+/// The options of [`Settings::to_json`] that are set, as (keyword, text) pairs for a PNG file.
+pub fn texts(options: &Map<String, Value>) -> Vec<(String, String)> {
+    let mut texts = vec![("Software".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION")))];
+    texts.extend(options.keys().filter_map(|name| Some((name.clone(), stated(options, name)?))));
+    texts
 }
 
 /// The text of one option of [`Settings::to_json`]; `None` if it is unset.

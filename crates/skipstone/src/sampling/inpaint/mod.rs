@@ -146,9 +146,8 @@ pub fn inpaint<D: Denoiser + ?Sized>(
         match to {
             Move::Down(i) => {
                 let at = &steps[i];
-                let denoised = denoise(denoiser, &x, at.t, at.from, conditions, plan.clip()).map_err(|error| {
-                    Error::new(error.kind(), format!("call {} of {calls}: {}", called + 1, error.message()))
-                })?;
+                let denoised = denoise(denoiser, &x, at.t, at.from, conditions, plan.clip())
+                    .map_err(|error| error.within(format_args!("call {} of {calls}", called + 1)))?;
                 let z = at.coefficients.z != 0.0;
                 if z {
                     step_noise.fill(k, &mut fresh)?;

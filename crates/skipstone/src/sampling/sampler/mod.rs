@@ -100,34 +100,76 @@ pub fn sample<D: Denoiser + ?Sized>(
     conditions: &[Condition],
     observer: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Array4<f32>> {
-    plan.check(denoiser.prediction())?;
-    plan.check_variance(denoiser)?;
-    check_shape("initial latents", &x_t, denoiser.shape())?;
-    check_finite("initial latents", &x_t)?;
-
-    let times: Vec<Time> = plan.steps().iter().map(|step| step.t).collect();
-    denoiser.prepare(&times, conditions);
-    let steps = plan.steps().len();
-    let scheme = plan.solver().scheme();
-    let mut past: Vec<(NoiseLevel, Denoised)> = Vec::new();
-    let mut x = x_t;
-    for (i, at) in plan.steps().iter().enumerate() {
-        if let Some(jump) = plan.jump_before(i) {
-            jump.apply(&mut x, noise)?;
-            // The predictions so far belong to another path.
-            past.clear();
+    let mut run = Run::new(denoiser, plan, x_t, conditions)?;
+    while let Some(progress) = run.advance(denoiser, plan, noise, conditions)? {
+        if observer(&progress).is_break() && progress.step < progress.steps {
+            return Err(Error::stopped());
         }
+    }
+    Ok(run.x)
+}
+
+/// A run between two steps. [`sample`] drives one to its end; a caller that wants to hold the run itself, for instance as an
+/// iterator, advances it step by step, always with the same network, plan, noise and conditions.
+#[derive(Clone, Debug)]
+pub struct Run {
+    x: Array4<f32>,
+    /// x̂₀ of the latest step, unless it is the first of `past`.
+    latest: Option<Denoised>,
+    /// Predictions of earlier steps with their noise levels, latest first.
+    past: Vec<(NoiseLevel, Denoised)>,
+    step: usize,
+}
+
+impl Run {
+    /// A run from the latents `x_t`, `[n, c, h, w]`, before its first step.
+    ///
+    /// # Errors
+    /// As [`sample`], as far as it can be told before a network call.
+    pub fn new<D: Denoiser + ?Sized>(
+        denoiser: &D,
+        plan: &Plan,
+        x_t: Array4<f32>,
+        conditions: &[Condition],
+    ) -> Result<Self> {
+        plan.check(denoiser.prediction())?;
+        plan.check_variance(denoiser)?;
+        check_shape("initial latents", &x_t, denoiser.shape())?;
+        check_finite("initial latents", &x_t)?;
+        let times: Vec<Time> = plan.steps().iter().map(|step| step.t).collect();
+        denoiser.prepare(&times, conditions);
+        Ok(Self { x: x_t, latest: None, past: Vec::new(), step: 0 })
+    }
+
+    /// Makes the next step. `None` once all steps are done.
+    ///
+    /// # Errors
+    /// As [`sample`]. The state stays that before the step.
+    pub fn advance<D: Denoiser + ?Sized>(
+        &mut self,
+        denoiser: &D,
+        plan: &Plan,
+        noise: &mut dyn NoiseSource,
+        conditions: &[Condition],
+    ) -> Result<Option<Progress<'_>>> {
+        let (i, steps) = (self.step, plan.steps().len());
+        let Some(at) = plan.steps().get(i) else { return Ok(None) };
+        let scheme = plan.solver().scheme();
         let ask = |x: &Array4<f32>, t: Time, level: NoiseLevel| {
             denoise(denoiser, x, t, level, conditions, plan.clip())
-                .map_err(|error| Error::new(error.kind(), format!("step {} of {steps}: {}", i + 1, error.message())))
+                .map_err(|error| error.within(format_args!("step {} of {steps}", i + 1)))
         };
-        let here = ask(&x, at.t, at.from)?;
+        let jumped = plan.jump_before(i).map(|jump| jump.apply(&self.x, noise)).transpose()?;
+        let x = jumped.as_ref().unwrap_or(&self.x);
+        // After a jump, the predictions so far belong to another path.
+        let past = if jumped.is_some() { &[][..] } else { &self.past };
+        let here = ask(x, at.t, at.from)?;
         let x_s = (scheme.step)(&mut solver::Step {
-            x: &x,
+            x,
             from: at.from,
             to: at.to,
             here: &here,
-            past: &past,
+            past,
             coefficients: at.coefficients,
             steps,
             remaining: steps - i,
@@ -136,20 +178,22 @@ pub fn sample<D: Denoiser + ?Sized>(
             source: noise,
             index: i,
         })?;
-        x = x_s;
-        check_finite(&format!("step {} of {steps}: x at t = {}", i + 1, at.s), &x)?;
-
+        check_finite(&format!("step {} of {steps}: x at t = {}", i + 1, at.s), &x_s)?;
         tracing::debug!(step = i + 1, steps, t = at.t.get(), s = at.s.get(), sigma = at.sigma, "step");
-        let progress = Progress { step: i + 1, steps, t: at.t, s: at.s, x0: &here.x0, x: &x };
-        if observer(&progress).is_break() && i + 1 < steps {
-            return Err(Error::stopped());
+        if jumped.is_some() {
+            self.past.clear();
         }
-        if scheme.memory > 0 {
-            past.truncate(scheme.memory - 1);
-            past.insert(0, (at.from, here));
-        }
+        self.x = x_s;
+        self.step = i + 1;
+        let x0 = if scheme.memory > 0 {
+            self.past.truncate(scheme.memory - 1);
+            self.past.insert(0, (at.from, here));
+            &self.past[0].1.x0
+        } else {
+            &self.latest.insert(here).x0
+        };
+        Ok(Some(Progress { step: i + 1, steps, t: at.t, s: at.s, x0, x: &self.x }))
     }
-    Ok(x)
 }
 
 /// The timestep of a network call at `level` within the step `at`.

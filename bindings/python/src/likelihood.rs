@@ -1,0 +1,284 @@
+//! Likelihood and calibration.
+
+use std::collections::BTreeMap;
+use std::f64::consts::LN_2;
+
+use numpy::{IntoPyArray, PyArray1, PyArrayDyn};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use serde_json::json;
+use skipstone::Error;
+use skipstone::io::checkpoint::{Model, process_hash};
+use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded};
+use skipstone::math::trajectory::Spacing;
+use skipstone::objective::calibration::measure;
+use skipstone::objective::likelihood::{
+    FlowOptions, Flowed, ProbeKind, bits_per_dim, dequantised, flow, standard_error,
+};
+use skipstone::objective::{Elbo, ElboOptions, default_sigma_1, elbo};
+use skipstone::sampling::denoiser::Condition;
+use skipstone::sampling::generate::batches;
+use skipstone::sampling::options::{LAYOUT, Noise, SEED};
+
+use crate::arrays::{images, labels, out};
+use crate::calibration::PyCalibration;
+use crate::denoiser::{Watched, WatchedGradient};
+use crate::errors::{raise, value};
+use crate::options::Keywords;
+use crate::sampler::PySampler;
+use crate::watch::Watch;
+
+/// Batch size: fixed as the command's, so that sums have the same order.
+const BATCH: usize = 32;
+
+/// The likelihood of images under a sampler, in bits per dimension of an 8-bit image.
+///
+/// Attributes:
+///     bits_per_dim: the mean over images; for "elbo" an upper bound.
+///     images: of each image, float64 [n].
+///     standard_error: of the mean over images; None for one image.
+///     probe_error: the part of it that the trace estimator adds ("ode" with two or more probes); else None.
+///     method: "elbo" or "ode".
+///     terms: for "elbo" a dict per step: t, s, bits, squared_error; else empty.
+///     prior_bits: for "elbo", the part of the prior; else None.
+///     latents: for "ode" x_T of every image, float32 [n, c, h, w]; else None.
+#[pyclass(module = "skipstone", frozen, get_all)]
+pub struct Likelihood {
+    bits_per_dim: f64,
+    images: Py<PyArray1<f64>>,
+    standard_error: Option<f64>,
+    probe_error: Option<f64>,
+    method: &'static str,
+    terms: Py<PyAny>,
+    prior_bits: Option<f64>,
+    latents: Option<Py<PyArrayDyn<f32>>>,
+}
+
+#[pymethods]
+impl Likelihood {
+    fn __float__(&self) -> f64 {
+        self.bits_per_dim
+    }
+
+    fn __repr__(&self) -> String {
+        let error = self.standard_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
+        let most = if self.method == "elbo" { "at most " } else { "" };
+        format!("Likelihood({}: {most}{:.4}{error} bits per dimension)", self.method, self.bits_per_dim)
+    }
+}
+
+/// The conditions of images with these labels, or with the null class.
+fn conditions(model: &Model, labels: Option<Vec<u32>>, n: usize) -> skipstone::Result<Vec<Condition>> {
+    let Some(known) = model.config.num_class_embeds else {
+        return match labels {
+            None => Ok(Vec::new()),
+            Some(_) => Err(Error::argument("labels: the network is unconditional and has no classes; leave them out")),
+        };
+    };
+    match (labels, model.null_class) {
+        (Some(labels), _) => match labels.iter().find(|&&label| label as usize >= known) {
+            Some(label) => Err(Error::argument(format!("labels: expected 0 to {}, found {label}", known - 1))),
+            None => Ok(labels.iter().map(|&label| Condition::Class(label as usize)).collect()),
+        },
+        (None, Some(null)) => Ok(vec![Condition::Class(null); n]),
+        (None, None) => Err(Error::argument(format!("labels: the network needs one of its {known} classes per image"))),
+    }
+}
+
+#[pymethods]
+impl PySampler {
+    /// The likelihood of images.
+    ///
+    /// "elbo" is the evidence lower bound of the sampler with noise, eta 1 unless `eta` or `sigma` says otherwise. "ode" is the
+    /// likelihood of the deterministic sampler by Heun's method and Hutchinson's trace estimator; it needs the network's
+    /// vector-Jacobian product, and its default spacing is quadratic. Its errors are those of discretisation (double `steps` to
+    /// see it) and of the estimator (`probe_error`).
+    ///
+    /// Args:
+    ///     images: float [n, c, h, w], 8-bit images in −1..1.
+    ///     method: "elbo" or "ode".
+    ///     labels: class of every image, for a conditional network.
+    ///     sigma_1: σ of the decoder ("elbo") [that of DDPM's posterior at t = 2].
+    ///     probes: per image ("ode"); probe: "rademacher" or "gaussian".
+    ///     dequantise: whether "ode" adds the uniform noise that makes bytes a density.
+    ///     steps, eta, spacing, seed, …: as for `sample`.
+    ///
+    /// Returns:
+    ///     Likelihood.
+    #[pyo3(signature = (images, *, method="elbo", labels=None, sigma_1=None, probes=1, probe="rademacher",
+        dequantise=true, progress=None, **options),
+        text_signature = "($self, images, *, method='elbo', labels=None, sigma_1=None, probes=1, probe='rademacher', dequantise=True, steps=None, eta=1, sigma=None, spacing=None, times=None, clip=None, threshold=None, seed=0, progress=None)")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn likelihood<'py>(
+        &self,
+        py: Python<'py>,
+        images: &Bound<'py, PyAny>,
+        method: &str,
+        labels: Option<&Bound<'py, PyAny>>,
+        sigma_1: Option<f64>,
+        probes: usize,
+        probe: &str,
+        dequantise: bool,
+        progress: Option<Py<PyAny>>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Likelihood> {
+        let ode = match method {
+            "elbo" => false,
+            "ode" => true,
+            _ => return Err(value(format!("method: expected elbo or ode, found {method:?}"))),
+        };
+        let mut keywords = Keywords::new("likelihood", options)?;
+        let noisy = keywords.has(&["eta", "sigma"]);
+        if keywords.has(&["final_sigma"]) {
+            return Err(value("final_sigma: here the decoder sets the noise of the last step; use sigma_1"));
+        }
+        if ode && (noisy || keywords.has(&["clip", "threshold"]) || sigma_1.is_some()) {
+            return Err(value("method ode: the deterministic sampler takes neither noise nor clipping nor sigma_1"));
+        }
+        let spaced = keywords.has(&["times", "spacing"]);
+        let mut request = keywords.request(py, LAYOUT | SEED)?;
+        keywords.end()?;
+        if !noisy {
+            request.noise = Noise::Eta(1.0);
+        }
+        if ode && !spaced {
+            request.spacing = Some(Spacing::Quadratic.into());
+        }
+        let kind: ProbeKind = probe.parse().map_err(|e| raise(py, &e))?;
+        let x0 = crate::arrays::images(images, "images", self.core.shape())?;
+        let n = x0.dim().0;
+        let labels = crate::arrays::labels(labels, n)?;
+        let dims: usize = self.core.shape().iter().product();
+        let watch = Watch::new(progress, None);
+        let core = &self.core;
+        let rows = |range: &std::ops::Range<u64>| {
+            let slice = ndarray::Slice::from(range.start as usize..range.end as usize);
+            x0.slice_axis(ndarray::Axis(0), slice).to_owned()
+        };
+        let part = |conditions: &[Condition], range: &std::ops::Range<u64>| {
+            if conditions.is_empty() {
+                Vec::new()
+            } else {
+                conditions[range.start as usize..range.end as usize].to_vec()
+            }
+        };
+        if ode {
+            let found = watch.run(py, |watch| {
+                let model = core.model();
+                let conditions = conditions(&model, labels, n)?;
+                let (settings, _) = core.resolve(&request)?;
+                let schedule = model.scheduler.schedule()?;
+                let tau = settings.trajectory(&schedule)?;
+                let network = WatchedGradient(&**core.gradient()?);
+                watch.begin("integrating", n.div_ceil(BATCH) * tau.calls());
+                let of = |range: std::ops::Range<u64>| {
+                    let x0 = rows(&range);
+                    let x0 = if dequantise { dequantised(&x0, settings.seed, range.start) } else { x0 };
+                    let options = FlowOptions { probes, kind, seed: settings.seed, first_image: range.start };
+                    let see = &mut |_| watch.advance();
+                    flow(&network, &schedule, &tau, &options, &x0, &part(&conditions, &range), see)
+                };
+                let parts = batches(0..n as u64, BATCH).map(of).collect::<skipstone::Result<Vec<_>>>()?;
+                Flowed::merged(parts)?.ok_or_else(|| Error::argument("images: there are none"))
+            })?;
+            let all: Vec<f64> = found.means().iter().map(|&log| bits_per_dim(log, dims)).collect();
+            return Ok(Likelihood {
+                bits_per_dim: all.iter().sum::<f64>() / n as f64,
+                standard_error: standard_error(&all),
+                probe_error: found.probe_error().map(|nats| nats / (dims as f64 * LN_2)),
+                images: all.into_pyarray(py).unbind(),
+                method: "ode",
+                terms: pyo3::types::PyList::empty(py).into_any().unbind(),
+                prior_bits: None,
+                latents: Some(out(py, found.x_t).unbind()),
+            });
+        }
+        let found = watch.run(py, |watch| {
+            let model = core.model();
+            let conditions = conditions(&model, labels, n)?;
+            let (settings, _) = core.resolve(&request)?;
+            let schedule = model.scheduler.schedule()?;
+            let tau = settings.trajectory(&schedule)?;
+            let sigma_1 = sigma_1.map_or_else(|| default_sigma_1(&schedule), Ok)?;
+            let options = ElboOptions { scale: settings.scale.clone(), sigma_1: Some(sigma_1), clip: settings.clip };
+            let network = Watched(core.network.clone());
+            watch.begin("evaluating", n.div_ceil(BATCH) * tau.calls());
+            let of = |range: std::ops::Range<u64>| {
+                let mut noise = Seeded { purpose: Purpose::Likelihood, ..Seeded::new(settings.seed, range.start) };
+                let see = &mut |_: &_| watch.advance();
+                elbo(&network, &schedule, &tau, &options, &rows(&range), &mut noise, &part(&conditions, &range), see)
+            };
+            let parts = batches(0..n as u64, BATCH).map(of).collect::<skipstone::Result<Vec<_>>>()?;
+            Elbo::merged(parts).ok_or_else(|| Error::argument("images: there are none"))
+        })?;
+        let bits = |nats: f64| nats / (dims as f64 * LN_2);
+        let terms: serde_json::Value = found
+            .terms
+            .iter()
+            .map(|term| {
+                json!({
+                    "t": term.t.index(), "s": term.s.index(), "bits": bits(term.nats),
+                    "squared_error": term.squared_error / dims as f64,
+                })
+            })
+            .collect();
+        let all: Vec<f64> = found.image_nats.iter().map(|&nats| bits(nats)).collect();
+        Ok(Likelihood {
+            bits_per_dim: found.bits_per_dim(),
+            standard_error: found.standard_error(),
+            probe_error: None,
+            images: all.into_pyarray(py).unbind(),
+            method: "elbo",
+            terms: py.import("json")?.call_method1("loads", (terms.to_string(),))?.unbind(),
+            prior_bits: Some(bits(found.prior_nats)),
+            latents: None,
+        })
+    }
+
+    /// Measures the network on images once, for sigma="analytic" and spacing="optimal": T network calls with n images each. The
+    /// result is used by this object from then on.
+    ///
+    /// Args:
+    ///     images: float [n, c, h, w], 8-bit images in −1..1; some tens are enough.
+    ///     labels: class of every image, for a conditional network.
+    ///     seed: of the noise.
+    ///     data: a name for the images, kept in the calibration.
+    ///
+    /// Returns:
+    ///     Calibration; its `save` writes what the command `skipstone calibrate` writes.
+    #[pyo3(signature = (images, *, labels=None, seed=0, data="images", progress=None))]
+    fn calibrate<'py>(
+        &self,
+        py: Python<'py>,
+        images: &Bound<'py, PyAny>,
+        labels: Option<&Bound<'py, PyAny>>,
+        seed: u64,
+        data: &str,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<PyCalibration> {
+        let x0 = self::images(images, "images", self.core.shape())?;
+        let labels = self::labels(labels, x0.dim().0)?;
+        let core = &self.core;
+        let mut found = Watch::new(progress, None).run(py, |watch| {
+            let model = core.model();
+            let conditions = conditions(&model, labels, x0.dim().0)?;
+            let schedule = model.scheduler.schedule()?;
+            let mut noise = Seeded { seed, first_image: 0, purpose: Purpose::Likelihood };
+            watch.begin("calibrating", schedule.train_steps() as usize);
+            let (network, sigma_1) = (Watched(core.network.clone()), default_sigma_1(&schedule)?);
+            let see = &mut |_| watch.advance();
+            let mut found = measure(&network, &schedule, &x0, &mut noise, &conditions, sigma_1, see)?;
+            found.model = model.hash.clone();
+            found.process = process_hash(model.scheduler.prediction_type, &schedule);
+            Ok(found)
+        })?;
+        found.provenance = BTreeMap::from([
+            ("data".to_owned(), data.to_owned()),
+            ("made_by".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
+            ("noise_version".to_owned(), NOISE_VERSION.to_string()),
+            ("seed".to_owned(), seed.to_string()),
+        ]);
+        self.core.calibrate(Some(found.clone()));
+        Ok(PyCalibration(found))
+    }
+}

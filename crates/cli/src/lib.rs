@@ -1,0 +1,135 @@
+//! The `skipstone` command: its arguments, its exit codes, its log. The program and the Python package run it.
+
+#![forbid(unsafe_code)]
+
+mod bars;
+mod batch;
+mod bench;
+mod calibrate;
+mod common;
+mod consistency;
+mod convert;
+mod dataset;
+mod decode;
+mod encode;
+mod evaluate;
+mod export;
+mod failure;
+mod fill;
+mod images;
+mod inspect;
+mod interpolate;
+mod interrupt;
+mod invert;
+mod likelihood;
+mod logs;
+mod options;
+mod output;
+mod reconstruct;
+mod sample;
+mod serve;
+mod train;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use failure::Done;
+
+/// Denoising diffusion implicit models: train models, sample in few steps, encode images, read checkpoints
+/// from other programs, serve models over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "skipstone", version, max_term_width = 120, arg_required_else_help = true)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (finished work is kept).
+The environment variable RUST_LOG sets how much is logged to stderr: error, warn (the default; serve
+also logs its requests), info, debug.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Sample(Box<sample::SampleArguments>),
+    Encode(Box<encode::EncodeArguments>),
+    Decode(Box<decode::DecodeArguments>),
+    Reconstruct(Box<reconstruct::ReconstructArguments>),
+    Interpolate(Box<interpolate::InterpolateArguments>),
+    Train(Box<train::TrainArguments>),
+    Evaluate(Box<evaluate::EvaluateArguments>),
+    Likelihood(Box<likelihood::LikelihoodArguments>),
+    Calibrate(calibrate::CalibrateArguments),
+    Convert(Box<convert::ConvertArguments>),
+    Inspect(inspect::InspectArguments),
+    Bench(bench::BenchArguments),
+    Serve(Box<serve::ServeArguments>),
+    /// Print completions for a shell
+    #[command(after_help = "\
+Examples:
+  bash   skipstone completions bash > ~/.local/share/bash-completion/completions/skipstone
+  zsh    skipstone completions zsh > \"${fpath[1]}/_skipstone\"
+  fish   skipstone completions fish > ~/.config/fish/completions/skipstone.fish")]
+    Completions {
+        /// Shell to print them for
+        shell: Shell,
+    },
+}
+
+/// Runs the command line `words`, whose first is the program's name, and returns its exit code.
+pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let arguments = match Arguments::try_parse_from(&words) {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            // Usage errors go to stderr with 2; help and version go to stdout with 0.
+            drop(told.print());
+            return u8::try_from(told.exit_code()).unwrap_or(2);
+        }
+    };
+    interrupt::remember(words);
+    logs::start(matches!(arguments.command, Command::Serve(_)));
+    let result = interrupt::listen().and_then(|()| match &arguments.command {
+        Command::Sample(arguments) => sample::run(arguments),
+        Command::Encode(arguments) => encode::run(arguments),
+        Command::Decode(arguments) => decode::run(arguments),
+        Command::Reconstruct(arguments) => reconstruct::run(arguments),
+        Command::Interpolate(arguments) => interpolate::run(arguments),
+        Command::Train(arguments) => train::run(arguments),
+        Command::Evaluate(arguments) => evaluate::run(arguments),
+        Command::Likelihood(arguments) => likelihood::run(arguments),
+        Command::Calibrate(arguments) => calibrate::run(arguments),
+        Command::Convert(arguments) => convert::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Completions { shell } => completions(*shell),
+    });
+    match result {
+        Ok(Done::Finished) => 0,
+        Ok(Done::Interrupted) => interrupt::EXIT_CODE,
+        Err(error) if failure::is_stopped(&error) => {
+            failure::say("interrupted; nothing was written");
+            interrupt::EXIT_CODE
+        }
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn completions(shell: Shell) -> anyhow::Result<Done> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "skipstone", &mut script);
+    failure::emit(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(Done::Finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}
