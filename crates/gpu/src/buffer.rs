@@ -1,5 +1,8 @@
 //! Device memory: buffers, slices of them, and views of pixels.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use cubecl::prelude::BufferArg;
 use cubecl::server::Handle;
 
@@ -11,12 +14,36 @@ pub const ALIGNMENT: usize = 64;
 pub struct Buffer {
     handle: Handle,
     len: usize,
+    /// Counts the memory as long as any clone or slice is there.
+    reservation: Arc<Reservation>,
+}
+
+/// Bytes that count towards the memory in use.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    bytes: u64,
+    used: Arc<AtomicU64>,
+}
+
+impl Reservation {
+    /// Counts `bytes` more; `None` if that exceeds `limit`.
+    pub fn new(bytes: u64, used: &Arc<AtomicU64>, limit: u64) -> Option<Self> {
+        let add = |before: u64| before.checked_add(bytes).filter(|after| *after <= limit);
+        used.try_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(Self { bytes, used: used.clone() })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Buffer {
-    pub(crate) fn new(handle: Handle, len: usize) -> Self {
+    pub(crate) fn new(handle: Handle, len: usize, reservation: Reservation) -> Self {
         assert!(handle.size_in_used() >= 4 * len as u64, "{len} elements do not fit the allocation");
-        Self { handle, len }
+        Self { handle, len, reservation: Arc::new(reservation) }
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -41,15 +68,20 @@ impl Buffer {
         assert!(begin.is_multiple_of(ALIGNMENT), "slice at {begin}");
         assert!(begin.checked_add(len).is_some_and(|end| end <= self.len), "{len} elements at {begin} of {}", self.len);
         let size = self.handle.size_in_used();
-        let handle =
-            self.handle.clone().offset_start(4 * begin as u64).offset_end(size - 4 * (begin + len) as u64);
-        Self { handle, len }
+        let handle = self.handle.clone().offset_start(4 * begin as u64).offset_end(size - 4 * (begin + len) as u64);
+        Self { handle, len, reservation: self.reservation.clone() }
     }
 
     /// The buffer as an argument of a kernel.
     pub(crate) fn arg(&self) -> BufferArg {
         // SAFETY: `new` and `slice` checked that the allocation holds `len` elements from the handle's offset on.
         unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.len) }
+    }
+
+    /// The buffer as an argument of a kernel that takes it for twice as many 16-bit elements.
+    pub(crate) fn arg_of_halves(&self) -> BufferArg {
+        // SAFETY: two such elements take the memory of one of the `len` elements that the allocation holds.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), 2 * self.len) }
     }
 }
 

@@ -8,12 +8,14 @@
 //! input channels. So an image's result does not depend on the batch.
 
 use cubecl::prelude::*;
+use half::f16;
 
 use crate::buffer::{Buffer, View};
 use crate::device::Gpu;
+use crate::error::{Error, Result};
+use crate::grid;
 use crate::math::silu;
 use crate::tile::{self, DEPTH, SIDE};
-use crate::grid;
 
 /// Shape of a convolution layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +88,41 @@ pub struct Norm {
     pub ab: Buffer,
     /// Whether the activation is SiLU (otherwise the identity).
     pub silu: bool,
+}
+
+/// A convolution's weights in the order of its kernels, in single or half precision. Products and sums are in single precision.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    buffer: Buffer,
+    half: bool,
+}
+
+impl Weights {
+    /// Room for the weights of layers of this shape.
+    ///
+    /// # Errors
+    /// The device has too little memory, or does not compute in half precision.
+    pub fn reserve(gpu: &Gpu, shape: &Shape, half: bool) -> Result<Self> {
+        if half && !gpu.properties().half {
+            return Err(Error::Unavailable("it does not compute in 16-bit floating point; use f32".into()));
+        }
+        let words = if half { shape.weights().div_ceil(2) } else { shape.weights() };
+        Ok(Self { buffer: gpu.reserve(words)?, half })
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        4 * self.buffer.len()
+    }
+
+    fn check(&self, shape: &Shape) {
+        let len = if self.half { 2 * self.buffer.len() } else { self.buffer.len() };
+        assert!(len >= shape.weights(), "weights of {shape:?}");
+    }
+
+    fn arg(&self) -> BufferArg {
+        if self.half { self.buffer.arg_of_halves() } else { self.buffer.arg() }
+    }
 }
 
 /// Vectors of conditions and the row that each image uses.
@@ -255,9 +292,9 @@ struct Target {
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn convolve(
+fn convolve<W: Float>(
     x: &[f32],
-    w: &[f32],
+    w: &[W],
     bias: &[f32],
     ab: &[f32],
     vectors: &[f32],
@@ -313,7 +350,7 @@ fn convolve(
                 let (row, column) = (element / width, element % width);
                 let mut value = 0.0f32;
                 if begin + row < length && first_column + column < s.c_out {
-                    value = w[(begin + row) * s.c_out + first_column + column];
+                    value = f32::cast_from(w[(begin + row) * s.c_out + first_column + column]);
                 }
                 weights[row * (width + 1) + column] = value;
             }
@@ -359,7 +396,16 @@ fn convolve(
 /// # Panics
 /// A buffer or view is too short for the shape.
 #[allow(clippy::too_many_arguments)] // operands and result
-pub fn forward(gpu: &Gpu, shape: &Shape, n: usize, x: &View, norm: Option<&Norm>, weights: &Buffer, epilogue: &Epilogue, y: &View) {
+pub fn forward(
+    gpu: &Gpu,
+    shape: &Shape,
+    n: usize,
+    x: &View,
+    norm: Option<&Norm>,
+    weights: &Weights,
+    epilogue: &Epilogue,
+    y: &View,
+) {
     shape.check();
     let (input, output) = (shape.input, shape.output());
     run(gpu, shape, n, (shape.c_in, input), (shape.c_out, output), false, x, norm, weights, epilogue, y);
@@ -370,7 +416,7 @@ pub fn forward(gpu: &Gpu, shape: &Shape, n: usize, x: &View, norm: Option<&Norm>
 ///
 /// # Panics
 /// A buffer or view is too short for the shape.
-pub fn backward_data(gpu: &Gpu, shape: &Shape, n: usize, dy: &View, weights: &Buffer, dx: &View, accumulate: bool) {
+pub fn backward_data(gpu: &Gpu, shape: &Shape, n: usize, dy: &View, weights: &Weights, dx: &View, accumulate: bool) {
     shape.check();
     let epilogue = Epilogue { accumulate, ..Epilogue::default() };
     let (input, output) = (shape.output(), shape.grid());
@@ -387,7 +433,7 @@ fn run(
     transposed: bool,
     x: &View,
     norm: Option<&Norm>,
-    weights: &Buffer,
+    weights: &Weights,
     epilogue: &Epilogue,
     y: &View,
 ) {
@@ -395,16 +441,17 @@ fn run(
     let rows = n * pixels;
     x.check(n * input[0] * input[1], c_in, "input of a convolution");
     y.check(rows, c_out, "output of a convolution");
-    assert!(weights.len() >= shape.weights(), "weights of {shape:?}");
+    weights.check(shape);
     if n == 0 {
         return;
     }
-    // Buffers that the variant does not read; the longest-lived will do.
-    let ab = norm.map_or(weights, |norm| {
+    // Stands in for what the variant does not read.
+    let unread = &x.buffer;
+    let ab = norm.map_or(unread, |norm| {
         assert!(norm.ab.len() >= n * 2 * c_in, "normalisation of {shape:?}");
         &norm.ab
     });
-    let (bias, bias_offset) = epilogue.bias.as_ref().map_or((weights, 0), |(bias, offset)| {
+    let (bias, bias_offset) = epilogue.bias.as_ref().map_or((unread, 0), |(bias, offset)| {
         assert!(offset + c_out <= bias.len(), "bias of {shape:?}");
         (bias, *offset)
     });
@@ -437,11 +484,12 @@ fn run(
         epilogue.scale,
     );
     let groups = rows.div_ceil(SIDE * tile_rows) * c_out.div_ceil(SIDE * columns);
+    let launch = if weights.half { convolve::launch_unchecked::<f16> } else { convolve::launch_unchecked::<f32> };
     // SAFETY: `gather` reads pixels of images below n inside the input, weights below taps·c_in·c_out and coefficients below
     // n·2·c_in; rows and columns outside the output are neither read nor written, and the row of a vector is clamped. All were
     // checked against the buffers.
     unsafe {
-        convolve::launch_unchecked(
+        launch(
             &gpu.client,
             grid::groups(groups),
             grid::dim(),
@@ -449,9 +497,9 @@ fn run(
             weights.arg(),
             bias.arg(),
             ab.arg(),
-            vector.map_or(weights, |v| &v.view.buffer).arg(),
-            vector.map_or(weights, |v| &v.row_of).arg(),
-            residual.map_or(weights, |r| &r.buffer).arg(),
+            vector.map_or(unread, |v| &v.view.buffer).arg(),
+            vector.map_or(unread, |v| &v.row_of).arg(),
+            residual.map_or(unread, |r| &r.buffer).arg(),
             y.buffer.arg(),
             sizes,
             target,
@@ -485,9 +533,10 @@ pub struct Part {
 }
 
 #[cube(launch_unchecked)]
-fn pack_kernel(
+#[allow(clippy::too_many_arguments)]
+fn pack_kernel<W: Float>(
     parameters: &[f32],
-    packed: &mut [f32],
+    packed: &mut [W],
     offset: usize,
     first: usize,
     channels: usize,
@@ -503,13 +552,15 @@ fn pack_kernel(
             let ci = i % c_in;
             let co = i / c_in % channels;
             let tap = i / (c_in * channels);
-            packed[(tap * c_out + first + co) * c_in + ci] = parameters[offset + (co * c_in + ci) * taps + tap];
+            packed[(tap * c_out + first + co) * c_in + ci] =
+                W::cast_from(parameters[offset + (co * c_in + ci) * taps + tap]);
         } else {
             // [tap][input channel][output channel]
             let co = i % channels;
             let ci = i / channels % c_in;
             let tap = i / (channels * c_in);
-            packed[(tap * c_in + ci) * c_out + first + co] = parameters[offset + (co * c_in + ci) * taps + tap];
+            packed[(tap * c_in + ci) * c_out + first + co] =
+                W::cast_from(parameters[offset + (co * c_in + ci) * taps + tap]);
         }
     }
 }
@@ -518,7 +569,7 @@ fn pack_kernel(
 ///
 /// # Panics
 /// A buffer is too short for the shape, or the part has channels that the layer lacks.
-pub fn pack(gpu: &Gpu, shape: &Shape, parameters: &Buffer, part: Part, packed: &Buffer) {
+pub fn pack(gpu: &Gpu, shape: &Shape, parameters: &Buffer, part: Part, packed: &Weights) {
     repack(gpu, shape, parameters, part, packed, false);
 }
 
@@ -526,18 +577,20 @@ pub fn pack(gpu: &Gpu, shape: &Shape, parameters: &Buffer, part: Part, packed: &
 ///
 /// # Panics
 /// As [`pack`].
-pub fn pack_transposed(gpu: &Gpu, shape: &Shape, parameters: &Buffer, part: Part, packed: &Buffer) {
+pub fn pack_transposed(gpu: &Gpu, shape: &Shape, parameters: &Buffer, part: Part, packed: &Weights) {
     repack(gpu, shape, parameters, part, packed, true);
 }
 
-fn repack(gpu: &Gpu, shape: &Shape, parameters: &Buffer, part: Part, packed: &Buffer, transposed: bool) {
+fn repack(gpu: &Gpu, shape: &Shape, parameters: &Buffer, part: Part, packed: &Weights, transposed: bool) {
     let Part { offset, first, channels } = part;
     let len = channels * shape.c_in * shape.taps();
-    assert!(first + channels <= shape.c_out && packed.len() >= shape.weights(), "{part:?} of {shape:?}");
+    assert!(first + channels <= shape.c_out, "{part:?} of {shape:?}");
+    packed.check(shape);
     assert!(offset + len <= parameters.len(), "{part:?} of {} parameters", parameters.len());
+    let launch = if packed.half { pack_kernel::launch_unchecked::<f16> } else { pack_kernel::launch_unchecked::<f32> };
     // SAFETY: the part's weights were checked against both buffers.
     unsafe {
-        pack_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::units(len),
             grid::dim(),

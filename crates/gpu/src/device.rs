@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::catch_unwind;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cubecl::device::{WgpuBackend, WgpuDevice, WgpuDeviceKind};
 use cubecl::wgpu::{AutoCompiler, WgpuRuntime, WgslCompiler};
 use cubecl_runtime::runtime::Runtime;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Reservation};
 use crate::error::{Error, Result};
 
 /// A graphics API.
@@ -134,6 +135,17 @@ impl Compiler {
 pub struct Gpu {
     pub(crate) client: cubecl::client::Client,
     software: bool,
+    /// Bytes of all buffers, and how many there may be.
+    used: Arc<AtomicU64>,
+    limit: u64,
+}
+
+/// The most bytes that buffers may take together: the environment variable `SKIPSTONE_GPU_MEMORY` in MiB, else what the driver
+/// grants.
+fn limit() -> Result<u64> {
+    let Ok(text) = std::env::var("SKIPSTONE_GPU_MEMORY") else { return Ok(u64::MAX) };
+    let bytes = text.trim().parse::<u64>().ok().and_then(|mib| mib.checked_mul(1 << 20));
+    bytes.ok_or_else(|| Error::Unavailable(format!("SKIPSTONE_GPU_MEMORY: expected a number of MiB, found \"{text}\"")))
 }
 
 impl fmt::Debug for Gpu {
@@ -163,7 +175,7 @@ impl Gpu {
         // SAFETY: a stream only orders work. All handles of this client belong to this one, so no work waits for another
         // stream's, and the client serialises submissions from several threads.
         unsafe { client.set_stream(stream) };
-        let gpu = Self { client, software: adapter.is_software() };
+        let gpu = Self { client, software: adapter.is_software(), used: Arc::default(), limit: limit()? };
         open.insert(adapter.device.clone(), gpu.clone());
         Ok(gpu)
     }
@@ -187,9 +199,11 @@ impl Gpu {
     /// # Errors
     /// The device has too little memory, or the buffer is larger than it allows.
     pub fn reserve(&self, len: usize) -> Result<Buffer> {
-        let handle = self.client.empty(4 * len.max(1));
+        let bytes = 4 * len.max(1);
+        let reservation = Reservation::new(bytes as u64, &self.used, self.limit).ok_or(Error::OutOfMemory)?;
+        let handle = self.client.empty(bytes);
         self.client.check([&handle]).map_err(Error::from)?;
-        Ok(Buffer::new(handle, len))
+        Ok(Buffer::new(handle, len, reservation))
     }
 
     /// A buffer with these values.
@@ -260,9 +274,9 @@ impl Gpu {
         self.client.memory_cleanup().map_err(Error::from)
     }
 
-    /// Bytes of device memory in use, and bytes that the process holds in reserve, used or not.
+    /// Bytes of all buffers, and bytes that the process holds of the device's memory, used or not.
     pub fn memory_use(&self) -> (u64, u64) {
         let usage = self.client.memory_report(cubecl::MemoryScope::Device).usage();
-        (usage.bytes_in_use, usage.bytes_reserved)
+        (self.used.load(Ordering::Relaxed), usage.bytes_reserved)
     }
 }

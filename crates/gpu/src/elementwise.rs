@@ -146,7 +146,17 @@ fn pass_kernel(
 }
 
 #[allow(clippy::too_many_arguments)] // operands and result
-fn pass(gpu: &Gpu, rows: usize, channels: usize, x: &View, z: &View, factor: f32, pass: Pass, y: &View, accumulate: bool) {
+fn pass(
+    gpu: &Gpu,
+    rows: usize,
+    channels: usize,
+    x: &View,
+    z: &View,
+    factor: f32,
+    pass: Pass,
+    y: &View,
+    accumulate: bool,
+) {
     x.check(rows, channels, "input of a pass over rows");
     z.check(rows, channels, "second input of a pass over rows");
     y.check(rows, channels, "output of a pass over rows");
@@ -295,7 +305,15 @@ pub fn upsample(gpu: &Gpu, n: usize, size: [usize; 2], channels: usize, x: &View
 ///
 /// # Panics
 /// A view is too short.
-pub fn upsample_backward(gpu: &Gpu, n: usize, size: [usize; 2], channels: usize, dy: &View, dx: &View, accumulate: bool) {
+pub fn upsample_backward(
+    gpu: &Gpu,
+    n: usize,
+    size: [usize; 2],
+    channels: usize,
+    dy: &View,
+    dx: &View,
+    accumulate: bool,
+) {
     resized(gpu, n, size, channels, dy, 1.0, Resize::Sum, dx, accumulate);
 }
 
@@ -351,7 +369,16 @@ fn planes_kernel(
 }
 
 #[allow(clippy::too_many_arguments)] // operands, in either direction
-fn planes(gpu: &Gpu, n: usize, channels: usize, per_image: usize, (a, b): (f32, f32), planes: &Buffer, view: &View, to_planes: bool) {
+fn planes(
+    gpu: &Gpu,
+    n: usize,
+    channels: usize,
+    per_image: usize,
+    (a, b): (f32, f32),
+    planes: &Buffer,
+    view: &View,
+    to_planes: bool,
+) {
     let elements = n * channels * per_image;
     assert!(planes.len() >= elements, "planes of {n} images");
     view.check(n * per_image, channels, "pixels of planes");

@@ -32,7 +32,15 @@ fn look_up_kernel(
 /// # Panics
 /// A buffer or view is too short.
 #[allow(clippy::too_many_arguments)] // operands and result
-pub fn look_up(gpu: &Gpu, n: usize, width: usize, parameters: &Buffer, (table, len): (usize, usize), rows: &Buffer, y: &View) {
+pub fn look_up(
+    gpu: &Gpu,
+    n: usize,
+    width: usize,
+    parameters: &Buffer,
+    (table, len): (usize, usize),
+    rows: &Buffer,
+    y: &View,
+) {
     assert!(len > 0 && table + len * width <= parameters.len(), "table of {len} rows");
     assert!(rows.len() >= n, "rows of {n} images");
     y.check(n, width, "rows of a table");

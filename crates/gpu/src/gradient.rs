@@ -9,8 +9,8 @@ use cubecl::prelude::*;
 use crate::buffer::{Buffer, View};
 use crate::conv::{Norm, Part, Shape, Sizes, Variant, gather, sizes, tile_of};
 use crate::device::Gpu;
-use crate::tile::{self, DEPTH, SIDE};
 use crate::grid;
+use crate::tile::{self, DEPTH, SIDE};
 
 /// Groups that keep a device busy.
 const GROUPS: usize = 512;

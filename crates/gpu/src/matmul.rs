@@ -4,8 +4,8 @@ use cubecl::prelude::*;
 
 use crate::buffer::Buffer;
 use crate::device::Gpu;
-use crate::tile::{self, DEPTH, SIDE};
 use crate::grid;
+use crate::tile::{self, DEPTH, SIDE};
 
 /// A matrix for each image and head: element (i, j) is at `offset + image·by_image + head·by_head + i·by_row + j·by_column`.
 #[derive(Clone, Debug)]
@@ -215,7 +215,15 @@ pub fn multiply(
     out.check(shape, rows, columns, "product");
     let (bias_buffer, bias_offset) = bias.unwrap_or((&left.buffer, 0));
     assert!(bias.is_none() || bias_offset + columns <= bias_buffer.len(), "bias of {shape:?}");
-    let sums = |len: usize| if len > 32 { 4 } else if len > 16 { 2 } else { 1 };
+    let sums = |len: usize| {
+        if len > 32 {
+            4
+        } else if len > 16 {
+            2
+        } else {
+            1
+        }
+    };
     let variant = Variant {
         rows: if rows_are_images { 2 } else { sums(rows) },
         columns: sums(columns),

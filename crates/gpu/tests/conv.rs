@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use skipstone_gpu::conv::{self, Epilogue, Norm, Part, Shape, Vectors};
+use skipstone_gpu::conv::{self, Epilogue, Norm, Part, Shape, Vectors, Weights};
 use skipstone_gpu::{Gpu, View, gradient};
 use skipstone_kernels::reference;
 
@@ -120,7 +120,7 @@ fn a_convolution_is_its_definition_with_everything_fused() {
         let residual = numbers(N * pixels_out * c_out, 6);
         let row_of = [1u32, 0, 1];
         let parameters = upload(&gpu, &case.parameters());
-        let packed = gpu.reserve(shape.weights()).unwrap();
+        let packed = Weights::reserve(&gpu, &shape, false).unwrap();
         for part in case.parts() {
             conv::pack(&gpu, &shape, &parameters, part, &packed);
         }
@@ -173,7 +173,7 @@ fn a_convolutions_gradients_are_their_definition() {
         let dy = numbers(N * shape.output_pixels() * c_out, 7);
         let len = dy.len() / N;
         let parameters = upload(&gpu, &case.parameters());
-        let packed = gpu.reserve(shape.weights()).unwrap();
+        let packed = Weights::reserve(&gpu, &shape, false).unwrap();
         for part in case.parts() {
             conv::pack_transposed(&gpu, &shape, &parameters, part, &packed);
         }
@@ -215,7 +215,9 @@ fn an_image_gives_the_same_bytes_in_any_batch_and_at_any_place_of_it() {
     let Some(gpu) = gpu() else { return };
     for shape in shapes() {
         let case = Case::new(shape);
-        let packed = upload(&gpu, &case.w);
+        let packed = Weights::reserve(&gpu, &shape, false).unwrap();
+        let whole = Part { offset: 0, first: 0, channels: shape.c_out };
+        conv::pack(&gpu, &shape, &upload(&gpu, &case.w), whole, &packed);
         let (len, out) = (shape.input_pixels() * shape.c_in, shape.output_pixels() * shape.c_out);
         let run = |images: &[usize]| {
             let x: Vec<f32> = images.iter().flat_map(|i| case.x[i * len..(i + 1) * len].iter().copied()).collect();
@@ -231,4 +233,41 @@ fn an_image_gives_the_same_bytes_in_any_batch_and_at_any_place_of_it() {
             assert_eq!(bits(&run(&[image])), bits(&together[place * out..(place + 1) * out]), "{shape:?}");
         }
     }
+}
+
+#[test]
+fn half_precision_rounds_the_weights_and_nothing_else() {
+    let Some(gpu) = gpu() else { return };
+    if !gpu.properties().half {
+        eprintln!("skipped: the device does not compute in 16-bit floating point");
+        return;
+    }
+    for shape in shapes() {
+        let mut case = Case::new(shape);
+        let run = |case: &Case, half: bool| {
+            let packed = Weights::reserve(&gpu, &shape, half).unwrap();
+            let whole = Part { offset: 0, first: 0, channels: shape.c_out };
+            conv::pack(&gpu, &shape, &upload(&gpu, &case.w), whole, &packed);
+            let y = gpu.reserve(N * shape.output_pixels() * shape.c_out).unwrap();
+            let (from, to) = (View::dense(upload(&gpu, &case.x), shape.c_in), View::dense(y.clone(), shape.c_out));
+            conv::forward(&gpu, &shape, N, &from, None, &packed, &Epilogue::default(), &to);
+            gpu.read(&y).unwrap()
+        };
+        let found = run(&case, true);
+        let exact = run(&case, false);
+        assert!(relative(&found, &wide(&exact)) < 1e-3, "{shape:?}");
+        // Eleven digits, as in half precision.
+        case.w.iter_mut().for_each(|w| *w = half(*w));
+        assert_eq!(bits(&found), bits(&run(&case, false)), "{shape:?}");
+    }
+}
+
+/// The nearest number of half precision: f32 has 13 more digits. The weights are far from its smallest numbers.
+fn half(x: f32) -> f32 {
+    if x.abs() < 1e-4 {
+        return (x * 16_777_216.0).round_ties_even() / 16_777_216.0;
+    }
+    let bits = x.to_bits();
+    let odd = bits >> 13 & 1;
+    f32::from_bits((bits + 0xfff + odd) & !0x1fff)
 }

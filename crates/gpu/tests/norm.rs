@@ -170,8 +170,7 @@ fn a_normalisations_gradients_are_slopes_of_its_definition() {
                     (above.0 - below.0) / (above.1 - below.1)
                 };
                 let found = gpu.read(&by_vector).unwrap();
-                let expected: Vec<f64> =
-                    (0..found.len()).map(|i| 0.5 + by_scale(i / (2 * c), i % (2 * c))).collect();
+                let expected: Vec<f64> = (0..found.len()).map(|i| 0.5 + by_scale(i / (2 * c), i % (2 * c))).collect();
                 assert_close(&format!("scales and shifts of {shape:?}"), &found, &expected, 2e-4);
             }
         }

@@ -173,8 +173,9 @@ fn changes_of_size_and_layout_are_their_definitions() {
     // Sums over the pixels of each image.
     let sums = upload(&gpu, &[1.0; 3 + 2 * 5]);
     elementwise::sum_rows(&gpu, n, h * w, c, &view, &sums, 3, true);
-    let expected: Vec<f64> =
-        (0..n).flat_map(|i| image(i).chunks_exact(h * w).map(|x| 1.0 + x.iter().sum::<f64>()).collect::<Vec<_>>()).collect();
+    let expected: Vec<f64> = (0..n)
+        .flat_map(|i| image(i).chunks_exact(h * w).map(|x| 1.0 + x.iter().sum::<f64>()).collect::<Vec<_>>())
+        .collect();
     assert_close("sums", &gpu.read(&sums).unwrap()[3..], &expected, 1e-5);
 }
 
@@ -228,11 +229,19 @@ fn the_optimiser_steps_as_the_processors_does() {
         groups[3].iter_mut().for_each(|v| *v = v.abs());
         let buffers: Vec<_> = groups.iter().map(|group| upload(&gpu, group)).collect();
         let gradient = numbers(len, 9);
-        let step = Adam { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay, decoupled, shrink, ema_decay: 0.9 };
+        let step =
+            Adam { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay, decoupled, shrink, ema_decay: 0.9 };
         let state = State { weights: &buffers[0], ema: &buffers[1], first: &buffers[2], second: &buffers[3] };
         step.step(&gpu, 3, &upload(&gpu, &gradient), state);
         let clipped: Vec<f32> = gradient.iter().map(|g| shrink * g).collect();
-        let adam = skipstone_kernels::optimizer::Adam { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay, decoupled };
+        let adam = skipstone_kernels::optimizer::Adam {
+            lr: 1e-2,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay,
+            decoupled,
+        };
         let [weights, ema, first, second] = &mut groups[..] else { unreachable!() };
         adam.step(isa, team, 3, &clipped, weights, first, second);
         skipstone_kernels::optimizer::moving_average(isa, team, 0.9, weights, ema);
@@ -254,14 +263,25 @@ fn the_loss_and_its_slope_are_their_definitions() {
     let factors = [0.5f32, 0.0, 2.0];
     let (view, slopes) = (padded(&gpu, c, 3, &y), padded(&gpu, c, 1, &y));
     let sums = gpu.reserve(n).unwrap();
-    optimizer::squared_error(&gpu, n, c, pixels, &view, &upload(&gpu, &target), &upload(&gpu, &factors), &slopes, &sums);
+    optimizer::squared_error(
+        &gpu,
+        n,
+        c,
+        pixels,
+        &view,
+        &upload(&gpu, &target),
+        &upload(&gpu, &factors),
+        &slopes,
+        &sums,
+    );
     let difference: Vec<f64> = (0..y.len())
         .map(|i| {
             let (image, rest) = (i / (c * pixels), i % (c * pixels));
             f64::from(y[i]) - f64::from(target[image * c * pixels + rest % c * pixels + rest / c])
         })
         .collect();
-    let slope: Vec<f64> = difference.iter().enumerate().map(|(i, d)| f64::from(factors[i / (c * pixels)]) * d).collect();
+    let slope: Vec<f64> =
+        difference.iter().enumerate().map(|(i, d)| f64::from(factors[i / (c * pixels)]) * d).collect();
     assert_close("slope", &rows(&gpu, c, &slopes), &slope, 1e-6);
     let errors: Vec<f64> = difference.chunks_exact(c * pixels).map(|d| d.iter().map(|v| v * v).sum()).collect();
     assert_close("squared errors", &gpu.read(&sums).unwrap(), &errors, 1e-6);

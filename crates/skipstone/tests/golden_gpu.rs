@@ -154,16 +154,17 @@ fn the_vector_jacobian_product_is_pytorchs() {
     let Some(options) = device() else { return };
     for name in NAMES {
         let golden = Network::read(name);
-        let unet =
-            open_differentiable(golden.config.clone(), golden.parameters.clone(), Prediction::Epsilon, &options).unwrap();
+        let unet = open_differentiable(golden.config.clone(), golden.parameters.clone(), Prediction::Epsilon, &options)
+            .unwrap();
         if golden.config.image_channels() != golden.config.out_channels {
             continue;
         }
         let cotangent = golden.tensors["dy"].images();
-        let pullback =
-            unet.pullback(&golden.images("x"), &golden.times(), &golden.conditions(), &cotangent).unwrap();
-        let (out, dx) =
-            (relative(&pullback.out, &golden.tensors["y"].values), relative(&pullback.gradient, &golden.tensors["grad/x"].values));
+        let pullback = unet.pullback(&golden.images("x"), &golden.times(), &golden.conditions(), &cotangent).unwrap();
+        let (out, dx) = (
+            relative(&pullback.out, &golden.tensors["y"].values),
+            relative(&pullback.gradient, &golden.tensors["grad/x"].values),
+        );
         assert!(out < 1e-5 && dx < 1e-4, "{name}: output {out:e}, gradient {dx:e}");
     }
 }

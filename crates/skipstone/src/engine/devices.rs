@@ -1,8 +1,8 @@
 use crate::engine::Device;
 use crate::engine::cpu::Isa;
+use crate::error::Result;
 #[cfg(not(feature = "gpu"))]
 use crate::error::{Error, Kind};
-use crate::error::Result;
 
 /// A device that this build can compute on.
 #[derive(Clone, Debug, PartialEq, Eq)]

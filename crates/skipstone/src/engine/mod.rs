@@ -45,7 +45,7 @@ pub fn open(
     match devices::find(options.device)? {
         Found::Cpu => Ok(Box::new(cpu::UNet::with_options(config, parameters, prediction, options.into())?)),
         #[cfg(feature = "gpu")]
-        Found::Gpu(gpu) => Ok(Box::new(gpu::UNet::new(gpu, config, parameters, prediction)?)),
+        Found::Gpu(gpu) => Ok(Box::new(gpu::UNet::new(gpu, config, parameters, prediction, options.precision)?)),
     }
 }
 

@@ -124,9 +124,9 @@ impl Backprop {
         for begin in (0..n).step_by(self.shard) {
             let images = begin..(begin + self.shard).min(n);
             let keys = batch.dropout.filter(|_| self.graph.dropout_sites > 0).map(|keys| &keys[images.clone()]);
-            let wanted = wanted.as_mut().map(|(output, by_image)| {
-                (&mut **output, by_image.as_slice_mut().expect("standard layout"))
-            });
+            let wanted = wanted
+                .as_mut()
+                .map(|(output, by_image)| (&mut **output, by_image.as_slice_mut().expect("standard layout")));
             let here = &conditions[images.clone()];
             errors.extend(self.shard(&mut memory, parameters, x, images, here, keys, slope, gradient, wanted)?);
         }
@@ -153,8 +153,7 @@ impl Backprop {
         let part = |len: usize| images.start * len..images.end * len;
         let store = Store { buffer: parameters, places: &self.places };
         let Memory { forward, back, values, table, packed, target, factors, sums, .. } = memory;
-        let vectoriser =
-            Vectoriser { gpu, graph, config: &self.config, layout: &self.rows, parameters: store };
+        let vectoriser = Vectoriser { gpu, graph, config: &self.config, layout: &self.rows, parameters: store };
         vectoriser.compute(conditions, values, table, 0)?;
         let keys = keys.map(|keys| DropoutKeys::upload(gpu, graph.dropout_sites, keys)).transpose()?;
         let walk = Walk {

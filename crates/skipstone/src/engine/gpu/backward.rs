@@ -63,21 +63,23 @@ pub(super) struct Repacked<'a> {
 /// The memory of packed weights.
 #[derive(Debug)]
 pub(super) struct PackBuffers {
-    weights: Buffer,
+    weights: conv::Weights,
     bias: Buffer,
 }
 
 impl PackBuffers {
     pub fn new(gpu: &Gpu, graph: &Graph) -> Result<Self> {
-        let sizes = |of: fn(&conv::Shape) -> usize| {
-            let op = |op: &Op| match op {
-                Op::Conv { shape, .. } => of(&(*shape).into()),
-                _ => 0,
-            };
-            graph.ops.iter().map(op).max().unwrap_or(0)
-        };
-        let (weights, bias) = (sizes(conv::Shape::weights), sizes(|shape| shape.c_out));
-        Ok(Self { weights: gpu.reserve(weights)?, bias: gpu.reserve(bias)? })
+        let shapes: Vec<conv::Shape> = graph
+            .ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Conv { shape, .. } => Some((*shape).into()),
+                _ => None,
+            })
+            .collect();
+        let largest = shapes.iter().max_by_key(|shape| shape.weights()).expect("a network has convolutions");
+        let widest = shapes.iter().map(|shape| shape.c_out).max().unwrap_or(0);
+        Ok(Self { weights: conv::Weights::reserve(gpu, largest, false)?, bias: gpu.reserve(widest)? })
     }
 }
 
@@ -96,10 +98,15 @@ pub(super) fn parts(graph: &Graph, weights: &[(usize, usize)], parameters: Store
 }
 
 /// Packs the weights of an operation into `weights` and, if the layer has several biases, these into `bias`.
-pub(super) fn pack(gpu: &Gpu, graph: &Graph, op: usize, parameters: Store<'_>, weights: &Buffer, bias: &Buffer) -> Layer {
-    let Op::Conv { shape, weights: pairs, .. } = &graph.ops[op] else {
-        unreachable!("only convolutions have weights")
-    };
+pub(super) fn pack(
+    gpu: &Gpu,
+    graph: &Graph,
+    op: usize,
+    parameters: Store<'_>,
+    weights: &conv::Weights,
+    bias: &Buffer,
+) -> Layer {
+    let Op::Conv { shape, weights: pairs, .. } = &graph.ops[op] else { unreachable!("only convolutions have weights") };
     let shape = conv::Shape::from(*shape);
     let [w, b] = parts(graph, pairs, parameters);
     for part in w {
@@ -319,8 +326,7 @@ impl Back<'_> {
             Some(v) => Some(back.by_vector.get(walk.gpu, v, walk.n * 2 * norm.shape.channels)?),
             None => None,
         };
-        let into =
-            Gradients { dx: &dx, accumulate, parameters: self.gradient, scale_shift: by_vector.as_ref() };
+        let into = Gradients { dx: &dx, accumulate, parameters: self.gradient, scale_shift: by_vector.as_ref() };
         let (from, affine) = (walk.view(forward, x), walk.affine(id));
         let (ab, statistics) = (&forward.coefficients[id], &forward.statistics[id]);
         norm::backward(walk.gpu, &norm.shape.into(), walk.n, &from, &affine, ab, statistics, dy, &back.sums, into);

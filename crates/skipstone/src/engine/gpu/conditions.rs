@@ -220,7 +220,16 @@ impl Vectoriser<'_> {
                     let (dy_rows, dx_rows) = (View::dense(dy.clone(), outputs), View::dense(dx, inputs));
                     let w_rows = weights(self.parameters.buffer, self.parameters.place(w), inputs);
                     let (dy_matrix, dx_matrix) = (rows_of(&dy_rows), rows_of(&dx_rows));
-                    matmul::multiply(gpu, &linear(n, inputs, outputs), 1.0, &dy_matrix, &w_rows, None, &dx_matrix, true);
+                    matmul::multiply(
+                        gpu,
+                        &linear(n, inputs, outputs),
+                        1.0,
+                        &dy_matrix,
+                        &w_rows,
+                        None,
+                        &dx_matrix,
+                        true,
+                    );
                     let dw = weights(gradient, self.parameters.place(w), inputs);
                     let shape = matmul::Shape { rows_are_images: false, ..linear(outputs, inputs, n) };
                     matmul::multiply(gpu, &shape, 1.0, &dy_matrix.transpose(), &rows_of(&from), None, &dw, true);
@@ -247,7 +256,15 @@ impl Vectoriser<'_> {
                     let len = self.len(y);
                     let dy = by_vector.get(gpu, y, n * len)?;
                     let rows = values.select(gpu, row, conditions)?;
-                    embedding::look_up_backward(gpu, n, len, &dy, &rows, gradient, self.parameters.table(parameter, len));
+                    embedding::look_up_backward(
+                        gpu,
+                        n,
+                        len,
+                        &dy,
+                        &rows,
+                        gradient,
+                        self.parameters.table(parameter, len),
+                    );
                 }
             }
         }

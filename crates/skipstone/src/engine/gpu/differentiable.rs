@@ -5,7 +5,7 @@ use skipstone_gpu::{Buffer, Gpu};
 
 use super::UNet;
 use super::backprop::{Backprop, Slope};
-use crate::engine::{Batch, Network};
+use crate::engine::{Batch, Network, Precision};
 use crate::error::{Error, Result};
 use crate::math::schedule::Time;
 use crate::sampling::denoiser::{Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback};
@@ -38,7 +38,7 @@ impl DifferentiableUNet {
         // One image per shard, so that no image's result depends on its neighbours.
         let backprop = Backprop::new(gpu.clone(), config.clone(), 1, false)?;
         let (raw, gradient) = (gpu.upload(parameters.data())?, gpu.reserve(parameters.data().len())?);
-        let unet = UNet::new(gpu, config, parameters, prediction)?;
+        let unet = UNet::new(gpu, config, parameters, prediction, Precision::F32)?;
         Ok(Self { unet, parameters: raw, backward: Mutex::new(Backward { backprop, gradient }) })
     }
 }

@@ -33,7 +33,7 @@ impl Store<'_> {
 /// A convolution's weights in the kernels' order, and its bias: the buffer and the first one's place.
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
-    pub weights: Buffer,
+    pub weights: conv::Weights,
     pub bias: (Buffer, usize),
 }
 
@@ -189,7 +189,9 @@ impl Walk<'_> {
 
     /// Computes the coefficients of the normalisation that an operation applies. Returns whether there is one.
     pub fn prepare(&self, op: usize, workspace: &Workspace) -> bool {
-        let (Op::Conv { norm: Some(id), .. } | Op::Activate { norm: id, .. }) = self.graph.ops[op] else { return false };
+        let (Op::Conv { norm: Some(id), .. } | Op::Activate { norm: id, .. }) = self.graph.ops[op] else {
+            return false;
+        };
         let norm = &self.graph.norms[id];
         let x = self.view(workspace, norm.x);
         let (ab, statistics) = (&workspace.coefficients[id], &workspace.statistics[id]);

@@ -72,7 +72,15 @@ fn describe(api: Api, adapter: &Adapter) -> DeviceInfo {
             let mut precisions = vec!["f32"];
             precisions.extend(half.then_some("f16"));
             let units = if matrix_units { ", matrix units" } else { "" };
-            DeviceInfo { device, name, memory, precisions, engine: format!("{compiler}{units}"), software, trouble: None }
+            DeviceInfo {
+                device,
+                name,
+                memory,
+                precisions,
+                engine: format!("{compiler}{units}"),
+                software,
+                trouble: None,
+            }
         }
         Err(error) => DeviceInfo {
             device,

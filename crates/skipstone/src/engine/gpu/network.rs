@@ -12,7 +12,7 @@ use super::conditions::{Table, VectorValues, Vectoriser};
 use super::execute::{Layer, Store, Walk, Workspace};
 use super::limit;
 use crate::engine::inputs::{ConditioningKey, RowLayout, check, conditions, time_indices};
-use crate::engine::{Cost, Network};
+use crate::engine::{Cost, Network, Precision};
 use crate::error::{Error, Result};
 use crate::math::schedule::Time;
 use crate::sampling::denoiser::{self, Denoiser, Prediction};
@@ -84,7 +84,8 @@ impl Kept {
 }
 
 /// Uploads and packs every convolution.
-fn layers(gpu: &Gpu, graph: &Graph, parameters: &Parameters) -> Result<Vec<Option<Layer>>> {
+fn layers(gpu: &Gpu, graph: &Graph, parameters: &Parameters, precision: Precision) -> Result<Vec<Option<Layer>>> {
+    let half = precision == Precision::F16;
     let specs = graph.layout.specs();
     let layer = |op: usize| {
         let Op::Conv { shape, weights, .. } = &graph.ops[op] else { return Ok(None) };
@@ -97,7 +98,7 @@ fn layers(gpu: &Gpu, graph: &Graph, parameters: &Parameters) -> Result<Vec<Optio
             data.extend_from_slice(values);
         }
         let raw = gpu.upload(&data)?;
-        let (packed, bias) = (gpu.reserve(shape.weights())?, gpu.reserve(shape.c_out)?);
+        let (packed, bias) = (conv::Weights::reserve(gpu, &shape, half)?, gpu.reserve(shape.c_out)?);
         let layer = pack(gpu, graph, op, Store { buffer: &raw, places: &places }, &packed, &bias);
         // A bias among the unpacked parameters would keep all of them.
         let biases: Vec<f32> =
@@ -109,12 +110,19 @@ fn layers(gpu: &Gpu, graph: &Graph, parameters: &Parameters) -> Result<Vec<Optio
 }
 
 impl UNet {
-    /// A network with the given architecture, parameters and prediction type on a device.
+    /// A network with the given architecture, parameters and prediction type on a device. In f16, the weights of convolutions
+    /// are in half precision; products, sums and activations stay in f32.
     ///
     /// # Errors
     /// The config is invalid or its images are too large, the parameters belong to another architecture, or the device has
-    /// too little memory.
-    pub fn new(gpu: Gpu, config: Config, parameters: Parameters, prediction: Prediction) -> Result<Self> {
+    /// too little memory or lacks the precision.
+    pub fn new(
+        gpu: Gpu,
+        config: Config,
+        parameters: Parameters,
+        prediction: Prediction,
+        precision: Precision,
+    ) -> Result<Self> {
         let graph = Graph::new(&config, false)?;
         if graph.layout != **parameters.layout() {
             return Err(Error::data("the parameters do not fit the config: they belong to another architecture"));
@@ -122,7 +130,7 @@ impl UNet {
         let plan = MemoryPlan::inference(&graph, ALIGNMENT);
         plan.check()?;
         let kept = Kept::new(&gpu, &graph, &parameters)?;
-        let layers = layers(&gpu, &graph, &parameters)?;
+        let layers = layers(&gpu, &graph, &parameters, precision)?;
         drop(parameters);
         let rows = RowLayout::new(&graph);
         Ok(Self { config, graph, plan, rows, gpu, layers, kept, prediction, state: Mutex::default() })
@@ -301,11 +309,12 @@ impl Network for UNet {
     }
 
     fn cost(&self) -> Cost {
-        let packed: usize = self.layers.iter().flatten().map(|layer| layer.weights.len() + layer.bias.0.len()).sum();
+        let packed: usize =
+            self.layers.iter().flatten().map(|layer| layer.weights.bytes() + 4 * layer.bias.0.len()).sum();
         Cost {
             flops: self.graph.flops(),
             activation_bytes: 4 * self.plan.len(),
-            weight_bytes: 4 * (self.kept.buffer.len() + packed),
+            weight_bytes: 4 * self.kept.buffer.len() + packed,
         }
     }
 
