@@ -75,12 +75,12 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
         return Err(Usage(format!("--precision {precision}: training is in f32 only; leave --precision out")).into());
     }
     let engine = EngineOptions { precision, ..engine };
-    let (threads, isa) = (engine.threads, engine::hardware(&engine));
+    let (threads, isa) = (engine.threads, engine::hardware(&engine)?);
     if !arguments.json {
-        let peak = engine::peak_flops(&engine) / 1e9;
-        emit(format_args!(
-            "{threads} thread(s), {isa}, {precision}, peak {peak:.0} GFLOP/s (f32 multiply-adds in registers)"
-        ))?;
+        let peak = engine::peak_flops(&engine)?.map_or_else(String::new, |peak| {
+            format!(", peak {:.0} GFLOP/s (f32 multiply-adds in registers)", peak / 1e9)
+        });
+        emit(format_args!("{threads} thread(s), {isa}, {precision}{peak}"))?;
     }
     let subject = if arguments.train {
         Subject::Training(Box::new((model.config, model.parameters)))
@@ -135,9 +135,10 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     }
     if let (Subject::Network(network), false) = (&subject, arguments.json) {
         // Last, because it allocates memory of its own.
-        let (weights, ms) =
-            (bytes(network.cost().weight_bytes), 1e3 * reading_weights(&**network, &engine).as_secs_f64());
-        emit(format_args!("packed weights: {weights}, read once per call in {ms:.1} ms"))?;
+        let weights = bytes(network.cost().weight_bytes);
+        let time = reading_weights(&**network, &engine)?
+            .map_or_else(String::new, |time| format!(", read once per call in {:.1} ms", 1e3 * time.as_secs_f64()));
+        emit(format_args!("packed weights: {weights}{time}"))?;
     }
     Ok(Done::Finished)
 }

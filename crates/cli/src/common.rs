@@ -34,8 +34,10 @@ pub fn weights_choice(name: Option<WeightsName>) -> WeightsChoice {
 /// Device and threads.
 #[derive(Args, Debug)]
 pub struct EngineArguments {
-    /// Device to compute on; cpu is the only one
-    #[arg(long, value_name = "DEVICE", default_value_t, value_parser = |name: &str| name.parse::<Device>())]
+    /// Device to compute on: cpu, gpu, vulkan, metal, dx12, or auto (a graphics processor, else the CPU); :N counts the
+    /// devices of an API from 0, as `skipstone devices` lists them
+    #[arg(long, value_name = "DEVICE[:N]", default_value_t, env = "SKIPSTONE_DEVICE",
+          value_parser = |name: &str| name.parse::<Device>())]
     device: Device,
     /// Number of threads; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -11,6 +11,7 @@ mod consistency;
 mod convert;
 mod dataset;
 mod decode;
+mod devices;
 mod encode;
 mod evaluate;
 mod export;
@@ -64,6 +65,7 @@ enum Command {
     Convert(Box<convert::ConvertArguments>),
     Inspect(inspect::InspectArguments),
     Bench(bench::BenchArguments),
+    Devices(devices::DevicesArguments),
     Serve(Box<serve::ServeArguments>),
     /// Print completions for a shell
     #[command(after_help = "\
@@ -103,6 +105,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Convert(arguments) => convert::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Devices(arguments) => devices::run(arguments),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Completions { shell } => completions(*shell),
     });

@@ -22,6 +22,8 @@ pub enum Kind {
     NonFinite,
     /// The operating system refused an operation: no space, no permission.
     Io,
+    /// A graphics processor is missing, lacks memory or failed.
+    Device,
     /// The caller's own observer stopped the work.
     Stopped,
     /// The caller's own network, noise or data failed. The error's source is what it reported.

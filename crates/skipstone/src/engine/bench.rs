@@ -134,8 +134,11 @@ pub fn training_steps(
     Ok(measured)
 }
 
-/// The minimum time to read all weights of a network once, which no call can beat.
-pub fn reading_weights(network: &dyn Network, engine: &EngineOptions) -> Duration {
+/// The minimum time to read all weights of a network once, which no call can beat; `None` where nobody measures it.
+///
+/// # Errors
+/// The device is not there.
+pub fn reading_weights(network: &dyn Network, engine: &EngineOptions) -> Result<Option<Duration>> {
     let bytes = network.cost().weight_bytes;
-    Duration::from_secs_f64(bytes as f64 / engine::bandwidth(engine, bytes))
+    Ok(engine::bandwidth(engine, bytes)?.map(|speed| Duration::from_secs_f64(bytes as f64 / speed)))
 }

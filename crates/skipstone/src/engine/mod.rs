@@ -3,23 +3,29 @@
 //! [`open`] returns a [`Network`]. [`open_differentiable`] returns one with its vector-Jacobian product.
 //! [`open_learner`] returns a [`Learner`], which holds weights, optimiser state and moving average and trains batch by
 //! batch. [`EngineOptions`] select the device, the precision and the number of threads. An engine builds a network from
-//! the graph that [`crate::unet`] derives from its config. [`cpu`] is the only engine of this build. A new engine needs
-//! a [`Device`] variant, a module next to `cpu` and an arm in each function below. Networks of other kinds come with
-//! their own engine, as a [`NetworkSource`].
+//! the graph that [`crate::unet`] derives from its config. [`cpu`] is in every build, [`gpu`] in builds with the feature `gpu`.
+//! A new engine needs a [`Device`] variant, a module next to `cpu` and an arm in each function below. Networks of other
+//! kinds come with their own engine, as a [`NetworkSource`].
 
 pub mod bench;
 pub mod cpu;
+mod devices;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+mod inputs;
 mod learner;
 mod network;
 mod options;
 
+pub use devices::{DeviceInfo, devices};
 pub use learner::{Batch, Group, Learner, Sharding, Targets, Update};
 pub use network::{Cost, Network, NetworkSource};
-pub use options::{Device, EngineOptions, Precision};
+pub use options::{Api, Device, EngineOptions, Precision};
 
 use crate::error::Result;
 use crate::sampling::denoiser::{DifferentiableDenoiser, Prediction};
 use crate::unet::{Config, Parameters};
+use devices::Found;
 
 /// Opens a network with this architecture, these parameters and this prediction type.
 ///
@@ -27,7 +33,8 @@ use crate::unet::{Config, Parameters};
 /// weights need not be in memory at once.
 ///
 /// # Errors
-/// The config is invalid or its images are too large, the parameters belong to another architecture, or `threads` is 0.
+/// The config is invalid or its images are too large, the parameters belong to another architecture, `threads` is 0, or
+/// the device is not there.
 pub fn open(
     config: Config,
     parameters: Parameters,
@@ -35,8 +42,10 @@ pub fn open(
     options: &EngineOptions,
 ) -> Result<Box<dyn Network>> {
     options.check()?;
-    match options.device {
-        Device::Cpu => Ok(Box::new(cpu::UNet::with_options(config, parameters, prediction, options.into())?)),
+    match devices::find(options.device)? {
+        Found::Cpu => Ok(Box::new(cpu::UNet::with_options(config, parameters, prediction, options.into())?)),
+        #[cfg(feature = "gpu")]
+        Found::Gpu(gpu) => Ok(Box::new(gpu::UNet::new(gpu, config, parameters, prediction, options.precision)?)),
     }
 }
 
@@ -51,8 +60,10 @@ pub fn open_differentiable(
     options: &EngineOptions,
 ) -> Result<Box<dyn DifferentiableDenoiser + Send + Sync>> {
     options.check_exact("the vector-Jacobian product")?;
-    match options.device {
-        Device::Cpu => Ok(Box::new(cpu::DifferentiableUNet::new(config, parameters, prediction, options.threads)?)),
+    match devices::find(options.device)? {
+        Found::Cpu => Ok(Box::new(cpu::DifferentiableUNet::new(config, parameters, prediction, options.threads)?)),
+        #[cfg(feature = "gpu")]
+        Found::Gpu(gpu) => Ok(Box::new(gpu::DifferentiableUNet::new(gpu, config, parameters, prediction)?)),
     }
 }
 
@@ -68,30 +79,48 @@ pub fn open_learner(
     options: &EngineOptions,
 ) -> Result<Box<dyn Learner>> {
     options.check_exact("training")?;
-    match options.device {
-        Device::Cpu => Ok(Box::new(cpu::CpuLearner::new(config, weights, sharding, options.threads)?)),
+    match devices::find(options.device)? {
+        Found::Cpu => Ok(Box::new(cpu::CpuLearner::new(config, weights, sharding, options.threads)?)),
+        #[cfg(feature = "gpu")]
+        Found::Gpu(gpu) => Ok(Box::new(gpu::GpuLearner::new(gpu, config, &weights, sharding)?)),
     }
 }
 
 /// The name of the hardware: on the CPU, its instruction set.
-pub fn hardware(options: &EngineOptions) -> &'static str {
-    match options.device {
-        Device::Cpu => cpu::Isa::best().name(),
-    }
+///
+/// # Errors
+/// The device is not there.
+pub fn hardware(options: &EngineOptions) -> Result<String> {
+    Ok(match devices::find(options.device)? {
+        Found::Cpu => cpu::Isa::best().name().to_owned(),
+        #[cfg(feature = "gpu")]
+        Found::Gpu(gpu) => gpu.properties().name,
+    })
 }
 
-/// Measured peak floating-point operations per second of the device: multiply-adds in registers.
-pub fn peak_flops(options: &EngineOptions) -> f64 {
-    match options.device {
-        Device::Cpu => cpu::peak_flops(options.threads),
-    }
+/// Measured peak floating-point operations per second of the device, multiply-adds in registers; `None` where nobody measures
+/// it.
+///
+/// # Errors
+/// The device is not there.
+pub fn peak_flops(options: &EngineOptions) -> Result<Option<f64>> {
+    Ok(match devices::find(options.device)? {
+        Found::Cpu => Some(cpu::peak_flops(options.threads)),
+        #[cfg(feature = "gpu")]
+        Found::Gpu(_) => None,
+    })
 }
 
-/// Measured bytes per second at which the device reads `bytes` bytes of memory.
-pub fn bandwidth(options: &EngineOptions, bytes: usize) -> f64 {
-    match options.device {
-        Device::Cpu => cpu::bandwidth(options.threads, bytes),
-    }
+/// Measured bytes per second at which the device reads `bytes` bytes of memory; `None` where nobody measures it.
+///
+/// # Errors
+/// The device is not there.
+pub fn bandwidth(options: &EngineOptions, bytes: usize) -> Result<Option<f64>> {
+    Ok(match devices::find(options.device)? {
+        Found::Cpu => Some(cpu::bandwidth(options.threads, bytes)),
+        #[cfg(feature = "gpu")]
+        Found::Gpu(_) => None,
+    })
 }
 
 #[cfg(test)]

@@ -4,35 +4,70 @@ use std::thread::available_parallelism;
 
 use crate::error::{Error, Result};
 
+/// A graphics API, through which an engine reaches graphics processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Api {
+    /// The best that the machine offers.
+    Any,
+    /// Vulkan: Linux, Windows.
+    Vulkan,
+    /// Metal: macOS.
+    Metal,
+    /// DirectX 12: Windows.
+    Dx12,
+}
+
 /// The device that computes networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Device {
     /// The CPU.
     #[default]
     Cpu,
+    /// A graphics processor, by API and number (`skipstone devices` lists them).
+    Gpu(Api, usize),
+    /// The first graphics processor of this machine, or the CPU where there is none.
+    Auto,
 }
 
-impl Device {
-    /// The devices of this build.
-    pub const ALL: [Self; 1] = [Self::Cpu];
-}
+/// The devices' names; graphics processors may have `:N` after theirs.
+const NAMES: [(&str, Device); 6] = [
+    ("cpu", Device::Cpu),
+    ("gpu", Device::Gpu(Api::Any, 0)),
+    ("vulkan", Device::Gpu(Api::Vulkan, 0)),
+    ("metal", Device::Gpu(Api::Metal, 0)),
+    ("dx12", Device::Gpu(Api::Dx12, 0)),
+    ("auto", Device::Auto),
+];
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cpu => "cpu",
-        })
+        let (first, number) = match *self {
+            Self::Gpu(api, number) => (Self::Gpu(api, 0), number),
+            other => (other, 0),
+        };
+        let name = NAMES.iter().find(|(_, device)| *device == first).map_or("", |(name, _)| name);
+        if number == 0 { f.write_str(name) } else { write!(f, "{name}:{number}") }
     }
 }
 
 impl FromStr for Device {
     type Err = Error;
 
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|device| device.to_string() == name).ok_or_else(|| {
-            let all: Vec<String> = Self::ALL.iter().map(Self::to_string).collect();
-            Error::argument(format!("unknown device \"{name}\": this build supports {}", all.join(" and ")))
-        })
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number)));
+        let device = NAMES.iter().find(|(known, _)| *known == name).map(|(_, device)| *device);
+        match (device, number) {
+            (Some(device), None) => Ok(device),
+            (Some(Self::Gpu(api, _)), Some(number)) => match number.parse() {
+                Ok(number) => Ok(Self::Gpu(api, number)),
+                Err(_) => Err(Error::argument(format!("device \"{text}\": expected a number after the colon"))),
+            },
+            (Some(_), Some(_)) => Err(Error::argument(format!("device \"{text}\": {name} has no number"))),
+            (None, _) => {
+                let names = NAMES.map(|(name, _)| name).join(", ");
+                Err(Error::argument(format!("unknown device \"{text}\": expected {names} or one of these with :N")))
+            }
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 /// Maximum activations per image, in elements: 16 GiB of f32.
 const MAX_ELEMENTS: usize = 1 << 32;
 
-/// Elements per cache line, the alignment of values.
-const LINE: usize = 16;
+/// Elements per cache line of a processor.
+pub(crate) const CACHE_LINE: usize = 16;
 
 /// The position of every root value, in elements per image.
 #[derive(Clone, Debug)]
@@ -29,9 +29,10 @@ struct Life {
 }
 
 impl MemoryPlan {
-    /// Plans the forward pass: values share memory as soon as nothing reads them any more.
-    pub fn inference(graph: &Graph) -> Self {
-        let mut lives = Lives::new(graph);
+    /// Plans the forward pass: values share memory as soon as nothing reads them any more. Values begin at multiples of
+    /// `alignment` elements, here and below.
+    pub fn inference(graph: &Graph, alignment: usize) -> Self {
+        let mut lives = Lives::new(graph, alignment);
         lives.touch(graph.input, 0);
         for (i, op) in graph.ops.iter().enumerate() {
             lives.touch(op.output(), i + 1);
@@ -43,8 +44,8 @@ impl MemoryPlan {
 
     /// Plans training: values stay for the backward pass. With `recompute`, values used within one block only are
     /// recomputed instead.
-    pub fn training(graph: &Graph, recompute: bool) -> Self {
-        let mut lives = Lives::new(graph);
+    pub fn training(graph: &Graph, recompute: bool, alignment: usize) -> Self {
+        let mut lives = Lives::new(graph, alignment);
         let end = 2 * graph.ops.len() + 2;
         lives.touch(graph.input, 0);
         lives.touch(graph.input, end);
@@ -65,14 +66,14 @@ impl MemoryPlan {
             }
         }
         let mut plan = lives.place_keeping(&transient, end);
-        plan.len = plan.len.next_multiple_of(LINE);
+        plan.len = plan.len.next_multiple_of(alignment);
         plan
     }
 
     /// Plans the gradients: each lives from the first contribution in the backward pass to the operation that wrote the
     /// value.
-    pub fn gradients(graph: &Graph) -> Self {
-        let mut lives = Lives::new(graph);
+    pub fn gradients(graph: &Graph, alignment: usize) -> Self {
+        let mut lives = Lives::new(graph, alignment);
         let last = graph.ops.len();
         lives.touch(graph.output, 0);
         for (i, op) in graph.ops.iter().enumerate() {
@@ -109,17 +110,19 @@ impl MemoryPlan {
 
 struct Lives<'a> {
     graph: &'a Graph,
+    /// Elements to whose multiples values begin.
+    alignment: usize,
     lives: Vec<Option<Life>>,
 }
 
 impl<'a> Lives<'a> {
-    fn new(graph: &'a Graph) -> Self {
-        Self { graph, lives: vec![None; graph.values.len()] }
+    fn new(graph: &'a Graph, alignment: usize) -> Self {
+        Self { graph, alignment, lives: vec![None; graph.values.len()] }
     }
 
     fn touch(&mut self, value: ValueId, at: usize) {
         let (root, _) = self.graph.root(value);
-        let len = self.graph.value(root).len().next_multiple_of(LINE);
+        let len = self.graph.value(root).len().next_multiple_of(self.alignment);
         let life = self.lives[root.0].get_or_insert(Life { value: root.0, len, from: at, to: at });
         life.from = life.from.min(at);
         life.to = life.to.max(at);

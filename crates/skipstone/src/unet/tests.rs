@@ -69,9 +69,12 @@ fn the_operations_of_one_layer_are_those_counted_by_hand() {
 #[test]
 fn inference_takes_far_less_memory_than_training() {
     let graph = Graph::new(&cifar(), false).unwrap();
-    let [inference, lean, training] =
-        [MemoryPlan::inference(&graph), MemoryPlan::training(&graph, true), MemoryPlan::training(&graph, false)]
-            .map(|plan| plan.len());
+    let [inference, lean, training] = [
+        MemoryPlan::inference(&graph, 16),
+        MemoryPlan::training(&graph, true, 16),
+        MemoryPlan::training(&graph, false, 16),
+    ]
+    .map(|plan| plan.len());
     assert!(3 * inference < training, "{inference} of {training} elements");
     assert!(3 * lean < 2 * training, "{lean} of {training} elements");
 }

@@ -7,15 +7,15 @@ use ndarray::Array4;
 use skipstone_kernels::{Isa, Team, elementwise};
 
 use super::backward::{Back, BackWorkspace, PackBuffers, Repacked, Wanted};
-use super::conditions::{Machine, RowLayout, Vectors};
+use super::conditions::{Machine, Vectors};
 use super::execute::{Store, Walk, Workspace};
-use super::network::{check, conditions};
 use super::team;
 use crate::engine::Batch;
+use crate::engine::inputs::{RowLayout, check, conditions};
 use crate::error::{Error, Result};
 use crate::sampling::denoiser;
 use crate::unet::graph::Graph;
-use crate::unet::plan::MemoryPlan;
+use crate::unet::plan::{CACHE_LINE, MemoryPlan};
 use crate::unet::{Config, Layout};
 
 /// The backward pass of a network.
@@ -71,7 +71,8 @@ impl Backprop {
             )));
         }
         let graph = Graph::new(&config, true)?;
-        let (forward, gradients) = (MemoryPlan::training(&graph, recompute), MemoryPlan::gradients(&graph));
+        let forward = MemoryPlan::training(&graph, recompute, CACHE_LINE);
+        let gradients = MemoryPlan::gradients(&graph, CACHE_LINE);
         forward.check()?;
         let ranges = graph.layout.specs().iter().map(|spec| spec.range()).collect();
         let (rows, team, isa) = (RowLayout::new(&graph), team::of(threads), Isa::best());

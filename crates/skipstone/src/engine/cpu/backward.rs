@@ -7,8 +7,9 @@ use skipstone_kernels::norm::{self, Gradients};
 use skipstone_kernels::{Buffer, View, ViewMut, activation, attention, dropout, elementwise};
 
 use super::conditions::Machine;
-use super::execute::{Layers, Store, Walk, Workspace, site_keys};
+use super::execute::{Layers, Store, Walk, Workspace};
 use super::shapes;
+use crate::engine::inputs::site_keys;
 use crate::unet::graph::{Graph, NormId, Op, ValueId};
 use crate::unet::plan::MemoryPlan;
 

@@ -2,70 +2,19 @@
 //! the same time and class, and all rows of a trajectory are computed at once.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use skipstone_kernels::{Buffer, Isa, Team, View, ViewMut, activation, elementwise, linear};
 
 use super::execute::Store;
 use super::shapes;
+use crate::engine::inputs::{ConditioningKey, RowLayout, class_of, embedding_row, time_embedding};
 use crate::unet::Config;
-use crate::unet::graph::{Graph, Op, Row, ValueId, VectorOp};
-
-/// What identifies a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ConditioningKey {
-    /// The bits of the time index as f32, as in training. The index may be fractional.
-    pub time: u32,
-    /// The class, for a class-conditional network.
-    pub class: Option<usize>,
-}
-
-/// The position of each vector that blocks read within a row.
-#[derive(Clone, Debug)]
-pub(crate) struct RowLayout {
-    places: HashMap<ValueId, Range<usize>>,
-    len: usize,
-}
+use crate::unet::graph::{Graph, ValueId, VectorOp};
 
 impl RowLayout {
-    /// Collects every vector that an image operation or a normalisation reads.
-    pub fn new(graph: &Graph) -> Self {
-        let mut layout = Self { places: HashMap::new(), len: 0 };
-        let norms = graph.norms.iter().filter_map(|norm| norm.scale_shift);
-        let convs = graph.ops.iter().filter_map(|op| match op {
-            Op::Conv { vector, .. } => *vector,
-            _ => None,
-        });
-        for value in convs.chain(norms) {
-            let len = graph.value(value).len();
-            layout.places.insert(value, layout.len..layout.len + len);
-            layout.len += len;
-        }
-        layout
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// A view of one vector in all rows.
     pub fn view<'a>(&self, rows: &'a [f32], value: ValueId) -> View<'a> {
-        View::part(rows, self.len, self.places[&value].start)
-    }
-}
-
-/// The sinusoidal time embedding (Vaswani et al., arXiv 1706.03762): sines, then cosines, of a time index at
-/// geometrically spaced frequencies. A class number may stand in for the time. Scaled times and angles are rounded to f32, as
-/// in training.
-pub(crate) fn time_embedding(config: &Config, time: f32, out: &mut [f32]) {
-    let half = out.len() / 2;
-    let time = time * config.time_scale as f32;
-    for i in 0..half {
-        let angle = f64::from(time * config.frequency(i, half));
-        let (sin, cos) = (libm::sin(angle) as f32, libm::cos(angle) as f32);
-        let (first, second) = if config.flip_sin_to_cos { (cos, sin) } else { (sin, cos) };
-        out[i] = first;
-        out[half + i] = second;
+        View::part(rows, self.len(), self.place(value).expect("a vector that blocks read").start)
     }
 }
 
@@ -223,9 +172,9 @@ impl Graph {
 
     /// Copies the vectors that blocks read into rows.
     pub fn gather_rows(&self, layout: &RowLayout, vectors: &Vectors, n: usize, rows: &mut [f32]) {
-        for (value, place) in &layout.places {
-            let values = vectors.values[value].chunks_exact(place.len());
-            for (row, values) in rows.chunks_exact_mut(layout.len.max(1)).zip(values).take(n) {
+        for (value, place) in layout.places() {
+            let values = vectors.values[&value].chunks_exact(place.len());
+            for (row, values) in rows.chunks_exact_mut(layout.len().max(1)).zip(values).take(n) {
                 row[place.clone()].copy_from_slice(values);
             }
         }
@@ -237,15 +186,4 @@ fn add_to(sum: &mut Vec<f32>, more: &[f32], put: impl FnOnce(Vec<f32>) -> Option
         *sum += more;
     }
     put(std::mem::take(sum));
-}
-
-fn embedding_row(row: Row, condition: &ConditioningKey) -> usize {
-    match row {
-        Row::Time => f32::from_bits(condition.time) as usize,
-        Row::Class => class_of(condition),
-    }
-}
-
-fn class_of(condition: &ConditioningKey) -> usize {
-    condition.class.expect("classes are checked before")
 }

@@ -5,8 +5,9 @@ use std::ops::Range;
 use skipstone_kernels::conv::{self, Epilogue, Source};
 use skipstone_kernels::{Buffer, View, ViewMut, activation, attention, dropout, elementwise, norm};
 
-use super::conditions::{Machine, RowLayout};
+use super::conditions::Machine;
 use super::shapes;
+use crate::engine::inputs::{RowLayout, site_keys};
 use crate::unet::graph::{Graph, NormId, Op, ValueId};
 use crate::unet::plan::MemoryPlan;
 
@@ -63,11 +64,6 @@ impl<'a> Store<'a> {
     pub fn get(&self, parameter: usize) -> &'a [f32] {
         &self.data[self.ranges[parameter].clone()]
     }
-}
-
-/// Derives a separate key for the mask of each dropout site.
-pub(crate) fn site_keys(keys: &[u64], site: u32) -> Vec<u64> {
-    keys.iter().map(|key| key.wrapping_add(u64::from(site).wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect()
 }
 
 impl<'a> Walk<'a> {

@@ -9,14 +9,15 @@ use ndarray::Array4;
 use skipstone_kernels::conv::{self, Layer, Shape};
 
 use super::Options;
-use super::conditions::{ConditioningKey, Machine, RowLayout, Vectors};
+use super::conditions::{Machine, Vectors};
 use super::execute::{Packed, Store, Walk, Workspace};
+use crate::engine::inputs::{ConditioningKey, RowLayout, check, conditions, time_indices};
 use crate::engine::{Cost, Network, Precision};
 use crate::error::{Error, Result};
 use crate::math::schedule::Time;
 use crate::sampling::denoiser::{self, Denoiser, Prediction};
 use crate::unet::graph::{Graph, Op, VectorOp};
-use crate::unet::plan::MemoryPlan;
+use crate::unet::plan::{CACHE_LINE, MemoryPlan};
 use crate::unet::shapes::Convolution;
 use crate::unet::{Config, Parameters, TimeEmbedding};
 
@@ -106,7 +107,7 @@ impl UNet {
         if graph.layout != **parameters.layout() {
             return Err(Error::data("the parameters do not fit the config: they belong to another architecture"));
         }
-        let plan = MemoryPlan::inference(&graph);
+        let plan = MemoryPlan::inference(&graph, CACHE_LINE);
         plan.check()?;
         let kept = Kept::new(&graph, &parameters);
         let layers = pack(&graph, parameters.into_data(), &options);
@@ -263,63 +264,6 @@ fn pack(graph: &Graph, mut data: Vec<f32>, options: &Options) -> Packed {
         }
     }
     Packed(layers)
-}
-
-/// The checked condition of each image.
-pub(super) fn conditions(config: &Config, times: &[Time], classes: Option<&[usize]>) -> Result<Vec<ConditioningKey>> {
-    let times = time_indices(config, times)?;
-    Ok(times.iter().enumerate().map(|(i, &time)| ConditioningKey { time, class: classes.map(|c| c[i]) }).collect())
-}
-
-/// Checks images and classes against a config. Returns the number of images.
-pub(super) fn check(config: &Config, x: &Array4<f32>, times: usize, classes: Option<&[usize]>) -> Result<usize> {
-    let (n, c, h, w) = x.dim();
-    let [height, width] = config.sample_size;
-    if (c, h, w) != (config.in_channels, height, width) {
-        return Err(Error::argument(format!(
-            "images: the network takes [{}, {height}, {width}], found [{c}, {h}, {w}]",
-            config.in_channels
-        )));
-    }
-    if times != n {
-        return Err(Error::argument(format!("expected {n} times, one per image, found {times}")));
-    }
-    match (classes, config.num_class_embeds) {
-        (None, None) => {}
-        (None, Some(k)) => {
-            return Err(Error::argument(format!("the network is class-conditional: give one of its {k} classes")));
-        }
-        (Some(_), None) => return Err(Error::argument("the network is unconditional and takes no class")),
-        (Some(classes), Some(k)) => {
-            if classes.len() != n {
-                return Err(Error::argument(format!("expected {n} classes, one per image, found {}", classes.len())));
-            }
-            if let Some(class) = classes.iter().find(|c| **c >= k) {
-                return Err(Error::argument(format!("class: expected 0 to {}, found {class}", k - 1)));
-            }
-        }
-    }
-    Ok(n)
-}
-
-/// The bits of the network's time indices.
-pub(super) fn time_indices(config: &Config, times: &[Time]) -> Result<Vec<u32>> {
-    times
-        .iter()
-        .map(|t| {
-            let index =
-                t.index().ok_or_else(|| Error::argument("a network has no prediction for clean data (t = 0)"))?;
-            if let TimeEmbedding::Learned { num_train_timesteps } = config.time_embedding
-                && index.whole().is_none_or(|index| index as usize >= num_train_timesteps)
-            {
-                return Err(Error::argument(format!(
-                    "time index {index}: the network's time table has the whole numbers 0 to {}",
-                    num_train_timesteps - 1
-                )));
-            }
-            Ok((index.value() as f32).to_bits())
-        })
-        .collect()
 }
 
 impl Network for UNet {

@@ -1,0 +1,116 @@
+//! Device memory: buffers, slices of them, and views of pixels.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cubecl::prelude::BufferArg;
+use cubecl::server::Handle;
+
+/// Elements to whose multiples slices begin: 256 bytes, the largest alignment that a graphics API lets a device demand.
+pub const ALIGNMENT: usize = 64;
+
+/// 32-bit elements in the device's memory. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    handle: Handle,
+    len: usize,
+    /// Counts the memory as long as any clone or slice is there.
+    reservation: Arc<Reservation>,
+}
+
+/// Bytes that count towards the memory in use.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    bytes: u64,
+    used: Arc<AtomicU64>,
+}
+
+impl Reservation {
+    /// Counts `bytes` more; `None` if that exceeds `limit`.
+    pub fn new(bytes: u64, used: &Arc<AtomicU64>, limit: u64) -> Option<Self> {
+        let add = |before: u64| before.checked_add(bytes).filter(|after| *after <= limit);
+        used.try_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(Self { bytes, used: used.clone() })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Buffer {
+    pub(crate) fn new(handle: Handle, len: usize, reservation: Reservation) -> Self {
+        assert!(handle.size_in_used() >= 4 * len as u64, "{len} elements do not fit the allocation");
+        Self { handle, len, reservation: Arc::new(reservation) }
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the buffer has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The elements `begin..begin + len`.
+    ///
+    /// # Panics
+    /// They are not all in the buffer, or `begin` is no multiple of [`ALIGNMENT`].
+    pub fn slice(&self, begin: usize, len: usize) -> Self {
+        assert!(begin.is_multiple_of(ALIGNMENT), "slice at {begin}");
+        assert!(begin.checked_add(len).is_some_and(|end| end <= self.len), "{len} elements at {begin} of {}", self.len);
+        let size = self.handle.size_in_used();
+        let handle = self.handle.clone().offset_start(4 * begin as u64).offset_end(size - 4 * (begin + len) as u64);
+        Self { handle, len, reservation: self.reservation.clone() }
+    }
+
+    /// The buffer as an argument of a kernel.
+    pub(crate) fn arg(&self) -> BufferArg {
+        // SAFETY: `new` and `slice` checked that the allocation holds `len` elements from the handle's offset on.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.len) }
+    }
+
+    /// The buffer as an argument of a kernel that takes it for twice as many 16-bit elements.
+    pub(crate) fn arg_of_halves(&self) -> BufferArg {
+        // SAFETY: two such elements take the memory of one of the `len` elements that the allocation holds.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), 2 * self.len) }
+    }
+}
+
+/// Rows of channels within a buffer: pixels of images, or vectors. A view may be part of wider rows.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The memory.
+    pub buffer: Buffer,
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// The first channel's place in a row.
+    pub offset: usize,
+}
+
+impl View {
+    /// Rows of `channels` without gaps.
+    pub fn dense(buffer: Buffer, channels: usize) -> Self {
+        Self { buffer, stride: channels, offset: 0 }
+    }
+
+    /// Part of wider rows.
+    pub fn part(buffer: Buffer, stride: usize, offset: usize) -> Self {
+        Self { buffer, stride, offset }
+    }
+
+    /// Panics unless `rows` rows of `channels` are in the buffer.
+    pub(crate) fn check(&self, rows: usize, channels: usize, what: &str) {
+        assert!(self.offset + channels <= self.stride, "{what}: {channels} channels in rows of {}", self.stride);
+        let end = rows.checked_sub(1).map_or(0, |last| last * self.stride + self.offset + channels);
+        assert!(end <= self.buffer.len(), "{what}: {rows} rows of {} in {} elements", self.stride, self.buffer.len());
+    }
+}

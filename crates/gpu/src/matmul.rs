@@ -1,0 +1,255 @@
+//! Batched matrix products with arbitrary strides: linear layers and attention.
+
+use cubecl::prelude::*;
+
+use crate::buffer::Buffer;
+use crate::device::Gpu;
+use crate::grid;
+use crate::tile::{self, DEPTH, SIDE};
+
+/// A matrix for each image and head: element (i, j) is at `offset + image·by_image + head·by_head + i·by_row + j·by_column`.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    /// The memory.
+    pub buffer: Buffer,
+    /// Place of the first element.
+    pub offset: usize,
+    /// Elements from one image's matrix to the next.
+    pub by_image: usize,
+    /// Elements from one head's matrix to the next.
+    pub by_head: usize,
+    /// Elements from one row to the next.
+    pub by_row: usize,
+    /// Elements from one column to the next.
+    pub by_column: usize,
+}
+
+impl Matrix {
+    /// The transposed matrix.
+    pub fn transpose(&self) -> Self {
+        Self { by_row: self.by_column, by_column: self.by_row, ..self.clone() }
+    }
+
+    fn check(&self, shape: &Shape, rows: usize, columns: usize, what: &str) {
+        let last = self.offset
+            + (shape.images - 1) * self.by_image
+            + (shape.heads - 1) * self.by_head
+            + (rows - 1) * self.by_row
+            + (columns - 1) * self.by_column;
+        assert!(last < self.buffer.len(), "{what} of {shape:?} ends at {last} of {}", self.buffer.len());
+    }
+
+    fn launch(&self) -> PlaceLaunch {
+        PlaceLaunch::new(self.offset, self.by_image, self.by_head, self.by_row, self.by_column)
+    }
+}
+
+/// Sizes of a product of `rows`×`depth` by `depth`×`columns`, for each image and head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Number of images.
+    pub images: usize,
+    /// Number of heads.
+    pub heads: usize,
+    /// Rows of the left factor.
+    pub rows: usize,
+    /// Columns of the right factor.
+    pub columns: usize,
+    /// Length of each sum.
+    pub depth: usize,
+    /// Whether rows are images, as in a linear layer: their number then does not choose the tile.
+    pub rows_are_images: bool,
+}
+
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Place {
+    offset: usize,
+    by_image: usize,
+    by_head: usize,
+    by_row: usize,
+    by_column: usize,
+}
+
+#[cube]
+fn place(p: &Place, image: usize, head: usize) -> usize {
+    p.offset + image * p.by_image + head * p.by_head
+}
+
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Extent {
+    batches: usize,
+    heads: usize,
+    rows: usize,
+    columns: usize,
+    depth: usize,
+}
+
+/// What is compiled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Variant {
+    /// Sums per unit.
+    rows: usize,
+    columns: usize,
+    bias: bool,
+    accumulate: bool,
+    /// Whether neighbours along the depth are neighbours in memory, for the left and the right factor: units then fill their
+    /// tiles in that order.
+    left_deep: bool,
+    right_deep: bool,
+}
+
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+fn product(
+    left: &[f32],
+    right: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+    l: Place,
+    r: Place,
+    o: Place,
+    e: Extent,
+    bias_offset: usize,
+    scale: f32,
+    #[comptime] v: Variant,
+) {
+    let (height, width) = comptime!((SIDE * v.rows, SIDE * v.columns));
+    let (row_tiles, column_tiles) = (e.rows.div_ceil(height), e.columns.div_ceil(width));
+    let batch = CUBE_POS / (row_tiles * column_tiles);
+    let first_row = CUBE_POS / column_tiles % row_tiles * height;
+    let first_column = CUBE_POS % column_tiles * width;
+    if batch < e.batches {
+        let (image, head) = (batch / e.heads, batch % e.heads);
+        let (l_at, r_at, o_at) = (place(&l, image, head), place(&r, image, head), place(&o, image, head));
+        let unit = UNIT_POS as usize;
+        let mut a = Shared::<[f32]>::new_slice(comptime!(tile::len(SIDE * v.rows)));
+        let mut b = Shared::<[f32]>::new_slice(comptime!(tile::len(SIDE * v.columns)));
+        let mut sums = Array::<f32>::new(comptime!(v.rows * v.columns));
+        tile::clear(&mut sums, comptime!(v.rows * v.columns));
+        let mut begin = 0usize;
+        while begin < e.depth {
+            #[unroll]
+            for i in 0..v.rows {
+                let element = unit + comptime!(SIDE * SIDE) * i;
+                let mut depth = element / height;
+                let mut row = element % height;
+                if comptime!(v.left_deep) {
+                    depth = element % DEPTH;
+                    row = element / DEPTH;
+                }
+                let mut value = 0.0f32;
+                if begin + depth < e.depth && first_row + row < e.rows {
+                    value = left[l_at + (first_row + row) * l.by_row + (begin + depth) * l.by_column];
+                }
+                a[depth * (height + 1) + row] = value;
+            }
+            #[unroll]
+            for j in 0..v.columns {
+                let element = unit + comptime!(SIDE * SIDE) * j;
+                let mut depth = element / width;
+                let mut column = element % width;
+                if comptime!(v.right_deep) {
+                    depth = element % DEPTH;
+                    column = element / DEPTH;
+                }
+                let mut value = 0.0f32;
+                if begin + depth < e.depth && first_column + column < e.columns {
+                    value = right[r_at + (begin + depth) * r.by_row + (first_column + column) * r.by_column];
+                }
+                b[depth * (width + 1) + column] = value;
+            }
+            sync_cube();
+            tile::multiply(&a, &b, &mut sums, v.rows, v.columns);
+            sync_cube();
+            begin += DEPTH;
+        }
+        #[unroll]
+        for i in 0..v.rows {
+            let row = first_row + unit / SIDE + SIDE * i;
+            if row < e.rows {
+                #[unroll]
+                for j in 0..v.columns {
+                    let column = first_column + unit % SIDE + SIDE * j;
+                    if column < e.columns {
+                        let mut sum = sums[i * v.columns + j] * scale;
+                        if comptime!(v.bias) {
+                            sum += bias[bias_offset + column];
+                        }
+                        let at = o_at + row * o.by_row + column * o.by_column;
+                        if comptime!(v.accumulate) {
+                            sum += out[at];
+                        }
+                        out[at] = sum;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// out = scale·left·right + bias, or out += that. The bias has one element per column, from its place on.
+///
+/// The tile depends on the sizes of one image's product, never on the number of images; each element is one chain of multiply-adds.
+///
+/// # Panics
+/// A matrix does not fit its buffer.
+#[allow(clippy::too_many_arguments)] // operands and result
+pub fn multiply(
+    gpu: &Gpu,
+    shape: &Shape,
+    scale: f32,
+    left: &Matrix,
+    right: &Matrix,
+    bias: Option<(&Buffer, usize)>,
+    out: &Matrix,
+    accumulate: bool,
+) {
+    let Shape { images, heads, rows, columns, depth, rows_are_images } = *shape;
+    let batches = images * heads;
+    if batches * rows * columns == 0 {
+        return;
+    }
+    assert!(depth > 0, "{shape:?} sums nothing");
+    left.check(shape, rows, depth, "left factor");
+    right.check(shape, depth, columns, "right factor");
+    out.check(shape, rows, columns, "product");
+    let (bias_buffer, bias_offset) = bias.unwrap_or((&left.buffer, 0));
+    assert!(bias.is_none() || bias_offset + columns <= bias_buffer.len(), "bias of {shape:?}");
+    let sums = |len: usize| {
+        if len > 32 {
+            4
+        } else if len > 16 {
+            2
+        } else {
+            1
+        }
+    };
+    let variant = Variant {
+        rows: if rows_are_images { 2 } else { sums(rows) },
+        columns: sums(columns),
+        bias: bias.is_some(),
+        accumulate,
+        left_deep: left.by_column == 1,
+        right_deep: right.by_row == 1,
+    };
+    let tiles = rows.div_ceil(SIDE * variant.rows) * columns.div_ceil(SIDE * variant.columns);
+    // SAFETY: the last element of each matrix, and with it all others, was checked against its buffer.
+    unsafe {
+        product::launch_unchecked(
+            &gpu.client,
+            grid::groups(batches * tiles),
+            grid::dim(),
+            left.buffer.arg(),
+            right.buffer.arg(),
+            bias_buffer.arg(),
+            out.buffer.arg(),
+            left.launch(),
+            right.launch(),
+            out.launch(),
+            ExtentLaunch::new(batches, heads, rows, columns, depth),
+            bias_offset,
+            scale,
+            variant,
+        );
+    }
+}

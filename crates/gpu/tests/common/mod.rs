@@ -1,0 +1,89 @@
+//! The device under test, and numbers without any pattern.
+
+// Each test binary uses a part of this module.
+#![allow(dead_code)]
+
+use skipstone_gpu::{Api, Buffer, Gpu, View, adapters};
+
+/// The first device; `None`, and a line that says so, where there is no driver.
+pub fn gpu() -> Option<Gpu> {
+    let Some(adapter) = adapters(Api::Any).into_iter().next() else {
+        assert!(std::env::var_os("SKIPSTONE_NEED_GPU").is_none(), "no graphics driver");
+        eprintln!("skipped: no graphics driver (apt-get install mesa-vulkan-drivers)");
+        return None;
+    };
+    Some(Gpu::open(&adapter).expect("a device"))
+}
+
+/// Numbers in ±1 that depend on the seed.
+pub fn numbers(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678_9ABC_DEF1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|v| f64::from(*v)).collect()
+}
+
+/// ‖found − expected‖/‖expected‖.
+pub fn relative(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = square(&mut found.iter().zip(expected).map(|(a, b)| f64::from(*a) - b));
+    difference / square(&mut expected.iter().copied()).max(1e-30)
+}
+
+pub fn assert_close(what: &str, found: &[f32], expected: &[f64], most: f64) {
+    let difference = relative(found, expected);
+    assert!(difference <= most, "{what}: relative difference {difference:e}");
+}
+
+/// `[pixels, channels]` from `[channels, pixels]`.
+pub fn pixels(channels: usize, planes: &[f64]) -> Vec<f64> {
+    let count = planes.len() / channels;
+    (0..planes.len()).map(|i| planes[i % channels * count + i / channels]).collect()
+}
+
+/// `[channels, pixels]` from `[pixels, channels]`.
+pub fn planes(channels: usize, pixels: &[f32]) -> Vec<f64> {
+    let count = pixels.len() / channels;
+    (0..pixels.len()).map(|i| f64::from(pixels[i % count * channels + i / count])).collect()
+}
+
+/// Rows of `channels` within rows that are wider by `more`, at offset `more / 2`; what surrounds them is NaN.
+pub fn padded(gpu: &Gpu, channels: usize, more: usize, rows: &[f32]) -> View {
+    let stride = channels + more;
+    let mut all = vec![f32::NAN; rows.len() / channels * stride];
+    for (wide, row) in all.chunks_exact_mut(stride).zip(rows.chunks_exact(channels)) {
+        wide[more / 2..more / 2 + channels].copy_from_slice(row);
+    }
+    View::part(gpu.upload(&all).unwrap(), stride, more / 2)
+}
+
+/// The rows of a [`padded`] view. What surrounds them must still be NaN.
+pub fn rows(gpu: &Gpu, channels: usize, view: &View) -> Vec<f32> {
+    let all = gpu.read(&view.buffer).unwrap();
+    let mut found = Vec::new();
+    for row in all.chunks_exact(view.stride) {
+        let (before, rest) = row.split_at(view.offset);
+        let (here, after) = rest.split_at(channels);
+        assert!(before.iter().chain(after).all(|v| v.is_nan()), "written beside its channels");
+        found.extend_from_slice(here);
+    }
+    found
+}
+
+pub fn upload(gpu: &Gpu, values: &[f32]) -> Buffer {
+    gpu.upload(values).unwrap()
+}
+
+/// The bits of values, so that equality is exact.
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}

@@ -1,0 +1,29 @@
+//! How many images a device computes together.
+
+use skipstone_gpu::{Error as GpuError, Gpu};
+
+use crate::error::Result;
+use crate::unet::plan::MemoryPlan;
+
+/// The most images whose arena a single buffer of the device holds.
+pub(super) fn images(gpu: &Gpu, plan: &MemoryPlan) -> usize {
+    // Kernels number elements with 32 bits.
+    let largest = (gpu.properties().largest_buffer / 4).min(u64::from(u32::MAX)) as usize;
+    (largest / plan.len().max(1)).max(1)
+}
+
+/// After a pass over `n` images failed for want of memory: sets the number that is tried next.
+///
+/// # Errors
+/// The pass failed for another reason, or had one image only.
+pub(super) fn halve(gpu: &Gpu, error: GpuError, n: usize, fits: &mut Option<usize>) -> Result<()> {
+    let memory = matches!(error, GpuError::OutOfMemory | GpuError::TooLarge(_));
+    if !memory || n == 1 {
+        return Err(error.into());
+    }
+    let half = n / 2;
+    tracing::warn!("the device has too little memory for {n} images at once: continuing with {half}");
+    *fits = Some(half);
+    gpu.release_unused()?;
+    Ok(())
+}
