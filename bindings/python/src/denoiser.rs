@@ -16,6 +16,7 @@ use skipstone::{Error, Result};
 
 use crate::arrays::{floats, out};
 use crate::errors::{raise, signals, value};
+use crate::pickle::{Reduced, reduced};
 
 /// A network index as Python's int, or float between two of them.
 pub fn index(py: Python<'_>, index: Option<Index>) -> PyResult<Py<PyAny>> {
@@ -346,9 +347,7 @@ impl PyDenoiser {
         format!("Denoiser(shape={:?}, prediction=\"{}\")", self.shape(), self.prediction)
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>, Bound<'py, PyDict>))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let (py, this) = (slf.py(), slf.get());
         let keywords = PyDict::new(py);
         keywords.set_item("function", &this.function)?;
@@ -360,7 +359,7 @@ impl PyDenoiser {
         keywords.set_item("learned_variance", this.learned_variance)?;
         keywords.set_item("vjp", &this.vjp)?;
         keywords.set_item("name", &this.name)?;
-        Ok((py.import("skipstone._pickle")?.getattr("build")?, (slf.get_type().into_any(), keywords)))
+        reduced(slf.get_type().into_any(), keywords)
     }
 }
 

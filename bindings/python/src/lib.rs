@@ -12,6 +12,7 @@ mod files;
 mod likelihood;
 mod model;
 mod options;
+mod pickle;
 mod plan;
 mod process;
 mod sampler;

@@ -9,6 +9,7 @@ use skipstone::engine::{Device, EngineOptions, Precision};
 use skipstone::io::checkpoint::{self, LoadOptions, Model, SchedulerConfig, WeightsChoice, is_onnx};
 
 use crate::errors::{compute, raise, value};
+use crate::pickle::{Reduced, reduced};
 use crate::process;
 use crate::sampler::{Core, PySampler};
 use crate::schedule::PySchedule;
@@ -101,12 +102,10 @@ impl PyModel {
         format!("Model({path}, shape=({c}, {h}, {w}), {} parameters)", slf.parameters)
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>, Bound<'py, PyDict>))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let py = slf.py();
         let load = py.import("skipstone")?.getattr("load")?;
-        Ok((py.import("skipstone._pickle")?.getattr("build")?, (load, slf.get().arguments.bind(py).clone())))
+        reduced(load, slf.get().arguments.bind(py).clone())
     }
 }
 

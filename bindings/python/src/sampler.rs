@@ -12,6 +12,7 @@ use skipstone::engine::{EngineOptions, Network};
 use skipstone::io::checkpoint::Model;
 use skipstone::math::latent;
 use skipstone::math::noise::{Purpose, Seeded, latents_of};
+use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::DifferentiableDenoiser;
 use skipstone::sampling::generate::{ClassRule, Generator, Inputs, Settings, batches, digest};
 use skipstone::sampling::inpaint::{Region, Resampling};
@@ -26,6 +27,7 @@ use crate::calibration::PyCalibration;
 use crate::denoiser::{PyDenoiser, Watched, index};
 use crate::errors::{compute, raise, value};
 use crate::options::{Keywords, SAMPLING};
+use crate::pickle::{Reduced, reduced};
 use crate::plan::PlanStep;
 use crate::process;
 use crate::schedule::{PySchedule, scheduler};
@@ -161,24 +163,36 @@ impl PyStep {
     }
 }
 
-impl PyStep {
-    /// The step of a batch whose first image is `first`.
-    pub fn new(py: Python<'_>, progress: &Progress<'_>, first: u64) -> PyResult<Self> {
-        Ok(Self {
-            step: progress.step,
-            steps: progress.steps,
-            t: index(py, progress.t.index())?,
-            s: index(py, progress.s.index())?,
-            x: out(py, progress.x.clone()).unbind(),
-            x0: out(py, progress.x0.clone()).unbind(),
-            first,
-        })
+/// A step that owns its arrays.
+pub struct Made {
+    step: usize,
+    steps: usize,
+    t: Time,
+    s: Time,
+    x: Array4<f32>,
+    x0: Array4<f32>,
+    /// Index of the first image.
+    first: u64,
+}
+
+impl Made {
+    /// A copy of the state of a batch whose first image is `first`.
+    pub fn of(progress: &Progress<'_>, first: u64) -> Self {
+        let &Progress { step, steps, t, s, x, x0 } = progress;
+        Self { step, steps, t, s, x: x.clone(), x0: x0.clone(), first }
+    }
+
+    /// The same for Python.
+    pub fn step(self, py: Python<'_>) -> PyResult<PyStep> {
+        let Self { step, steps, t, s, x, x0, first } = self;
+        let (t, s) = (index(py, t.index())?, index(py, s.index())?);
+        Ok(PyStep { step, steps, t, s, x: out(py, x).unbind(), x0: out(py, x0).unbind(), first })
     }
 }
 
 /// Reports a step to a watcher.
 fn see(watch: &mut Watch, images: &Range<u64>, progress: &Progress<'_>) -> ControlFlow<()> {
-    watch.advance_by(1, |py, callback| callback.call1(py, (PyStep::new(py, progress, images.start)?,)).map(drop))
+    watch.advance_by(1, |py, callback| callback.call1(py, (Made::of(progress, images.start).step(py)?,)).map(drop))
 }
 
 /// Runs the paper's whole family of samplers, and what follows from them, over a network.
@@ -207,7 +221,14 @@ fn see(watch: &mut Watch, images: &Range<u64>, progress: &Progress<'_>) -> Contr
 pub struct PySampler {
     pub core: Core,
     /// What it was made of, for pickling; empty in a Model.
-    parts: Option<(Py<PyDenoiser>, Option<Py<PySchedule>>, Option<usize>)>,
+    parts: Option<Parts>,
+}
+
+/// The arguments of a Sampler.
+struct Parts {
+    denoiser: Py<PyDenoiser>,
+    schedule: Option<Py<PySchedule>>,
+    threads: Option<usize>,
 }
 
 impl PySampler {
@@ -377,8 +398,8 @@ impl PySampler {
         };
         let network: Arc<dyn Network> = network;
         let core = Core::new(model, network, engine, this.name.is_some(), reopen);
-        let parts = Some((denoiser.clone().unbind(), schedule.map(|s| s.clone().unbind()), threads));
-        Ok(Self { core, parts })
+        let (denoiser, schedule) = (denoiser.clone().unbind(), schedule.map(|schedule| schedule.clone().unbind()));
+        Ok(Self { core, parts: Some(Parts { denoiser, schedule, threads }) })
     }
 
     /// (c, h, w) of an image.
@@ -405,7 +426,7 @@ impl PySampler {
     /// The denoiser it was made of; None in a Model.
     #[getter]
     fn denoiser(&self, py: Python<'_>) -> Option<Py<PyDenoiser>> {
-        self.parts.as_ref().map(|(denoiser, ..)| denoiser.clone_ref(py))
+        self.parts.as_ref().map(|parts| parts.denoiser.clone_ref(py))
     }
 
     /// Threads of the engine.
@@ -782,18 +803,16 @@ impl PySampler {
         format!("Sampler(shape={:?}, prediction=\"{}\")", self.shape(), self.prediction())
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>, Bound<'py, PyDict>))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let py = slf.py();
         let keywords = PyDict::new(py);
-        let Some((denoiser, schedule, threads)) = &slf.get().parts else {
+        let Some(Parts { denoiser, schedule, threads }) = &slf.get().parts else {
             return Err(pyo3::exceptions::PyTypeError::new_err("this object cannot be pickled"));
         };
         keywords.set_item("denoiser", denoiser)?;
         keywords.set_item("schedule", schedule.as_ref().map(|schedule| schedule.clone_ref(py)))?;
         keywords.set_item("threads", threads)?;
-        Ok((py.import("skipstone._pickle")?.getattr("build")?, (slf.get_type().into_any(), keywords)))
+        reduced(slf.get_type().into_any(), keywords)
     }
 }
 

@@ -5,13 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 use skipstone::Result;
 use skipstone::math::noise::{Given, NoiseSource, Seeded, initial_latent};
-use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::Condition;
 use skipstone::sampling::generate::{Generator, Inputs};
-use skipstone::sampling::sampler::{Progress, Run};
+use skipstone::sampling::sampler::Run;
 
 use crate::errors::compute;
-use crate::sampler::PyStep;
+use crate::sampler::{Made, PyStep};
 
 /// An iterator over the steps of a run; see `Sampler.trajectory`.
 #[pyclass(module = "skipstone", frozen)]
@@ -19,16 +18,6 @@ pub struct Trajectory {
     generator: Generator,
     conditions: Vec<Condition>,
     state: Mutex<(Run, Box<dyn NoiseSource + Send>)>,
-}
-
-/// A step that owns its arrays.
-struct Made {
-    step: usize,
-    steps: usize,
-    t: Time,
-    s: Time,
-    x0: ndarray::Array4<f32>,
-    x: ndarray::Array4<f32>,
 }
 
 impl Trajectory {
@@ -60,11 +49,8 @@ impl Trajectory {
         let made = compute(py, || {
             let (run, noise) = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let made = run.advance(self.generator.network(), self.generator.plan(), &mut **noise, &self.conditions)?;
-            Ok(made.map(|p| Made { step: p.step, steps: p.steps, t: p.t, s: p.s, x0: p.x0.clone(), x: p.x.clone() }))
+            Ok(made.map(|progress| Made::of(&progress, self.generator.first())))
         })?;
-        let Some(made) = made else { return Ok(None) };
-        let Made { step, steps, t, s, x0, x } = &made;
-        let progress = Progress { step: *step, steps: *steps, t: *t, s: *s, x0, x };
-        PyStep::new(py, &progress, self.generator.first()).map(Some)
+        made.map(|made| made.step(py)).transpose()
     }
 }

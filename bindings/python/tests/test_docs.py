@@ -27,6 +27,7 @@ def test_docstrings():
 def test_the_readme(tmp_path, monkeypatch):
     """Every line of the README's example, with what it assumes."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: the README's example is not run")
+    torch.set_num_threads(1)
     diffusers = pytest.importorskip("diffusers")
     pytest.importorskip("PIL")
     with open(os.path.join(ROOT, "README.md")) as file:
@@ -52,3 +53,18 @@ def test_the_readme(tmp_path, monkeypatch):
         code = code.replace(long, short)
     exec(code, space)
     assert (tmp_path / "grid.png").exists() and (tmp_path / "runs/a/model").is_dir()
+
+
+def test_all_versions_agree():
+    repository = os.path.join(ROOT, "..", "..")
+    if not os.path.exists(os.path.join(repository, "CITATION.cff")):
+        pytest.skip("the package is tested outside the repository")
+    found = {}
+    for name, pattern in [
+        ("Cargo.toml", r'\[workspace\.package\]\nversion = "(.*)"'),
+        ("bindings/python/Cargo.toml", r'^version = "(.*)"'),
+        ("CITATION.cff", r"^version: (.*)"),
+    ]:
+        with open(os.path.join(repository, name)) as file:
+            (found[name],) = re.findall(pattern, file.read(), re.M)
+    assert set(found.values()) == {ss.__version__}, found

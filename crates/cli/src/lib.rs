@@ -32,9 +32,11 @@ mod serve;
 mod train;
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use skipstone::io::files;
 
 use failure::Done;
 
@@ -77,6 +79,16 @@ Examples:
         /// Shell to print them for
         shell: Shell,
     },
+    /// Write manual pages to a folder, one for each command
+    #[command(after_help = "\
+Examples:
+  For this user  skipstone man ~/.local/share/man/man1
+  Then           man skipstone-sample")]
+    Man {
+        /// Folder to write them to
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 /// Runs the command line `words`, whose first is the program's name, and returns its exit code.
@@ -108,6 +120,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Devices(arguments) => devices::run(arguments),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Completions { shell } => completions(*shell),
+        Command::Man { folder } => manual(folder),
     });
     match result {
         Ok(Done::Finished) => 0,
@@ -124,6 +137,26 @@ fn completions(shell: Shell) -> anyhow::Result<Done> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "skipstone", &mut script);
     failure::emit(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(Done::Finished)
+}
+
+/// Writes `skipstone.1`, `skipstone-sample.1`, … to `folder`.
+fn manual(folder: &Path) -> anyhow::Result<Done> {
+    let mut command = Arguments::command();
+    command.build();
+    let pages = command.get_subcommands().filter(|command| command.get_name() != "help").cloned().map(|page| {
+        let name = format!("skipstone-{}", page.get_name());
+        page.display_name(name.clone()).name(name)
+    });
+    let pages: Vec<_> = pages.chain([command.clone()]).collect();
+    files::create_dir(folder)?;
+    for page in pages {
+        let path = folder.join(format!("{}.1", page.get_name()));
+        let mut text = Vec::new();
+        clap_mangen::Man::new(page).render(&mut text)?;
+        files::write_bytes(&path, &text)?;
+    }
+    failure::emit(folder.display())?;
     Ok(Done::Finished)
 }
 

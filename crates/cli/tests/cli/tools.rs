@@ -62,6 +62,19 @@ fn completions_know_the_commands() {
 }
 
 #[test]
+fn every_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &["man", "pages/man1"], 0);
+    let page = |name: &str| std::fs::read_to_string(folder.path().join("pages/man1").join(name)).unwrap();
+    assert!(page("skipstone.1").contains("sample") && page("skipstone.1").starts_with(".ie"));
+    let sample = page("skipstone-sample.1");
+    for part in [".TH skipstone-sample 1", "Generate images", "\\-\\-trajectory", "Examples:"] {
+        assert!(sample.contains(part), "{part}");
+    }
+    assert!(!folder.path().join("pages/man1/skipstone-help.1").exists());
+}
+
+#[test]
 fn help_shows_examples() {
     let folder = tempfile::tempdir().unwrap();
     for command in [
@@ -76,6 +89,7 @@ fn help_shows_examples() {
         "convert",
         "inspect",
         "completions",
+        "man",
     ] {
         let (stdout, _) = run(folder.path(), &[command, "--help"], 0);
         assert!(stdout.contains("Examples:"), "{command}");
