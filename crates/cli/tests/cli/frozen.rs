@@ -12,7 +12,7 @@ use skipstone::unet::Config;
 
 use crate::support::{read, run, skipstone, write_model};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "sample",
     "encode",
     "decode",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 15] = [
     "inspect",
     "serve",
     "bench",
+    "devices",
     "completions",
     "help",
 ];
