@@ -324,6 +324,7 @@ impl Network for UNet {
             flops: self.graph.flops(),
             activation_bytes: 4 * self.plan.len(),
             weight_bytes: 4 * self.kept.buffer.len() + packed,
+            batch: Some(limit::busy(&self.gpu, &self.plan)),
         }
     }
 
