@@ -122,6 +122,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
                 "gflop_per_s": speed,
                 "threads": threads,
                 "isa": isa,
+                "device": engine.device.to_string(),
                 "precision": precision.to_string(),
                 "train": arguments.train,
                 "calls": n,

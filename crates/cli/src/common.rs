@@ -36,7 +36,7 @@ pub fn weights_choice(name: Option<WeightsName>) -> WeightsChoice {
 pub struct EngineArguments {
     /// Device to compute on: cpu, gpu, vulkan, metal, dx12, or auto (a graphics processor, else the CPU); :N counts the
     /// devices of an API from 0, as `skipstone devices` lists them
-    #[arg(long, value_name = "DEVICE[:N]", default_value_t, env = "SKIPSTONE_DEVICE",
+    #[arg(long, value_name = "DEVICE", default_value_t, env = "SKIPSTONE_DEVICE",
           value_parser = |name: &str| name.parse::<Device>())]
     device: Device,
     /// Number of threads; results do not depend on it [default: all cores]

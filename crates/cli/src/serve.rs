@@ -243,10 +243,11 @@ fn announce(arguments: &ServeArguments, service: &Service, address: SocketAddr, 
     for model in &service.models {
         let [c, h, w] = model.shape();
         say(format_args!(
-            "{}: {}, {h}×{w}×{c}, {:.1} ms per network call with {threads} thread(s)",
+            "{}: {}, {h}×{w}×{c}, {:.1} ms per network call on {} with {threads} thread(s)",
             model.id,
             count(model.parameters),
-            model.ms_per_call
+            model.ms_per_call,
+            model.device
         ));
     }
     if arguments.json {

@@ -2,7 +2,7 @@
 //!
 //! Queries, keys and values are contiguous: each pixel has 3·channels elements. Head h uses channels h·d to (h+1)·d of each.
 //!
-//! Scores are matrices in scratch memory, for as many images at once as fit it ([`images_at_once`]). Kernels that keep them
+//! Scores are matrices in scratch memory, for as many images at once as fit it ([`Shape::images_at_once`]). Kernels that keep them
 //! on chip need a head's keys and values there, and the heads of pixel-space networks have up to 512 channels.
 
 use cubecl::prelude::*;

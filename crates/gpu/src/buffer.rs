@@ -29,7 +29,7 @@ impl Reservation {
     /// Counts `bytes` more; `None` if that exceeds `limit`.
     pub fn new(bytes: u64, used: &Arc<AtomicU64>, limit: u64) -> Option<Self> {
         let add = |before: u64| before.checked_add(bytes).filter(|after| *after <= limit);
-        used.try_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
         Some(Self { bytes, used: used.clone() })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cubecl::device::{WgpuBackend, WgpuDevice, WgpuDeviceKind};
-use cubecl::wgpu::{AutoCompiler, WgpuRuntime, WgslCompiler};
+use cubecl::wgpu::{WgpuRuntime, WgslCompiler};
 use cubecl_runtime::runtime::Runtime;
 
 use crate::buffer::{Buffer, Reservation};
@@ -99,37 +99,6 @@ pub struct Properties {
     pub software: bool,
 }
 
-/// What kernels are compiled to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Compiler {
-    /// WGSL, which every API takes.
-    Wgsl,
-    /// What the API prefers: SPIR-V on Vulkan, where it reaches matrix units. CubeCL 0.11.3 declares shared memory wrongly for
-    /// drivers without `VK_KHR_workgroup_memory_explicit_layout`, and lavapipe of Mesa 22 crashes on that.
-    Native,
-}
-
-impl Compiler {
-    /// The compiler that the environment variable `SKIPSTONE_GPU_COMPILER` asks for.
-    fn chosen() -> Result<Self> {
-        match std::env::var("SKIPSTONE_GPU_COMPILER").as_deref() {
-            Err(_) | Ok("wgsl") => Ok(Self::Wgsl),
-            Ok("native") => Ok(Self::Native),
-            Ok(other) => {
-                let message = format!("SKIPSTONE_GPU_COMPILER: expected wgsl or native, found \"{other}\"");
-                Err(Error::Unavailable(message))
-            }
-        }
-    }
-
-    fn client(self, device: &WgpuDevice) -> Result<cubecl::client::Client> {
-        Ok(match self {
-            Self::Wgsl => WgpuRuntime::<WgslCompiler>::client(device),
-            Self::Native => WgpuRuntime::<AutoCompiler>::client(device),
-        })
-    }
-}
-
 /// An open device. Clones share it.
 #[derive(Clone)]
 pub struct Gpu {
@@ -167,8 +136,8 @@ impl Gpu {
             return Ok(gpu.clone());
         }
         // The runtime reports a driver's refusal by a panic in a thread of its own.
-        let mut client = catch_unwind(|| Compiler::chosen()?.client(&adapter.device))
-            .map_err(|_| Error::Unavailable("the driver refuses; see the message above".into()))??;
+        let mut client = catch_unwind(|| WgpuRuntime::<WgslCompiler>::client(&adapter.device))
+            .map_err(|_| Error::Unavailable("the driver refuses; see the message above".into()))?;
         // All work goes to one stream, in the order of its submission, from whichever thread; without this, each thread has
         // its own. A handle knows the present one.
         let stream = client.empty(4).stream;

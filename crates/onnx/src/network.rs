@@ -9,7 +9,7 @@ use ndarray::Array4;
 use rten::{NodeId, RunOptions, ThreadPool, ValueOrView};
 use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
-use skipstone::engine::{Cost, EngineOptions, Network, NetworkSource, Precision};
+use skipstone::engine::{Cost, Device, EngineOptions, Network, NetworkSource, Precision};
 use skipstone::error::{Error, Result};
 use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
@@ -49,6 +49,10 @@ impl NetworkSource for Source {
         if options.precision != Precision::F32 {
             let found = options.precision;
             return Err(Error::argument(format!("precision: an ONNX network computes in f32, found {found}")));
+        }
+        if let Device::Gpu(..) = options.device {
+            let found = options.device;
+            return Err(Error::argument(format!("device: an ONNX network is computed on the CPU, found {found}")));
         }
         if options.threads == 0 {
             return Err(Error::argument("threads: expected at least 1, found 0"));
@@ -305,6 +309,7 @@ impl Network for OnnxNetwork {
             flops: 0,
             activation_bytes: 4 * (image + self.channels * h * w),
             weight_bytes: 4 * self.graph.parameters,
+            batch: None,
         }
     }
 

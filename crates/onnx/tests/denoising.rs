@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array4, Axis, Slice, concatenate};
-use skipstone::engine::{EngineOptions, Network, Precision};
+use skipstone::engine::{Device, EngineOptions, Network, Precision};
 use skipstone::io::checkpoint::{Model, SchedulerConfig};
 use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::{Condition, Prediction};
@@ -131,6 +131,10 @@ fn a_free_size_is_given_and_the_learnt_variance_is_left_out() {
     assert_ne!(model.hash, other.hash);
     let half = EngineOptions { precision: Precision::F16, ..EngineOptions::on_threads(1) };
     assert!(model.open(&half).unwrap_err().message().starts_with("precision"));
+    let gpu = EngineOptions { device: "vulkan:1".parse().unwrap(), ..EngineOptions::on_threads(1) };
+    assert!(model.open(&gpu).unwrap_err().message().ends_with("on the CPU, found vulkan:1"));
+    let auto = EngineOptions { device: Device::Auto, ..EngineOptions::on_threads(1) };
+    assert!(model.open(&auto).is_ok());
 }
 
 #[test]

@@ -7,13 +7,15 @@ mod golden;
 
 use golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
+use skipstone::engine::Precision;
 use skipstone::engine::{
     self, Api, Batch, Device, EngineOptions, Group, Learner, Sharding, Targets, Update, open, open_differentiable,
     open_learner,
 };
+use skipstone::math::noise::initial_latent;
 use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::{Condition, Prediction};
-use skipstone::unet::{Config, Parameters};
+use skipstone::unet::{Config, Parameters, initialise};
 
 /// The first graphics processor; `None`, and a line that says so, where there is no driver.
 fn device() -> Option<EngineOptions> {
@@ -166,5 +168,140 @@ fn the_vector_jacobian_product_is_pytorchs() {
             relative(&pullback.gradient, &golden.tensors["grad/x"].values),
         );
         assert!(out < 1e-5 && dx < 1e-4, "{name}: output {out:e}, gradient {dx:e}");
+    }
+}
+
+#[test]
+fn half_precision_stays_within_three_thousandths() {
+    let Some(options) = device() else { return };
+    if !engine::devices()[1].precisions.contains(&"f16") {
+        eprintln!("skipped: the device does not compute in 16-bit floating point");
+        return;
+    }
+    let options = EngineOptions { precision: Precision::F16, ..options };
+    for name in NAMES {
+        let golden = Network::read(name);
+        let unet = network(&golden, &options);
+        let y = unet.predict(&golden.images("x"), &golden.times(), &golden.conditions()).unwrap();
+        let difference = relative(&y, &golden.tensors["y"].values);
+        println!("{name}: y {difference:.1e} in half precision");
+        assert!(difference < 3e-3 && difference > 1e-6, "{name}: relative difference {difference:e}");
+    }
+}
+
+/// A network with dropout, classes and attention.
+fn config() -> Config {
+    let plain = Network::read("classes").config;
+    Config { dropout: 0.1, ..plain }
+}
+
+fn weights(config: &Config) -> Parameters {
+    let mut state = 1u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut other = next;
+    initialise(config, &mut next, move || 2.0 * other() - 1.0).unwrap()
+}
+
+/// Training steps `steps`; returns the mean loss of each.
+fn train(learner: &mut dyn Learner, config: &Config, steps: std::ops::Range<u64>) -> Vec<f64> {
+    let n = 5;
+    let [height, width] = config.sample_size;
+    let step = |step: u64| {
+        let x = initial_latent(step, 0, n, [config.in_channels, height, width]);
+        let target = initial_latent(step, 100, n, [config.out_channels, height, width]);
+        let times: Vec<Time> = (0..n as u32).map(|i| Time::from_index((step as u32 * 37 + i * 191) % 1000)).collect();
+        let classes: Vec<usize> = (0..n).map(|i| (i + step as usize) % config.num_class_embeds.unwrap()).collect();
+        let (conditions, keys) = (Condition::classes(&classes), [step, 2, 3, 1 << 40, u64::MAX - step]);
+        let batch = Batch { x_t: &x, times: &times, conditions: &conditions, dropout: Some(&keys) };
+        let targets = Targets { target: &target, weights: &[1.0, 0.5, 2.0, 1.0, 1.0], scale: 1.0 / (2 * n) as f64 };
+        learner.zero_gradient();
+        // Accumulated over two passes.
+        learner.add_gradient(batch, targets).unwrap();
+        let losses = learner.add_gradient(batch, targets).unwrap();
+        let norm = learner.gradient_norm().unwrap();
+        learner.update(&Update { shrink: Some((1.0 / norm).min(1.0) as f32), ..update(step + 1) }).unwrap();
+        losses.iter().sum::<f64>() / n as f64
+    };
+    steps.map(step).collect()
+}
+
+fn distance(a: &Parameters, b: &Parameters) -> f64 {
+    let expected: Vec<f64> = b.data().iter().map(|v| f64::from(*v)).collect();
+    golden::relative(a.data().iter().map(|&v| f64::from(v)), &expected)
+}
+
+#[test]
+fn twenty_training_steps_follow_the_cpus_and_a_training_moves_between_devices() {
+    let Some(options) = device() else { return };
+    let config = config();
+    let learner = |options: &EngineOptions, recompute: bool| {
+        open_learner(config.clone(), weights(&config), Sharding { images: 2, recompute }, options).unwrap()
+    };
+    let (mut cpu, mut gpu) = (learner(&EngineOptions::on_threads(2), false), learner(&options, true));
+    let (mut expected, mut found) = (train(&mut *cpu, &config, 0..10), train(&mut *gpu, &config, 0..10));
+    // Ten more, each on the other device.
+    let (mut to_gpu, mut to_cpu) = (learner(&options, false), learner(&EngineOptions::on_threads(2), true));
+    for group in Group::ALL {
+        to_gpu.set_group(group, cpu.group(group).unwrap().into_owned()).unwrap();
+        to_cpu.set_group(group, gpu.group(group).unwrap().into_owned()).unwrap();
+    }
+    let moved = [train(&mut *to_gpu, &config, 10..20), train(&mut *to_cpu, &config, 10..20)];
+    expected.extend(train(&mut *cpu, &config, 10..20));
+    found.extend(train(&mut *gpu, &config, 10..20));
+    for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!((found - expected).abs() < 1e-4 * expected, "step {step}: {found}, {expected} on the CPU");
+    }
+    for moved in &moved {
+        for (step, (found, expected)) in moved.iter().zip(&expected[10..]).enumerate() {
+            assert!((found - expected).abs() < 1e-4 * expected, "step {step}: {found}, {expected} on the CPU");
+        }
+    }
+    for group in Group::ALL {
+        let expected = cpu.group(group).unwrap();
+        for other in [&gpu, &to_gpu, &to_cpu] {
+            let difference = distance(&other.group(group).unwrap(), &expected);
+            assert!(difference < 2e-3, "{group:?}: {difference:e}");
+        }
+    }
+}
+
+#[test]
+fn the_same_training_has_the_same_bytes() {
+    let Some(options) = device() else { return };
+    let config = config();
+    let run = |recompute: bool| {
+        let sharding = Sharding { images: 2, recompute };
+        let mut learner = open_learner(config.clone(), weights(&config), sharding, &options).unwrap();
+        train(&mut *learner, &config, 0..3);
+        Group::ALL.map(|group| bits(learner.group(group).unwrap().data()))
+    };
+    let once = run(false);
+    assert!(once == run(false) && once == run(true));
+}
+
+#[test]
+fn three_hundred_images_go_together_and_none_changes() {
+    let Some(options) = device() else { return };
+    use skipstone::unet::{DownBlock, UpBlock};
+    let config = Config {
+        sample_size: [8, 8],
+        block_out_channels: vec![8, 8],
+        down_blocks: vec![DownBlock::Plain; 2],
+        up_blocks: vec![UpBlock::Plain; 2],
+        layers_per_block: 1,
+        norm_num_groups: 4,
+        ..Config::default()
+    };
+    let unet = open(config.clone(), weights(&config), Prediction::Epsilon, &options).unwrap();
+    let call = |first: u64, n: usize| {
+        let x = initial_latent(0, first, n, [1, 8, 8]);
+        unet.predict(&x, &vec![Time::from_index(500); n], &[]).unwrap()
+    };
+    let many = call(0, 300);
+    for image in [0, 151, 299] {
+        assert_eq!(bits(&call(image as u64, 1)), bits(many.index_axis(Axis(0), image)), "image {image} of 300");
     }
 }

@@ -26,6 +26,7 @@ const COMMANDS: [&str; 16] = [
     "inspect",
     "serve",
     "bench",
+    "devices",
     "completions",
     "man",
     "help",

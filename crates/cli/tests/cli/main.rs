@@ -5,6 +5,8 @@ mod arrays;
 mod benchmark;
 mod evaluating;
 mod frozen;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod latents;
 mod models;
 #[cfg(feature = "onnx")]

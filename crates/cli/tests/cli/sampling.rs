@@ -227,7 +227,7 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
         ("-n 100000000 -o x.npy", "too many for one tensor"),
         ("-n 1000000", "too many for one grid"),
         ("-o x.jpg", "ends in .png"),
-        ("--device cuda", "this build supports cpu"),
+        ("--device cuda", "expected cpu, gpu, vulkan"),
         ("--threads 0", "--threads"),
         ("--eta 1 --sigma hat", "eta: cannot be combined with sigma hat"),
         ("--batch 0", "--batch"),

@@ -73,6 +73,8 @@ pub struct ModelInfo {
     pub weights: String,
     /// SHA-256 of the network.
     pub hash: String,
+    /// The device that computes the network, as `serve --device` names it.
+    pub device: String,
     /// Milliseconds of a network call for one image, measured at the start.
     pub ms_per_call: f64,
     /// Whether `sigma` may be analytic.

@@ -30,6 +30,7 @@ impl ServedModel {
             parameters: self.parameters,
             weights: model.weights.to_string(),
             hash: model.hash.clone(),
+            device: self.device.clone(),
             ms_per_call: self.ms_per_call,
             analytic: self.calibrated,
             optimal: self.calibrated,

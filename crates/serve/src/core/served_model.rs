@@ -36,6 +36,8 @@ pub struct ServedModel {
     pub cost: Cost,
     /// Number of training timesteps T.
     pub timesteps: u32,
+    /// The device that computes the network.
+    pub device: String,
     /// Milliseconds of a network call for one image, measured at the start.
     pub ms_per_call: f64,
     /// Whether it can be sampled with the analytic variance and at optimal timesteps.
@@ -85,6 +87,7 @@ impl ServedModel {
             parameters: count,
             cost,
             timesteps,
+            device: engine.device.to_string(),
             ms_per_call,
             calibrated: is_calibrated(&model),
             worker,

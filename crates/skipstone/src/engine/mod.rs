@@ -3,7 +3,7 @@
 //! [`open`] returns a [`Network`]. [`open_differentiable`] returns one with its vector-Jacobian product.
 //! [`open_learner`] returns a [`Learner`], which holds weights, optimiser state and moving average and trains batch by
 //! batch. [`EngineOptions`] select the device, the precision and the number of threads. An engine builds a network from
-//! the graph that [`crate::unet`] derives from its config. [`cpu`] is in every build, [`gpu`] in builds with the feature `gpu`.
+//! the graph that [`crate::unet`] derives from its config. [`cpu`] is in every build, `gpu` in builds with the feature `gpu`.
 //! A new engine needs a [`Device`] variant, a module next to `cpu` and an arm in each function below. Networks of other
 //! kinds come with their own engine, as a [`NetworkSource`].
 

@@ -18,6 +18,8 @@ pub struct Cost {
     pub activation_bytes: usize,
     /// Bytes of the weights in the engine's format.
     pub weight_bytes: usize,
+    /// The number of images that keeps the device busy; `None` where that depends on the number of threads.
+    pub batch: Option<usize>,
 }
 
 /// A network ready to run on an engine.

@@ -14,7 +14,6 @@ fn what_no_engine_does_is_refused_and_named() {
     let asked = open(config.clone(), weights(), Prediction::Epsilon, &EngineOptions::on_threads(0));
     assert!(asked.unwrap_err().to_string().contains("threads"));
     assert!(open(config.clone(), weights(), Prediction::Epsilon, &half).is_ok());
-    assert_eq!("tpu".parse::<Device>().unwrap_err().message(), "unknown device \"tpu\": this build supports cpu");
 }
 
 #[test]
@@ -34,4 +33,34 @@ fn a_learner_takes_only_targets_that_fit_its_batch() {
     assert!(losses(&Array4::zeros((2, 1, 8, 8)), &[1.0; 3]).is_err());
     assert!(losses(&Array4::zeros((3, 1, 8, 8)), &[1.0; 2]).is_err());
     assert!(losses(&Array4::zeros((3, 1, 8, 4)), &[1.0; 3]).is_err());
+}
+
+#[test]
+fn devices_are_named_by_api_and_number() {
+    for text in ["cpu", "gpu", "vulkan", "metal:1", "dx12:3", "auto"] {
+        assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
+    }
+    assert_eq!("vulkan:0".parse::<Device>().unwrap(), Device::Gpu(Api::Vulkan, 0));
+    for (text, hint) in
+        [("tpu", "expected cpu, gpu"), ("cpu:1", "cpu has no number"), ("gpu:one", "a number after the colon")]
+    {
+        let message = text.parse::<Device>().unwrap_err().message().to_owned();
+        assert!(message.contains(hint), "{message}");
+    }
+    assert_eq!(devices()[0].device, "cpu");
+}
+
+#[cfg(not(feature = "gpu"))]
+#[test]
+fn a_build_without_the_engine_names_the_feature_and_auto_is_the_cpu() {
+    let config = Config::smallest();
+    let weights = || initialise(&config, || 0.5, || 0.5).unwrap();
+    let on = |device| {
+        let options = EngineOptions { device, ..EngineOptions::on_threads(1) };
+        open(config.clone(), weights(), Prediction::Epsilon, &options)
+    };
+    let error = on(Device::Gpu(Api::Vulkan, 1)).unwrap_err();
+    assert!(error.to_string().contains("device vulkan:1") && error.to_string().contains("--features gpu"), "{error}");
+    assert_eq!(error.kind(), crate::Kind::Device);
+    assert!(on(Device::Auto).is_ok());
 }

@@ -277,6 +277,7 @@ impl Network for UNet {
             flops: self.graph.flops(),
             activation_bytes: self.activation_bytes(),
             weight_bytes: 4 * self.kept.data.len() + packed,
+            batch: None,
         }
     }
 

@@ -12,6 +12,15 @@ pub(super) fn images(gpu: &Gpu, plan: &MemoryPlan) -> usize {
     (largest / plan.len().max(1)).max(1)
 }
 
+/// Images that keep a card busy, and a program that stands in for one.
+const BUSY: usize = 256;
+const BUSY_SOFTWARE: usize = 16;
+
+/// The number of images that keeps the device busy and fits it.
+pub(super) fn busy(gpu: &Gpu, plan: &MemoryPlan) -> usize {
+    images(gpu, plan).min(if gpu.properties().software { BUSY_SOFTWARE } else { BUSY })
+}
+
 /// After a pass over `n` images failed for want of memory: sets the number that is tried next.
 ///
 /// # Errors

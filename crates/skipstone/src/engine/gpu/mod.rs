@@ -17,7 +17,7 @@ mod shapes;
 pub use differentiable::DifferentiableUNet;
 pub use learner::GpuLearner;
 pub use network::UNet;
-pub use skipstone_gpu::{Adapter, Gpu, Properties, adapters};
+pub use skipstone_gpu::{Adapter, Api as ApiName, Gpu, Properties, adapters};
 
 use crate::engine::{Api, Device, DeviceInfo};
 use crate::error::{Error, Kind, Result};

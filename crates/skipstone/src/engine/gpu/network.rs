@@ -1,6 +1,6 @@
 //! A network ready to run: packed weights, a memory plan and cached conditions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,9 @@ use crate::unet::{Config, Parameters, TimeEmbedding};
 
 /// Maximum number of cached conditions: the times of a schedule for a few classes.
 const REMEMBERED: usize = 8192;
+
+/// Maximum size of the cached vectors in elements: 64 MiB.
+const REMEMBERED_ELEMENTS: usize = 1 << 24;
 
 /// A U-Net on a graphics processor.
 ///
@@ -263,18 +266,18 @@ impl UNet {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The most conditions to remember.
+    fn remembered(&self) -> usize {
+        (REMEMBERED_ELEMENTS / self.rows.len().max(1)).min(REMEMBERED)
+    }
+
     /// Ensures that the table has the vectors of these conditions, and room for the rows of `images` images.
     fn find(&self, state: &mut State, conditions: &[ConditioningKey], images: usize) -> skipstone_gpu::Result<()> {
         let gpu = &self.gpu;
-        if state.conditions.len() > REMEMBERED {
+        let mut missing = unknown(conditions, &state.conditions);
+        if state.conditions.len() + missing.len() > self.remembered() {
             state.conditions.clear();
-        }
-        let mut missing: Vec<ConditioningKey> = Vec::new();
-        let mut seen = std::collections::HashSet::new();
-        for condition in conditions {
-            if !state.conditions.contains_key(condition) && seen.insert(*condition) {
-                missing.push(*condition);
-            }
+            missing = unknown(conditions, &state.conditions);
         }
         let first = state.conditions.len();
         let (rows, places) = state.table.as_ref().map_or((0, 0), |table| (table.capacity(), table.row_of.len()));
@@ -303,6 +306,12 @@ impl UNet {
     }
 }
 
+/// The conditions that are not known yet, each once.
+fn unknown(conditions: &[ConditioningKey], known: &HashMap<ConditioningKey, u32>) -> Vec<ConditioningKey> {
+    let mut seen = HashSet::new();
+    conditions.iter().copied().filter(|condition| !known.contains_key(condition) && seen.insert(*condition)).collect()
+}
+
 impl Network for UNet {
     fn config(&self) -> &Config {
         &self.config
@@ -315,6 +324,7 @@ impl Network for UNet {
             flops: self.graph.flops(),
             activation_bytes: 4 * self.plan.len(),
             weight_bytes: 4 * self.kept.buffer.len() + packed,
+            batch: Some(limit::busy(&self.gpu, &self.plan)),
         }
     }
 
@@ -366,7 +376,7 @@ impl Denoiser for UNet {
         wanted.dedup();
         let all: Vec<ConditioningKey> =
             wanted.iter().flat_map(|&class| times.iter().map(move |&time| ConditioningKey { time, class })).collect();
-        if all.len() <= REMEMBERED {
+        if all.len() <= self.remembered() {
             let mut state = self.state();
             if self.find(&mut state, &all, 0).is_err() {
                 // The next call meets the same failure and reports it.

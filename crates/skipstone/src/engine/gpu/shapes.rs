@@ -40,7 +40,9 @@ impl From<skipstone_gpu::Error> for Error {
     fn from(error: skipstone_gpu::Error) -> Self {
         use skipstone_gpu::Error as E;
         let remedy = match error {
-            E::OutOfMemory | E::TooLarge(_) => "; use smaller batches, a smaller model or --device cpu",
+            E::OutOfMemory | E::TooLarge(_) => {
+                "; use smaller batches (in training a smaller train.shard), a smaller model or --device cpu"
+            }
             E::Lost(_) => "; what was finished before is kept: start again, with --device cpu if it happens again",
             E::Unavailable(_) => "; see `skipstone devices`",
             E::Failed(_) => "",

@@ -257,9 +257,12 @@ impl Generator {
         self.cost.weight_bytes + self.cost.activation_bytes * batch + 4 * 8 * image * batch
     }
 
-    /// Recommended batch size for `n` images: large enough to use every thread and to amortise reading the weights, small
-    /// enough to fit into 256 MiB. The images do not depend on it.
+    /// Recommended batch size for `n` images: as many as keep a graphics processor busy; on a processor, large enough to use
+    /// every thread and to amortise reading the weights, small enough to fit into 256 MiB. The images do not depend on it.
     pub fn batch(&self, n: usize, threads: usize) -> usize {
+        if let Some(batch) = self.cost.batch {
+            return batch.min(n).max(1);
+        }
         let image: usize = self.shape().iter().product();
         let fit = (1 << 28) / (self.cost.activation_bytes + 4 * 8 * image).max(1);
         (8 * threads).clamp(16, 64).min(fit.max(1)).min(n).max(1)

@@ -1,0 +1,193 @@
+//! The command on a graphics processor; any will do, lavapipe included.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use skipstone::unet::Config;
+
+use crate::support::{names, read, run, signal, skipstone, with_model, write_model};
+use crate::training::{RECIPE, write_images};
+
+/// Whether there is a device; says so if not.
+fn device() -> bool {
+    let there = skipstone::engine::devices().len() > 1;
+    assert!(there || std::env::var_os("SKIPSTONE_NEED_GPU").is_none(), "no graphics driver");
+    if !there {
+        eprintln!("skipped: no graphics driver (apt-get install mesa-vulkan-drivers)");
+    }
+    there
+}
+
+/// The values of a .npy file of f32.
+fn values(folder: &Path, name: &str) -> Vec<f32> {
+    let bytes = read(folder, name);
+    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    bytes[header..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+#[test]
+fn devices_are_listed_and_missing_ones_are_refused() {
+    if !device() {
+        return;
+    }
+    let folder = with_model();
+    let (out, _) = run(folder.path(), &["devices"], 0);
+    assert!(out.lines().any(|line| line.starts_with("cpu ")) && out.contains("gpu") | out.contains("vulkan"), "{out}");
+    let (json, _) = run(folder.path(), &["devices", "--json"], 0);
+    let second: serde_json::Value = serde_json::from_str(json.lines().nth(1).unwrap()).unwrap();
+    let device = second["device"].as_str().unwrap();
+    run(
+        folder.path(),
+        &["sample", "--model", "model", "--device", device, "-n", "1", "--steps", "2", "-o", "x.npy"],
+        0,
+    );
+    let sample = ["sample", "--model", "model", "--device", "gpu:77", "-n", "1", "-o", "y.npy"];
+    let (_, error) = run(folder.path(), &sample, 1);
+    assert!(error.contains("device gpu:77") && error.contains("skipstone devices"), "{error}");
+    let output = skipstone(folder.path(), &["sample", "--model", "model", "-n", "1", "-o", "y.npy"])
+        .env("SKIPSTONE_DEVICE", "gpu:78")
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("gpu:78"), "the environment variable is ignored");
+    assert!(!folder.path().join("y.npy").exists());
+}
+
+#[test]
+fn the_built_in_model_ends_where_it_ends_on_the_cpu() {
+    if !device() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for device in ["cpu", "gpu"] {
+        run(at, &["sample", "-n", "2", "--steps", "50", "--device", device, "-o", &format!("{device}.npy")], 0);
+    }
+    let (cpu, gpu) = (values(at, "cpu.npy"), values(at, "gpu.npy"));
+    let largest = cpu.iter().zip(&gpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("largest difference after 50 steps: {largest:e}");
+    assert!(cpu.len() == 2 * 28 * 28 && largest <= 1e-3, "{largest:e}");
+}
+
+#[test]
+fn batches_shards_and_another_process_on_the_device_change_no_byte() {
+    if !device() {
+        return;
+    }
+    let folder = with_model();
+    let at = folder.path();
+    let arguments = |first: &str, n: &str, batch: &str, to: &str| {
+        let all = ["sample", "--model", "model", "--device", "gpu", "--steps", "5", "--eta", "1"];
+        let more = ["--first", first, "-n", n, "--batch", batch, "-o", to];
+        all.iter().chain(&more).map(|a| a.to_string()).collect::<Vec<_>>()
+    };
+    let start = |arguments: Vec<String>| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        skipstone(at, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let runs = [("0", "7", "7", "a.npy"), ("0", "7", "3", "b.npy"), ("0", "4", "1", "c.npy"), ("4", "3", "2", "d.npy")];
+    // All at once.
+    let mut children = runs.map(|(first, n, batch, to)| start(arguments(first, n, batch, to)));
+    assert!(children.iter_mut().all(|child| child.wait().unwrap().success()));
+    let [a, b, c, d] = ["a.npy", "b.npy", "c.npy", "d.npy"].map(|name| values(at, name));
+    assert!(a == b, "the batch changes a byte");
+    assert!(a == [c, d].concat(), "a shard changes a byte");
+}
+
+#[test]
+fn too_little_memory_halves_the_batch_and_changes_no_byte() {
+    if !device() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write_model(at, &Config { sample_size: [32, 32], ..Config::default() }, None);
+    let sample = |to: &str, mib: Option<&str>| {
+        let arguments =
+            ["sample", "--model", "model", "--device", "gpu", "-n", "16", "--batch", "16", "--steps", "1", "-o", to];
+        let mut command = skipstone(at, &arguments);
+        mib.map(|mib| command.env("SKIPSTONE_GPU_MEMORY", mib));
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let weights = std::fs::metadata(at.join("model/unet/diffusion_pytorch_model.safetensors")).unwrap().len() >> 20;
+    assert_eq!(sample("a.npy", None).0, Some(0));
+    let (code, said) = sample("b.npy", Some(&(weights + 6).to_string()));
+    assert!(code == Some(0) && said.contains("too little memory for 16 images at once"), "{said}");
+    assert!(read(at, "a.npy") == read(at, "b.npy"));
+    let (code, said) = sample("c.npy", Some("1"));
+    assert!(code == Some(1) && said.contains("too little memory") && said.contains("--device cpu"), "{said}");
+    assert!(!at.join("c.npy").exists());
+}
+
+#[test]
+fn an_interrupted_run_is_completed_by_the_same_command() {
+    if !device() {
+        return;
+    }
+    let folder = with_model();
+    let at = folder.path();
+    let with = |name| {
+        let all = ["sample", "--model", "model", "--device", "gpu", "-n", "24", "--steps", "20", "--batch", "2", "-o"];
+        all.into_iter().chain([name]).collect::<Vec<_>>()
+    };
+    run(at, &with("whole/"), 0);
+    let child = skipstone(at, &with("stopped/")).stderr(Stdio::piped()).spawn().unwrap();
+    while !at.join("stopped/000001.png").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal("INT", child.id());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!([Some(0), Some(130)].contains(&output.status.code()), "{said}");
+    run(at, &with("stopped/"), 0);
+    for file in names(&at.join("whole")) {
+        assert_eq!(read(&at.join("stopped"), &file), read(&at.join("whole"), &file), "{file}");
+    }
+}
+
+#[test]
+fn a_training_stops_on_one_device_and_goes_on_on_the_other() {
+    if !device() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::write(at.join("r.toml"), RECIPE).unwrap();
+    write_images(at);
+    let train = |out: &str, device: &str, more: &[&str]| {
+        let all = ["train", "--data", "idx:images-idx3-ubyte", "--config", "r.toml", "--out", out, "--device", device];
+        run(at, &all.iter().chain(more).copied().collect::<Vec<_>>(), 0)
+    };
+    train("cpu", "cpu", &[]);
+    train("gpu", "gpu", &[]);
+    train("moved", "gpu", &["--set", "train.steps=6"]);
+    train("moved", "cpu", &["--resume"]);
+    let weights = |run: &str| {
+        let bytes = read(&at.join(run), "model/unet/diffusion_pytorch_model.raw.safetensors");
+        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[header..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>()
+    };
+    let expected = weights("cpu");
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    for run in ["gpu", "moved"] {
+        let difference = norm(&mut weights(run).iter().zip(&expected).map(|(a, b)| a - b));
+        let size = norm(&mut expected.iter().copied());
+        assert!(difference <= 1e-3 * size, "{run}: {difference:e} of {size:e}");
+    }
+}
+
+#[test]
+fn a_measurement_names_the_device() {
+    if !device() {
+        return;
+    }
+    let folder = with_model();
+    let bench = ["bench", "--model", "model", "--device", "gpu", "--batch", "2", "--calls", "2"];
+    let (out, _) = run(folder.path(), &[&bench[..], &["--json"]].concat(), 0);
+    let line: serde_json::Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert!(line["device"] == "gpu" && line["ms_per_call"].as_f64().unwrap() > 0.0, "{line}");
+    for more in [&["--profile"][..], &["--train"]] {
+        run(folder.path(), &[&bench[..], more].concat(), 0);
+    }
+}
