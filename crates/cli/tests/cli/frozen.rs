@@ -12,7 +12,7 @@ use skipstone::unet::Config;
 
 use crate::support::{read, run, skipstone, write_model};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "sample",
     "encode",
     "decode",
