@@ -139,7 +139,8 @@ fn cargo_deny(name: &str) -> bool {
         eprintln!("check: licences SKIPPED, cargo-deny is not installed (run cargo install cargo-deny --locked)");
         return true;
     }
-    if !cargo(name, "deny check licenses bans sources") {
+    let python = format!("deny --manifest-path {BINDINGS}/Cargo.toml check licenses bans sources");
+    if !cargo(name, "deny check licenses bans sources") || !cargo(name, &python) {
         return false;
     }
     let fetched = Command::new("cargo").args(["deny", "fetch", "db"]).output().is_ok_and(|o| o.status.success());

@@ -2,6 +2,7 @@
 
 use ndarray::{Array, Array2, Array3, Array4, Axis, Dimension};
 use numpy::{IntoPyArray, PyArrayDyn, PyReadonlyArrayDyn};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
 use crate::errors::value;
@@ -27,6 +28,28 @@ pub fn floats<D: Dimension>(given: &Bound<'_, PyAny>, name: &str, shape: &str) -
     let wrong = |_| value(format!("{name}: expected an array {shape}, found the shape {found}"));
     let array = array.into_dimensionality::<D>().map_err(wrong)?;
     Ok(array)
+}
+
+/// Arrays of a run's images that are in memory at the same time.
+const COPIES: usize = 4;
+
+/// Refuses a run whose arrays `[lengths]` memory cannot hold: a failed allocation would end the process.
+///
+/// # Errors
+/// `MemoryError`.
+pub fn room(name: &str, lengths: &[usize]) -> PyResult<()> {
+    let values = lengths.iter().try_fold(COPIES, |product, &length| product.checked_mul(length));
+    let fits = values.is_some_and(|values| {
+        let mut room = Vec::<f32>::new();
+        let fits = room.try_reserve_exact(values).is_ok();
+        // Otherwise the compiler may leave the allocation out and take it for granted.
+        std::hint::black_box(&room);
+        fits
+    });
+    if fits {
+        return Ok(());
+    }
+    Err(PyMemoryError::new_err(format!("{name}: there is no memory for arrays of {lengths:?}; make fewer at a time")))
 }
 
 /// Images or latents `[n, c, h, w]` with at least one of them.

@@ -20,6 +20,9 @@ use crate::options::{Keywords, json};
 use crate::sampler::PySampler;
 use crate::watch::Watch;
 
+/// Most images of one cell, as the command's.
+const MOST_IMAGES: u64 = 100_000_000;
+
 /// A list of values, or one of them, by their names.
 fn list<T: std::str::FromStr<Err = Error>>(
     py: Python<'_>,
@@ -130,6 +133,9 @@ impl PySampler {
             Ok(pair) if pair.len() == 2 => (given(&pair.get_item(0)?, None)?, given(&pair.get_item(1)?, None)?),
             _ => (given(data, None)?, given(data, None)?),
         };
+        if n > MOST_IMAGES {
+            return Err(value(format!("n: expected at most {MOST_IMAGES} images, found {n}")));
+        }
         let core = &self.core;
         let rows = Watch::new(progress, None).run(py, move |watch| {
             let model = core.model();

@@ -12,7 +12,7 @@ use skipstone::io::image::{Layout, encode_png, grid, near_square, npy, text_chun
 use skipstone::math::noise::{NoiseSource, Seeded, initial_latent};
 use skipstone::sampling::generate::{Folder, Manifest, texts};
 
-use crate::arrays::{floats, out};
+use crate::arrays::{floats, out, room};
 use crate::errors::{compute, value};
 
 /// Images `[n, c, h, w]` of any shape.
@@ -107,6 +107,8 @@ pub fn latents<'py>(
     seed: u64,
     first: u64,
 ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    let [c, h, w] = shape;
+    room("n", &[n, c, h, w])?;
     Ok(out(py, compute(py, || Ok(initial_latent(seed, first, n, shape)))?))
 }
 
@@ -126,6 +128,7 @@ pub fn noise<'py>(
     first: u64,
 ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
     let [c, h, w] = shape;
+    room("n", &[n, c, h, w])?;
     let z = compute(py, || {
         let mut z = Array4::zeros((n, c, h, w));
         Seeded::new(seed, first).fill(step, &mut z)?;

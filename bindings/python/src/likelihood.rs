@@ -20,7 +20,7 @@ use skipstone::sampling::denoiser::Condition;
 use skipstone::sampling::generate::batches;
 use skipstone::sampling::options::{LAYOUT, Noise, SEED};
 
-use crate::arrays::{images, labels, out};
+use crate::arrays::{images, labels, out, room};
 use crate::calibration::PyCalibration;
 use crate::denoiser::{Watched, WatchedGradient};
 use crate::errors::{raise, value};
@@ -163,6 +163,8 @@ impl PySampler {
             }
         };
         if ode {
+            let [c, h, w] = core.shape();
+            room("probes", &[probes, n.min(BATCH), c, h, w])?;
             let found = watch.run(py, |watch| {
                 let model = core.model();
                 let conditions = conditions(&model, labels, n)?;

@@ -22,7 +22,7 @@ use skipstone::sampling::sampler::{Plan, Progress};
 use skipstone::unet::Parameters;
 use skipstone::{Error, Result};
 
-use crate::arrays::{floats, image, images, mask, out};
+use crate::arrays::{floats, image, images, mask, out, room};
 use crate::calibration::PyCalibration;
 use crate::denoiser::{PyDenoiser, Watched, index};
 use crate::errors::{compute, raise, value};
@@ -729,6 +729,9 @@ impl PySampler {
                 Some(images(ends, "ends", self.core.shape())?)
             }
         };
+        let [c, h, w] = self.core.shape();
+        let square = seeds.as_ref().map_or(given.as_ref().map_or(0, |x0| x0.dim().0), Vec::len) == 4;
+        room("points", &[if square { points.saturating_mul(points) } else { points }, c, h, w])?;
         let core = &self.core;
         let (images, settings) = Watch::new(progress, None).run(py, |watch| {
             let latents = match (seeds, given) {
@@ -834,6 +837,7 @@ impl PySampler {
             (Some(latents), _) => latents.dim().0,
             (None, n) => n.unwrap_or(1),
         };
+        room("n", &[n, c, h, w])?;
         Ok((Inputs { latents, noise, ..Inputs::default() }, n))
     }
 

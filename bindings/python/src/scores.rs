@@ -11,7 +11,7 @@ use skipstone::io::data::{DataOptions, Dataset};
 use skipstone::{Error, Result};
 use skipstone_eval::{FeatureSpec, Statistics, Subsets, features, kid, kid_full};
 
-use crate::arrays::floats;
+use crate::arrays::{floats, room};
 use crate::data::{given, split};
 use crate::errors::{compute, raise, signals, value};
 use crate::watch::Watch;
@@ -70,6 +70,7 @@ impl Features {
     #[staticmethod]
     fn from_vectors(py: Python<'_>, vectors: &Bound<'_, PyAny>, network: &str) -> PyResult<Self> {
         let vectors: Array2<f32> = floats(vectors, "vectors", "[n, d]")?;
+        room("vectors", &[vectors.ncols(), vectors.ncols()])?;
         let mut statistics = Statistics::new(network, vectors.ncols());
         statistics.add(vectors.view()).map_err(|e| raise(py, &e))?;
         Ok(Self { spec: None, statistics, vectors: Some(vectors) })
@@ -284,6 +285,7 @@ pub fn kernel_distance(
     let (a, b) = (a.get(), b.get());
     same(a, b)?;
     let (a, b) = (a.vectors()?, b.vectors()?);
+    room("subsets", &[subsets.unwrap_or(1)])?;
     let found = compute(py, || match subsets {
         None => kid_full(a.view(), b.view()),
         Some(count) => kid(a.view(), b.view(), Subsets { count, size, seed }),

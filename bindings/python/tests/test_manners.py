@@ -240,6 +240,27 @@ def test_a_thousand_calls_leave_no_memory_behind():
     assert _resident() - before < 16e6
 
 
+def test_what_memory_cannot_hold_is_an_exception(model):
+    """A failed allocation in the library would end the process."""
+    x, many = np.zeros((1, 1, 28, 28), np.float32), 10**13
+    for run in (
+        lambda: model.sample(many),
+        lambda: model.sample(2**64 - 1),
+        lambda: model.trajectory(many),
+        lambda: model.interpolate([1, 2], many),
+        lambda: model.interpolate([1, 2, 3, 4], 10**8),
+        lambda: model.inpaint(x[0], np.ones((28, 28)), many),
+        lambda: model.likelihood(x, method="ode", probes=many),
+        lambda: ss.latents(many, (3, 8, 8)),
+        lambda: ss.latents(1, (2**40, 2**20, 2**20)),
+        lambda: ss.noise(many, (3, 8, 8), 0),
+        lambda: ss.Features.from_vectors(np.zeros((2, 10**7), np.float32), "mine"),
+        lambda: ss.kernel_distance(model.sample(4, steps=1), model.sample(4, steps=1), subsets=many, size=3),
+    ):
+        with pytest.raises(MemoryError, match="there is no memory for"):
+            run()
+
+
 def test_panics_are_exceptions_that_are_named_as_bugs():
     assert issubclass(ss.InternalError, RuntimeError)
     from skipstone import _skipstone

@@ -61,7 +61,6 @@ __all__ = [
     "noise",
     "precision_recall",
     "read_images",
-    "torch",
     "train",
 ]
 
@@ -74,4 +73,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted(__all__)
+    return sorted([*__all__, "torch"])

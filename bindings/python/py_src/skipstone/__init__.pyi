@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, final
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -44,6 +44,7 @@ class Samples:
     def save(self, path: _Path) -> None: ...
     def png(self) -> bytes: ...
 
+@final
 class Schedule:
     @staticmethod
     def linear(beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> Schedule: ...
@@ -89,6 +90,7 @@ class Denoiser:
     @property
     def prediction(self) -> str: ...
 
+@final
 class Step:
     @property
     def step(self) -> int: ...
@@ -105,11 +107,13 @@ class Step:
     @property
     def first(self) -> int: ...
 
+@final
 class Trajectory:
     def __iter__(self) -> Iterator[Step]: ...
     def __next__(self) -> Step: ...
     def __len__(self) -> int: ...
 
+@final
 class PlanStep:
     @property
     def t(self) -> int | float: ...
@@ -134,6 +138,7 @@ class PlanStep:
     @property
     def clip(self) -> tuple[str, float, float] | None: ...
 
+@final
 class Calibration:
     @staticmethod
     def load(path: _Path) -> Calibration: ...
@@ -151,6 +156,7 @@ class _Term(TypedDict):
     bits: float
     squared_error: float
 
+@final
 class Likelihood:
     @property
     def bits_per_dim(self) -> float: ...
@@ -420,6 +426,7 @@ class Sampler:
         progress: bool | None = None,
     ) -> list[dict[str, Any]]: ...
 
+@final
 class Model(Sampler):
     @property
     def path(self) -> Any: ...
@@ -436,6 +443,7 @@ class Model(Sampler):
     @property
     def provenance(self) -> dict[str, str]: ...
 
+@final
 class Features:
     @staticmethod
     def from_vectors(vectors: ArrayLike, network: str) -> Features: ...
@@ -459,6 +467,7 @@ class Features:
     def about(self) -> dict[str, str]: ...
     def __len__(self) -> int: ...
 
+@final
 class Training:
     @property
     def out(self) -> Any: ...

@@ -5,10 +5,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use skipstone_kernels::Team;
 
+/// Teams by process and number of threads.
+type Teams = HashMap<(u32, usize), Arc<Team>>;
+
 /// The process's team of `threads` threads. If the system grants fewer, the caller works alone, with equal results. A forked
 /// process has none of its parent's threads, hence the process in the key.
 pub(super) fn of(threads: usize) -> Arc<Team> {
-    static TEAMS: OnceLock<Mutex<HashMap<(u32, usize), Arc<Team>>>> = OnceLock::new();
+    static TEAMS: OnceLock<Mutex<Teams>> = OnceLock::new();
     let mut teams = TEAMS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let new = || {
         let team = Team::new(threads).or_else(|error| {
