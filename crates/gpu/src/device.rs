@@ -65,8 +65,14 @@ impl Adapter {
     }
 }
 
-/// The devices that an API offers, the fastest kinds first. Empty without a driver.
+/// The devices that an API offers, the fastest kinds first. Empty without a driver. The driver is asked once.
 pub fn adapters(api: Api) -> Vec<Adapter> {
+    static FOUND: Mutex<Option<HashMap<Api, Vec<Adapter>>>> = Mutex::new(None);
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    found.get_or_insert_default().entry(api).or_insert_with(|| enumerate(api)).clone()
+}
+
+fn enumerate(api: Api) -> Vec<Adapter> {
     use WgpuDeviceKind as Kind;
     let mut found = Vec::new();
     for first in [Kind::DiscreteGpu(0), Kind::IntegratedGpu(0), Kind::VirtualGpu(0), Kind::Other(0), Kind::Cpu] {
