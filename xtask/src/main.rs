@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Some("check") => check(),
         _ => {
             eprintln!(
-                "usage: cargo xtask check    format, lints, tests, examples, the page in a browser, documentation, licences"
+                "usage: cargo xtask check    format, lints, tests, examples, ranks, the page in a browser, documentation, licences"
             );
             ExitCode::from(2)
         }
@@ -21,11 +21,12 @@ fn main() -> ExitCode {
 type Step = fn(&str) -> bool;
 
 fn check() -> ExitCode {
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("format", |name| cargo(name, "fmt --all --check")),
         ("lints", |name| cargo(name, "clippy --workspace --all-targets -- -D warnings")),
         ("tests", |name| cargo(name, "test --workspace")),
         ("examples", examples),
+        ("ranks", ranks),
         ("page", page),
         ("documentation", |name| cargo(name, "doc --workspace --no-deps")),
         ("licences", cargo_deny),
@@ -45,6 +46,12 @@ fn examples(name: &str) -> bool {
     ["sample", "own_denoiser", "train_arrays", "invert_and_edit", "add_a_solver", "score"]
         .into_iter()
         .all(|example| run(name, &mut Command::new(built("examples").join(program(example)))))
+}
+
+/// Trains on two and three ranks under the machine's MPI. The script skips the test and says so if there is none.
+fn ranks(name: &str) -> bool {
+    cargo(name, "build --workspace")
+        && run(name, Command::new("crates/mpi/tests/ranks").arg(built("").join(program("skipstone"))))
 }
 
 /// Tests the web page in a browser, served by the program that the tests built. The script skips the test and says so

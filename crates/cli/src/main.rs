@@ -25,6 +25,7 @@ mod likelihood;
 mod logs;
 mod options;
 mod output;
+mod ranks;
 mod reconstruct;
 mod sample;
 mod serve;

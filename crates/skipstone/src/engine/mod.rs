@@ -12,10 +12,15 @@ pub mod cpu;
 mod learner;
 mod network;
 mod options;
+pub mod ranks;
 
 pub use learner::{Batch, Group, Learner, Sharding, Targets, Update};
 pub use network::{Cost, Network, NetworkSource};
 pub use options::{Device, EngineOptions, Precision};
+pub use ranks::Ranks;
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::sampling::denoiser::{DifferentiableDenoiser, Prediction};
@@ -71,6 +76,34 @@ pub fn open_learner(
     match options.device {
         Device::Cpu => Ok(Box::new(cpu::CpuLearner::new(config, weights, sharding, options.threads)?)),
     }
+}
+
+/// As [`open_learner`], as one of the ranks that train this network together or as the only one ([`ranks::Alone`]). The
+/// gradients of a step's shards, `shards` over all ranks, are summed by a fixed tree, so the results are the same bits for
+/// any number of ranks.
+///
+/// The shards are numbered over the whole step. Each rank adds those of its [`share`] in order, `sharding.images` images
+/// each or less, and then calls [`Learner::finish_gradient`]. From then on all ranks make the same calls.
+///
+/// # Errors
+/// As [`open_learner`].
+pub fn open_tree_learner(
+    config: Config,
+    weights: Parameters,
+    sharding: Sharding,
+    shards: usize,
+    ranks: Arc<dyn Ranks>,
+    options: &EngineOptions,
+) -> Result<Box<dyn Learner>> {
+    options.check_exact("training")?;
+    match options.device {
+        Device::Cpu => Ok(Box::new(cpu::TreeLearner::new(config, weights, sharding, shards, ranks, options.threads)?)),
+    }
+}
+
+/// The contiguous part of a step's shards that rank `rank` of `size` computes.
+pub fn share(shards: usize, rank: usize, size: usize) -> Range<usize> {
+    cpu::share(shards, rank, size)
 }
 
 /// The name of the hardware: on the CPU, its instruction set.
