@@ -29,6 +29,7 @@ mod ranks;
 mod reconstruct;
 mod sample;
 mod serve;
+mod shard;
 mod train;
 
 use std::process::ExitCode;
