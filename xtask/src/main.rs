@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Some("check") => check(),
         _ => {
             eprintln!(
-                "usage: cargo xtask check    format, lints, tests, examples, the page in a browser, the Python package, documentation, licences"
+                "usage: cargo xtask check    format, lints, tests, examples, ranks, the page in a browser, the Python package, documentation, licences"
             );
             ExitCode::from(2)
         }
@@ -25,13 +25,14 @@ type Step = fn(&str) -> bool;
 const GPU: &str = "--features skipstone/gpu,skipstone-cli/gpu";
 
 fn check() -> ExitCode {
-    let steps: [(&str, Step); 9] = [
+    let steps: [(&str, Step); 10] = [
         ("format", |name| cargo(name, "fmt --all --check")),
         ("lints", |name| cargo(name, &format!("clippy --workspace --all-targets {GPU} -- -D warnings"))),
         // The build of the README, which has no engine for graphics processors.
         ("default features", |name| cargo(name, "check -p skipstone-cli")),
         ("tests", |name| cargo(name, &format!("test --workspace {GPU}"))),
         ("examples", examples),
+        ("ranks", ranks),
         ("page", page),
         ("python", python),
         ("documentation", |name| cargo(name, &format!("doc --workspace --no-deps {GPU}"))),
@@ -52,6 +53,12 @@ fn examples(name: &str) -> bool {
     ["sample", "own_denoiser", "train_arrays", "invert_and_edit", "add_a_solver", "score"]
         .into_iter()
         .all(|example| run(name, &mut Command::new(built("examples").join(program(example)))))
+}
+
+/// Trains on two and three ranks under the machine's MPI. The script skips the test and says so if there is none.
+fn ranks(name: &str) -> bool {
+    cargo(name, &format!("build --workspace {GPU}"))
+        && run(name, Command::new("crates/mpi/tests/ranks").arg(built("").join(program("skipstone"))))
 }
 
 /// Tests the web page in a browser, served by the program that the tests built. The script skips the test and says so

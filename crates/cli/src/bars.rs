@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::failure::is_quiet;
+
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
 
 fn bars() -> &'static MultiProgress {
     BARS.get_or_init(|| {
         // indicatif draws nothing without a terminal; it also respects NO_COLOR and TERM=dumb.
-        let target = if std::io::stderr().is_terminal() {
+        let target = if std::io::stderr().is_terminal() && !is_quiet() {
             ProgressDrawTarget::stderr_with_hz(10)
         } else {
             ProgressDrawTarget::hidden()

@@ -3,7 +3,7 @@
 mod table;
 mod work;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -11,12 +11,10 @@ use indicatif::ProgressBar;
 use skipstone::io::checkpoint::Model;
 use skipstone::io::data::{DataSpec, Split};
 use skipstone::io::files;
-use skipstone::sampling::generate::{Generator, Inputs, Settings};
+use skipstone::sampling::generate::{Generator, Inputs, Settings, Shard};
 use skipstone::sampling::options::{CONDITION, ClipMode, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD};
 use skipstone::sampling::solver::Solver;
-use skipstone_eval::table::{
-    Cell, Evaluation, Judge, Lists, RealImages, Reference, Repeats, Results, Run, Shard, are_few,
-};
+use skipstone_eval::table::{Cell, Evaluation, Judge, Lists, RealImages, Reference, Repeats, Results, Run, are_few};
 use skipstone_eval::{FeatureNetwork, FeatureSpec, check_takes};
 
 use crate::batch::BatchArguments;
@@ -25,6 +23,7 @@ use crate::dataset::{ArrayArguments, DATA, say_notes};
 use crate::failure::{Done, Usage, is_stopped, say};
 use crate::interrupt;
 use crate::options::Flags;
+use crate::shard::shard;
 
 /// Score samples against a data set for lists of steps, noise, spacings and solvers (the paper's Table 1)
 #[derive(Args, Debug)]
@@ -45,8 +44,8 @@ Examples:
     skipstone evaluate --data fashion-mnist --steps 5,10 --solver ddim,heun,ab3 -n 5000 -o solvers
   Your own model and feature network
     skipstone evaluate --model runs/a/model --data photos/ --features net.onnx:pool -o mine
-  Two machines: run with --shard 1/2 on one and --shard 2/2 on the other, copy both samples/ folders
-  into one DIR, then run the command without --shard")]
+  Two machines: run with --shard 1/2 on one and --shard 2/2 on the other. If they do not share DIR,
+  copy both samples/ folders into one. Then run the command with --merge")]
 pub struct EvaluateArguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -89,9 +88,13 @@ pub struct EvaluateArguments {
     /// Measure the variance of samples from one latent, with this many latents and draws of noise each; off skips it
     #[arg(long, value_name = "LATENTSxDRAWS|off", default_value = "32x5", value_parser = repeats)]
     repeats: RepeatsArgument,
-    /// Draw only the K-th of N parts of the images; score nothing
-    #[arg(long, value_name = "K/N")]
+    /// Draw only the K-th of N parts of the images; score nothing. auto takes K and N from a Slurm array, a Kubernetes
+    /// indexed job (with SKIPSTONE_SHARDS), srun or mpirun
+    #[arg(long, value_name = "K/N|auto", value_parser = shard)]
     shard: Option<Shard>,
+    /// Score what shards have drawn into DIR; draw nothing
+    #[arg(long, conflicts_with = "shard")]
+    merge: bool,
     /// Folder of the results; an existing one is continued
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -153,6 +156,9 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
         let calls = generator.calls_of(&run.1) * generator.calls_per_step();
         let (missing, damaged) = evaluation.missing(&run, &part)?;
         damaged.iter().for_each(|error| say(format_args!("warning: {error}; its images will be drawn again")));
+        if arguments.merge && missing > 0 {
+            return Err(missing_shard(arguments, &cell, &evaluation.gaps(&run, &part)?, &images).into());
+        }
         jobs.push(Job { cell, run, calls, missing });
     }
     let most = jobs.iter().map(|job| job.missing).max().unwrap_or(0).clamp(1, arguments.n) as usize;
@@ -180,6 +186,26 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     };
     let work = work::Work { arguments, evaluation, part, size, jobs, results };
     work.run(generator, judge.as_ref())
+}
+
+/// The error for images that no shard has drawn: which, and how to draw them.
+fn missing_shard(arguments: &EvaluateArguments, cell: &Cell, gaps: &[Range<u64>], images: &Range<u64>) -> Usage {
+    let gap = gaps.first().cloned().unwrap_or(images.clone());
+    // The coarsest cut of which the gap is a part.
+    let shard = (2..=1000.min(arguments.n)).find_map(|of| {
+        (1..=of).filter_map(|k| Shard::new(k, of).ok()).find(|shard| shard.range(images.clone()) == gap)
+    });
+    let words: Vec<String> = std::env::args().map(|word| interrupt::quoted(&word)).collect();
+    let instead = shard.map_or(String::new(), |shard| format!("--shard {shard}"));
+    Usage(format!(
+        "--merge: images {} to {} of {}, S = {}, are missing in {}; draw them with: {}",
+        gap.start,
+        gap.end.saturating_sub(1),
+        table::name_of(cell),
+        cell.steps,
+        arguments.output.join("samples").display(),
+        words.join(" ").replace("--merge", &instead).trim_end()
+    ))
 }
 
 /// Most images of one cell.

@@ -1,6 +1,7 @@
 //! How a command ends: exit codes, and the error line on stderr.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use skipstone::{Error, Kind};
 
@@ -36,6 +37,12 @@ impl Stdout {
     }
 }
 
+impl From<io::Error> for Stdout {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
 impl std::fmt::Display for Stdout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "cannot write to stdout: {}", self.0)
@@ -44,14 +51,33 @@ impl std::fmt::Display for Stdout {
 
 impl std::error::Error for Stdout {}
 
+/// Set where another rank speaks for this one.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Lets this process write nothing: rank 0 speaks for all.
+pub fn be_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// Whether this process writes nothing.
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 /// Writes a line of results to stdout.
 pub fn emit(line: impl std::fmt::Display) -> Result<(), Stdout> {
+    if is_quiet() {
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Stdout)
 }
 
 /// Writes a message to stderr.
 pub fn say(line: impl std::fmt::Display) {
+    if is_quiet() {
+        return;
+    }
     // If stderr is closed, there is nowhere left to report it.
     crate::bars::above(|| drop(writeln!(io::stderr().lock(), "{line}")));
 }

@@ -19,6 +19,14 @@ pub fn remember(words: Vec<OsString>) {
     drop(TYPED.set(words));
 }
 
+/// Whether further signals are ignored.
+static PATIENT: AtomicBool = AtomicBool::new(false);
+
+/// Ignores further signals once the first has come: a launcher may send several at once, and ends what does not end.
+pub fn be_patient() {
+    PATIENT.store(true, Ordering::Relaxed);
+}
+
 /// Whether a stop was requested.
 pub fn asked() -> bool {
     ASKED.load(Ordering::Relaxed)
@@ -32,7 +40,7 @@ pub fn flow() -> ControlFlow<()> {
 /// Starts listening for Ctrl-C, SIGTERM and SIGHUP.
 pub fn listen() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
-        if ASKED.swap(true, Ordering::Relaxed) {
+        if ASKED.swap(true, Ordering::Relaxed) && !PATIENT.load(Ordering::Relaxed) {
             std::process::exit(EXIT_CODE.into());
         }
     })

@@ -26,9 +26,11 @@ mod likelihood;
 mod logs;
 mod options;
 mod output;
+mod ranks;
 mod reconstruct;
 mod sample;
 mod serve;
+mod shard;
 mod train;
 
 use std::ffi::OsString;

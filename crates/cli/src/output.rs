@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
 use skipstone::io::image::{Layout, film_strip, grid, near_square, npy, text_chunks, write_png};
-use skipstone::sampling::generate::{Folder, Settings, batches};
+use skipstone::sampling::generate::{Folder, Manifest, NpzFile, Settings, Shard, TarFile, TarStream, batches};
 
-use crate::failure::{Done, Usage, is_stopped, say};
+use crate::failure::{Done, Stdout, Usage, is_stopped, say};
 use crate::interrupt::command_line;
 
 /// The kind of output, chosen by the path's ending.
@@ -20,6 +20,12 @@ pub enum Target {
     Tensor(PathBuf),
     /// `…/`, a folder that exists, or a name without extension: a PNG per image.
     Folder(PathBuf),
+    /// `….npz`: an archive with the images as bytes.
+    Npz(PathBuf),
+    /// `….tar`: an archive with a PNG per image.
+    Tar(PathBuf),
+    /// `-`: the same to stdout.
+    Stream,
 }
 
 impl Target {
@@ -40,12 +46,82 @@ impl Target {
         }
     }
 
+    /// The target of `sample`, for all images or a shard of them.
+    pub fn of_samples(path: &Path, shard: Option<Shard>) -> Result<Self, Usage> {
+        let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let archive = match ending.as_deref() {
+            _ if path.as_os_str() == "-" => return Ok(Self::Stream),
+            Some("npz") => Self::Npz as fn(PathBuf) -> Self,
+            Some("tar") if name.contains("%05d") || shard.is_none() => {
+                let number = shard.map_or(0, Shard::index);
+                return Ok(Self::Tar(path.with_file_name(name.replace("%05d", &format!("{number:05}")))));
+            }
+            Some("tar") => {
+                return Err(Usage(format!(
+                    "{}: with --shard, the name needs a place for the shard's number, such as x-%05d.tar",
+                    path.display()
+                )));
+            }
+            _ => match (Self::of(path)?, shard) {
+                (target, None) => return Ok(target),
+                (Self::Folder(path), Some(shard)) => {
+                    return Ok(Self::Folder(path.join(format!("shard{}", shard.suffix()))));
+                }
+                (Self::Tensor(_), Some(_)) => Self::Tensor,
+                (_, Some(shard)) => {
+                    return Err(Usage(format!(
+                        "--shard {shard}: one grid cannot be made in parts; write a folder (-o NAME/), NAME.npz or \
+                         NAME-%05d.tar"
+                    )));
+                }
+            },
+        };
+        let Some(shard) = shard else { return Ok(archive(path.to_path_buf())) };
+        let (stem, ending) = (path.file_stem().unwrap_or_default().to_string_lossy(), ending.unwrap_or_default());
+        Ok(archive(path.with_file_name(format!("{stem}{}.{ending}", shard.suffix()))))
+    }
+
     /// The path.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Grid(path) | Self::Tensor(path) | Self::Folder(path) => path,
+            Self::Grid(path) | Self::Tensor(path) | Self::Folder(path) | Self::Npz(path) | Self::Tar(path) => path,
+            Self::Stream => Path::new("-"),
         }
     }
+
+    /// Whether finished images are kept when a run is interrupted.
+    pub fn keeps(&self) -> bool {
+        matches!(self, Self::Folder(_) | Self::Npz(_) | Self::Tar(_))
+    }
+}
+
+/// Refuses a set of shards that was begun with another number of them.
+pub fn check_set(target: &Target, shard: Shard) -> Result<(), Usage> {
+    let path = target.path();
+    let whole = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = |name: &str| name.rsplit_once('.').map_or(name.to_owned(), |(stem, _)| stem.to_owned());
+    let name_of = |path: &Path| if matches!(target, Target::Folder(_)) { whole(path) } else { stem(&whole(path)) };
+    let mine = name_of(path);
+    let Some((mine, _)) = Shard::split_name(&mine) else { return Ok(()) };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let same_kind = entry.path().extension() == path.extension();
+        let name = name_of(&entry.path());
+        match Shard::split_name(&name) {
+            Some((stem, other)) if same_kind && stem == mine && other.count() != shard.count() => {
+                return Err(Usage(format!(
+                    "{} is there: this set was begun with {} shards, now there are {}; use --shard K/{}, or another name",
+                    entry.path().display(),
+                    other.count(),
+                    shard.count(),
+                    other.count()
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Most images in one run; a larger number is taken for a mistake.
@@ -67,7 +143,7 @@ pub fn check(target: &Target, n: usize, [c, h, w]: [usize; 3]) -> anyhow::Result
         ))
         .into());
     }
-    if !matches!(target, Target::Tensor(_)) && !matches!(c, 1 | 3) {
+    if !matches!(target, Target::Tensor(_) | Target::Npz(_)) && !matches!(c, 1 | 3) {
         return Err(
             Usage(format!("images of {c} channels cannot be written as PNG; write a tensor, -o NAME.npy")).into()
         );
@@ -79,7 +155,7 @@ pub fn check(target: &Target, n: usize, [c, h, w]: [usize; 3]) -> anyhow::Result
             return Err(Usage(format!("{n} images are too many for one grid; write a folder, -o NAME/")).into());
         }
     }
-    if let Target::Grid(path) | Target::Tensor(path) = target {
+    if let Target::Grid(path) | Target::Tensor(path) | Target::Npz(path) | Target::Tar(path) = target {
         writable(path)?;
     }
     Ok(())
@@ -140,7 +216,7 @@ pub fn stopped(error: anyhow::Error, target: &Target) -> anyhow::Result<Done> {
         return Err(error);
     }
     match target {
-        Target::Folder(_) => say(format_args!("interrupted; continue with: {}", command_line(None))),
+        target if target.keeps() => say(format_args!("interrupted; continue with: {}", command_line(None))),
         _ => say("interrupted; nothing was written (with a folder, -o NAME/, finished images are kept)"),
     }
     Ok(Done::Interrupted)
@@ -152,13 +228,40 @@ pub enum Sink {
     File(Target, Vec<Array4<f32>>, usize),
     /// A folder with one file per image, written as images are finished.
     Folder(Folder),
+    /// An archive of bytes.
+    Npz(NpzFile),
+    /// An archive of pictures.
+    Tar(TarFile),
+    /// The same to stdout.
+    Stream(TarStream<std::io::Stdout>),
 }
 
 impl Sink {
     /// Opens the target for images `first`..`first` + `n` of this shape; a grid is nearly square.
     pub fn open(target: &Target, settings: &Settings, shape: [usize; 3], first: u64, n: usize) -> anyhow::Result<Self> {
+        Self::open_shard(target, settings, shape, first..first + n as u64, None)
+    }
+
+    /// As [`open`](Self::open), for these images, which are a shard of a run's.
+    pub fn open_shard(
+        target: &Target,
+        settings: &Settings,
+        shape: [usize; 3],
+        images: Range<u64>,
+        shard: Option<Shard>,
+    ) -> anyhow::Result<Self> {
+        let (first, n) = (images.start, (images.end - images.start) as usize);
+        let mut manifest = Manifest::new(settings, first, n as u64);
+        if let Some(shard) = shard {
+            manifest.options.insert("shard".to_owned(), shard.to_string().into());
+        }
         Ok(match target {
             Target::Folder(path) => Self::Folder(Folder::open(path, settings, first, n as u64, shape)?),
+            Target::Npz(path) => Self::Npz(NpzFile::open(path, &manifest, shape)?),
+            Target::Tar(path) => Self::Tar(TarFile::open(path, settings, &manifest, shape)?),
+            Target::Stream => {
+                Self::Stream(TarStream::new(std::io::stdout(), settings, &manifest).map_err(Stdout::from)?)
+            }
             _ => Self::File(target.clone(), Vec::new(), near_square(n)),
         })
     }
@@ -174,7 +277,10 @@ impl Sink {
     /// The images of `wanted` that have not been written, as runs of consecutive indices.
     pub fn missing(&self, wanted: Range<u64>) -> Vec<Range<u64>> {
         match self {
-            Self::File(..) => vec![wanted],
+            Self::File(..) | Self::Stream(_) => vec![wanted],
+            // They only grow, so the rest is in one piece.
+            Self::Npz(file) => rest(&wanted, file.missing()),
+            Self::Tar(file) => rest(&wanted, file.missing()),
             Self::Folder(folder) => batches(wanted.filter(|&index| !folder.holds(index)), usize::MAX).collect(),
         }
     }
@@ -184,13 +290,22 @@ impl Sink {
         match self {
             Self::File(_, batches, _) => batches.push(images),
             Self::Folder(folder) => folder.write_all(indices, &images)?,
+            Self::Npz(file) => file.write_all(indices, &images)?,
+            Self::Tar(file) => file.write_all(indices, &images)?,
+            Self::Stream(stream) => stream.write_all(indices, &images)?.map_err(Stdout::from)?,
         }
         Ok(())
     }
 
     /// Writes the file; a folder is already complete.
     pub fn finish(self, texts: &[(String, String)]) -> anyhow::Result<()> {
-        let Self::File(target, batches, columns) = self else { return Ok(()) };
+        let (target, batches, columns) = match self {
+            Self::File(target, batches, columns) => (target, batches, columns),
+            Self::Folder(_) => return Ok(()),
+            Self::Npz(file) => return Ok(file.finish()?),
+            Self::Tar(file) => return Ok(file.finish()?),
+            Self::Stream(stream) => return Ok(stream.finish().map_err(Stdout::from)?),
+        };
         let views: Vec<ArrayView4<'_, f32>> = batches.iter().map(|batch| batch.view()).collect();
         let images = concatenate(Axis(0), &views).context("batches of one shape")?;
         if let Target::Grid(path) = &target {
@@ -202,6 +317,12 @@ impl Sink {
         }
         Ok(())
     }
+}
+
+/// The part of `wanted` that is missing.
+fn rest(wanted: &Range<u64>, missing: Range<u64>) -> Vec<Range<u64>> {
+    let rest = wanted.start.max(missing.start)..wanted.end.min(missing.end);
+    if rest.is_empty() { Vec::new() } else { vec![rest] }
 }
 
 /// Most images and most steps of a film strip.

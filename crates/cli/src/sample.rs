@@ -9,7 +9,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5};
 use serde_json::json;
-use skipstone::sampling::generate::{Generator, Inputs, batches};
+use skipstone::sampling::generate::{Generator, Inputs, Shard, batches};
 use skipstone::sampling::options::SAMPLE;
 use skipstone::sampling::sampler::Progress;
 use skipstone::sampling::solver::Solver;
@@ -23,15 +23,16 @@ use crate::fill::FillArguments;
 use crate::images;
 use crate::interrupt;
 use crate::options::Flags;
-use crate::output::{STRIP, Sink, Strip, Target, apart, check, stopped};
+use crate::output::{STRIP, Sink, Strip, Target, apart, check, check_set, stopped};
+use crate::shard::shard;
 
 /// Generate images
 #[derive(Args, Debug)]
 #[command(mut_arg("steps", |steps| steps.help("Number of steps S, or a list to compare [default: 50, or the model's T if that is less]")))]
 #[command(after_help = "\
 Image i depends only on the model, the options, the seed and i, not on -n, --batch, --threads or interruptions. \
-`--first 8 -n 8` makes images 8 to 15 of `-n 16`. For an existing folder (`-o DIR/`), the same command keeps the images \
-in it and makes the missing ones.
+`--first 8 -n 8` makes images 8 to 15 of `-n 16`. For an existing folder (`-o DIR/`), .npz or .tar, the same command keeps \
+the images in it and makes the missing ones.
 
 A list of --steps samples the same latents with each S, one row each (8 images unless -n is given), and prints the \
 distance of each row to the longest run.
@@ -47,6 +48,7 @@ Examples:
   Compare numbers of steps   skipstone sample --steps 10,20,50,100,1000 -o rows.png
   Inpainting                 skipstone sample -n 8 --eta 1 --inpaint shirt.png --mask mask.png
   Your own latents           skipstone sample --latents x_T.npy -o x_0.npy
+  Two machines               skipstone sample -n 50000 -o set.npz --shard 1/2    (and 2/2)
   What a run would cost      skipstone sample -n 10000 --steps 100 --dry-run")]
 pub struct SampleArguments {
     #[command(flatten)]
@@ -76,7 +78,12 @@ pub struct SampleArguments {
     /// Write a film strip: the predicted images at up to 12 evenly spaced steps, one row per image for up to 8 images
     #[arg(long, value_name = "PATH.png")]
     trajectory: Option<PathBuf>,
-    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with one PNG per image
+    /// Make only the K-th of N parts of the images, with an output of its own; auto takes K and N from a Slurm array, a
+    /// Kubernetes indexed job (with SKIPSTONE_SHARDS), srun or mpirun
+    #[arg(long, value_name = "K/N|auto", value_parser = shard)]
+    shard: Option<Shard>,
+    /// Output: NAME.png is one grid, NAME.npy the raw tensor, NAME/ a folder with one PNG per image, NAME.npz an array of
+    /// bytes (arr_0), NAME.tar or NAME-%05d.tar a webdataset archive, - the same to stdout
     #[arg(short, long, value_name = "PATH", default_value = "samples.png")]
     output: PathBuf,
     #[command(flatten)]
@@ -102,7 +109,10 @@ impl SampleArguments {
 
 /// Runs the command.
 pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
-    let target = Target::of(&arguments.output)?;
+    let target = Target::of_samples(&arguments.output, arguments.shard)?;
+    if target == Target::Stream && arguments.common.json {
+        return Err(Usage("--json: stdout holds the images with -o -; choose a file".to_owned()).into());
+    }
     let engine = arguments.common.start()?;
     let model = arguments.model.load()?;
     let requests = arguments.run.requests(&[])?;
@@ -133,7 +143,9 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         (Some(latents), _) => latents.dim().0,
         (None, n) => n.unwrap_or(if rows.is_some() { 8 } else { 64 }),
     };
+    let part = part(arguments, &target, n, rows.is_some())?;
     let generator = Generator::new(model, &engine, &requests[0], inputs, arguments.first, n)?;
+    let n = (part.end - part.start) as usize;
     let batch = arguments.batch.of(&generator, n, engine.threads);
     if let Some(rows) = rows {
         check(&target, n.saturating_mul(rows.len()), generator.shape())?;
@@ -148,7 +160,22 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     if arguments.common.dry_run {
         return dry_run(arguments, &generator, n, batch, engine.threads);
     }
-    sample(arguments, &target, &generator, strip, n, batch)
+    sample(arguments, &target, &generator, strip, part, batch)
+}
+
+/// The images of this run, of `n` in all.
+fn part(arguments: &SampleArguments, target: &Target, n: usize, is_list: bool) -> Result<Range<u64>, Usage> {
+    let all = arguments.first..arguments.first.saturating_add(n as u64);
+    let Some(shard) = arguments.shard else { return Ok(all) };
+    if is_list || arguments.trajectory.is_some() {
+        return Err(Usage(format!("--shard {shard}: cannot be used with a list of --steps or with --trajectory")));
+    }
+    let part = shard.range(all);
+    if part.is_empty() {
+        return Err(Usage(format!("--shard {shard}: {n} images are too few for {} shards", shard.count())));
+    }
+    check_set(target, shard)?;
+    Ok(part)
 }
 
 /// "20 steps", with the number of network calls if it differs.
@@ -223,11 +250,12 @@ fn sample(
     target: &Target,
     generator: &Generator,
     mut strip: Option<Strip>,
-    n: usize,
+    part: Range<u64>,
     batch: usize,
 ) -> anyhow::Result<Done> {
-    let first = arguments.first;
-    let mut sink = Sink::open(target, generator.settings(), generator.shape(), first, n)?;
+    let (first, n) = (part.start, (part.end - part.start) as usize);
+    let (settings, shape) = (generator.settings(), generator.shape());
+    let mut sink = Sink::open_shard(target, settings, shape, part, arguments.shard)?;
     let rows = strip.as_ref().map_or(0, Strip::rows) as u64;
     // Images of the strip are sampled even if their files exist, because the frames are not kept.
     let missing = sink.missing(first + rows..first + n as u64);
@@ -253,11 +281,11 @@ fn sample(
     bar.finish_and_clear();
     let made = made.get();
     match (ended, target) {
-        (Err(error), Target::Folder(path)) if is_stopped(&error) => {
+        (Err(error), target) if target.keeps() && is_stopped(&error) => {
             let there = n - (wanted().count() - made);
             say(format_args!(
                 "interrupted; {there} of {n} images are in {}; continue with: {}",
-                path.display(),
+                target.path().display(),
                 interrupt::command_line(None)
             ));
             return Ok(Done::Interrupted);
@@ -312,6 +340,8 @@ fn conclude(
     if let Some(strip) = strip {
         emit(strip.display())?;
     }
-    emit(path.display())?;
+    if path != Path::new("-") {
+        emit(path.display())?;
+    }
     Ok(())
 }

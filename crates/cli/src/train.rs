@@ -2,29 +2,35 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use skipstone::engine::EngineOptions;
+use skipstone::engine::ranks::agree;
+use skipstone::engine::{EngineOptions, Ranks};
 use skipstone::io::checkpoint::LoadOptions;
 use skipstone::io::data::{DataOptions, DataSpec, Dataset, Split};
 use skipstone::io::image::shown_channels;
-use skipstone::train::{Event, Recipe, Run, Trainer};
+use skipstone::train::{Event, RankReport, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
 use crate::common::{CommonArguments, ForeignArguments, WeightsName, bytes, duration, load_model, weights_choice};
 use crate::dataset::{ArrayArguments, DATA, say_notes};
 use crate::failure::{Done, Stdout, emit, say};
 use crate::interrupt;
+use crate::ranks::{RanksArguments, shared};
 
 /// Train a model, or resume a training run
 #[derive(Args, Debug)]
 #[command(after_help = "\
 RUN/model is a complete model (diffusers layout) at all times; RUN/state holds what --resume needs. RUN/log.jsonl, \
 RUN/events (TensorBoard), RUN/previews and RUN/loss.png show the progress. The same recipe, data and seed give the same \
-bytes, regardless of threads and interruptions.
+bytes, regardless of threads, ranks and interruptions.
+
+Under mpirun or srun the processes train together: each computes a part of every batch and keeps a part of the \
+optimiser's state. Only rank 0 needs RUN; every rank needs the data. docs/scale.md has the details.
 
 Examples:
   Train (add --dry-run to see what it would cost)
@@ -35,6 +41,8 @@ Examples:
     skipstone train --data my/photos --config my.toml --out runs/b --set train.batch=16
   A NumPy array, which may be larger than memory
     skipstone train --data images.npy --config my.toml --out runs/c --range -3,3
+  Two machines
+    mpirun -n 2 --host a,b skipstone train --data photos --config my.toml --out runs/d
   Sample from the trained model
     skipstone sample --model runs/a/model -o samples.png")]
 pub struct TrainArguments {
@@ -64,11 +72,33 @@ pub struct TrainArguments {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
+    ranks: RanksArguments,
+    #[command(flatten)]
     common: CommonArguments,
 }
 
 /// Runs the command.
 pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
+    let world = arguments.ranks.join()?;
+    let ranks = world.ranks();
+    // A rank that cannot start tells the others.
+    let begun = prepare(arguments).map_err(shared);
+    let ended = match agree(&*ranks, begun) {
+        Ok(prepared) => world.announce(prepared.engine.threads).and_then(|()| start(arguments, prepared, ranks)),
+        Err(error) => Err(error.into()),
+    };
+    world.end(ended)
+}
+
+/// What a training needs.
+struct Prepared {
+    recipe: Recipe,
+    engine: EngineOptions,
+    data: Dataset,
+    init: Option<(Parameters, String)>,
+}
+
+fn prepare(arguments: &TrainArguments) -> anyhow::Result<Prepared> {
     let recipe = recipe(arguments)?;
     let engine = arguments.common.start()?;
     let data = dataset(arguments, &recipe)?;
@@ -81,10 +111,15 @@ pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
         }
         None => None,
     };
+    Ok(Prepared { recipe, engine, data, init })
+}
+
+fn start(arguments: &TrainArguments, prepared: Prepared, ranks: Arc<dyn Ranks>) -> anyhow::Result<Done> {
     if arguments.common.dry_run {
-        return dry_run(arguments, recipe, data, init, engine);
+        return dry_run(arguments, prepared, ranks);
     }
-    let run = Run::open(&arguments.out, recipe, data, init, engine, arguments.resume)?;
+    let Prepared { recipe, engine, data, init } = prepared;
+    let run = Run::open_on_ranks(&arguments.out, recipe, data, init, engine, arguments.resume, ranks)?;
     train(arguments, run)
 }
 
@@ -118,17 +153,13 @@ fn dataset(arguments: &TrainArguments, recipe: &Recipe) -> anyhow::Result<Datase
     Ok(data)
 }
 
-fn dry_run(
-    arguments: &TrainArguments,
-    recipe: Recipe,
-    data: Dataset,
-    init: Option<(Parameters, String)>,
-    engine: EngineOptions,
-) -> anyhow::Result<Done> {
+fn dry_run(arguments: &TrainArguments, prepared: Prepared, ranks: Arc<dyn Ranks>) -> anyhow::Result<Done> {
+    let Prepared { recipe, engine, data, init } = prepared;
     let images = data.len();
     let data_bytes = data.bytes();
     let name = data.name().to_owned();
-    let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), engine)?;
+    let init = init.map(|(parameters, _)| parameters);
+    let mut trainer = agree(&*ranks, Trainer::on_ranks(recipe, data, init, engine, ranks.clone()))?;
     let t = trainer.recipe().train.clone();
     let parameters = trainer.weights()?.data().len();
     let threads = engine.threads;
@@ -142,14 +173,17 @@ fn dry_run(
         &json!({
             "parameters": parameters, "images": images, "steps": t.steps, "batch": t.batch * t.accumulate,
             "gflop_per_step": gflop, "memory_bytes": memory, "seconds_per_step": per_step, "seconds": total,
-            "threads": threads, "out": arguments.out.display().to_string(),
+            "threads": threads, "ranks": ranks.size(), "out": arguments.out.display().to_string(),
         }),
         &[
             format!("data        {name}, {images} images of {:?}", trainer.data().shape()),
             format!("network     {parameters} parameters"),
             format!("length      {} steps of {} images, {epochs:.1} epochs", t.steps, t.batch * t.accumulate),
             format!("work        {gflop:.2} GFLOP per step"),
-            format!("memory      about {}", bytes(memory)),
+            match ranks.size() {
+                1 => format!("memory      about {}", bytes(memory)),
+                size => format!("memory      about {} on each of {size} ranks", bytes(memory)),
+            },
             format!(
                 "time        {} per step (measured with {threads} thread(s)), {} in total",
                 duration(per_step),
@@ -213,6 +247,12 @@ fn conclude(arguments: &TrainArguments, model: &Path, channels: usize) -> anyhow
     Ok(())
 }
 
+/// What a rank did, for a log line.
+fn described((rank, report): (usize, &RankReport)) -> String {
+    let RankReport { images_per_s, waiting } = report;
+    format!("  [{rank}] {images_per_s:.1} img/s, {:.0} % waiting", 100.0 * waiting)
+}
+
 /// Shows the progress of the training.
 struct Progress {
     json: bool,
@@ -232,12 +272,18 @@ impl Progress {
                 self.bar.set_position(report.step);
                 self.bar.set_message(format!(" loss {smooth:.4}  {images_per_s:.0} img/s"));
             }
-            Event::Logged { step, loss, images_per_s } if self.json => {
-                self.stdout = emit(json!({"step": step, "loss": loss, "images_per_s": images_per_s})).err();
+            Event::Logged { step, loss, images_per_s, ranks } if self.json => {
+                let mut line = json!({"step": step, "loss": loss, "images_per_s": images_per_s});
+                if !ranks.is_empty() {
+                    let one = |rank: &RankReport| json!({"images_per_s": rank.images_per_s, "waiting": rank.waiting});
+                    line["ranks"] = ranks.iter().map(one).collect();
+                }
+                self.stdout = emit(line).err();
             }
-            Event::Logged { step, loss, images_per_s } => {
+            Event::Logged { step, loss, images_per_s, ranks } => {
                 if self.bar.is_hidden() {
-                    say(format_args!("step {step}  loss {loss:.4}  {images_per_s:.0} img/s"));
+                    let ranks: String = ranks.iter().enumerate().map(described).collect();
+                    say(format_args!("step {step}  loss {loss:.4}  {images_per_s:.0} img/s{ranks}"));
                 }
             }
             Event::Preview { path, .. } => tracing::info!(path = %path.display(), "preview"),

@@ -54,7 +54,7 @@ fn main() -> Result<()> {
     drop(std::fs::remove_dir_all(&folder));
     let mut run = Run::open(&folder, recipe, data, None, EngineOptions::default(), false)?;
     run.train(&mut |event| {
-        if let Event::Logged { step, loss, images_per_s } = event {
+        if let Event::Logged { step, loss, images_per_s, .. } = event {
             println!("step {step:>3}: loss {loss:.3}, {images_per_s:.0} images/s");
         }
         ControlFlow::Continue(())

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use ndarray::{Array4, Axis};
 use skipstone::Kind;
-use skipstone::engine::{EngineOptions, cpu::UNet};
+use skipstone::engine::ranks::{InProcess, in_process};
+use skipstone::engine::{EngineOptions, Ranks, cpu::UNet};
 use skipstone::io::checkpoint::{LoadOptions, Weights, WeightsChoice, load};
 use skipstone::io::data::Dataset;
 use skipstone::math::noise::initial_latent;
@@ -522,4 +524,135 @@ fn a_preview_is_of_the_average_and_always_from_the_same_latents() {
     let (once, twice) = (trainer.preview().unwrap(), trainer.preview().unwrap());
     assert_eq!(once.len_of(Axis(0)), 3);
     assert_eq!(once, twice);
+}
+
+/// Runs `f` on ranks within this process and returns the results in their order.
+fn on_ranks<R: Send>(size: usize, f: impl Fn(Arc<InProcess>) -> R + Sync) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let f = &f;
+        let handles: Vec<_> =
+            in_process(size).into_iter().map(|ranks| scope.spawn(move || f(Arc::new(ranks)))).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+    })
+}
+
+/// Loss, norm, weights and average after three steps on so many ranks, as bits: equal on all of them.
+fn three_steps(overrides: &[&str], size: usize) -> (Vec<[u64; 2]>, [Vec<u32>; 2]) {
+    let mut results = on_ranks(size, |ranks| {
+        let mut trainer = Trainer::on_ranks(recipe(overrides), pictures(), None, on_threads(1), ranks).unwrap();
+        let reports = (0..3).map(|_| trainer.step().unwrap());
+        let reports = reports.map(|r| [r.loss.to_bits(), r.gradient_norm.to_bits()]).collect();
+        (reports, [bits(&trainer.weights().unwrap()), bits(&trainer.ema().unwrap())])
+    });
+    let first = results.remove(0);
+    assert!(results.iter().all(|other| *other == first), "{size} ranks differ");
+    first
+}
+
+#[test]
+fn any_number_of_ranks_trains_to_the_same_bits() {
+    // 8, 6, 15 and 1 shards in a step: more ranks than shards as well, and shards of one image beside larger ones.
+    for shards in [
+        &["train.batch=8", "train.shard=2"][..],
+        &["train.batch=3", "train.shard=1"],
+        &["train.batch=13", "train.shard=3", "train.accumulate=3"],
+        &["train.batch=2", "train.shard=2", "train.accumulate=1"],
+    ] {
+        let overrides = [&EVERYTHING, shards, &["optimizer.kind=adamw", "optimizer.weight_decay=0.1"]].concat();
+        let alone = three_steps(&overrides, 1);
+        for size in 2..=4 {
+            assert!(three_steps(&overrides, size) == alone, "{size} ranks, {shards:?}");
+        }
+    }
+}
+
+#[test]
+fn a_tree_and_a_chain_add_the_same_numbers_in_another_order() {
+    let with = |sum: &str| three_steps(&["train.batch=8", "train.shard=1", &format!("train.sum={sum}")], 1);
+    let (tree, chain) = (with("tree"), with("chain"));
+    assert_ne!(tree.1, chain.1);
+    for (a, b) in tree.0.iter().zip(&chain.0) {
+        let [a, b] = [a, b].map(|report| f64::from_bits(report[1]));
+        assert!((a / b - 1.0).abs() < 1e-3, "{a} {b}");
+    }
+    // With two shards there is one sum.
+    let two = |sum: &str| three_steps(&["train.batch=2", "train.shard=1", &format!("train.sum={sum}")], 1);
+    let (tree, chain) = (two("tree"), two("chain"));
+    for (a, b) in tree.0.iter().zip(&chain.0) {
+        assert!((f64::from_bits(a[1]) / f64::from_bits(b[1]) - 1.0).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn a_run_continues_on_another_number_of_ranks_and_only_rank_0_has_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    train_to_the_end(&whole, &EVERYTHING, 1, false);
+    let parts = dir.path().join("parts");
+    let absent = dir.path().join("absent");
+    // Until step 2 on three ranks, 5 on two, the end on four. The last rank asks to stop, and all stop.
+    for (size, stop, resume) in [(3, 2, false), (2, 5, true), (4, 99, true)] {
+        on_ranks(size, |ranks| {
+            let rank = ranks.rank();
+            let folder = if rank == 0 { &parts } else { &absent };
+            let opened =
+                Run::open_on_ranks(folder, recipe(&EVERYTHING), pictures(), None, on_threads(1), resume, ranks);
+            let mut run = opened.unwrap();
+            let mut observer = |event: Event<'_>| match event {
+                Event::Step { report, .. } if report.step == stop && rank == size - 1 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            };
+            let ended = run.train(&mut observer);
+            assert_eq!(ended.err().is_some_and(|e| e.is_stopped()), stop < 7, "{size} ranks, rank {rank}");
+            assert_eq!(run.trainer().step_count(), stop.min(7));
+        });
+    }
+    assert_same_files(&whole, &parts);
+    assert!(!absent.exists());
+    let log = std::fs::read_to_string(parts.join("log.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(last["ranks"].as_array().unwrap().len(), 4, "{last}");
+    assert!(last["ranks"][0]["images_per_s"].as_f64().unwrap() > 0.0, "{last}");
+}
+
+#[test]
+fn ranks_that_disagree_and_mistakes_of_one_give_all_the_same_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let errors = |resume: bool, make: &(dyn Fn(usize) -> (Recipe, Dataset) + Sync)| {
+        let errors = on_ranks(3, |ranks| {
+            let (recipe, data) = make(ranks.rank());
+            Run::open_on_ranks(&folder, recipe, data, None, on_threads(1), resume, ranks).unwrap_err().to_string()
+        });
+        assert!(errors.iter().all(|error| *error == errors[0]), "{errors:?}");
+        errors[0].clone()
+    };
+    let seeds = |rank: usize| (recipe(&[if rank == 2 { "train.seed=5" } else { "train.seed=4" }]), pictures());
+    let error = errors(false, &seeds);
+    assert!(error.contains("recipe") && error.contains("rank 2 has seed = 5") && error.contains("seed = 4"), "{error}");
+    let data = |rank: usize| (recipe(&[]), pictures().take(if rank == 1 { 9 } else { 10 }));
+    let error = errors(false, &data);
+    assert!(error.contains("rank 1 has") && error.contains("9 images"), "{error}");
+    let chain = |_: usize| (recipe(&["train.sum=chain"]), pictures());
+    assert!(errors(false, &chain).contains("train.sum"));
+    assert!(!folder.exists());
+    train_until(&folder, &[], 1, false);
+    assert!(errors(false, &|_| (recipe(&[]), pictures())).contains("--resume"));
+    assert!(errors(true, &|_| (recipe(&["optimizer.lr=1"]), pictures())).contains("optimizer.lr"));
+    let held = open(&folder, &[], 1, true).unwrap();
+    assert!(errors(true, &|_| (recipe(&[]), pictures())).contains("another process"));
+    drop(held);
+}
+
+#[test]
+fn a_rank_owns_a_part_of_the_optimisers_state() {
+    let bytes = |size: usize| {
+        on_ranks(size, |ranks| {
+            Trainer::on_ranks(recipe(&["train.shard=4"]), pictures(), None, on_threads(1), ranks).unwrap().bytes()
+        })
+    };
+    let parameters = trainer(&[], 1).weights().unwrap().data().len();
+    let (one, two) = (bytes(1)[0], bytes(2));
+    // Average and moments are shared out; a rank's part of the sum and what travels come on top.
+    assert!(two.iter().sum::<usize>() < 2 * one, "{one} and {two:?}, {parameters} parameters");
 }

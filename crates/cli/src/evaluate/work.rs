@@ -120,8 +120,8 @@ impl Work<'_> {
         if let Some(shard) = self.arguments.shard {
             let samples = self.arguments.output.join("samples");
             say(format_args!(
-                "shard {shard}: images {} to {} of each cell are in {}; copy the samples of all shards into one folder and \
-                 run the same command there without --shard",
+                "shard {shard}: images {} to {} of each cell are in {}; once all shards are there (copied into one folder, if \
+                 it is not shared), run the same command with --merge instead of --shard",
                 self.part.start,
                 self.part.end.saturating_sub(1),
                 samples.display()

@@ -240,7 +240,10 @@ fn shards_put_together_are_the_whole() {
     for k in 1..=3 {
         let options = CELLS.replace("--data fashion-mnist ", "");
         let (stdout, said) = evaluate(at, &format!("{options} --shard {k}/3 -o shard{k}"), 0);
-        assert!(stdout.is_empty() && said.contains("run the same command there without --shard"), "{stdout}{said}");
+        assert!(
+            stdout.is_empty() && said.contains("run the same command with --merge instead of --shard"),
+            "{stdout}{said}"
+        );
         assert_eq!(names(&at.join(format!("shard{k}"))), ["samples"]);
         for cell in names(&at.join(format!("shard{k}/samples"))) {
             let to = at.join("merged/samples").join(&cell);

@@ -114,6 +114,21 @@ fn digest(at: &Path, name: &str) -> String {
     Sha256::digest(read(at, name)).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
+const WEIGHTS: &str = "model/unet/diffusion_pytorch_model.safetensors";
+const STATE: &str = "state/training.safetensors";
+
+/// Removes `train.sum` from the recipe in a training's state, as if an older program had written it.
+fn forget_sum(state: &Path) {
+    let bytes = std::fs::read(state).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap();
+    let old = header.replace(r#"sum = \"chain\"\n"#, "");
+    assert!(old.len() < header.len(), "{header}");
+    let old = format!("{:1$}", old.trim_end(), old.trim_end().len().next_multiple_of(8));
+    let parts = [&(old.len() as u64).to_le_bytes(), old.as_bytes(), &bytes[8 + length..]];
+    std::fs::write(state, parts.concat()).unwrap();
+}
+
 #[test]
 fn samples_and_a_training_have_the_bytes_they_had() {
     let folder = tempfile::tempdir().unwrap();
@@ -149,9 +164,20 @@ fn samples_and_a_training_have_the_bytes_they_had() {
             assert!(go(&arguments.split(' ').collect::<Vec<_>>()), "{isa}: {name}");
             digests.insert(name.to_owned(), digest(at, "file.npy"));
         }
-        assert!(go(&["train", "--data", "idx:images-idx3-ubyte", "--config", "r.toml", "--out", isa]));
-        digests.insert("train".to_owned(), digest(&at.join(isa), "model/unet/diffusion_pytorch_model.safetensors"));
-        digests.insert("state".to_owned(), digest(&at.join(isa), "state/training.safetensors"));
+        let train = |out: &str, more: &[&str]| {
+            let all = ["train", "--data", "idx:images-idx3-ubyte", "--config", "r.toml", "--out", out];
+            assert!(go(&[&all, more].concat()), "{isa}: {more:?}");
+        };
+        train(isa, &[]);
+        digests.insert("tree".to_owned(), digest(&at.join(isa), WEIGHTS));
+        digests.insert("tree-state".to_owned(), digest(&at.join(isa), STATE));
+        // A run from before there was `train.sum`: it goes on as it was.
+        let old = format!("old-{isa}");
+        train(&old, &["--set", "train.sum=chain", "--set", "train.steps=6"]);
+        forget_sum(&at.join(&old).join(STATE));
+        train(&old, &["--resume"]);
+        digests.insert("train".to_owned(), digest(&at.join(&old), WEIGHTS));
+        digests.insert("state".to_owned(), digest(&at.join(&old), STATE));
         found.insert(isa.to_owned(), digests);
     }
     assert_frozen("bytes.json", &format!("{:#}\n", serde_json::to_value(found).unwrap()));

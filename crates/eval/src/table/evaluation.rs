@@ -109,6 +109,18 @@ impl Evaluation {
         Ok((missing, damaged))
     }
 
+    /// The images in `part` that a cell lacks, as ranges.
+    ///
+    /// # Errors
+    /// As [`Samples::open`].
+    pub fn gaps(&self, run: &Run, part: &Range<u64>) -> Result<Vec<Range<u64>>> {
+        let mut gaps = Vec::new();
+        for (settings, range) in self.runs(run) {
+            gaps.extend(Samples::open(&self.folder(), &settings, self.shape)?.missing(common(&range, part)));
+        }
+        Ok(gaps)
+    }
+
     /// Removes damaged files, then draws and keeps the images in `part` that a cell lacks. Returns the generator for the next
     /// cell.
     ///

@@ -15,7 +15,6 @@ mod results;
 mod row;
 mod samples;
 mod score;
-mod shard;
 mod variance;
 
 pub use cell::{Cell, Lists};
@@ -27,5 +26,4 @@ pub use results::Results;
 pub use row::{Row, are_few};
 pub use samples::{Effort, Samples};
 pub use score::{Judge, MOST_QUERIES, Scores};
-pub use shard::Shard;
 pub use variance::{PixelSums, Repeats, variance_within};

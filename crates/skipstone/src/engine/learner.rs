@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::time::Duration;
 
 use ndarray::Array4;
 
@@ -97,6 +98,15 @@ pub trait Learner: Send + Sync {
     /// As [`Denoiser::predict`](crate::sampling::denoiser::Denoiser::predict).
     fn add_gradient(&mut self, batch: Batch<'_>, targets: Targets<'_>) -> Result<Vec<f64>>;
 
+    /// Completes the gradient after the last [`add_gradient`](Self::add_gradient) of a step, as a learner has to that adds
+    /// several shards or ranks.
+    ///
+    /// # Errors
+    /// Shards are missing, or the exchange with the other ranks fails.
+    fn finish_gradient(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// The gradient's Euclidean norm.
     ///
     /// # Errors
@@ -123,4 +133,9 @@ pub trait Learner: Send + Sync {
 
     /// Peak memory in bytes for batches of `n` images: groups, gradient, activations and their gradients.
     fn bytes(&self, n: usize) -> usize;
+
+    /// How long the computation has waited for other ranks so far.
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
 }

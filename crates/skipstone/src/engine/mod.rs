@@ -16,12 +16,19 @@ mod inputs;
 mod learner;
 mod network;
 mod options;
+pub mod ranks;
 
 pub use devices::{DeviceInfo, devices};
 pub use learner::{Batch, Group, Learner, Sharding, Targets, Update};
 pub use network::{Cost, Network, NetworkSource};
 pub use options::{Api, Device, EngineOptions, Precision};
+pub use ranks::Ranks;
 
+use std::ops::Range;
+use std::sync::Arc;
+
+#[cfg(feature = "gpu")]
+use crate::error::Error;
 use crate::error::Result;
 use crate::sampling::denoiser::{DifferentiableDenoiser, Prediction};
 use crate::unet::{Config, Parameters};
@@ -84,6 +91,42 @@ pub fn open_learner(
         #[cfg(feature = "gpu")]
         Found::Gpu(gpu) => Ok(Box::new(gpu::GpuLearner::new(gpu, config, &weights, sharding)?)),
     }
+}
+
+/// As [`open_learner`], as one of the ranks that train this network together or as the only one ([`ranks::Alone`]). The
+/// gradients of a step's shards, `shards` over all ranks, are summed by a fixed tree, so the results are the same bits for
+/// any number of ranks.
+///
+/// The shards are numbered over the whole step. Each rank adds those of its [`share`] in order, `sharding.images` images
+/// each or less, and then calls [`Learner::finish_gradient`]. From then on all ranks make the same calls.
+///
+/// A graphics processor adds the shards in an order of its own.
+///
+/// # Errors
+/// As [`open_learner`]; also for several ranks on a graphics processor.
+pub fn open_tree_learner(
+    config: Config,
+    weights: Parameters,
+    sharding: Sharding,
+    shards: usize,
+    ranks: Arc<dyn Ranks>,
+    options: &EngineOptions,
+) -> Result<Box<dyn Learner>> {
+    options.check_exact("training")?;
+    match devices::find(options.device)? {
+        Found::Cpu => Ok(Box::new(cpu::TreeLearner::new(config, weights, sharding, shards, ranks, options.threads)?)),
+        #[cfg(feature = "gpu")]
+        Found::Gpu(_) if ranks.size() > 1 => Err(Error::unsupported(
+            "training on several ranks runs on the processor only; choose device cpu, or train in one process",
+        )),
+        #[cfg(feature = "gpu")]
+        Found::Gpu(gpu) => Ok(Box::new(gpu::GpuLearner::new(gpu, config, &weights, sharding)?)),
+    }
+}
+
+/// The contiguous part of a step's shards that rank `rank` of `size` computes.
+pub fn share(shards: usize, rank: usize, size: usize) -> Range<usize> {
+    cpu::share(shards, rank, size)
 }
 
 /// The name of the hardware: on the CPU, its instruction set.

@@ -7,3 +7,6 @@ pub mod hex;
 pub mod hub;
 pub mod image;
 pub mod onnx;
+mod shard;
+
+pub use shard::Shard;

@@ -2,6 +2,7 @@
 
 mod recipe;
 mod run;
+mod same;
 mod state;
 mod trainer;
 
@@ -10,7 +11,7 @@ pub mod events;
 
 pub use recipe::{
     DataRecipe, Decay, DiffusionRecipe, EmaRecipe, LossWeight, ModelRecipe, OptimizerKind, OptimizerRecipe, Recipe,
-    TrainRecipe,
+    Sum, TrainRecipe,
 };
-pub use run::{Event, Run};
+pub use run::{Event, RankReport, Run};
 pub use trainer::{StepReport, Trainer};

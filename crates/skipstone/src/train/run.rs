@@ -5,16 +5,19 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::curve::loss_curve;
 use super::events::EventWriter;
-use super::recipe::Recipe;
+use super::recipe::{Recipe, Sum};
+use super::same::{same_everywhere, same_run};
 use super::state::{Identity, State};
 use super::trainer::{StepReport, Trainer};
 use ndarray::{Axis, Slice};
 
-use crate::engine::EngineOptions;
+use crate::engine::ranks::{Alone, agree, any, broadcast, gather_numbers};
+use crate::engine::{EngineOptions, Ranks};
 use crate::error::{Error, Kind, Result};
 use crate::io::checkpoint::{self, FloatType, ModelFiles, Weights};
 use crate::io::data::{Dataset, RecordedRange};
@@ -24,6 +27,9 @@ use crate::unet::Parameters;
 
 /// The file of the training state within the folder.
 const STATE: &str = "state/training.safetensors";
+
+/// The file of the log lines within the folder.
+const LOG: &str = "log.jsonl";
 
 /// What a run reports to its observer.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +49,8 @@ pub enum Event<'a> {
         loss: f64,
         /// Images per second since the previous line.
         images_per_s: f64,
+        /// What each rank did since then, if there are several.
+        ranks: &'a [RankReport],
     },
     /// A preview grid was written.
     Preview {
@@ -58,12 +66,21 @@ pub enum Event<'a> {
     },
 }
 
-/// A training run and its folder.
+/// The speed of one of several ranks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RankReport {
+    /// Images per second of its own work, while it did not wait.
+    pub images_per_s: f64,
+    /// The share of the time in which it waited for other ranks.
+    pub waiting: f64,
+}
+
+/// A training run and its folder. Of several ranks, only rank 0 needs the folder.
 #[derive(Debug)]
 pub struct Run {
     folder: PathBuf,
-    /// Keeps other processes from training in the folder.
-    _lock: files::Lock,
+    /// Keeps other processes from training in the folder; rank 0 has it.
+    _lock: Option<files::Lock>,
     trainer: Trainer,
     identity: Identity,
 }
@@ -84,38 +101,48 @@ impl Run {
         engine: EngineOptions,
         resume: bool,
     ) -> Result<Self> {
+        Self::open_on_ranks(folder, recipe, data, init, engine, resume, Arc::new(Alone))
+    }
+
+    /// As [`open`](Self::open), as one of the ranks that train together. All ranks get the same error, unless
+    /// [`Ranks::fail`] is called: then this rank failed alone.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); also if the ranks disagree on recipe, data, initial model, program or instruction set.
+    pub fn open_on_ranks(
+        folder: &Path,
+        mut recipe: Recipe,
+        data: Dataset,
+        init: Option<(Parameters, String)>,
+        engine: EngineOptions,
+        resume: bool,
+        ranks: Arc<dyn Ranks>,
+    ) -> Result<Self> {
+        let root = ranks.rank() == 0;
         let state = folder.join(STATE);
-        let exists = state.exists();
-        if exists && !resume {
-            return Err(Error::argument(
-                "the folder already holds a training run; continue it with --resume or choose another --out",
-            )
-            .in_file(folder));
-        }
-        let range = data.range().map_or_else(String::new, |range| format!(", range {range}"));
-        let identity = Identity {
-            recipe: recipe.to_toml(),
-            data: format!("{} ({} images, sha256 {}{range})", data.name(), data.len(), data.digest()?),
-            init: init.as_ref().map(|(_, hash)| hash.clone()).unwrap_or_default(),
-        };
-        let mut trainer = Trainer::new(recipe, data, init.map(|(parameters, _)| parameters), engine)?;
-        for sub in ["", "state", "previews", "events"] {
-            files::create_dir(&folder.join(sub))?;
-        }
-        let lock = files::lock(folder)?;
-        files::remove_stale_temporaries(folder)?;
-        files::remove_stale_temporaries(&folder.join("state"))?;
-        if exists {
-            let (found, was) = State::read(&state, trainer.weights()?.layout())?;
-            same_run(&was, &identity).map_err(|e| e.in_file(&state))?;
-            trainer.restore(found)?;
+        let mut identity = agree(&*ranks, identify(&recipe, &data, init.as_ref()))?;
+        same_everywhere(&*ranks, &identity)?;
+        let exists = agree(&*ranks, if root { settle(folder, &mut recipe, &mut identity, resume) } else { Ok(false) })?;
+        let mut told = [u8::from(exists), u8::from(recipe.train.sum == Some(Sum::Chain))];
+        broadcast(&*ranks, &mut told)?;
+        recipe.train.sum = Some(if told[1] == 1 { Sum::Chain } else { Sum::Tree });
+        let init = init.map(|(parameters, _)| parameters);
+        let mut trainer = agree(&*ranks, Trainer::on_ranks(recipe, data, init, engine, ranks.clone()))?;
+        let lock = agree(&*ranks, if root { prepare(folder).map(Some) } else { Ok(None) })?;
+        if told[0] == 1 {
+            let found = match root {
+                true => State::read(&state, trainer.weights()?.layout()).map(Some),
+                false => Ok(None),
+            };
+            trainer.restore(agree(&*ranks, found)?)?;
         }
         let run = Self { folder: folder.to_path_buf(), _lock: lock, trainer, identity };
-        run.trim_log()?;
+        agree(&*ranks, if root { run.trim_log() } else { Ok(()) })?;
         // If the process was killed after writing the state, this updates the model folder to match it.
         run.checkpoint()?;
-        let recipe = run.identity.recipe.clone();
-        files::write_bytes(&folder.join("recipe.toml"), recipe.as_bytes())?;
+        let text = run.identity.recipe.as_bytes();
+        let written = if root { files::write_bytes(&run.folder.join("recipe.toml"), text) } else { Ok(()) };
+        agree(&*ranks, written)?;
         Ok(run)
     }
 
@@ -130,12 +157,19 @@ impl Run {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.folder.join("log.jsonl")
+        self.folder.join(LOG)
     }
 
-    /// Writes the training state, then the model folder derived from it.
+    /// Writes the training state, then the model folder derived from it. All ranks take part, rank 0 writes.
     fn checkpoint(&self) -> Result<()> {
-        let state = self.trainer.state()?;
+        let written = match self.trainer.state()? {
+            Some(state) => self.write(&state),
+            None => Ok(()),
+        };
+        agree(self.trainer.ranks(), written)
+    }
+
+    fn write(&self, state: &State<'_>) -> Result<()> {
         // A step whose update overflows the weights still succeeds; it must not replace the last good state.
         state.check_finite()?;
         state.write(&self.folder.join(STATE), &self.identity)?;
@@ -170,7 +204,7 @@ impl Run {
         let done = self.trainer.step_count();
         let kept: String = text
             .lines()
-            .filter(|line| step_and_loss(line).is_some_and(|(step, _)| step <= done))
+            .filter(|line| step_of(line).is_some_and(|step| step <= done))
             .flat_map(|line| [line, "\n"])
             .collect();
         files::write_bytes(&path, kept.as_bytes())
@@ -187,11 +221,15 @@ impl Run {
         if self.trainer.is_finished() {
             return self.write_curve();
         }
-        let mut log = append(&self.log_path())?;
-        let mut events = EventWriter::create(&self.folder.join("events"))?;
+        let ranks = self.trainer.ranks();
+        let (root, size) = (ranks.rank() == 0, ranks.size());
+        let mut log = agree(ranks, root.then(|| Log::open(&self.folder)).transpose())?;
+        let started = log.as_mut().map_or(Ok(()), |log| log.start(self.trainer.step_count(), size));
+        agree(ranks, started)?;
         let images = (t.batch * t.accumulate) as f64;
         let (begun, first) = (Instant::now(), self.trainer.step_count());
         let (mut since, mut sum, mut count) = (Instant::now(), 0.0, 0u64);
+        let mut waited = self.trainer.waited();
         let mut saved = self.trainer.step_count();
         let model = self.model();
         while !self.trainer.is_finished() {
@@ -204,46 +242,47 @@ impl Run {
             let last = self.trainer.is_finished();
             if step.is_multiple_of(t.log_every) || last {
                 let (loss, speed) = (sum / count as f64, count as f64 * images / since.elapsed().as_secs_f64());
-                let line = serde_json::json!({
-                    "step": step, "loss": loss, "learning_rate": report.learning_rate,
-                    "gradient_norm": report.gradient_norm, "images_per_s": speed,
-                });
-                writeln!(log, "{line}").map_err(|e| Error::io(self.log_path(), e))?;
-                for (tag, value) in [
-                    ("loss", loss),
-                    ("learning_rate", report.learning_rate),
-                    ("gradient_norm", report.gradient_norm),
-                    ("images_per_s", speed),
-                ] {
-                    events.scalar(tag, value, step)?;
-                }
-                events.flush()?;
-                stop |= observer(Event::Logged { step, loss, images_per_s: speed }).is_break();
-                (since, sum, count) = (Instant::now(), 0.0, 0);
+                let waiting = self.trainer.waited() - waited;
+                let reports = if size > 1 { self.report_ranks(count, since.elapsed(), waiting)? } else { Vec::new() };
+                let written = log.as_mut().map_or(Ok(()), |log| log.write(&report, loss, speed, &reports));
+                agree(self.trainer.ranks(), written)?;
+                stop |= observer(Event::Logged { step, loss, images_per_s: speed, ranks: &reports }).is_break();
+                (since, sum, count, waited) = (Instant::now(), 0.0, 0, self.trainer.waited());
             }
             if t.preview_every > 0 && (step.is_multiple_of(t.preview_every) || last) {
-                let path = self.write_preview(&mut events)?;
-                stop |= observer(Event::Preview { step, path: &path }).is_break();
+                let ema = self.trainer.ema()?;
+                let path = log.as_mut().map(|log| self.write_preview(ema.into_owned(), &mut log.events)).transpose();
+                if let Some(path) = agree(self.trainer.ranks(), path)? {
+                    stop |= observer(Event::Preview { step, path: &path }).is_break();
+                }
             }
+            // What one rank's observer answers holds for all.
+            stop = any(self.trainer.ranks(), stop)?;
             if step.is_multiple_of(t.checkpoint_every) || last || stop {
                 self.checkpoint().map_err(|e| name_good_checkpoint(e, saved, &model))?;
                 saved = step;
-                stop |= observer(Event::Checkpoint { step }).is_break();
+                stop |= any(self.trainer.ranks(), observer(Event::Checkpoint { step }).is_break())?;
             }
             if stop && !last {
-                // The observer may have stopped the run at a step without a checkpoint.
-                if saved != step {
-                    self.checkpoint().map_err(|e| name_good_checkpoint(e, saved, &model))?;
-                }
                 return Err(Error::stopped());
             }
         }
         self.write_curve()
     }
 
-    fn write_preview(&self, events: &mut EventWriter) -> Result<PathBuf> {
+    /// What each rank did in the last `steps` steps.
+    fn report_ranks(&self, steps: u64, time: Duration, waiting: Duration) -> Result<Vec<RankReport>> {
+        let images = (steps * self.trainer.own_images() as u64) as f64;
+        let busy = time.saturating_sub(waiting).as_secs_f64().max(1e-9);
+        let mine = [images / busy, waiting.as_secs_f64() / time.as_secs_f64().max(1e-9)];
+        let ranks = self.trainer.ranks();
+        let all = gather_numbers(ranks, &mine, &vec![2; ranks.size()]).inspect_err(|_| ranks.fail())?;
+        Ok(all.chunks_exact(2).map(|rank| RankReport { images_per_s: rank[0], waiting: rank[1] }).collect())
+    }
+
+    fn write_preview(&self, ema: Parameters, events: &mut EventWriter) -> Result<PathBuf> {
         let step = self.trainer.step_count();
-        let mut images = self.trainer.preview()?;
+        let mut images = self.trainer.preview_of(ema)?;
         let [channels, height, width] = self.trainer.data().shape();
         let shown = shown_channels(channels);
         images.slice_axis_inplace(Axis(1), Slice::from(..shown));
@@ -263,6 +302,11 @@ impl Run {
     }
 
     fn write_curve(&self) -> Result<()> {
+        let ranks = self.trainer.ranks();
+        agree(ranks, if ranks.rank() == 0 { self.draw_curve() } else { Ok(()) })
+    }
+
+    fn draw_curve(&self) -> Result<()> {
         let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
         let losses: Vec<(u64, f64)> = text.lines().filter_map(step_and_loss).collect();
         if losses.is_empty() {
@@ -270,6 +314,112 @@ impl Run {
         }
         let picture = loss_curve(&format!("training loss, {}", self.trainer.data().name()), &losses)?;
         write_png(&self.folder.join("loss.png"), &picture, &[("Software", "skipstone")])
+    }
+}
+
+/// What identifies a run with this recipe, data and initial model.
+fn identify(recipe: &Recipe, data: &Dataset, init: Option<&(Parameters, String)>) -> Result<Identity> {
+    let range = data.range().map_or_else(String::new, |range| format!(", range {range}"));
+    Ok(Identity {
+        recipe: recipe.to_toml(),
+        data: format!("{} ({} images, sha256 {}{range})", data.name(), data.len(), data.digest()?),
+        init: init.map(|(_, hash)| hash.clone()).unwrap_or_default(),
+    })
+}
+
+/// Checks the run in the folder, if there is one, and settles the order of sums: a new run gets the tree, and one whose
+/// recipe has no such key keeps its chain and its recipe. Returns whether there is a run.
+fn settle(folder: &Path, recipe: &mut Recipe, identity: &mut Identity, resume: bool) -> Result<bool> {
+    let state = folder.join(STATE);
+    let exists = state.exists();
+    if exists && !resume {
+        return Err(Error::argument(
+            "the folder already holds a training run; continue it with --resume or choose another --out",
+        )
+        .in_file(folder));
+    }
+    let was = if exists { Some(Identity::read(&state)?) } else { None };
+    let before = match &was {
+        Some(was) => stored_sum(&was.recipe).map_err(|e| e.in_file(&state))?,
+        None => Some(Sum::Tree),
+    };
+    if before.is_none() && recipe.train.sum == Some(Sum::Chain) {
+        recipe.train.sum = None;
+    }
+    recipe.train.sum = recipe.train.sum.or(before);
+    identity.recipe = recipe.to_toml();
+    if let Some(was) = was {
+        same_run(&was, identity).map_err(|e| e.in_file(&state))?;
+    }
+    recipe.train.sum.get_or_insert(Sum::Chain);
+    Ok(exists)
+}
+
+/// The order of sums in the recipe of a state, if it has one.
+fn stored_sum(recipe: &str) -> Result<Option<Sum>> {
+    let wrong = |e: toml::de::Error| Error::data(format!("stored recipe: {}", e.message()));
+    let table: toml::Table = recipe.parse().map_err(wrong)?;
+    table.get("train").and_then(|train| train.get("sum")).map(|sum| sum.clone().try_into().map_err(wrong)).transpose()
+}
+
+/// Creates the folders of a run and locks them.
+fn prepare(folder: &Path) -> Result<files::Lock> {
+    for sub in ["", "state", "previews", "events"] {
+        files::create_dir(&folder.join(sub))?;
+    }
+    let lock = files::lock(folder)?;
+    files::remove_stale_temporaries(folder)?;
+    files::remove_stale_temporaries(&folder.join("state"))?;
+    Ok(lock)
+}
+
+/// The logs of a run.
+struct Log {
+    path: PathBuf,
+    lines: File,
+    events: EventWriter,
+}
+
+impl Log {
+    fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(LOG);
+        Ok(Self { lines: append(&path)?, path, events: EventWriter::create(&folder.join("events"))? })
+    }
+
+    /// Notes on how many ranks a run goes on, if they are several.
+    fn start(&mut self, step: u64, ranks: usize) -> Result<()> {
+        if ranks == 1 {
+            return Ok(());
+        }
+        let line = serde_json::json!({"step": step, "started": format!("{ranks} ranks")});
+        writeln!(self.lines, "{line}").map_err(|e| Error::io(&self.path, e))
+    }
+
+    fn write(&mut self, report: &StepReport, loss: f64, images_per_s: f64, ranks: &[RankReport]) -> Result<()> {
+        let StepReport { step, learning_rate, gradient_norm, .. } = *report;
+        let mut line = serde_json::json!({
+            "step": step, "loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm,
+            "images_per_s": images_per_s,
+        });
+        let mut scalars = vec![
+            ("loss".to_owned(), loss),
+            ("learning_rate".to_owned(), learning_rate),
+            ("gradient_norm".to_owned(), gradient_norm),
+            ("images_per_s".to_owned(), images_per_s),
+        ];
+        if !ranks.is_empty() {
+            line["ranks"] = ranks
+                .iter()
+                .map(|rank| serde_json::json!({"images_per_s": rank.images_per_s, "waiting": rank.waiting}))
+                .collect();
+        }
+        for (i, rank) in ranks.iter().enumerate() {
+            scalars.push((format!("ranks/{i}/images_per_s"), rank.images_per_s));
+            scalars.push((format!("ranks/{i}/waiting"), rank.waiting));
+        }
+        writeln!(self.lines, "{line}").map_err(|e| Error::io(&self.path, e))?;
+        scalars.iter().try_for_each(|(tag, value)| self.events.scalar(tag, *value, step))?;
+        self.events.flush()
     }
 }
 
@@ -286,42 +436,11 @@ fn append(path: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(path).map_err(|e| Error::io(path, e))
 }
 
+fn step_of(line: &str) -> Option<u64> {
+    serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
+}
+
 fn step_and_loss(line: &str) -> Option<(u64, f64)> {
     let value: serde_json::Value = serde_json::from_str(line).ok()?;
     Some((value.get("step")?.as_u64()?, value.get("loss")?.as_f64()?))
-}
-
-/// Keys that may change when a run is resumed: they affect its length and output, not the result of a step.
-const CHANGEABLE: [&str; 7] =
-    ["steps", "recompute", "checkpoint_every", "log_every", "preview_every", "preview_images", "preview_steps"];
-
-/// Checks that a state belongs to the requested run.
-fn same_run(was: &Identity, now: &Identity) -> Result<()> {
-    let differs = |what: &str, was: &str, now: &str| {
-        Err(Error::argument(format!(
-            "the run was started with {what} {was}, but now it is {now}; \
-             resume with the same value, or start another run with --init"
-        )))
-    };
-    if was.data != now.data {
-        return differs("data", &was.data, &now.data);
-    }
-    // A resumed run may omit the initial model, but a different one is a mistake.
-    if !now.init.is_empty() && was.init != now.init {
-        return differs("the initial model", &was.init, &now.init);
-    }
-    let table = |text: &str| text.parse::<toml::Table>().map_err(|e| Error::data(format!("stored recipe: {e}")));
-    // States used to store this alias of the schedule as it was typed.
-    let old = was.recipe.replace("schedule = \"quad\"", "schedule = \"scaled_linear\"");
-    let (old, new) = (table(&old)?, table(&now.recipe)?);
-    for (section, entries) in &new {
-        for (key, value) in entries.as_table().into_iter().flatten() {
-            let before = old.get(section).and_then(|s| s.get(key));
-            if before != Some(value) && !(section == "train" && CHANGEABLE.contains(&key.as_str())) {
-                let before = before.map_or("unset".to_string(), ToString::to_string);
-                return differs(&format!("{section}.{key} ="), &before, &value.to_string());
-            }
-        }
-    }
-    Ok(())
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::io::checkpoint::{FloatType, read_tensors, write_tensors};
+use crate::io::checkpoint::{FloatType, read_metadata, read_tensors, write_tensors};
 use crate::io::files;
 use crate::unet::{Layout, Parameters};
 
@@ -68,19 +68,17 @@ impl State<'_> {
     }
 
     /// Reads a state whose parameters have the given layout.
-    pub fn read(path: &Path, layout: &Arc<Layout>) -> Result<(State<'static>, Identity)> {
+    pub fn read(path: &Path, layout: &Arc<Layout>) -> Result<State<'static>> {
         // Four groups of parameters and a header.
         let limit = 16 * layout.len() as u64 + (64 << 20);
         let bytes = files::read(path, limit)?;
         State::parse(&bytes, layout).map_err(|e| e.in_file(path))
     }
 
-    fn parse(bytes: &[u8], layout: &Arc<Layout>) -> Result<(State<'static>, Identity)> {
+    fn parse(bytes: &[u8], layout: &Arc<Layout>) -> Result<State<'static>> {
         let set = read_tensors(bytes)?;
-        let text = |key: &str| {
-            set.metadata.get(key).cloned().ok_or_else(|| Error::data(format!("the training state has no \"{key}\"")))
-        };
-        let step = text("step")?.parse().map_err(|_| Error::data("\"step\" in the training state is not a number"))?;
+        let step = text(&set.metadata, "step")?;
+        let step = step.parse().map_err(|_| Error::data("\"step\" in the training state is not a number"))?;
         let by_name: BTreeMap<&str, _> = set.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let group = |name: &str| -> Result<Cow<'static, Parameters>> {
             let mut parameters = Parameters::zeros(layout.clone());
@@ -95,8 +93,20 @@ impl State<'_> {
             }
             Ok(Cow::Owned(parameters))
         };
-        let identity = Identity { recipe: text("recipe")?, data: text("data")?, init: text("init")? };
         let [weights, ema, m, v] = GROUPS.map(group);
-        Ok((State { step, groups: [weights?, ema?, m?, v?] }, identity))
+        Ok(State { step, groups: [weights?, ema?, m?, v?] })
     }
+}
+
+impl Identity {
+    /// Whose state a file holds.
+    pub fn read(path: &Path) -> Result<Self> {
+        let metadata = read_metadata(path)?;
+        let text = |key| text(&metadata, key).map_err(|e| e.in_file(path));
+        Ok(Self { recipe: text("recipe")?, data: text("data")?, init: text("init")? })
+    }
+}
+
+fn text(metadata: &BTreeMap<String, String>, key: &str) -> Result<String> {
+    metadata.get(key).cloned().ok_or_else(|| Error::data(format!("the training state has no \"{key}\"")))
 }

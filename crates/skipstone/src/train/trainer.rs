@@ -1,13 +1,16 @@
 //! The trainer, which makes one optimiser step at a time.
 
 use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ndarray::Array4;
 
-use super::recipe::{OptimizerKind, Recipe};
+use super::recipe::{OptimizerKind, Recipe, Sum};
 use super::state::State;
-use crate::engine::{self, Batch, EngineOptions, Group, Learner, Sharding, Targets, Update};
+use crate::engine::ranks::{Alone, broadcast, gather_numbers};
+use crate::engine::{self, Batch, EngineOptions, Group, Learner, Ranks, Sharding, Targets, Update};
 use crate::error::{Error, Kind, Result};
 use crate::io::checkpoint::SchedulerConfig;
 use crate::io::data::{Dataset, Epochs, Stream};
@@ -39,7 +42,7 @@ type RandomWords = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
 
 /// Training in progress: network, optimiser, moving average and data.
 ///
-/// The result of step k depends only on the recipe, the data and the state after step k − 1, not on threads.
+/// The result of step k depends only on the recipe, the data and the state after step k − 1, not on threads or ranks.
 pub struct Trainer {
     recipe: Recipe,
     config: Config,
@@ -51,6 +54,11 @@ pub struct Trainer {
     step: u64,
     learner: Box<dyn Learner>,
     engine: EngineOptions,
+    ranks: Arc<dyn Ranks>,
+    /// The shards of a step that this rank computes.
+    shards: Range<usize>,
+    /// How long this rank has waited for others to give their losses.
+    waited: Duration,
 }
 
 impl std::fmt::Debug for Trainer {
@@ -66,6 +74,21 @@ impl Trainer {
     /// The data's shape is not the recipe's, classes are missing, `init` has another architecture, or
     /// [`engine::open_learner`] fails.
     pub fn new(recipe: Recipe, data: Dataset, init: Option<Parameters>, engine: EngineOptions) -> Result<Self> {
+        Self::on_ranks(recipe, data, init, engine, Arc::new(Alone))
+    }
+
+    /// As [`new`](Self::new), as one of the ranks that train together. All ranks have the same recipe, data and initial
+    /// weights and call the same functions in the same order. If one fails alone, [`Ranks::fail`] is called.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); also if there are several ranks, but the recipe sums in a chain.
+    pub fn on_ranks(
+        recipe: Recipe,
+        data: Dataset,
+        init: Option<Parameters>,
+        engine: EngineOptions,
+        ranks: Arc<dyn Ranks>,
+    ) -> Result<Self> {
         let m = &recipe.model;
         let [height, width] = m.sample_size;
         if data.shape() != [m.channels, height, width] {
@@ -101,11 +124,53 @@ impl Trainer {
         };
         let train = &recipe.train;
         let sharding = Sharding { images: train.shard, recompute: train.recompute };
-        let learner = engine::open_learner(config.clone(), weights, sharding, &engine)?;
+        let (count, size) = (recipe.shards(), ranks.size());
+        let learner = match train.sum {
+            Some(Sum::Chain) if size > 1 => {
+                return Err(Error::argument(format!(
+                    "train.sum = \"chain\": this run adds its shards one after the other, which {size} ranks cannot; train it \
+                     in one process, or start another run with --init and train.sum = \"tree\""
+                )));
+            }
+            Some(Sum::Chain) => engine::open_learner(config.clone(), weights, sharding, &engine)?,
+            None | Some(Sum::Tree) => {
+                engine::open_tree_learner(config.clone(), weights, sharding, count, ranks.clone(), &engine)?
+            }
+        };
+        let shards = engine::share(count, ranks.rank(), size);
         let seed = recipe.train.seed;
         let words: RandomWords = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
         let epochs = Epochs::new(data.len(), words)?;
-        Ok(Self { recipe, config, scheduler, schedule, data, epochs, null_class, step: 0, learner, engine })
+        Ok(Self {
+            recipe,
+            config,
+            scheduler,
+            schedule,
+            data,
+            epochs,
+            null_class,
+            step: 0,
+            learner,
+            engine,
+            ranks,
+            shards,
+            waited: Duration::ZERO,
+        })
+    }
+
+    /// The ranks that train together.
+    pub fn ranks(&self) -> &dyn Ranks {
+        &*self.ranks
+    }
+
+    /// How long this rank has waited for others so far.
+    pub fn waited(&self) -> Duration {
+        self.waited + self.learner.waited()
+    }
+
+    /// The images of a step that this rank computes.
+    pub fn own_images(&self) -> usize {
+        (0..self.recipe.train.accumulate).map(|micro| self.recipe.images(micro, &self.shards).len()).sum()
     }
 
     /// Steps done.
@@ -141,31 +206,44 @@ impl Trainer {
     /// The trained weights.
     ///
     /// # Errors
-    /// The device fails.
+    /// The device or the exchange with the other ranks fails.
     pub fn weights(&self) -> Result<Cow<'_, Parameters>> {
         self.learner.group(Group::Weights)
     }
 
-    /// The moving average (EMA) of the weights.
+    /// The moving average (EMA) of the weights. All ranks have to ask for it.
     ///
     /// # Errors
-    /// The device fails.
+    /// The device or the exchange with the other ranks fails.
     pub fn ema(&self) -> Result<Cow<'_, Parameters>> {
-        self.learner.group(Group::Ema)
+        self.learner.group(Group::Ema).inspect_err(|_| self.ranks.fail())
     }
 
-    /// The state that a checkpoint stores.
-    pub(super) fn state(&self) -> Result<State<'_>> {
-        let [weights, ema, m, v] = Group::ALL.map(|group| self.learner.group(group));
-        Ok(State { step: self.step, groups: [weights?, ema?, m?, v?] })
-    }
-
-    /// Continues from a checkpoint.
-    pub(super) fn restore(&mut self, state: State<'_>) -> Result<()> {
-        for (group, values) in Group::ALL.into_iter().zip(state.groups) {
-            self.learner.set_group(group, values.into_owned())?;
+    /// The state that a checkpoint stores, on rank 0. All ranks have to ask for it.
+    pub(super) fn state(&self) -> Result<Option<State<'_>>> {
+        let group = |group| self.learner.group(group).inspect_err(|_| self.ranks.fail());
+        if self.ranks.rank() > 0 {
+            // One after the other, so that memory for one suffices.
+            return Group::ALL.into_iter().try_for_each(|g| group(g).map(drop)).map(|()| None);
         }
-        self.step = state.step;
+        let [weights, ema, m, v] = Group::ALL.map(group);
+        Ok(Some(State { step: self.step, groups: [weights?, ema?, m?, v?] }))
+    }
+
+    /// Continues from a checkpoint, which rank 0 has read.
+    pub(super) fn restore(&mut self, state: Option<State<'_>>) -> Result<()> {
+        let ranks = self.ranks.clone();
+        let mut step = state.as_ref().map_or([0; 8], |state| state.step.to_le_bytes());
+        broadcast(&*ranks, &mut step)?;
+        let mut groups = state.map(|state| state.groups.into_iter());
+        for group in Group::ALL {
+            let read = groups.as_mut().and_then(|groups| groups.next()).map(Cow::into_owned);
+            let layout = self.learner.group(Group::Weights)?.layout().clone();
+            let mut values = read.unwrap_or_else(|| Parameters::zeros(layout));
+            broadcast(&*ranks, bytemuck::cast_slice_mut(values.data_mut()))?;
+            self.learner.set_group(group, values)?;
+        }
+        self.step = u64::from_le_bytes(step);
         Ok(())
     }
 
@@ -184,7 +262,8 @@ impl Trainer {
     /// # Errors
     /// The loss or the gradient is not finite ([`Kind::NonFinite`]). The state is then still that before the step.
     pub fn step(&mut self) -> Result<StepReport> {
-        let (loss, gradient_norm) = self.compute_gradient()?;
+        let ranks = self.ranks.clone();
+        let (loss, gradient_norm) = self.compute_gradient().inspect_err(|_| ranks.fail())?;
         let step = self.step + 1;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             let what = if loss.is_finite() { "gradient" } else { "loss" };
@@ -198,7 +277,7 @@ impl Trainer {
         }
         let o = &self.recipe.optimizer;
         let learning_rate = self.recipe.learning_rate(step);
-        self.learner.update(&Update {
+        let update = Update {
             step,
             shrink: (o.clip > 0.0 && gradient_norm > o.clip).then(|| (o.clip / gradient_norm) as f32),
             learning_rate,
@@ -208,7 +287,8 @@ impl Trainer {
             weight_decay: o.weight_decay,
             decoupled: o.kind == OptimizerKind::AdamW,
             ema_decay: self.recipe.ema_decay(step),
-        })?;
+        };
+        self.learner.update(&update).inspect_err(|_| ranks.fail())?;
         self.step = step;
         Ok(StepReport { step, loss, gradient_norm, learning_rate })
     }
@@ -231,20 +311,45 @@ impl Trainer {
     fn compute_gradient(&mut self) -> Result<(f64, f64)> {
         self.learner.zero_gradient();
         let (batch, accumulate) = (self.recipe.train.batch, self.recipe.train.accumulate);
-        let mut loss = 0.0;
-        for micro in 0..accumulate as u64 {
-            let batch_index = self.step * accumulate as u64 + micro;
-            loss += self.add_batch(batch_index, 1.0 / (batch * accumulate) as f64)?;
+        let scale = 1.0 / (batch * accumulate) as f64;
+        let mut losses = Vec::with_capacity(self.own_images());
+        for micro in 0..accumulate {
+            let images = self.recipe.images(micro, &self.shards);
+            if !images.is_empty() {
+                let batch_index = self.step * accumulate as u64 + micro as u64;
+                losses.extend(self.add_batch(batch_index, images, scale)?);
+            }
         }
-        Ok((loss, self.learner.gradient_norm()?))
+        self.learner.finish_gradient()?;
+        let begun = Instant::now();
+        let losses = self.gather_losses(losses)?;
+        let loss = losses.chunks(batch).map(|losses| losses.iter().sum::<f64>() * scale).sum();
+        let norm = self.learner.gradient_norm()?;
+        if self.ranks.size() > 1 {
+            self.waited += begun.elapsed();
+        }
+        Ok((loss, norm))
     }
 
-    /// Adds the gradient of `scale`·Σ loss over batch `batch_index`. Returns that scaled sum.
-    fn add_batch(&mut self, batch_index: u64, scale: f64) -> Result<f64> {
-        let n = self.recipe.train.batch;
+    /// The losses of all images of a step, in order.
+    fn gather_losses(&self, mine: Vec<f64>) -> Result<Vec<f64>> {
+        let size = self.ranks.size();
+        if size == 1 {
+            return Ok(mine);
+        }
+        let images = |rank: usize| {
+            let shards = engine::share(self.recipe.shards(), rank, size);
+            (0..self.recipe.train.accumulate).map(|micro| self.recipe.images(micro, &shards).len()).sum()
+        };
+        gather_numbers(&*self.ranks, &mine, &(0..size).map(images).collect::<Vec<usize>>())
+    }
+
+    /// Adds the gradient of `scale`·Σ loss over these images of batch `batch_index`. Returns the losses.
+    fn add_batch(&mut self, batch_index: u64, images: Range<usize>, scale: f64) -> Result<Vec<f64>> {
+        let n = images.len();
         let seed = self.recipe.train.seed;
         // Every draw is keyed by the image's position in the run, so a resumed run repeats it exactly.
-        let first = batch_index * n as u64;
+        let first = batch_index * self.recipe.train.batch as u64 + images.start as u64;
         let picks: Vec<_> = (first..first + n as u64)
             .map(|position| {
                 let mut pick = self.epochs.pick_at(position);
@@ -257,7 +362,8 @@ impl Trainer {
         self.data.fill_batch(&picks, &mut x0)?;
         let mut eps = Array4::zeros((n, c, h, w));
         fill_gaussian(seed, Purpose::TrainNoise, first, 0, &mut eps);
-        let times = self.draw_times(batch_index)?;
+        // Times are drawn for a whole batch at once.
+        let times = &self.draw_times(batch_index)?[images];
         let levels = times.iter().map(|t| self.schedule.level(*t)).collect::<Result<Vec<_>>>()?;
         let prediction = self.scheduler.prediction_type;
         let x_t = process::diffuse(&x0, &eps, &levels)?;
@@ -270,12 +376,11 @@ impl Trainer {
         let weights: Vec<f64> = levels.iter().map(|level| weighting.at(prediction, *level)).collect();
         let batch = Batch {
             x_t: &x_t,
-            times: &times,
+            times,
             conditions: &conditions,
             dropout: (self.config.dropout > 0.0).then_some(&dropout[..]),
         };
-        let losses = self.learner.add_gradient(batch, Targets { target: &target, weights: &weights, scale })?;
-        Ok(losses.iter().sum::<f64>() * scale)
+        self.learner.add_gradient(batch, Targets { target: &target, weights: &weights, scale })
     }
 
     fn draw_times(&self, batch_index: u64) -> Result<Vec<Time>> {
@@ -302,8 +407,13 @@ impl Trainer {
     /// # Errors
     /// The samples are not finite.
     pub fn preview(&self) -> Result<Array4<f32>> {
+        self.preview_of(self.ema()?.into_owned())
+    }
+
+    /// [`preview`](Self::preview) of this average.
+    pub(super) fn preview_of(&self, ema: Parameters) -> Result<Array4<f32>> {
         let prediction = self.scheduler.prediction_type;
-        let network = engine::open(self.config.clone(), self.ema()?.into_owned(), prediction, &self.engine)?;
+        let network = engine::open(self.config.clone(), ema, prediction, &self.engine)?;
         let t = &self.recipe.train;
         let times = self.schedule.train_steps();
         let steps = t.preview_steps.min(times as usize);

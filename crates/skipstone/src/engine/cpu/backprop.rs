@@ -14,7 +14,7 @@ use crate::engine::Batch;
 use crate::engine::inputs::{RowLayout, check, conditions};
 use crate::error::{Error, Result};
 use crate::sampling::denoiser;
-use crate::unet::graph::Graph;
+use crate::unet::graph::{Graph, Op};
 use crate::unet::plan::{CACHE_LINE, MemoryPlan};
 use crate::unet::{Config, Layout};
 
@@ -105,6 +105,24 @@ impl Backprop {
         4 * (self.forward.len() + self.gradients.len()) * self.shard.min(n)
     }
 
+    /// For each parameter, in the order of the layout, the operation whose backward step completes its gradient, or `None`
+    /// if only the end of the backward pass does. The steps go from the last operation to the first.
+    pub(super) fn completed_by(&self) -> Vec<Option<usize>> {
+        let mut by = vec![None; self.ranges.len()];
+        // From the last operation to the first, so that the first one that reads a parameter remains.
+        for (index, op) in self.graph.ops.iter().enumerate().rev() {
+            let (weights, norm) = match op {
+                Op::Conv { weights, norm, .. } => (&weights[..], *norm),
+                Op::Activate { norm, .. } => (&[][..], Some(*norm)),
+                _ => (&[][..], None),
+            };
+            let norm = norm.map(|id| [self.graph.norms[id].gamma, self.graph.norms[id].beta]);
+            let read = weights.iter().flat_map(|(w, b)| [*w, *b]).chain(norm.into_iter().flatten());
+            read.for_each(|parameter| by[parameter] = Some(index));
+        }
+        by
+    }
+
     /// Runs the batch and adds its gradient to `gradient` (as long as the layout). For each shard, in order,
     /// `cotangent(images, y, dy)` receives the output `y` and writes the derivative of the loss with respect to `y`.
     ///
@@ -117,9 +135,23 @@ impl Backprop {
         &mut self,
         parameters: &[f32],
         batch: Batch<'_>,
+        cotangent: impl FnMut(Range<usize>, &[f32], &mut [f32]),
+        gradient: &mut [f32],
+        input_gradient: Option<&mut Array4<f32>>,
+    ) -> Result<()> {
+        self.add_gradient_watched(parameters, batch, cotangent, gradient, input_gradient, &mut |_, _| {})
+    }
+
+    /// As [`add_gradient`](Self::add_gradient). In each shard, `watch` receives the gradient after the backward step of
+    /// every operation, with its index, and at the end.
+    pub(super) fn add_gradient_watched(
+        &mut self,
+        parameters: &[f32],
+        batch: Batch<'_>,
         mut cotangent: impl FnMut(Range<usize>, &[f32], &mut [f32]),
         gradient: &mut [f32],
         input_gradient: Option<&mut Array4<f32>>,
+        watch: &mut dyn FnMut(Option<usize>, &[f32]),
     ) -> Result<()> {
         let classes = denoiser::classes(batch.conditions, batch.x_t.dim().0, self.config.num_class_embeds)?;
         let n = check(&self.config, batch.x_t, batch.times.len(), classes.as_deref())?;
@@ -159,8 +191,9 @@ impl Backprop {
             cotangent(images.clone(), y, dy);
             let backwards = Back { walk, plan: &self.gradients, wanted };
             back.by_vector.clear();
-            backwards.run(dy, forward, back, packed, gradient);
+            backwards.run(dy, forward, back, packed, gradient, watch);
             graph.vectors_backward(&self.config, machine, store, here, vectors, &mut back.by_vector, gradient);
+            watch(None, gradient);
             if let Some(into) = &mut input_gradient {
                 let dx = backwards.input_gradient(back);
                 let into = &mut into[images.start * len..images.end * len];

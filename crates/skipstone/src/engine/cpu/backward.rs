@@ -95,7 +95,8 @@ impl Back<'_> {
     }
 
     /// Adds the parameters' gradient to `gradient` (in the order of the layout), given the output's cotangent `dy`,
-    /// `[n, channels, pixels]`. Leaves the gradient of the input in the arena.
+    /// `[n, channels, pixels]`. Leaves the gradient of the input in the arena. `watch` receives the gradient after each
+    /// operation, with its index.
     pub fn run(
         &self,
         dy: &[f32],
@@ -103,6 +104,7 @@ impl Back<'_> {
         back: &mut BackWorkspace,
         buffers: &mut PackBuffers,
         gradient: &mut [f32],
+        watch: &mut dyn FnMut(Option<usize>, &[f32]),
     ) {
         let Walk { graph, n, .. } = self.walk;
         back.arena.at_least(n * self.plan.len());
@@ -129,6 +131,7 @@ impl Back<'_> {
             }
             for op in (begin..end).rev() {
                 self.step(op, forward, back, buffers, gradient);
+                watch(Some(op), gradient);
             }
             end = begin;
         }

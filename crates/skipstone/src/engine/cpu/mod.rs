@@ -14,6 +14,7 @@ mod network;
 mod options;
 mod shapes;
 mod team;
+mod tree;
 
 pub use backprop::Backprop;
 pub use differentiable::DifferentiableUNet;
@@ -22,6 +23,8 @@ pub use network::UNet;
 pub use options::Options;
 /// The types that [`Options`] are made of.
 pub use skipstone_kernels::{Isa, Team, conv::Algorithm, conv::Shape as ConvShape};
+pub use tree::TreeLearner;
+pub(super) use tree::share;
 
 use skipstone_kernels::peak;
 

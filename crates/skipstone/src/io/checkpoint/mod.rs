@@ -29,6 +29,7 @@ use sha2::{Digest, Sha256};
 
 pub use adm::{AdmFlags, Published};
 pub use config::{config_from_json, config_to_json};
+pub(crate) use safetensors::read_metadata;
 pub use safetensors::{FloatType, NamedTensor, TensorSet, read_tensors, write_tensors};
 pub use save::{ModelFiles, save};
 pub use scheduler::{SchedulerConfig, VarianceName};

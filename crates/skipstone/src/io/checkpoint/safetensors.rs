@@ -194,6 +194,16 @@ pub fn read_tensors(bytes: &[u8]) -> Result<TensorSet> {
     Ok(TensorSet { tensors, metadata })
 }
 
+/// The text metadata of a file, without reading its tensors.
+///
+/// # Errors
+/// As [`read_tensors`], or the file cannot be read.
+pub(crate) fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+    let blob = super::blob::open(path)?;
+    let (_, meta) = header(&*blob).map_err(|e| e.in_file(path))?;
+    Ok(meta.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

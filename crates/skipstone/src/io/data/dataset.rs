@@ -93,6 +93,35 @@ impl Dataset {
         Self::of(name, Images::Source { source, n }, labels, class_names)
     }
 
+    /// The images of several data sets of one shape, in order, without classes.
+    ///
+    /// # Errors
+    /// There is no part, or the shapes differ.
+    pub(super) fn joined(name: impl Into<String>, parts: Vec<Self>) -> Result<Self> {
+        let name = name.into();
+        let shape = parts.first().map(Self::shape).unwrap_or_default();
+        if let Some(other) = parts.iter().find(|part| part.shape() != shape) {
+            let (first, other) = (&parts[0], (other.name(), other.shape()));
+            return Err(Error::data(format!(
+                "data set {name}: images of {} are {shape:?}, those of {} are {:?}",
+                first.name(),
+                other.0,
+                other.1
+            )));
+        }
+        let (range, notes) = parts.first().map(|part| (part.range, part.notes.clone())).unwrap_or_default();
+        let mut end = 0;
+        let ends = parts.iter().map(|part| {
+            end += part.len();
+            end
+        });
+        let place = parts.iter().map(|part| part.name()).collect::<Vec<_>>().join(", ");
+        let joined = Joined { ends: ends.collect(), place: format!("{name}: {place}"), parts };
+        let mut data = Self::streamed(name, Arc::new(joined), None, Vec::new())?.with_range(range);
+        data.notes = notes;
+        Ok(data)
+    }
+
     fn of(name: String, images: Images, labels: Option<Vec<u32>>, class_names: Vec<String>) -> Result<Self> {
         let data = Self { name, images, labels, class_names, resized_from: None, range: None, notes: Vec::new() };
         let name = &data.name;
@@ -345,6 +374,50 @@ fn first_error<T>(
     work: impl Fn(T) -> Result<()> + Send + Sync,
 ) -> Result<()> {
     items.map(work).find_map_first(Result::err).map_or(Ok(()), Err)
+}
+
+/// Several data sets as one source.
+#[derive(Debug)]
+struct Joined {
+    parts: Vec<Dataset>,
+    /// The number of images up to the end of each part.
+    ends: Vec<usize>,
+    place: String,
+}
+
+impl Source for Joined {
+    fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        self.parts.first().map(Dataset::shape).unwrap_or_default()
+    }
+
+    fn read(&self, index: usize, out: &mut [f32]) -> Result<()> {
+        let at = self.ends.partition_point(|&end| end <= index);
+        let index = index - at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        match &self.parts[at].images {
+            Images::Source { source, .. } => source.read(index, out),
+            Images::Memory(images) => {
+                let image = images.index_axis(Axis(0), index);
+                out.iter_mut().zip(image.iter()).for_each(|(out, &byte)| *out = from_byte(byte));
+                Ok(())
+            }
+        }
+    }
+
+    fn digest(&self) -> Result<[u8; 32]> {
+        let mut hash = Sha256::new();
+        for part in &self.parts {
+            hash.update(part.digest()?);
+        }
+        Ok(hash.finalize().into())
+    }
+
+    fn place(&self) -> &str {
+        &self.place
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod order;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod photo;
+mod shards;
 mod source;
 mod spec;
 mod tar;

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::fit::{Fit, Pixels, WHITE};
 #[cfg(feature = "parquet")]
 use super::parquet;
+use super::shards::{of_file, of_folder, of_pattern};
 use super::{ArrayLayout, Dataset, RecordedRange, ValueRange, array, cifar, folder, idx, tar};
 use crate::error::{Error, Kind, Result};
 
@@ -42,19 +43,22 @@ pub enum DataSpec {
     Cifar10,
     /// `idx:FILE`: one IDX file, gzipped or not, for either split.
     Idx(PathBuf),
-    /// `FILE.npy`: one array, for either split; see [`ArrayLayout`].
+    /// `FILE.npy`: one array, for either split; see [`ArrayLayout`]. If only `FILE-00001-of-00003.npy` and so on exist, all
+    /// of them; likewise for `.npz`.
     Npy(PathBuf),
     /// `FILE.npz` or `FILE.npz:NAME`: an array of an archive. Without a name, `x_train` and `x_test` (or `train_images` and
     /// `test_images`) are the splits; otherwise the archive's only array of images, or the usual name, serves both.
     Npz(PathBuf, Option<String>),
-    /// `FILE.tar`: a webdataset archive of images, for either split. `NAME-{000..012}.tar` names several.
+    /// `FILE.tar`: a webdataset archive of images, for either split. `NAME-{000..012}.tar` names several, `NAME-%05d.tar` all
+    /// that have a number there.
     Tar(PathBuf),
     /// `FILE.parquet`: a table of the Hugging Face hub with a column of images, for either split. `NAME-{000..012}.parquet`
     /// names several. Needs the feature `parquet`.
     Parquet(PathBuf),
     /// A folder of images. If it has the sub-folders `train` and `test`, these are the splits; otherwise both splits
     /// are the whole folder. A folder of tables or archives is one data set; if the names of some begin with `train` and
-    /// of others with `test` or `val`, these are the splits.
+    /// of others with `test` or `val`, these are the splits. A folder with the sub-folders `shard-00001-of-00003` and so on
+    /// is the set of all of them.
     Folder(PathBuf),
 }
 
@@ -180,8 +184,11 @@ impl DataSpec {
                 let named = Dataset::new(self.to_string(), images, labels, Vec::new());
                 fitted(named.map_err(|e| e.in_file(path))?, options)
             }
-            Self::Npy(path) => array::read_npy(path, options),
-            Self::Npz(path, name) => array::read_npz(path, name.as_deref(), split, options),
+            Self::Npy(path) => joined(path, |path| array::read_npy(path, options)),
+            Self::Npz(path, name) => joined(path, |path| array::read_npz(path, name.as_deref(), split, options)),
+            Self::Tar(path) if path.to_string_lossy().contains("%05d") => {
+                packed(path, "tar", &of_pattern(path)?, options)
+            }
             Self::Tar(path) => packed(path, "tar", &shards(path)?, options),
             Self::Parquet(path) => packed(path, "parquet", &shards(path)?, options),
             Self::Folder(path) => {
@@ -196,6 +203,12 @@ impl DataSpec {
                     if !files.is_empty() {
                         return packed(path, ending, &files, options);
                     }
+                }
+                let shards = of_folder(path)?;
+                if !shards.is_empty() {
+                    let parts = shards.iter().map(|shard| folder::read_folder(shard, &fit));
+                    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                    return Dataset::joined(name, parts.collect::<Result<_>>()?);
                 }
                 folder::read_folder(&part_of(path, split), &fit)
             }
@@ -242,6 +255,16 @@ impl DataSpec {
         };
         Error::new(Kind::NotFound, format!("data set {self}: {file} not found in {}; {remedy}", looked.join(", ")))
     }
+}
+
+/// The data set in a file, or, if only its shards exist, in all of them.
+fn joined(path: &Path, read: impl Fn(&Path) -> Result<Dataset>) -> Result<Dataset> {
+    let shards = if path.exists() { Vec::new() } else { of_file(path)? };
+    if shards.is_empty() {
+        return read(path);
+    }
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    Dataset::joined(name, shards.iter().map(|shard| read(shard)).collect::<Result<_>>()?)
 }
 
 /// The folders searched for named data sets, in order.

@@ -59,6 +59,23 @@ pub(super) fn read_tar(name: String, paths: &[PathBuf], fit: &Fit) -> Result<Dat
     })
 }
 
+/// The manifest of an archive that `sample` wrote.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn manifest(path: &Path) -> Result<Option<String>> {
+    let archive = blob::open(path)?;
+    let mut found = None;
+    // The first entry; an archive that goes on badly is reported when its images are read.
+    let _ = walk(&*archive, &mut |name, start, len| {
+        if name == "__manifest__/manifest.json" && len <= MAX_NAME {
+            found = String::from_utf8(archive.read(start, len)?).ok();
+        }
+        Err(Error::stopped())
+    });
+    Ok(found)
+}
+
 /// An image and its class.
 #[derive(Debug, PartialEq, Eq)]
 struct Sample {

@@ -51,24 +51,25 @@ pub fn write<D: Dimension>(path: &Path, tensor: ArrayView<'_, f32, D>) -> Result
     files::write_atomically(path, |out| encode(out, tensor).map_err(|e| Error::io(path, e)))
 }
 
-/// Writes `tensor` to `out` as a `.npy` file, little-endian and in C order.
-///
-/// # Errors
-/// Those of `out`.
-pub fn encode<A: Value, D: Dimension>(mut out: impl Write, tensor: ArrayView<'_, A, D>) -> std::io::Result<()> {
-    let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
+/// The beginning of a `.npy` file of this type and shape, in C order; the values follow.
+pub(crate) fn header(descr: &str, shape: &[usize]) -> Vec<u8> {
+    let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
     // Python writes a tuple of one element with a comma.
     let shape = dims.join(", ") + if dims.len() == 1 { "," } else { "" };
-    let descr = A::DESCR;
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
     // Values start at a multiple of 64 bytes; the header ends with a newline.
     let padding = 63 - (MAGIC.len() + 4 + header.len()) % 64;
     header.extend(std::iter::repeat_n(' ', padding));
     header.push('\n');
-    out.write_all(MAGIC)?;
-    out.write_all(&[1, 0])?;
-    out.write_all(&(header.len() as u16).to_le_bytes())?;
-    out.write_all(header.as_bytes())?;
+    [&MAGIC[..], &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes()].concat()
+}
+
+/// Writes `tensor` to `out` as a `.npy` file, little-endian and in C order.
+///
+/// # Errors
+/// Those of `out`.
+pub fn encode<A: Value, D: Dimension>(mut out: impl Write, tensor: ArrayView<'_, A, D>) -> std::io::Result<()> {
+    out.write_all(&header(A::DESCR, tensor.shape()))?;
     let mut bytes = Vec::with_capacity(8 * CHUNK);
     for &value in tensor.iter() {
         value.push_to(&mut bytes);

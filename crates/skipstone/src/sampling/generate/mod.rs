@@ -3,11 +3,14 @@
 //! Image i of a run depends only on the model, the options, the seed and its index: never on how the run was split into
 //! batches, shards or sessions.
 
+mod archive;
 mod batches;
 mod folder;
 mod manifest;
 mod settings;
 
+pub use crate::io::Shard;
+pub use archive::{NpzFile, TarFile, TarStream};
 pub use batches::batches;
 pub use folder::{Folder, image_name};
 pub use manifest::Manifest;

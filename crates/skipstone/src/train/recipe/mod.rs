@@ -4,8 +4,11 @@ mod parse;
 mod sections;
 
 pub use sections::{
-    DataRecipe, Decay, DiffusionRecipe, EmaRecipe, LossWeight, ModelRecipe, OptimizerKind, OptimizerRecipe, TrainRecipe,
+    DataRecipe, Decay, DiffusionRecipe, EmaRecipe, LossWeight, ModelRecipe, OptimizerKind, OptimizerRecipe, Sum,
+    TrainRecipe,
 };
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +80,19 @@ impl Recipe {
         };
         config.validate()?;
         Ok(config)
+    }
+
+    /// The number of shards of an optimiser step: those of each batch, one batch after the other.
+    pub fn shards(&self) -> usize {
+        self.train.accumulate * self.train.batch.div_ceil(self.train.shard)
+    }
+
+    /// The images of batch `micro` of a step that lie in these shards.
+    pub(super) fn images(&self, micro: usize, shards: &Range<usize>) -> Range<usize> {
+        let TrainRecipe { batch, shard, .. } = self.train;
+        let before = micro * batch.div_ceil(shard);
+        let place = |index: usize| (index.saturating_sub(before) * shard).min(batch);
+        place(shards.start)..place(shards.end)
     }
 
     /// The noise schedule, as saved in the model folder.

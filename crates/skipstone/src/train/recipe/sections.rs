@@ -78,6 +78,16 @@ pub enum Decay {
     Cosine,
 }
 
+/// The order in which a step adds the gradients of its shards. It changes the last bits of the result, nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sum {
+    /// One after the other, in one process.
+    Chain,
+    /// By a fixed tree over the shards: the same bits for any number of ranks.
+    Tree,
+}
+
 /// The forward process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -148,6 +158,10 @@ pub struct TrainRecipe {
     /// Images per pass through the network, on all threads: trades memory for speed. The summation order depends on
     /// this number, and so do the last bits.
     pub shard: usize,
+    /// tree | chain: the order in which the gradients of shards are added. A new run sets tree if the recipe does not say;
+    /// a run whose recipe has no such key is older than trees and keeps its chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<Sum>,
     /// Whether the backward pass recomputes activations used within one block only: less memory, more time, identical
     /// bits.
     pub recompute: bool,
@@ -174,6 +188,7 @@ impl Default for TrainRecipe {
             batch: 64,
             accumulate: 1,
             shard: 32,
+            sum: Some(Sum::Tree),
             recompute: false,
             seed: 0,
             antithetic: true,

@@ -4,12 +4,12 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use skipstone::error::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The part of the images for one machine: the K-th of N nearly equal ranges.
 ///
 /// ```
-/// use skipstone_eval::table::Shard;
+/// use skipstone::io::Shard;
 /// let parts: Vec<_> = (1..=3).map(|k| format!("{k}/3").parse::<Shard>().unwrap().range(100..110)).collect();
 /// assert_eq!(parts, [100..103, 103..106, 106..110]);
 /// ```
@@ -22,6 +22,41 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The K-th of N parts.
+    ///
+    /// # Errors
+    /// K is not from 1 to N.
+    pub fn new(k: u64, of: u64) -> Result<Self> {
+        match 1 <= k && k <= of {
+            true => Ok(Self { k, of }),
+            false => Err(Error::argument(format!("shard {k}/{of}: expected K/N with K from 1 to N"))),
+        }
+    }
+
+    /// K, from 1.
+    pub fn index(self) -> u64 {
+        self.k
+    }
+
+    /// N.
+    pub fn count(self) -> u64 {
+        self.of
+    }
+
+    /// What a shard adds to the name of its output: `-00002-of-00003`.
+    pub fn suffix(self) -> String {
+        format!("-{:05}-of-{:05}", self.k, self.of)
+    }
+
+    /// The name before the suffix, and the shard, of a name that ends in one.
+    pub fn split_name(name: &str) -> Option<(&str, Self)> {
+        let (rest, of) = name.rsplit_once("-of-")?;
+        let (stem, k) = rest.rsplit_once('-')?;
+        let number =
+            |text: &str| text.parse().ok().filter(|_| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit()));
+        Some((stem, Self::new(number(k)?, number(of)?).ok()?))
+    }
+
     /// The images of this part.
     pub fn range(self, all: Range<u64>) -> Range<u64> {
         let n = u128::from(all.end - all.start);
@@ -69,6 +104,17 @@ mod tests {
                 end = part.end;
             }
             prop_assert_eq!(end, all.end);
+        }
+    }
+
+    #[test]
+    fn a_name_with_a_suffix_is_read_back() {
+        let shard = Shard { k: 2, of: 3 };
+        let name = format!("x-1{}", shard.suffix());
+        assert_eq!(name, "x-1-00002-of-00003");
+        assert_eq!(Shard::split_name(&name), Some(("x-1", shard)));
+        for other in ["x", "x-2-of-3", "x-00004-of-00003", "x-00000-of-00003", "x-0000a-of-00003"] {
+            assert_eq!(Shard::split_name(other), None, "{other}");
         }
     }
 

@@ -1,0 +1,52 @@
+//! One file in place of a folder of images: webdataset's tar, and NumPy's archive.
+//!
+//! Both keep what is finished: a run that was killed at any byte continues after the last complete image and ends in the
+//! same bytes. A manifest inside the file says what it holds.
+
+mod npz;
+mod tar;
+
+pub use npz::NpzFile;
+pub use tar::{TarFile, TarStream};
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use super::Manifest;
+use crate::error::{Error, Kind, Result};
+
+/// Opens a file that grows, and keeps other processes from it.
+fn open_locked(path: &Path) -> Result<File> {
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(|e| Error::io(path, e))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let message = "another process is writing this file; wait until it is done, or choose another name";
+            return Err(Error::new(Kind::Io, message).in_file(path));
+        }
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(file = %path.display(), %error, "cannot lock; make sure that no other process writes it");
+        }
+    }
+    Ok(file)
+}
+
+/// Refuses a file whose manifest `found` is not the wanted one.
+fn check_same(found: &[u8], wanted: &Manifest) -> Result<()> {
+    let found = std::str::from_utf8(found).map_err(|_| Error::data("its manifest is no text"))?;
+    if found == wanted.to_json() {
+        return Ok(());
+    }
+    let found = Manifest::from_json(found)?;
+    found.extended(wanted)?;
+    let range = |manifest: &Manifest| format!("{} images from {} on", manifest.n, manifest.first);
+    Err(Error::argument(format!(
+        "the file holds {} of a run, but now {} are wanted; choose another name",
+        range(&found),
+        range(wanted)
+    )))
+}
+
+#[cfg(test)]
+mod tests;

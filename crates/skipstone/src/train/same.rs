@@ -1,0 +1,83 @@
+//! Whether two runs are the same: the one of a state and the one that continues it, or those of several ranks.
+
+use sha2::{Digest, Sha256};
+
+use super::state::Identity;
+use crate::engine::Ranks;
+use crate::engine::cpu::Isa;
+use crate::engine::ranks::gather_messages;
+use crate::error::{Error, Result};
+use crate::io::hex::hex;
+
+/// Keys that may change when a run is resumed: they affect its length and output, not the result of a step.
+const CHANGEABLE: [&str; 7] =
+    ["steps", "recompute", "checkpoint_every", "log_every", "preview_every", "preview_images", "preview_steps"];
+
+/// Checks that a state belongs to the requested run.
+pub(super) fn same_run(was: &Identity, now: &Identity) -> Result<()> {
+    let differs = |what: &str, was: &str, now: &str| {
+        Err(Error::argument(format!(
+            "the run was started with {what} {was}, but now it is {now}; \
+             resume with the same value, or start another run with --init"
+        )))
+    };
+    if was.data != now.data {
+        return differs("data", &was.data, &now.data);
+    }
+    // A resumed run may omit the initial model, but a different one is a mistake.
+    if !now.init.is_empty() && was.init != now.init {
+        return differs("the initial model", &was.init, &now.init);
+    }
+    let table = |text: &str| text.parse::<toml::Table>().map_err(|e| Error::data(format!("stored recipe: {e}")));
+    // States used to store this alias of the schedule as it was typed.
+    let old = was.recipe.replace("schedule = \"quad\"", "schedule = \"scaled_linear\"");
+    let (old, new) = (table(&old)?, table(&now.recipe)?);
+    for (section, entries) in &new {
+        for (key, value) in entries.as_table().into_iter().flatten() {
+            let before = old.get(section).and_then(|s| s.get(key));
+            if before != Some(value) && !(section == "train" && CHANGEABLE.contains(&key.as_str())) {
+                let before = before.map_or("unset".to_string(), ToString::to_string);
+                return differs(&format!("{section}.{key} ="), &before, &value.to_string());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that all ranks train the same run with the same program.
+pub(super) fn same_everywhere(ranks: &dyn Ranks, mine: &Identity) -> Result<()> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    let mine = [
+        ("recipe", mine.recipe.clone()),
+        ("data", mine.data.clone()),
+        ("initial model", mine.init.clone()),
+        ("program", program()),
+        ("instruction set", Isa::best().name().to_owned()),
+    ];
+    let text = mine.each_ref().map(|(_, value)| value.as_str()).join("\0");
+    let all = gather_messages(ranks, text.as_bytes()).inspect_err(|_| ranks.fail())?;
+    let all: Vec<String> = all.into_iter().map(|text| String::from_utf8_lossy(&text).into_owned()).collect();
+    let first: Vec<&str> = all[0].split('\0').collect();
+    for (rank, other) in all.iter().enumerate() {
+        for (((what, _), first), other) in mine.iter().zip(&first).zip(other.split('\0')) {
+            if *first != other {
+                // Of a recipe, the first line that differs.
+                let lines = first.lines().zip(other.lines()).find(|(a, b)| a != b).unwrap_or((first, other));
+                return Err(Error::argument(format!(
+                    "ranks disagree on the {what}: rank 0 has {}, rank {rank} has {}; all ranks need the same",
+                    lines.0, lines.1
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The version of this program and the digest of its file.
+fn program() -> String {
+    let file = std::env::current_exe().and_then(std::fs::read);
+    let digest = file.map_or_else(|e| e.to_string(), |bytes| hex(&Sha256::digest(bytes)[..8]));
+    format!("{} (sha256 {digest})", env!("CARGO_PKG_VERSION"))
+}
