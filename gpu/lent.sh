@@ -45,6 +45,8 @@ run() {
     local out=${1:-gpu/out} python=${PYTHON:-python3}
     local end=$(($(date +%s) + $(awk "BEGIN { print int(60 * ${MINUTES:-8.5}) }")))
     left() { echo $((end - $(date +%s))); }
+    local images=4 steps=50 batch=128
+    if [ -n "${QUICK:-}" ]; then images=1 steps=10 batch=1; fi
     mkdir -p "$out"
     local program
     for program in skipstone golden_gpu; do
@@ -74,7 +76,7 @@ run() {
 
     echo "== correctness: fifty steps beside the CPU ($(left) s left)"
     for device in cpu "$SKIPSTONE_DEVICE"; do
-        timeout 120 "$carry/skipstone" sample -n 4 --steps 50 --device "$device" -o "$out/${device%%:*}.npy" >/dev/null 2>&1 ||
+        timeout 120 "$carry/skipstone" sample -n "$images" --steps "$steps" --device "$device" -o "$out/${device%%:*}.npy" >/dev/null 2>&1 ||
             echo "FAILED on $device"
     done
     "$python" gpu/lent.py compare "$out/cpu.npy" "$out/${SKIPSTONE_DEVICE%%:*}.npy" || true
@@ -84,7 +86,7 @@ run() {
         echo "cut off or FAILED; what was measured is in $out/speed.jsonl"
 
     echo "== where a call's time goes ($(left) s left)"
-    timeout 40 "$carry/skipstone" bench --model "$out/model" --batch "${QUICK:+1}${QUICK:-128}" --calls 3 --profile \
+    timeout 40 "$carry/skipstone" bench --model "$out/model" --batch "$batch" --calls 3 --profile \
         2>&1 | tee "$out/profile.txt" | head -30 || true
     if command -v nvidia-smi >/dev/null; then
         nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv | tee "$out/card.txt"
