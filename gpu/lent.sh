@@ -22,11 +22,12 @@ prepare() {
         local program
         program=$(grep -o '"executable":"[^"]*'"$built"'[^"/]*"' "$carry/built.json" | tail -1 | cut -d'"' -f4)
         strip -o "$carry/$built" "$program"
+        gzip -9 -f "$carry/$built"
     done
     rm "$carry/built.json"
     # The tests look for golden/ where they were built.
     echo "$root" >"$carry/root"
-    (cd "$carry" && ls libvulkan1_*.deb >/dev/null 2>&1 || (cd "$carry" && apt-get download libvulkan1)) ||
+    (cd "$carry" && { ls libvulkan1_*.deb >/dev/null 2>&1 || apt-get download libvulkan1; }) ||
         echo "lent: libvulkan1 could not be fetched; the machine must have a Vulkan loader" >&2
     # The first 6,000 training images: what the minutes that remain can use.
     local images=/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz n=6000
@@ -44,7 +45,14 @@ run() {
     local out=${1:-gpu/out} python=${PYTHON:-python3}
     local end=$(($(date +%s) + $(awk "BEGIN { print int(60 * ${MINUTES:-8.5}) }")))
     left() { echo $((end - $(date +%s))); }
+    local images=4 steps=50 batch=128
+    if [ -n "${QUICK:-}" ]; then images=1 steps=10 batch=1; fi
     mkdir -p "$out"
+    local program
+    for program in skipstone golden_gpu; do
+        gunzip -c "$carry/$program.gz" >"$carry/$program"
+        chmod +x "$carry/$program"
+    done
     export SKIPSTONE_NEED_GPU=1 XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
     if ! ldconfig -p | grep -q libvulkan.so.1; then
         for package in "$carry"/libvulkan1_*.deb; do dpkg -x "$package" /; done
@@ -63,22 +71,22 @@ run() {
     export SKIPSTONE_DEVICE=${SKIPSTONE_DEVICE:-gpu}
 
     echo "== correctness: golden networks, gradients, training steps ($(left) s left)"
-    timeout 240 "$carry/golden_gpu" --test-threads 1 --nocapture >"$out/golden.txt" 2>&1 || echo "FAILED; see $out/golden.txt"
+    timeout -k 5 240 "$carry/golden_gpu" --test-threads 1 --nocapture >"$out/golden.txt" 2>&1 || echo "FAILED; see $out/golden.txt"
     grep -E "^test |y [0-9]|worst|result" "$out/golden.txt" | tail -60
 
     echo "== correctness: fifty steps beside the CPU ($(left) s left)"
     for device in cpu "$SKIPSTONE_DEVICE"; do
-        timeout 120 "$carry/skipstone" sample -n 4 --steps 50 --device "$device" -o "$out/${device%%:*}.npy" >/dev/null 2>&1 ||
+        timeout -k 5 120 "$carry/skipstone" sample -n "$images" --steps "$steps" --device "$device" -o "$out/${device%%:*}.npy" >/dev/null 2>&1 ||
             echo "FAILED on $device"
     done
     "$python" gpu/lent.py compare "$out/cpu.npy" "$out/${SKIPSTONE_DEVICE%%:*}.npy" || true
 
     echo "== speed beside PyTorch ($(left) s left)"
-    timeout $(($(left) > 120 ? $(left) - 100 : 60)) "$python" gpu/lent.py speed "$carry/skipstone" "$out" ${QUICK:+--quick} ||
+    timeout -k 5 $(($(left) > 120 ? $(left) - 100 : 60)) "$python" gpu/lent.py speed "$carry/skipstone" "$out" ${QUICK:+--quick} ||
         echo "cut off or FAILED; what was measured is in $out/speed.jsonl"
 
     echo "== where a call's time goes ($(left) s left)"
-    timeout 40 "$carry/skipstone" bench --model "$out/model" --batch "${QUICK:+1}${QUICK:-128}" --calls 3 --profile \
+    timeout -k 5 40 "$carry/skipstone" bench --model "$out/model" --batch "$batch" --calls 3 --profile \
         2>&1 | tee "$out/profile.txt" | head -30 || true
     if command -v nvidia-smi >/dev/null; then
         nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv | tee "$out/card.txt"
@@ -87,7 +95,7 @@ run() {
     local rest=$(($(left) - 5))
     if [ -f "$carry/images-idx3-ubyte" ] && [ "$rest" -gt 10 ]; then
         echo "== training of the built-in model's recipe for $rest s: the loss must fall"
-        timeout --signal INT "$rest" "$carry/skipstone" train --data "idx:$carry/images-idx3-ubyte" \
+        timeout -k 9 --signal INT "$rest" "$carry/skipstone" train --data "idx:$carry/images-idx3-ubyte" \
             --config configs/fashion-mnist.toml --out "$out/run" --set train.log_every=20 --json >"$out/training.jsonl" 2>"$out/training.txt" ||
             true
         head -2 "$out/training.jsonl"
