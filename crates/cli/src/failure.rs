@@ -79,7 +79,9 @@ pub fn say(line: impl std::fmt::Display) {
         return;
     }
     // If stderr is closed, there is nowhere left to report it.
-    crate::bars::above(|| drop(writeln!(io::stderr().lock(), "{line}")));
+    // Written at once: several processes may share it.
+    let line = format!("{line}\n");
+    crate::bars::above(|| drop(io::stderr().lock().write_all(line.as_bytes())));
 }
 
 /// Whether Ctrl-C ended the work.

@@ -179,9 +179,9 @@ fn text(function: Text) -> String {
     let code = unsafe { function(buffer.as_mut_ptr().cast(), &mut length) };
     let length = usize::try_from(length).unwrap_or(0).min(buffer.len());
     let found = String::from_utf8_lossy(&buffer[..length]).trim_end_matches('\0').to_owned();
-    // MPICH writes several lines and tabs.
+    // MPICH writes several lines and tabs, Open MPI who built it.
     let first = found.lines().next().unwrap_or_default().replace('\t', " ");
-    if code == 0 { first.split(", ident").next().unwrap_or_default().to_owned() } else { String::new() }
+    if code == 0 { first.split(", package").next().unwrap_or_default().to_owned() } else { String::new() }
 }
 
 /// A place that MPI neither reads nor writes.

@@ -1,11 +1,13 @@
+use std::ops::Range;
 use std::path::Path;
 
 use super::*;
 use crate::io::checkpoint::{LoadOptions, load_embedded};
 use crate::io::data::{DataOptions, DataSpec, Split};
+use crate::io::image::to_byte;
 use crate::sampling::generate::Settings;
 use crate::sampling::options::Request;
-use ndarray::Array4;
+use ndarray::{Array4, Axis, Slice};
 
 /// Options of a run of the carried model, and seven images of its shape.
 fn run() -> (Settings, Manifest, Array4<f32>) {
@@ -20,7 +22,7 @@ fn run() -> (Settings, Manifest, Array4<f32>) {
 /// Writes an archive in a folder, from what is there on.
 fn complete(path: &Path) -> Result<u64> {
     let (settings, manifest, images) = run();
-    let rows = |missing: &Range<u64>| images.slice(ndarray::s![missing.start as usize - 3.., .., .., ..]).to_owned();
+    let rows = |missing: &Range<u64>| images.slice_axis(Axis(0), Slice::from(missing.start as usize - 3..)).to_owned();
     if path.extension().is_some_and(|e| e == "tar") {
         let mut file = TarFile::open(path, &settings, &manifest, [1, 28, 28])?;
         let missing = file.missing();
@@ -36,8 +38,6 @@ fn complete(path: &Path) -> Result<u64> {
     file.finish()?;
     Ok(missing.end - missing.start)
 }
-
-use std::ops::Range;
 
 #[test]
 fn a_tar_cut_at_any_byte_continues_to_the_same_bytes() {
@@ -63,7 +63,7 @@ fn a_tar_cut_at_any_byte_continues_to_the_same_bytes() {
     let options = DataOptions { size: Some([28, 28]), channels: Some(1), ..DataOptions::default() };
     let data = DataSpec::Tar(whole).load(Split::Train, &options).unwrap();
     assert_eq!((data.len(), data.shape()), (7, [1, 28, 28]));
-    assert_eq!(data.batch(0..7).unwrap().mapv(crate::io::image::to_byte), run().2.mapv(crate::io::image::to_byte));
+    assert_eq!(data.batch(0..7).unwrap().mapv(to_byte), run().2.mapv(to_byte));
 }
 
 #[test]
@@ -89,8 +89,6 @@ fn an_npz_cut_at_any_byte_continues_to_the_same_bytes() {
     assert_eq!((data.len(), data.shape()), (7, [1, 28, 28]));
     assert_eq!(data.batch(0..7).unwrap().mapv(to_byte), images.mapv(to_byte));
 }
-
-use crate::io::image::to_byte;
 
 #[test]
 fn files_of_other_runs_and_of_others_are_refused_and_kept() {
