@@ -143,7 +143,7 @@ pub fn gather_numbers(ranks: &dyn Ranks, mine: &[f64], counts: &[usize]) -> Resu
 }
 
 /// The kinds of failure, in the order of their numbers between ranks.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 9] = [
     Kind::InvalidArgument,
     Kind::InvalidData,
     Kind::Unsupported,
@@ -151,6 +151,8 @@ const KINDS: [Kind; 7] = [
     Kind::NonFinite,
     Kind::Io,
     Kind::Stopped,
+    Kind::Device,
+    Kind::Caller,
 ];
 
 /// This rank's result if all ranks succeeded; otherwise every rank returns the error of the first that failed, with that
