@@ -28,6 +28,8 @@ class Network:
     training_batch: int
     # Numbers of images in the two whole-program runs.
     program: tuple[int, int]
+    # Runs only if named: large.
+    extra: bool = False
 
 
 NETWORKS: dict[str, Network] = {
@@ -36,8 +38,10 @@ NETWORKS: dict[str, Network] = {
         Network("cifar", "U-Net of google/ddpm-cifar10-32, random weights", (1, 4, 16), 16, (1, 16)),
         Network("small", "U-Net of channels 32, 64, 128 at 1×32×32, random weights", (1, 16, 64), 64, (1, 64)),
         Network("carried", "the model skipstone carries, 1×28×28", (1, 16, 64), 64, (1, 64)),
+        Network("adm256", "U-Net of guided-diffusion's 256x256_diffusion_uncond, random weights", (1,), 1, (1, 1), True),
     )
 }
+USUAL = [key for key, network in NETWORKS.items() if not network.extra]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,16 @@ ARCHITECTURES = {
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     ),
+    "adm256": dict(
+        sample_size=256, in_channels=3, out_channels=6, layers_per_block=2, attention_head_dim=64, norm_num_groups=32,
+        block_out_channels=(256, 256, 512, 512, 1024, 1024), resnet_time_scale_shift="scale_shift", freq_shift=0,
+        downsample_type="resnet", upsample_type="resnet",
+        down_block_types=("ResnetDownsampleBlock2D",) * 3 + ("AttnDownBlock2D",) * 3,
+        up_block_types=("AttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",) * 3,
+    ),
 }
+# ONNX files end at 2 GB; larger networks keep their weights in a file beside.
+LARGE = 500_000_000
 
 
 class ExactTimes(torch.nn.Module):
@@ -118,16 +127,22 @@ def make_onnx(folder: Path, path: Path, batch: int) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     unet = load(folder)
-    partial = path.with_suffix(".partial")
-    torch.onnx.export(Plain(unet).eval(), inputs(unet, batch), partial, input_names=["x", "t"], output_names=["y"],
-                      dynamo=True, external_data=False, verbose=False)
-    partial.rename(path)
+    large = sum(p.numel() for p in unet.parameters()) > LARGE
+    # The file with the weights is named in the ONNX file, so both get their names at once, in another folder.
+    partial = path.parent / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    torch.onnx.export(Plain(unet).eval(), inputs(unet, batch), partial / path.name, input_names=["x", "t"],
+                      output_names=["y"], dynamo=True, external_data=large, verbose=False)
+    for file in sorted(partial.iterdir(), reverse=True):
+        file.rename(path.parent / file.name)
+    partial.rmdir()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--networks", default=",".join(contest.NETWORKS))
+    parser.add_argument("--networks", default=",".join(contest.USUAL))
     parser.add_argument("--onnx", default="", help="batches to export")
     args = parser.parse_args()
     for key in args.networks.split(","):

@@ -195,7 +195,7 @@ def listed(known: dict[str, Any]) -> Callable[[str], list[str]]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", choices=WHAT, required=True, help="memory is measured with program, in one go")
-    parser.add_argument("--networks", type=listed(contest.NETWORKS), default=list(contest.NETWORKS), metavar="A,B")
+    parser.add_argument("--networks", type=listed(contest.NETWORKS), default=contest.USUAL, metavar="A,B")
     parser.add_argument("--batches", type=lambda text: [int(word) for word in text.split(",")], metavar="N,M",
                         help="instead of each network's own; images, for whole programs")
     parser.add_argument("--contestants", type=listed(contest.CONTESTANTS), metavar="A,B",

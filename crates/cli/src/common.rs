@@ -8,6 +8,7 @@ use serde_json::Value;
 use skipstone::engine::cpu::Isa;
 use skipstone::engine::{Device, EngineOptions};
 use skipstone::io::checkpoint::{LoadOptions, Model, SchedulerConfig, WeightsChoice, is_onnx, load, load_embedded};
+use skipstone::io::image::parse_size;
 use skipstone::unet::{Config, flops};
 
 use crate::failure::{Done, Usage, emit, say};
@@ -174,12 +175,7 @@ pub fn load_sized(
 
 /// Reads a size of images: one number, or height x width.
 pub fn size(text: &str) -> Result<[usize; 2], String> {
-    let (height, width) = text.split_once('x').unwrap_or((text, text));
-    let number = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
-    number(height)
-        .zip(number(width))
-        .map(|(h, w)| [h, w])
-        .ok_or("expected a number, or height x width as in 32x48".to_owned())
+    parse_size(text).ok_or("expected a number, or height x width as in 32x48".to_owned())
 }
 
 /// Which model to use.

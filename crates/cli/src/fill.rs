@@ -6,6 +6,7 @@ use clap::Args;
 use ndarray::Axis;
 use skipstone::Error;
 use skipstone::io::data::{Fit, WHITE, image_size, network_values, read_image};
+use skipstone::io::image::is_picture;
 use skipstone::sampling::inpaint::{Region, Resampling};
 use skipstone::unet::Config;
 
@@ -37,7 +38,7 @@ impl FillArguments {
     /// Reads the image and the mask at the model's size and channels.
     pub fn read(&self, config: &Config) -> anyhow::Result<Option<(Region, Resampling)>> {
         let (Some(image), Some(mask)) = (&self.inpaint, &self.mask) else { return Ok(None) };
-        if !matches!(config.in_channels, 1 | 3) {
+        if !is_picture(config.in_channels) {
             let message = format!(
                 "--inpaint: the model's images have {} channels; only 1 or 3 can be read from an image file",
                 config.in_channels

@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::{Array, Array4, Axis, Dimension, Slice, stack};
 use skipstone::io::checkpoint::Model;
 use skipstone::io::data::{DataSpec, Fit, Split, WHITE, network_values, read_image};
-use skipstone::io::image::npy;
+use skipstone::io::image::{is_picture, npy};
 use skipstone::unet::Config;
 
 use crate::dataset::{ArrayArguments, recorded_range, say_notes};
@@ -30,7 +30,7 @@ pub fn read(text: &str, model: &Model, n: Option<usize>, arrays: &ArrayArguments
             return Ok(first(tensor(path, "images [n, channels, height, width]", config)?, n));
         }
         DataSpec::Npy(_) | DataSpec::Npz(..) => {}
-        _ if !matches!(config.in_channels, 1 | 3) => {
+        _ if !is_picture(config.in_channels) => {
             let message = "only 1 or 3 can be read from image files; give an array, FILE.npy or FILE.npz";
             let c = config.in_channels;
             return Err(Usage(format!("--images: the model's images have {c} channels; {message}")).into());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
-use skipstone::io::image::{Layout, film_strip, grid, near_square, npy, text_chunks, write_png};
+use skipstone::io::image::{Layout, film_strip, grid, is_picture, near_square, npy, text_chunks, write_png};
 use skipstone::sampling::generate::{Folder, Manifest, NpzFile, Settings, Shard, TarFile, TarStream, batches};
 
 use crate::failure::{Done, Stdout, Usage, is_stopped, say};
@@ -143,7 +143,7 @@ pub fn check(target: &Target, n: usize, [c, h, w]: [usize; 3]) -> anyhow::Result
         ))
         .into());
     }
-    if !matches!(target, Target::Tensor(_) | Target::Npz(_)) && !matches!(c, 1 | 3) {
+    if !matches!(target, Target::Tensor(_) | Target::Npz(_)) && !is_picture(c) {
         return Err(
             Usage(format!("images of {c} channels cannot be written as PNG; write a tensor, -o NAME.npy")).into()
         );

@@ -8,7 +8,7 @@ use ndarray::{Array4, Axis, Slice, concatenate};
 use serde_json::json;
 use skipstone::io::files;
 use skipstone::io::image::plot::{AxisStyle, Chart, Curve, Scale};
-use skipstone::io::image::{Layout, grid, text_chunks, write_png};
+use skipstone::io::image::{Layout, grid, is_picture, text_chunks, write_png};
 use skipstone::sampling::generate::{Generator, Inputs, Settings, batches};
 use skipstone::sampling::inversion::{Method, squared_errors};
 use skipstone::sampling::options::DECODE;
@@ -238,7 +238,7 @@ fn write(
     }
 
     let [_, c, h, w] = [0, 1, 2, 3].map(|axis| x0.len_of(Axis(axis)));
-    if !matches!(c, 1 | 3) {
+    if !is_picture(c) {
         say(format_args!("images.png was not written: images of {c} channels cannot be written as PNG"));
         return Ok(());
     }

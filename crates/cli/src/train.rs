@@ -12,7 +12,7 @@ use skipstone::engine::ranks::agree;
 use skipstone::engine::{EngineOptions, Ranks};
 use skipstone::io::checkpoint::LoadOptions;
 use skipstone::io::data::{DataOptions, DataSpec, Dataset, Split};
-use skipstone::io::image::shown_channels;
+use skipstone::io::image::{is_picture, shown_channels};
 use skipstone::train::{Event, RankReport, Recipe, Run, Trainer};
 use skipstone::unet::{self, Parameters};
 
@@ -239,7 +239,7 @@ fn conclude(arguments: &TrainArguments, model: &Path, channels: usize) -> anyhow
         }
     }
     let quoted = interrupt::quoted(&model.display().to_string());
-    let tensor = if matches!(channels, 1 | 3) { "" } else { " -o samples.npy" };
+    let tensor = if is_picture(channels) { "" } else { " -o samples.npy" };
     say(format_args!("{:<11}skipstone sample --model {quoted}{tensor}", "next"));
     if !arguments.common.json {
         emit(model.display())?;

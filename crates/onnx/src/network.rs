@@ -12,7 +12,7 @@ use rten_tensor::prelude::*;
 use skipstone::engine::{Cost, Device, EngineOptions, Network, NetworkSource, Precision};
 use skipstone::error::{Error, Result};
 use skipstone::math::schedule::Time;
-use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
+use skipstone::sampling::denoiser::{self, Condition, Denoiser, Prediction};
 use skipstone::unet::Config;
 
 use crate::scan::Element;
@@ -206,32 +206,14 @@ impl OnnxNetwork {
         if times.len() != n {
             return Err(Error::argument(format!("expected {n} times, one per image, found {}", times.len())));
         }
-        if !conditions.is_empty() && conditions.len() != n {
-            let found = conditions.len();
-            return Err(Error::argument(format!("conditions: expected one per image, {n}, found {found}")));
-        }
+        let classes = denoiser::classes(conditions, n, class.as_ref().map(|(_, known)| *known))?;
         let row = |i: usize| {
             let no_time = || Error::argument("a network has no prediction for clean data (t = 0)");
             let time = times[i].index().ok_or_else(no_time)?;
             if !self.takes_fractional_times() && time.whole().is_none() {
                 return Err(Error::argument(format!("time index {time}: the network takes whole numbers only")));
             }
-            let condition = conditions.get(i).copied().unwrap_or_default();
-            let class = match (condition.class(), class.as_ref().map(|(_, known)| *known)) {
-                (None, None) => 0,
-                (Some(class), Some(known)) if class < known => class,
-                (Some(class), Some(known)) => {
-                    return Err(Error::argument(format!("class: expected 0 to {}, found {class}", known - 1)));
-                }
-                (Some(class), None) => {
-                    let what = format!("class: the network is unconditional, but a class ({class}) was given");
-                    return Err(Error::argument(what));
-                }
-                (None, Some(known)) => {
-                    let what = format!("class: the network needs one of its {known} classes, found none");
-                    return Err(Error::argument(what));
-                }
-            };
+            let class = classes.as_ref().map_or(0, |classes| classes[i]);
             Ok(Row { time: time.value(), class })
         };
         (0..n).map(row).collect()

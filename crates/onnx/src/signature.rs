@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use skipstone::error::{Error, Result};
+use skipstone::io::image::parse_size;
 use skipstone::io::onnx::{CLASSES_KEY, NULL_CLASS_KEY};
 
 use crate::scan::{Element, Outline, Value};
@@ -60,12 +61,7 @@ impl FromStr for Names {
                 "classes" => names.classes = Some(number()?),
                 "null" => names.null = Some(value.parse().map_err(|_| wrong("a class"))?),
                 "channels" => names.channels = Some(number()?),
-                "size" => {
-                    let (height, width) = value.split_once('x').unwrap_or((value, value));
-                    let side = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
-                    let both = side(height).zip(side(width));
-                    names.size = Some(both.map(|(h, w)| [h, w]).ok_or_else(|| wrong("HxW as in size=32x48"))?);
-                }
+                "size" => names.size = Some(parse_size(value).ok_or_else(|| wrong("HxW as in size=32x48"))?),
                 _ => return Err(wrong("sample, timestep, class, output, classes, null, channels or size")),
             }
         }

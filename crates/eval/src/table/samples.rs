@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::files;
 use skipstone::io::hex::hex;
-use skipstone::io::image::{Picture, read_png, write_png};
+use skipstone::io::image::{Picture, is_picture, read_png, write_png};
 use skipstone::sampling::generate::{Settings, stated};
 
 /// The PNG texts of a file: the program, a digest of the options, the first image, a digest of the pixels, their cost.
@@ -292,11 +292,6 @@ impl Samples {
         }
         (seconds, machines)
     }
-}
-
-/// Whether an image with this many channels is a picture, gray or in colour.
-fn is_picture(channels: usize) -> bool {
-    matches!(channels, 1 | 3)
 }
 
 /// The images named by a file name; `None` for other files.

@@ -109,6 +109,8 @@ test('the table holds the times and coefficients of the run', async () => {
   const { page, done } = await stage.visit('#tab=sample&steps=4&n=1&spacing=linear&eta=1');
   await settled(page, 'sample');
   await page.click('#sample summary');
+  // It is written once the browser says that it is open.
+  await page.locator('#sample tbody tr').nth(3).waitFor();
   const cells = await page.locator('#sample tbody tr').evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
   assert.deepEqual(cells.map((row) => row.slice(0, 3)), [['1', '999', '749'], ['2', '749', '499'], ['3', '499', '249'], ['4', '249', 'image']]);
   // ᾱ of the linear schedule, 1e-4 to 0.02 in 1000 steps, from its definition.

@@ -21,8 +21,8 @@ use super::source::Source;
 use super::{DataOptions, Dataset};
 use crate::error::{Error, Kind, Result};
 use crate::io::checkpoint::blob::{self, Blob, Stream};
-use crate::io::image::from_byte;
 use crate::io::image::npy::{Element, Header};
+use crate::io::image::{from_byte, is_picture};
 
 /// Bytes read at a time while a file is measured.
 const CHUNK: usize = 1 << 20;
@@ -201,7 +201,7 @@ fn dataset(
     let wanted = [options.channels.unwrap_or(c), height, width];
     let fit = if wanted == shape {
         None
-    } else if header.element.is_byte() && matches!(c, 1 | 3) {
+    } else if header.element.is_byte() && is_picture(c) {
         let fit = Fit { size: [height, width], channels: wanted[0], background: options.background };
         fit.validate()?;
         Some(fit)

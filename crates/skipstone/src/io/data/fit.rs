@@ -4,7 +4,7 @@ use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::error::{Error, Result};
-use crate::io::image::blend;
+use crate::io::image::{blend, is_picture};
 
 /// The default colour behind transparent pixels.
 pub const WHITE: [u8; 3] = [255; 3];
@@ -32,7 +32,7 @@ impl Fit {
         if let Some(side) = self.size.iter().find(|&&side| side == 0 || side > MAX_SIDE) {
             return Err(Error::argument(format!("image size: expected 1 to {MAX_SIDE}, found {side}")));
         }
-        if !matches!(self.channels, 1 | 3) {
+        if !is_picture(self.channels) {
             return Err(Error::argument(format!("image channels: expected 1 or 3, found {}", self.channels)));
         }
         Ok(())

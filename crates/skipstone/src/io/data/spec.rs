@@ -14,6 +14,7 @@ use super::parquet;
 use super::shards::{of_file, of_folder, of_pattern};
 use super::{ArrayLayout, Dataset, RecordedRange, ValueRange, array, cifar, folder, idx, tar};
 use crate::error::{Error, Kind, Result};
+use crate::io::image::is_picture;
 
 /// A part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -279,7 +280,7 @@ fn fit_of(path: &Path, options: &DataOptions) -> Result<Fit> {
         return Err(Error::argument(message).in_file(path));
     };
     let channels = options.channels.unwrap_or(3);
-    if !matches!(channels, 1 | 3) {
+    if !is_picture(channels) {
         let message = format!("image files have 1 or 3 channels, but the model has {channels}; use an array");
         return Err(Error::unsupported(message).in_file(path));
     }
@@ -374,7 +375,7 @@ fn fitted(data: Dataset, options: &DataOptions) -> Result<Dataset> {
     }
     let fit = Fit { size, channels, background: options.background };
     fit.validate()?;
-    if !matches!(c, 1 | 3) {
+    if !is_picture(c) {
         let message = format!("data set {}: only images with 1 or 3 channels can be resized, found {c}", data.name());
         return Err(Error::unsupported(message));
     }

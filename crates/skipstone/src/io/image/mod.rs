@@ -7,6 +7,6 @@ mod picture;
 pub mod plot;
 mod png;
 
-pub use picture::{Layout, Picture, film_strip, grid, near_square, shown_channels, to_byte};
+pub use picture::{Layout, Picture, film_strip, grid, is_picture, near_square, parse_size, shown_channels, to_byte};
 pub(crate) use picture::{blend, from_byte};
 pub use png::{Decoded, decode_png, encode_png, read_png, text_chunks, write_png};

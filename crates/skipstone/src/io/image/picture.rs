@@ -27,6 +27,28 @@ pub(crate) fn blend(value: u8, alpha: u8, background: u8) -> u8 {
     ((2 * sum + 255) / 510) as u8
 }
 
+/// Whether images with this many channels are pictures, gray or in colour.
+///
+/// ```
+/// assert_eq!([1, 2, 3, 5].map(skipstone::io::image::is_picture), [true, false, true, false]);
+/// ```
+pub fn is_picture(channels: usize) -> bool {
+    matches!(channels, 1 | 3)
+}
+
+/// Reads height and width as people write them, `32x48` or one number for both. `None` if a number is missing or 0.
+///
+/// ```
+/// use skipstone::io::image::parse_size;
+/// assert_eq!((parse_size("32x48"), parse_size("28")), (Some([32, 48]), Some([28, 28])));
+/// assert_eq!(parse_size("32x0"), None);
+/// ```
+pub fn parse_size(text: &str) -> Option<[usize; 2]> {
+    let (height, width) = text.split_once('x').unwrap_or((text, text));
+    let side = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
+    Some([side(height)?, side(width)?])
+}
+
 /// The number of channels that a picture shows of an image with `channels`: 1 of 1 or 2, otherwise the first 3.
 ///
 /// ```
@@ -215,7 +237,7 @@ fn grid_of(images: Vec<ArrayView3<'_, f32>>, columns: usize, layout: &Layout) ->
 
 /// Size of a picture in bytes.
 fn checked_size(width: usize, height: usize, channels: usize) -> Result<usize> {
-    if !matches!(channels, 1 | 3) {
+    if !is_picture(channels) {
         return Err(Error::unsupported(format!(
             "a picture has 1 (gray) or 3 (colour) channels, found {channels}; write a .npy file instead"
         )));

@@ -49,11 +49,19 @@ pub(super) fn check_count(conditions: &[Condition], n: usize) -> Result<()> {
     Err(Error::argument(format!("conditions: expected one per image, {n}, found {}", conditions.len())))
 }
 
-/// The class of every row for a network with `known` classes, or `None` for an unconditional network.
+/// The class of every row of a batch of `n` for a network with `known` classes, or `None` for an unconditional network.
+///
+/// ```
+/// use skipstone::sampling::denoiser::{Condition, classes};
+/// assert_eq!(classes(&[Condition::Class(2)], 1, Some(3))?, Some(vec![2]));
+/// assert_eq!(classes(&[], 4, None)?, None);
+/// assert!(classes(&[Condition::Class(2)], 1, None).is_err());
+/// # Ok::<(), skipstone::Error>(())
+/// ```
 ///
 /// # Errors
 /// The number of conditions is neither 0 nor n, or the network does not accept one of them.
-pub(crate) fn classes(conditions: &[Condition], n: usize, known: Option<usize>) -> Result<Option<Vec<usize>>> {
+pub fn classes(conditions: &[Condition], n: usize, known: Option<usize>) -> Result<Option<Vec<usize>>> {
     let rows = per_row(conditions, n)?;
     let Some(known) = known else {
         return match rows.iter().find_map(|condition| condition.class()) {

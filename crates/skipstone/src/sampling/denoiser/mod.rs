@@ -7,8 +7,8 @@ mod guided;
 mod views;
 
 pub use clip::{Bound, Clip, DynamicThreshold};
-pub use condition::Condition;
-pub(crate) use condition::{classes, per_row};
+pub(crate) use condition::per_row;
+pub use condition::{Condition, classes};
 pub use differentiable::{DifferentiableDenoiser, Pullback};
 pub use guided::{Guided, Interval};
 pub use views::{Denoised, denoise, views};

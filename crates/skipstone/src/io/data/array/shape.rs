@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::DataOptions;
 use crate::error::{Error, Result};
+use crate::io::image::is_picture;
 
 /// The order of an array's dimensions.
 ///
@@ -92,7 +93,7 @@ fn told(inner: [usize; 3], options: &DataOptions) -> Option<ArrayLayout> {
         match (options.channels, options.size) {
             (channels, Some(size)) if size == [h, w] && channels.is_none_or(|wanted| wanted == c) => 4,
             (Some(wanted), _) if wanted == c => 3,
-            _ if matches!(c, 1 | 3) => 2,
+            _ if is_picture(c) => 2,
             // Without a wish, channels are the shortest dimension.
             (None, _) if c < h.min(w) => 1,
             _ => 0,
