@@ -159,6 +159,7 @@ fn dropout_kernel(
 ///
 /// # Panics
 /// A buffer is too short.
+#[allow(clippy::too_many_arguments)] // operands and result
 pub fn dropout(gpu: &Gpu, p: f64, n: usize, per_image: usize, keys: &Buffer, x: &Buffer, y: &Buffer, accumulate: bool) {
     let elements = n * per_image;
     assert!(x.len() >= elements && y.len() >= elements && keys.len() >= 2 * n, "dropout of {n} images");

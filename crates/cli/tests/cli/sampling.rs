@@ -439,10 +439,11 @@ fn every_option_of_the_library_is_a_flag_and_stands_in_the_manifest() {
     let mut seen = std::collections::BTreeSet::new();
     for options in [
         "--steps 3 --eta 0.5 --final-sigma 0.1 --spacing quadratic --seed 4 --precision f16",
-        "--times 900,30 --clip keep-eps --threshold 0.9,1.5 --class 1 --guidance 2",
+        "--times 900,30 --clip keep-eps --threshold 0.9,1.5 --class 1 --guidance 2 --guidance-interval 0.3,5",
         "--steps 2 --sigma hat",
         "--times 900,30 --sigma 0.05,0",
         "--steps 2 --solver heun",
+        "--steps 3 --restart 200,700,1",
     ] {
         sample(at, &format!("-n 1 {options} -o f/"));
         let manifest: serde_json::Value = serde_json::from_slice(&read(at, "f/manifest.json")).unwrap();
