@@ -5,13 +5,11 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 fn main() -> ExitCode {
-    let command = std::env::args().nth(1);
-    match command.as_deref() {
-        Some("check") => check(),
+    let mut words = std::env::args().skip(1);
+    match words.next().as_deref() {
+        Some("check") => check(&words.collect::<Vec<_>>()),
         _ => {
-            eprintln!(
-                "usage: cargo xtask check    format, lints, tests, examples, ranks, the page in a browser, the Python package, documentation, licences"
-            );
+            eprintln!("usage: cargo xtask check [STEP…]    all checks in order, or only those named: {}", names());
             ExitCode::from(2)
         }
     }
@@ -24,27 +22,40 @@ type Step = fn(&str) -> bool;
 /// so, where there is no graphics driver; lavapipe will do.
 const GPU: &str = "--features skipstone/gpu,skipstone-cli/gpu";
 
-fn check() -> ExitCode {
-    let steps: [(&str, Step); 10] = [
-        ("format", |name| cargo(name, "fmt --all --check")),
-        ("lints", |name| cargo(name, &format!("clippy --workspace --all-targets {GPU} -- -D warnings"))),
-        // The build of the README, which has no engine for graphics processors.
-        ("default features", |name| cargo(name, "check -p skipstone-cli")),
-        ("tests", |name| cargo(name, &format!("test --workspace {GPU}"))),
-        ("examples", examples),
-        ("ranks", ranks),
-        ("page", page),
-        ("python", python),
-        ("documentation", |name| cargo(name, &format!("doc --workspace --no-deps {GPU}"))),
-        ("licences", cargo_deny),
-    ];
-    for (name, step) in steps {
+const STEPS: [(&str, Step); 10] = [
+    ("format", |name| cargo(name, "fmt --all --check")),
+    ("lints", |name| cargo(name, &format!("clippy --workspace --all-targets {GPU} -- -D warnings"))),
+    // The build of the README, which has no engine for graphics processors.
+    ("defaults", |name| cargo(name, "check -p skipstone-cli")),
+    ("tests", |name| cargo(name, &format!("test --workspace {GPU}"))),
+    ("examples", examples),
+    ("ranks", ranks),
+    ("page", page),
+    ("python", python),
+    ("documentation", |name| cargo(name, &format!("doc --workspace --no-deps {GPU}"))),
+    ("licences", cargo_deny),
+];
+
+fn names() -> String {
+    STEPS.map(|(name, _)| name).join(", ")
+}
+
+/// Runs the steps that are named, or all, up to the first that fails.
+fn check(wanted: &[String]) -> ExitCode {
+    if let Some(unknown) = wanted.iter().find(|word| STEPS.iter().all(|(name, _)| name != word)) {
+        eprintln!("check: there is no step `{unknown}`; the steps are {}", names());
+        return ExitCode::from(2);
+    }
+    for (name, step) in
+        STEPS.into_iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| word == name))
+    {
         if !step(name) {
             eprintln!("check: {name} failed");
             return ExitCode::FAILURE;
         }
     }
-    eprintln!("check: all checks passed");
+    let all = if wanted.is_empty() { "all checks" } else { "these checks" };
+    eprintln!("check: {all} passed");
     ExitCode::SUCCESS
 }
 

@@ -5,6 +5,7 @@
 //! chapter 20; <https://github.com/mpi-forum/mpi-abi-stubs>) are small integers in pointers. The functions' signatures are
 //! those of the standard's C binding, generic over the handle.
 
+use std::error::Error as _;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
 
@@ -48,7 +49,10 @@ enum Interface {
 pub(super) fn load(name: &str) -> Result<Loaded, Error> {
     // SAFETY: loading runs the library's initialisers. The caller names an MPI library; those of MPI only prepare the
     // library itself. Its symbols are global because Open MPI's plug-ins look for them there.
-    let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_GLOBAL) }.map_err(|e| Error(e.to_string()))?;
+    let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_GLOBAL) }.map_err(|e| {
+        // The system's own words name the library and the reason.
+        Error(e.source().map_or_else(|| format!("{name}: {e}"), ToString::to_string))
+    })?;
     // MPI must stay loaded until the process ends: it registers handlers that run at its exit.
     let library: &'static Library = Box::leak(Box::new(library));
     let address = |name: &str| {
