@@ -113,7 +113,7 @@ def test_classes_and_guidance():
     sampler.sample(2, steps=1)
     assert calls[-1] == [3, 3]
     sampler.sample(2, steps=1, class_=1, guidance=2.0)
-    assert calls[-1] == [3, 3, 1, 1]
+    assert calls[-1] == [1, 1, 3, 3]
     with pytest.raises(ValueError, match="class"):
         sampler.sample(class_=4)
     with pytest.raises(ValueError, match="null_class"):
