@@ -1,7 +1,7 @@
 //! Two-dimensional convolution with square kernels, fused with the operations around it in a U-Net.
 //!
-//! The convolution is the product of a matrix of gathered pixels, [n·pixels] × [taps·c_in], and the packed weights,
-//! [taps·c_in] × [c_out]. Units gather the pixels while they fill their tiles; the matrix never exists in memory. While
+//! The convolution is the product of a matrix of gathered pixels, `[n·pixels]` × `[taps·c_in]`, and the packed weights,
+//! `[taps·c_in]` × `[c_out]`. Units gather the pixels while they fill their tiles; the matrix never exists in memory. While
 //! gathering, they normalise and activate; while writing, they add bias, vector and residual and scale.
 //!
 //! The tile follows from the layer's shape alone ([`Shape`]), and each output is one chain of multiply-adds over taps and

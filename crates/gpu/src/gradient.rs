@@ -1,6 +1,6 @@
 //! The gradients of a convolution's weights and bias.
 //!
-//! The gradient of the weights is the product of the transposed matrix of gathered pixels, [taps·c_in] × [n·pixels], and
+//! The gradient of the weights is the product of the transposed matrix of gathered pixels, `[taps·c_in]` × `[n·pixels]`, and
 //! the output's gradient. The sum over pixels is long, so it is cut into parts, which are added up in order at the end:
 //! the number of parts follows from the shape and the number of images.
 
