@@ -260,6 +260,25 @@ fn shards_put_together_are_the_whole() {
 }
 
 #[test]
+fn shards_in_one_folder_are_merged_without_drawing() {
+    let folder = with_data();
+    let at = folder.path();
+    evaluate(at, &format!("{CELLS} -o whole"), 0);
+    for k in [3, 1] {
+        evaluate(at, &format!("{CELLS} --shard {k}/3 -o shared"), 0);
+    }
+    let (_, error) = evaluate(at, &format!("{CELLS} --merge -o shared"), 2);
+    assert!(error.contains("--merge: images ") && error.contains("--shard 2/3"), "{error}");
+    // The message's own command draws what is missing.
+    let again =
+        error.split("draw them with: skipstone ").nth(1).or_else(|| error.split("draw them with: ").nth(1)).unwrap();
+    let again: Vec<&str> = again.trim().split_whitespace().skip_while(|word| *word != "evaluate").collect();
+    run(at, &again, 0);
+    evaluate(at, &format!("{CELLS} --merge -o shared"), 0);
+    assert_eq!(timeless(&at.join("shared")), timeless(&at.join("whole")));
+}
+
+#[test]
 fn a_dry_run_writes_nothing_and_mistakes_are_named() {
     let folder = with_data();
     let at = folder.path();

@@ -14,6 +14,7 @@ mod onnx;
 mod sampling;
 mod scoring;
 mod serving;
+mod shards;
 mod support;
 mod tools;
 mod training;
