@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
+use skipstone::io::data::shard_in;
 use skipstone::io::image::{Layout, film_strip, grid, is_picture, near_square, npy, text_chunks, write_png};
 use skipstone::sampling::generate::{Folder, Manifest, NpzFile, Settings, Shard, TarFile, TarStream, batches};
 
@@ -96,29 +97,36 @@ impl Target {
     }
 }
 
-/// Refuses a set of shards that was begun with another number of them.
-pub fn check_set(target: &Target, shard: Shard) -> Result<(), Usage> {
+/// Refuses a set of shards that was begun with another number of them. `output` is the name as given, from which the target
+/// follows.
+pub fn check_set(output: &Path, target: &Target, shard: Shard) -> Result<(), Usage> {
     let path = target.path();
-    let whole = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let stem = |name: &str| name.rsplit_once('.').map_or(name.to_owned(), |(stem, _)| stem.to_owned());
-    let name_of = |path: &Path| if matches!(target, Target::Folder(_)) { whole(path) } else { stem(&whole(path)) };
+    let name_of = |path: &Path| {
+        let name = if matches!(target, Target::Folder(_)) { path.file_name() } else { path.file_stem() };
+        name.unwrap_or_default().to_string_lossy().into_owned()
+    };
     let mine = name_of(path);
-    let Some((mine, _)) = Shard::split_name(&mine) else { return Ok(()) };
+    let pattern = output.file_name().unwrap_or_default().to_string_lossy();
+    // Most names tell the number of shards; in an archive its manifest does.
+    let of_set = |other: &Path| -> Option<Shard> {
+        if let (Target::Tar(_), Some((before, after))) = (target, pattern.split_once("%05d")) {
+            let name = other.file_name()?.to_string_lossy();
+            let number = name.strip_prefix(before)?.strip_suffix(after)?;
+            let is_number = number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit());
+            return if is_number { shard_in(other).ok()? } else { None };
+        }
+        let (stem, found) = Shard::split_name(&name_of(other)).map(|(stem, found)| (stem.to_owned(), found))?;
+        (other.extension() == path.extension() && stem == Shard::split_name(&mine)?.0).then_some(found)
+    };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let same_kind = entry.path().extension() == path.extension();
-        let name = name_of(&entry.path());
-        match Shard::split_name(&name) {
-            Some((stem, other)) if same_kind && stem == mine && other.count() != shard.count() => {
-                return Err(Usage(format!(
-                    "{} is there: this set was begun with {} shards, now there are {}; use --shard K/{}, or another name",
-                    entry.path().display(),
-                    other.count(),
-                    shard.count(),
-                    other.count()
-                )));
-            }
-            _ => {}
+        if let Some(other) = of_set(&entry.path()).filter(|other| other.count() != shard.count()) {
+            return Err(Usage(format!(
+                "{} is there: this set was begun with {of} shards, now there are {}; use --shard K/{of}, or another name",
+                entry.path().display(),
+                shard.count(),
+                of = other.count()
+            )));
         }
     }
     Ok(())

@@ -174,7 +174,7 @@ fn part(arguments: &SampleArguments, target: &Target, n: usize, is_list: bool) -
     if part.is_empty() {
         return Err(Usage(format!("--shard {shard}: {n} images are too few for {} shards", shard.count())));
     }
-    check_set(target, shard)?;
+    check_set(&arguments.output, target, shard)?;
     Ok(part)
 }
 

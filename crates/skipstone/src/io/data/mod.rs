@@ -26,6 +26,7 @@ pub use folder::{list_images, read_folder};
 pub use idx::{read_images as read_idx_images, read_labels as read_idx_labels};
 pub use order::{Epochs, Stream, flip, order};
 pub use photo::{PictureLimits, decode_image, image_size, read_image};
+pub use shards::shard_in;
 pub use spec::{DataOptions, DataSpec, Split};
 
 use ndarray::Array3;

@@ -74,8 +74,11 @@ pub(super) fn of_pattern(path: &Path) -> Result<Vec<PathBuf>> {
     complete(path, found.collect())
 }
 
-/// The shard that an archive's manifest names.
-fn shard_in(archive: &Path) -> Result<Option<Shard>> {
+/// The shard that the manifest in an archive (`.tar`) of `sample` names, if there is one.
+///
+/// # Errors
+/// The archive cannot be read, or its manifest names no valid shard.
+pub fn shard_in(archive: &Path) -> Result<Option<Shard>> {
     let manifest = tar::manifest(archive)?.and_then(|text| manifest(&text));
     let shard = manifest.as_ref().and_then(|manifest| manifest.get("shard")?.as_str());
     shard.map(|shard| shard.parse::<Shard>().map_err(|e| e.in_file(archive))).transpose()

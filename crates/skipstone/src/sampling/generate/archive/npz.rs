@@ -40,7 +40,12 @@ impl NpzFile {
         let mut archive = Self { path: path.to_path_buf(), manifest: manifest.clone(), shape, partial: None };
         if path.exists() {
             let found = Archive::open(path).and_then(|archive| archive.read(MANIFEST, MOST));
-            let found = found.map_err(|e| e.in_file(path))?.ok_or_else(|| {
+            // It appeared complete, so something else has damaged it, or made it.
+            let found = found.map_err(|e| {
+                Error::data(format!("{}; remove the file to make it again, or choose another name", e.message()))
+                    .in_file(path)
+            })?;
+            let found = found.ok_or_else(|| {
                 Error::argument("the archive is not one of this program; choose another name").in_file(path)
             })?;
             check_same(&found, manifest).map_err(|e| e.in_file(path))?;
