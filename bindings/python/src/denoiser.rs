@@ -243,7 +243,7 @@ impl Network for Callable {
     }
 
     fn cost(&self) -> Cost {
-        Cost { flops: 0, activation_bytes: 0, weight_bytes: 0 }
+        Cost { flops: 0, activation_bytes: 0, weight_bytes: 0, batch: None }
     }
 
     fn profile(

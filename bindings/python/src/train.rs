@@ -83,7 +83,7 @@ fn call(py: Python<'_>, callback: &Py<PyAny>, event: &Event<'_>) -> PyResult<()>
             seen.set_item("learning_rate", report.learning_rate)?;
             seen.set_item("images_per_s", images_per_s)?;
         }
-        Event::Logged { step, loss, images_per_s } => {
+        Event::Logged { step, loss, images_per_s, .. } => {
             seen.set_item("event", "log")?;
             seen.set_item("step", step)?;
             seen.set_item("loss", loss)?;
