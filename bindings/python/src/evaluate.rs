@@ -67,7 +67,7 @@ impl PySampler {
     ///     features: "fashion-cnn" or "FILE.onnx:OUTPUT".
     ///     reference: at most this many images of each part of the data [all].
     ///     repeats: "LATENTSxDRAWS" for the variance of samples from one latent; None skips it.
-    ///     batch, progress, class_, guidance, threshold, seed: as for `sample`.
+    ///     batch, progress, class_, guidance, guidance_interval, threshold, seed: as for `sample`.
     ///
     /// Returns:
     ///     A list of dicts, one per cell: frechet, frechet_floor, kid, precision, recall, … as in results.json.
@@ -76,7 +76,7 @@ impl PySampler {
     ///     ValueError: an option does not fit; or the denoiser has no name, so that kept images could not be told from others'.
     #[pyo3(signature = (data, *, out, steps=None, eta=None, spacing=None, solver=None, clip=None, n=10_000, first=0,
         features="fashion-cnn", reference=None, repeats=Some("32x5"), batch=None, progress=None, **options),
-        text_signature = "($self, data, *, out, steps=(10, 20, 50, 100), eta=0, spacing=None, solver='ddim', clip=None, n=10000, first=0, features='fashion-cnn', reference=None, repeats='32x5', batch=None, class_=None, guidance=None, threshold=None, seed=0, progress=None)")]
+        text_signature = "($self, data, *, out, steps=(10, 20, 50, 100), eta=0, spacing=None, solver='ddim', clip=None, n=10000, first=0, features='fashion-cnn', reference=None, repeats='32x5', batch=None, class_=None, guidance=None, guidance_interval=None, threshold=None, seed=0, progress=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn evaluate<'py>(
         &self,

@@ -209,11 +209,14 @@ fn see(watch: &mut Watch, images: &Range<u64>, progress: &Progress<'_>) -> Contr
 ///     sigma: noise by name (hat, analytic, learned), or one number per step.
 ///     spacing: how S of T timesteps are chosen [the schedule's, else "linear"].
 ///     times: explicit network indices, strictly decreasing, instead of steps and spacing.
-///     solver: "ddim", "heun", "ab2".."ab4", "dpm2", "dpm++2m", "dpm++2m-sde", "ve-euler".
+///     solver: "ddim", "ve-euler", "heun", "dpm2", "ab2".."ab4", "dpm++2m", "dpm++2m-sde", "dpm++3m", "unipc", "unipc3", "deis2",
+///         "deis" or "sa".
+///     restart: (low, high, k): at timestep low, return to high with fresh noise, k times.
 ///     clip: "off", "keep-eps" or "rederive-eps" [the schedule's, else off].
 ///     threshold: (ratio, max) of dynamic thresholding.
 ///     final_sigma: noise of the last step [none].
 ///     class_: class of the images, or a list to repeat; guidance: weight of classifier-free guidance.
+///     guidance_interval: (low, high): guidance acts where sigma_ve is above low and at most high [everywhere].
 ///     seed: seed of latents and noise [0].
 ///
 /// Image i depends on the network, the options, the seed and i only: not on n, batch or threads.
@@ -464,7 +467,7 @@ impl PySampler {
     /// Raises:
     ///     ValueError: an option or an array does not fit. KeyboardInterrupt: Ctrl-C, before the next network call.
     #[pyo3(signature = (n=None, *, first=0, batch=None, latents=None, noise=None, progress=None, callback=None, **options),
-        text_signature = "($self, n=1, *, steps=None, eta=0, sigma=None, spacing=None, times=None, solver='ddim', clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, seed=0, first=0, batch=None, latents=None, noise=None, progress=None, callback=None)")]
+        text_signature = "($self, n=1, *, steps=None, eta=0, sigma=None, spacing=None, times=None, solver='ddim', restart=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0, first=0, batch=None, latents=None, noise=None, progress=None, callback=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn sample<'py>(
         &self,
@@ -487,7 +490,7 @@ impl PySampler {
     ///
     /// Args and options as for `sample`; all images are one batch.
     #[pyo3(signature = (n=None, *, first=0, latents=None, noise=None, **options),
-        text_signature = "($self, n=1, *, steps=None, eta=0, sigma=None, spacing=None, times=None, solver='ddim', clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, seed=0, first=0, latents=None, noise=None)")]
+        text_signature = "($self, n=1, *, steps=None, eta=0, sigma=None, spacing=None, times=None, solver='ddim', restart=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0, first=0, latents=None, noise=None)")]
     fn trajectory(
         &self,
         py: Python<'_>,
@@ -508,11 +511,15 @@ impl PySampler {
     /// Each step of DDIM is x_s = x0·x̂0 + eps·ε̂ + z·z, with x̂0 and ε̂ after clipping.
     ///
     /// Raises:
-    ///     ValueError: an option does not fit, or the solver is not ddim.
+    ///     ValueError: an option does not fit, the solver is not ddim, or the run has restarts.
     #[pyo3(signature = (**options),
-        text_signature = "($self, *, steps=None, eta=0, sigma=None, spacing=None, times=None, solver='ddim', clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, seed=0)")]
+        text_signature = "($self, *, steps=None, eta=0, sigma=None, spacing=None, times=None, solver='ddim', clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0)")]
     fn plan(&self, py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<PlanStep>> {
         let request = sampling(py, "plan", options)?;
+        if request.restart.is_some() {
+            // Its steps alone would leave out the returns to more noise.
+            return Err(value("restart: a plan holds steps towards less noise only; leave it out, or use sample()"));
+        }
         let core = &self.core;
         let plan = compute(py, || Ok(core.resolve(&request)?.1))?;
         PlanStep::all(py, &plan)
@@ -533,7 +540,7 @@ impl PySampler {
     /// Raises:
     ///     ValueError: an array or an option does not fit; in particular eta above 0, for which there is `encode_noise`.
     #[pyo3(signature = (images, *, method="ddim", first=0, batch=None, progress=None, **options),
-        text_signature = "($self, images, *, method='ddim', gamma=None, mix=None, tolerance=None, iterations=None, steps=None, spacing=None, times=None, clip=None, threshold=None, class_=None, guidance=None, first=0, batch=None, progress=None)")]
+        text_signature = "($self, images, *, method='ddim', gamma=None, mix=None, tolerance=None, iterations=None, steps=None, spacing=None, times=None, clip=None, threshold=None, class_=None, guidance=None, guidance_interval=None, first=0, batch=None, progress=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn encode<'py>(
         &self,
@@ -566,7 +573,7 @@ impl PySampler {
     /// Returns:
     ///     Samples: float32 [n, c, h, w].
     #[pyo3(signature = (latents, *, method="ddim", first=0, batch=None, progress=None, **options),
-        text_signature = "($self, latents, *, method='ddim', gamma=None, mix=None, tolerance=None, iterations=None, steps=None, spacing=None, times=None, clip=None, threshold=None, class_=None, guidance=None, first=0, batch=None, progress=None)")]
+        text_signature = "($self, latents, *, method='ddim', gamma=None, mix=None, tolerance=None, iterations=None, steps=None, spacing=None, times=None, clip=None, threshold=None, class_=None, guidance=None, guidance_interval=None, first=0, batch=None, progress=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn decode<'py>(
         &self,
@@ -599,7 +606,7 @@ impl PySampler {
     ///     (Samples, errors): the images again, and the mean squared error of each with values scaled to 0..1, float64 [n]: the
     ///     measure of the DDIM paper's Table 2.
     #[pyo3(signature = (images, *, method="ddim", first=0, batch=None, progress=None, **options),
-        text_signature = "($self, images, *, method='ddim', gamma=None, mix=None, tolerance=None, iterations=None, steps=None, spacing=None, times=None, clip=None, threshold=None, class_=None, guidance=None, first=0, batch=None, progress=None)")]
+        text_signature = "($self, images, *, method='ddim', gamma=None, mix=None, tolerance=None, iterations=None, steps=None, spacing=None, times=None, clip=None, threshold=None, class_=None, guidance=None, guidance_interval=None, first=0, batch=None, progress=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn reconstruct<'py>(
         &self,
@@ -645,7 +652,7 @@ impl PySampler {
     ///     (x_T, z, final_sigma): `sample(latents=x_T, noise=z, final_sigma=final_sigma, …)` makes the images again. x_T is float32
     ///     [n, c, h, w], z float32 [steps, n, c, h, w].
     #[pyo3(signature = (images, *, draw="chain", first=0, batch=None, progress=None, **options),
-        text_signature = "($self, images, *, draw='chain', steps=None, eta=0, sigma=None, spacing=None, times=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, seed=0, first=0, batch=None, progress=None)")]
+        text_signature = "($self, images, *, draw='chain', steps=None, eta=0, sigma=None, spacing=None, times=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0, first=0, batch=None, progress=None)")]
     #[expect(clippy::too_many_arguments, clippy::type_complexity, reason = "keyword arguments")]
     fn encode_noise<'py>(
         &self,
@@ -705,7 +712,7 @@ impl PySampler {
     /// Returns:
     ///     Samples: float32 [points or points², c, h, w].
     #[pyo3(signature = (ends, points=11, *, method="ddim", batch=None, progress=None, **options),
-        text_signature = "($self, ends, points=11, *, method='ddim', tolerance=None, iterations=None, steps=None, spacing=None, times=None, clip=None, threshold=None, class_=None, guidance=None, batch=None, progress=None)")]
+        text_signature = "($self, ends, points=11, *, method='ddim', tolerance=None, iterations=None, steps=None, spacing=None, times=None, clip=None, threshold=None, class_=None, guidance=None, guidance_interval=None, batch=None, progress=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn interpolate<'py>(
         &self,
@@ -775,7 +782,7 @@ impl PySampler {
     ///     Samples: float32 [n, c, h, w]; outside the mask it is the image.
     #[pyo3(signature = (image, mask, n=1, *, resamples=5, jump=5, first=0, batch=None, latents=None, progress=None,
         callback=None, **options),
-        text_signature = "($self, image, mask, n=1, *, resamples=5, jump=5, steps=None, eta=0, sigma=None, spacing=None, times=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, seed=0, first=0, batch=None, latents=None, progress=None, callback=None)")]
+        text_signature = "($self, image, mask, n=1, *, resamples=5, jump=5, steps=None, eta=0, sigma=None, spacing=None, times=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0, first=0, batch=None, latents=None, progress=None, callback=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn inpaint<'py>(
         &self,

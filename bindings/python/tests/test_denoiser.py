@@ -55,6 +55,19 @@ def test_a_plan_has_the_papers_coefficients(normal):
     assert np.abs(np.asarray(sampler.sample(3, steps=10, eta=1, seed=5)) - x).max() < 1e-5
     with pytest.raises(ValueError, match="solver"):
         sampler.plan(solver="heun")
+    with pytest.raises(ValueError, match="restart"):
+        sampler.plan(steps=10, restart=(300, 800, 1))
+
+
+def test_restart_calls_the_network_again_where_it_says(normal):
+    seen = []
+    eps = normal(SCHEDULE)
+    sampler = ss.Sampler(ss.Denoiser(lambda x, t: seen.append(t) or eps(x, t), (1, 2, 2)), schedule=SCHEDULE)
+    sampler.sample(times=[900, 600, 300, 100], restart=(300, 900, 2))
+    assert seen == [900, 600] * 3 + [300, 100]
+    # With the exact denoiser, the samples keep the data's mean and variance.
+    x = np.asarray(sampler.sample(4000, steps=50, solver="unipc", restart=(300, 800, 2), seed=4))
+    assert abs(x.mean() - 0.3) < 0.02 and abs(x.var() - 0.25) < 0.02
 
 
 def test_samples_of_a_closed_form_have_its_mean_and_variance(normal):
@@ -114,6 +127,8 @@ def test_classes_and_guidance():
     assert calls[-1] == [3, 3]
     sampler.sample(2, steps=1, class_=1, guidance=2.0)
     assert calls[-1] == [1, 1, 3, 3]
+    sampler.sample(2, steps=1, class_=1, guidance=2.0, guidance_interval=(0, 1))  # the only step has far more noise
+    assert calls[-1] == [1, 1]
     with pytest.raises(ValueError, match="class"):
         sampler.sample(class_=4)
     with pytest.raises(ValueError, match="null_class"):

@@ -15,6 +15,8 @@ import skipstone as ss
         (["--sigma", "hat", "--first", "5"], {"sigma": "hat", "first": 5}),
         (["--solver", "dpm++2m", "--spacing", "karras"], {"solver": "dpm++2m", "spacing": "karras"}),
         (["--clip", "rederive-eps", "--threshold", "0.95,1.5"], {"clip": "rederive-eps", "threshold": (0.95, 1.5)}),
+        *((["--solver", name], {"solver": name}) for name in ("dpm++3m", "unipc", "unipc3", "deis", "deis2", "sa")),
+        (["--restart", "300,800,2"], {"restart": (300, 800, 2)}),
         (["--sigma", "analytic", "--spacing", "optimal"], {"sigma": "analytic", "spacing": "optimal"}),
     ],
 )
@@ -182,6 +184,8 @@ def test_what_is_missing_or_wrong_is_a_builtin_exception(tmp_path):
         ({"spacing": "odd"}, "spacing"),
         ({"times": [5, 5]}, "times"),
         ({"times": [1, 0], "steps": 3}, "steps"),
+        ({"restart": (300, 200, 1)}, "restart"),
+        ({"restart": (300, 800, 1), "eta": 1}, "restart"),
         ({"class_": 3}, "class"),
         ({"seed": -1}, "seed"),
         ({"batch": 0}, "batch"),

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import re
 
 import pytest
 
@@ -85,13 +86,21 @@ def test_the_stub_of_torch_is_the_module():
     compared(parsed("torch.pyi"), ss.torch, set(ss.torch.__all__))
 
 
-def test_every_option_of_the_library_is_an_argument_of_sample():
-    """The signature that help() shows names what the method takes."""
-    shown = {name for name, _, _ in real_arguments(ss.Sampler.sample)}
+def test_every_option_of_the_library_is_an_argument_of_sample(command):
+    """The signature that help() shows names what the method takes: every flag of the command that it knows as a keyword."""
     model = ss.load()
     with pytest.raises(TypeError, match="unexpected"):
         model.sample(no_such_option=1)
-    values = dict(eta=0, sigma=None, spacing="linear", times=None, solver="ddim", clip="off", threshold=None, final_sigma=None,
-                  class_=None, guidance=None, seed=0, steps=2)
-    model.sample(**values)
-    assert set(values) <= shown
+
+    def taken(name):
+        try:
+            model.plan(**{name: None})
+        except TypeError:
+            return False
+        return True
+
+    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]*)", command("sample", "--help").stdout)}
+    options = {name for name in ("class_" if flag == "class" else flag for flag in flags) if taken(name)}
+    assert options >= {"steps", "eta", "solver", "restart", "guidance_interval", "class_", "seed"}
+    for method in (ss.Sampler.sample, ss.Sampler.trajectory):
+        assert options <= {name for name, _, _ in real_arguments(method)}

@@ -238,5 +238,8 @@ def test_what_cannot_be_wrapped_is_refused():
         ss.torch.from_pipeline(object())
     with pytest.raises(TypeError, match="wrap"):
         ss.torch.sample(ss.Denoiser(lambda x, t: x, (1, 2, 2)))
+    for name, given in (("solver", "unipc"), ("restart", (300, 800, 1)), ("guidance", 2.0), ("guidance_interval", (0, 1)), ("threshold", (0.9, 2))):
+        with pytest.raises(ValueError, match=name):
+            ss.torch.sample(ss.torch.wrap(Net(), (3, 4, 4)), steps=10, **{name: given})
     with pytest.raises(ValueError, match="latents"):
         ss.torch.sample(ss.torch.wrap(Net(), (3, 4, 4)), latents=torch.zeros(1, 3, 4, 5))

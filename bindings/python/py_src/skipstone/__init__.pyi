@@ -4,8 +4,35 @@ from typing import Any, Literal, TypeAlias, TypedDict, final
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+from typing_extensions import disjoint_base
 
 from . import torch as torch
+
+__all__ = [
+    "Calibration",
+    "Denoiser",
+    "Features",
+    "InternalError",
+    "Likelihood",
+    "Model",
+    "PlanStep",
+    "Sampler",
+    "Samples",
+    "Schedule",
+    "Step",
+    "Training",
+    "Trajectory",
+    "__version__",
+    "fit",
+    "frechet",
+    "kernel_distance",
+    "latents",
+    "load",
+    "noise",
+    "precision_recall",
+    "read_images",
+    "train",
+]
 
 __version__: str
 
@@ -69,6 +96,7 @@ class Schedule:
     def config(self) -> dict[str, Any]: ...
     def __len__(self) -> int: ...
 
+@disjoint_base
 class Denoiser:
     def __new__(
         cls,
@@ -176,6 +204,7 @@ class Likelihood:
     def latents(self) -> _Floats | None: ...
     def __float__(self) -> float: ...
 
+@disjoint_base
 class Sampler:
     def __new__(cls, denoiser: Denoiser, *, schedule: Schedule | None = None, threads: int | None = None) -> Sampler: ...
     @property
@@ -202,11 +231,13 @@ class Sampler:
         spacing: str | None = None,
         times: Sequence[int] | None = None,
         solver: str = "ddim",
+        restart: tuple[int, int, int] | None = None,
         clip: _Clip | None = None,
         threshold: tuple[float, float] | None = None,
         final_sigma: float | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         first: int = 0,
         batch: int | None = None,
@@ -225,11 +256,13 @@ class Sampler:
         spacing: str | None = None,
         times: Sequence[int] | None = None,
         solver: str = "ddim",
+        restart: tuple[int, int, int] | None = None,
         clip: _Clip | None = None,
         threshold: tuple[float, float] | None = None,
         final_sigma: float | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         first: int = 0,
         latents: ArrayLike | None = None,
@@ -249,6 +282,7 @@ class Sampler:
         final_sigma: float | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
     ) -> list[PlanStep]: ...
     def encode(
@@ -267,6 +301,7 @@ class Sampler:
         threshold: tuple[float, float] | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         first: int = 0,
         batch: int | None = None,
         progress: bool | None = None,
@@ -287,6 +322,7 @@ class Sampler:
         threshold: tuple[float, float] | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         first: int = 0,
         batch: int | None = None,
         progress: bool | None = None,
@@ -307,6 +343,7 @@ class Sampler:
         threshold: tuple[float, float] | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         first: int = 0,
         batch: int | None = None,
         progress: bool | None = None,
@@ -326,6 +363,7 @@ class Sampler:
         final_sigma: float | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         first: int = 0,
         batch: int | None = None,
@@ -346,6 +384,7 @@ class Sampler:
         threshold: tuple[float, float] | None = None,
         class_: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         batch: int | None = None,
         progress: bool | None = None,
     ) -> Samples: ...
@@ -367,6 +406,7 @@ class Sampler:
         final_sigma: float | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         first: int = 0,
         batch: int | None = None,
@@ -421,6 +461,7 @@ class Sampler:
         batch: int | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         threshold: tuple[float, float] | None = None,
         seed: int = 0,
         progress: bool | None = None,

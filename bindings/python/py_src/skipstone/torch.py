@@ -189,7 +189,7 @@ def sample(denoiser, n=1, *, schedule=None, latents=None, noise=None, first=0, c
         callback: called with (step, steps, x) after every step; x is a tensor.
         class_: class of the images, or a list to repeat.
         options: steps, eta, sigma, spacing, times, clip, final_sigma and seed, as for `Sampler.sample`; not guidance, not
-            thresholds, and ddim is the only solver.
+            thresholds, not restart, and ddim is the only solver.
 
     Returns:
         A float32 tensor [n, c, h, w] on the device, not clamped.

@@ -6,6 +6,8 @@ from numpy.typing import ArrayLike
 
 from . import Denoiser, Sampler, Schedule
 
+__all__ = ["TorchDenoiser", "from_pipeline", "sample", "wrap"]
+
 class TorchDenoiser(Denoiser):
     def __new__(
         cls,
