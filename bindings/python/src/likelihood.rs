@@ -274,7 +274,7 @@ impl PySampler {
             let see = &mut |_| watch.advance();
             let mut found = measure(&network, &schedule, &x0, &mut noise, &conditions, sigma_1, see)?;
             if fitted > 0 {
-                let x_t = initial_latent(seed, 0, fitted, network.shape());
+                let x_t = initial_latent(seed, 0, fitted, core.shape());
                 // As many conditions as latents, in the order of the images.
                 let conditions: Vec<_> = conditions.iter().cycle().take(fitted).copied().collect();
                 watch.begin("fitting", candidates(schedule.train_steps())?.calls());
