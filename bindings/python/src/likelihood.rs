@@ -9,9 +9,9 @@ use pyo3::types::PyDict;
 use serde_json::json;
 use skipstone::Error;
 use skipstone::io::checkpoint::{Model, process_hash};
-use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded};
+use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded, initial_latent};
 use skipstone::math::trajectory::Spacing;
-use skipstone::objective::calibration::measure;
+use skipstone::objective::calibration::{candidates, measure, measure_path};
 use skipstone::objective::likelihood::{
     FlowOptions, Flowed, ProbeKind, bits_per_dim, dequantised, flow, standard_error,
 };
@@ -237,24 +237,27 @@ impl PySampler {
         })
     }
 
-    /// Measures the network on images once, for sigma="analytic" and spacing="optimal": T network calls with n images each. The
-    /// result is used by this object from then on.
+    /// Measures the network on images once, for sigma="analytic" and spacing="optimal": T network calls with n images each. With
+    /// `fitted`, also for spacing="fitted": about 160 calls with so many latents each. The result is used by this object from
+    /// then on.
     ///
     /// Args:
     ///     images: float [n, c, h, w], 8-bit images in −1..1; some tens are enough.
     ///     labels: class of every image, for a conditional network.
-    ///     seed: of the noise.
+    ///     seed: of the noise and the latents.
+    ///     fitted: number of latents on which to measure the steps of the deterministic process; 0 does not.
     ///     data: a name for the images, kept in the calibration.
     ///
     /// Returns:
     ///     Calibration; its `save` writes what the command `skipstone calibrate` writes.
-    #[pyo3(signature = (images, *, labels=None, seed=0, data="images", progress=None))]
+    #[pyo3(signature = (images, *, labels=None, seed=0, fitted=0, data="images", progress=None))]
     fn calibrate<'py>(
         &self,
         py: Python<'py>,
         images: &Bound<'py, PyAny>,
         labels: Option<&Bound<'py, PyAny>>,
         seed: u64,
+        fitted: usize,
         data: &str,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<PyCalibration> {
@@ -270,6 +273,14 @@ impl PySampler {
             let (network, sigma_1) = (Watched(core.network.clone()), default_sigma_1(&schedule)?);
             let see = &mut |_| watch.advance();
             let mut found = measure(&network, &schedule, &x0, &mut noise, &conditions, sigma_1, see)?;
+            if fitted > 0 {
+                let x_t = initial_latent(seed, 0, fitted, core.shape());
+                // As many conditions as latents, in the order of the images.
+                let conditions: Vec<_> = conditions.iter().cycle().take(fitted).copied().collect();
+                watch.begin("fitting", candidates(schedule.train_steps())?.calls());
+                let see = &mut |_, _| watch.advance();
+                found.local_errors = Some(measure_path(&network, &schedule, &x_t, &conditions, see)?);
+            }
             found.model = model.hash.clone();
             found.process = process_hash(model.scheduler.prediction_type, &schedule);
             Ok(found)

@@ -5,12 +5,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 use serde_json::{Map, Number, Value};
 use skipstone::sampling::inversion::{Bdia, Edict, FixedPoint, Method};
-use skipstone::sampling::options::{PRECISION, Request, SAMPLE, Set, of};
+use skipstone::sampling::options::{GUIDE, PRECISION, Request, SAMPLE, Set, of};
 
 use crate::errors::{raise, value};
 
-/// What sampling takes. The precision is chosen when a model is loaded.
-pub const SAMPLING: Set = SAMPLE & !PRECISION;
+/// What sampling takes. The precision is chosen when a model is loaded, and a guide is set by `Sampler.guide_by`.
+pub const SAMPLING: Set = SAMPLE & !(PRECISION | GUIDE);
 
 /// A value as JSON: numbers, texts, and lists of them.
 pub fn json(name: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
@@ -72,7 +72,7 @@ impl Keywords {
 
     /// The options of `set`.
     pub fn request(&mut self, py: Python<'_>, set: Set) -> PyResult<Request> {
-        Request::take(&mut self.given, set).map_err(|error| raise(py, &error))
+        Request::take(&mut self.given, set & !GUIDE).map_err(|error| raise(py, &error))
     }
 
     /// The inversion method `name` with its parameters.
@@ -106,6 +106,9 @@ impl Keywords {
         let method = self.method;
         if name == "precision" {
             return Err(PyTypeError::new_err(format!("{method}(): choose the precision in load()")));
+        }
+        if name == "guide" {
+            return Err(PyTypeError::new_err(format!("{method}(): call guide_by(model) of the sampler")));
         }
         let known = of(SAMPLING).map(|field| field.about.name);
         let nearest = skipstone::sampling::options::unknown(name, known).message().to_owned();

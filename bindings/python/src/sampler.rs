@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Map, Value, json};
 use skipstone::engine::{EngineOptions, Network};
-use skipstone::io::checkpoint::Model;
+use skipstone::io::checkpoint::{Guide, Model};
 use skipstone::math::latent;
 use skipstone::math::noise::{Purpose, Seeded, latents_of};
 use skipstone::math::schedule::Time;
@@ -74,6 +74,19 @@ impl Core {
         *model = Arc::new(Model { calibration, ..Model::clone(&model) });
     }
 
+    /// Sets or removes the model that guides this one.
+    pub fn guide(&self, by: Option<&Self>) -> Result<()> {
+        let guided = match by {
+            Some(by) => {
+                let guide = Guide::over(&by.model(), Arc::new(Watched(by.network.clone())), by.network.cost());
+                Model::clone(&self.model()).guided_by(guide)?
+            }
+            None => Model { guide: None, ..Model::clone(&self.model()) },
+        };
+        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(guided);
+        Ok(())
+    }
+
     /// The network with its vector-Jacobian product.
     pub fn gradient(&self) -> Result<&Gradient> {
         if let Some(gradient) = self.gradient.get() {
@@ -96,10 +109,18 @@ impl Core {
     /// A request at the network's precision, for which there is a calibration if it needs one.
     pub fn completed(&self, request: &Request) -> Result<Request> {
         let analytic = matches!(request.noise, Noise::Analytic { .. });
-        let optimal = request.times.is_none() && request.spacing == Some(SpacingChoice::Optimal);
-        if (analytic || optimal) && self.model().calibration.is_none() {
-            let what = if analytic { "sigma \"analytic\"" } else { "spacing \"optimal\"" };
-            return Err(Error::argument(format!("{what} needs a calibration; call calibrate(images) first")));
+        let spacing = request.spacing.as_ref().filter(|_| request.times.is_none());
+        let fitted = spacing == Some(&SpacingChoice::Fitted);
+        let needed = analytic || fitted || spacing == Some(&SpacingChoice::Optimal);
+        let model = self.model();
+        let found = model.calibration.as_ref();
+        if needed && found.is_none_or(|found| fitted && found.local_errors.is_none()) {
+            let (what, how) = match (analytic && found.is_none(), fitted) {
+                (true, _) => ("sigma \"analytic\"", "images"),
+                (false, false) => ("spacing \"optimal\"", "images"),
+                (false, true) => ("spacing \"fitted\"", "images, fitted=32"),
+            };
+            return Err(Error::argument(format!("{what} needs a calibration; call calibrate({how}) first")));
         }
         Ok(Request { precision: self.engine.precision, ..request.clone() })
     }
@@ -447,6 +468,16 @@ impl PySampler {
     #[setter]
     fn set_calibration(&self, calibration: Option<&Bound<'_, PyCalibration>>) {
         self.core.calibrate(calibration.map(|calibration| calibration.get().0.clone()));
+    }
+
+    /// Sets or removes (None) a weaker Model or Sampler that guides this one: `guidance` is then the weight of autoguidance, for
+    /// models without classes, too.
+    ///
+    /// Raises:
+    ///     ValueError: it has images of another shape, other classes or another noise schedule.
+    #[pyo3(signature = (by), text_signature = "($self, by)")]
+    fn guide_by(&self, py: Python<'_>, by: Option<PyRef<'_, Self>>) -> PyResult<()> {
+        self.core.guide(by.as_ref().map(|by| &by.core)).map_err(|error| raise(py, &error))
     }
 
     /// Makes images.

@@ -225,3 +225,36 @@ def test_a_schedule_that_says_another_prediction_is_refused(normal):
         ss.Denoiser(3, (1, 2, 2))
     with pytest.raises(ValueError, match="shape"):
         ss.Denoiser(normal(SCHEDULE), (1, 0, 2))
+
+
+def test_a_weaker_denoiser_guides_another_one(normal):
+    schedule = ss.Schedule.linear(1e-3, 0.1, 50)
+    eps = normal(schedule)
+    strong = ss.Sampler(ss.Denoiser(eps, (1, 4, 4)), schedule=schedule)
+    weak = ss.Sampler(ss.Denoiser(lambda x, t: 0.5 * eps(x, t), (1, 4, 4)), schedule=schedule)
+    one = {"steps": 1, "clip": "off"}
+    a, b = (np.asarray(sampler.sample(3, **one)) for sampler in (strong, weak))
+    strong.guide_by(weak)
+    # x0 of a single step is linear in the prediction.
+    assert np.allclose(strong.sample(3, guidance=3.0, **one), b + 3 * (a - b), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="guide: needs guidance"):
+        strong.sample(3, **one)
+    strong.guide_by(None)
+    assert np.array_equal(strong.sample(3, **one), a)
+    with pytest.raises(TypeError, match="guide_by"):
+        strong.sample(3, guide="weak", guidance=3.0)
+    with pytest.raises(ValueError, match="guide: expected images of the shape"):
+        strong.guide_by(ss.Sampler(ss.Denoiser(eps, (1, 2, 2)), schedule=schedule))
+
+
+def test_timesteps_are_fitted_to_the_path_of_a_denoiser(normal):
+    schedule = ss.Schedule.linear(1e-3, 0.1, 50)
+    sampler = ss.Sampler(ss.Denoiser(normal(schedule), (1, 4, 4)), schedule=schedule)
+    x = (0.3 + 0.5 * np.random.default_rng(1).standard_normal((8, 1, 4, 4))).astype(np.float32)
+    sampler.calibrate(x)
+    with pytest.raises(ValueError, match="fitted=32"):
+        sampler.sample(steps=4, spacing="fitted")
+    sampler.calibrate(x, fitted=8)
+    exact = np.asarray(sampler.sample(64, steps=50, solver="heun"))
+    off = {s: np.square(np.asarray(sampler.sample(64, steps=4, spacing=s)) - exact).mean() for s in ("fitted", "linear")}
+    assert off["fitted"] < off["linear"]

@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::json;
 use skipstone::io::checkpoint::process_hash;
 use skipstone::io::hub::locate;
-use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded};
-use skipstone::objective::calibration::{Calibration, measure};
+use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded, initial_latent};
+use skipstone::objective::calibration::{Calibration, candidates, measure, measure_path};
 use skipstone::objective::default_sigma_1;
 use skipstone::objective::likelihood::conditions_of;
 
@@ -18,20 +18,26 @@ use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
 use crate::output::writable;
 
-/// Measure a model on data once, for `--sigma analytic` and `--spacing optimal`
+/// Measure a model on data once, for `--sigma analytic`, `--spacing optimal` and `--spacing fitted`
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The network is called on n images at each of its T timesteps: T x n calls, needed once per model. The result is one \
 small file next to the model (MODEL/calibration.json). It gives the variances and timesteps for every number of steps. \
 The built-in model comes with its calibration.
 
+--fitted N also measures single steps of the deterministic process against a fine run of it, on N latents: about 160 x N \
+calls. --spacing fitted then chooses the timesteps (at most about 80) whose images are closest to those of many steps.
+
 Examples:
   What it would cost
     skipstone calibrate --model runs/a/model --data fashion-mnist --dry-run
   Calibrate
     skipstone calibrate --model runs/a/model --data fashion-mnist
+  Fit timesteps to the deterministic path as well
+    skipstone calibrate --model runs/a/model --data fashion-mnist --fitted 32
   Use the calibration
-    skipstone sample --model runs/a/model --steps 20 --sigma analytic --spacing optimal")]
+    skipstone sample --model runs/a/model --steps 20 --sigma analytic --spacing optimal
+    skipstone sample --model runs/a/model --steps 6 --spacing fitted")]
 pub struct CalibrateArguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -45,7 +51,10 @@ pub struct CalibrateArguments {
     /// Number of images, from the start of the data
     #[arg(short, value_name = "N", default_value_t = 64)]
     n: usize,
-    /// Seed of the noise
+    /// Also measure the steps of the deterministic process on this many latents, for --spacing fitted [default: do not]
+    #[arg(long, value_name = "LATENTS", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    fitted: Option<u16>,
+    /// Seed of the noise and the latents
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// File to write [default: next to the model, where other commands look for it]
@@ -76,15 +85,25 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let (hash, times) = (model.hash.clone(), schedule.train_steps());
     let process = process_hash(model.scheduler.prediction_type, &schedule);
     let network = model.open(&engine)?;
-    let work = Work::of(network.cost().flops as f64 * f64::from(times) * n as f64);
+    let latents = arguments.fitted.map_or(0, usize::from);
+    // Heun's method calls the network twice per step, except for the last.
+    let path_calls = if latents > 0 { 2 * candidates(times)?.calls() - 1 } else { 0 };
+    let calls = f64::from(times) * n as f64 + (path_calls * latents) as f64;
+    let work = Work::of(network.cost().flops as f64 * calls);
     let name = format!("{} ({}, first {n})", data.name(), arguments.split);
     if arguments.common.dry_run {
         let output = output.display().to_string();
+        let mut line = json!({"n": n, "calls": times, "gflop": work.json(), "output": output});
+        let mut path = String::new();
+        if latents > 0 {
+            (line["latents"], line["path_calls"]) = (latents.into(), path_calls.into());
+            path = format!(" and {path_calls} with {latents} latent(s) each");
+        }
         return arguments.common.finish_dry_run(
-            &json!({"n": n, "calls": times, "gflop": work.json(), "output": output}),
+            &line,
             &[
                 format!("data        {name}"),
-                format!("work        {times} network calls with {n} image(s) each, {work}"),
+                format!("work        {times} network calls with {n} image(s) each{path}, {work}"),
                 format!("would write {output}"),
             ],
         );
@@ -98,6 +117,19 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
             interrupt::flow()
         })?;
     bar.finish_and_clear();
+    if latents > 0 {
+        let bar = crate::bars::bar("fitting", 0, 0);
+        let x_t = initial_latent(arguments.seed, 0, latents, network.shape());
+        // As many conditions as latents, in the order of the images.
+        let conditions: Vec<_> = conditions.iter().cycle().take(latents).copied().collect();
+        let see = &mut |done: usize, of: usize| {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+            interrupt::flow()
+        };
+        calibration.local_errors = Some(measure_path(&network, &schedule, &x_t, &conditions, see)?);
+        bar.finish_and_clear();
+    }
     calibration.model = hash;
     calibration.process = process;
     calibration.provenance = BTreeMap::from([

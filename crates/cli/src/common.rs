@@ -7,9 +7,13 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 use skipstone::engine::cpu::Isa;
 use skipstone::engine::{Device, EngineOptions};
-use skipstone::io::checkpoint::{LoadOptions, Model, SchedulerConfig, WeightsChoice, is_onnx, load, load_embedded};
+use skipstone::io::checkpoint::{
+    Guide, LoadOptions, Model, SchedulerConfig, WeightsChoice, is_onnx, load, load_embedded,
+};
 use skipstone::io::image::parse_size;
+use skipstone::sampling::options::Request;
 use skipstone::unet::{Config, flops};
+use skipstone_serve::core::CARRIED;
 
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt::quoted;
@@ -199,6 +203,19 @@ impl ModelArguments {
     /// Loads the model.
     pub fn load(&self) -> anyhow::Result<Model> {
         load_sized(self.model.as_deref(), self.weights, self.size, &self.foreign)
+    }
+
+    /// Loads the model with the guide of a request, if it has one. The guide comes from a folder, a file or the Hugging Face
+    /// cache, as the model does, with its own scheduler; `carried` is the built-in model.
+    pub fn load_for(&self, request: &Request) -> anyhow::Result<Model> {
+        let model = self.load()?;
+        let Some(name) = &request.guide else { return Ok(model) };
+        let path = Path::new(name);
+        let path = (name != CARRIED || path.exists()).then_some(path);
+        let options = LoadOptions { size: self.size, ..LoadOptions::default() };
+        let guide =
+            load_model(path, &options, &ForeignArguments::default()).with_context(|| format!("--guide {name}"))?;
+        Ok(model.guided_by(Guide::new(guide))?)
     }
 
     /// Whether this is the built-in model.

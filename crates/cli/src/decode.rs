@@ -51,8 +51,8 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     let target = Target::of(&arguments.output)?;
     let method = arguments.method.method()?;
     let engine = arguments.common.start()?;
-    let model = arguments.model.load()?;
     let request = arguments.run.request()?.unclipped();
+    let model = arguments.model.load_for(&request)?;
     let path = &arguments.latents;
     apart([target.path()], [path.as_path()])?;
     let (latents, sum) = if method.is_paired() {

@@ -87,8 +87,8 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     tensor(&arguments.output)?;
     let method = arguments.method.method()?;
     let engine = arguments.common.start()?;
-    let model = arguments.model.load()?;
     let mut request = arguments.run.request()?.unclipped();
+    let model = arguments.model.load_for(&request)?;
     let stochastic = request.is_stochastic();
     check_stochastic(arguments, stochastic, &method)?;
     let outputs = [Some(arguments.output.as_path()), arguments.noise_out.as_deref()];

@@ -12,7 +12,9 @@ use skipstone::io::checkpoint::Model;
 use skipstone::io::data::{DataSpec, Split};
 use skipstone::io::files;
 use skipstone::sampling::generate::{Generator, Inputs, Settings, Shard};
-use skipstone::sampling::options::{CONDITION, ClipMode, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD};
+use skipstone::sampling::options::{
+    CONDITION, ClipMode, GUIDE, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD,
+};
 use skipstone::sampling::solver::Solver;
 use skipstone_eval::table::{Cell, Evaluation, Judge, Lists, RealImages, Reference, Repeats, Results, Run, are_few};
 use skipstone_eval::{FeatureNetwork, FeatureSpec, check_takes};
@@ -70,7 +72,7 @@ pub struct EvaluateArguments {
     #[arg(long, value_name = "HOW,…", value_delimiter = ',')]
     clip: Vec<ClipMode>,
     #[command(flatten)]
-    run: Flags<{ THRESHOLD | CONDITION | PRECISION | SEED }>,
+    run: Flags<{ THRESHOLD | CONDITION | GUIDE | PRECISION | SEED }>,
     /// Number of images in each cell
     #[arg(short, value_name = "N", default_value_t = 10_000)]
     n: u64,
@@ -130,8 +132,8 @@ struct Job {
 pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let cells = lists(arguments).cells()?;
     let engine = arguments.common.start()?;
-    let model = arguments.model.load()?;
     let common = arguments.run.request()?;
+    let model = arguments.model.load_for(&common)?;
     let requests: Vec<Request> = cells.iter().map(|cell| cell.request(&common)).collect();
     let runs = requests.iter().map(|request| Settings::resolve(&model, request)).collect::<Result<Vec<_>, _>>()?;
     let end = arguments.first.checked_add(arguments.n).filter(|_| arguments.n <= MOST_IMAGES);

@@ -117,8 +117,8 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     }
     let n = if given == 2 { arguments.points } else { arguments.points * arguments.points };
     let engine = arguments.common.start()?;
-    let model = arguments.model.load()?;
     let mut request = arguments.run.request()?;
+    let model = arguments.model.load_for(&request)?;
     let ends = match &arguments.images {
         Some(paths) => Ends::Images(images::pictures(paths, &model.config)?),
         None => Ends::Seeds(arguments.seeds.clone().unwrap_or_default()),

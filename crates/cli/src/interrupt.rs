@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-pub use skipstone_serve::core::quoted;
+pub use skipstone::sampling::options::quoted;
 
 /// The exit code that shells expect of an interrupted program: 128 + SIGINT.
 pub const EXIT_CODE: u8 = 130;

@@ -80,7 +80,7 @@ struct Row {
 pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let method = arguments.method.method()?;
     let engine = arguments.common.start()?;
-    let model = arguments.model.load()?;
+    let model = arguments.model.load_for(&arguments.run.requests(&[])?[0])?;
     let trained = model.scheduler.schedule()?.train_steps() as usize;
     let table: Vec<usize> = TABLE.into_iter().filter(|&steps| steps <= trained).collect();
     let requests = arguments.run.requests(&table)?;

@@ -114,8 +114,8 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         return Err(Usage("--json: stdout holds the images with -o -; choose a file".to_owned()).into());
     }
     let engine = arguments.common.start()?;
-    let model = arguments.model.load()?;
     let requests = arguments.run.requests(&[])?;
+    let model = arguments.model.load_for(&requests[0])?;
     let rows = if requests.len() > 1 {
         Some(consistency::Rows::resolve(&model, &requests, &target, arguments.feature_network()?)?)
     } else if let Some(features) = &arguments.features {

@@ -43,6 +43,9 @@ Examples:
     skipstone train --data images.npy --config my.toml --out runs/c --range -3,3
   Two machines
     mpirun -n 2 --host a,b skipstone train --data photos --config my.toml --out runs/d
+  Keep an early model, to guide the final one
+    skipstone train --data fashion-mnist --config configs/fashion-mnist.toml --out runs/a --keep 1000
+    skipstone sample --model runs/a/model --guide runs/a/kept/step-0001000 --guidance 2
   Sample from the trained model
     skipstone sample --model runs/a/model -o samples.png")]
 pub struct TrainArguments {
@@ -71,6 +74,9 @@ pub struct TrainArguments {
     /// Seed of initial weights, data order and noise; same as --set train.seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Also keep the model as it is after these steps, as RUN/kept/step-…: an early one can guide the final one (sample --guide)
+    #[arg(long, value_name = "STEP,…", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    keep: Vec<u64>,
     #[command(flatten)]
     ranks: RanksArguments,
     #[command(flatten)]
@@ -120,7 +126,7 @@ fn start(arguments: &TrainArguments, prepared: Prepared, ranks: Arc<dyn Ranks>) 
     }
     let Prepared { recipe, engine, data, init } = prepared;
     let run = Run::open_on_ranks(&arguments.out, recipe, data, init, engine, arguments.resume, ranks)?;
-    train(arguments, run)
+    train(arguments, run.keeping(arguments.keep.clone()))
 }
 
 fn recipe(arguments: &TrainArguments) -> anyhow::Result<Recipe> {

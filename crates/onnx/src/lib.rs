@@ -97,6 +97,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Model> {
         hash,
         calibration: Calibration::read(&Calibration::path_of(path))?,
         learned_size: None,
+        guide: None,
     })
 }
 

@@ -105,12 +105,19 @@ impl Service {
     /// # Errors
     /// No model has this id. The message names the nearest.
     pub fn model(&self, id: Option<&str>) -> std::result::Result<Arc<ServedModel>, Failure> {
-        let Some(id) = id else { return Ok(self.models[0].clone()) };
+        id.map_or_else(|| Ok(self.models[0].clone()), |id| self.named("model", id))
+    }
+
+    /// The model of this id. The message of the error begins with `field`.
+    ///
+    /// # Errors
+    /// As [`model`](Self::model).
+    pub fn named(&self, field: &str, id: &str) -> std::result::Result<Arc<ServedModel>, Failure> {
         self.models.iter().find(|model| model.id == id).cloned().ok_or_else(|| {
             let known = self.models.iter().map(|model| &model.id);
             let nearest = known.min_by_key(|known| strsim::damerau_levenshtein(known, id));
             let nearest = nearest.map_or("", |id| id);
-            Failure::Refused(format!("model \"{id}\": not served here; the nearest is \"{nearest}\""))
+            Failure::Refused(format!("{field} \"{id}\": not served here; the nearest is \"{nearest}\""))
         })
     }
 

@@ -221,6 +221,7 @@ class Sampler:
     def calibration(self) -> Calibration | None: ...
     @calibration.setter
     def calibration(self, value: Calibration | None) -> None: ...
+    def guide_by(self, by: Sampler | None) -> None: ...
     def sample(
         self,
         n: int = 1,
@@ -440,6 +441,7 @@ class Sampler:
         *,
         labels: Sequence[int] | NDArray[np.integer[Any]] | None = None,
         seed: int = 0,
+        fitted: int = 0,
         data: str = "images",
         progress: bool | None = None,
     ) -> Calibration: ...

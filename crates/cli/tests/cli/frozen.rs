@@ -106,6 +106,7 @@ fn manifests_are_what_they_were() {
     }
     take(conditional.path(), "class", "--steps 2 --class 1 --guidance 2");
     take(conditional.path(), "null", "--steps 2");
+    take(folder.path(), "guide", "--steps 2 --guide model --guidance 2 --guidance-interval 0.1,5");
     assert_frozen("manifests.json", &format!("{:#}\n", serde_json::to_value(kept).unwrap()));
 }
 

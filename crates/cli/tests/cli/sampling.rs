@@ -9,7 +9,7 @@ use skipstone::io::image::{npy, read_png};
 use skipstone::sampling::options::{FIELDS, Request, SAMPLE};
 use skipstone::unet::Config;
 
-use crate::support::{names, read, run, signal, skipstone, with_model, write_model};
+use crate::support::{names, read, run, signal, skipstone, with_model, write_model, write_scaled_model};
 
 /// `sample --model model` with these arguments, expecting success.
 #[track_caller]
@@ -307,6 +307,44 @@ fn classes_and_guidance_follow_the_model() {
     sample(at, "-n 1 --steps 2 --class 0 --guidance 0 -o zero.npy");
     assert_eq!(read(at, "null.npy"), read(at, "zero.npy"));
     assert!(expect(at, "--guidance 2", 2).1.contains("needs a class"));
+}
+
+#[test]
+fn a_guide_is_another_model_whatever_its_path() {
+    let folder = with_model();
+    let at = folder.path();
+    let other = tempfile::tempdir().unwrap();
+    write_scaled_model(other.path(), &Config::smallest(), None, 0.03);
+    std::fs::rename(other.path().join("model"), at.join("weak one")).unwrap();
+    let guided = |arguments: &str, code: i32| {
+        let mut all = vec!["sample", "--model", "model", "--guide", "weak one"];
+        all.extend(arguments.split_whitespace());
+        run(at, &all, code)
+    };
+    guided("-n 2 --steps 3 --guidance 2 -o a.npy", 0);
+    guided("-n 2 --steps 3 --guidance 1 -o one.npy", 0);
+    sample(at, "-n 2 --steps 3 -o plain.npy");
+    let [a, one, plain]: [Array4<f32>; 3] =
+        ["a.npy", "one.npy", "plain.npy"].map(|name| npy::read(&at.join(name)).unwrap());
+    assert!((&one - &plain).iter().all(|d| d.abs() < 1e-5));
+    assert!((&a - &plain).iter().any(|d| d.abs() > 1e-3));
+    // A folder is continued by the same guide at another path, not by another guide.
+    guided("-n 2 --steps 3 --guidance 2 -o out/", 0);
+    std::fs::rename(at.join("weak one"), at.join("weak")).unwrap();
+    sample(at, "-n 4 --steps 3 --guidance 2 -o out/ --guide weak");
+    let manifest = String::from_utf8(read(at, "out/manifest.json")).unwrap();
+    assert!(manifest.contains("guide_process") && !manifest.contains("weak"), "{manifest}");
+    let (_, error) = expect(at, "-n 5 --steps 3 --guidance 2 -o out/ --guide model", 2);
+    assert!(error.contains("guide = "), "{error}");
+    assert!(expect(at, "--guide weak", 2).1.contains("guide: needs guidance"));
+    assert!(expect(at, "--guide absent --guidance 2", 1).1.contains("--guide absent"));
+    // The command that decodes has the guide, too.
+    let encode =
+        ["encode", "--model", "model", "--guide", "weak", "--guidance", "2", "--images", "out", "--steps", "3"];
+    let (_, said) = run(at, &[&encode[..], &["-o", "x_T.npy"]].concat(), 0);
+    assert!(said.contains("--guidance 2 --guide weak"), "{said}");
+    let (evaluations, _) = sample(at, "-n 2 --steps 3 --guidance 2 --guide weak --dry-run --json");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&evaluations).unwrap()["calls"], 6);
 }
 
 #[test]

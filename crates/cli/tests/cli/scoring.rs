@@ -101,6 +101,21 @@ fn a_calibration_is_made_once_and_serves_variances_and_times() {
     assert!((0..3).all(|i| z(&beneath_zero, i) > 0.0 && beneath_zero[i]["sigma"] == 0.0), "{beneath_zero}");
 
     skip(at, &format!("calibrate --model model --data {data} -n 0 -o x.json"), 2);
+    // Timesteps fitted to the path need another pass.
+    let (_, error) = skip(at, "sample --model model -n 2 --steps 4 --spacing fitted -o no.npy", 1);
+    assert!(error.contains("skipstone calibrate --fitted 32"), "{error}");
+    let fit = format!("{calibrate} --fitted 2");
+    let cost = json(at, &format!("{fit} --dry-run --json"));
+    assert_eq!((cost["latents"].as_u64(), cost["path_calls"].as_u64()), (Some(2), Some(155)));
+    skip(at, &fit, 0);
+    skip(at, &format!("{fit} --threads 1 -o again.json"), 0);
+    assert_eq!(read(at, "model/calibration.json"), read(at, "again.json"));
+    skip(at, "sample --model model -n 2 --steps 4 --spacing fitted -o fit/", 0);
+    let manifest: Value = serde_json::from_slice(&read(at, "fit/manifest.json")).unwrap();
+    assert_eq!((manifest["spacing"].as_str(), manifest["times"].as_array().map(Vec::len)), (Some("fitted"), Some(4)));
+    assert_eq!(manifest["times"][0], 999);
+    let (_, error) = skip(at, "sample --model model -n 2 --steps 100 --spacing fitted -o no.npy", 2);
+    assert!(error.contains("steps: expected 1 to 78 with spacing fitted"), "{error}");
     let (_, error) = skip(at, "sample --model model -n 1 --sigma hat --eta 1 -o no.npy", 2);
     assert!(error.contains("eta: cannot be combined with sigma hat"), "{error}");
     // Numbers of another network are refused, and damaged ones too.

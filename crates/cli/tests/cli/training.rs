@@ -83,6 +83,27 @@ fn threads_change_nothing_and_a_finished_run_resumes_to_success() {
 }
 
 #[test]
+fn kept_models_are_those_of_shorter_trainings_and_change_nothing() {
+    let folder = bench();
+    let at = folder.path();
+    run(at, &arguments("plain", &[]), 0);
+    run(at, &arguments("kept", &["--keep", "5,9"]), 0);
+    assert_same(at, "plain", "kept");
+    assert_eq!(names(&at.join("kept/kept")), ["step-0000005", "step-0000009"]);
+    run(at, &arguments("short", &["--set", "train.steps=5"]), 0);
+    let tensors = |model: &str| {
+        let bytes = read(&at.join(model), "unet/diffusion_pytorch_model.safetensors");
+        skipstone::io::checkpoint::read_tensors(&bytes).unwrap().tensors
+    };
+    assert!(tensors("kept/kept/step-0000005") == tensors("short/model"));
+    let (_, error) = run(at, &arguments("no", &["--keep", "0"]), 2);
+    assert!(error.contains("--keep"), "{error}");
+    // The early model guides the final one.
+    let guided = ["sample", "--model", "kept/model", "--guide", "kept/kept/step-0000005", "--guidance", "2"];
+    run(at, &[&guided[..], &["-n", "2", "--steps", "2", "-o", "x.npy"]].concat(), 0);
+}
+
+#[test]
 fn a_killed_training_continues_to_the_same_bytes() {
     let folder = bench();
     let at = folder.path();

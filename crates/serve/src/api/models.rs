@@ -61,7 +61,7 @@ pub struct ModelInfo {
     pub width: usize,
     /// Number of classes without the null class; null for an unconditional model.
     pub classes: Option<usize>,
-    /// Whether it takes `guidance`.
+    /// Whether it takes `guidance` without a `guide`.
     pub guidance: bool,
     /// What the network predicts: epsilon, sample or v_prediction.
     pub prediction: String,
@@ -81,6 +81,8 @@ pub struct ModelInfo {
     pub analytic: bool,
     /// Whether `spacing` may be optimal.
     pub optimal: bool,
+    /// Whether `spacing` may be fitted.
+    pub fitted: bool,
     /// Its own defaults.
     pub defaults: Defaults,
     /// The data set it was trained on, if that is a well-known one.

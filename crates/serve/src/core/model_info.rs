@@ -34,6 +34,7 @@ impl ServedModel {
             ms_per_call: self.ms_per_call,
             analytic: self.calibrated,
             optimal: self.calibrated,
+            fitted: self.calibrated && model.calibration.as_ref().is_some_and(|found| found.local_errors.is_some()),
             defaults: defaults_of(model),
             data: data_of(model),
             queued,

@@ -1,4 +1,4 @@
-//! Names of models, and their quoting for a shell.
+//! Names of models.
 
 use std::path::Path;
 
@@ -10,14 +10,4 @@ pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
     stem.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// A word, quoted for a shell if necessary.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }

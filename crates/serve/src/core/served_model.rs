@@ -1,5 +1,6 @@
 //! A served model: its network on a thread, and its queue.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,14 +8,14 @@ use std::time::Duration;
 use skipstone::Result;
 use skipstone::engine::bench;
 use skipstone::engine::{Cost, EngineOptions, Precision};
-use skipstone::io::checkpoint::Model;
+use skipstone::io::checkpoint::{Guide, Model};
 use skipstone::sampling::generate::{Generator, Inputs};
-use skipstone::sampling::options::Request;
+use skipstone::sampling::options::{Request, quoted};
 
 use super::cancel::Cancel;
 use super::failure::Failure;
 use super::metrics::Metrics;
-use super::names::{CARRIED, quoted};
+use super::names::CARRIED;
 use super::network::SharedNetwork;
 use super::optimal_times::{Explicit, OptimalTimes, is_calibrated};
 use super::task::{Phase, Task};
@@ -116,6 +117,7 @@ impl ServedModel {
     pub fn generator(
         &self,
         request: &Request,
+        guide: Option<&Self>,
         inputs: Inputs,
         (first, n): (u64, usize),
         cancel: &Cancel,
@@ -127,10 +129,17 @@ impl ServedModel {
             )));
         }
         let denoiser = self.network.denoiser(cancel.clone());
-        let Some(Explicit { request, run }) = self.optimal_times.resolve(&self.model, request)? else {
-            return Ok(Generator::over(denoiser, self.cost, &self.model, request, inputs, (first, n))?);
+        let model = match guide {
+            Some(guide) => {
+                let weak = Arc::new(guide.network.denoiser(cancel.clone()));
+                Cow::Owned(self.model.clone().guided_by(Guide::over(&guide.model, weak, guide.cost))?)
+            }
+            None => Cow::Borrowed(&self.model),
         };
-        let generator = Generator::over(denoiser, self.cost, &self.model, &request, inputs, (first, n))?;
+        let Some(Explicit { request, run }) = self.optimal_times.resolve(&model, request)? else {
+            return Ok(Generator::over(denoiser, self.cost, &model, request, inputs, (first, n))?);
+        };
+        let generator = Generator::over(denoiser, self.cost, &model, &request, inputs, (first, n))?;
         Ok(generator.with_run(run, n)?)
     }
 

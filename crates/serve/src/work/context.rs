@@ -13,6 +13,8 @@ use crate::core::{Cancel, EventSink, Failure, ServedModel, Task, Work};
 pub struct Context {
     /// The model.
     pub model: Arc<ServedModel>,
+    /// The model that guides it.
+    pub guide: Option<Arc<ServedModel>>,
     /// The limits of one request.
     pub limits: Limits,
     /// Cancels the work.
@@ -25,7 +27,7 @@ impl Context {
     /// # Errors
     /// The options are not valid for the model.
     pub(super) fn generator(&self, request: &Request, first: u64, n: usize) -> Result<Generator, Failure> {
-        self.model.generator(request, Inputs::default(), (first, n), &self.cancel)
+        self.model.generator(request, self.guide.as_deref(), Inputs::default(), (first, n), &self.cancel)
     }
 
     /// Work of kind `K` that nobody can watch.

@@ -69,6 +69,7 @@ pub async fn prepare<K: WorkKind>(
 ) -> Result<Work, Failure> {
     let model = service.model(request.model.as_deref())?;
     let images = SourceImages::load(service, &model, uploads, request.test_image).await?;
-    let context = Context { model, limits: service.limits, cancel: Cancel::new() };
+    let guide = request.options.guide.as_deref().map(|id| service.named("guide", id)).transpose()?;
+    let context = Context { model, guide, limits: service.limits, cancel: Cancel::new() };
     service.check(move || K::check(request, context, images)).await
 }

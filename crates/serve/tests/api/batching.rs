@@ -2,9 +2,10 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use skipstone::io::checkpoint::{Guide, Model};
 use skipstone::sampling::options::{Noise, Request};
 use skipstone::sampling::solver::Solver;
-use skipstone_serve::{Setup, app};
+use skipstone_serve::{Service, Setup, app};
 
 use crate::support::{alone, finished, get, model, picture, post, shared, soon, two_models};
 
@@ -47,6 +48,37 @@ fn guidance_classes_and_solvers_are_the_library_s_too() {
         let wanted = Request { steps: Some(4), solver: Solver::HEUN, ..Request::default() };
         assert_eq!(picture(&heun["png"]), alone(model(false), &wanted, 0, 2));
         assert_eq!(heun["calls"], 7);
+    });
+}
+
+#[test]
+fn a_served_model_guides_another_one() {
+    let models = || {
+        let mut weak = model(false);
+        let last = weak.parameters.layout().get("conv_out.weight").unwrap().range();
+        weak.parameters.data_mut()[last].iter_mut().for_each(|weight| *weight *= 0.5);
+        (model(false), Model::new(weak.config, weak.parameters, weak.scheduler))
+    };
+    let (strong, weak) = models();
+    let served = vec![("strong".to_owned(), strong), ("weak".to_owned(), weak), ("classes".to_owned(), model(true))];
+    let router = app(Service::start(served, Setup::default()).unwrap());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let body = json!({"n": 3, "steps": 4, "guidance": 2.5, "guide": "weak"});
+        let reply = post(&router, "/v1/sample", body).await.json();
+        let (strong, weak) = models();
+        let wanted =
+            Request { steps: Some(4), guidance: Some(2.5), guide: Some("weak".to_owned()), ..Request::default() };
+        let pixels = alone(strong.guided_by(Guide::new(weak)).unwrap(), &wanted, 0, 3);
+        assert_eq!(picture(&reply["png"]), pixels);
+        assert_eq!(reply["calls"], 8);
+        assert_eq!(reply["command"], "skipstone sample --model strong -n 3 --steps 4 --guidance 2.5 --guide weak");
+        for (guide, expected) in [("week", "guide \"week\": not served"), ("classes", "expected the classes none")] {
+            let reply = post(&router, "/v1/sample", json!({"n": 1, "guidance": 2, "guide": guide})).await;
+            let (_, message, field) = reply.error();
+            assert!(message.contains(expected) && field.as_deref() == Some("guide"), "{message}");
+        }
+        let reply = post(&router, "/v1/sample", json!({"n": 1, "guide": "weak"})).await;
+        assert!(reply.error().1.contains("needs guidance"));
     });
 }
 

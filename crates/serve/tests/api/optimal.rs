@@ -25,6 +25,7 @@ fn calibrated() -> Model {
         eps_squares: of_time(|t| 1.0 - 0.1 * (1.0 - t)),
         x0_errors: of_time(|t| 0.01 + t * t),
         decoder_nats: of_time(|t| 50.0 * t - 3.0),
+        local_errors: None,
     };
     Model { calibration: Some(calibration), ..model }
 }

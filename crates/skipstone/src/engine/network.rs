@@ -22,6 +22,23 @@ pub struct Cost {
     pub batch: Option<usize>,
 }
 
+impl Cost {
+    /// The cost of two networks that are asked one after the other.
+    #[must_use]
+    pub fn beside(self, other: Self) -> Self {
+        Self {
+            // Unknown if one is.
+            flops: if self.flops == 0 || other.flops == 0 { 0 } else { self.flops + other.flops },
+            activation_bytes: self.activation_bytes + other.activation_bytes,
+            weight_bytes: self.weight_bytes + other.weight_bytes,
+            batch: match (self.batch, other.batch) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            },
+        }
+    }
+}
+
 /// A network ready to run on an engine.
 pub trait Network: Denoiser + fmt::Debug + Send + Sync {
     /// The architecture.

@@ -149,7 +149,7 @@ impl Pipeline {
         self
     }
 
-    /// The weight of classifier-free guidance.
+    /// The weight of classifier-free guidance or, for a model with a guide ([`Model::guided_by`]), of autoguidance.
     #[must_use]
     pub fn guidance(mut self, weight: f64) -> Self {
         self.request.guidance = Some(weight);

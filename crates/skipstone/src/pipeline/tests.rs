@@ -1,10 +1,11 @@
 use std::path::Path;
 
 use super::*;
-use crate::io::checkpoint::SchedulerConfig;
+use crate::io::checkpoint::{Guide, SchedulerConfig};
 use crate::io::image::{npy, read_png};
 use crate::math::noise::{KeyedRng, initial_latent};
 use crate::math::trajectory::Spacing;
+use crate::sampling::denoiser::Prediction;
 use crate::unet::{Config, initialise};
 
 fn model(classes: Option<usize>) -> Model {
@@ -149,4 +150,75 @@ fn a_driver_hands_over_whole_batches_and_stops_where_its_observer_breaks() {
     }
     let full = generator.generate_all(0..2, 2, &mut go_on, |_, _| Err(Error::argument("full")));
     assert_eq!(full.unwrap_err().message(), "full");
+}
+
+/// [`model`] with other weights of the last layer.
+fn weaker(classes: Option<usize>) -> Model {
+    let mut weak = model(classes);
+    let last = weak.parameters.layout().get("conv_out.weight").unwrap().range();
+    weak.parameters.data_mut()[last].iter_mut().for_each(|weight| *weight *= 0.5);
+    Model::new(weak.config, weak.parameters, weak.scheduler)
+}
+
+fn guided_by(weak: Model, classes: Option<usize>) -> Result<Pipeline> {
+    Pipeline::from_model(model(classes).guided_by(Guide::new(weak))?, &EngineOptions::on_threads(1))
+}
+
+#[test]
+fn a_guide_extrapolates_away_from_its_own_images() {
+    let weak = Pipeline::from_model(weaker(None), &EngineOptions::on_threads(1)).unwrap();
+    // x₀ of a single step is linear in the prediction.
+    let one = |pipeline: &Pipeline| pipeline.clone().steps(1).clip(ClipMode::Off).sample(2).unwrap().into_array();
+    let (strong, weak_images) = (one(&pipeline()), one(&weak));
+    let guided = guided_by(weaker(None), None).unwrap();
+    let found = one(&guided.clone().guidance(3.0));
+    let expected = &weak_images + &((&strong - &weak_images) * 3.0);
+    let size = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    assert!((&found - &expected).iter().all(|d| d.abs() < 1e-5 * size), "{found} {expected}");
+    assert!((&found - &strong).iter().any(|d| d.abs() > 1e-3 * size));
+    // A weight of 1 is the model itself.
+    let (x, y) = (guided.clone().guidance(1.0).steps(5).sample(2), pipeline().steps(5).sample(2));
+    let distance = x.unwrap().into_array() - y.unwrap().into_array();
+    assert!(distance.iter().all(|d| d.abs() < 1e-5), "{distance}");
+    // Two calls a step; the manifest says by whom, and no path.
+    let generator = guided.clone().guidance(3.0).steps(5).generator(Inputs::default(), 2).unwrap();
+    let cost = |pipeline: &Pipeline| pipeline.network.cost();
+    assert_eq!((generator.calls(), generator.calls_per_step()), (5, 2));
+    assert_eq!(generator.flops_per_call(), cost(&guided).flops + cost(&weak).flops);
+    let options = generator.settings().to_json();
+    assert_eq!(options["guide"], weaker(None).hash);
+    assert_eq!(options["guide_process"], options["process"]);
+    // Neither a null class nor a class is needed.
+    let classes = guided_by(weaker(Some(3)), Some(3)).unwrap().guidance(2.0).steps(2);
+    assert_eq!(classes.clone().sample(2).unwrap().settings().null_class, None);
+    classes.class(1).sample(1).unwrap();
+}
+
+#[test]
+fn a_guide_of_another_prediction_type_is_converted_and_one_of_another_kind_is_refused() {
+    let options = || Request { steps: Some(4), guidance: Some(2.0), ..Request::default() };
+    let velocity = |weak: Model| {
+        let scheduler = SchedulerConfig { prediction_type: Prediction::Velocity, ..weak.scheduler };
+        Model { scheduler, ..weak }
+    };
+    let converted = guided_by(velocity(weaker(None)), None).unwrap().request(options());
+    let process = converted.sample(1).unwrap().settings().to_json()["guide_process"].clone();
+    assert_ne!(process, converted.sample(1).unwrap().settings().process);
+
+    let refused = |weak: Model, classes: Option<usize>, word: &str| {
+        let error = guided_by(weak, classes).unwrap_err();
+        assert!(error.message().starts_with("guide: ") && error.message().contains(word), "{error}");
+    };
+    let other = Config { sample_size: [16, 16], ..Config::smallest() };
+    let parameters = weaker(None).parameters;
+    refused(Model::new(other, parameters, SchedulerConfig::default()), None, "[1, 8, 8]");
+    refused(weaker(Some(3)), None, "expected the classes none");
+    refused(weaker(None), Some(3), "expected the classes 3");
+    refused(Model { null_class: Some(2), ..weaker(Some(3)) }, Some(3), "2 is no class");
+    let scheduler = SchedulerConfig { beta_end: 0.03, ..SchedulerConfig::default() };
+    refused(Model { scheduler, ..weaker(None) }, None, "noise schedule");
+    let bare = guided_by(weaker(None), None).unwrap().sample(1).unwrap_err();
+    assert_eq!(bare.message(), "guide: needs guidance; set guidance");
+    let named = Request { guide: Some("weak".to_owned()), ..options() };
+    assert!(pipeline().request(named).sample(1).unwrap_err().message().contains("weak is not loaded"));
 }

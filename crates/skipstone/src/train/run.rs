@@ -83,6 +83,8 @@ pub struct Run {
     _lock: Option<files::Lock>,
     trainer: Trainer,
     identity: Identity,
+    /// Steps after which the model is kept.
+    kept: Vec<u64>,
 }
 
 impl Run {
@@ -136,7 +138,7 @@ impl Run {
             };
             trainer.restore(agree(&*ranks, found)?)?;
         }
-        let run = Self { folder: folder.to_path_buf(), _lock: lock, trainer, identity };
+        let run = Self { folder: folder.to_path_buf(), _lock: lock, trainer, identity, kept: Vec::new() };
         agree(&*ranks, if root { run.trim_log() } else { Ok(()) })?;
         // If the process was killed after writing the state, this updates the model folder to match it.
         run.checkpoint()?;
@@ -144,6 +146,20 @@ impl Run {
         let written = if root { files::write_bytes(&run.folder.join("recipe.toml"), text) } else { Ok(()) };
         agree(&*ranks, written)?;
         Ok(run)
+    }
+
+    /// Also keeps the model as it is after each of these steps, in a folder of its own ([`kept_model`](Self::kept_model)): for
+    /// example an early one, which guides the final one
+    /// ([`Autoguided`](crate::sampling::denoiser::Autoguided)). The training does not depend on it. Steps that are done
+    /// already are left out.
+    #[must_use]
+    pub fn keeping(self, steps: Vec<u64>) -> Self {
+        Self { kept: steps, ..self }
+    }
+
+    /// The folder of the model kept after `step` steps.
+    pub fn kept_model(&self, step: u64) -> PathBuf {
+        self.folder.join("kept").join(format!("step-{step:07}"))
     }
 
     /// The trainer.
@@ -172,7 +188,15 @@ impl Run {
     fn write(&self, state: &State<'_>) -> Result<()> {
         // A step whose update overflows the weights still succeeds; it must not replace the last good state.
         state.check_finite()?;
+        if self.kept.contains(&state.step) {
+            // Before the state: a training that is killed between the two repeats this step.
+            self.write_model(&self.kept_model(state.step), state)?;
+        }
         state.write(&self.folder.join(STATE), &self.identity)?;
+        self.write_model(&self.model(), state)
+    }
+
+    fn write_model(&self, folder: &Path, state: &State<'_>) -> Result<()> {
         let mut provenance = BTreeMap::from([
             ("data".to_string(), self.identity.data.clone()),
             ("recipe".to_string(), self.identity.recipe.clone()),
@@ -183,7 +207,7 @@ impl Run {
             provenance.insert(RecordedRange::KEY.to_string(), range.to_string());
         }
         checkpoint::save(
-            &self.model(),
+            folder,
             &ModelFiles {
                 config: self.trainer.config(),
                 weights: &state.groups[1],
@@ -258,7 +282,7 @@ impl Run {
             }
             // What one rank's observer answers holds for all.
             stop = any(self.trainer.ranks(), stop)?;
-            if step.is_multiple_of(t.checkpoint_every) || last || stop {
+            if step.is_multiple_of(t.checkpoint_every) || last || stop || self.kept.contains(&step) {
                 self.checkpoint().map_err(|e| name_good_checkpoint(e, saved, &model))?;
                 saved = step;
                 stop |= any(self.trainer.ranks(), observer(Event::Checkpoint { step }).is_break())?;

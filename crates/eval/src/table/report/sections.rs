@@ -29,7 +29,7 @@ pub(super) struct Line<'a> {
 }
 
 /// Options that few runs have.
-const RARE: [&str; 3] = ["class", "guidance", "precision"];
+const RARE: [&str; 4] = ["class", "guidance", "guide", "precision"];
 /// Options that are shown elsewhere, or repeat another.
 const PLACED: [&str; 9] = ["steps", "times", "eta", "sigma", "spacing", "solver", "clip", "model", "seed"];
 

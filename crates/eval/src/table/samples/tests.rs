@@ -27,6 +27,7 @@ fn settings(seed: u64) -> Settings {
         classes: None,
         guidance: None,
         guidance_interval: None,
+        guide: None,
         null_class: None,
         latents: None,
         noise: None,

@@ -8,6 +8,7 @@ pub(crate) mod blob;
 mod config;
 mod diffusers;
 mod fields;
+mod guide;
 mod misfit;
 mod names;
 mod original;
@@ -29,6 +30,7 @@ use sha2::{Digest, Sha256};
 
 pub use adm::{AdmFlags, Published};
 pub use config::{config_from_json, config_to_json};
+pub use guide::Guide;
 pub(crate) use safetensors::read_metadata;
 pub use safetensors::{FloatType, NamedTensor, TensorSet, read_tensors, write_tensors};
 pub use save::{ModelFiles, save};
@@ -136,6 +138,8 @@ pub struct Model {
     pub calibration: Option<Calibration>,
     /// Height and width of the images that the network was trained on, where [`LoadOptions::size`] asks for others.
     pub learned_size: Option<[usize; 2]>,
+    /// A weaker model that guides this one: [`guided_by`](Self::guided_by).
+    pub guide: Option<Guide>,
 }
 
 impl Model {
@@ -154,14 +158,19 @@ impl Model {
             provenance: BTreeMap::new(),
             calibration: None,
             learned_size: None,
+            guide: None,
         }
     }
 
-    /// Opens the network on an engine. Takes the parameters out of the model, so that they need not be in memory twice.
+    /// Opens the network on an engine, and that of the guide. Takes the parameters out of the model, so that they need not be
+    /// in memory twice.
     ///
     /// # Errors
     /// As [`engine::open`] or [`NetworkSource::open`].
     pub fn open(&mut self, options: &EngineOptions) -> Result<Box<dyn Network>> {
+        if let Some(guide) = &mut self.guide {
+            guide.open(options)?;
+        }
         let prediction = self.scheduler.prediction_type;
         match &self.source {
             Some(source) => source.open(prediction, options),

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::Calibration;
+use super::{Calibration, LocalErrors};
 use crate::error::{Error, Kind, Result};
 use crate::io::files;
 use crate::io::hex::hex;
@@ -17,7 +18,7 @@ const MAX_BYTES: u64 = 16 << 20;
 impl Calibration {
     /// The text of the file. The same numbers give the same bytes.
     pub fn to_json(&self) -> String {
-        let fields = [
+        let mut fields = vec![
             ("format", json!(FORMAT)),
             ("model", json!(self.model)),
             ("process", json!(self.process)),
@@ -27,6 +28,10 @@ impl Calibration {
             ("x0_errors", json!(self.x0_errors)),
             ("decoder_nats", json!(self.decoder_nats)),
         ];
+        // Calibrations without it keep their text, and so their hash.
+        if let Some(LocalErrors { times, latents, errors }) = &self.local_errors {
+            fields.push(("local_errors", json!({"errors": errors, "latents": latents, "times": times})));
+        }
         // One line per field, not one per number.
         let lines: Vec<String> = fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
         format!("{{\n{}\n}}\n", lines.join(",\n"))
@@ -71,6 +76,14 @@ impl Calibration {
             eps_squares: list("eps_squares")?,
             x0_errors: list("x0_errors")?,
             decoder_nats: list("decoder_nats")?,
+            local_errors: match &value["local_errors"] {
+                Value::Null => None,
+                local => Some(LocalErrors {
+                    times: part(local, "times")?,
+                    latents: part(local, "latents")?,
+                    errors: part(local, "errors")?,
+                }),
+            },
         };
         let times = found.eps_squares.len();
         for (name, values) in [("x0_errors", &found.x0_errors), ("decoder_nats", &found.decoder_nats)] {
@@ -85,6 +98,9 @@ impl Calibration {
             if let Some(i) = values.iter().position(|&value| value < 0.0) {
                 return Err(wrong(format!("{name}[{i}]: expected at least 0, found {}", values[i])));
             }
+        }
+        if let Some(local) = &found.local_errors {
+            local.check(times).map_err(wrong)?;
         }
         Ok(found)
     }
@@ -123,4 +139,10 @@ impl Calibration {
     pub fn hash(&self) -> String {
         hex(&Sha256::digest(self.to_json().as_bytes()))
     }
+}
+
+/// A field of `local_errors`.
+fn part<T: DeserializeOwned>(local: &Value, name: &str) -> Result<T> {
+    serde_json::from_value(local[name].clone())
+        .map_err(|e| Error::data(format!("not a calibration: local_errors.{name}: {e}")))
 }

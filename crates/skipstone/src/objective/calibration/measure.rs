@@ -59,6 +59,7 @@ pub fn measure<D: Denoiser + ?Sized>(
         eps_squares: Vec::with_capacity(times),
         x0_errors: Vec::with_capacity(times),
         decoder_nats: Vec::with_capacity(times),
+        local_errors: None,
     };
     let mean = |sum: f64| six_digits(sum / x0.len() as f64);
     for t in (1..=schedule.train_steps()).map(Time::new) {
@@ -77,6 +78,6 @@ pub fn measure<D: Denoiser + ?Sized>(
 }
 
 /// Rounds to six significant digits: more than a mean over images justifies, and a short file.
-fn six_digits(value: f64) -> f64 {
+pub(super) fn six_digits(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
 }

@@ -3,15 +3,19 @@
 //!
 //! [`measure()`] calls the network at every t = 1..=T. Its error gives the optimal variances of Analytic-DPM (arXiv
 //! 2201.06503) for any trajectory. The error and the decoder's likelihood give the cost of every step t → s in the
-//! evidence lower bound, and thus the best timesteps for any number of calls (arXiv 2106.03802). One small file beside
-//! the model holds the numbers.
+//! evidence lower bound, and thus the best timesteps for any number of calls (arXiv 2106.03802).
+//!
+//! [`measure_path()`] compares single steps with a fine run of the deterministic process. The timesteps with the least errors
+//! give images close to those of many steps (arXiv 2405.11326). One small file beside the model holds the numbers.
 
 mod file;
+mod local_errors;
 mod measure;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use local_errors::{LocalErrors, candidates, measure_path};
 pub use measure::measure;
 
 use crate::error::{Error, Kind, Result};
@@ -39,6 +43,8 @@ pub struct Calibration {
     pub x0_errors: Vec<f64>,
     /// E[−log p_θ(x₀|x_t)]/d in nats: the cost of a step from t onto clean data.
     pub decoder_nats: Vec<f64>,
+    /// The errors of single steps of the deterministic process, if they were measured.
+    pub local_errors: Option<LocalErrors>,
 }
 
 impl Calibration {
@@ -138,7 +144,20 @@ impl Calibration {
         self.best_times(schedule, steps)?.trajectory(steps)
     }
 
-    /// The same for every number of network calls up to `most`.
+    /// The trajectory of `steps` network calls from T down that follows the deterministic path best.
+    ///
+    /// # Errors
+    /// As [`LocalErrors::fitted`]; or the calibration lacks the local errors.
+    pub fn fitted(&self, steps: usize) -> Result<Trajectory> {
+        let errors = self.local_errors.as_ref().ok_or_else(|| {
+            let what = "spacing fitted needs the errors of single steps, which the model's calibration lacks; repeat it with: \
+                        skipstone calibrate --fitted 32";
+            Error::new(Kind::NotFound, what)
+        })?;
+        errors.fitted(steps)
+    }
+
+    /// [`optimal`](Self::optimal) for every number of network calls up to `most`.
     ///
     /// # Errors
     /// As [`optimal`](Self::optimal).

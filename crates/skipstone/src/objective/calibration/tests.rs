@@ -183,3 +183,137 @@ fn a_file_round_trips_and_errors_in_a_broken_one_name_the_field() {
     assert_eq!(missing.kind(), Kind::NotFound);
     assert!(missing.message().contains("skipstone calibrate --model DIR --data DATASET"), "{missing}");
 }
+
+/// The paper's schedule, and data whose variance falls from pixel to pixel as in the spectrum of pictures.
+const MOST_T: u32 = 1000;
+
+fn uneven() -> (Schedule, Oracle, Array3<f64>) {
+    let schedule = Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, MOST_T).unwrap();
+    let variance = Array3::from_shape_fn((1, 1, 64), |(.., i)| 1e-4 + 1.0 / ((i + 1) * (i + 1)) as f64);
+    let oracle = Oracle::gaussian(&schedule, Array3::from_elem((1, 1, 64), MEAN), variance.clone()).unwrap();
+    (schedule, oracle, variance)
+}
+
+#[test]
+fn a_fitted_grid_ends_nearer_to_the_exact_flow_than_linear_and_quadratic_ones() {
+    let (schedule, oracle, variance) = uneven();
+    let latents = initial_latent(3, 0, 16, [1, 1, 64]);
+    let mut seen = (0, 0);
+    let mut see = |done, of| {
+        seen = (done, of);
+        ControlFlow::Continue(())
+    };
+    let errors = measure_path(&oracle, &schedule, &latents, &[], &mut see).unwrap();
+    assert_eq!(seen, (errors.times.len(), errors.times.len()));
+    // Other latents than those it was fitted on. The flow of a Gaussian conserves (x − √a·μ)/√(a·v + 1 − a).
+    let x_t = initial_latent(4, 0, 64, [1, 1, 64]);
+    let last = schedule.level(Time::new(MOST_T)).unwrap();
+    let off_by = |tau: &Trajectory| {
+        let plan = Plan::ddim(&schedule, tau).unwrap();
+        let found = sample(&oracle, &plan, x_t.clone(), &mut Seeded::new(0, 0), &[], &mut unobserved).unwrap();
+        let square = |((index, &x), &found): ((_, &f32), &f32)| {
+            let (_, c, h, w): (usize, usize, usize, usize) = index;
+            let v = variance[[c, h, w]];
+            let total = last.alpha_bar * v + last.one_minus;
+            let exact = MEAN + (v / total).sqrt() * (f64::from(x) - last.signal() * MEAN);
+            (f64::from(found) - exact).powi(2)
+        };
+        (x_t.indexed_iter().zip(&found).map(square).sum::<f64>() / x_t.len() as f64).sqrt()
+    };
+    for steps in [4, 6, 8, 10] {
+        let fitted = errors.fitted(steps).unwrap();
+        assert_eq!((fitted.calls(), fitted.start()), (steps, Time::new(MOST_T)));
+        let named = |spacing| off_by(&Trajectory::named(spacing, steps, MOST_T, 0).unwrap());
+        let (fitted, linear, quadratic) = (off_by(&fitted), named(Spacing::Linear), named(Spacing::Quadratic));
+        println!("{steps}: fitted {fitted:.4}, linear {linear:.4}, quadratic {quadratic:.4}");
+        assert!(fitted <= linear.min(quadratic), "{steps}: {fitted}, {linear}, {quadratic}");
+    }
+}
+
+#[test]
+fn local_errors_are_those_of_single_steps_from_the_exact_flow() {
+    let (schedule, oracle, variance) = uneven();
+    let latents = initial_latent(3, 0, 4, [1, 1, 64]);
+    let errors = measure_path(&oracle, &schedule, &latents, &[], &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let count = errors.times.len();
+    let time = |j: usize| if j == 0 { Time::CLEAN } else { Time::new(errors.times[j - 1]) };
+    let first = schedule.level(Time::new(MOST_T)).unwrap();
+    for (k, j) in [(count - 1, count / 2), (count / 2, 0), (count - 1, 0), (count / 3, 5)] {
+        let (from, to) = (schedule.level(time(k + 1)).unwrap(), schedule.level(time(j)).unwrap());
+        let square = |((_, c, h, w), &x): ((usize, usize, usize, usize), &f32)| {
+            let v = variance[[c, h, w]];
+            let spread = |level: crate::math::schedule::NoiseLevel| (level.alpha_bar * v + level.one_minus).sqrt();
+            let z = (f64::from(x) - first.signal() * MEAN) / spread(first);
+            // On the flow x − √a·μ = spread·z, so ε̂ = √(1−a)·z/spread and x̂₀ = μ + √a·v·z/spread.
+            let step =
+                to.signal() * from.signal() * v * z / spread(from) + to.noise() * from.noise() * z / spread(from);
+            (step - spread(to) * z).powi(2)
+        };
+        let exact = (latents.indexed_iter().map(square).sum::<f64>() / latents.len() as f64).sqrt();
+        let found = errors.errors[k][j];
+        // The reference has an error of its own.
+        assert!((found - exact).abs() < 0.02 * exact + 2e-3, "{k} {j}: {found} {exact}");
+    }
+}
+
+#[test]
+fn the_dynamic_programme_finds_the_least_sum_of_local_errors() {
+    let n = 9;
+    let rows = |k: usize| (0..=k).map(move |j| ((k * 37 + j * 101) % 17) as f64 + ((k + 1 - j) * (k + 1 - j)) as f64);
+    let errors = LocalErrors {
+        times: vec![1, 3, 4, 10, 11, 20, 30, 36, 40],
+        latents: 1,
+        errors: (0..n).map(|k| rows(k).collect()).collect(),
+    };
+    for steps in 1..=n {
+        // Every choice of steps − 1 candidates below the last.
+        let chosen = (0..(1usize << (n - 1))).filter(|set| set.count_ones() as usize == steps - 1);
+        let sum = |set: usize| {
+            let stops: Vec<usize> = (0..n).filter(|&k| k == n - 1 || (set >> k) & 1 == 1).collect();
+            let pairs = stops.windows(2).map(|pair| errors.errors[pair[1]][pair[0] + 1]);
+            pairs.sum::<f64>() + errors.errors[stops[0]][0]
+        };
+        let least = chosen.map(sum).fold(f64::INFINITY, f64::min);
+        let found = errors.fitted(steps).unwrap();
+        let place = |t: &Time| errors.times.iter().position(|&one| Time::new(one) == *t).unwrap();
+        let stops: Vec<usize> = found.times().iter().rev().map(place).collect();
+        let cost = stops.windows(2).map(|pair| errors.errors[pair[1]][pair[0] + 1]).sum::<f64>();
+        assert_eq!(cost + errors.errors[stops[0]][0], least, "{steps}: {found:?}");
+        assert_eq!((found.calls(), found.start()), (steps, Time::new(T)));
+    }
+    for steps in [0, n + 1] {
+        assert!(errors.fitted(steps).unwrap_err().message().contains("expected 1 to 9"));
+    }
+}
+
+#[test]
+fn a_file_keeps_local_errors_and_refuses_damaged_ones() {
+    let mut calibration = measured(&oracle(), &schedule());
+    let without = calibration.to_json();
+    assert!(!without.contains("local_errors") && calibration.fitted(2).unwrap_err().kind() == Kind::NotFound);
+    let local =
+        LocalErrors { times: vec![1, 7, T], latents: 2, errors: vec![vec![0.5], vec![1.0, 0.0], vec![2.0, 1.5, 0.25]] };
+    calibration.local_errors = Some(local.clone());
+    let text = calibration.to_json();
+    assert_eq!(Calibration::from_json(&text).unwrap(), calibration);
+    // 0.25 + 1 is less than 1.5 + 0.5.
+    assert_eq!(calibration.fitted(2).unwrap().times(), [Time::new(T), Time::new(7)]);
+    let refused = |local: LocalErrors, field: &str| {
+        let wrong = Calibration { local_errors: Some(local), ..calibration.clone() }.to_json();
+        let error = Calibration::from_json(&wrong).unwrap_err();
+        assert!(error.message().contains(field), "{error}");
+    };
+    refused(LocalErrors { times: vec![7, 1, T], ..local.clone() }, "local_errors.times");
+    refused(LocalErrors { times: vec![1, 7, T - 1], ..local.clone() }, "local_errors.times");
+    refused(LocalErrors { times: vec![0, 7, T], ..local.clone() }, "local_errors.times");
+    refused(LocalErrors { times: Vec::new(), errors: Vec::new(), ..local.clone() }, "local_errors.times");
+    refused(
+        LocalErrors { errors: vec![vec![0.5], vec![1.0], vec![2.0, 1.5, 0.25]], ..local.clone() },
+        "local_errors.errors",
+    );
+    refused(
+        LocalErrors { errors: vec![vec![-0.5], vec![1.0, 0.0], vec![2.0, 1.5, 0.25]], ..local },
+        "local_errors.errors",
+    );
+    assert!(Calibration::from_json(&text.replace("\"latents\":2", "\"latents\":-2")).is_err());
+}

@@ -42,7 +42,7 @@ pub(crate) fn per_row(conditions: &[Condition], n: usize) -> Result<Vec<Conditio
 }
 
 /// Refuses a number of conditions other than 0 and `n`.
-pub(super) fn check_count(conditions: &[Condition], n: usize) -> Result<()> {
+pub(crate) fn check_count(conditions: &[Condition], n: usize) -> Result<()> {
     if conditions.is_empty() || conditions.len() == n {
         return Ok(());
     }

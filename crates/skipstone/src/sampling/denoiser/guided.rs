@@ -42,8 +42,10 @@ impl Interval {
         )))
     }
 
-    fn contains(self, sigma_ve: f64) -> bool {
-        self.low < sigma_ve && sigma_ve <= self.high
+    /// Whether it holds the noise level of `time`.
+    pub(super) fn contains(self, schedule: &Schedule, time: Time) -> Result<bool> {
+        let sigma_ve = schedule.level(time)?.sigma_ve();
+        Ok(self.low < sigma_ve && sigma_ve <= self.high)
     }
 }
 
@@ -61,16 +63,21 @@ impl From<Interval> for [f64; 2] {
     }
 }
 
+/// A guidance weight.
+pub(super) fn finite(weight: f64) -> Result<f64> {
+    if weight.is_finite() {
+        return Ok(weight);
+    }
+    Err(Error::argument(format!("guidance: expected a finite weight, found {weight}")))
+}
+
 impl<D: Denoiser> Guided<D> {
     /// Guides `inner` with weight w. `null_class` is the class that means "no class".
     ///
     /// # Errors
     /// The weight is not finite.
     pub fn new(inner: D, weight: f64, null_class: usize) -> Result<Self> {
-        if !weight.is_finite() {
-            return Err(Error::argument(format!("guidance: expected a finite weight, found {weight}")));
-        }
-        Ok(Self { inner, weight, null_class, interval: None })
+        Ok(Self { inner, weight: finite(weight)?, null_class, interval: None })
     }
 
     /// Limits guidance to an interval of noise levels of this schedule, the network's.
@@ -80,8 +87,7 @@ impl<D: Denoiser> Guided<D> {
     }
 
     fn acts_at(&self, time: Time) -> Result<bool> {
-        let Some((schedule, interval)) = &self.interval else { return Ok(true) };
-        Ok(interval.contains(schedule.level(time)?.sigma_ve()))
+        self.interval.as_ref().map_or(Ok(true), |(schedule, interval)| interval.contains(schedule, time))
     }
 }
 

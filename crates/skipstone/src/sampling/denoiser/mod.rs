@@ -1,14 +1,16 @@
 //! The [`Denoiser`] trait, through which samplers call networks, and the two views x̂₀ and ε̂ of a network's output.
 
+mod autoguided;
 mod clip;
 mod condition;
 mod differentiable;
 mod guided;
 mod views;
 
+pub use autoguided::Autoguided;
 pub use clip::{Bound, Clip, DynamicThreshold};
-pub(crate) use condition::per_row;
 pub use condition::{Condition, classes};
+pub(crate) use condition::{check_count, per_row};
 pub use differentiable::{DifferentiableDenoiser, Pullback};
 pub use guided::{Guided, Interval};
 pub use views::{Denoised, denoise, views};

@@ -1,6 +1,10 @@
 use super::clip::quantile;
 use super::*;
-use crate::math::schedule::{NoiseLevel, Schedule};
+use crate::math::noise::Forbidden;
+use crate::math::schedule::{BetaSchedule, NoiseLevel, Schedule};
+use crate::math::trajectory::{Spacing, Trajectory};
+use crate::sampling::oracle::Oracle;
+use crate::sampling::sampler::{Plan, sample, unobserved};
 
 const LEVEL: NoiseLevel = NoiseLevel { alpha_bar: 0.36, one_minus: 0.64 };
 
@@ -140,4 +144,103 @@ fn a_class_list_of_another_length_than_the_batch_is_refused() {
     let error = denoise(&ByClass, &x, Time::new(1), LEVEL, &[Condition::Class(1)], Clip::Off).unwrap_err();
     assert!(error.to_string().contains("conditions: expected one per image, 2, found 1"));
     assert!(denoise(&ByClass, &Array4::zeros((2, 1, 2, 2)), Time::new(1), LEVEL, &[], Clip::Off).is_err());
+}
+
+#[test]
+fn autoguidance_asks_both_with_the_class_and_the_weaker_one_within_the_interval_only() {
+    /// The row's class times a factor; counts rows.
+    struct Scaled(f32, std::cell::Cell<usize>);
+    impl Denoiser for Scaled {
+        fn shape(&self) -> [usize; 3] {
+            [1, 1, 2]
+        }
+        fn prediction(&self) -> Prediction {
+            Prediction::Epsilon
+        }
+        fn predict(&self, x_t: &Array4<f32>, times: &[Time], classes: &[Condition]) -> Result<Array4<f32>> {
+            self.1.set(x_t.dim().0);
+            ByClass.predict(x_t, times, classes).map(|out| out * self.0)
+        }
+    }
+    let schedule = Schedule::from_betas(&[0.5, 0.6, 0.5]).unwrap();
+    let sigma = |t: u32| schedule.level(Time::new(t)).unwrap().sigma_ve();
+    let interval = Interval::new(sigma(1), sigma(2)).unwrap();
+    let (strong, weak) = (Scaled(1.0, Default::default()), Scaled(0.5, Default::default()));
+    let guided = Autoguided::new(&strong, &weak, 3.0, schedule.clone()).unwrap().within(interval);
+    let times = [1, 2, 3].map(Time::new);
+    let out = guided.predict(&Array4::zeros((3, 1, 1, 2)), &times, &Condition::classes(&[4, 6, 8])).unwrap();
+    // Only the second row is guided: 3 + 3·(6 − 3).
+    assert_eq!([0, 1, 2].map(|i| out[[i, 0, 0, 0]]), [4.0, 12.0, 8.0]);
+    assert_eq!((strong.1.get(), weak.1.get()), (3, 1));
+    assert!(Autoguided::new(&strong, &weak, f64::NAN, schedule).is_err());
+}
+
+/// x₀ from N(mean, variance) for both networks of autoguidance, and their weight.
+const STRONG: (f64, f64) = (0.3, 0.25);
+const WEAK: (f64, f64) = (0.1, 0.6);
+const WEIGHT: f64 = 2.5;
+
+fn gaussian(schedule: &Schedule, (mean, variance): (f64, f64), prediction: Prediction) -> Oracle {
+    let fill = |value| ndarray::Array3::from_elem((1, 1, 3), value);
+    Oracle::gaussian(schedule, fill(mean), fill(variance)).unwrap().predicting(prediction)
+}
+
+/// ε of the density p_strong^w·p_weak^(1−w) at noise level (a, 1 − a). It is a Gaussian again: its precision and its precision
+/// times its mean are the same combinations of those of the two.
+fn eps_of_the_product(x: f64, level: NoiseLevel) -> f64 {
+    let natural = |(mean, variance): (f64, f64)| {
+        let precision = 1.0 / (level.alpha_bar * variance + level.one_minus);
+        (precision, precision * level.alpha_bar.sqrt() * mean)
+    };
+    let (strong, weak) = (natural(STRONG), natural(WEAK));
+    let precision = WEIGHT * strong.0 + (1.0 - WEIGHT) * weak.0;
+    let mean = (WEIGHT * strong.1 + (1.0 - WEIGHT) * weak.1) / precision;
+    level.one_minus.sqrt() * precision * (x - mean)
+}
+
+#[test]
+fn autoguidance_of_two_gaussians_is_the_score_of_their_product_for_any_two_prediction_types() {
+    let schedule = Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
+    let all = [Prediction::Epsilon, Prediction::Sample, Prediction::Velocity];
+    let x = image(&[-1.5, 0.2, 2.0]);
+    for (strong, weak) in all.into_iter().flat_map(|strong| all.map(|weak| (strong, weak))) {
+        let (a, b) = (gaussian(&schedule, STRONG, strong), gaussian(&schedule, WEAK, weak));
+        let guided = Autoguided::new(a, b, WEIGHT, schedule.clone()).unwrap();
+        for t in [20, 300, 700, 1000].map(Time::new) {
+            let level = schedule.level(t).unwrap();
+            let out = denoise(&guided, &x, t, level, &[], Clip::Off).unwrap();
+            for (&x, &found) in x.iter().zip(&out.eps) {
+                let expected = eps_of_the_product(f64::from(x), level);
+                // x₀ determines ε to within its own rounding over √(1−a).
+                let bound = 2e-5 * (1.0 + expected.abs()) / level.one_minus.sqrt().min(1.0);
+                assert!((f64::from(found) - expected).abs() < bound, "{strong} {weak} {t}: {found} {expected}");
+            }
+        }
+        // The whole deterministic run, as a recursion on numbers.
+        let tau = Trajectory::named(Spacing::Linear, 20, 1000, 0).unwrap();
+        let plan = Plan::ddim(&schedule, &tau).unwrap();
+        let found = sample(&guided, &plan, x.clone(), &mut Forbidden, &[], &mut unobserved).unwrap();
+        for (&x, &found) in x.iter().zip(&found) {
+            let mut expected = f64::from(x);
+            for (t, s) in tau.steps() {
+                let (from, to) = (schedule.level(t).unwrap(), schedule.level(s).unwrap());
+                let eps = eps_of_the_product(expected, from);
+                let x0 = (expected - from.one_minus.sqrt() * eps) / from.alpha_bar.sqrt();
+                expected = to.alpha_bar.sqrt() * x0 + to.one_minus.sqrt() * eps;
+            }
+            assert!((f64::from(found) - expected).abs() < 2e-5, "{strong} {weak}: {found} {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_guide_that_predicts_clean_data_guides_a_velocity_at_zero_snr() {
+    let schedule = Schedule::from_betas(&[0.5, 0.5]).unwrap().with_zero_terminal_snr().unwrap();
+    let strong = gaussian(&schedule, STRONG, Prediction::Velocity);
+    let weak = gaussian(&schedule, WEAK, Prediction::Sample);
+    let guided = Autoguided::new(strong, weak, WEIGHT, schedule).unwrap();
+    let out = guided.predict(&image(&[-1.0, 0.0, 1.0]), &[Time::new(2)], &[]).unwrap();
+    // At a = 0 the best x̂₀ is the mean, and v = −x̂₀.
+    let expected = -(WEAK.0 + WEIGHT * (STRONG.0 - WEAK.0));
+    assert!(out.iter().all(|&v| (f64::from(v) - expected).abs() < 1e-6), "{out}");
 }

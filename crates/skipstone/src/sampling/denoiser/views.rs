@@ -63,6 +63,18 @@ impl Prediction {
         }
     }
 
+    /// The coefficients (of_x, of_out) of an output of type `other`, of_x·x_t + of_out·out, for this prediction type at a
+    /// noise level.
+    pub(crate) fn as_type(self, other: Self, level: NoiseLevel) -> Result<(f64, f64)> {
+        let (x0, eps) = match other {
+            same if same == self => return Ok((0.0, 1.0)),
+            Self::Velocity => return self.velocity_at(level),
+            Self::Sample | Self::Epsilon => self.views_at(level)?,
+        };
+        let view = if other == Self::Sample { x0 } else { eps };
+        Ok((view.of_x, view.of_out))
+    }
+
     /// The training target of this prediction type for given x₀ and ε.
     pub fn target(self, level: NoiseLevel, x0: f64, eps: f64) -> f64 {
         match self {

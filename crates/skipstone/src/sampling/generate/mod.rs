@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::io::checkpoint::Model;
 use crate::io::hex::hex;
 use crate::math::noise::{Given, NoiseSource, Purpose, Seeded, initial_latent};
-use crate::sampling::denoiser::{Condition, Denoiser, Guided};
+use crate::sampling::denoiser::{Autoguided, Condition, Denoiser, Guided};
 use crate::sampling::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::sampling::inversion::{self, Decoded, Encoded, Latents, Method};
 use crate::sampling::options::Request;
@@ -53,6 +53,7 @@ pub struct Generator {
     /// Absolute index of the inputs' first row.
     first: u64,
     calls_per_step: usize,
+    flops_per_call: u64,
     cost: Cost,
 }
 
@@ -81,10 +82,11 @@ impl Generator {
         run.1.check(model.scheduler.prediction_type)?;
         let network = model.open(&EngineOptions { precision: run.0.precision, ..*engine })?;
         let cost = network.cost();
-        Self::assemble(network, cost, run)?.with_inputs(inputs, first, n)
+        Self::assemble(network, cost, &model, run)?.with_inputs(inputs, first, n)
     }
 
-    /// A generator over an existing network of `model`, for example a shared one. Ignores the parameters in `model`.
+    /// A generator over an existing network of `model`, for example a shared one. Ignores the parameters in `model`, but takes the
+    /// network of its guide, which must be open.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -98,27 +100,41 @@ impl Generator {
     ) -> Result<Self> {
         let run = Settings::resolve(model, request)?;
         run.1.check(network.prediction())?;
-        Self::assemble(network, cost, run)?.with_inputs(inputs, first, n)
+        Self::assemble(network, cost, model, run)?.with_inputs(inputs, first, n)
     }
 
     fn assemble(
         network: impl Denoiser + Send + Sync + 'static,
-        cost: Cost,
+        mut cost: Cost,
+        model: &Model,
         (settings, plan): (Settings, Plan),
     ) -> Result<Self> {
-        let (network, calls_per_step): (Box<dyn Denoiser + Send + Sync>, usize) =
-            match (settings.guidance, settings.null_class) {
-                (Some(weight), Some(null)) => {
-                    let guided = Guided::new(network, weight, null)?;
-                    let guided = match settings.guidance_interval {
-                        Some(interval) => guided.within(plan.schedule().clone(), interval),
-                        None => guided,
-                    };
-                    (Box::new(guided), 2)
-                }
-                _ => (Box::new(network), 1),
-            };
-        Ok(Self { network, plan, settings, inputs: Inputs::default(), first: 0, calls_per_step, cost })
+        let mut network: Box<dyn Denoiser + Send + Sync> = Box::new(network);
+        let (mut calls_per_step, mut flops_per_call) = (1, cost.flops);
+        if let Some(weight) = settings.guidance {
+            let (schedule, interval) = (plan.schedule().clone(), settings.guidance_interval);
+            if let Some(guide) = &model.guide {
+                let (weak, weak_cost) = guide.network()?;
+                let guided = Autoguided::new(network, weak, weight, schedule)?;
+                network = match interval {
+                    Some(interval) => Box::new(guided.within(interval)),
+                    None => Box::new(guided),
+                };
+                cost = cost.beside(weak_cost);
+                flops_per_call = cost.flops;
+                calls_per_step = 2;
+            } else if let Some(null) = settings.null_class {
+                let guided = Guided::new(network, weight, null)?;
+                network = match interval {
+                    Some(interval) => Box::new(guided.within(schedule, interval)),
+                    None => Box::new(guided),
+                };
+                flops_per_call *= 2;
+                calls_per_step = 2;
+            }
+        }
+        let inputs = Inputs::default();
+        Ok(Self { network, plan, settings, inputs, first: 0, calls_per_step, flops_per_call, cost })
     }
 
     /// The same network and options with other inputs, for `n` images starting at absolute index `first`.
@@ -251,7 +267,7 @@ impl Generator {
 
     /// Floating-point operations of one network call, guidance included, for one image.
     pub fn flops_per_call(&self) -> u64 {
-        self.cost.flops * self.calls_per_step as u64
+        self.flops_per_call
     }
 
     /// Memory for generating `batch` images, in bytes: packed weights, activations and eight images' worth of f32 latents.

@@ -2,14 +2,14 @@ use serde_json::{Map, Value, json};
 
 use crate::engine::Precision;
 use crate::error::{Error, Result};
-use crate::io::checkpoint::{Model, process_hash};
+use crate::io::checkpoint::{Guide, Model, process_hash};
 use crate::math::noise::NOISE_VERSION;
 use crate::math::schedule::{FinalLevel, Index, Schedule};
 use crate::math::sigma::NoiseScale;
 use crate::math::trajectory::{Spacing, Trajectory};
 use crate::objective::calibration;
 use crate::sampling::denoiser::{Bound, Clip, Interval};
-use crate::sampling::options::{ClipMode, Noise, Request, SAMPLE, SpacingChoice};
+use crate::sampling::options::{ClipMode, GUIDE, Noise, Request, SAMPLE, SpacingChoice};
 use crate::sampling::sampler::{Plan, Restart};
 use crate::sampling::solver::Solver;
 use crate::unet::TimeEmbedding;
@@ -68,11 +68,13 @@ pub struct Settings {
     pub seed: u64,
     /// The class of each image; `None` for an unconditional network.
     pub classes: Option<ClassRule>,
-    /// The guidance weight.
+    /// The weight of classifier-free guidance or autoguidance.
     pub guidance: Option<f64>,
     /// The noise levels at which guidance acts; `None` for all.
     pub guidance_interval: Option<Interval>,
-    /// The null class of guidance; `None` without guidance.
+    /// The name of the guide in the request. `extra` identifies it by its hashes.
+    pub guide: Option<String>,
+    /// The null class of classifier-free guidance; `None` without it.
     pub null_class: Option<usize>,
     /// SHA-256 of given latents.
     pub latents: Option<String>,
@@ -80,7 +82,8 @@ pub struct Settings {
     pub noise: Option<String>,
     /// The network's floating-point precision.
     pub precision: Precision,
-    /// Options that only some runs have, by name: `final_sigma`, `inpaint`, `method`.
+    /// Options that only some runs have, by name: `final_sigma`, `guide` and `guide_process` (SHA-256 of each), `inpaint`,
+    /// `method`.
     pub extra: Map<String, Value>,
 }
 
@@ -106,10 +109,9 @@ impl Settings {
                     // The loader has checked that the offset is below T.
                     SpacingChoice::Named(named) => {
                         let tau = Trajectory::spaced(&schedule, *named, steps, scheduler.steps_offset as u32)?;
-                        match model.config.time_embedding {
-                            TimeEmbedding::Learned { .. } => tau.whole(),
-                            TimeEmbedding::Positional => tau,
-                        }
+                        let learned = matches!(model.config.time_embedding, TimeEmbedding::Learned { .. });
+                        let guide = model.guide.as_ref().is_some_and(Guide::needs_whole_times);
+                        if learned || guide { tau.whole() } else { tau }
                     }
                     SpacingChoice::Respaced(respacing) => {
                         if let Some(asked) = request.steps.filter(|&asked| asked != steps) {
@@ -120,6 +122,7 @@ impl Settings {
                         Trajectory::respaced(respacing, t)?
                     }
                     SpacingChoice::Optimal => calibration("spacing optimal")?.optimal(&schedule, steps)?,
+                    SpacingChoice::Fitted => calibration("spacing fitted")?.fitted(steps)?,
                 };
                 (Some(steps), Some(spacing), trajectory)
             }
@@ -146,13 +149,17 @@ impl Settings {
             Noise::Vector(sigmas) => (NoiseScale::Vector(sigmas.clone()), false),
             Noise::Analytic { eta } => (calibration("sigma analytic")?.analytic(&schedule, *eta, &trajectory)?, true),
         };
-        let calibrated = analytic || spacing == Some(SpacingChoice::Optimal);
+        let calibrated = analytic || matches!(spacing, Some(SpacingChoice::Optimal | SpacingChoice::Fitted));
         let final_level = scheduler.final_level();
         let mut plan = Plan::new(&schedule, &trajectory, &scale, final_level, clip)?;
         let mut extra = Map::new();
         if let Some(sigma) = request.final_sigma {
             plan = plan.with_final_sigma(sigma)?;
             extra.insert("final_sigma".to_owned(), json!(sigma));
+        }
+        if let Some(guide) = &model.guide {
+            extra.insert("guide".to_owned(), json!(guide.hash()));
+            extra.insert("guide_process".to_owned(), json!(guide.process()?));
         }
         let mut plan = plan.with_solver(request.solver)?;
         if let Some(restart) = request.restart {
@@ -174,7 +181,8 @@ impl Settings {
             classes: classes(model, request)?,
             guidance: request.guidance,
             guidance_interval: request.guidance_interval,
-            null_class: model.null_class.filter(|_| request.guidance.is_some()),
+            guide: request.guide.clone(),
+            null_class: model.null_class.filter(|_| request.guidance.is_some() && model.guide.is_none()),
             latents: None,
             noise: None,
             precision: request.precision,
@@ -207,6 +215,7 @@ impl Settings {
             },
             guidance: self.guidance,
             guidance_interval: self.guidance_interval,
+            guide: self.guide.clone(),
             precision: self.precision,
             seed: self.seed,
         }
@@ -223,7 +232,8 @@ impl Settings {
             put("eta", json!(eta));
         }
         put("seed", json!(self.seed));
-        self.request().fields(SAMPLE).into_iter().for_each(|(name, value)| put(&name, value));
+        // The guide's name may be a path.
+        self.request().fields(SAMPLE & !GUIDE).into_iter().for_each(|(name, value)| put(&name, value));
         if let (_, Some(Bound::Range(range))) = ClipMode::of(self.clip) {
             put("clip_range", json!(range));
         }
@@ -285,14 +295,20 @@ pub fn stated(options: &Map<String, Value>, name: &str) -> Option<String> {
 }
 
 fn classes(model: &Model, request: &Request) -> Result<Option<ClassRule>> {
-    if request.guidance_interval.is_some() && request.guidance.is_none() {
-        return Err(Error::argument("guidance_interval: needs guidance; set guidance"));
+    let needing = [("guidance_interval", request.guidance_interval.is_some()), ("guide", model.guide.is_some())];
+    if let Some((name, _)) = needing.into_iter().find(|&(_, is_set)| is_set && request.guidance.is_none()) {
+        return Err(Error::argument(format!("{name}: needs guidance; set guidance")));
     }
+    if let Some(guide) = request.guide.as_ref().filter(|_| model.guide.is_none()) {
+        return Err(Error::argument(format!("guide: {guide} is not loaded; pass it to Model::guided_by")));
+    }
+    // The weight of guidance without a guide.
+    let classifier_free = request.guidance.filter(|_| model.guide.is_none());
     let Some(known) = model.config.num_class_embeds else {
-        return match (request.class.is_empty(), request.guidance) {
+        return match (request.class.is_empty(), classifier_free) {
             (false, _) => Err(Error::argument("class: the model is unconditional and has no classes; remove it")),
             (true, Some(_)) => {
-                Err(Error::argument("guidance: the model is unconditional and has no classes; remove it"))
+                Err(Error::argument("guidance: the model is unconditional and has no classes; remove it, or set guide"))
             }
             (true, None) => Ok(None),
         };
@@ -300,7 +316,7 @@ fn classes(model: &Model, request: &Request) -> Result<Option<ClassRule>> {
     if let Some(class) = request.class.iter().find(|&&class| class >= known) {
         return Err(Error::argument(format!("class: expected 0 to {}, found {class}", known - 1)));
     }
-    if request.guidance.is_some() {
+    if classifier_free.is_some() {
         if model.null_class.is_none() {
             return Err(Error::argument(
                 "guidance: the model has no null class (it was not trained with dropped classes); sample without guidance",

@@ -107,7 +107,7 @@ fn numbers(text: &str) -> Result<Value, &str> {
 /// Formats a value as on the command line.
 pub(super) fn text(value: &Value) -> String {
     match value {
-        Value::String(name) => name.clone(),
+        Value::String(name) => super::quoted(name),
         Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
         // Display omits the ".0" of a whole f64.
         Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),

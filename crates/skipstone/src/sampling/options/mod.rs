@@ -17,6 +17,7 @@ pub use noise::Noise;
 pub use request::{Request, unknown};
 pub use spacing::SpacingChoice;
 pub use table::*;
+pub use text::quoted;
 
 #[cfg(test)]
 mod tests;

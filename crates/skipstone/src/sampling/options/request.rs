@@ -43,10 +43,13 @@ pub struct Request {
     pub threshold: Option<DynamicThreshold>,
     /// The classes of the images: image i has class i modulo their number. Empty for the model's choice.
     pub class: Vec<usize>,
-    /// The weight of classifier-free guidance.
+    /// The weight of classifier-free guidance or, with a guide, of autoguidance.
     pub guidance: Option<f64>,
     /// The noise levels at which guidance acts. Default: all.
     pub guidance_interval: Option<Interval>,
+    /// The model that guides, by the name under which the caller finds it. The caller passes it to
+    /// [`Model::guided_by`](crate::io::checkpoint::Model::guided_by). Default: none.
+    pub guide: Option<String>,
     /// The network's floating-point precision. Default: f32.
     pub precision: Precision,
     /// The seed of latents and noise.

@@ -12,6 +12,8 @@ pub enum SpacingChoice {
     Named(Spacing),
     /// The timesteps with the best evidence lower bound, from the model's calibration.
     Optimal,
+    /// The timesteps whose run follows the deterministic path best, from the model's calibration.
+    Fitted,
     /// By improved-diffusion's respacing, which states S.
     Respaced(Respacing),
 }
@@ -19,7 +21,7 @@ pub enum SpacingChoice {
 impl SpacingChoice {
     /// Every choice with a name, in the order the command line lists them.
     pub fn all() -> Vec<Self> {
-        Spacing::ALL.into_iter().map(Self::Named).chain([Self::Optimal]).collect()
+        Spacing::ALL.into_iter().map(Self::Named).chain([Self::Optimal, Self::Fitted]).collect()
     }
 }
 
@@ -40,6 +42,7 @@ impl fmt::Display for SpacingChoice {
         match self {
             Self::Named(spacing) => spacing.fmt(f),
             Self::Optimal => f.write_str("optimal"),
+            Self::Fitted => f.write_str("fitted"),
             Self::Respaced(respacing) => respacing.fmt(f),
         }
     }

@@ -135,10 +135,12 @@ pub const PRECISION: Set = 1 << 8;
 pub const SEED: Set = 1 << 9;
 /// Steps that are repeated.
 pub const RESTART: Set = 1 << 10;
+/// The model that guides another one.
+pub const GUIDE: Set = 1 << 11;
 /// What lays out the steps of a run.
 pub const LAYOUT: Set = STEPS | SPACING | TIMES | NOISE | CLIP | THRESHOLD;
 /// What decoding, reconstructing and interpolating take.
-pub const DECODE: Set = LAYOUT | CONDITION;
+pub const DECODE: Set = LAYOUT | CONDITION | GUIDE;
 /// Every option: what sampling takes.
 pub const SAMPLE: Set = Set::MAX;
 
@@ -153,7 +155,7 @@ pub fn find(name: &str) -> Option<&'static Field> {
 }
 
 /// Every option, in the order of help texts and command lines. An option is a field of [`Request`] and an entry here.
-pub static FIELDS: [Field; 15] = [
+pub static FIELDS: [Field; 16] = [
     Field::new(
         STEPS,
         Description::new("steps", "S", Kind::Whole(1)).help("Number of steps S")
@@ -220,7 +222,7 @@ pub static FIELDS: [Field; 15] = [
             pattern: "^(ddim[1-9][0-9]*|[1-9][0-9]*(,[1-9][0-9]*)*)$",
             such_as: "ddim25, 250, 10,15,20",
         })
-        .help("How S of the model's T timesteps are chosen; optimal needs a calibration; improved-diffusion's respacings \
+        .help("How S of the model's T timesteps are chosen; optimal and fitted need a calibration; improved-diffusion's respacings \
                state S themselves")
         .or("the model's, or else linear"),
         |request, value| set(&mut request.spacing, value),
@@ -278,7 +280,7 @@ pub static FIELDS: [Field; 15] = [
     ),
     Field::new(
         CONDITION,
-        Description::new("guidance", "W", Kind::Number(f64::NEG_INFINITY)).help("Weight of classifier-free guidance; needs a class and a model trained with class dropout"),
+        Description::new("guidance", "W", Kind::Number(f64::NEG_INFINITY)).help("Weight of classifier-free guidance, which needs a class and a model trained with class dropout; with guide, of autoguidance"),
         |request, value| set(&mut request.guidance, value),
         |request| json!(request.guidance),
     ),
@@ -289,6 +291,15 @@ pub static FIELDS: [Field; 15] = [
             .or("all"),
         |request, value| set(&mut request.guidance_interval, value),
         |request| json!(request.guidance_interval),
+    ),
+    Field::new(
+        GUIDE,
+        Description::new("guide", "MODEL", Kind::Text)
+            .help("Autoguidance by this weaker model, with or without classes: guidance W extrapolates away from its \
+                   prediction")
+            .or("none"),
+        |request, value| set(&mut request.guide, value),
+        |request| json!(request.guide),
     ),
     Field::new(
         PRECISION,

@@ -48,7 +48,7 @@ fn every_value_survives_text_and_json() {
 fn unknown_names_are_refused_and_the_error_lists_the_known_ones() {
     for (error, names) in [
         ("even".parse::<SpacingChoice>().unwrap_err(), "linear, quadratic, leading"),
-        ("even".parse::<SpacingChoice>().unwrap_err(), "logsnr, optimal"),
+        ("even".parse::<SpacingChoice>().unwrap_err(), "logsnr, optimal, fitted"),
         ("on".parse::<ClipMode>().unwrap_err(), "off, keep-eps, rederive-eps"),
         ("0.9".parse::<DynamicThreshold>().unwrap_err(), "two numbers"),
     ] {
@@ -77,6 +77,7 @@ fn sample_text(name: &str) -> &'static str {
         "class" => "3",
         "guidance" => "-2",
         "guidance_interval" => "0.3,5",
+        "guide" => "runs/weak",
         "restart" => "100,300,2",
         "precision" => "f16",
         "seed" => "18446744073709551615",

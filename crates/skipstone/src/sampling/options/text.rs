@@ -1,4 +1,4 @@
-//! JSON names of enums, the same as their text.
+//! Options as text: JSON names of enums, the same as their text, and words for a shell.
 
 use crate::engine::Precision;
 use crate::error::{Error, Result};
@@ -32,4 +32,14 @@ pub(super) fn choose<T: Clone + std::fmt::Display>(what: &str, name: &str, all: 
         let names: Vec<String> = all.iter().map(T::to_string).collect();
         Error::argument(format!("{what} \"{name}\": expected one of {}", names.join(", ")))
     })
+}
+
+/// A word, quoted for a shell if necessary.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
