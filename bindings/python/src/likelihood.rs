@@ -11,7 +11,7 @@ use skipstone::Error;
 use skipstone::io::checkpoint::{Model, process_hash};
 use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded, initial_latent};
 use skipstone::math::trajectory::Spacing;
-use skipstone::objective::calibration::{candidates, measure, measure_path};
+use skipstone::objective::calibration::{measure, measure_path, path_work};
 use skipstone::objective::likelihood::{
     FlowOptions, Flowed, ProbeKind, bits_per_dim, dequantised, flow, standard_error,
 };
@@ -277,7 +277,7 @@ impl PySampler {
                 let x_t = initial_latent(seed, 0, fitted, core.shape());
                 // As many conditions as latents, in the order of the images.
                 let conditions: Vec<_> = conditions.iter().cycle().take(fitted).copied().collect();
-                watch.begin("fitting", candidates(schedule.train_steps())?.calls());
+                watch.begin("fitting", path_work(schedule.train_steps())?.stages);
                 let see = &mut |_, _| watch.advance();
                 found.local_errors = Some(measure_path(&network, &schedule, &x_t, &conditions, see)?);
             }
