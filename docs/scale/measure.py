@@ -21,7 +21,7 @@ from pathlib import Path
 
 HOSTS = {"ska": "10.77.0.1", "skb": "10.77.0.2"}
 STEPS, WARM, REPEATS = 5, 1, 3
-# Images a rank, and what the recipe's model is overridden with: the CIFAR-10 network, and that of a million parameters.
+# Images a rank, and what replaces values of the recipe: the CIFAR-10 network, and one of 1.6 million parameters.
 NETWORKS = {
     "cifar10": (16, []),
     "small": (64, ["model.block_out_channels=[32,64,64]", "model.attention=[false,false,true]", "model.sample_size=[32,32]"]),
