@@ -69,6 +69,7 @@ def test_control_c_stops_within_one_network_call():
     """Between two calls, also within one step of a solver that makes two."""
     program = textwrap.dedent("""
         import os, signal, sys, threading, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where no terminal is
         import skipstone as ss
         calls = []
         def f(x, t):
@@ -91,6 +92,7 @@ def test_control_c_stops_within_one_network_call():
 def test_control_c_stops_the_built_in_engine(run):
     program = textwrap.dedent(f"""
         import os, signal, threading, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where no terminal is
         import numpy as np, skipstone as ss
         model, x = ss.load(), np.zeros((16, 1, 28, 28), np.float32)
         def interrupt():

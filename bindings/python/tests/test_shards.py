@@ -28,5 +28,5 @@ def test_a_set_of_shards_is_one_data_set(model, command, tmp_path, name):
         assert sorted(found) == [f"{i:06}.png" for i in range(5)]
         opened = [np.asarray(Image.open(io.BytesIO(found[key]))) for key in sorted(found)]
         assert np.array_equal(np.concatenate(opened), pixels)
-    images, labels = ss.read_images(out)
+    images, labels = ss.read_images(out, size=(28, 28), channels=1)
     assert labels is None and np.array_equal(np.round((images + 1) * 127.5).reshape(-1, 28), pixels)

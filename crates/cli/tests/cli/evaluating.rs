@@ -272,7 +272,7 @@ fn shards_in_one_folder_are_merged_without_drawing() {
     // The message's own command draws what is missing.
     let again =
         error.split("draw them with: skipstone ").nth(1).or_else(|| error.split("draw them with: ").nth(1)).unwrap();
-    let again: Vec<&str> = again.trim().split_whitespace().skip_while(|word| *word != "evaluate").collect();
+    let again: Vec<&str> = again.split_whitespace().skip_while(|word| *word != "evaluate").collect();
     run(at, &again, 0);
     evaluate(at, &format!("{CELLS} --merge -o shared"), 0);
     assert_eq!(timeless(&at.join("shared")), timeless(&at.join("whole")));

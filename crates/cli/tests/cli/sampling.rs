@@ -495,6 +495,11 @@ fn every_option_of_the_library_is_a_flag_and_stands_in_the_manifest() {
             seen.insert(name);
         }
     }
+    // A guide is a path here; the manifest identifies it by its hash.
+    sample(at, "-n 1 --steps 2 --class 1 --guidance 2 --guide model -o f/");
+    let manifest: serde_json::Value = serde_json::from_slice(&read(at, "f/manifest.json")).unwrap();
+    assert_eq!(manifest["guide"], manifest["model"]);
+    seen.insert("guide".to_owned());
     for field in &FIELDS {
         let about = &field.about;
         assert!(seen.contains(about.name), "{}: add it to a run above", about.name);

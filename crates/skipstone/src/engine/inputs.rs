@@ -8,6 +8,7 @@ use ndarray::Array4;
 
 use crate::error::{Error, Result};
 use crate::math::schedule::Time;
+use crate::sampling::denoiser;
 use crate::unet::graph::{Graph, Op, Row, ValueId};
 use crate::unet::{Config, TimeEmbedding};
 
@@ -114,6 +115,23 @@ pub(crate) fn check(config: &Config, x: &Array4<f32>, times: usize, classes: Opt
         }
     }
     Ok(n)
+}
+
+/// Every pair of these timesteps and the conditions' classes, each class once.
+///
+/// # Errors
+/// As [`time_indices`] and [`denoiser::classes`].
+pub(crate) fn every_condition(
+    config: &Config,
+    times: &[Time],
+    conditions: &[denoiser::Condition],
+) -> Result<Vec<ConditioningKey>> {
+    let times = time_indices(config, times)?;
+    let classes = denoiser::classes(conditions, conditions.len().max(1), config.num_class_embeds)?;
+    let mut classes: Vec<Option<usize>> = classes.map_or(vec![None], |classes| classes.into_iter().map(Some).collect());
+    classes.sort_unstable();
+    classes.dedup();
+    Ok(classes.iter().flat_map(|&class| times.iter().map(move |&time| ConditioningKey { time, class })).collect())
 }
 
 /// The bits of the network's time indices.

@@ -11,7 +11,7 @@ use skipstone_kernels::conv::{self, Layer, Shape};
 use super::Options;
 use super::conditions::{Machine, Vectors};
 use super::execute::{Packed, Store, Walk, Workspace};
-use crate::engine::inputs::{ConditioningKey, RowLayout, check, conditions, time_indices};
+use crate::engine::inputs::{ConditioningKey, RowLayout, check, conditions, every_condition};
 use crate::engine::{Cost, Network, Precision};
 use crate::error::{Error, Result};
 use crate::math::schedule::Time;
@@ -318,17 +318,7 @@ impl Denoiser for UNet {
 
     fn prepare(&self, times: &[Time], conditions: &[denoiser::Condition]) {
         // The calls themselves report invalid times or conditions.
-        let Ok(times) = time_indices(&self.config, times) else { return };
-        let n = conditions.len().max(1);
-        let mut wanted: Vec<Option<usize>> = match denoiser::classes(conditions, n, self.config.num_class_embeds) {
-            Ok(Some(classes)) => classes.into_iter().map(Some).collect(),
-            Ok(None) => vec![None],
-            Err(_) => return,
-        };
-        wanted.sort_unstable();
-        wanted.dedup();
-        let all: Vec<ConditioningKey> =
-            wanted.iter().flat_map(|&class| times.iter().map(move |&time| ConditioningKey { time, class })).collect();
+        let Ok(all) = every_condition(&self.config, times, conditions) else { return };
         if all.len() <= REMEMBERED {
             self.find(&mut self.state(), &all);
         }
