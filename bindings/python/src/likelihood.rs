@@ -238,7 +238,7 @@ impl PySampler {
     }
 
     /// Measures the network on images once, for sigma="analytic" and spacing="optimal": T network calls with n images each. With
-    /// `fitted`, also for spacing="fitted": about 160 calls with so many latents each. The result is used by this object from
+    /// `fitted`, also for spacing="fitted": about 400 calls with so many latents each. The result is used by this object from
     /// then on.
     ///
     /// Args:

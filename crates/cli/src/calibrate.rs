@@ -25,7 +25,7 @@ The network is called on n images at each of its T timesteps: T x n calls, neede
 small file next to the model (MODEL/calibration.json). It gives the variances and timesteps for every number of steps. \
 The built-in model comes with its calibration.
 
---fitted N also measures single steps of the deterministic process against a fine run of it, on N latents: about 160 x N \
+--fitted N also measures single steps of the deterministic process against a fine run of it, on N latents: about 400 x N \
 calls. --spacing fitted then chooses the timesteps (at most about 80) whose images are closest to those of many steps.
 
 Examples:
