@@ -27,6 +27,16 @@ fn device() -> Option<EngineOptions> {
     Some(EngineOptions { device: Device::Gpu(Api::Any, 0), ..EngineOptions::on_threads(1) })
 }
 
+/// The same device in half precision; `None`, and a line that says so, where it lacks that.
+fn half() -> Option<EngineOptions> {
+    let options = device()?;
+    if !engine::devices()[1].precisions.contains(&"f16") {
+        eprintln!("skipped: the device does not compute in 16-bit floating point");
+        return None;
+    }
+    Some(EngineOptions { precision: Precision::F16, ..options })
+}
+
 fn network(golden: &Network, options: &EngineOptions) -> Box<dyn engine::Network> {
     open(golden.config.clone(), golden.parameters.clone(), Prediction::Epsilon, options).unwrap()
 }
@@ -173,12 +183,7 @@ fn the_vector_jacobian_product_is_pytorchs() {
 
 #[test]
 fn half_precision_stays_within_three_thousandths() {
-    let Some(options) = device() else { return };
-    if !engine::devices()[1].precisions.contains(&"f16") {
-        eprintln!("skipped: the device does not compute in 16-bit floating point");
-        return;
-    }
-    let options = EngineOptions { precision: Precision::F16, ..options };
+    let Some(options) = half() else { return };
     for name in NAMES {
         let golden = Network::read(name);
         let unet = network(&golden, &options);
@@ -186,6 +191,20 @@ fn half_precision_stays_within_three_thousandths() {
         let difference = relative(&y, &golden.tensors["y"].values);
         println!("{name}: y {difference:.1e} in half precision");
         assert!(difference < 3e-3 && difference > 1e-6, "{name}: relative difference {difference:e}");
+    }
+}
+
+#[test]
+fn half_precisions_gradients_stay_within_two_percent() {
+    let Some(options) = half() else { return };
+    for name in NAMES {
+        let golden = Network::read(name);
+        let found = gradient(&golden, &options, Sharding { images: 2, recompute: false });
+        let of = |name: &str| golden.tensors[&format!("grad/{name}")].values.iter().copied();
+        let expected: Vec<f64> = golden.layout.specs().iter().flat_map(|spec| of(&spec.name)).collect();
+        let difference = golden::relative(found.iter().map(|&v| f64::from(v)), &expected);
+        println!("{name}: gradient {difference:.1e} in half precision");
+        assert!(difference < 2e-2 && difference > 1e-6, "{name}: relative difference {difference:e}");
     }
 }
 
