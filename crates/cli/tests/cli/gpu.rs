@@ -118,6 +118,10 @@ fn too_little_memory_halves_the_batch_and_changes_no_byte() {
     let (code, said) = sample("c.npy", Some("1"));
     assert!(code == Some(1) && said.contains("too little memory") && said.contains("--device cpu"), "{said}");
     assert!(!at.join("c.npy").exists());
+    let training = ["bench", "--model", "model", "--device", "gpu", "--train", "--batch", "1", "--calls", "1"];
+    let output = skipstone(at, &training).env("SKIPSTONE_GPU_MEMORY", "1").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("a smaller train.shard"), "{said}");
 }
 
 #[test]
