@@ -1,5 +1,7 @@
 //! Training: a recipe, a trainer that makes steps, and a run that keeps their results in a folder.
 
+mod feed;
+mod loss_scale;
 mod recipe;
 mod run;
 mod same;

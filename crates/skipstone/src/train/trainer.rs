@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use ndarray::Array4;
 
+use super::feed::{Feed, Prepared};
+use super::loss_scale::LossScale;
 use super::recipe::{OptimizerKind, Recipe, Sum};
 use super::state::State;
 use crate::engine::ranks::{Alone, broadcast, gather_numbers};
-use crate::engine::{self, Batch, EngineOptions, Group, Learner, Ranks, Sharding, Targets, Update};
+use crate::engine::{self, Device, EngineOptions, Group, Learner, Precision, Ranks, Sharding, Update};
 use crate::error::{Error, Kind, Result};
 use crate::io::checkpoint::SchedulerConfig;
-use crate::io::data::{Dataset, Epochs, Stream};
-use crate::math::noise::{Forbidden, KeyedRng, Purpose, fill_gaussian, initial_latent};
-use crate::math::process;
-use crate::math::schedule::{FinalLevel, Schedule, Time};
+use crate::io::data::Dataset;
+use crate::math::noise::{Forbidden, KeyedRng, Purpose, initial_latent};
+use crate::math::schedule::FinalLevel;
 use crate::math::sigma::NoiseScale;
 use crate::math::trajectory::{Spacing, Trajectory};
-use crate::objective::antithetic_times;
 use crate::sampling::denoiser::{Clip, Condition};
 use crate::sampling::sampler::{Plan, sample, unobserved};
 use crate::unet::{self, Config, Parameters};
@@ -35,23 +35,23 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
+    /// The factor on the loss, in half precision.
+    pub loss_scale: Option<f64>,
+    /// How often the gradient overflowed in half precision. Each time its update was skipped, and the step made again with
+    /// half the loss scale.
+    pub overflows: u32,
 }
-
-/// The random words that determine a data set's epochs.
-type RandomWords = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
 
 /// Training in progress: network, optimiser, moving average and data.
 ///
 /// The result of step k depends only on the recipe, the data and the state after step k − 1, not on threads or ranks.
 pub struct Trainer {
-    recipe: Recipe,
+    feed: Feed,
+    /// What another thread has prepared: the number of a batch, the part of it, and its images.
+    ahead: Option<((u64, Range<usize>), Result<Prepared>)>,
     config: Config,
-    scheduler: SchedulerConfig,
-    schedule: Schedule,
-    data: Dataset,
-    epochs: Epochs<RandomWords>,
-    null_class: Option<usize>,
     step: u64,
+    loss_scale: Option<LossScale>,
     learner: Box<dyn Learner>,
     engine: EngineOptions,
     ranks: Arc<dyn Ranks>,
@@ -111,8 +111,6 @@ impl Trainer {
         };
         let config = recipe.config(classes)?;
         let null_class = classes.filter(|_| recipe.data.class_dropout > 0.0);
-        let scheduler = recipe.scheduler();
-        let schedule = scheduler.schedule()?;
         let weights = match init {
             Some(parameters) if **parameters.layout() == unet::layout(&config)? => parameters,
             Some(_) => return Err(Error::argument("the initial model and the recipe have different architectures")),
@@ -125,6 +123,8 @@ impl Trainer {
         let train = &recipe.train;
         let sharding = Sharding { images: train.shard, recompute: train.recompute };
         let (count, size) = (recipe.shards(), ranks.size());
+        let learning = EngineOptions { precision: train.precision, ..engine };
+        let loss_scale = (train.precision == Precision::F16).then(LossScale::default);
         let learner = match train.sum {
             Some(Sum::Chain) if size > 1 => {
                 return Err(Error::argument(format!(
@@ -132,24 +132,18 @@ impl Trainer {
                      in one process, or start another run with --init and train.sum = \"tree\""
                 )));
             }
-            Some(Sum::Chain) => engine::open_learner(config.clone(), weights, sharding, &engine)?,
+            Some(Sum::Chain) => engine::open_learner(config.clone(), weights, sharding, &learning)?,
             None | Some(Sum::Tree) => {
-                engine::open_tree_learner(config.clone(), weights, sharding, count, ranks.clone(), &engine)?
+                engine::open_tree_learner(config.clone(), weights, sharding, count, ranks.clone(), &learning)?
             }
         };
         let shards = engine::share(count, ranks.rank(), size);
-        let seed = recipe.train.seed;
-        let words: RandomWords = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
-        let epochs = Epochs::new(data.len(), words)?;
         Ok(Self {
-            recipe,
+            feed: Feed::new(recipe, data, null_class)?,
+            ahead: None,
             config,
-            scheduler,
-            schedule,
-            data,
-            epochs,
-            null_class,
             step: 0,
+            loss_scale,
             learner,
             engine,
             ranks,
@@ -170,7 +164,7 @@ impl Trainer {
 
     /// The images of a step that this rank computes.
     pub fn own_images(&self) -> usize {
-        (0..self.recipe.train.accumulate).map(|micro| self.recipe.images(micro, &self.shards).len()).sum()
+        (0..self.feed.recipe.train.accumulate).map(|micro| self.feed.recipe.images(micro, &self.shards).len()).sum()
     }
 
     /// Steps done.
@@ -180,12 +174,12 @@ impl Trainer {
 
     /// Whether all steps of the recipe are done.
     pub fn is_finished(&self) -> bool {
-        self.step >= self.recipe.train.steps
+        self.step >= self.feed.recipe.train.steps
     }
 
     /// The training recipe.
     pub fn recipe(&self) -> &Recipe {
-        &self.recipe
+        &self.feed.recipe
     }
 
     /// The network's architecture.
@@ -195,12 +189,12 @@ impl Trainer {
 
     /// The noise schedule, as saved in the model folder.
     pub fn scheduler(&self) -> &SchedulerConfig {
-        &self.scheduler
+        &self.feed.scheduler
     }
 
     /// The class that means "no class", if classes are dropped.
     pub fn null_class(&self) -> Option<usize> {
-        self.null_class
+        self.feed.null_class
     }
 
     /// The trained weights.
@@ -227,7 +221,7 @@ impl Trainer {
             return Group::ALL.into_iter().try_for_each(|g| group(g).map(drop)).map(|()| None);
         }
         let [weights, ema, m, v] = Group::ALL.map(group);
-        Ok(Some(State { step: self.step, groups: [weights?, ema?, m?, v?] }))
+        Ok(Some(State { step: self.step, groups: [weights?, ema?, m?, v?], loss_scale: self.loss_scale }))
     }
 
     /// Continues from a checkpoint, which rank 0 has read.
@@ -235,6 +229,8 @@ impl Trainer {
         let ranks = self.ranks.clone();
         let mut step = state.as_ref().map_or([0; 8], |state| state.step.to_le_bytes());
         broadcast(&*ranks, &mut step)?;
+        // Only one process trains in half precision, so no other rank needs the scale.
+        self.loss_scale = state.as_ref().map_or(self.loss_scale, |state| state.loss_scale);
         let mut groups = state.map(|state| state.groups.into_iter());
         for group in Group::ALL {
             let read = groups.as_mut().and_then(|groups| groups.next()).map(Cow::into_owned);
@@ -249,12 +245,12 @@ impl Trainer {
 
     /// The training data.
     pub fn data(&self) -> &Dataset {
-        &self.data
+        &self.feed.data
     }
 
     /// Peak memory of the training in bytes without the data: parameters, moments, activations, gradients.
     pub fn bytes(&self) -> usize {
-        self.learner.bytes(self.recipe.train.batch)
+        self.learner.bytes(self.feed.recipe.train.batch)
     }
 
     /// Makes one optimiser step.
@@ -263,7 +259,15 @@ impl Trainer {
     /// The loss or the gradient is not finite ([`Kind::NonFinite`]). The state is then still that before the step.
     pub fn step(&mut self) -> Result<StepReport> {
         let ranks = self.ranks.clone();
-        let (loss, gradient_norm) = self.compute_gradient().inspect_err(|_| ranks.fail())?;
+        let mut overflows = 0;
+        let (loss, gradient_norm) = loop {
+            let (loss, norm) = self.compute_gradient().inspect_err(|_| ranks.fail())?;
+            let overflow = loss.is_finite() && !norm.is_finite();
+            if !(overflow && self.loss_scale.as_mut().is_some_and(LossScale::overflowed)) {
+                break (loss, norm);
+            }
+            overflows += 1;
+        };
         let step = self.step + 1;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             let what = if loss.is_finite() { "gradient" } else { "loss" };
@@ -275,22 +279,28 @@ impl Trainer {
                 ),
             ));
         }
-        let o = &self.recipe.optimizer;
-        let learning_rate = self.recipe.learning_rate(step);
+        let o = &self.feed.recipe.optimizer;
+        let learning_rate = self.feed.recipe.learning_rate(step);
+        let clip = (o.clip > 0.0 && gradient_norm > o.clip).then(|| o.clip / gradient_norm);
+        let loss_scale = self.loss_scale.map(LossScale::factor);
+        let shrink = loss_scale.map_or(clip, |scale| Some(clip.unwrap_or(1.0) / scale));
         let update = Update {
             step,
-            shrink: (o.clip > 0.0 && gradient_norm > o.clip).then(|| (o.clip / gradient_norm) as f32),
+            shrink: shrink.map(|factor| factor as f32),
             learning_rate,
             beta1: o.beta1,
             beta2: o.beta2,
             eps: o.eps,
             weight_decay: o.weight_decay,
             decoupled: o.kind == OptimizerKind::AdamW,
-            ema_decay: self.recipe.ema_decay(step),
+            ema_decay: self.feed.recipe.ema_decay(step),
         };
         self.learner.update(&update).inspect_err(|_| ranks.fail())?;
         self.step = step;
-        Ok(StepReport { step, loss, gradient_norm, learning_rate })
+        if let Some(scale) = &mut self.loss_scale {
+            scale.held();
+        }
+        Ok(StepReport { step, loss, gradient_norm, learning_rate, loss_scale, overflows })
     }
 
     /// The time to compute a step's gradient: the faster of two measurements. Does not advance the training.
@@ -307,24 +317,26 @@ impl Trainer {
         Ok(best)
     }
 
-    /// Loss and gradient norm of the next step's batches. Leaves the gradient in the learner.
+    /// Loss and gradient norm of the next step's batches. Leaves the gradient, times the loss scale, in the learner.
     fn compute_gradient(&mut self) -> Result<(f64, f64)> {
         self.learner.zero_gradient();
-        let (batch, accumulate) = (self.recipe.train.batch, self.recipe.train.accumulate);
+        let (batch, accumulate) = (self.feed.recipe.train.batch, self.feed.recipe.train.accumulate);
         let scale = 1.0 / (batch * accumulate) as f64;
+        let loss_scale = self.loss_scale.map_or(1.0, LossScale::factor);
         let mut losses = Vec::with_capacity(self.own_images());
         for micro in 0..accumulate {
-            let images = self.recipe.images(micro, &self.shards);
+            let images = |micro: usize| self.feed.recipe.images(micro % accumulate, &self.shards);
+            let (images, following) = (images(micro), images(micro + 1));
             if !images.is_empty() {
-                let batch_index = self.step * accumulate as u64 + micro as u64;
-                losses.extend(self.add_batch(batch_index, images, scale)?);
+                let number = self.step * accumulate as u64 + micro as u64;
+                losses.extend(self.add_batch((number, images), (number + 1, following), scale * loss_scale)?);
             }
         }
         self.learner.finish_gradient()?;
         let begun = Instant::now();
         let losses = self.gather_losses(losses)?;
         let loss = losses.chunks(batch).map(|losses| losses.iter().sum::<f64>() * scale).sum();
-        let norm = self.learner.gradient_norm()?;
+        let norm = self.learner.gradient_norm()? / loss_scale;
         if self.ranks.size() > 1 {
             self.waited += begun.elapsed();
         }
@@ -338,68 +350,32 @@ impl Trainer {
             return Ok(mine);
         }
         let images = |rank: usize| {
-            let shards = engine::share(self.recipe.shards(), rank, size);
-            (0..self.recipe.train.accumulate).map(|micro| self.recipe.images(micro, &shards).len()).sum()
+            let shards = engine::share(self.feed.recipe.shards(), rank, size);
+            (0..self.feed.recipe.train.accumulate).map(|micro| self.feed.recipe.images(micro, &shards).len()).sum()
         };
         gather_numbers(&*self.ranks, &mine, &(0..size).map(images).collect::<Vec<usize>>())
     }
 
     /// Adds the gradient of `scale`·Σ loss over these images of batch `batch_index`. Returns the losses.
-    fn add_batch(&mut self, batch_index: u64, images: Range<usize>, scale: f64) -> Result<Vec<f64>> {
-        let n = images.len();
-        let seed = self.recipe.train.seed;
-        // Every draw is keyed by the image's position in the run, so a resumed run repeats it exactly.
-        let first = batch_index * self.recipe.train.batch as u64 + images.start as u64;
-        let picks: Vec<_> = (first..first + n as u64)
-            .map(|position| {
-                let mut pick = self.epochs.pick_at(position);
-                pick.flip &= self.recipe.data.flip;
-                pick
-            })
-            .collect();
-        let [c, h, w] = self.data.shape();
-        let mut x0 = Array4::zeros((n, c, h, w));
-        self.data.fill_batch(&picks, &mut x0)?;
-        let mut eps = Array4::zeros((n, c, h, w));
-        fill_gaussian(seed, Purpose::TrainNoise, first, 0, &mut eps);
-        // Times are drawn for a whole batch at once.
-        let times = &self.draw_times(batch_index)?[images];
-        let levels = times.iter().map(|t| self.schedule.level(*t)).collect::<Result<Vec<_>>>()?;
-        let prediction = self.scheduler.prediction_type;
-        let x_t = process::diffuse(&x0, &eps, &levels)?;
-        let target = process::target(prediction, &x0, &eps, &levels)?;
-        let conditions = self.draw_conditions(&picks, first);
-        let dropout: Vec<u64> =
-            (0..n as u64).map(|i| KeyedRng::new(seed, Purpose::Dropout, first + i, 0).next_u64()).collect();
-
-        let weighting = self.recipe.weighting();
-        let weights: Vec<f64> = levels.iter().map(|level| weighting.at(prediction, *level)).collect();
-        let batch = Batch {
-            x_t: &x_t,
-            times,
-            conditions: &conditions,
-            dropout: (self.config.dropout > 0.0).then_some(&dropout[..]),
-        };
-        self.learner.add_gradient(batch, Targets { target: &target, weights: &weights, scale })
-    }
-
-    fn draw_times(&self, batch_index: u64) -> Result<Vec<Time>> {
-        let (n, steps) = (self.recipe.train.batch, self.schedule.train_steps());
-        let mut rng = KeyedRng::new(self.recipe.train.seed, Purpose::TrainTime, batch_index, 0);
-        if self.recipe.train.antithetic {
-            return Ok(antithetic_times(&mut rng, n, steps));
+    ///
+    /// While a device computes, another thread prepares the `next` part of a batch.
+    fn add_batch(&mut self, batch: (u64, Range<usize>), next: (u64, Range<usize>), scale: f64) -> Result<Vec<f64>> {
+        let ready = self.ahead.take().filter(|(part, _)| *part == batch);
+        let prepared = ready.map_or_else(|| self.feed.prepare(batch.0, batch.1), |(_, prepared)| prepared)?;
+        let (feed, learner) = (&mut self.feed, &mut self.learner);
+        if self.engine.device == Device::Cpu {
+            return learner.add_gradient(prepared.batch(), prepared.targets(scale));
         }
-        Ok((0..n).map(|_| Time::from_index(rng.below(u64::from(steps)) as u32)).collect())
-    }
-
-    fn draw_conditions(&self, picks: &[crate::io::data::Pick], first: u64) -> Vec<Condition> {
-        let Some(labels) = self.data.labels().filter(|_| self.recipe.data.classes) else { return Vec::new() };
-        let (seed, p) = (self.recipe.train.seed, self.recipe.data.class_dropout);
-        let condition = |(i, pick): (usize, &crate::io::data::Pick)| {
-            let dropped = KeyedRng::new(seed, Purpose::ClassDrop, first + i as u64, 0).next_f64() < p;
-            Condition::Class(self.null_class.filter(|_| dropped).unwrap_or(labels[pick.index] as usize))
-        };
-        picks.iter().enumerate().map(condition).collect()
+        std::thread::scope(|scope| {
+            let ahead = scope.spawn({
+                let next = next.clone();
+                move || feed.prepare(next.0, next.1)
+            });
+            let losses = learner.add_gradient(prepared.batch(), prepared.targets(scale));
+            // A failure is reported when the batch is due; a panic leaves it to be prepared then.
+            self.ahead = ahead.join().ok().map(|prepared| (next, prepared));
+            losses
+        })
     }
 
     /// DDIM samples from the moving average, always from the same latents.
@@ -412,27 +388,17 @@ impl Trainer {
 
     /// [`preview`](Self::preview) of this average.
     pub(super) fn preview_of(&self, ema: Parameters) -> Result<Array4<f32>> {
-        let prediction = self.scheduler.prediction_type;
+        let prediction = self.feed.scheduler.prediction_type;
         let network = engine::open(self.config.clone(), ema, prediction, &self.engine)?;
-        let t = &self.recipe.train;
-        let times = self.schedule.train_steps();
+        let t = &self.feed.recipe.train;
+        let times = self.feed.schedule.train_steps();
         let steps = t.preview_steps.min(times as usize);
         let trajectory = Trajectory::named(Spacing::Linear, steps, times, 0)?;
         let scale = NoiseScale::Eta(0.0);
-        let plan = Plan::new(&self.schedule, &trajectory, &scale, FinalLevel::Clean, Clip::Off)?;
-        let latents = initial_latent(t.seed, 0, t.preview_images, self.data.shape());
+        let plan = Plan::new(&self.feed.schedule, &trajectory, &scale, FinalLevel::Clean, Clip::Off)?;
+        let latents = initial_latent(t.seed, 0, t.preview_images, self.feed.data.shape());
         let condition = |k: usize| (0..t.preview_images).map(|i| Condition::Class(i % k)).collect();
         let conditions: Vec<Condition> = self.config.num_class_embeds.map_or_else(Vec::new, condition);
         sample(&network, &plan, latents, &mut Forbidden, &conditions, &mut unobserved)
     }
-}
-
-/// Random words for the data order and the flips, keyed by (seed, epoch).
-fn epoch_word(seed: u64, stream: Stream, epoch: u64, counter: u64) -> u64 {
-    let purpose = match stream {
-        Stream::Order => Purpose::DataOrder,
-        Stream::Flip => Purpose::Augment,
-    };
-    // A data set has fewer than 2³² images, so the counter fits.
-    KeyedRng::new(seed, purpose, epoch, counter as u32).next_u64()
 }

@@ -1,6 +1,7 @@
 //! Recipes as text: parsing, overrides and validation.
 
 use super::Recipe;
+use crate::engine::Precision;
 use crate::error::{Error, Result};
 
 impl Recipe {
@@ -105,7 +106,10 @@ fn misread(table: &toml::Table, whole: &toml::de::Error) -> Error {
 
 /// Every valid `section.key`.
 fn known_keys() -> Vec<String> {
-    let table = toml::Table::try_from(Recipe::default()).expect("a recipe is plain tables of plain values");
+    let mut recipe = Recipe::default();
+    // The default of this key is not written.
+    recipe.train.precision = Precision::F16;
+    let table = toml::Table::try_from(recipe).expect("a recipe is plain tables of plain values");
     let keys = |(section, entries): (&String, &toml::Value)| {
         let entries = entries.as_table().map(|t| t.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
         entries.into_iter().map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
