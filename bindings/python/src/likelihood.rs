@@ -250,6 +250,7 @@ impl PySampler {
     ///
     /// Returns:
     ///     Calibration; its `save` writes what the command `skipstone calibrate` writes.
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     #[pyo3(signature = (images, *, labels=None, seed=0, fitted=0, data="images", progress=None))]
     fn calibrate<'py>(
         &self,
