@@ -253,7 +253,7 @@ fn train(learner: &mut dyn Learner, config: &Config, steps: std::ops::Range<u64>
         let targets = Targets { target: &target, weights: &[1.0, 0.5, 2.0], scale: 1.0 / (2 * n) as f64 };
         learner.zero_gradient();
         // Every fourth step accumulates two passes.
-        if step % 4 == 0 {
+        if step.is_multiple_of(4) {
             learner.add_gradient(batch, targets).unwrap();
         }
         let losses = learner.add_gradient(batch, targets).unwrap();

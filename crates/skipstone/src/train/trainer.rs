@@ -42,13 +42,16 @@ pub struct StepReport {
     pub overflows: u32,
 }
 
+/// The number of a batch, and some of its images.
+type BatchPart = (u64, Range<usize>);
+
 /// Training in progress: network, optimiser, moving average and data.
 ///
 /// The result of step k depends only on the recipe, the data and the state after step k − 1, not on threads or ranks.
 pub struct Trainer {
     feed: Feed,
-    /// What another thread has prepared: the number of a batch, the part of it, and its images.
-    ahead: Option<((u64, Range<usize>), Result<Prepared>)>,
+    /// What another thread has prepared.
+    ahead: Option<(BatchPart, Result<Prepared>)>,
     config: Config,
     step: u64,
     loss_scale: Option<LossScale>,
@@ -356,10 +359,10 @@ impl Trainer {
         gather_numbers(&*self.ranks, &mine, &(0..size).map(images).collect::<Vec<usize>>())
     }
 
-    /// Adds the gradient of `scale`·Σ loss over these images of batch `batch_index`. Returns the losses.
+    /// Adds the gradient of `scale`·Σ loss over these images of a batch. Returns the losses.
     ///
     /// While a device computes, another thread prepares the `next` part of a batch.
-    fn add_batch(&mut self, batch: (u64, Range<usize>), next: (u64, Range<usize>), scale: f64) -> Result<Vec<f64>> {
+    fn add_batch(&mut self, batch: BatchPart, next: BatchPart, scale: f64) -> Result<Vec<f64>> {
         let ready = self.ahead.take().filter(|(part, _)| *part == batch);
         let prepared = ready.map_or_else(|| self.feed.prepare(batch.0, batch.1), |(_, prepared)| prepared)?;
         let (feed, learner) = (&mut self.feed, &mut self.learner);
