@@ -68,18 +68,20 @@ fn examples(name: &str) -> bool {
 
 /// Trains on two and three ranks under the machine's MPI. The script skips the test and says so if there is none.
 fn ranks(name: &str) -> bool {
-    cargo(name, &format!("build --workspace {GPU}"))
+    program_of_tests(name)
         && run(name, Command::new("crates/mpi/tests/ranks").arg(built("").join(program("skipstone"))))
 }
 
 /// Tests the web page in a browser, served by the program that the tests built. The script skips the test and says so
 /// if Node or Chromium is missing.
 fn page(name: &str) -> bool {
-    // Builds the whole workspace, so that nothing is rebuilt with other features.
-    if !cargo(name, &format!("build --workspace {GPU}")) {
-        return false;
-    }
-    run(name, Command::new("crates/serve/e2e/run").arg(built("").join(program("skipstone"))))
+    program_of_tests(name) && run(name, Command::new("crates/serve/e2e/run").arg(built("").join(program("skipstone"))))
+}
+
+/// Builds the program as the tests do, if a step is named alone. `cargo build` would build a second one, and many libraries
+/// again: those that the tests need with more features.
+fn program_of_tests(name: &str) -> bool {
+    cargo(name, &format!("test --workspace --no-run --quiet {GPU}"))
 }
 
 /// The folder of the Python package.
