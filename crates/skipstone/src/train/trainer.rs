@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use ndarray::Array4;
 
-use super::recipe::{OptimizerKind, Recipe, Sum};
+use super::distill;
+use super::objective::{Draws, Examples, Objective, Start, denoising};
+use super::recipe::{OptimizerKind, Recipe, Round, Sum};
 use super::state::State;
-use crate::engine::ranks::{Alone, broadcast, gather_numbers};
+use crate::engine::ranks::{Alone, agree, broadcast, gather_numbers};
 use crate::engine::{self, Batch, EngineOptions, Group, Learner, Ranks, Sharding, Targets, Update};
 use crate::error::{Error, Kind, Result};
-use crate::io::checkpoint::SchedulerConfig;
+use crate::io::checkpoint::{Model, SchedulerConfig};
 use crate::io::data::{Dataset, Epochs, Stream};
 use crate::math::noise::{Forbidden, KeyedRng, Purpose, fill_gaussian, initial_latent};
-use crate::math::process;
-use crate::math::schedule::{FinalLevel, Schedule, Time};
+use crate::math::schedule::Time;
 use crate::math::sigma::NoiseScale;
-use crate::math::trajectory::{Spacing, Trajectory};
-use crate::objective::antithetic_times;
+use crate::objective::antithetic_indices;
 use crate::sampling::denoiser::{Clip, Condition};
 use crate::sampling::sampler::{Plan, sample, unobserved};
 use crate::unet::{self, Config, Parameters};
@@ -46,12 +46,13 @@ type RandomWords = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
 pub struct Trainer {
     recipe: Recipe,
     config: Config,
-    scheduler: SchedulerConfig,
-    schedule: Schedule,
+    objective: Box<dyn Objective>,
     data: Dataset,
     epochs: Epochs<RandomWords>,
     null_class: Option<usize>,
     step: u64,
+    /// The round of the last step made.
+    round: usize,
     learner: Box<dyn Learner>,
     engine: EngineOptions,
     ranks: Arc<dyn Ranks>,
@@ -91,31 +92,50 @@ impl Trainer {
     ) -> Result<Self> {
         let m = &recipe.model;
         let [height, width] = m.sample_size;
-        if data.shape() != [m.channels, height, width] {
-            return Err(Error::argument(format!(
-                "{}: images are {:?}, but model.channels and model.sample_size ask for {:?}",
-                data.name(),
-                data.shape(),
-                [m.channels, height, width]
-            )));
-        }
-        if data.is_empty() {
-            return Err(Error::argument(format!("{}: the data set has no images", data.name())));
-        }
-        let classes = match (recipe.data.classes, data.num_classes()) {
-            (false, _) => None,
-            (true, Some(k)) => Some(k),
-            (true, None) => {
-                return Err(Error::argument(format!("data.classes = true, but {} has no classes", data.name())));
-            }
-        };
-        let config = recipe.config(classes)?;
-        let null_class = classes.filter(|_| recipe.data.class_dropout > 0.0);
-        let scheduler = recipe.scheduler();
-        let schedule = scheduler.schedule()?;
-        let weights = match init {
-            Some(parameters) if **parameters.layout() == unet::layout(&config)? => parameters,
-            Some(_) => return Err(Error::argument("the initial model and the recipe have different architectures")),
+        let shape = [m.channels, height, width];
+        check_data(&data, shape, "model.channels and model.sample_size ask for")?;
+        let start = denoising(&recipe, &data, init)?;
+        Self::start(recipe, data, start, engine, ranks)
+    }
+
+    /// Starts a distillation: a student that begins with the weights of `teacher` learns its deterministic steps, by a
+    /// recipe of [`Recipe::parse_distillation`].
+    ///
+    /// # Errors
+    /// The teacher has no gradient or other timesteps than the recipe needs, the data's shape or classes are not the
+    /// teacher's, guidance is asked of a teacher without a null class, or [`engine::open_learner`] fails.
+    pub fn distill(recipe: Recipe, data: Dataset, teacher: Model, engine: EngineOptions) -> Result<Self> {
+        Self::distill_on_ranks(recipe, data, teacher, engine, Arc::new(Alone))
+    }
+
+    /// As [`distill`](Self::distill), as one of the ranks that train together: see [`on_ranks`](Self::on_ranks).
+    ///
+    /// # Errors
+    /// As [`distill`](Self::distill); also if there are several ranks, but the recipe sums in a chain.
+    pub fn distill_on_ranks(
+        recipe: Recipe,
+        data: Dataset,
+        teacher: Model,
+        engine: EngineOptions,
+        ranks: Arc<dyn Ranks>,
+    ) -> Result<Self> {
+        let recipe = recipe.for_teacher(&teacher)?;
+        let [height, width] = teacher.config.sample_size;
+        check_data(&data, [teacher.config.in_channels, height, width], "the teacher's are")?;
+        let start = distill::start(&recipe, &data, teacher, &engine)?;
+        Self::start(recipe, data, start, engine, ranks)
+    }
+
+    fn start(
+        recipe: Recipe,
+        data: Dataset,
+        start: Start,
+        engine: EngineOptions,
+        ranks: Arc<dyn Ranks>,
+    ) -> Result<Self> {
+        let Start { config, weights, null_class, objective } = start;
+        let weights = match weights {
+            Some(weights) => weights,
             None => {
                 let mut uniform = KeyedRng::new(recipe.train.seed, Purpose::Weights, 0, 0);
                 let mut gaussian = KeyedRng::new(recipe.train.seed, Purpose::Weights, 1, 0);
@@ -144,12 +164,12 @@ impl Trainer {
         Ok(Self {
             recipe,
             config,
-            scheduler,
-            schedule,
+            objective,
             data,
             epochs,
             null_class,
             step: 0,
+            round: 0,
             learner,
             engine,
             ranks,
@@ -180,7 +200,26 @@ impl Trainer {
 
     /// Whether all steps of the recipe are done.
     pub fn is_finished(&self) -> bool {
-        self.step >= self.recipe.train.steps
+        self.step >= self.recipe.total_steps()
+    }
+
+    /// The round of the next step, or of the last one if all are done: its number from 0 and what it is about; `None` if this
+    /// is no distillation.
+    pub fn round(&self) -> Option<(usize, Round)> {
+        let next = if self.is_finished() { self.step } else { self.step + 1 };
+        let (index, _) = self.recipe.place(next.max(1));
+        self.recipe.distill.as_ref().and_then(|distill| Some((index, *distill.rounds().get(index)?)))
+    }
+
+    /// The round that the last step ended, unless it was the last round.
+    pub(super) fn ended_round(&self) -> Option<Round> {
+        let (next, _) = self.recipe.place(self.step + 1);
+        if next > self.round && !self.is_finished() { self.objective.round() } else { None }
+    }
+
+    /// Calls of a teacher for each image of a step, of which each costs about a third of what the image costs the student.
+    pub fn teacher_calls(&self) -> usize {
+        self.objective.calls(0).0
     }
 
     /// The training recipe.
@@ -195,7 +234,7 @@ impl Trainer {
 
     /// The noise schedule, as saved in the model folder.
     pub fn scheduler(&self) -> &SchedulerConfig {
-        &self.scheduler
+        self.objective.scheduler()
     }
 
     /// The class that means "no class", if classes are dropped.
@@ -227,7 +266,8 @@ impl Trainer {
             return Group::ALL.into_iter().try_for_each(|g| group(g).map(drop)).map(|()| None);
         }
         let [weights, ema, m, v] = Group::ALL.map(group);
-        Ok(Some(State { step: self.step, groups: [weights?, ema?, m?, v?] }))
+        let teacher = self.objective.teacher().map(Cow::Borrowed);
+        Ok(Some(State { step: self.step, groups: [weights?, ema?, m?, v?], teacher }))
     }
 
     /// Continues from a checkpoint, which rank 0 has read.
@@ -235,15 +275,25 @@ impl Trainer {
         let ranks = self.ranks.clone();
         let mut step = state.as_ref().map_or([0; 8], |state| state.step.to_le_bytes());
         broadcast(&*ranks, &mut step)?;
-        let mut groups = state.map(|state| state.groups.into_iter());
+        let step = u64::from_le_bytes(step);
+        let (mut groups, teacher) = state.map_or((None, None), |s| (Some(s.groups.into_iter()), s.teacher));
+        let layout = self.learner.group(Group::Weights)?.layout().clone();
+        let shared = |read: Option<Cow<'_, Parameters>>| {
+            let mut values = read.map_or_else(|| Parameters::zeros(layout.clone()), Cow::into_owned);
+            broadcast(&*ranks, bytemuck::cast_slice_mut(values.data_mut())).map(|()| values)
+        };
         for group in Group::ALL {
-            let read = groups.as_mut().and_then(|groups| groups.next()).map(Cow::into_owned);
-            let layout = self.learner.group(Group::Weights)?.layout().clone();
-            let mut values = read.unwrap_or_else(|| Parameters::zeros(layout));
-            broadcast(&*ranks, bytemuck::cast_slice_mut(values.data_mut()))?;
-            self.learner.set_group(group, values)?;
+            let read = groups.as_mut().and_then(Iterator::next);
+            self.learner.set_group(group, shared(read)?)?;
         }
-        self.step = u64::from_le_bytes(step);
+        let (round, _) = self.recipe.place(step.max(1));
+        if round > 0 {
+            let missing = teacher.is_none() && ranks.rank() == 0;
+            let found = if missing { Err(Error::data("the training state has no teacher")) } else { Ok(()) };
+            agree(&*ranks, found)?;
+            self.objective.begin(round, shared(teacher)?, &self.engine)?;
+        }
+        (self.step, self.round) = (step, round);
         Ok(())
     }
 
@@ -254,7 +304,8 @@ impl Trainer {
 
     /// Peak memory of the training in bytes without the data: parameters, moments, activations, gradients.
     pub fn bytes(&self) -> usize {
-        self.learner.bytes(self.recipe.train.batch)
+        let batch = self.recipe.train.batch;
+        self.learner.bytes(batch) + self.objective.calls(batch).1
     }
 
     /// Makes one optimiser step.
@@ -263,6 +314,10 @@ impl Trainer {
     /// The loss or the gradient is not finite ([`Kind::NonFinite`]). The state is then still that before the step.
     pub fn step(&mut self) -> Result<StepReport> {
         let ranks = self.ranks.clone();
+        let (round, within) = self.recipe.place(self.step + 1);
+        if round != self.round {
+            self.begin(round).inspect_err(|_| ranks.fail())?;
+        }
         let (loss, gradient_norm) = self.compute_gradient().inspect_err(|_| ranks.fail())?;
         let step = self.step + 1;
         if !loss.is_finite() || !gradient_norm.is_finite() {
@@ -276,9 +331,9 @@ impl Trainer {
             ));
         }
         let o = &self.recipe.optimizer;
-        let learning_rate = self.recipe.learning_rate(step);
+        let learning_rate = self.recipe.learning_rate(within);
         let update = Update {
-            step,
+            step: within,
             shrink: (o.clip > 0.0 && gradient_norm > o.clip).then(|| (o.clip / gradient_norm) as f32),
             learning_rate,
             beta1: o.beta1,
@@ -286,11 +341,24 @@ impl Trainer {
             eps: o.eps,
             weight_decay: o.weight_decay,
             decoupled: o.kind == OptimizerKind::AdamW,
-            ema_decay: self.recipe.ema_decay(step),
+            ema_decay: self.recipe.ema_decay(within),
         };
         self.learner.update(&update).inspect_err(|_| ranks.fail())?;
         self.step = step;
         Ok(StepReport { step, loss, gradient_norm, learning_rate })
+    }
+
+    /// Begins a round: the average of the student's weights becomes the teacher and the next student's weights.
+    fn begin(&mut self, round: usize) -> Result<()> {
+        let student = self.learner.group(Group::Ema)?.into_owned();
+        let zeros = Parameters::zeros(student.layout().clone());
+        self.learner.set_group(Group::Weights, student.clone())?;
+        self.learner.set_group(Group::Ema, student.clone())?;
+        self.learner.set_group(Group::FirstMoment, zeros.clone())?;
+        self.learner.set_group(Group::SecondMoment, zeros)?;
+        self.objective.begin(round, student, &self.engine)?;
+        self.round = round;
+        Ok(())
     }
 
     /// The time to compute a step's gradient: the faster of two measurements. Does not advance the training.
@@ -363,33 +431,28 @@ impl Trainer {
         let mut eps = Array4::zeros((n, c, h, w));
         fill_gaussian(seed, Purpose::TrainNoise, first, 0, &mut eps);
         // Times are drawn for a whole batch at once.
-        let times = &self.draw_times(batch_index)?[images];
-        let levels = times.iter().map(|t| self.schedule.level(*t)).collect::<Result<Vec<_>>>()?;
-        let prediction = self.scheduler.prediction_type;
-        let x_t = process::diffuse(&x0, &eps, &levels)?;
-        let target = process::target(prediction, &x0, &eps, &levels)?;
+        let times = &self.draw_times(batch_index)[images];
         let conditions = self.draw_conditions(&picks, first);
         let dropout: Vec<u64> =
             (0..n as u64).map(|i| KeyedRng::new(seed, Purpose::Dropout, first + i, 0).next_u64()).collect();
 
-        let weighting = self.recipe.weighting();
-        let weights: Vec<f64> = levels.iter().map(|level| weighting.at(prediction, *level)).collect();
-        let batch = Batch {
-            x_t: &x_t,
-            times,
-            conditions: &conditions,
-            dropout: (self.config.dropout > 0.0).then_some(&dropout[..]),
-        };
+        let draws = Draws { x0: &x0, eps: &eps, times, conditions: &conditions };
+        let Examples { x_t, target, weights } = self.objective.examples(&draws)?;
+        let drops = self.config.dropout > 0.0 && self.objective.drops();
+        let batch = Batch { x_t: &x_t, times, conditions: &conditions, dropout: drops.then_some(&dropout[..]) };
         self.learner.add_gradient(batch, Targets { target: &target, weights: &weights, scale })
     }
 
-    fn draw_times(&self, batch_index: u64) -> Result<Vec<Time>> {
-        let (n, steps) = (self.recipe.train.batch, self.schedule.train_steps());
+    fn draw_times(&self, batch_index: u64) -> Vec<Time> {
+        let (n, times) = (self.recipe.train.batch, self.objective.times());
+        let count = times.len() as u32;
         let mut rng = KeyedRng::new(self.recipe.train.seed, Purpose::TrainTime, batch_index, 0);
-        if self.recipe.train.antithetic {
-            return Ok(antithetic_times(&mut rng, n, steps));
-        }
-        Ok((0..n).map(|_| Time::from_index(rng.below(u64::from(steps)) as u32)).collect())
+        let indices: Vec<u32> = if self.recipe.train.antithetic {
+            antithetic_indices(&mut rng, n, count)
+        } else {
+            (0..n).map(|_| rng.below(u64::from(count)) as u32).collect()
+        };
+        indices.into_iter().map(|index| times[index as usize]).collect()
     }
 
     fn draw_conditions(&self, picks: &[crate::io::data::Pick], first: u64) -> Vec<Condition> {
@@ -412,19 +475,30 @@ impl Trainer {
 
     /// [`preview`](Self::preview) of this average.
     pub(super) fn preview_of(&self, ema: Parameters) -> Result<Array4<f32>> {
-        let prediction = self.scheduler.prediction_type;
-        let network = engine::open(self.config.clone(), ema, prediction, &self.engine)?;
+        let scheduler = self.objective.scheduler();
+        let network = engine::open(self.config.clone(), ema, scheduler.prediction_type, &self.engine)?;
         let t = &self.recipe.train;
-        let times = self.schedule.train_steps();
-        let steps = t.preview_steps.min(times as usize);
-        let trajectory = Trajectory::named(Spacing::Linear, steps, times, 0)?;
-        let scale = NoiseScale::Eta(0.0);
-        let plan = Plan::new(&self.schedule, &trajectory, &scale, FinalLevel::Clean, Clip::Off)?;
+        let trajectory = self.objective.preview(t.preview_steps)?;
+        let (schedule, scale) = (scheduler.schedule()?, NoiseScale::Eta(0.0));
+        // Recipes leave the end of a run to be clean; a teacher may have another.
+        let plan = Plan::new(&schedule, &trajectory, &scale, scheduler.final_level(), Clip::Off)?;
         let latents = initial_latent(t.seed, 0, t.preview_images, self.data.shape());
         let condition = |k: usize| (0..t.preview_images).map(|i| Condition::Class(i % k)).collect();
         let conditions: Vec<Condition> = self.config.num_class_embeds.map_or_else(Vec::new, condition);
         sample(&network, &plan, latents, &mut Forbidden, &conditions, &mut unobserved)
     }
+}
+
+/// Refuses images of another shape.
+fn check_data(data: &Dataset, shape: [usize; 3], whose: &str) -> Result<()> {
+    if data.shape() != shape {
+        let found = data.shape();
+        return Err(Error::argument(format!("{}: images are {found:?}, but {whose} {shape:?}", data.name())));
+    }
+    if data.is_empty() {
+        return Err(Error::argument(format!("{}: the data set has no images", data.name())));
+    }
+    Ok(())
 }
 
 /// Random words for the data order and the flips, keyed by (seed, epoch).
