@@ -206,7 +206,7 @@ class Peer:
 
 def skipstone(binary, model, batch, train, calls, precision):
     command = [binary, "bench", "--model", model, "--batch", str(batch), "--calls", str(calls), "--json"]
-    command += ["--train"] if train else ["--precision", precision]
+    command += ["--precision", precision] + (["--train"] if train else [])
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
@@ -247,8 +247,7 @@ def speed(binary, out, quick):
         for batch, train in cases:
             best = {}
             for _ in range(rounds):
-                contestants = [("skipstone f32", "f32")] + ([] if train else [("skipstone f16", "f16")])
-                for who, precision in contestants:
+                for who, precision in [("skipstone f32", "f32"), ("skipstone f16", "f16")]:
                     try:
                         taken = note(who, batch, train, skipstone(binary, folder, batch, train, calls, precision))
                         best[who] = min(taken, best.get(who, taken))

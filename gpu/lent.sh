@@ -92,14 +92,21 @@ run() {
         nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv | tee "$out/card.txt"
     fi
 
-    local rest=$(($(left) - 5))
+    local rest=$((($(left) - 10) / 2)) precision
+    local settings=(--set train.log_every=20)
+    if [ -n "${QUICK:-}" ]; then
+        settings=(--set train.log_every=2 --set train.batch=2 --set train.shard=2)
+        rest=$((rest < 40 ? rest : 40))
+    fi
     if [ -f "$carry/images-idx3-ubyte" ] && [ "$rest" -gt 10 ]; then
-        echo "== training of the built-in model's recipe for $rest s: the loss must fall"
-        timeout -k 9 --signal INT "$rest" "$carry/skipstone" train --data "idx:$carry/images-idx3-ubyte" \
-            --config configs/fashion-mnist.toml --out "$out/run" --set train.log_every=20 --json >"$out/training.jsonl" 2>"$out/training.txt" ||
-            true
-        head -2 "$out/training.jsonl"
-        tail -2 "$out/training.jsonl"
+        for precision in f32 f16; do
+            echo "== training of the built-in model's recipe for $rest s in $precision: the loss must fall"
+            timeout -k 9 --signal INT "$rest" "$carry/skipstone" train --data "idx:$carry/images-idx3-ubyte" \
+                --config configs/fashion-mnist.toml --out "$out/run-$precision" --set "train.precision=$precision" "${settings[@]}" \
+                --json >"$out/training-$precision.jsonl" 2>"$out/training-$precision.txt" || true
+            head -2 "$out/training-$precision.jsonl"
+            tail -2 "$out/training-$precision.jsonl"
+        done
     fi
     echo "== done, $(left) s left"
 }

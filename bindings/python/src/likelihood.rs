@@ -11,7 +11,7 @@ use skipstone::Error;
 use skipstone::io::checkpoint::{Model, process_hash};
 use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded, initial_latent};
 use skipstone::math::trajectory::Spacing;
-use skipstone::objective::calibration::{candidates, measure, measure_path};
+use skipstone::objective::calibration::{measure, measure_path, path_work};
 use skipstone::objective::likelihood::{
     FlowOptions, Flowed, ProbeKind, bits_per_dim, dequantised, flow, standard_error,
 };
@@ -238,7 +238,7 @@ impl PySampler {
     }
 
     /// Measures the network on images once, for sigma="analytic" and spacing="optimal": T network calls with n images each. With
-    /// `fitted`, also for spacing="fitted": about 160 calls with so many latents each. The result is used by this object from
+    /// `fitted`, also for spacing="fitted": about 400 calls with so many latents each. The result is used by this object from
     /// then on.
     ///
     /// Args:
@@ -250,6 +250,7 @@ impl PySampler {
     ///
     /// Returns:
     ///     Calibration; its `save` writes what the command `skipstone calibrate` writes.
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     #[pyo3(signature = (images, *, labels=None, seed=0, fitted=0, data="images", progress=None))]
     fn calibrate<'py>(
         &self,
@@ -277,7 +278,7 @@ impl PySampler {
                 let x_t = initial_latent(seed, 0, fitted, core.shape());
                 // As many conditions as latents, in the order of the images.
                 let conditions: Vec<_> = conditions.iter().cycle().take(fitted).copied().collect();
-                watch.begin("fitting", candidates(schedule.train_steps())?.calls());
+                watch.begin("fitting", path_work(schedule.train_steps())?.stages);
                 let see = &mut |_, _| watch.advance();
                 found.local_errors = Some(measure_path(&network, &schedule, &x_t, &conditions, see)?);
             }

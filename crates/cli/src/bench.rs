@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 use skipstone::engine::bench::{calls, profile, reading_weights, training_steps};
-use skipstone::engine::{self, EngineOptions, Network, Precision};
+use skipstone::engine::{self, Device, EngineOptions, Network, Precision};
 use skipstone::sampling::options::PRECISION;
 use skipstone::unet::{Config, Parameters};
 
@@ -71,8 +71,10 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     }
     let flops = model.flops()? as f64;
     let precision = arguments.run.request()?.precision;
-    if arguments.train && precision != Precision::F32 {
-        return Err(Usage(format!("--precision {precision}: training is in f32 only; leave --precision out")).into());
+    if arguments.train && precision != Precision::F32 && engine.device == Device::Cpu {
+        let message =
+            format!("--precision {precision}: on the processor, training is in f32 only; leave --precision out");
+        return Err(Usage(message).into());
     }
     let engine = EngineOptions { precision, ..engine };
     let (threads, isa) = (engine.threads, engine::hardware(&engine)?);

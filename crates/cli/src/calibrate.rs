@@ -8,7 +8,7 @@ use serde_json::json;
 use skipstone::io::checkpoint::process_hash;
 use skipstone::io::hub::locate;
 use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded, initial_latent};
-use skipstone::objective::calibration::{Calibration, candidates, measure, measure_path};
+use skipstone::objective::calibration::{Calibration, measure, measure_path, path_work};
 use skipstone::objective::default_sigma_1;
 use skipstone::objective::likelihood::conditions_of;
 
@@ -25,7 +25,7 @@ The network is called on n images at each of its T timesteps: T x n calls, neede
 small file next to the model (MODEL/calibration.json). It gives the variances and timesteps for every number of steps. \
 The built-in model comes with its calibration.
 
---fitted N also measures single steps of the deterministic process against a fine run of it, on N latents: about 160 x N \
+--fitted N also measures single steps of the deterministic process against a fine run of it, on N latents: about 400 x N \
 calls. --spacing fitted then chooses the timesteps (at most about 80) whose images are closest to those of many steps.
 
 Examples:
@@ -86,8 +86,7 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let process = process_hash(model.scheduler.prediction_type, &schedule);
     let network = model.open(&engine)?;
     let latents = arguments.fitted.map_or(0, usize::from);
-    // Heun's method calls the network twice per step, except for the last.
-    let path_calls = if latents > 0 { 2 * candidates(times)?.calls() - 1 } else { 0 };
+    let path_calls = if latents > 0 { path_work(times)?.calls } else { 0 };
     let calls = f64::from(times) * n as f64 + (path_calls * latents) as f64;
     let work = Work::of(network.cost().flops as f64 * calls);
     let name = format!("{} ({}, first {n})", data.name(), arguments.split);

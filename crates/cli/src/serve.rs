@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
+use skipstone::engine::{Device, EngineOptions};
 use skipstone::io::checkpoint::Model;
 use skipstone::io::files;
 use skipstone_serve::core::{Retention, name_of};
@@ -39,6 +40,8 @@ Examples:
     skipstone serve
   Your own models and the built-in model
     skipstone serve --model runs/clothes/model --model faces/ --carried
+  On the processor and on a graphics processor, which the page offers side by side
+    skipstone serve --also-on gpu
   Open to the network, with a token
     SKIPSTONE_TOKEN=$(openssl rand -hex 24) skipstone serve --listen 0.0.0.0:8080
   Behind a proxy
@@ -86,6 +89,9 @@ pub struct ServeArguments {
     json: bool,
     #[command(flatten)]
     engine: EngineArguments,
+    /// Device on which the models are served as well, under names that requests choose: NAME@DEVICE; repeat for several
+    #[arg(long, value_name = "DEVICE", value_parser = |name: &str| name.parse::<Device>())]
+    also_on: Vec<Device>,
 }
 
 /// Limits of one request.
@@ -145,6 +151,7 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
         runners: arguments.together.into(),
         retention: Retention { time: Duration::from_secs(arguments.keep.saturating_mul(60)), ..Retention::default() },
         guard,
+        also_on: arguments.also_on.iter().map(|&device| EngineOptions { device, ..engine }).collect(),
         engine,
     };
     let service = Service::start(models(arguments)?, setup)?;

@@ -3,11 +3,12 @@
 //! Queries, keys and values are contiguous: each pixel has 3·channels elements. Head h uses channels h·d to (h+1)·d of each.
 //!
 //! Scores are matrices in scratch memory, for as many images at once as fit it ([`Shape::images_at_once`]). Kernels that keep them
-//! on chip need a head's keys and values there, and the heads of pixel-space networks have up to 512 channels.
+//! on chip need a head's keys and values there, and the heads of pixel-space networks have up to 512 channels. Scores are in
+//! single precision, however pixels are stored.
 
 use cubecl::prelude::*;
 
-use crate::buffer::{Buffer, View};
+use crate::buffer::{Buffer, Element, View};
 use crate::device::Gpu;
 use crate::grid::{self, UNITS};
 use crate::math::{max_units, sum_units};
@@ -61,6 +62,7 @@ impl Shape {
             by_head: self.head_dim(),
             by_row: view.stride,
             by_column: 1,
+            element: view.element,
         }
     }
 
@@ -73,6 +75,7 @@ impl Shape {
             by_head: square,
             by_row: self.pixels,
             by_column: 1,
+            element: Element::F32,
         }
     }
 

@@ -9,6 +9,47 @@ use cubecl::server::Handle;
 /// Elements to whose multiples slices begin: 256 bytes, the largest alignment that a graphics API lets a device demand.
 pub const ALIGNMENT: usize = 64;
 
+/// How numbers are stored. Kernels compute in single precision, whatever they read and write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, two in an element of a [`Buffer`].
+    F16,
+}
+
+impl Element {
+    /// How many of these numbers a 32-bit element holds.
+    pub fn per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::F16 => 2,
+        }
+    }
+
+    /// 32-bit elements that `len` numbers take.
+    pub fn words(self, len: usize) -> usize {
+        len.div_ceil(self.per_word())
+    }
+
+    /// Numbers to whose multiples slices begin.
+    pub fn alignment(self) -> usize {
+        ALIGNMENT * self.per_word()
+    }
+}
+
+/// The instance of a kernel for this way of storing numbers.
+macro_rules! instance {
+    ($kernel:ident, $element:expr) => {
+        match $element {
+            $crate::buffer::Element::F32 => $kernel::launch_unchecked::<f32>,
+            $crate::buffer::Element::F16 => $kernel::launch_unchecked::<half::f16>,
+        }
+    };
+}
+pub(crate) use instance;
+
 /// 32-bit elements in the device's memory. Clones share the memory.
 #[derive(Clone, Debug)]
 pub struct Buffer {
@@ -78,10 +119,10 @@ impl Buffer {
         unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.len) }
     }
 
-    /// The buffer as an argument of a kernel that takes it for twice as many 16-bit elements.
-    pub(crate) fn arg_of_halves(&self) -> BufferArg {
-        // SAFETY: two such elements take the memory of one of the `len` elements that the allocation holds.
-        unsafe { BufferArg::from_raw_parts(self.handle.clone(), 2 * self.len) }
+    /// The buffer as an argument of a kernel that takes it for numbers stored as `element`.
+    pub(crate) fn arg_of(&self, element: Element) -> BufferArg {
+        // SAFETY: as many such numbers as are told take the memory of the `len` elements that the allocation holds.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), element.per_word() * self.len) }
     }
 }
 
@@ -94,23 +135,37 @@ pub struct View {
     pub stride: usize,
     /// The first channel's place in a row.
     pub offset: usize,
+    /// How channels are stored; strides and offsets count these.
+    pub element: Element,
 }
 
 impl View {
     /// Rows of `channels` without gaps.
     pub fn dense(buffer: Buffer, channels: usize) -> Self {
-        Self { buffer, stride: channels, offset: 0 }
+        Self { buffer, stride: channels, offset: 0, element: Element::F32 }
     }
 
     /// Part of wider rows.
     pub fn part(buffer: Buffer, stride: usize, offset: usize) -> Self {
-        Self { buffer, stride, offset }
+        Self { buffer, stride, offset, element: Element::F32 }
+    }
+
+    /// The view of numbers that are stored in another way.
+    #[must_use]
+    pub fn stored(self, element: Element) -> Self {
+        Self { element, ..self }
+    }
+
+    /// The numbers as an argument of a kernel.
+    pub(crate) fn arg(&self) -> BufferArg {
+        self.buffer.arg_of(self.element)
     }
 
     /// Panics unless `rows` rows of `channels` are in the buffer.
     pub(crate) fn check(&self, rows: usize, channels: usize, what: &str) {
         assert!(self.offset + channels <= self.stride, "{what}: {channels} channels in rows of {}", self.stride);
         let end = rows.checked_sub(1).map_or(0, |last| last * self.stride + self.offset + channels);
-        assert!(end <= self.buffer.len(), "{what}: {rows} rows of {} in {} elements", self.stride, self.buffer.len());
+        let len = self.element.per_word() * self.buffer.len();
+        assert!(end <= len, "{what}: {rows} rows of {} in {len} elements", self.stride);
     }
 }

@@ -8,9 +8,8 @@
 //! input channels. So an image's result does not depend on the batch.
 
 use cubecl::prelude::*;
-use half::f16;
 
-use crate::buffer::{Buffer, View};
+use crate::buffer::{Buffer, Element, View, instance};
 use crate::device::Gpu;
 use crate::error::{Error, Result};
 use crate::grid;
@@ -90,11 +89,11 @@ pub struct Norm {
     pub silu: bool,
 }
 
-/// A convolution's weights in the order of its kernels, in single or half precision. Products and sums are in single precision.
+/// A convolution's weights in the order of its kernels, stored as the pixels that it reads.
 #[derive(Clone, Debug)]
 pub struct Weights {
     buffer: Buffer,
-    half: bool,
+    element: Element,
 }
 
 impl Weights {
@@ -102,12 +101,11 @@ impl Weights {
     ///
     /// # Errors
     /// The device has too little memory, or does not compute in half precision.
-    pub fn reserve(gpu: &Gpu, shape: &Shape, half: bool) -> Result<Self> {
-        if half && !gpu.properties().half {
+    pub fn reserve(gpu: &Gpu, shape: &Shape, element: Element) -> Result<Self> {
+        if element == Element::F16 && !gpu.properties().half {
             return Err(Error::Unavailable("it does not compute in 16-bit floating point; use f32".into()));
         }
-        let words = if half { shape.weights().div_ceil(2) } else { shape.weights() };
-        Ok(Self { buffer: gpu.reserve(words)?, half })
+        Ok(Self { buffer: gpu.reserve(element.words(shape.weights()))?, element })
     }
 
     /// Size in bytes.
@@ -116,12 +114,11 @@ impl Weights {
     }
 
     fn check(&self, shape: &Shape) {
-        let len = if self.half { 2 * self.buffer.len() } else { self.buffer.len() };
-        assert!(len >= shape.weights(), "weights of {shape:?}");
+        assert!(self.element.per_word() * self.buffer.len() >= shape.weights(), "weights of {shape:?}");
     }
 
     fn arg(&self) -> BufferArg {
-        if self.half { self.buffer.arg_of_halves() } else { self.buffer.arg() }
+        self.buffer.arg_of(self.element)
     }
 }
 
@@ -134,6 +131,15 @@ pub struct Vectors {
     pub rows: usize,
     /// The row of each image. A number that is too large means the last row.
     pub row_of: Buffer,
+}
+
+impl Vectors {
+    /// Panics unless there are vectors of `len` elements, in single precision, and rows of `n` images.
+    pub(crate) fn check(&self, len: usize, n: usize) {
+        assert!(self.rows > 0 && self.view.element == Element::F32, "vectors in single precision");
+        assert!(self.row_of.len() >= n, "vectors of {n} images");
+        self.view.check(self.rows, len, "vectors of conditions");
+    }
 }
 
 /// Post-processing of a convolution's result y: y ↦ (y + bias + vector + residual)·scale.
@@ -230,8 +236,8 @@ pub(crate) struct Sizes {
 /// The value that tap (`ky`, `kx`) of channel `ci` reads for output pixel (`oy`, `ox`) of an image, normalised; 0 outside.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn gather(
-    x: &[f32],
+pub(crate) fn gather<A: Float>(
+    x: &[A],
     ab: &[f32],
     s: &Sizes,
     image: usize,
@@ -264,7 +270,7 @@ pub(crate) fn gather(
     }
     if inside {
         let pixel = (image * s.in_height + iy) * s.in_width + ix;
-        value = x[pixel * s.x_stride + s.x_offset + ci];
+        value = f32::cast_from(x[pixel * s.x_stride + s.x_offset + ci]);
         if comptime!(v.norm) {
             let at = image * 2 * s.c_in + ci;
             value = fma(ab[at], value, ab[at + s.c_in]);
@@ -292,15 +298,15 @@ struct Target {
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn convolve<W: Float>(
-    x: &[f32],
-    w: &[W],
+fn convolve<A: Float>(
+    x: &[A],
+    w: &[A],
     bias: &[f32],
     ab: &[f32],
     vectors: &[f32],
     row_of: &[u32],
-    residual: &[f32],
-    y: &mut [f32],
+    residual: &[A],
+    y: &mut [A],
     s: Sizes,
     t: Target,
     #[comptime] v: Variant,
@@ -377,13 +383,13 @@ fn convolve<W: Float>(
                             sum += vectors[vector * t.vector_stride + t.vector_offset + column];
                         }
                         if comptime!(v.residual) {
-                            sum += residual[row * t.residual_stride + t.residual_offset + column];
+                            sum += f32::cast_from(residual[row * t.residual_stride + t.residual_offset + column]);
                         }
                         let at = row * t.y_stride + t.y_offset + column;
                         if comptime!(v.accumulate) {
-                            sum += y[at];
+                            sum += f32::cast_from(y[at]);
                         }
-                        y[at] = sum * t.scale;
+                        y[at] = A::cast_from(sum * t.scale);
                     }
                 }
             }
@@ -394,7 +400,7 @@ fn convolve<W: Float>(
 /// y = (w ∗ norm(x) + bias + vector + residual)·scale for `n` images. `weights` are packed ([`pack`]).
 ///
 /// # Panics
-/// A buffer or view is too short for the shape.
+/// A buffer or view is too short for the shape, or pixels and weights are stored in different ways.
 #[allow(clippy::too_many_arguments)] // operands and result
 pub fn forward(
     gpu: &Gpu,
@@ -442,6 +448,9 @@ fn run(
     x.check(n * input[0] * input[1], c_in, "input of a convolution");
     y.check(rows, c_out, "output of a convolution");
     weights.check(shape);
+    let element = weights.element;
+    let pixels_like_weights = [Some(x), Some(y), epilogue.residual.as_ref()].into_iter().flatten();
+    pixels_like_weights.for_each(|view| assert_eq!(view.element, element, "pixels of {shape:?}"));
     if n == 0 {
         return;
     }
@@ -456,9 +465,7 @@ fn run(
         (bias, *offset)
     });
     let vector = epilogue.vector.as_ref().inspect(|vector| {
-        assert!(vector.rows > 0, "no vectors");
-        vector.view.check(vector.rows, c_out, "vector of a convolution");
-        assert!(vector.row_of.len() >= n, "vectors of {n} images");
+        vector.check(c_out, n);
     });
     let residual = epilogue.residual.as_ref().inspect(|r| r.check(rows, c_out, "residual of a convolution"));
     let (tile_rows, columns) = tile_of(pixels, c_out);
@@ -484,7 +491,7 @@ fn run(
         epilogue.scale,
     );
     let groups = rows.div_ceil(SIDE * tile_rows) * c_out.div_ceil(SIDE * columns);
-    let launch = if weights.half { convolve::launch_unchecked::<f16> } else { convolve::launch_unchecked::<f32> };
+    let launch = instance!(convolve, element);
     // SAFETY: `gather` reads pixels of images below n inside the input, weights below taps·c_in·c_out and coefficients below
     // n·2·c_in; rows and columns outside the output are neither read nor written, and the row of a vector is clamped. All were
     // checked against the buffers.
@@ -493,14 +500,14 @@ fn run(
             &gpu.client,
             grid::groups(groups),
             grid::dim(),
-            x.buffer.arg(),
+            x.arg(),
             weights.arg(),
             bias.arg(),
             ab.arg(),
             vector.map_or(unread, |v| &v.view.buffer).arg(),
             vector.map_or(unread, |v| &v.row_of).arg(),
-            residual.map_or(unread, |r| &r.buffer).arg(),
-            y.buffer.arg(),
+            residual.unwrap_or(x).arg(),
+            y.arg(),
             sizes,
             target,
             variant,
@@ -587,7 +594,7 @@ fn repack(gpu: &Gpu, shape: &Shape, parameters: &Buffer, part: Part, packed: &We
     assert!(first + channels <= shape.c_out, "{part:?} of {shape:?}");
     packed.check(shape);
     assert!(offset + len <= parameters.len(), "{part:?} of {} parameters", parameters.len());
-    let launch = if packed.half { pack_kernel::launch_unchecked::<f16> } else { pack_kernel::launch_unchecked::<f32> };
+    let launch = instance!(pack_kernel, packed.element);
     // SAFETY: the part's weights were checked against both buffers.
     unsafe {
         launch(

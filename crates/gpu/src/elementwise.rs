@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use crate::buffer::{Buffer, View};
+use crate::buffer::{Buffer, View, instance};
 use crate::device::Gpu;
 use crate::grid;
 use crate::math::{silu, silu_slope};
@@ -113,10 +113,10 @@ enum Pass {
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn pass_kernel(
-    x: &[f32],
-    z: &[f32],
-    y: &mut [f32],
+fn pass_kernel<A: Float>(
+    x: &[A],
+    z: &[A],
+    y: &mut [A],
     r: Rows,
     z_stride: usize,
     z_offset: usize,
@@ -126,7 +126,7 @@ fn pass_kernel(
 ) {
     if ABSOLUTE_POS < r.elements {
         let (row, channel) = (ABSOLUTE_POS / r.channels, ABSOLUTE_POS % r.channels);
-        let value = x[row * r.x_stride + r.x_offset + channel];
+        let value = f32::cast_from(x[row * r.x_stride + r.x_offset + channel]);
         let at = row * r.y_stride + r.y_offset + channel;
         let mut result = value * factor;
         match comptime!(pass) {
@@ -135,13 +135,13 @@ fn pass_kernel(
                 result = activate(value, kind);
             }
             Pass::Slope(kind) => {
-                result = value * slope(z[row * z_stride + z_offset + channel], kind);
+                result = value * slope(f32::cast_from(z[row * z_stride + z_offset + channel]), kind);
             }
         }
         if comptime!(accumulate) {
-            result += y[at];
+            result += f32::cast_from(y[at]);
         }
-        y[at] = result;
+        y[at] = A::cast_from(result);
     }
 }
 
@@ -160,16 +160,18 @@ fn pass(
     x.check(rows, channels, "input of a pass over rows");
     z.check(rows, channels, "second input of a pass over rows");
     y.check(rows, channels, "output of a pass over rows");
+    assert!(x.element == y.element && z.element == y.element, "views of a pass over rows");
     let elements = rows * channels;
+    let launch = instance!(pass_kernel, y.element);
     // SAFETY: rows and channels are within the views, which were checked.
     unsafe {
-        pass_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::units(elements),
             grid::dim(),
-            x.buffer.arg(),
-            z.buffer.arg(),
-            y.buffer.arg(),
+            x.arg(),
+            z.arg(),
+            y.arg(),
             RowsLaunch::new(elements, channels, x.stride, x.offset, y.stride, y.offset),
             z.stride,
             z.offset,
@@ -224,9 +226,9 @@ enum Resize {
 }
 
 #[cube(launch_unchecked)]
-fn resize_kernel(
-    x: &[f32],
-    y: &mut [f32],
+fn resize_kernel<A: Float>(
+    x: &[A],
+    y: &mut [A],
     r: Rows,
     height: usize,
     width: usize,
@@ -241,19 +243,20 @@ fn resize_kernel(
         let mut value = 0.0f32;
         if comptime!(resize == Resize::Repeat) {
             let from = (image * (height / 2) + py / 2) * (width / 2) + px / 2;
-            value += x[from * r.x_stride + r.x_offset + channel];
+            value += f32::cast_from(x[from * r.x_stride + r.x_offset + channel]);
         } else {
             let from = (image * (2 * height) + 2 * py) * (2 * width) + 2 * px;
             let at = from * r.x_stride + r.x_offset + channel;
             let below = at + 2 * width * r.x_stride;
-            value += x[at] + x[at + r.x_stride] + x[below] + x[below + r.x_stride];
+            value += f32::cast_from(x[at]) + f32::cast_from(x[at + r.x_stride]);
+            value += f32::cast_from(x[below]) + f32::cast_from(x[below + r.x_stride]);
         }
         value *= factor;
         let at = row * r.y_stride + r.y_offset + channel;
         if comptime!(accumulate) {
-            value += y[at];
+            value += f32::cast_from(y[at]);
         }
-        y[at] = value;
+        y[at] = A::cast_from(value);
     }
 }
 
@@ -274,15 +277,17 @@ fn resized(
     let x_rows = if resize == Resize::Repeat { n * (height / 2) * (width / 2) } else { 4 * rows };
     x.check(x_rows, channels, "input of a change of size");
     y.check(rows, channels, "output of a change of size");
+    assert_eq!(x.element, y.element, "views of a change of size");
     let elements = rows * channels;
+    let launch = instance!(resize_kernel, y.element);
     // SAFETY: each output pixel reads pixels of its own image within the size that was checked.
     unsafe {
-        resize_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::units(elements),
             grid::dim(),
-            x.buffer.arg(),
-            y.buffer.arg(),
+            x.arg(),
+            y.arg(),
             RowsLaunch::new(elements, channels, x.stride, x.offset, y.stride, y.offset),
             height,
             width,
@@ -343,9 +348,9 @@ pub fn average_pool_backward(
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn planes_kernel(
+fn planes_kernel<A: Float>(
     planes: &mut [f32],
-    pixels: &mut [f32],
+    pixels: &mut [A],
     elements: usize,
     channels: usize,
     per_image: usize,
@@ -361,9 +366,9 @@ fn planes_kernel(
         let plane = (image * channels + channel) * per_image + pixel;
         let at = row * stride + offset + channel;
         if comptime!(to_planes) {
-            planes[plane] = a * pixels[at];
+            planes[plane] = a * f32::cast_from(pixels[at]);
         } else {
-            pixels[at] = fma(a, planes[plane], b);
+            pixels[at] = A::cast_from(fma(a, planes[plane], b));
         }
     }
 }
@@ -382,14 +387,15 @@ fn planes(
     let elements = n * channels * per_image;
     assert!(planes.len() >= elements, "planes of {n} images");
     view.check(n * per_image, channels, "pixels of planes");
+    let launch = instance!(planes_kernel, view.element);
     // SAFETY: planes and pixels were checked against the buffers.
     unsafe {
-        planes_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::units(elements),
             grid::dim(),
             planes.arg(),
-            view.buffer.arg(),
+            view.arg(),
             elements,
             channels,
             per_image,
@@ -420,8 +426,8 @@ pub fn to_planes(gpu: &Gpu, n: usize, channels: usize, pixels: usize, scale: f32
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn sum_kernel(
-    x: &[f32],
+fn sum_kernel<A: Float>(
+    x: &[A],
     sums: &mut [f32],
     tasks: usize,
     channels: usize,
@@ -442,7 +448,7 @@ fn sum_kernel(
         if channel < channels {
             let mut row = lane;
             while row < rows {
-                sum += x[(image * rows + row) * stride + offset + channel];
+                sum += f32::cast_from(x[(image * rows + row) * stride + offset + channel]);
                 row += 8;
             }
         }
@@ -480,13 +486,14 @@ pub fn sum_rows(
     x.check(n * rows, channels, "rows to sum");
     assert!(at + n * channels <= sums.len(), "sums of {n} images");
     let tasks = n * channels.div_ceil(32);
+    let launch = instance!(sum_kernel, x.element);
     // SAFETY: rows and channels are within the view, and the sums within the buffer, as checked above.
     unsafe {
-        sum_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::groups(tasks),
             grid::dim(),
-            x.buffer.arg(),
+            x.arg(),
             sums.arg(),
             tasks,
             channels,

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use crate::buffer::{Buffer, View};
+use crate::buffer::{Buffer, Element, View, instance};
 use crate::device::Gpu;
 use crate::grid;
 
@@ -43,6 +43,7 @@ pub fn look_up(
 ) {
     assert!(len > 0 && table + len * width <= parameters.len(), "table of {len} rows");
     assert!(rows.len() >= n, "rows of {n} images");
+    assert_eq!(y.element, Element::F32, "rows of a table");
     y.check(n, width, "rows of a table");
     let elements = n * width;
     // SAFETY: the row is clamped to the table, which was checked, as were the other operands.
@@ -130,10 +131,10 @@ fn hash(low: u32, high: u32, index: u32) -> u32 {
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn dropout_kernel(
-    x: &[f32],
+fn dropout_kernel<A: Float>(
+    x: &[A],
     keys: &[u32],
-    y: &mut [f32],
+    y: &mut [A],
     elements: usize,
     per_image: usize,
     threshold: u32,
@@ -145,27 +146,32 @@ fn dropout_kernel(
         let image = i / per_image;
         let mut value = 0.0f32;
         if hash(keys[2 * image], keys[2 * image + 1], (i % per_image) as u32) >= threshold {
-            value = scale * x[i];
+            value = scale * f32::cast_from(x[i]);
         }
         if comptime!(accumulate) {
-            value += y[i];
+            value += f32::cast_from(y[i]);
         }
-        y[i] = value;
+        y[i] = A::cast_from(value);
     }
 }
 
 /// y = x/(1−p) where an element survives, else 0, or y += that. `keys` are the low and high half of a 64-bit key per image, from
-/// which the mask follows: the backward pass is the same function of the gradient.
+/// which the mask follows: the backward pass is the same function of the gradient. Both views are of images without gaps.
 ///
 /// # Panics
-/// A buffer is too short.
+/// A buffer is too short, or a view has gaps.
 #[allow(clippy::too_many_arguments)] // operands and result
-pub fn dropout(gpu: &Gpu, p: f64, n: usize, per_image: usize, keys: &Buffer, x: &Buffer, y: &Buffer, accumulate: bool) {
+pub fn dropout(gpu: &Gpu, p: f64, n: usize, per_image: usize, keys: &Buffer, x: &View, y: &View, accumulate: bool) {
     let elements = n * per_image;
-    assert!(x.len() >= elements && y.len() >= elements && keys.len() >= 2 * n, "dropout of {n} images");
+    assert!(keys.len() >= 2 * n && x.element == y.element, "dropout of {n} images");
+    for view in [x, y] {
+        assert!(view.offset == 0 && per_image.is_multiple_of(view.stride), "images with gaps");
+        view.check(elements / view.stride, view.stride, "images of dropout");
+    }
+    let launch = instance!(dropout_kernel, y.element);
     // SAFETY: elements and keys were checked against the buffers.
     unsafe {
-        dropout_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::units(elements),
             grid::dim(),

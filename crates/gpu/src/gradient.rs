@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use crate::buffer::{Buffer, View};
+use crate::buffer::{Buffer, View, instance};
 use crate::conv::{Norm, Part, Shape, Sizes, Variant, gather, sizes, tile_of};
 use crate::device::Gpu;
 use crate::grid;
@@ -45,10 +45,10 @@ pub fn scratch(shape: &Shape, n: usize) -> usize {
 /// Partial sums of Σ x·dy, `[part][tap][c_in][c_out]`.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn correlate(
-    x: &[f32],
+fn correlate<A: Float>(
+    x: &[A],
     ab: &[f32],
-    dy: &[f32],
+    dy: &[A],
     partial: &mut [f32],
     s: Sizes,
     dy_stride: usize,
@@ -102,7 +102,7 @@ fn correlate(
                 let (depth, place) = (element / width, element % width);
                 let mut value = 0.0f32;
                 if at + depth < end && first_column + place < s.c_out {
-                    value = dy[(at + depth) * dy_stride + dy_offset + first_column + place];
+                    value = f32::cast_from(dy[(at + depth) * dy_stride + dy_offset + first_column + place]);
                 }
                 slopes[depth * (width + 1) + place] = value;
             }
@@ -174,6 +174,7 @@ pub fn weights(
     let rows = n * shape.output_pixels();
     x.check(n * shape.input_pixels(), c_in, "input of a convolution");
     dy.check(rows, c_out, "gradient of a convolution");
+    assert_eq!(x.element, dy.element, "pixels and gradient of {shape:?}");
     if n == 0 {
         return;
     }
@@ -186,16 +187,17 @@ pub fn weights(
     let (tile_rows, columns) = tile_of(usize::MAX, c_out);
     let variant = Variant::gathering(shape, norm, tile_rows, columns);
     let tiles = (shape.taps() * c_in).div_ceil(SIDE * tile_rows) * c_out.div_ceil(SIDE * columns);
+    let launch = instance!(correlate, x.element);
     // SAFETY: `gather` reads pixels of images below n and coefficients below n·2·c_in; `dy` is read below its rows, and the
     // partial sums written below parts·taps·c_in·c_out. All were checked against the buffers.
     unsafe {
-        correlate::launch_unchecked(
+        launch(
             &gpu.client,
             grid::groups(tiles * cut.parts),
             grid::dim(),
-            x.buffer.arg(),
+            x.arg(),
             ab.arg(),
-            dy.buffer.arg(),
+            dy.arg(),
             scratch.arg(),
             sizes(n, x, shape.pad_before, (c_in, shape.input), (c_out, shape.output())),
             dy.stride,

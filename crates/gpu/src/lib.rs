@@ -31,6 +31,6 @@ pub mod norm;
 pub mod optimizer;
 mod tile;
 
-pub use buffer::{ALIGNMENT, Buffer, View};
+pub use buffer::{ALIGNMENT, Buffer, Element, View};
 pub use device::{Adapter, Api, Gpu, Properties, adapters};
 pub use error::{Error, Result};

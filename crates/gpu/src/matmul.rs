@@ -2,7 +2,9 @@
 
 use cubecl::prelude::*;
 
-use crate::buffer::Buffer;
+use half::f16;
+
+use crate::buffer::{Buffer, Element};
 use crate::device::Gpu;
 use crate::grid;
 use crate::tile::{self, DEPTH, SIDE};
@@ -22,6 +24,8 @@ pub struct Matrix {
     pub by_row: usize,
     /// Elements from one column to the next.
     pub by_column: usize,
+    /// How the elements are stored.
+    pub element: Element,
 }
 
 impl Matrix {
@@ -36,7 +40,12 @@ impl Matrix {
             + (shape.heads - 1) * self.by_head
             + (rows - 1) * self.by_row
             + (columns - 1) * self.by_column;
-        assert!(last < self.buffer.len(), "{what} of {shape:?} ends at {last} of {}", self.buffer.len());
+        let len = self.element.per_word() * self.buffer.len();
+        assert!(last < len, "{what} of {shape:?} ends at {last} of {len}");
+    }
+
+    fn arg(&self) -> BufferArg {
+        self.buffer.arg_of(self.element)
     }
 
     fn launch(&self) -> PlaceLaunch {
@@ -100,11 +109,11 @@ struct Variant {
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn product(
-    left: &[f32],
-    right: &[f32],
+fn product<L: Float, R: Float, O: Float>(
+    left: &[L],
+    right: &[R],
     bias: &[f32],
-    out: &mut [f32],
+    out: &mut [O],
     l: Place,
     r: Place,
     o: Place,
@@ -139,7 +148,7 @@ fn product(
                 }
                 let mut value = 0.0f32;
                 if begin + depth < e.depth && first_row + row < e.rows {
-                    value = left[l_at + (first_row + row) * l.by_row + (begin + depth) * l.by_column];
+                    value = f32::cast_from(left[l_at + (first_row + row) * l.by_row + (begin + depth) * l.by_column]);
                 }
                 a[depth * (height + 1) + row] = value;
             }
@@ -154,7 +163,9 @@ fn product(
                 }
                 let mut value = 0.0f32;
                 if begin + depth < e.depth && first_column + column < e.columns {
-                    value = right[r_at + (begin + depth) * r.by_row + (first_column + column) * r.by_column];
+                    value = f32::cast_from(
+                        right[r_at + (begin + depth) * r.by_row + (first_column + column) * r.by_column],
+                    );
                 }
                 b[depth * (width + 1) + column] = value;
             }
@@ -177,9 +188,9 @@ fn product(
                         }
                         let at = o_at + row * o.by_row + column * o.by_column;
                         if comptime!(v.accumulate) {
-                            sum += out[at];
+                            sum += f32::cast_from(out[at]);
                         }
-                        out[at] = sum;
+                        out[at] = O::cast_from(sum);
                     }
                 }
             }
@@ -192,7 +203,8 @@ fn product(
 /// The tile depends on the sizes of one image's product, never on the number of images; each element is one chain of multiply-adds.
 ///
 /// # Panics
-/// A matrix does not fit its buffer.
+/// A matrix does not fit its buffer. Of matrices in half precision, only the products that attention needs are there: of two
+/// into one in single precision, and of one in single by one in half into one in half precision.
 #[allow(clippy::too_many_arguments)] // operands and result
 pub fn multiply(
     gpu: &Gpu,
@@ -233,16 +245,22 @@ pub fn multiply(
         right_deep: right.by_row == 1,
     };
     let tiles = rows.div_ceil(SIDE * variant.rows) * columns.div_ceil(SIDE * variant.columns);
+    let launch = match (left.element, right.element, out.element) {
+        (Element::F32, Element::F32, Element::F32) => product::launch_unchecked::<f32, f32, f32>,
+        (Element::F16, Element::F16, Element::F32) => product::launch_unchecked::<f16, f16, f32>,
+        (Element::F32, Element::F16, Element::F16) => product::launch_unchecked::<f32, f16, f16>,
+        other => panic!("no product of matrices stored as {other:?}"),
+    };
     // SAFETY: the last element of each matrix, and with it all others, was checked against its buffer.
     unsafe {
-        product::launch_unchecked(
+        launch(
             &gpu.client,
             grid::groups(batches * tiles),
             grid::dim(),
-            left.buffer.arg(),
-            right.buffer.arg(),
+            left.arg(),
+            right.arg(),
             bias_buffer.arg(),
-            out.buffer.arg(),
+            out.arg(),
             left.launch(),
             right.launch(),
             out.launch(),

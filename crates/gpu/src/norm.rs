@@ -5,7 +5,7 @@
 
 use cubecl::prelude::*;
 
-use crate::buffer::{Buffer, View};
+use crate::buffer::{Buffer, View, instance};
 use crate::conv::Vectors;
 use crate::device::Gpu;
 use crate::grid::{self, UNITS};
@@ -54,8 +54,7 @@ impl Affine {
         let end = shape.channels + self.gamma.max(self.beta);
         assert!(end <= self.parameters.len(), "γ, β of {shape:?}");
         if let Some(v) = &self.scale_shift {
-            assert!(v.rows > 0 && v.row_of.len() >= n, "scales and shifts of {n} images");
-            v.view.check(v.rows, 2 * shape.channels, "scales and shifts");
+            v.check(2 * shape.channels, n);
         }
     }
 
@@ -84,8 +83,8 @@ fn vector_place(f: &Factors, row_of: &[u32], image: usize) -> usize {
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn statistics_kernel(
-    x: &[f32],
+fn statistics_kernel<A: Float>(
+    x: &[A],
     parameters: &[f32],
     vectors: &[f32],
     row_of: &[u32],
@@ -111,7 +110,7 @@ fn statistics_kernel(
         let mut sum = 0.0f32;
         let mut i = unit;
         while i < len {
-            sum += x[first + i / width * stride + i % width];
+            sum += f32::cast_from(x[first + i / width * stride + i % width]);
             i += UNITS;
         }
         let mean = sum_units(sum, &mut shared) / len as f32;
@@ -119,7 +118,7 @@ fn statistics_kernel(
         let mut squares = 0.0f32;
         let mut i = unit;
         while i < len {
-            let d = x[first + i / width * stride + i % width] - mean;
+            let d = f32::cast_from(x[first + i / width * stride + i % width]) - mean;
             squares = fma(d, d, squares);
             i += UNITS;
         }
@@ -159,14 +158,15 @@ pub fn coefficients(gpu: &Gpu, shape: &Shape, n: usize, x: &View, affine: &Affin
     x.check(n * pixels, channels, "input of a normalisation");
     assert!(ab.len() >= n * 2 * channels && statistics.len() >= n * groups * 2, "results of {shape:?}");
     let (vectors, row_of) = affine.vectors();
+    let launch = instance!(statistics_kernel, x.element);
     // SAFETY: images are below n, groups and channels within the shape; all was checked against the buffers. Rows of vectors
     // are clamped.
     unsafe {
-        statistics_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::groups(n * groups),
             grid::dim(),
-            x.buffer.arg(),
+            x.arg(),
             affine.parameters.arg(),
             vectors.arg(),
             row_of.arg(),
@@ -187,10 +187,10 @@ pub fn coefficients(gpu: &Gpu, shape: &Shape, n: usize, x: &View, affine: &Affin
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn apply_kernel(
-    x: &[f32],
+fn apply_kernel<A: Float>(
+    x: &[A],
     ab: &[f32],
-    y: &mut [f32],
+    y: &mut [A],
     elements: usize,
     channels: usize,
     pixels: usize,
@@ -203,11 +203,12 @@ fn apply_kernel(
     if ABSOLUTE_POS < elements {
         let (row, channel) = (ABSOLUTE_POS / channels, ABSOLUTE_POS % channels);
         let at = row / pixels * 2 * channels + channel;
-        let mut value = fma(ab[at], x[row * x_stride + x_offset + channel], ab[at + channels]);
+        let mut value = f32::cast_from(x[row * x_stride + x_offset + channel]);
+        value = fma(ab[at], value, ab[at + channels]);
         if comptime!(activate) {
             value = silu(value);
         }
-        y[row * y_stride + y_offset + channel] = value;
+        y[row * y_stride + y_offset + channel] = A::cast_from(value);
     }
 }
 
@@ -220,16 +221,18 @@ pub fn apply(gpu: &Gpu, shape: &Shape, n: usize, x: &View, ab: &Buffer, y: &View
     x.check(n * pixels, channels, "input of a normalisation");
     y.check(n * pixels, channels, "output of a normalisation");
     assert!(ab.len() >= n * 2 * channels, "coefficients of {shape:?}");
+    assert_eq!(x.element, y.element, "views of a normalisation");
     let elements = n * pixels * channels;
+    let launch = instance!(apply_kernel, y.element);
     // SAFETY: rows and channels are within the views, which were checked.
     unsafe {
-        apply_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::units(elements),
             grid::dim(),
-            x.buffer.arg(),
+            x.arg(),
             ab.arg(),
-            y.buffer.arg(),
+            y.arg(),
             elements,
             channels,
             pixels,
@@ -247,15 +250,15 @@ const BESIDE: usize = 64;
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn backward_kernel(
-    x: &[f32],
-    dy: &[f32],
+fn backward_kernel<A: Float>(
+    x: &[A],
+    dy: &[A],
     ab: &[f32],
     statistics: &[f32],
     parameters: &[f32],
     vectors: &[f32],
     row_of: &[u32],
-    dx: &mut [f32],
+    dx: &mut [A],
     sums: &mut [f32],
     f: Factors,
     tasks: usize,
@@ -298,8 +301,8 @@ fn backward_kernel(
                 let (a, b) = (ab[at], ab[at + channels]);
                 let mut pixel = lane;
                 while pixel < pixels {
-                    let value = x[x_first + pixel * x_stride + block + c];
-                    let mut dz = dy[dy_first + pixel * dy_stride + block + c];
+                    let value = f32::cast_from(x[x_first + pixel * x_stride + block + c]);
+                    let mut dz = f32::cast_from(dy[dy_first + pixel * dy_stride + block + c]);
                     if comptime!(activate) {
                         dz *= silu_slope(fma(a, value, b));
                     }
@@ -343,8 +346,8 @@ fn backward_kernel(
             if comptime!(scale_shift) {
                 weight *= 1.0 + vectors[vector_place(&f, row_of, image) + group * width + c];
             }
-            let value = x[x_first + pixel * x_stride + c];
-            let mut dz = dy[dy_first + pixel * dy_stride + c];
+            let value = f32::cast_from(x[x_first + pixel * x_stride + c]);
+            let mut dz = f32::cast_from(dy[dy_first + pixel * dy_stride + c]);
             if comptime!(activate) {
                 // Again, rather than from memory: other units computed it above.
                 let at = image * 2 * channels + group * width + c;
@@ -353,9 +356,9 @@ fn backward_kernel(
             let mut d = fma(weight, dz, fma(slope, value - mean, constant));
             let at = (image * pixels + pixel) * dx_stride + dx_offset + group * width + c;
             if comptime!(accumulate) {
-                d += dx[at];
+                d += f32::cast_from(dx[at]);
             }
-            dx[at] = d;
+            dx[at] = A::cast_from(d);
             i += UNITS;
         }
     }
@@ -439,22 +442,24 @@ pub fn backward(
     let by_vector = into.scale_shift.unwrap_or(sums);
     assert!(by_vector.len() >= n * 2 * channels, "gradient by scales and shifts of {shape:?}");
     assert_eq!(into.scale_shift.is_some(), affine.scale_shift.is_some(), "scales and shifts and their gradient");
+    assert!(x.element == dy.element && into.dx.element == dy.element, "views of the gradient of {shape:?}");
     let (vectors, row_of) = affine.vectors();
+    let launch = instance!(backward_kernel, dy.element);
     // SAFETY: images are below n, groups, channels and pixels within the shape; all was checked against the buffers. Rows of
     // vectors are clamped.
     unsafe {
-        backward_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::groups(n * groups),
             grid::dim(),
-            x.buffer.arg(),
-            dy.buffer.arg(),
+            x.arg(),
+            dy.arg(),
             ab.arg(),
             statistics.arg(),
             affine.parameters.arg(),
             vectors.arg(),
             row_of.arg(),
-            into.dx.buffer.arg(),
+            into.dx.arg(),
             sums.arg(),
             affine.launch(),
             n * groups,

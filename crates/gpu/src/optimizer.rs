@@ -1,8 +1,9 @@
 //! The loss, and single passes over flat parameter buffers: Adam, the moving average, norms.
 
 use cubecl::prelude::*;
+use skipstone_kernels::optimizer::Factors;
 
-use crate::buffer::{Buffer, View};
+use crate::buffer::{Buffer, View, instance};
 use crate::device::Gpu;
 use crate::error::Result;
 use crate::grid::{self, UNITS};
@@ -10,11 +11,11 @@ use crate::math::sum_units;
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn loss_kernel(
-    y: &[f32],
+fn loss_kernel<A: Float>(
+    y: &[A],
     target: &[f32],
     factors: &[f32],
-    dy: &mut [f32],
+    dy: &mut [A],
     sums: &mut [f32],
     n: usize,
     channels: usize,
@@ -33,8 +34,8 @@ fn loss_kernel(
             let (pixel, channel) = (i / channels, i % channels);
             let row = image * pixels + pixel;
             let aim = target[(image * channels + channel) * pixels + pixel];
-            let difference = y[row * y_stride + y_offset + channel] - aim;
-            dy[row * dy_stride + dy_offset + channel] = factors[image] * difference;
+            let difference = f32::cast_from(y[row * y_stride + y_offset + channel]) - aim;
+            dy[row * dy_stride + dy_offset + channel] = A::cast_from(factors[image] * difference);
             sum = fma(difference, difference, sum);
             i += UNITS;
         }
@@ -64,16 +65,18 @@ pub fn squared_error(
     y.check(n * pixels, channels, "output");
     dy.check(n * pixels, channels, "gradient of the output");
     assert!(target.len() >= n * channels * pixels && factors.len() >= n && sums.len() >= n, "targets of {n} images");
+    assert_eq!(y.element, dy.element, "output and its gradient");
+    let launch = instance!(loss_kernel, y.element);
     // SAFETY: images, pixels and channels were checked against the buffers.
     unsafe {
-        loss_kernel::launch_unchecked(
+        launch(
             &gpu.client,
             grid::groups(n),
             grid::dim(),
-            y.buffer.arg(),
+            y.arg(),
             target.arg(),
             factors.arg(),
-            dy.buffer.arg(),
+            dy.arg(),
             sums.arg(),
             n,
             channels,
@@ -137,30 +140,9 @@ pub fn squared_norm(gpu: &Gpu, x: &Buffer, scratch: &Buffer) -> Result<f64> {
     Ok(gpu.read(&sums)?.iter().map(|sum| f64::from(*sum)).sum())
 }
 
-/// Parameters of an Adam step (Kingma & Ba, arXiv 1412.6980; decoupled decay: Loshchilov & Hutter, 1711.05101).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Adam {
-    /// Learning rate.
-    pub lr: f64,
-    /// Decay rate of the first moment, β₁.
-    pub beta1: f64,
-    /// Decay rate of the second moment, β₂.
-    pub beta2: f64,
-    /// ε, added to the square root of the second moment.
-    pub eps: f64,
-    /// Weight decay: applied to the weights if `decoupled` (AdamW), otherwise added to the gradient.
-    pub weight_decay: f64,
-    /// Whether this is AdamW rather than Adam.
-    pub decoupled: bool,
-    /// A factor applied to the gradient first.
-    pub shrink: f32,
-    /// Decay of the moving average, per step.
-    pub ema_decay: f64,
-}
-
-/// The precomputed factors of a step.
+/// The factors of a step: those of Adam, the gradient's and the moving average's.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
-struct Factors {
+struct StepFactors {
     clip: f32,
     b1: f32,
     b2: f32,
@@ -183,7 +165,7 @@ fn adam_kernel(
     second: &mut [f32],
     ema: &mut [f32],
     elements: usize,
-    f: Factors,
+    f: StepFactors,
 ) {
     let i = ABSOLUTE_POS;
     if i < elements {
@@ -213,50 +195,30 @@ pub struct State<'a> {
     pub second: &'a Buffer,
 }
 
-impl Adam {
-    /// Applies step `step` (counted from 1), then updates the moving average.
-    ///
-    /// # Panics
-    /// The buffers differ in length.
-    pub fn step(&self, gpu: &Gpu, step: u64, gradient: &Buffer, state: State<'_>) {
-        let State { weights, ema, first, second } = state;
-        let elements = gradient.len();
-        assert!([weights, ema, first, second].iter().all(|buffer| buffer.len() == elements), "buffers of one length");
-        let exponent = step.min(i32::MAX as u64) as i32;
-        let correction1 = 1.0 - self.beta1.powi(exponent);
-        let correction2 = 1.0 - self.beta2.powi(exponent);
-        let (shrink, decay) = if self.decoupled {
-            ((1.0 - self.lr * self.weight_decay) as f32, 0.0)
-        } else {
-            (1.0, self.weight_decay as f32)
-        };
-        let factors = FactorsLaunch::new(
-            self.shrink,
-            self.beta1 as f32,
-            self.beta2 as f32,
-            (1.0 - self.beta1) as f32,
-            (1.0 - self.beta2) as f32,
-            (self.lr / correction1) as f32,
-            (1.0 / correction2.sqrt()) as f32,
-            self.eps as f32,
-            shrink,
-            decay,
-            (1.0 - self.ema_decay) as f32,
+/// Applies a step of Adam with the gradient times `clip`, then updates the moving average.
+///
+/// # Panics
+/// The buffers differ in length.
+pub fn step(gpu: &Gpu, adam: &Factors, clip: f32, ema_decay: f64, gradient: &Buffer, state: State<'_>) {
+    let State { weights, ema, first, second } = state;
+    let elements = gradient.len();
+    assert!([weights, ema, first, second].iter().all(|buffer| buffer.len() == elements), "buffers of one length");
+    let Factors { b1, b2, c1, c2, rate, root, eps, shrink, decay } = *adam;
+    let rest = (1.0 - ema_decay) as f32;
+    let factors = StepFactorsLaunch::new(clip, b1, b2, c1, c2, rate, root, eps, shrink, decay, rest);
+    // SAFETY: all buffers have `elements` elements.
+    unsafe {
+        adam_kernel::launch_unchecked(
+            &gpu.client,
+            grid::units(elements),
+            grid::dim(),
+            gradient.arg(),
+            weights.arg(),
+            first.arg(),
+            second.arg(),
+            ema.arg(),
+            elements,
+            factors,
         );
-        // SAFETY: all buffers have `elements` elements.
-        unsafe {
-            adam_kernel::launch_unchecked(
-                &gpu.client,
-                grid::units(elements),
-                grid::dim(),
-                gradient.arg(),
-                weights.arg(),
-                first.arg(),
-                second.arg(),
-                ema.arg(),
-                elements,
-                factors,
-            );
-        }
     }
 }

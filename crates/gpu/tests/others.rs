@@ -6,8 +6,9 @@ mod common;
 use common::*;
 use skipstone_gpu::attention::{self, Shape};
 use skipstone_gpu::elementwise::{self, Activation};
-use skipstone_gpu::optimizer::{self, Adam, State};
+use skipstone_gpu::optimizer::{self, State};
 use skipstone_gpu::{View, embedding};
+use skipstone_kernels::optimizer::Adam;
 use skipstone_kernels::{Isa, Team, reference};
 
 fn heads() -> Vec<Shape> {
@@ -211,10 +212,11 @@ fn dropout_drops_what_the_processor_drops() {
     let (x, halves) = (numbers(3 * 1000, 1), gpu.upload_integers(&halves).unwrap());
     for p in [0.1, 0.5, 0.9] {
         let (mut y, found) = (vec![0.0; x.len()], gpu.reserve(x.len()).unwrap());
+        let [from, to] = [upload(&gpu, &x), found.clone()].map(|buffer| View::dense(buffer, 8));
         skipstone_kernels::dropout::forward(Isa::best(), p, &keys, &x, &mut y);
-        embedding::dropout(&gpu, p, 3, 1000, &halves, &upload(&gpu, &x), &found, false);
+        embedding::dropout(&gpu, p, 3, 1000, &halves, &from, &to, false);
         assert_close("dropout", &gpu.read(&found).unwrap(), &wide(&y), 1e-7);
-        embedding::dropout(&gpu, p, 3, 1000, &halves, &upload(&gpu, &x), &found, true);
+        embedding::dropout(&gpu, p, 3, 1000, &halves, &from, &to, true);
         let twice: Vec<f64> = y.iter().map(|v| 2.0 * f64::from(*v)).collect();
         assert_close("added dropout", &gpu.read(&found).unwrap(), &twice, 1e-6);
     }
@@ -229,19 +231,10 @@ fn the_optimiser_steps_as_the_processors_does() {
         groups[3].iter_mut().for_each(|v| *v = v.abs());
         let buffers: Vec<_> = groups.iter().map(|group| upload(&gpu, group)).collect();
         let gradient = numbers(len, 9);
-        let step =
-            Adam { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay, decoupled, shrink, ema_decay: 0.9 };
+        let adam = Adam { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay, decoupled };
         let state = State { weights: &buffers[0], ema: &buffers[1], first: &buffers[2], second: &buffers[3] };
-        step.step(&gpu, 3, &upload(&gpu, &gradient), state);
+        optimizer::step(&gpu, &adam.factors(3), shrink, 0.9, &upload(&gpu, &gradient), state);
         let clipped: Vec<f32> = gradient.iter().map(|g| shrink * g).collect();
-        let adam = skipstone_kernels::optimizer::Adam {
-            lr: 1e-2,
-            beta1: 0.9,
-            beta2: 0.99,
-            eps: 1e-8,
-            weight_decay,
-            decoupled,
-        };
         let [weights, ema, first, second] = &mut groups[..] else { unreachable!() };
         adam.step(isa, team, 3, &clipped, weights, first, second);
         skipstone_kernels::optimizer::moving_average(isa, team, 0.9, weights, ema);

@@ -31,25 +31,7 @@ impl Adam {
     #[allow(clippy::too_many_arguments)] // what a step reads and writes
     pub fn step(&self, isa: Isa, team: &Team, step: u64, g: &[f32], p: &mut [f32], m: &mut [f32], v: &mut [f32]) {
         assert_eq!((g.len(), m.len(), v.len()), (p.len(), p.len(), p.len()));
-        let exponent = step.min(i32::MAX as u64) as i32;
-        let correction1 = 1.0 - self.beta1.powi(exponent);
-        let correction2 = 1.0 - self.beta2.powi(exponent);
-        let (shrink, decay) = if self.decoupled {
-            ((1.0 - self.lr * self.weight_decay) as f32, 0.0)
-        } else {
-            (1.0, self.weight_decay as f32)
-        };
-        let factors = Factors {
-            b1: self.beta1 as f32,
-            b2: self.beta2 as f32,
-            c1: (1.0 - self.beta1) as f32,
-            c2: (1.0 - self.beta2) as f32,
-            rate: (self.lr / correction1) as f32,
-            root: (1.0 / correction2.sqrt()) as f32,
-            eps: self.eps as f32,
-            shrink,
-            decay,
-        };
+        let factors = self.factors(step);
         let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
         parts(team, g.len(), |begin, len| {
             // SAFETY: only this task accesses its part.
@@ -59,20 +41,45 @@ impl Adam {
             }
         });
     }
+
+    /// The factors of step `step` (counted from 1).
+    pub fn factors(&self, step: u64) -> Factors {
+        let exponent = step.min(i32::MAX as u64) as i32;
+        let correction1 = 1.0 - self.beta1.powi(exponent);
+        let correction2 = 1.0 - self.beta2.powi(exponent);
+        let (shrink, decay) = if self.decoupled {
+            ((1.0 - self.lr * self.weight_decay) as f32, 0.0)
+        } else {
+            (1.0, self.weight_decay as f32)
+        };
+        Factors {
+            b1: self.beta1 as f32,
+            b2: self.beta2 as f32,
+            c1: (1.0 - self.beta1) as f32,
+            c2: (1.0 - self.beta2) as f32,
+            rate: (self.lr / correction1) as f32,
+            root: (1.0 / correction2.sqrt()) as f32,
+            eps: self.eps as f32,
+            shrink,
+            decay,
+        }
+    }
 }
 
-/// The precomputed factors of an Adam step.
-#[derive(Clone, Copy)]
-struct Factors {
-    b1: f32,
-    b2: f32,
-    c1: f32,
-    c2: f32,
-    rate: f32,
-    root: f32,
-    eps: f32,
-    shrink: f32,
-    decay: f32,
+/// The factors of an Adam step with gradient g: with g' = g + `decay`·p, m ← `b1`·m + `c1`·g', v ← `b2`·v + `c2`·g'² and
+/// p ← `shrink`·p − `rate`·m/(`root`·√v + `eps`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)] // the formula above
+pub struct Factors {
+    pub b1: f32,
+    pub b2: f32,
+    pub c1: f32,
+    pub c2: f32,
+    pub rate: f32,
+    pub root: f32,
+    pub eps: f32,
+    pub shrink: f32,
+    pub decay: f32,
 }
 
 kernel! {

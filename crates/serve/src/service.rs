@@ -9,7 +9,7 @@ use skipstone::{Error, Result};
 
 use crate::api::Limits;
 use crate::core::{
-    BlockingPool, EventSink, Failure, Ids, InputImages, Jobs, Metrics, Retention, ServedModel, Task, Work,
+    BlockingPool, EventSink, Failure, Ids, InputImages, Jobs, Metrics, ModelId, Retention, ServedModel, Task, Work,
 };
 use crate::guard::Guard;
 
@@ -34,6 +34,8 @@ pub struct Setup {
     pub guard: Guard,
     /// The engine of the networks.
     pub engine: EngineOptions,
+    /// Further engines, on each of which the models are served as well, under the names ID@DEVICE.
+    pub also_on: Vec<EngineOptions>,
 }
 
 impl Default for Setup {
@@ -44,6 +46,7 @@ impl Default for Setup {
             retention: Retention::default(),
             guard: Guard::open(),
             engine: EngineOptions::default(),
+            also_on: Vec::new(),
         }
     }
 }
@@ -77,12 +80,17 @@ impl Service {
     /// There is no model, two models have the same name, or a network cannot be made.
     pub fn start(models: Vec<(String, Model)>, setup: Setup) -> Result<App> {
         let metrics = Arc::<Metrics>::default();
+        let again = setup.also_on.iter().flat_map(|engine| {
+            models.iter().map(move |(name, model)| (ModelId::on(name, engine.device), model.clone(), engine))
+        });
+        let again: Vec<_> = again.collect();
+        let first = models.into_iter().map(|(name, model)| (ModelId::new(name), model, &setup.engine));
         let mut served: Vec<Arc<ServedModel>> = Vec::new();
-        for (id, model) in models {
-            if served.iter().any(|other| other.id == id) {
-                return Err(Error::argument(format!("model {id}: two models have this name")));
+        for (id, model, engine) in first.chain(again) {
+            if served.iter().any(|other| other.id == id.text) {
+                return Err(Error::argument(format!("model {}: two models have this name", id.text)));
             }
-            served.push(ServedModel::start(id, model, setup.runners, &setup.limits, &setup.engine, &metrics)?);
+            served.push(ServedModel::start(id, model, setup.runners, &setup.limits, engine, &metrics)?);
         }
         if served.is_empty() {
             return Err(Error::argument("model: expected at least one to serve"));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ndarray::{Array4, Axis};
 use skipstone::Kind;
 use skipstone::engine::ranks::{InProcess, in_process};
-use skipstone::engine::{EngineOptions, Ranks, cpu::UNet};
+use skipstone::engine::{self, Device, EngineOptions, Ranks, cpu::UNet};
 use skipstone::io::checkpoint::{LoadOptions, Weights, WeightsChoice, load};
 use skipstone::io::data::Dataset;
 use skipstone::math::noise::initial_latent;
@@ -60,6 +60,31 @@ fn trainer(overrides: &[&str], threads: usize) -> Trainer {
 
 fn bits(parameters: &Parameters) -> Vec<u32> {
     parameters.data().iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn batches_made_ahead_are_the_batches_made_when_they_are_due() {
+    // The processor under the name that lets batches be made ahead; a graphics processor has other bytes.
+    let auto = EngineOptions { device: Device::Auto, ..on_threads(1) };
+    if engine::hardware(&auto).unwrap() != engine::hardware(&on_threads(1)).unwrap() {
+        return;
+    }
+    let overrides = [
+        "train.accumulate=3",
+        "train.shard=3",
+        "model.dropout=0.2",
+        "data.classes=true",
+        "data.flip=true",
+        "train.seed=5",
+    ];
+    let run = |engine: EngineOptions| {
+        let mut trainer = Trainer::new(recipe(&overrides), pictures(), None, engine).unwrap();
+        // A measurement makes batches of the next step and must leave no trace.
+        trainer.measure().unwrap();
+        let losses: Vec<u64> = (0..4).map(|_| trainer.step().unwrap().loss.to_bits()).collect();
+        (losses, bits(&trainer.weights().unwrap()))
+    };
+    assert!(run(auto) == run(on_threads(1)));
 }
 
 /// Every file below `state` and `model` of the run, by path.

@@ -61,12 +61,12 @@ fn the_built_in_model_ends_where_it_ends_on_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     for device in ["cpu", "gpu"] {
-        run(at, &["sample", "-n", "2", "--steps", "50", "--device", device, "-o", &format!("{device}.npy")], 0);
+        run(at, &["sample", "-n", "1", "--steps", "20", "--device", device, "-o", &format!("{device}.npy")], 0);
     }
     let (cpu, gpu) = (values(at, "cpu.npy"), values(at, "gpu.npy"));
     let largest = cpu.iter().zip(&gpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("largest difference after 50 steps: {largest:e}");
-    assert!(cpu.len() == 2 * 28 * 28 && largest <= 1e-3, "{largest:e}");
+    println!("largest difference after 20 steps: {largest:e}");
+    assert!(cpu.len() == 28 * 28 && largest <= 1e-3, "{largest:e}");
 }
 
 #[test]
@@ -118,6 +118,10 @@ fn too_little_memory_halves_the_batch_and_changes_no_byte() {
     let (code, said) = sample("c.npy", Some("1"));
     assert!(code == Some(1) && said.contains("too little memory") && said.contains("--device cpu"), "{said}");
     assert!(!at.join("c.npy").exists());
+    let training = ["bench", "--model", "model", "--device", "gpu", "--train", "--batch", "1", "--calls", "1"];
+    let output = skipstone(at, &training).env("SKIPSTONE_GPU_MEMORY", "1").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("a smaller train.shard"), "{said}");
 }
 
 #[test]
@@ -128,7 +132,7 @@ fn an_interrupted_run_is_completed_by_the_same_command() {
     let folder = with_model();
     let at = folder.path();
     let with = |name| {
-        let all = ["sample", "--model", "model", "--device", "gpu", "-n", "24", "--steps", "20", "--batch", "2", "-o"];
+        let all = ["sample", "--model", "model", "--device", "gpu", "-n", "16", "--steps", "20", "--batch", "2", "-o"];
         all.into_iter().chain([name]).collect::<Vec<_>>()
     };
     run(at, &with("whole/"), 0);
@@ -175,6 +179,72 @@ fn a_training_stops_on_one_device_and_goes_on_on_the_other() {
         let size = norm(&mut expected.iter().copied());
         assert!(difference <= 1e-3 * size, "{run}: {difference:e} of {size:e}");
     }
+}
+
+/// Rewrites an entry of a safetensors file's metadata.
+fn rewrite(path: &Path, from: &str, to: &str) {
+    let bytes = std::fs::read(path).unwrap();
+    let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&bytes[8..end]).unwrap();
+    assert!(header.contains(from), "no {from} in {header}");
+    let mut header = header.trim_end().replace(from, to);
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let length = (header.len() as u64).to_le_bytes();
+    std::fs::write(path, [&length, header.as_bytes(), &bytes[end..]].concat()).unwrap();
+}
+
+/// The lines of a training's log.
+fn log(run: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_training_in_half_precision_follows_f32_resumes_exactly_and_survives_overflow() {
+    if !device() || !skipstone::engine::devices()[1].precisions.contains(&"f16") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::write(at.join("r.toml"), RECIPE).unwrap();
+    write_images(at);
+    let on = |device: &str, out: &str, more: &[&str], code: i32| {
+        let all = ["train", "--data", "idx:images-idx3-ubyte", "--config", "r.toml", "--out", out, "--device", device];
+        run(at, &all.iter().chain(more).copied().collect::<Vec<_>>(), code).1
+    };
+    let train = |out: &str, more: &[&str], code: i32| on("gpu", out, more, code);
+    const HALF: [&str; 2] = ["--set", "train.precision=f16"];
+    let (short, resume) = (["--set", "train.steps=6"], ["--resume"]);
+    train("exact", &[], 0);
+    train("half", &HALF, 0);
+    for (exact, half) in log(&at.join("exact")).iter().zip(log(&at.join("half"))) {
+        let [exact, half] = [exact, &half].map(|line| line["loss"].as_f64().unwrap());
+        assert!(exact != half && (exact - half).abs() < 2e-3 * exact, "{half}, {exact} in f32");
+    }
+    train("stopped", &[HALF, short].concat(), 0);
+    std::fs::create_dir_all(at.join("overflow/state")).unwrap();
+    for file in ["log.jsonl", "state/training.safetensors"] {
+        std::fs::copy(at.join("stopped").join(file), at.join("overflow").join(file)).unwrap();
+    }
+    train("stopped", &[&HALF[..], &resume].concat(), 0);
+    for file in ["state/training.safetensors", "model/unet/diffusion_pytorch_model.safetensors"] {
+        assert!(read(&at.join("half"), file) == read(&at.join("stopped"), file), "{file} differs after resumption");
+    }
+    // A scale at which the first gradient overflows.
+    rewrite(&at.join("overflow/state/training.safetensors"), "65536 6", "4294967296 6");
+    let said = train("overflow", &[&HALF[..], &resume].concat(), 0);
+    let lines = log(&at.join("overflow"));
+    let found = lines.iter().find(|line| line["overflows"].is_u64()).unwrap_or_else(|| panic!("{lines:?}"));
+    let (overflows, scale) = (found["overflows"].as_i64().unwrap(), found["loss_scale"].as_f64().unwrap());
+    assert!(found["step"] == 7 && overflows > 0 && scale * 2f64.powi(overflows as i32) == 4_294_967_296.0, "{found}");
+    assert!(said.contains("step 7: the gradient overflowed"), "{said}");
+    let last = |run: &str| log(&at.join(run)).last().unwrap()["loss"].as_f64().unwrap();
+    assert!((last("overflow") - last("half")).abs() < 2e-3 * last("half"), "the skipped updates were made");
+    // Another precision is another run, and the processor has one only.
+    let said = train("half", &["--resume", "--set", "train.steps=13"], 2);
+    assert!(said.contains("train.precision") && said.contains("unset"), "{said}");
+    let said = on("cpu", "cpu", &HALF, 1);
+    assert!(said.contains("precision f16: training on the processor needs f32"), "{said}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 // Each test binary uses a part of this module.
 #![allow(dead_code)]
 
-use skipstone_gpu::{Api, Buffer, Gpu, View, adapters};
+use half::f16;
+use skipstone_gpu::{Api, Buffer, Element, Gpu, View, adapters};
 
 /// The first device; `None`, and a line that says so, where there is no driver.
 pub fn gpu() -> Option<Gpu> {
@@ -81,6 +82,35 @@ pub fn rows(gpu: &Gpu, channels: usize, view: &View) -> Vec<f32> {
 
 pub fn upload(gpu: &Gpu, values: &[f32]) -> Buffer {
     gpu.upload(values).unwrap()
+}
+
+/// The nearest numbers of half precision.
+pub fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|v| f16::from_f32(*v).to_f32()).collect()
+}
+
+/// Numbers as they are stored.
+pub fn stored(gpu: &Gpu, element: Element, values: &[f32]) -> Buffer {
+    match element {
+        Element::F32 => upload(gpu, values),
+        Element::F16 => {
+            let bits = |v: &f32| u32::from(f16::from_f32(*v).to_bits());
+            let word = |pair: &[f32]| bits(&pair[0]) | pair.get(1).map_or(0, bits) << 16;
+            gpu.upload_integers(&values.chunks(2).map(word).collect::<Vec<_>>()).unwrap()
+        }
+    }
+}
+
+/// The first `len` numbers of a buffer.
+pub fn read_stored(gpu: &Gpu, element: Element, buffer: &Buffer, len: usize) -> Vec<f32> {
+    let words = gpu.read(buffer).unwrap();
+    match element {
+        Element::F32 => words[..len].to_vec(),
+        Element::F16 => {
+            let halves = words.iter().flat_map(|word| [word.to_bits() as u16, (word.to_bits() >> 16) as u16]);
+            halves.take(len).map(|bits| f16::from_bits(bits).to_f32()).collect()
+        }
+    }
 }
 
 /// The bits of values, so that equality is exact.

@@ -5,7 +5,6 @@ use skipstone::math::trajectory::Spacing;
 use skipstone::sampling::denoiser::Clip;
 use skipstone::sampling::options::ClipMode;
 
-use super::names::CARRIED;
 use super::served_model::ServedModel;
 use crate::api::{Defaults, ModelInfo};
 
@@ -15,11 +14,10 @@ impl ServedModel {
         let [channels, height, width] = self.shape();
         let (queued, running) = self.worker.load();
         let model = &self.model;
-        let name = if self.id == CARRIED { "Fashion-MNIST, built in" } else { &self.id };
         let null = usize::from(model.null_class.is_some());
         ModelInfo {
             id: self.id.clone(),
-            name: name.to_owned(),
+            name: self.named.title(),
             channels,
             height,
             width,

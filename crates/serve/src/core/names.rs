@@ -2,8 +2,46 @@
 
 use std::path::Path;
 
+use skipstone::engine::Device;
+use skipstone::sampling::options::quoted;
+
 /// The id of the built-in model.
 pub const CARRIED: &str = "carried";
+
+/// The id of a served model, and what it consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelId {
+    /// What requests use: the name, or NAME@DEVICE.
+    pub text: String,
+    /// The model's name.
+    pub name: String,
+    /// The device, if the model is served on several and this is not the first.
+    pub device: Option<Device>,
+}
+
+impl ModelId {
+    /// The id of a model on the first device.
+    pub fn new(name: String) -> Self {
+        Self { text: name.clone(), name, device: None }
+    }
+
+    /// The id of a model on another device.
+    pub fn on(name: &str, device: Device) -> Self {
+        Self { text: format!("{name}@{device}"), name: name.to_owned(), device: Some(device) }
+    }
+
+    /// The name that people read.
+    pub fn title(&self) -> String {
+        let name = if self.name == CARRIED { "Fashion-MNIST, built in" } else { &self.name };
+        self.device.map_or_else(|| name.to_owned(), |device| format!("{name}, on {device}"))
+    }
+
+    /// The flags that select the model on a command line: ` --model NAME`, or nothing for the built-in model, and ` --device`.
+    pub fn flags(&self) -> String {
+        let model = if self.name == CARRIED { String::new() } else { format!(" --model {}", quoted(&self.name)) };
+        model + &self.device.map_or_else(String::new, |device| format!(" --device {device}"))
+    }
+}
 
 /// The name of the model in `path`: the name of the file or folder. Callers learn nothing else about the path.
 pub fn name_of(path: &Path) -> String {

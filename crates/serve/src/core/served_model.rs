@@ -10,12 +10,12 @@ use skipstone::engine::bench;
 use skipstone::engine::{Cost, EngineOptions, Precision};
 use skipstone::io::checkpoint::{Guide, Model};
 use skipstone::sampling::generate::{Generator, Inputs};
-use skipstone::sampling::options::{Request, quoted};
+use skipstone::sampling::options::Request;
 
 use super::cancel::Cancel;
 use super::failure::Failure;
 use super::metrics::Metrics;
-use super::names::CARRIED;
+use super::names::ModelId;
 use super::network::SharedNetwork;
 use super::optimal_times::{Explicit, OptimalTimes, is_calibrated};
 use super::task::{Phase, Task};
@@ -29,6 +29,8 @@ const MOST_ACTIVATIONS: usize = 1 << 28;
 pub struct ServedModel {
     /// The id that requests use.
     pub id: String,
+    /// Its parts.
+    pub named: ModelId,
     /// The model without its parameters, which are in the network.
     pub model: Model,
     /// Number of parameters.
@@ -52,18 +54,19 @@ pub struct ServedModel {
 }
 
 impl ServedModel {
-    /// Loads `model` under the name `id` and starts its threads, which process `runners` requests at a time.
+    /// Loads `model` under the id `named` and starts its threads, which process `runners` requests at a time.
     ///
     /// # Errors
     /// The network cannot be made, or the system cannot start threads.
     pub fn start(
-        id: String,
+        named: ModelId,
         mut model: Model,
         runners: usize,
         limits: &Limits,
         engine: &EngineOptions,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Self>> {
+        let id = named.text.clone();
         let count = model.parameter_count();
         let timesteps = model.scheduler.schedule()?.train_steps();
         let network = model.open(engine)?;
@@ -85,6 +88,7 @@ impl ServedModel {
         let worker = Worker::start(runners, limits.queue, Arc::new(on_finished))?;
         Ok(Arc::new(Self {
             id,
+            named,
             parameters: count,
             cost,
             timesteps,
@@ -148,9 +152,9 @@ impl ServedModel {
         self.worker.rows_left() as f64 * f64::from_bits(self.row_ms.load(Ordering::Relaxed)) / 1e3
     }
 
-    /// The flag that selects this model on a command line: ` --model ID`, or nothing for the built-in model.
+    /// The flags that select this model on a command line.
     pub fn model_flag(&self) -> String {
-        if self.id == CARRIED { String::new() } else { format!(" --model {}", quoted(&self.id)) }
+        self.named.flags()
     }
 }
 

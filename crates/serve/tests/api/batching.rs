@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use skipstone::engine::{Device, EngineOptions};
 use skipstone::io::checkpoint::{Guide, Model};
 use skipstone::sampling::options::{Noise, Request};
 use skipstone::sampling::solver::Solver;
@@ -149,4 +150,25 @@ async fn who_leaves_changes_nothing_for_who_stays() {
         assert_eq!(finished(&router, &leaver).await["state"], "cancelled");
         soon("the worker is free", || service.is_idle()).await;
     }
+}
+
+#[tokio::test]
+async fn a_model_on_two_devices_is_two_models_with_the_same_pictures() {
+    // Where there is no graphics processor, this device is the processor as well.
+    let also = EngineOptions { device: Device::Auto, ..EngineOptions::on_threads(1) };
+    let router = app(two_models(Setup { also_on: vec![also], ..Setup::default() }));
+    let models = get(&router, "/v1/models").await.json();
+    let of = |field: &str| models["models"].as_array().unwrap().iter().map(|m| m[field].clone()).collect::<Vec<_>>();
+    assert_eq!(of("id"), ["tiny", "classes", "tiny@auto", "classes@auto"]);
+    assert_eq!(of("device"), ["cpu", "cpu", "auto", "auto"]);
+    assert_eq!(of("name")[2], "tiny, on auto");
+    let sample = async |model: &str| {
+        let reply = post(&router, "/v1/sample", json!({"model": model, "n": 2, "steps": 3})).await;
+        assert_eq!(reply.status, StatusCode::OK, "{:?}", reply.body);
+        reply.json()
+    };
+    let (first, second) = (sample("tiny").await, sample("tiny@auto").await);
+    let [first, other] = [&first, &second].map(|reply| picture(&reply["png"]).to_image());
+    assert!((first - other).iter().all(|d| d.abs() <= 1.01 * 2.0 / 255.0), "the devices differ by more than rounding");
+    assert_eq!(second["command"], "skipstone sample --model tiny --device auto -n 2 --steps 3");
 }

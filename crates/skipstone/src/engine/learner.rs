@@ -2,6 +2,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use ndarray::Array4;
+use skipstone_kernels::optimizer::Adam;
 
 use crate::error::Result;
 use crate::math::schedule::Time;
@@ -65,6 +66,14 @@ pub struct Update {
     pub decoupled: bool,
     /// Decay of the moving average, per step.
     pub ema_decay: f64,
+}
+
+impl Update {
+    /// The step without clipping and moving average, as the kernels of every engine take it.
+    pub(super) fn adam(&self) -> Adam {
+        let Self { learning_rate: lr, beta1, beta2, eps, weight_decay, decoupled, .. } = *self;
+        Adam { lr, beta1, beta2, eps, weight_decay, decoupled }
+    }
 }
 
 /// The parameter groups that a learner keeps from step to step.

@@ -78,18 +78,21 @@ pub fn open_differentiable(
 /// at the weights.
 ///
 /// # Errors
-/// As [`open`]; also if the precision is not f32 or the shard size is 0.
+/// As [`open`]; also if the shard size is 0, or the precision is not f32 on the processor.
 pub fn open_learner(
     config: Config,
     weights: Parameters,
     sharding: Sharding,
     options: &EngineOptions,
 ) -> Result<Box<dyn Learner>> {
-    options.check_exact("training")?;
+    options.check()?;
     match devices::find(options.device)? {
-        Found::Cpu => Ok(Box::new(cpu::CpuLearner::new(config, weights, sharding, options.threads)?)),
+        Found::Cpu => {
+            options.check_exact("training on the processor")?;
+            Ok(Box::new(cpu::CpuLearner::new(config, weights, sharding, options.threads)?))
+        }
         #[cfg(feature = "gpu")]
-        Found::Gpu(gpu) => Ok(Box::new(gpu::GpuLearner::new(gpu, config, &weights, sharding)?)),
+        Found::Gpu(gpu) => Ok(Box::new(gpu::GpuLearner::new(gpu, config, &weights, sharding, options.precision)?)),
     }
 }
 
@@ -112,15 +115,18 @@ pub fn open_tree_learner(
     ranks: Arc<dyn Ranks>,
     options: &EngineOptions,
 ) -> Result<Box<dyn Learner>> {
-    options.check_exact("training")?;
+    options.check()?;
     match devices::find(options.device)? {
-        Found::Cpu => Ok(Box::new(cpu::TreeLearner::new(config, weights, sharding, shards, ranks, options.threads)?)),
+        Found::Cpu => {
+            options.check_exact("training on the processor")?;
+            Ok(Box::new(cpu::TreeLearner::new(config, weights, sharding, shards, ranks, options.threads)?))
+        }
         #[cfg(feature = "gpu")]
         Found::Gpu(_) if ranks.size() > 1 => Err(Error::unsupported(
             "training on several ranks runs on the processor only; choose device cpu, or train in one process",
         )),
         #[cfg(feature = "gpu")]
-        Found::Gpu(gpu) => Ok(Box::new(gpu::GpuLearner::new(gpu, config, &weights, sharding)?)),
+        Found::Gpu(gpu) => Ok(Box::new(gpu::GpuLearner::new(gpu, config, &weights, sharding, options.precision)?)),
     }
 }
 

@@ -77,9 +77,16 @@ pub enum Precision {
     /// f32 throughout: bit-identical results for any batch and any number of threads.
     #[default]
     F32,
-    /// Convolution weights in half precision. On processors with AVX512-FP16, Winograd's products as well. Accurate to
-    /// about three digits, without guaranteed bits.
+    /// Convolution weights in half precision. On processors with AVX512-FP16, Winograd's products as well; on graphics
+    /// processors, activations. Accurate to about three digits, without guaranteed bits.
     F16,
+}
+
+impl Precision {
+    /// Whether this is [`F32`](Self::F32).
+    pub fn is_exact(&self) -> bool {
+        *self == Self::F32
+    }
 }
 
 impl fmt::Display for Precision {
@@ -145,7 +152,7 @@ impl EngineOptions {
 
     /// As [`check`](Self::check), for operations that engines support in f32 only.
     pub(super) fn check_exact(&self, what: &str) -> Result<()> {
-        if self.precision != Precision::F32 {
+        if !self.precision.is_exact() {
             return Err(Error::unsupported(format!("precision {}: {what} needs f32", self.precision)));
         }
         self.check()

@@ -17,6 +17,20 @@ fn what_no_engine_does_is_refused_and_named() {
 }
 
 #[test]
+fn a_network_with_derivatives_takes_the_times_that_it_takes_without() {
+    use crate::unet::TimeEmbedding;
+    let learned = TimeEmbedding::Learned { num_train_timesteps: 10 };
+    for (time_embedding, fractional) in [(TimeEmbedding::Positional, true), (learned, false)] {
+        let config = Config { time_embedding, ..Config::smallest() };
+        let weights = || initialise(&config, || 0.5, || 0.5).unwrap();
+        let options = EngineOptions::on_threads(1);
+        let plain = open(config.clone(), weights(), Prediction::Epsilon, &options).unwrap();
+        let slope = open_differentiable(config.clone(), weights(), Prediction::Epsilon, &options).unwrap();
+        assert_eq!([plain.takes_fractional_times(), slope.takes_fractional_times()], [fractional; 2], "{config:?}");
+    }
+}
+
+#[test]
 fn a_learner_takes_only_targets_that_fit_its_batch() {
     use ndarray::Array4;
     let config = Config::smallest();

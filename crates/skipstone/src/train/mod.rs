@@ -2,6 +2,8 @@
 //! data alone, or from a teacher (distillation).
 
 mod distill;
+mod feed;
+mod loss_scale;
 mod objective;
 mod recipe;
 mod run;

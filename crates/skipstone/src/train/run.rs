@@ -341,6 +341,10 @@ impl Run {
             shown = round;
             let report = self.trainer.step().map_err(|e| name_good_checkpoint(e, saved, &model))?;
             let step = report.step;
+            if report.overflows > 0 {
+                let written = log.as_mut().map_or(Ok(()), |log| log.overflow(&report));
+                agree(self.trainer.ranks(), written)?;
+            }
             sum += report.loss;
             count += 1;
             let images_per_s = (step - first) as f64 * images / begun.elapsed().as_secs_f64();
@@ -507,6 +511,15 @@ impl Log {
         writeln!(self.lines, "{line}").map_err(|e| Error::io(&self.path, e))
     }
 
+    /// Notes that the gradient of a step overflowed in half precision.
+    fn overflow(&mut self, report: &StepReport) -> Result<()> {
+        let StepReport { step, overflows, loss_scale, .. } = *report;
+        let scale = loss_scale.unwrap_or(1.0);
+        tracing::warn!("step {step}: the gradient overflowed {overflows} time(s); the loss scale is now {scale}");
+        let line = serde_json::json!({"step": step, "overflows": overflows, "loss_scale": scale});
+        writeln!(self.lines, "{line}").map_err(|e| Error::io(&self.path, e))
+    }
+
     fn write(
         &mut self,
         report: &StepReport,
@@ -529,6 +542,10 @@ impl Log {
             ("gradient_norm".to_owned(), gradient_norm),
             ("images_per_s".to_owned(), images_per_s),
         ];
+        if let Some(scale) = report.loss_scale {
+            line["loss_scale"] = scale.into();
+            scalars.push(("loss_scale".to_owned(), scale));
+        }
         if !ranks.is_empty() {
             line["ranks"] = ranks
                 .iter()

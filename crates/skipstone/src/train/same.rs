@@ -1,5 +1,7 @@
 //! Whether two runs are the same: the one of a state and the one that continues it, or those of several ranks.
 
+use std::collections::BTreeSet;
+
 use sha2::{Digest, Sha256};
 
 use super::state::Identity;
@@ -41,15 +43,20 @@ pub(super) fn same_run(was: &Identity, now: &Identity) -> Result<()> {
     if !now.init.is_empty() && was.init != now.init {
         return differs(if distils[0] { "the teacher" } else { "the initial model" }, &was.init, &now.init);
     }
-    for (section, entries) in &new {
-        for (key, value) in entries.as_table().into_iter().flatten() {
-            let before = old.get(section).and_then(|s| s.get(key));
-            // The length of a round decides where the next one begins.
-            let changeable = CHANGEABLE.contains(&key.as_str()) && !(distils[0] && key == "steps");
-            if before != Some(value) && !(section == "train" && changeable) {
-                let before = before.map_or("unset".to_string(), ToString::to_string);
-                return differs(&format!("{section}.{key} ="), &before, &value.to_string());
-            }
+    let keys = |table: &toml::Table| -> BTreeSet<(String, String)> {
+        let of = |(section, entries): (&String, &toml::Value)| {
+            let keys = entries.as_table().into_iter().flatten().map(|(key, _)| (section.clone(), key.clone()));
+            keys.collect::<Vec<_>>()
+        };
+        table.iter().flat_map(of).collect()
+    };
+    for (section, key) in keys(&old).union(&keys(&new)) {
+        let [before, now] = [&old, &new].map(|table| table.get(section).and_then(|entries| entries.get(key)));
+        // The length of a round decides where the next one begins.
+        let changeable = CHANGEABLE.contains(&key.as_str()) && !(distils[0] && key == "steps");
+        if before != now && !(section == "train" && changeable) {
+            let [before, now] = [before, now].map(|v| v.map_or("unset".to_string(), ToString::to_string));
+            return differs(&format!("{section}.{key} ="), &before, &now);
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::loss_scale::LossScale;
 use crate::error::{Error, Kind, Result};
 use crate::io::checkpoint::{FloatType, read_metadata, read_tensors, write_tensors};
 use crate::io::files;
@@ -19,6 +20,8 @@ pub(super) struct State<'a> {
     pub step: u64,
     /// In the order of [`Group::ALL`](crate::engine::Group::ALL): weights, moving average, Adam's two moments.
     pub groups: [Cow<'a, Parameters>; 4],
+    /// The loss scale of a training in half precision.
+    pub loss_scale: Option<LossScale>,
     /// The teacher of the round, where it is a former student: a run needs nothing else to go on.
     pub teacher: Option<Cow<'a, Parameters>>,
 }
@@ -62,12 +65,13 @@ impl State<'_> {
             .zip(&names)
             .map(|((spec, values), name)| (name.as_str(), &spec.shape[..], values))
             .collect();
-        let metadata = BTreeMap::from([
+        let mut metadata = BTreeMap::from([
             ("step".to_string(), self.step.to_string()),
             ("recipe".to_string(), identity.recipe.clone()),
             ("data".to_string(), identity.data.clone()),
             ("init".to_string(), identity.init.clone()),
         ]);
+        metadata.extend(self.loss_scale.map(|scale| ("loss_scale".to_string(), scale.to_text())));
         files::write_atomically(path, |out| write_tensors(tensors.iter().copied(), &metadata, FloatType::F32, out))
     }
 
@@ -83,6 +87,7 @@ impl State<'_> {
         let set = read_tensors(bytes)?;
         let step = text(&set.metadata, "step")?;
         let step = step.parse().map_err(|_| Error::data("\"step\" in the training state is not a number"))?;
+        let loss_scale = set.metadata.get("loss_scale").map(|text| LossScale::parse(text)).transpose()?;
         let by_name: BTreeMap<&str, _> = set.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let group = |name: &str| -> Result<Cow<'static, Parameters>> {
             let mut parameters = Parameters::zeros(layout.clone());
@@ -100,7 +105,7 @@ impl State<'_> {
         let [weights, ema, m, v] = GROUPS.map(group);
         let taught = by_name.keys().any(|name| name.strip_prefix(TEACHER).is_some_and(|rest| rest.starts_with('/')));
         let teacher = taught.then(|| group(TEACHER)).transpose()?;
-        Ok(State { step, groups: [weights?, ema?, m?, v?], teacher })
+        Ok(State { step, groups: [weights?, ema?, m?, v?], loss_scale, teacher })
     }
 }
 

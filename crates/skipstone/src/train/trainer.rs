@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 use ndarray::Array4;
 
 use super::distill;
-use super::objective::{Draws, Examples, Objective, Start, denoising};
+use super::feed::{Feed, Prepared};
+use super::loss_scale::LossScale;
+use super::objective::{Start, denoising};
 use super::recipe::{OptimizerKind, Recipe, Round, Sum};
 use super::state::State;
 use crate::engine::ranks::{Alone, agree, broadcast, gather_numbers};
-use crate::engine::{self, Batch, EngineOptions, Group, Learner, Ranks, Sharding, Targets, Update};
+use crate::engine::{self, Device, EngineOptions, Group, Learner, Precision, Ranks, Sharding, Update};
 use crate::error::{Error, Kind, Result};
 use crate::io::checkpoint::{Model, SchedulerConfig};
-use crate::io::data::{Dataset, Epochs, Stream};
-use crate::math::noise::{Forbidden, KeyedRng, Purpose, fill_gaussian, initial_latent};
-use crate::math::schedule::Time;
+use crate::io::data::Dataset;
+use crate::math::noise::{Forbidden, KeyedRng, Purpose, initial_latent};
 use crate::math::sigma::NoiseScale;
-use crate::objective::antithetic_indices;
 use crate::sampling::denoiser::{Clip, Condition};
 use crate::sampling::sampler::{Plan, sample, unobserved};
 use crate::unet::{self, Config, Parameters};
@@ -35,24 +35,28 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
+    /// The factor on the loss, in half precision.
+    pub loss_scale: Option<f64>,
+    /// How often the gradient overflowed in half precision. Each time its update was skipped, and the step made again with
+    /// half the loss scale.
+    pub overflows: u32,
 }
 
-/// The random words that determine a data set's epochs.
-type RandomWords = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
+/// The number of a batch, and some of its images.
+type BatchPart = (u64, Range<usize>);
 
 /// Training in progress: network, optimiser, moving average and data.
 ///
 /// The result of step k depends only on the recipe, the data and the state after step k − 1, not on threads or ranks.
 pub struct Trainer {
-    recipe: Recipe,
+    feed: Feed,
+    /// What another thread has prepared.
+    ahead: Option<(BatchPart, Result<Prepared>)>,
     config: Config,
-    objective: Box<dyn Objective>,
-    data: Dataset,
-    epochs: Epochs<RandomWords>,
-    null_class: Option<usize>,
     step: u64,
     /// The round of the last step made.
     round: usize,
+    loss_scale: Option<LossScale>,
     learner: Box<dyn Learner>,
     engine: EngineOptions,
     ranks: Arc<dyn Ranks>,
@@ -145,6 +149,8 @@ impl Trainer {
         let train = &recipe.train;
         let sharding = Sharding { images: train.shard, recompute: train.recompute };
         let (count, size) = (recipe.shards(), ranks.size());
+        let learning = EngineOptions { precision: train.precision, ..engine };
+        let loss_scale = (train.precision == Precision::F16).then(LossScale::default);
         let learner = match train.sum {
             Some(Sum::Chain) if size > 1 => {
                 return Err(Error::argument(format!(
@@ -152,24 +158,19 @@ impl Trainer {
                      in one process, or start another run with --init and train.sum = \"tree\""
                 )));
             }
-            Some(Sum::Chain) => engine::open_learner(config.clone(), weights, sharding, &engine)?,
+            Some(Sum::Chain) => engine::open_learner(config.clone(), weights, sharding, &learning)?,
             None | Some(Sum::Tree) => {
-                engine::open_tree_learner(config.clone(), weights, sharding, count, ranks.clone(), &engine)?
+                engine::open_tree_learner(config.clone(), weights, sharding, count, ranks.clone(), &learning)?
             }
         };
         let shards = engine::share(count, ranks.rank(), size);
-        let seed = recipe.train.seed;
-        let words: RandomWords = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
-        let epochs = Epochs::new(data.len(), words)?;
         Ok(Self {
-            recipe,
+            feed: Feed::new(recipe, data, null_class, objective)?,
+            ahead: None,
             config,
-            objective,
-            data,
-            epochs,
-            null_class,
             step: 0,
             round: 0,
+            loss_scale,
             learner,
             engine,
             ranks,
@@ -190,7 +191,7 @@ impl Trainer {
 
     /// The images of a step that this rank computes.
     pub fn own_images(&self) -> usize {
-        (0..self.recipe.train.accumulate).map(|micro| self.recipe.images(micro, &self.shards).len()).sum()
+        (0..self.feed.recipe.train.accumulate).map(|micro| self.feed.recipe.images(micro, &self.shards).len()).sum()
     }
 
     /// Steps done.
@@ -200,31 +201,31 @@ impl Trainer {
 
     /// Whether all steps of the recipe are done.
     pub fn is_finished(&self) -> bool {
-        self.step >= self.recipe.total_steps()
+        self.step >= self.feed.recipe.total_steps()
     }
 
     /// The round of the next step, or of the last one if all are done: its number from 0 and what it is about; `None` if this
     /// is no distillation.
     pub fn round(&self) -> Option<(usize, Round)> {
         let next = if self.is_finished() { self.step } else { self.step + 1 };
-        let (index, _) = self.recipe.place(next.max(1));
-        self.recipe.distill.as_ref().and_then(|distill| Some((index, *distill.rounds().get(index)?)))
+        let (index, _) = self.feed.recipe.place(next.max(1));
+        self.feed.recipe.distill.as_ref().and_then(|distill| Some((index, *distill.rounds().get(index)?)))
     }
 
     /// The round that the last step ended, unless it was the last round.
     pub(super) fn ended_round(&self) -> Option<Round> {
-        let (next, _) = self.recipe.place(self.step + 1);
-        if next > self.round && !self.is_finished() { self.objective.round() } else { None }
+        let (next, _) = self.feed.recipe.place(self.step + 1);
+        if next > self.round && !self.is_finished() { self.feed.objective.round() } else { None }
     }
 
     /// Calls of a teacher for each image of a step, of which each costs about a third of what the image costs the student.
     pub fn teacher_calls(&self) -> usize {
-        self.objective.calls(0).0
+        self.feed.objective.calls(0).0
     }
 
     /// The training recipe.
     pub fn recipe(&self) -> &Recipe {
-        &self.recipe
+        &self.feed.recipe
     }
 
     /// The network's architecture.
@@ -234,12 +235,12 @@ impl Trainer {
 
     /// The noise schedule, as saved in the model folder.
     pub fn scheduler(&self) -> &SchedulerConfig {
-        self.objective.scheduler()
+        self.feed.objective.scheduler()
     }
 
     /// The class that means "no class", if classes are dropped.
     pub fn null_class(&self) -> Option<usize> {
-        self.null_class
+        self.feed.null_class
     }
 
     /// The trained weights.
@@ -266,8 +267,9 @@ impl Trainer {
             return Group::ALL.into_iter().try_for_each(|g| group(g).map(drop)).map(|()| None);
         }
         let [weights, ema, m, v] = Group::ALL.map(group);
-        let teacher = self.objective.teacher().map(Cow::Borrowed);
-        Ok(Some(State { step: self.step, groups: [weights?, ema?, m?, v?], teacher }))
+        let teacher = self.feed.objective.teacher().map(Cow::Borrowed);
+        let (step, loss_scale) = (self.step, self.loss_scale);
+        Ok(Some(State { step, groups: [weights?, ema?, m?, v?], loss_scale, teacher }))
     }
 
     /// Continues from a checkpoint, which rank 0 has read.
@@ -276,6 +278,8 @@ impl Trainer {
         let mut step = state.as_ref().map_or([0; 8], |state| state.step.to_le_bytes());
         broadcast(&*ranks, &mut step)?;
         let step = u64::from_le_bytes(step);
+        // Only one process trains in half precision, so no other rank needs the scale.
+        self.loss_scale = state.as_ref().map_or(self.loss_scale, |state| state.loss_scale);
         let (mut groups, teacher) = state.map_or((None, None), |s| (Some(s.groups.into_iter()), s.teacher));
         let layout = self.learner.group(Group::Weights)?.layout().clone();
         let shared = |read: Option<Cow<'_, Parameters>>| {
@@ -286,26 +290,27 @@ impl Trainer {
             let read = groups.as_mut().and_then(Iterator::next);
             self.learner.set_group(group, shared(read)?)?;
         }
-        let (round, _) = self.recipe.place(step.max(1));
+        let (round, _) = self.feed.recipe.place(step.max(1));
         if round > 0 {
             let missing = teacher.is_none() && ranks.rank() == 0;
             let found = if missing { Err(Error::data("the training state has no teacher")) } else { Ok(()) };
             agree(&*ranks, found)?;
-            self.objective.begin(round, shared(teacher)?, &self.engine)?;
+            self.feed.objective.begin(round, shared(teacher)?, &self.engine)?;
         }
+        self.ahead = None;
         (self.step, self.round) = (step, round);
         Ok(())
     }
 
     /// The training data.
     pub fn data(&self) -> &Dataset {
-        &self.data
+        &self.feed.data
     }
 
     /// Peak memory of the training in bytes without the data: parameters, moments, activations, gradients.
     pub fn bytes(&self) -> usize {
-        let batch = self.recipe.train.batch;
-        self.learner.bytes(batch) + self.objective.calls(batch).1
+        let batch = self.feed.recipe.train.batch;
+        self.learner.bytes(batch) + self.feed.objective.calls(batch).1
     }
 
     /// Makes one optimiser step.
@@ -314,11 +319,19 @@ impl Trainer {
     /// The loss or the gradient is not finite ([`Kind::NonFinite`]). The state is then still that before the step.
     pub fn step(&mut self) -> Result<StepReport> {
         let ranks = self.ranks.clone();
-        let (round, within) = self.recipe.place(self.step + 1);
+        let (round, within) = self.feed.recipe.place(self.step + 1);
         if round != self.round {
             self.begin(round).inspect_err(|_| ranks.fail())?;
         }
-        let (loss, gradient_norm) = self.compute_gradient().inspect_err(|_| ranks.fail())?;
+        let mut overflows = 0;
+        let (loss, gradient_norm) = loop {
+            let (loss, norm) = self.compute_gradient().inspect_err(|_| ranks.fail())?;
+            let overflow = loss.is_finite() && !norm.is_finite();
+            if !(overflow && self.loss_scale.as_mut().is_some_and(LossScale::overflowed)) {
+                break (loss, norm);
+            }
+            overflows += 1;
+        };
         let step = self.step + 1;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             let what = if loss.is_finite() { "gradient" } else { "loss" };
@@ -330,22 +343,28 @@ impl Trainer {
                 ),
             ));
         }
-        let o = &self.recipe.optimizer;
-        let learning_rate = self.recipe.learning_rate(within);
+        let o = &self.feed.recipe.optimizer;
+        let learning_rate = self.feed.recipe.learning_rate(within);
+        let clip = (o.clip > 0.0 && gradient_norm > o.clip).then(|| o.clip / gradient_norm);
+        let loss_scale = self.loss_scale.map(LossScale::factor);
+        let shrink = loss_scale.map_or(clip, |scale| Some(clip.unwrap_or(1.0) / scale));
         let update = Update {
             step: within,
-            shrink: (o.clip > 0.0 && gradient_norm > o.clip).then(|| (o.clip / gradient_norm) as f32),
+            shrink: shrink.map(|factor| factor as f32),
             learning_rate,
             beta1: o.beta1,
             beta2: o.beta2,
             eps: o.eps,
             weight_decay: o.weight_decay,
             decoupled: o.kind == OptimizerKind::AdamW,
-            ema_decay: self.recipe.ema_decay(within),
+            ema_decay: self.feed.recipe.ema_decay(within),
         };
         self.learner.update(&update).inspect_err(|_| ranks.fail())?;
         self.step = step;
-        Ok(StepReport { step, loss, gradient_norm, learning_rate })
+        if let Some(scale) = &mut self.loss_scale {
+            scale.held();
+        }
+        Ok(StepReport { step, loss, gradient_norm, learning_rate, loss_scale, overflows })
     }
 
     /// Begins a round: the average of the student's weights becomes the teacher and the next student's weights.
@@ -356,7 +375,9 @@ impl Trainer {
         self.learner.set_group(Group::Ema, student.clone())?;
         self.learner.set_group(Group::FirstMoment, zeros.clone())?;
         self.learner.set_group(Group::SecondMoment, zeros)?;
-        self.objective.begin(round, student, &self.engine)?;
+        // What was prepared ahead is of the former round.
+        self.ahead = None;
+        self.feed.objective.begin(round, student, &self.engine)?;
         self.round = round;
         Ok(())
     }
@@ -375,24 +396,26 @@ impl Trainer {
         Ok(best)
     }
 
-    /// Loss and gradient norm of the next step's batches. Leaves the gradient in the learner.
+    /// Loss and gradient norm of the next step's batches. Leaves the gradient, times the loss scale, in the learner.
     fn compute_gradient(&mut self) -> Result<(f64, f64)> {
         self.learner.zero_gradient();
-        let (batch, accumulate) = (self.recipe.train.batch, self.recipe.train.accumulate);
+        let (batch, accumulate) = (self.feed.recipe.train.batch, self.feed.recipe.train.accumulate);
         let scale = 1.0 / (batch * accumulate) as f64;
+        let loss_scale = self.loss_scale.map_or(1.0, LossScale::factor);
         let mut losses = Vec::with_capacity(self.own_images());
         for micro in 0..accumulate {
-            let images = self.recipe.images(micro, &self.shards);
+            let images = |micro: usize| self.feed.recipe.images(micro % accumulate, &self.shards);
+            let (images, following) = (images(micro), images(micro + 1));
             if !images.is_empty() {
-                let batch_index = self.step * accumulate as u64 + micro as u64;
-                losses.extend(self.add_batch(batch_index, images, scale)?);
+                let number = self.step * accumulate as u64 + micro as u64;
+                losses.extend(self.add_batch((number, images), (number + 1, following), scale * loss_scale)?);
             }
         }
         self.learner.finish_gradient()?;
         let begun = Instant::now();
         let losses = self.gather_losses(losses)?;
         let loss = losses.chunks(batch).map(|losses| losses.iter().sum::<f64>() * scale).sum();
-        let norm = self.learner.gradient_norm()?;
+        let norm = self.learner.gradient_norm()? / loss_scale;
         if self.ranks.size() > 1 {
             self.waited += begun.elapsed();
         }
@@ -406,63 +429,32 @@ impl Trainer {
             return Ok(mine);
         }
         let images = |rank: usize| {
-            let shards = engine::share(self.recipe.shards(), rank, size);
-            (0..self.recipe.train.accumulate).map(|micro| self.recipe.images(micro, &shards).len()).sum()
+            let shards = engine::share(self.feed.recipe.shards(), rank, size);
+            (0..self.feed.recipe.train.accumulate).map(|micro| self.feed.recipe.images(micro, &shards).len()).sum()
         };
         gather_numbers(&*self.ranks, &mine, &(0..size).map(images).collect::<Vec<usize>>())
     }
 
-    /// Adds the gradient of `scale`·Σ loss over these images of batch `batch_index`. Returns the losses.
-    fn add_batch(&mut self, batch_index: u64, images: Range<usize>, scale: f64) -> Result<Vec<f64>> {
-        let n = images.len();
-        let seed = self.recipe.train.seed;
-        // Every draw is keyed by the image's position in the run, so a resumed run repeats it exactly.
-        let first = batch_index * self.recipe.train.batch as u64 + images.start as u64;
-        let picks: Vec<_> = (first..first + n as u64)
-            .map(|position| {
-                let mut pick = self.epochs.pick_at(position);
-                pick.flip &= self.recipe.data.flip;
-                pick
-            })
-            .collect();
-        let [c, h, w] = self.data.shape();
-        let mut x0 = Array4::zeros((n, c, h, w));
-        self.data.fill_batch(&picks, &mut x0)?;
-        let mut eps = Array4::zeros((n, c, h, w));
-        fill_gaussian(seed, Purpose::TrainNoise, first, 0, &mut eps);
-        // Times are drawn for a whole batch at once.
-        let times = &self.draw_times(batch_index)[images];
-        let conditions = self.draw_conditions(&picks, first);
-        let dropout: Vec<u64> =
-            (0..n as u64).map(|i| KeyedRng::new(seed, Purpose::Dropout, first + i, 0).next_u64()).collect();
-
-        let draws = Draws { x0: &x0, eps: &eps, times, conditions: &conditions };
-        let Examples { x_t, target, weights } = self.objective.examples(&draws)?;
-        let drops = self.config.dropout > 0.0 && self.objective.drops();
-        let batch = Batch { x_t: &x_t, times, conditions: &conditions, dropout: drops.then_some(&dropout[..]) };
-        self.learner.add_gradient(batch, Targets { target: &target, weights: &weights, scale })
-    }
-
-    fn draw_times(&self, batch_index: u64) -> Vec<Time> {
-        let (n, times) = (self.recipe.train.batch, self.objective.times());
-        let count = times.len() as u32;
-        let mut rng = KeyedRng::new(self.recipe.train.seed, Purpose::TrainTime, batch_index, 0);
-        let indices: Vec<u32> = if self.recipe.train.antithetic {
-            antithetic_indices(&mut rng, n, count)
-        } else {
-            (0..n).map(|_| rng.below(u64::from(count)) as u32).collect()
-        };
-        indices.into_iter().map(|index| times[index as usize]).collect()
-    }
-
-    fn draw_conditions(&self, picks: &[crate::io::data::Pick], first: u64) -> Vec<Condition> {
-        let Some(labels) = self.data.labels().filter(|_| self.recipe.data.classes) else { return Vec::new() };
-        let (seed, p) = (self.recipe.train.seed, self.recipe.data.class_dropout);
-        let condition = |(i, pick): (usize, &crate::io::data::Pick)| {
-            let dropped = KeyedRng::new(seed, Purpose::ClassDrop, first + i as u64, 0).next_f64() < p;
-            Condition::Class(self.null_class.filter(|_| dropped).unwrap_or(labels[pick.index] as usize))
-        };
-        picks.iter().enumerate().map(condition).collect()
+    /// Adds the gradient of `scale`·Σ loss over these images of a batch. Returns the losses.
+    ///
+    /// While a device computes, another thread prepares the `next` part of a batch.
+    fn add_batch(&mut self, batch: BatchPart, next: BatchPart, scale: f64) -> Result<Vec<f64>> {
+        let ready = self.ahead.take().filter(|(part, _)| *part == batch);
+        let prepared = ready.map_or_else(|| self.feed.prepare(batch.0, batch.1), |(_, prepared)| prepared)?;
+        let (feed, learner) = (&mut self.feed, &mut self.learner);
+        if self.engine.device == Device::Cpu {
+            return learner.add_gradient(prepared.batch(), prepared.targets(scale));
+        }
+        std::thread::scope(|scope| {
+            let ahead = scope.spawn({
+                let next = next.clone();
+                move || feed.prepare(next.0, next.1)
+            });
+            let losses = learner.add_gradient(prepared.batch(), prepared.targets(scale));
+            // A failure is reported when the batch is due; a panic leaves it to be prepared then.
+            self.ahead = ahead.join().ok().map(|prepared| (next, prepared));
+            losses
+        })
     }
 
     /// DDIM samples from the moving average, always from the same latents.
@@ -475,14 +467,14 @@ impl Trainer {
 
     /// [`preview`](Self::preview) of this average.
     pub(super) fn preview_of(&self, ema: Parameters) -> Result<Array4<f32>> {
-        let scheduler = self.objective.scheduler();
+        let scheduler = self.feed.objective.scheduler();
         let network = engine::open(self.config.clone(), ema, scheduler.prediction_type, &self.engine)?;
-        let t = &self.recipe.train;
-        let trajectory = self.objective.preview(t.preview_steps)?;
+        let t = &self.feed.recipe.train;
+        let trajectory = self.feed.objective.preview(t.preview_steps)?;
         let (schedule, scale) = (scheduler.schedule()?, NoiseScale::Eta(0.0));
         // Recipes leave the end of a run to be clean; a teacher may have another.
         let plan = Plan::new(&schedule, &trajectory, &scale, scheduler.final_level(), Clip::Off)?;
-        let latents = initial_latent(t.seed, 0, t.preview_images, self.data.shape());
+        let latents = initial_latent(t.seed, 0, t.preview_images, self.feed.data.shape());
         let condition = |k: usize| (0..t.preview_images).map(|i| Condition::Class(i % k)).collect();
         let conditions: Vec<Condition> = self.config.num_class_embeds.map_or_else(Vec::new, condition);
         sample(&network, &plan, latents, &mut Forbidden, &conditions, &mut unobserved)
@@ -499,14 +491,4 @@ fn check_data(data: &Dataset, shape: [usize; 3], whose: &str) -> Result<()> {
         return Err(Error::argument(format!("{}: the data set has no images", data.name())));
     }
     Ok(())
-}
-
-/// Random words for the data order and the flips, keyed by (seed, epoch).
-fn epoch_word(seed: u64, stream: Stream, epoch: u64, counter: u64) -> u64 {
-    let purpose = match stream {
-        Stream::Order => Purpose::DataOrder,
-        Stream::Flip => Purpose::Augment,
-    };
-    // A data set has fewer than 2³² images, so the counter fits.
-    KeyedRng::new(seed, purpose, epoch, counter as u32).next_u64()
 }

@@ -60,6 +60,10 @@ impl Denoiser for DifferentiableUNet {
         self.unet.predict(x_t, times, conditions)
     }
 
+    fn takes_fractional_times(&self) -> bool {
+        self.unet.takes_fractional_times()
+    }
+
     fn prepare(&self, times: &[Time], conditions: &[Condition]) {
         self.unet.prepare(times, conditions);
     }

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use skipstone_kernels::optimizer::{self, Adam};
+use skipstone_kernels::optimizer;
 
 use super::Backprop;
 use crate::engine::{Batch, Group, Learner, Sharding, Targets, Update};
@@ -74,10 +74,8 @@ impl Learner for CpuLearner {
         if let Some(factor) = update.shrink {
             optimizer::scale(isa, team, factor, &mut self.gradient);
         }
-        let Update { step, learning_rate: lr, beta1, beta2, eps, weight_decay, decoupled, .. } = *update;
-        let adam = Adam { lr, beta1, beta2, eps, weight_decay, decoupled };
         let [weights, ema, m, v] = &mut self.groups;
-        adam.step(isa, team, step, &self.gradient, weights.data_mut(), m.data_mut(), v.data_mut());
+        update.adam().step(isa, team, update.step, &self.gradient, weights.data_mut(), m.data_mut(), v.data_mut());
         optimizer::moving_average(isa, team, update.ema_decay, weights.data(), ema.data_mut());
         Ok(())
     }

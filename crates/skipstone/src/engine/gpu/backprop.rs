@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use ndarray::Array4;
-use skipstone_gpu::{ALIGNMENT, Buffer, Gpu, elementwise, optimizer};
+use skipstone_gpu::{Buffer, Element, Gpu, elementwise, optimizer};
 
 use super::backward::{Back, BackWorkspace, PackBuffers, Repacked, Wanted, all_places};
 use super::conditions::{Table, VectorValues, Vectoriser};
 use super::execute::{DropoutKeys, Store, Walk, Workspace};
-use crate::engine::Batch;
 use crate::engine::inputs::{ConditioningKey, RowLayout, check, conditions};
+use crate::engine::{Batch, Sharding};
 use crate::error::{Error, Result};
 use crate::sampling::denoiser;
 use crate::unet::graph::Graph;
@@ -36,6 +36,7 @@ pub(super) struct Backprop {
     places: Vec<(usize, usize)>,
     shard: usize,
     recompute: bool,
+    element: Element,
     pub gpu: Gpu,
     memory: Option<Memory>,
 }
@@ -55,16 +56,18 @@ struct Memory {
 }
 
 impl Backprop {
-    pub fn new(gpu: Gpu, config: Config, shard: usize, recompute: bool) -> Result<Self> {
+    /// A backward pass in which activations, their gradients and packed weights are stored as `element`.
+    pub fn new(gpu: Gpu, config: Config, sharding: Sharding, element: Element) -> Result<Self> {
+        let Sharding { images: shard, recompute } = sharding;
         if shard == 0 {
             return Err(Error::argument("expected at least 1 image per shard, found 0"));
         }
         let graph = Graph::new(&config, true)?;
-        let forward = MemoryPlan::training(&graph, recompute, ALIGNMENT);
-        let gradients = MemoryPlan::gradients(&graph, ALIGNMENT);
+        let forward = MemoryPlan::training(&graph, recompute, element.alignment());
+        let gradients = MemoryPlan::gradients(&graph, element.alignment());
         forward.check()?;
         let (rows, places) = (RowLayout::new(&graph), all_places(&graph));
-        Ok(Self { config, graph, forward, gradients, rows, places, shard, recompute, gpu, memory: None })
+        Ok(Self { config, graph, forward, gradients, rows, places, shard, recompute, element, gpu, memory: None })
     }
 
     pub fn layout(&self) -> &Layout {
@@ -73,7 +76,7 @@ impl Backprop {
 
     /// Bytes that activations and their gradients take for a batch of `n` images.
     pub fn bytes(&self, n: usize) -> usize {
-        4 * (self.forward.len() + self.gradients.len()) * self.shard.min(n)
+        4 * self.element.words(self.forward.len() + self.gradients.len()) * self.shard.min(n)
     }
 
     fn allocate(&self, images: usize) -> skipstone_gpu::Result<Memory> {
@@ -82,11 +85,11 @@ impl Backprop {
         // Image i has row i.
         gpu.write_integers(&table.row_of, &(0..images as u32).collect::<Vec<_>>());
         Ok(Memory {
-            forward: Workspace::new(gpu, graph, &self.forward, images)?,
-            back: BackWorkspace::new(gpu, graph, &self.gradients, images)?,
+            forward: Workspace::new(gpu, graph, &self.forward, self.element, images)?,
+            back: BackWorkspace::new(gpu, graph, &self.gradients, self.element, images)?,
             values: VectorValues::default(),
             table,
-            packed: PackBuffers::new(gpu, graph)?,
+            packed: PackBuffers::new(gpu, graph, self.element)?,
             target: gpu.reserve(images * graph.value(graph.output).len())?,
             factors: gpu.reserve(images)?,
             sums: gpu.reserve(images)?,
@@ -160,6 +163,7 @@ impl Backprop {
             gpu,
             graph,
             plan: &self.forward,
+            element: self.element,
             rows: &self.rows,
             table,
             n,

@@ -2,7 +2,7 @@
 
 use skipstone_gpu::conv::{self, Part};
 use skipstone_gpu::norm::{self, Gradients};
-use skipstone_gpu::{Buffer, Gpu, Result, View, attention, elementwise, embedding, gradient};
+use skipstone_gpu::{Buffer, Element, Gpu, Result, View, attention, elementwise, embedding, gradient};
 
 use super::conditions::VectorGradients;
 use super::execute::{Layer, Layers, Store, Walk, Workspace, scores};
@@ -26,7 +26,7 @@ pub(super) struct BackWorkspace {
 }
 
 impl BackWorkspace {
-    pub fn new(gpu: &Gpu, graph: &Graph, plan: &MemoryPlan, images: usize) -> Result<Self> {
+    pub fn new(gpu: &Gpu, graph: &Graph, plan: &MemoryPlan, element: Element, images: usize) -> Result<Self> {
         let convs = || {
             graph.ops.iter().filter_map(|op| match op {
                 Op::Conv { shape, .. } => Some(conv::Shape::from(*shape)),
@@ -36,12 +36,12 @@ impl BackWorkspace {
         let largest = |of: &dyn Fn(conv::Shape) -> usize| convs().map(of).max().unwrap_or(0);
         let inputs = largest(&|shape| shape.grid_pixels() * shape.c_in);
         let outputs = largest(&|shape| shape.output_pixels() * shape.c_out);
-        let scratch = inputs.max(outputs);
+        let scratch = element.words(images * inputs.max(outputs));
         let norms = graph.norms.iter().map(|norm| 2 * norm.shape.channels).max().unwrap_or(0);
         let widest = largest(&|shape| shape.c_out).max(norms);
         Ok(Self {
-            arena: gpu.reserve(images * plan.len())?,
-            scratch: [gpu.reserve(images * scratch)?, gpu.reserve(images * scratch)?],
+            arena: gpu.reserve(element.words(images * plan.len()))?,
+            scratch: [gpu.reserve(scratch)?, gpu.reserve(scratch)?],
             partial: gpu.reserve(largest(&|shape| gradient::scratch(&shape, images)))?,
             sums: gpu.reserve(images * widest)?,
             scores: gpu.reserve(scores(graph, images))?,
@@ -68,7 +68,7 @@ pub(super) struct PackBuffers {
 }
 
 impl PackBuffers {
-    pub fn new(gpu: &Gpu, graph: &Graph) -> Result<Self> {
+    pub fn new(gpu: &Gpu, graph: &Graph, element: Element) -> Result<Self> {
         let shapes: Vec<conv::Shape> = graph
             .ops
             .iter()
@@ -79,7 +79,7 @@ impl PackBuffers {
             .collect();
         let largest = shapes.iter().max_by_key(|shape| shape.weights()).expect("a network has convolutions");
         let widest = shapes.iter().map(|shape| shape.c_out).max().unwrap_or(0);
-        Ok(Self { weights: conv::Weights::reserve(gpu, largest, false)?, bias: gpu.reserve(widest)? })
+        Ok(Self { weights: conv::Weights::reserve(gpu, largest, element)?, bias: gpu.reserve(widest)? })
     }
 }
 
@@ -150,6 +150,11 @@ pub(super) struct Back<'a> {
 }
 
 impl Back<'_> {
+    /// Scratch memory as rows of `channels`.
+    fn scratch(&self, back: &BackWorkspace, which: usize, channels: usize) -> View {
+        View::dense(back.scratch[which].clone(), channels).stored(self.walk.element)
+    }
+
     /// The gradient of a value.
     pub fn slope(&self, back: &BackWorkspace, id: ValueId) -> View {
         self.walk.place(&back.arena, self.plan, id)
@@ -199,7 +204,7 @@ impl Back<'_> {
                 let rows = n * shape.output_pixels();
                 if *scale != 1.0 {
                     // Everything before the scale receives the gradient times the scale.
-                    let scaled = View::dense(back.scratch[1].clone(), shape.c_out);
+                    let scaled = self.scratch(back, 1, shape.c_out);
                     elementwise::add_rows(gpu, rows, shape.c_out, *scale, &dy, &scaled, false);
                     elementwise::add_rows(gpu, rows, shape.c_out, 1.0, &scaled, &dy, false);
                 }
@@ -256,7 +261,7 @@ impl Back<'_> {
                 match walk.dropout {
                     Some(keys) => {
                         let keys = keys.site(*site);
-                        embedding::dropout(gpu, *p, n, value.len(), &keys, &dy.buffer, &dx.buffer, accumulate);
+                        embedding::dropout(gpu, *p, n, value.len(), &keys, &dy, &dx, accumulate);
                     }
                     None => {
                         elementwise::add_rows(gpu, n * value.pixels(), value.channels, 1.0, &dy, &dx, accumulate);
@@ -299,13 +304,13 @@ impl Back<'_> {
             conv::backward_data(gpu, &shape, n, dy, packed, &self.slope(back, x), accumulate);
             return Ok(());
         }
-        let mut d = View::dense(back.scratch[0].clone(), shape.c_in);
+        let mut d = self.scratch(back, 0, shape.c_in);
         conv::backward_data(gpu, &shape, n, dy, packed, &d, false);
         if shape.upsample {
             // Of the doubled input, back to the input itself.
             let (accumulate, dx) = match norm {
                 None => (self.touch(back, x), self.slope(back, x)),
-                Some(_) => (false, View::dense(back.scratch[1].clone(), shape.c_in)),
+                Some(_) => (false, self.scratch(back, 1, shape.c_in)),
             };
             elementwise::upsample_backward(gpu, n, shape.input, shape.c_in, &d, &dx, accumulate);
             d = dx;

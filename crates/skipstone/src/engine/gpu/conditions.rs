@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use skipstone_gpu::conv::Vectors;
 use skipstone_gpu::elementwise::{self, Activation};
 use skipstone_gpu::matmul::{self, Matrix};
-use skipstone_gpu::{ALIGNMENT, Buffer, Gpu, Result, View, embedding};
+use skipstone_gpu::{ALIGNMENT, Buffer, Element, Gpu, Result, View, embedding};
 
 use super::execute::Store;
 use crate::engine::inputs::{ConditioningKey, RowLayout, class_of, embedding_row, time_embedding};
@@ -278,13 +278,14 @@ fn linear(rows: usize, columns: usize, depth: usize) -> matmul::Shape {
 
 /// The vectors of a view, one per row.
 fn rows_of(view: &View) -> Matrix {
-    let View { buffer, stride, offset } = view.clone();
-    Matrix { buffer, offset, by_image: 0, by_head: 0, by_row: stride, by_column: 1 }
+    let View { buffer, stride, offset, element } = view.clone();
+    Matrix { buffer, offset, by_image: 0, by_head: 0, by_row: stride, by_column: 1, element }
 }
 
 /// The weights of a linear layer, `[outputs, inputs]`.
 fn weights(parameters: &Buffer, offset: usize, inputs: usize) -> Matrix {
-    Matrix { buffer: parameters.clone(), offset, by_image: 0, by_head: 0, by_row: inputs, by_column: 1 }
+    let element = Element::F32;
+    Matrix { buffer: parameters.clone(), offset, by_image: 0, by_head: 0, by_row: inputs, by_column: 1, element }
 }
 
 /// Gradients of vectors, zero until something is added.

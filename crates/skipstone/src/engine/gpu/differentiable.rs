@@ -1,11 +1,11 @@
 use std::sync::{Mutex, PoisonError};
 
 use ndarray::Array4;
-use skipstone_gpu::{Buffer, Gpu};
+use skipstone_gpu::{Buffer, Element, Gpu};
 
 use super::UNet;
 use super::backprop::{Backprop, Slope};
-use crate::engine::{Batch, Network, Precision};
+use crate::engine::{Batch, Network, Precision, Sharding};
 use crate::error::{Error, Result};
 use crate::math::schedule::Time;
 use crate::sampling::denoiser::{Condition, Denoiser, DifferentiableDenoiser, Prediction, Pullback};
@@ -36,7 +36,8 @@ impl DifferentiableUNet {
     /// As [`UNet::new`].
     pub fn new(gpu: Gpu, config: Config, parameters: Parameters, prediction: Prediction) -> Result<Self> {
         // One image per shard, so that no image's result depends on its neighbours.
-        let backprop = Backprop::new(gpu.clone(), config.clone(), 1, false)?;
+        let sharding = Sharding { images: 1, recompute: false };
+        let backprop = Backprop::new(gpu.clone(), config.clone(), sharding, Element::F32)?;
         let (raw, gradient) = (gpu.upload(parameters.data())?, gpu.reserve(parameters.data().len())?);
         let unet = UNet::new(gpu, config, parameters, prediction, Precision::F32)?;
         Ok(Self { unet, parameters: raw, backward: Mutex::new(Backward { backprop, gradient }) })

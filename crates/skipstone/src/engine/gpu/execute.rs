@@ -2,7 +2,7 @@
 
 use skipstone_gpu::conv::{self, Epilogue};
 use skipstone_gpu::norm::{self, Affine};
-use skipstone_gpu::{ALIGNMENT, Buffer, Gpu, Result, View, attention, elementwise, embedding};
+use skipstone_gpu::{ALIGNMENT, Buffer, Element, Gpu, Result, View, attention, elementwise, embedding};
 
 use super::conditions::Table;
 use crate::engine::inputs::{RowLayout, site_keys};
@@ -65,13 +65,13 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub fn new(gpu: &Gpu, graph: &Graph, plan: &MemoryPlan, images: usize) -> Result<Self> {
+    pub fn new(gpu: &Gpu, graph: &Graph, plan: &MemoryPlan, element: Element, images: usize) -> Result<Self> {
         let norms = |len: fn(&norm::Shape) -> usize| -> Result<Vec<Buffer>> {
             graph.norms.iter().map(|norm| gpu.reserve(images * len(&norm.shape.into()))).collect()
         };
         let planes = [graph.input, graph.output].map(|id| graph.value(id).len());
         Ok(Self {
-            arena: gpu.reserve(images * plan.len())?,
+            arena: gpu.reserve(element.words(images * plan.len()))?,
             coefficients: norms(|shape| 2 * shape.channels)?,
             statistics: norms(|shape| 2 * shape.groups)?,
             scores: gpu.reserve(scores(graph, images))?,
@@ -128,6 +128,8 @@ pub(super) struct Walk<'a> {
     pub gpu: &'a Gpu,
     pub graph: &'a Graph,
     pub plan: &'a MemoryPlan,
+    /// How pixels are stored.
+    pub element: Element,
     pub rows: &'a RowLayout,
     pub table: &'a Table,
     /// Number of images.
@@ -142,7 +144,8 @@ impl Walk<'_> {
     pub fn place(&self, arena: &Buffer, plan: &MemoryPlan, id: ValueId) -> View {
         let (root, offset) = self.graph.root(id);
         let range = plan.range(root, self.n);
-        View::part(arena.slice(range.start, range.len()), self.graph.value(root).channels, offset)
+        let words = arena.slice(range.start / self.element.per_word(), self.element.words(range.len()));
+        View::part(words, self.graph.value(root).channels, offset).stored(self.element)
     }
 
     /// A value's pixels.
@@ -255,7 +258,7 @@ impl Walk<'_> {
                 match self.dropout {
                     Some(keys) => {
                         let keys = keys.site(*site);
-                        embedding::dropout(gpu, *p, n, value.len(), &keys, &x.buffer, &y.buffer, false);
+                        embedding::dropout(gpu, *p, n, value.len(), &keys, &x, &y, false);
                     }
                     None => elementwise::add_rows(gpu, n * value.pixels(), value.channels, 1.0, &x, &y, false),
                 }

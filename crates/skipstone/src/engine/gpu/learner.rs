@@ -1,16 +1,21 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use skipstone_gpu::optimizer::{Adam, State, scratch, squared_norm};
+use skipstone_gpu::optimizer::{self, State, scratch, squared_norm};
 use skipstone_gpu::{Buffer, Gpu, elementwise};
 
 use super::backprop::{Backprop, Slope};
-use crate::engine::{Batch, Group, Learner, Sharding, Targets, Update};
+use super::element;
+use crate::engine::{Batch, Group, Learner, Precision, Sharding, Targets, Update};
 use crate::error::{Error, Result};
 use crate::sampling::denoiser::check_shape;
 use crate::unet::{Config, Layout, Parameters};
 
 /// Training on a graphics processor: weights, moments, moving average and gradient stay on it.
+///
+/// In f16, activations, their gradients and the weights as convolutions read them are in half precision. The weights that the
+/// optimiser steps, its moments, the parameters' gradient and all sums stay in f32. The caller scales the loss
+/// ([`Targets::scale`]), so that small gradients do not vanish.
 #[derive(Debug)]
 pub struct GpuLearner {
     backprop: Backprop,
@@ -28,11 +33,17 @@ impl GpuLearner {
     ///
     /// # Errors
     /// The config is invalid, the weights belong to another architecture, the shard size is 0, or the device has too little
-    /// memory.
-    pub fn new(gpu: Gpu, config: Config, weights: &Parameters, sharding: Sharding) -> Result<Self> {
+    /// memory or lacks the precision.
+    pub fn new(
+        gpu: Gpu,
+        config: Config,
+        weights: &Parameters,
+        sharding: Sharding,
+        precision: Precision,
+    ) -> Result<Self> {
         let [height, width] = config.sample_size;
         let output = [config.out_channels, height, width];
-        let backprop = Backprop::new(gpu.clone(), config, sharding.images, sharding.recompute)?;
+        let backprop = Backprop::new(gpu.clone(), config, sharding, element(&gpu, precision)?)?;
         if *backprop.layout() != **weights.layout() {
             return Err(Error::data("the weights do not fit the config: they belong to another architecture"));
         }
@@ -74,11 +85,10 @@ impl Learner for GpuLearner {
     }
 
     fn update(&mut self, update: &Update) -> Result<()> {
-        let Update { step, shrink, learning_rate: lr, beta1, beta2, eps, weight_decay, decoupled, ema_decay } = *update;
-        let shrink = shrink.unwrap_or(1.0);
-        let adam = Adam { lr, beta1, beta2, eps, weight_decay, decoupled, shrink, ema_decay };
         let [weights, ema, first, second] = &self.groups;
-        adam.step(&self.backprop.gpu, step, &self.gradient, State { weights, ema, first, second });
+        let state = State { weights, ema, first, second };
+        let (adam, clip) = (update.adam().factors(update.step), update.shrink.unwrap_or(1.0));
+        optimizer::step(&self.backprop.gpu, &adam, clip, update.ema_decay, &self.gradient, state);
         Ok(())
     }
 

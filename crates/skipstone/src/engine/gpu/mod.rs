@@ -19,7 +19,9 @@ pub use learner::GpuLearner;
 pub use network::UNet;
 pub use skipstone_gpu::{Adapter, Api as ApiName, Gpu, Properties, adapters};
 
-use crate::engine::{Api, Device, DeviceInfo};
+use skipstone_gpu::Element;
+
+use crate::engine::{Api, Device, DeviceInfo, Precision};
 use crate::error::{Error, Kind, Result};
 
 impl From<Api> for skipstone_gpu::Api {
@@ -49,6 +51,21 @@ pub(super) fn open(api: Api, number: usize) -> Result<Gpu> {
         return Err(Error::new(Kind::Device, message));
     };
     Gpu::open(adapter).map_err(|error| Error::from(error).within(format_args!("device {device}")))
+}
+
+/// How a network of this precision stores its activations and weights.
+///
+/// # Errors
+/// The device does not compute in it.
+fn element(gpu: &Gpu, precision: Precision) -> Result<Element> {
+    match precision {
+        Precision::F32 => Ok(Element::F32),
+        Precision::F16 if gpu.properties().half => Ok(Element::F16),
+        Precision::F16 => Err(Error::new(
+            Kind::Device,
+            "precision f16: the device does not compute in 16-bit floating point; use f32",
+        )),
+    }
 }
 
 /// The first graphics processor that is not a program on the CPU.

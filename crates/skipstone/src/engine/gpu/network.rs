@@ -5,12 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ndarray::Array4;
-use skipstone_gpu::{ALIGNMENT, Buffer, Gpu, conv};
+use skipstone_gpu::{Buffer, Element, Gpu, conv};
 
 use super::backward::pack;
 use super::conditions::{Table, VectorValues, Vectoriser};
 use super::execute::{Layer, Store, Walk, Workspace};
-use super::limit;
+use super::{element, limit};
 use crate::engine::inputs::{ConditioningKey, RowLayout, check, conditions, every_condition};
 use crate::engine::{Cost, Network, Precision};
 use crate::error::{Error, Result};
@@ -36,6 +36,7 @@ pub struct UNet {
     config: Config,
     graph: Graph,
     plan: MemoryPlan,
+    element: Element,
     rows: RowLayout,
     gpu: Gpu,
     layers: Vec<Option<Layer>>,
@@ -87,8 +88,7 @@ impl Kept {
 }
 
 /// Uploads and packs every convolution.
-fn layers(gpu: &Gpu, graph: &Graph, parameters: &Parameters, precision: Precision) -> Result<Vec<Option<Layer>>> {
-    let half = precision == Precision::F16;
+fn layers(gpu: &Gpu, graph: &Graph, parameters: &Parameters, element: Element) -> Result<Vec<Option<Layer>>> {
     let specs = graph.layout.specs();
     let layer = |op: usize| {
         let Op::Conv { shape, weights, .. } = &graph.ops[op] else { return Ok(None) };
@@ -101,7 +101,7 @@ fn layers(gpu: &Gpu, graph: &Graph, parameters: &Parameters, precision: Precisio
             data.extend_from_slice(values);
         }
         let raw = gpu.upload(&data)?;
-        let (packed, bias) = (conv::Weights::reserve(gpu, &shape, half)?, gpu.reserve(shape.c_out)?);
+        let (packed, bias) = (conv::Weights::reserve(gpu, &shape, element)?, gpu.reserve(shape.c_out)?);
         let layer = pack(gpu, graph, op, Store { buffer: &raw, places: &places }, &packed, &bias);
         // A bias among the unpacked parameters would keep all of them.
         let biases: Vec<f32> =
@@ -113,8 +113,9 @@ fn layers(gpu: &Gpu, graph: &Graph, parameters: &Parameters, precision: Precisio
 }
 
 impl UNet {
-    /// A network with the given architecture, parameters and prediction type on a device. In f16, the weights of convolutions
-    /// are in half precision; products, sums and activations stay in f32.
+    /// A network with the given architecture, parameters and prediction type on a device. In f16, activations and
+    /// the weights of convolutions are stored in half precision; products, sums, statistics and the vectors of conditions stay
+    /// in f32.
     ///
     /// # Errors
     /// The config is invalid or its images are too large, the parameters belong to another architecture, or the device has
@@ -130,13 +131,14 @@ impl UNet {
         if graph.layout != **parameters.layout() {
             return Err(Error::data("the parameters do not fit the config: they belong to another architecture"));
         }
-        let plan = MemoryPlan::inference(&graph, ALIGNMENT);
+        let element = element(&gpu, precision)?;
+        let plan = MemoryPlan::inference(&graph, element.alignment());
         plan.check()?;
         let kept = Kept::new(&gpu, &graph, &parameters)?;
-        let layers = layers(&gpu, &graph, &parameters, precision)?;
+        let layers = layers(&gpu, &graph, &parameters, element)?;
         drop(parameters);
         let rows = RowLayout::new(&graph);
-        Ok(Self { config, graph, plan, rows, gpu, layers, kept, prediction, state: Mutex::default() })
+        Ok(Self { config, graph, plan, element, rows, gpu, layers, kept, prediction, state: Mutex::default() })
     }
 
     fn run(
@@ -160,7 +162,7 @@ impl UNet {
         let mut state = self.state();
         let mut begin = 0;
         while begin < n {
-            let most = limit::images(&self.gpu, &self.plan).min(state.fits.unwrap_or(usize::MAX)).max(1);
+            let most = limit::images(&self.gpu, &self.plan, self.element).min(state.fits.unwrap_or(usize::MAX)).max(1);
             // As even as possible: a last part of one image would take nearly as long as a whole part.
             let images = begin..begin + (n - begin).div_ceil((n - begin).div_ceil(most));
             let part = &x[images.start * x_len..images.end * x_len];
@@ -191,7 +193,7 @@ impl UNet {
         if state.workspace.as_ref().is_none_or(|workspace| workspace.images < n) {
             // The old one goes first.
             state.workspace = None;
-            state.workspace = Some(Workspace::new(&self.gpu, &self.graph, &self.plan, n)?);
+            state.workspace = Some(Workspace::new(&self.gpu, &self.graph, &self.plan, self.element, n)?);
         }
         let (Some(workspace), Some(table)) = (&state.workspace, &state.table) else {
             unreachable!("both were made above")
@@ -202,6 +204,7 @@ impl UNet {
             gpu: &self.gpu,
             graph: &self.graph,
             plan: &self.plan,
+            element: self.element,
             rows: &self.rows,
             table,
             n,
@@ -322,9 +325,9 @@ impl Network for UNet {
             self.layers.iter().flatten().map(|layer| layer.weights.bytes() + 4 * layer.bias.0.len()).sum();
         Cost {
             flops: self.graph.flops(),
-            activation_bytes: 4 * self.plan.len(),
+            activation_bytes: 4 * self.element.words(self.plan.len()),
             weight_bytes: 4 * self.kept.buffer.len() + packed,
-            batch: Some(limit::busy(&self.gpu, &self.plan)),
+            batch: Some(limit::busy(&self.gpu, &self.plan, self.element)),
         }
     }
 

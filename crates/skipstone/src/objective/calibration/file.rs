@@ -29,8 +29,9 @@ impl Calibration {
             ("decoder_nats", json!(self.decoder_nats)),
         ];
         // Calibrations without it keep their text, and so their hash.
-        if let Some(LocalErrors { times, latents, errors }) = &self.local_errors {
-            fields.push(("local_errors", json!({"errors": errors, "latents": latents, "times": times})));
+        if let Some(LocalErrors { times, latents, errors, gains }) = &self.local_errors {
+            fields
+                .push(("local_errors", json!({"errors": errors, "gains": gains, "latents": latents, "times": times})));
         }
         // One line per field, not one per number.
         let lines: Vec<String> = fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
@@ -82,6 +83,7 @@ impl Calibration {
                     times: part(local, "times")?,
                     latents: part(local, "latents")?,
                     errors: part(local, "errors")?,
+                    gains: part(local, "gains")?,
                 }),
             },
         };

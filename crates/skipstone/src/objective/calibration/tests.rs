@@ -204,7 +204,8 @@ fn a_fitted_grid_ends_nearer_to_the_exact_flow_than_linear_and_quadratic_ones() 
         ControlFlow::Continue(())
     };
     let errors = measure_path(&oracle, &schedule, &latents, &[], &mut see).unwrap();
-    assert_eq!(seen, (errors.times.len(), errors.times.len()));
+    let stages = path_work(MOST_T).unwrap().stages;
+    assert_eq!(seen, (stages, stages));
     // Other latents than those it was fitted on. The flow of a Gaussian conserves (x − √a·μ)/√(a·v + 1 − a).
     let x_t = initial_latent(4, 0, 64, [1, 1, 64]);
     let last = schedule.level(Time::new(MOST_T)).unwrap();
@@ -254,6 +255,15 @@ fn local_errors_are_those_of_single_steps_from_the_exact_flow() {
         // The reference has an error of its own.
         assert!((found - exact).abs() < 0.02 * exact + 2e-3, "{k} {j}: {found} {exact}");
     }
+    // The flow of a Gaussian multiplies a difference in the value of variance v by √(v/(a·v + 1 − a)).
+    assert_eq!(errors.gains[0], 1.0);
+    for j in 1..count {
+        let level = schedule.level(time(j)).unwrap();
+        let gain = |v: f64| (v / (level.alpha_bar * v + level.one_minus)).sqrt();
+        let (least, most) = variance.iter().fold((f64::MAX, 0.0f64), |(a, b), &v| (a.min(gain(v)), b.max(gain(v))));
+        // Coarse steps of DDIM have an error of their own.
+        assert!((0.9 * least..1.1 * most).contains(&errors.gains[j]), "{j}: {} in {least}..{most}", errors.gains[j]);
+    }
 }
 
 #[test]
@@ -264,21 +274,22 @@ fn the_dynamic_programme_finds_the_least_sum_of_local_errors() {
         times: vec![1, 3, 4, 10, 11, 20, 30, 36, 40],
         latents: 1,
         errors: (0..n).map(|k| rows(k).collect()).collect(),
+        gains: (0..=n).map(|j| 1.0 + (j * 29 % 13) as f64).collect(),
     };
     for steps in 1..=n {
         // Every choice of steps − 1 candidates below the last.
         let chosen = (0..(1usize << (n - 1))).filter(|set| set.count_ones() as usize == steps - 1);
         let sum = |set: usize| {
             let stops: Vec<usize> = (0..n).filter(|&k| k == n - 1 || (set >> k) & 1 == 1).collect();
-            let pairs = stops.windows(2).map(|pair| errors.errors[pair[1]][pair[0] + 1]);
+            let pairs = stops.windows(2).map(|pair| errors.errors[pair[1]][pair[0] + 1] * errors.gains[pair[0] + 1]);
             pairs.sum::<f64>() + errors.errors[stops[0]][0]
         };
         let least = chosen.map(sum).fold(f64::INFINITY, f64::min);
         let found = errors.fitted(steps).unwrap();
         let place = |t: &Time| errors.times.iter().position(|&one| Time::new(one) == *t).unwrap();
         let stops: Vec<usize> = found.times().iter().rev().map(place).collect();
-        let cost = stops.windows(2).map(|pair| errors.errors[pair[1]][pair[0] + 1]).sum::<f64>();
-        assert_eq!(cost + errors.errors[stops[0]][0], least, "{steps}: {found:?}");
+        let cost = stops.windows(2).map(|pair| errors.errors[pair[1]][pair[0] + 1] * errors.gains[pair[0] + 1]);
+        assert_eq!(cost.sum::<f64>() + errors.errors[stops[0]][0], least, "{steps}: {found:?}");
         assert_eq!((found.calls(), found.start()), (steps, Time::new(T)));
     }
     for steps in [0, n + 1] {
@@ -291,8 +302,12 @@ fn a_file_keeps_local_errors_and_refuses_damaged_ones() {
     let mut calibration = measured(&oracle(), &schedule());
     let without = calibration.to_json();
     assert!(!without.contains("local_errors") && calibration.fitted(2).unwrap_err().kind() == Kind::NotFound);
-    let local =
-        LocalErrors { times: vec![1, 7, T], latents: 2, errors: vec![vec![0.5], vec![1.0, 0.0], vec![2.0, 1.5, 0.25]] };
+    let local = LocalErrors {
+        times: vec![1, 7, T],
+        latents: 2,
+        errors: vec![vec![0.5], vec![1.0, 0.0], vec![2.0, 1.5, 0.25]],
+        gains: vec![1.0, 1.0, 1.0, 1.0],
+    };
     calibration.local_errors = Some(local.clone());
     let text = calibration.to_json();
     assert_eq!(Calibration::from_json(&text).unwrap(), calibration);
@@ -312,8 +327,15 @@ fn a_file_keeps_local_errors_and_refuses_damaged_ones() {
         "local_errors.errors",
     );
     refused(
-        LocalErrors { errors: vec![vec![-0.5], vec![1.0, 0.0], vec![2.0, 1.5, 0.25]], ..local },
+        LocalErrors { errors: vec![vec![-0.5], vec![1.0, 0.0], vec![2.0, 1.5, 0.25]], ..local.clone() },
         "local_errors.errors",
     );
+    // Through 1 it costs 1.5 + 0.5. Through 7 it costs 0.25·3 + 1 with a gain of 3 there, and 0.25·5 + 1 with one of 5.
+    for (gain, through) in [(3.0, 7), (5.0, 1)] {
+        let weighed = LocalErrors { gains: vec![1.0, 1.0, gain, 1.0], ..local.clone() };
+        assert_eq!(weighed.fitted(2).unwrap().times(), [Time::new(T), Time::new(through)]);
+    }
+    refused(LocalErrors { gains: vec![1.0; 3], ..local.clone() }, "local_errors.gains");
+    refused(LocalErrors { gains: vec![1.0, 1.0, -1.0, 1.0], ..local }, "local_errors.gains");
     assert!(Calibration::from_json(&text.replace("\"latents\":2", "\"latents\":-2")).is_err());
 }

@@ -1,6 +1,7 @@
 //! Recipes as text: parsing, overrides and validation.
 
-use super::Recipe;
+use super::{Recipe, TrainRecipe};
+use crate::engine::Precision;
 use crate::error::{Error, Result};
 
 impl Recipe {
@@ -15,7 +16,9 @@ impl Recipe {
 
     /// As [`parse`](Self::parse), with the keys and the defaults of `base`.
     pub(super) fn read(text: &str, overrides: &[String], base: &Self) -> Result<Self> {
-        let known = base.to_table();
+        // This key is written only if its value is not the default.
+        let train = TrainRecipe { precision: Precision::F16, ..base.train.clone() };
+        let known = Self { train, ..base.clone() }.to_table();
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::data(e.to_string()))?;
         for assignment in overrides {
             let (key, value) = assignment.split_once('=').ok_or_else(|| {
@@ -39,6 +42,7 @@ impl Recipe {
         if let Some(train) = whole.get_mut("train").and_then(toml::Value::as_table_mut) {
             // A recipe that does not say how to sum may be that of an old run.
             train.remove("sum");
+            train.remove("precision");
         }
         for (section, entries) in &table {
             let into = whole.get_mut(section).and_then(toml::Value::as_table_mut);

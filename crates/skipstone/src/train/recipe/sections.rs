@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Precision;
 use crate::math::schedule::BetaSchedule;
 use crate::sampling::denoiser::Prediction;
 
@@ -216,6 +217,11 @@ pub struct TrainRecipe {
     /// a run whose recipe has no such key is older than trees and keeps its chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sum: Option<Sum>,
+    /// f32 | f16: how activations, their gradients and the weights of convolutions are stored. f16 needs a graphics processor
+    /// and scales the loss; the trained weights, their moments and all sums stay in f32. Written only if it is f16: older runs
+    /// have no such key.
+    #[serde(skip_serializing_if = "Precision::is_exact")]
+    pub precision: Precision,
     /// Whether the backward pass recomputes activations used within one block only: less memory, more time, identical
     /// bits.
     pub recompute: bool,
@@ -243,6 +249,7 @@ impl Default for TrainRecipe {
             accumulate: 1,
             shard: 32,
             sum: Some(Sum::Tree),
+            precision: Precision::F32,
             recompute: false,
             seed: 0,
             antithetic: true,

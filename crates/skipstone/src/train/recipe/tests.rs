@@ -15,7 +15,9 @@ fn an_unknown_key_names_the_nearest() {
 
 #[test]
 fn a_recipe_written_out_reads_back_the_same() {
-    let overrides = ["optimizer.kind=adamw".to_string(), "model.block_out_channels=[16, 32]".into()];
+    assert!(!Recipe::default().to_toml().contains("precision"));
+    let overrides =
+        ["optimizer.kind=adamw".to_string(), "train.precision=f16".into(), "model.block_out_channels=[16, 32]".into()];
     let recipe = Recipe::parse("[model]\nattention = [false, true]", &overrides).unwrap();
     assert_eq!(recipe.model.block_out_channels, [16, 32]);
     assert_eq!(Recipe::parse(&recipe.to_toml(), &[]).unwrap(), recipe);
@@ -45,6 +47,7 @@ fn a_name_that_is_none_is_refused_with_its_key_and_all_there_are() {
         ("optimizer.kind=sgd", "`adam` or `adamw`"),
         ("optimizer.decay=linear", "`constant` or `cosine`"),
         ("train.batch=many", "usize"),
+        ("train.precision=bf16", "f32 or f16"),
     ] {
         let e = Recipe::parse("", &[set.into()]).unwrap_err().to_string();
         let (key, value) = set.split_once('=').unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ndarray::{Axis, Slice};
 use skipstone_kernels::elementwise::axpy;
-use skipstone_kernels::optimizer::{self, Adam};
+use skipstone_kernels::optimizer;
 
 use super::Backprop;
 use crate::engine::ranks::{Ranks, gather_numbers};
@@ -282,8 +282,7 @@ impl Learner for TreeLearner {
         if let Some(factor) = update.shrink {
             optimizer::scale(isa, team, factor, &mut self.sum);
         }
-        let Update { step, learning_rate: lr, beta1, beta2, eps, weight_decay, decoupled, .. } = *update;
-        let adam = Adam { lr, beta1, beta2, eps, weight_decay, decoupled };
+        let (adam, step) = (update.adam(), update.step);
         let [average, m, v] = self.kept.values();
         let mut begin = 0;
         for range in self.plan.owned() {
