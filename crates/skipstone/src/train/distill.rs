@@ -16,7 +16,7 @@ use crate::math::schedule::{FinalLevel, NoiseLevel, Schedule, Time};
 use crate::math::sigma::Coefficients;
 use crate::math::trajectory::{Spacing, Trajectory};
 use crate::objective::LossWeighting;
-use crate::sampling::denoiser::{Denoiser, Guided, Prediction, check_finite};
+use crate::sampling::denoiser::{Condition, Denoiser, Guided, Prediction, check_finite};
 use crate::unet::{self, Config, Parameters};
 
 /// One step of the student and the teacher's steps that it replaces.
@@ -180,37 +180,18 @@ impl Distillation {
         self.scheduler.num_inference_steps = Some(round.student);
         Ok(())
     }
-}
 
-impl Leap {
-    /// The output that the student should give at `x_t`, for its prediction type, if the teacher lands on `x_s`.
-    fn target(&self, prediction: Prediction, x_t: f64, x_s: f64) -> f64 {
-        let x0 = landing_x0(self.from, self.to, x_t, x_s);
-        match prediction {
-            Prediction::Sample => x0,
-            // ε of a pair is (x_t − √a·x₀)/√(1−a).
-            other => other.target(self.from, x0, (x_t - self.from.signal() * x0) / self.from.noise()),
-        }
-    }
-}
-
-impl Objective for Distillation {
-    fn scheduler(&self) -> &SchedulerConfig {
-        &self.scheduler
-    }
-
-    fn times(&self) -> &[Time] {
-        &self.times
-    }
-
-    fn examples(&self, draws: &Draws<'_>) -> Result<Examples> {
+    /// The student's steps from these times.
+    fn leaps_from(&self, times: &[Time]) -> Result<Vec<&Leap>> {
         let step = |t: &Time| {
             let found = self.times.binary_search(t).map(|i| &self.leaps[i]);
             found.map_err(|_| Error::argument(format!("t = {t} is no timestep of the student")))
         };
-        let leaps = draws.times.iter().map(step).collect::<Result<Vec<_>>>()?;
-        let levels: Vec<NoiseLevel> = leaps.iter().map(|leap| leap.from).collect();
-        let x_t = process::diffuse(draws.x0, draws.eps, &levels)?;
+        times.iter().map(step).collect()
+    }
+
+    /// The outputs that the student should give at `x_t`: each leads to where the teacher's steps lead.
+    fn teach(&self, x_t: &Array4<f32>, leaps: &[&Leap], conditions: &[Condition]) -> Result<Array4<f32>> {
         let own = self.teacher.prediction();
         let channels = Slice::from(..self.teacher.shape()[0]);
         let steps = leaps.first().map_or(0, |leap| leap.path.len());
@@ -219,7 +200,7 @@ impl Objective for Distillation {
         let mut landed: Array4<f64> = x.mapv(f64::from);
         for k in 0..steps {
             let times: Vec<Time> = leaps.iter().map(|leap| leap.path[k].0).collect();
-            let out = self.teacher.predict(&x, &times, draws.conditions)?;
+            let out = self.teacher.predict(&x, &times, conditions)?;
             check_finite("the teacher's output", &out)?;
             // A learned variance lies behind the channels of the image.
             let out = out.slice_axis(Axis(1), channels);
@@ -244,7 +225,37 @@ impl Objective for Distillation {
                 .and(landed.index_axis(Axis(0), i))
                 .for_each(|target, &x_t, &x_s| *target = leap.target(prediction, f64::from(x_t), x_s) as f32);
         }
-        let weights = levels.iter().map(|level| self.weighting.at(prediction, *level)).collect();
+        Ok(target)
+    }
+}
+
+impl Leap {
+    /// The output that the student should give at `x_t`, for its prediction type, if the teacher lands on `x_s`.
+    fn target(&self, prediction: Prediction, x_t: f64, x_s: f64) -> f64 {
+        let x0 = landing_x0(self.from, self.to, x_t, x_s);
+        match prediction {
+            Prediction::Sample => x0,
+            // ε of a pair is (x_t − √a·x₀)/√(1−a).
+            other => other.target(self.from, x0, (x_t - self.from.signal() * x0) / self.from.noise()),
+        }
+    }
+}
+
+impl Objective for Distillation {
+    fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    fn times(&self) -> &[Time] {
+        &self.times
+    }
+
+    fn examples(&self, draws: &Draws<'_>) -> Result<Examples> {
+        let leaps = self.leaps_from(draws.times)?;
+        let levels: Vec<NoiseLevel> = leaps.iter().map(|leap| leap.from).collect();
+        let x_t = process::diffuse(draws.x0, draws.eps, &levels)?;
+        let target = self.teach(&x_t, &leaps, draws.conditions)?;
+        let weights = levels.iter().map(|level| self.weighting.at(self.scheduler.prediction_type, *level)).collect();
         Ok(Examples { x_t, target, weights })
     }
 
@@ -278,3 +289,6 @@ impl Objective for Distillation {
         (self.rows * round.teacher / round.student, self.bytes.0 + self.bytes.1 * self.rows * n)
     }
 }
+
+#[cfg(test)]
+mod tests;
