@@ -44,13 +44,14 @@ fn pictures() -> Dataset {
     Dataset::new("pictures", images, Some(labels), vec!["even".into(), "odd".into()]).unwrap()
 }
 
-/// A network with random weights, also in its last layer.
+/// A network with random weights, also where a training starts from zeros.
 fn network(config: &Config, seed: u64) -> Parameters {
     let mut rng = KeyedRng::new(seed, Purpose::Weights, 0, 0);
     let mut gaussian = KeyedRng::new(seed, Purpose::Weights, 1, 0);
     let mut weights = initialise(config, || rng.next_f64(), || gaussian.next_gaussians()[0]).unwrap();
-    let range = weights.layout().get("conv_out.weight").unwrap().range();
-    weights.data_mut()[range].iter_mut().for_each(|value| *value = 0.2 * (rng.next_f64() as f32 - 0.5));
+    for value in weights.data_mut().iter_mut().filter(|value| **value == 0.0) {
+        *value = 0.2 * (rng.next_f64() as f32 - 0.5);
+    }
     weights
 }
 

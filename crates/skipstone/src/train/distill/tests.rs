@@ -132,7 +132,8 @@ fn a_perfect_student_samples_what_its_teacher_samples_in_twice_the_steps() {
 
 #[test]
 fn the_times_of_every_round_are_among_those_of_the_round_before() {
-    for (trained, from) in [(1000, 32), (1000, 64), (1000, 1000), (999, 54), (100, 96)] {
+    // Halving always ends at a divisor of T.
+    for (trained, from) in [(1000, 32), (1000, 64), (1000, 1000), (999, 592), (100, 80)] {
         let mut steps = from;
         while steps % 2 == 0 {
             let [all, half] = [steps, steps / 2].map(|steps| trajectory(steps, trained).unwrap());

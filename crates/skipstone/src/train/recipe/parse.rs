@@ -1,8 +1,20 @@
 //! Recipes as text: parsing, overrides and validation.
 
-use super::{Recipe, TrainRecipe};
+use serde::Serialize;
+
+use super::{DataRecipe, DistillRecipe, EmaRecipe, OptimizerRecipe, Recipe, TrainRecipe};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
+
+/// The sections of a distillation's recipe.
+#[derive(Serialize)]
+struct Distillation<'a> {
+    distill: &'a DistillRecipe,
+    data: &'a DataRecipe,
+    train: &'a TrainRecipe,
+    optimizer: &'a OptimizerRecipe,
+    ema: &'a EmaRecipe,
+}
 
 impl Recipe {
     /// Parses a recipe and overrides single values, given as `section.key=value`.
@@ -57,16 +69,23 @@ impl Recipe {
 
     /// The recipe as TOML with every key.
     pub fn to_toml(&self) -> String {
-        toml::to_string(&self.to_table()).expect("a recipe is plain tables of plain values")
+        // States hold this text, so the order of the keys is part of their bytes.
+        let text = match &self.distill {
+            None => toml::to_string(self),
+            Some(distill) => toml::to_string(&Distillation {
+                distill,
+                data: &self.data,
+                train: &self.train,
+                optimizer: &self.optimizer,
+                ema: &self.ema,
+            }),
+        };
+        text.expect("a recipe is plain tables of plain values")
     }
 
     /// Every section and key.
     fn to_table(&self) -> toml::Table {
-        let mut table = toml::Table::try_from(self).expect("a recipe is plain tables of plain values");
-        if self.distill.is_some() {
-            table.retain(|section, _| section != "model" && section != "diffusion");
-        }
-        table
+        self.to_toml().parse().expect("a recipe reads back")
     }
 
     fn validate(&self) -> Result<()> {
