@@ -70,9 +70,7 @@ fn mistakes_of_a_distillation_are_named() {
     std::fs::write(at.join("r.toml"), "[model]\nchannels = 1").unwrap();
     let (_, error) = run(at, &arguments("run", &["--config", "r.toml"]), 2);
     assert!(error.contains("r.toml") && error.contains("remove [model]"), "{error}");
-    write_model(at, &Config::smallest(), None);
-    let (_, error) = run(at, &arguments("run", &[]), 2);
-    assert!(error.contains("the teacher's are [3, 8, 8]"), "{error}");
+    assert!(!at.join("run").exists());
 }
 
 #[cfg(feature = "onnx")]
