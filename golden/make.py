@@ -18,8 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from families import (  # noqa: E402
-    adm, blocks, data, inversion, multistep, official, onnx_networks, samples, schedules, scores, solvers, solvers_diffusers,
-    steps, timesteps, unets,
+    adm, blocks, data, distillation, inversion, multistep, official, onnx_networks, samples, schedules, scores, solvers,
+    solvers_diffusers, steps, timesteps, unets,
 )
 from families.common import VALUES, write_json  # noqa: E402
 
@@ -36,6 +36,7 @@ FAMILIES = {
     "solvers": solvers.make,
     "solvers_diffusers": solvers_diffusers.make,
     "multistep": multistep.make,
+    "distillation": distillation.make,
     "scores": scores.make,
     "onnx_networks": onnx_networks.make,
     "data": data.make,

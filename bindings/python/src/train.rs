@@ -75,6 +75,13 @@ fn overrides(
 fn call(py: Python<'_>, callback: &Py<PyAny>, event: &Event<'_>) -> PyResult<()> {
     let seen = PyDict::new(py);
     match *event {
+        Event::Round { index, rounds, round } => {
+            seen.set_item("event", "round")?;
+            seen.set_item("round", index + 1)?;
+            seen.set_item("rounds", rounds)?;
+            seen.set_item("teacher_steps", round.teacher)?;
+            seen.set_item("student_steps", round.student)?;
+        }
         Event::Step { report, images_per_s } => {
             seen.set_item("event", "step")?;
             seen.set_item("step", report.step)?;

@@ -12,6 +12,7 @@ mod convert;
 mod dataset;
 mod decode;
 mod devices;
+mod distill;
 mod encode;
 mod evaluate;
 mod export;
@@ -32,6 +33,7 @@ mod sample;
 mod serve;
 mod shard;
 mod train;
+mod training;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -63,6 +65,7 @@ enum Command {
     Reconstruct(Box<reconstruct::ReconstructArguments>),
     Interpolate(Box<interpolate::InterpolateArguments>),
     Train(Box<train::TrainArguments>),
+    Distill(Box<distill::DistillArguments>),
     Evaluate(Box<evaluate::EvaluateArguments>),
     Likelihood(Box<likelihood::LikelihoodArguments>),
     Calibrate(calibrate::CalibrateArguments),
@@ -113,6 +116,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Reconstruct(arguments) => reconstruct::run(arguments),
         Command::Interpolate(arguments) => interpolate::run(arguments),
         Command::Train(arguments) => train::run(arguments),
+        Command::Distill(arguments) => distill::run(arguments),
         Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Likelihood(arguments) => likelihood::run(arguments),
         Command::Calibrate(arguments) => calibrate::run(arguments),

@@ -28,7 +28,7 @@ use crate::shard::shard;
 
 /// Generate images
 #[derive(Args, Debug)]
-#[command(mut_arg("steps", |steps| steps.help("Number of steps S, or a list to compare [default: 50, or the model's T if that is less]")))]
+#[command(mut_arg("steps", |steps| steps.help("Number of steps S, or a list to compare [default: the number that the model was distilled for, else 50, or its T if that is less]")))]
 #[command(after_help = "\
 Image i depends only on the model, the options, the seed and i, not on -n, --batch, --threads or interruptions. \
 `--first 8 -n 8` makes images 8 to 15 of `-n 16`. For an existing folder (`-o DIR/`), .npz or .tar, the same command keeps \

@@ -12,13 +12,14 @@ use skipstone::unet::Config;
 
 use crate::support::{read, run, skipstone, write_model};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "sample",
     "encode",
     "decode",
     "reconstruct",
     "interpolate",
     "train",
+    "distill",
     "evaluate",
     "likelihood",
     "calibrate",
@@ -65,7 +66,7 @@ fn flags(help: &str) -> Vec<String> {
 fn every_command_has_the_flags_it_had() {
     let folder = tempfile::tempdir().unwrap();
     let mut text = String::new();
-    for command in &COMMANDS[..14] {
+    for command in &COMMANDS[..15] {
         let (help, _) = run(folder.path(), &[command, "--help"], 0);
         writeln!(text, "{command}").unwrap();
         flags(&help).iter().for_each(|flag| writeln!(text, "    {flag}").unwrap());

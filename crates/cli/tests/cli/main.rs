@@ -3,6 +3,7 @@
 mod accuracy;
 mod arrays;
 mod benchmark;
+mod distilling;
 mod evaluating;
 mod frozen;
 #[cfg(feature = "gpu")]

@@ -42,7 +42,7 @@ impl OptimalTimes {
         }
         let schedule = model.scheduler.schedule()?;
         let (trained, most) = (schedule.train_steps(), schedule.train_steps() as usize);
-        let steps = request.steps_of(trained);
+        let steps = request.steps_of(model.scheduler.default_steps());
         let longest = most.min(self.most_steps);
         if !(1..=longest).contains(&steps) {
             return Ok(None);

@@ -15,7 +15,7 @@ use crate::core::{Failure, Work};
 impl WorkKind for EncodeFields {
     fn check(request: ApiRequest<Self>, context: Context, images: Option<SourceImages>) -> Result<Work, Failure> {
         let SourceImages { x0, files } = SourceImages::required(images)?;
-        context.check_steps(request.options.steps_of(context.model.timesteps))?;
+        context.check_steps(request.options.steps_of(context.model.model.scheduler.default_steps()))?;
         let generator = context.generator(&request.options.clone().unclipped(), 0, 1)?;
         Method::Ddim.check(generator.plan())?;
         let model = context.model.clone();

@@ -109,7 +109,7 @@ impl WorkKind for InterpolateFields {
             return Err(Failure::Refused(message));
         }
         context.check_images(n)?;
-        context.check_steps(request.options.steps_of(context.model.timesteps))?;
+        context.check_steps(request.options.steps_of(context.model.model.scheduler.default_steps()))?;
         let (generator, encoding) = if let Ends::Images(_) = ends {
             // Clipping cannot be undone, so images are encoded without it unless the request asks for it.
             let generator = context.generator(&request.options.clone().unclipped(), 0, n)?;

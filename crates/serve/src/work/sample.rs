@@ -28,7 +28,7 @@ impl WorkKind for SampleFields {
     fn check(request: ApiRequest<Self>, context: Context, _: Option<SourceImages>) -> Result<Work, Failure> {
         let SampleFields { n, first } = request.own;
         context.check_images(n)?;
-        context.check_steps(request.options.steps_of(context.model.timesteps))?;
+        context.check_steps(request.options.steps_of(context.model.model.scheduler.default_steps()))?;
         let (model, generator) = (context.model.clone(), context.generator(&request.options, first, n)?);
         let command = request.command(&model.model_flag());
         let plan = Plan::Sample(PlanEvent::of(&generator, n, &command));

@@ -8,6 +8,10 @@ pub enum LossWeighting {
     Uniform,
     /// min(SNR, γ) on the error of x̂₀ (Hang et al., arXiv 2303.09556).
     MinSnr(f64),
+    /// max(SNR, 1) on the error of x̂₀, the "truncated SNR" of Salimans & Ho (arXiv 2202.00512, Eq. 9).
+    TruncatedSnr,
+    /// SNR + 1 on the error of x̂₀, which is equal weights for v (Salimans & Ho, Eq. 10).
+    SnrPlusOne,
 }
 
 impl LossWeighting {
@@ -24,6 +28,19 @@ impl LossWeighting {
                     Prediction::Velocity => snr.min(gamma) / (snr + 1.0),
                 }
             }
+            Self::TruncatedSnr => {
+                let snr = level.snr();
+                match prediction {
+                    Prediction::Sample => snr.max(1.0),
+                    Prediction::Epsilon => snr.recip().max(1.0),
+                    Prediction::Velocity => snr.max(1.0) / (snr + 1.0),
+                }
+            }
+            Self::SnrPlusOne => match prediction {
+                Prediction::Sample => level.one_minus.recip(),
+                Prediction::Epsilon => level.alpha_bar.recip(),
+                Prediction::Velocity => 1.0,
+            },
         }
     }
 }

@@ -70,12 +70,17 @@ pub fn l_gamma(errors: &[f64], weights: &[f64]) -> Result<f64> {
 /// assert_eq!(times[0].get() + times[2].get(), 1001.0);
 /// ```
 pub fn antithetic_times(rng: &mut KeyedRng, n: usize, train_steps: u32) -> Vec<Time> {
-    if train_steps == 0 {
+    antithetic_indices(rng, n, train_steps).into_iter().map(Time::from_index).collect()
+}
+
+/// The indices of [`antithetic_times`] among `count`.
+pub(crate) fn antithetic_indices(rng: &mut KeyedRng, n: usize, count: u32) -> Vec<u32> {
+    if count == 0 {
         return Vec::new();
     }
-    let drawn: Vec<u32> = (0..n / 2 + 1).map(|_| rng.below(u64::from(train_steps)) as u32).collect();
-    let mirrored = drawn.iter().map(|index| train_steps - 1 - index);
-    drawn.iter().copied().chain(mirrored).take(n).map(Time::from_index).collect()
+    let drawn: Vec<u32> = (0..n / 2 + 1).map(|_| rng.below(u64::from(count)) as u32).collect();
+    let mirrored = drawn.iter().map(|index| count - 1 - index);
+    drawn.iter().copied().chain(mirrored).take(n).collect()
 }
 
 #[cfg(test)]

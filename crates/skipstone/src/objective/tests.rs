@@ -199,3 +199,25 @@ fn the_default_sigma_1_is_the_ddpm_posterior_at_timestep_two() {
     let variance = b1 / (1.0 - (1.0 - b1) * (1.0 - b2)) * b2;
     assert!((default_sigma_1(&schedule).unwrap().powi(2) / variance - 1.0).abs() < 1e-10);
 }
+
+#[test]
+fn the_weights_of_a_student_are_the_same_for_every_output() {
+    // An error e of x̂₀ is an error √SNR·e of ε̂ and e/√(1−a) of v̂.
+    for alpha_bar in [0.01, 0.3, 0.5, 0.7, 0.99] {
+        let level = NoiseLevel::from_alpha_bar(alpha_bar);
+        let snr = level.snr();
+        for (weighting, expected) in
+            [(LossWeighting::TruncatedSnr, snr.max(1.0)), (LossWeighting::SnrPlusOne, snr + 1.0)]
+        {
+            for (prediction, per_x0) in
+                [(Prediction::Sample, 1.0), (Prediction::Epsilon, snr), (Prediction::Velocity, 1.0 / level.one_minus)]
+            {
+                let weight = weighting.at(prediction, level) * per_x0;
+                assert!(
+                    (weight / expected - 1.0).abs() < 1e-12,
+                    "{weighting:?} {prediction:?}: {weight} for {expected}"
+                );
+            }
+        }
+    }
+}

@@ -4,15 +4,14 @@ use std::ops::Range;
 
 use ndarray::Array4;
 
+use super::objective::{Draws, Examples, Objective};
 use super::recipe::Recipe;
 use crate::engine::{Batch, Targets};
 use crate::error::Result;
-use crate::io::checkpoint::SchedulerConfig;
 use crate::io::data::{Dataset, Epochs, Pick, Stream};
 use crate::math::noise::{KeyedRng, Purpose, fill_gaussian};
-use crate::math::process;
-use crate::math::schedule::{Schedule, Time};
-use crate::objective::antithetic_times;
+use crate::math::schedule::Time;
+use crate::objective::antithetic_indices;
 use crate::sampling::denoiser::Condition;
 
 /// The random words that determine a data set's epochs.
@@ -21,8 +20,7 @@ type RandomWords = Box<dyn Fn(Stream, u64, u64) -> u64 + Send + Sync>;
 /// Makes training batches. Every draw is keyed by the image's position in the run, so a resumed run repeats it exactly.
 pub(super) struct Feed {
     pub recipe: Recipe,
-    pub scheduler: SchedulerConfig,
-    pub schedule: Schedule,
+    pub objective: Box<dyn Objective>,
     pub data: Dataset,
     epochs: Epochs<RandomWords>,
     /// The class that means "no class", if classes are dropped.
@@ -55,20 +53,23 @@ impl Prepared {
 
 impl Feed {
     /// # Errors
-    /// The schedule is invalid or the data set has too many images.
-    pub fn new(recipe: Recipe, data: Dataset, null_class: Option<usize>) -> Result<Self> {
-        let scheduler = recipe.scheduler();
-        let schedule = scheduler.schedule()?;
+    /// The data set has too many images.
+    pub fn new(
+        recipe: Recipe,
+        data: Dataset,
+        null_class: Option<usize>,
+        objective: Box<dyn Objective>,
+    ) -> Result<Self> {
         let seed = recipe.train.seed;
         let words: RandomWords = Box::new(move |stream, epoch, counter| epoch_word(seed, stream, epoch, counter));
         let epochs = Epochs::new(data.len(), words)?;
-        Ok(Self { recipe, scheduler, schedule, data, epochs, null_class })
+        Ok(Self { recipe, objective, data, epochs, null_class })
     }
 
     /// These images of batch `batch_index`.
     ///
     /// # Errors
-    /// The data cannot be read.
+    /// The data cannot be read or a teacher's output is not finite.
     pub fn prepare(&mut self, batch_index: u64, images: Range<usize>) -> Result<Prepared> {
         let n = images.len();
         let seed = self.recipe.train.seed;
@@ -87,25 +88,25 @@ impl Feed {
         fill_gaussian(seed, Purpose::TrainNoise, first, 0, &mut eps);
         // Times are drawn for a whole batch at once.
         let times = self.draw_times(batch_index)[images].to_vec();
-        let levels = times.iter().map(|t| self.schedule.level(*t)).collect::<Result<Vec<_>>>()?;
-        let prediction = self.scheduler.prediction_type;
-        let x_t = process::diffuse(&x0, &eps, &levels)?;
-        let target = process::target(prediction, &x0, &eps, &levels)?;
         let conditions = self.draw_conditions(&picks, first);
+        let draws = Draws { x0: &x0, eps: &eps, times: &times, conditions: &conditions };
+        let Examples { x_t, target, weights } = self.objective.examples(&draws)?;
+        let drops = self.recipe.model.dropout > 0.0 && self.objective.drops();
         let key = |i: u64| KeyedRng::new(seed, Purpose::Dropout, first + i, 0).next_u64();
-        let dropout = (self.recipe.model.dropout > 0.0).then(|| (0..n as u64).map(key).collect());
-        let weighting = self.recipe.weighting();
-        let weights = levels.iter().map(|level| weighting.at(prediction, *level)).collect();
+        let dropout = drops.then(|| (0..n as u64).map(key).collect());
         Ok(Prepared { x_t, target, times, conditions, dropout, weights })
     }
 
     fn draw_times(&self, batch_index: u64) -> Vec<Time> {
-        let (n, steps) = (self.recipe.train.batch, self.schedule.train_steps());
+        let (n, times) = (self.recipe.train.batch, self.objective.times());
+        let count = times.len() as u32;
         let mut rng = KeyedRng::new(self.recipe.train.seed, Purpose::TrainTime, batch_index, 0);
-        if self.recipe.train.antithetic {
-            return antithetic_times(&mut rng, n, steps);
-        }
-        (0..n).map(|_| Time::from_index(rng.below(u64::from(steps)) as u32)).collect()
+        let indices: Vec<u32> = if self.recipe.train.antithetic {
+            antithetic_indices(&mut rng, n, count)
+        } else {
+            (0..n).map(|_| rng.below(u64::from(count)) as u32).collect()
+        };
+        indices.into_iter().map(|index| times[index as usize]).collect()
     }
 
     fn draw_conditions(&self, picks: &[Pick], first: u64) -> Vec<Condition> {

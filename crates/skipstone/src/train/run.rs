@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::curve::loss_curve;
+use super::distill;
 use super::events::EventWriter;
-use super::recipe::{Recipe, Sum};
+use super::recipe::{Recipe, Round, Sum};
 use super::same::{same_everywhere, same_run};
 use super::state::{Identity, State};
 use super::trainer::{StepReport, Trainer};
@@ -19,7 +20,7 @@ use ndarray::{Axis, Slice};
 use crate::engine::ranks::{Alone, agree, any, broadcast, gather_numbers};
 use crate::engine::{EngineOptions, Ranks};
 use crate::error::{Error, Kind, Result};
-use crate::io::checkpoint::{self, FloatType, ModelFiles, Weights};
+use crate::io::checkpoint::{self, FloatType, Model, ModelFiles, Weights};
 use crate::io::data::{Dataset, RecordedRange};
 use crate::io::files;
 use crate::io::image::{Layout, encode_png, grid, near_square, shown_channels, write_png};
@@ -34,6 +35,15 @@ const LOG: &str = "log.jsonl";
 /// What a run reports to its observer.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
+    /// A round of a distillation begins, or goes on in a resumed run.
+    Round {
+        /// Its number, from 0.
+        index: usize,
+        /// Number of rounds.
+        rounds: usize,
+        /// Steps of the teacher and the student.
+        round: Round,
+    },
     /// A step was made.
     Step {
         /// The step.
@@ -113,23 +123,75 @@ impl Run {
     /// As [`open`](Self::open); also if the ranks disagree on recipe, data, initial model, program or instruction set.
     pub fn open_on_ranks(
         folder: &Path,
-        mut recipe: Recipe,
+        recipe: Recipe,
         data: Dataset,
         init: Option<(Parameters, String)>,
         engine: EngineOptions,
         resume: bool,
         ranks: Arc<dyn Ranks>,
     ) -> Result<Self> {
+        let (init, hash) = init.unzip();
+        let identity = identify(&recipe, &data, hash.unwrap_or_default());
+        let with = ranks.clone();
+        Self::start(folder, recipe, identity, resume, ranks, |recipe| {
+            Trainer::on_ranks(recipe, data, init, engine, with)
+        })
+    }
+
+    /// Starts a distillation in `folder`, or continues the one there if `resume` is set: see [`Trainer::distill`]. The student
+    /// of every round but the last is also kept, in a folder of its own ([`student`](Self::student)).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`Trainer::distill`]; also if the run there has another teacher.
+    pub fn distill(
+        folder: &Path,
+        recipe: Recipe,
+        data: Dataset,
+        teacher: Model,
+        engine: EngineOptions,
+        resume: bool,
+    ) -> Result<Self> {
+        Self::distill_on_ranks(folder, recipe, data, teacher, engine, resume, Arc::new(Alone))
+    }
+
+    /// As [`distill`](Self::distill), as one of the ranks that train together: see [`open_on_ranks`](Self::open_on_ranks).
+    ///
+    /// # Errors
+    /// As [`distill`](Self::distill); also if the ranks disagree on recipe, data, teacher, program or instruction set.
+    pub fn distill_on_ranks(
+        folder: &Path,
+        recipe: Recipe,
+        data: Dataset,
+        teacher: Model,
+        engine: EngineOptions,
+        resume: bool,
+        ranks: Arc<dyn Ranks>,
+    ) -> Result<Self> {
+        let recipe = agree(&*ranks, recipe.for_teacher(&teacher))?;
+        let identity = distill::identity(&teacher).and_then(|teacher| identify(&recipe, &data, teacher));
+        let with = ranks.clone();
+        Self::start(folder, recipe, identity, resume, ranks, |recipe| {
+            Trainer::distill_on_ranks(recipe, data, teacher, engine, with)
+        })
+    }
+
+    fn start(
+        folder: &Path,
+        mut recipe: Recipe,
+        identity: Result<Identity>,
+        resume: bool,
+        ranks: Arc<dyn Ranks>,
+        trainer: impl FnOnce(Recipe) -> Result<Trainer>,
+    ) -> Result<Self> {
         let root = ranks.rank() == 0;
         let state = folder.join(STATE);
-        let mut identity = agree(&*ranks, identify(&recipe, &data, init.as_ref()))?;
+        let mut identity = agree(&*ranks, identity)?;
         same_everywhere(&*ranks, &identity)?;
         let exists = agree(&*ranks, if root { settle(folder, &mut recipe, &mut identity, resume) } else { Ok(false) })?;
         let mut told = [u8::from(exists), u8::from(recipe.train.sum == Some(Sum::Chain))];
         broadcast(&*ranks, &mut told)?;
         recipe.train.sum = Some(if told[1] == 1 { Sum::Chain } else { Sum::Tree });
-        let init = init.map(|(parameters, _)| parameters);
-        let mut trainer = agree(&*ranks, Trainer::on_ranks(recipe, data, init, engine, ranks.clone()))?;
+        let mut trainer = agree(&*ranks, trainer(recipe))?;
         let lock = agree(&*ranks, if root { prepare(folder).map(Some) } else { Ok(None) })?;
         if told[0] == 1 {
             let found = match root {
@@ -162,6 +224,11 @@ impl Run {
         self.folder.join("kept").join(format!("step-{step:07}"))
     }
 
+    /// The folder of the student of `steps` steps, once its round is over and another one follows.
+    pub fn student(&self, steps: usize) -> PathBuf {
+        self.folder.join("students").join(format!("steps-{steps}"))
+    }
+
     /// The trainer.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
@@ -192,6 +259,9 @@ impl Run {
             // Before the state: a training that is killed between the two repeats this step.
             self.write_model(&self.kept_model(state.step), state)?;
         }
+        if let Some(round) = self.trainer.ended_round() {
+            self.write_model(&self.student(round.student), state)?;
+        }
         state.write(&self.folder.join(STATE), &self.identity)?;
         self.write_model(&self.model(), state)
     }
@@ -203,6 +273,9 @@ impl Run {
             ("steps".to_string(), state.step.to_string()),
             ("trained_by".to_string(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
         ]);
+        if self.trainer.recipe().distill.is_some() {
+            provenance.insert("teacher".to_string(), self.identity.init.clone());
+        }
         if let Some(range) = self.trainer.data().range() {
             provenance.insert(RecordedRange::KEY.to_string(), range.to_string());
         }
@@ -256,7 +329,16 @@ impl Run {
         let mut waited = self.trainer.waited();
         let mut saved = self.trainer.step_count();
         let model = self.model();
+        let mut shown = None;
         while !self.trainer.is_finished() {
+            let round = self.trainer.round();
+            if round != shown
+                && let Some((index, round)) = round
+            {
+                // An observer that stops here does so after the step.
+                let _ = observer(Event::Round { index, rounds: self.trainer.recipe().rounds(), round });
+            }
+            shown = round;
             let report = self.trainer.step().map_err(|e| name_good_checkpoint(e, saved, &model))?;
             let step = report.step;
             if report.overflows > 0 {
@@ -272,7 +354,8 @@ impl Run {
                 let (loss, speed) = (sum / count as f64, count as f64 * images / since.elapsed().as_secs_f64());
                 let waiting = self.trainer.waited() - waited;
                 let reports = if size > 1 { self.report_ranks(count, since.elapsed(), waiting)? } else { Vec::new() };
-                let written = log.as_mut().map_or(Ok(()), |log| log.write(&report, loss, speed, &reports));
+                let student = round.map(|(_, round)| round.student);
+                let written = log.as_mut().map_or(Ok(()), |log| log.write(&report, loss, speed, student, &reports));
                 agree(self.trainer.ranks(), written)?;
                 stop |= observer(Event::Logged { step, loss, images_per_s: speed, ranks: &reports }).is_break();
                 (since, sum, count, waited) = (Instant::now(), 0.0, 0, self.trainer.waited());
@@ -286,7 +369,7 @@ impl Run {
             }
             // What one rank's observer answers holds for all.
             stop = any(self.trainer.ranks(), stop)?;
-            if step.is_multiple_of(t.checkpoint_every) || last || stop || self.kept.contains(&step) {
+            if step.is_multiple_of(t.checkpoint_every) || last || stop || self.keeps(step) {
                 self.checkpoint().map_err(|e| name_good_checkpoint(e, saved, &model))?;
                 saved = step;
                 stop |= any(self.trainer.ranks(), observer(Event::Checkpoint { step }).is_break())?;
@@ -296,6 +379,11 @@ impl Run {
             }
         }
         self.write_curve()
+    }
+
+    /// Whether the model after step `step`, the last one, is kept.
+    fn keeps(&self, step: u64) -> bool {
+        self.kept.contains(&step) || self.trainer.ended_round().is_some()
     }
 
     /// What each rank did in the last `steps` steps.
@@ -345,13 +433,13 @@ impl Run {
     }
 }
 
-/// What identifies a run with this recipe, data and initial model.
-fn identify(recipe: &Recipe, data: &Dataset, init: Option<&(Parameters, String)>) -> Result<Identity> {
+/// What identifies a run with this recipe, data and initial model or teacher.
+fn identify(recipe: &Recipe, data: &Dataset, init: String) -> Result<Identity> {
     let range = data.range().map_or_else(String::new, |range| format!(", range {range}"));
     Ok(Identity {
         recipe: recipe.to_toml(),
         data: format!("{} ({} images, sha256 {}{range})", data.name(), data.len(), data.digest()?),
-        init: init.map(|(_, hash)| hash.clone()).unwrap_or_default(),
+        init,
     })
 }
 
@@ -432,12 +520,22 @@ impl Log {
         writeln!(self.lines, "{line}").map_err(|e| Error::io(&self.path, e))
     }
 
-    fn write(&mut self, report: &StepReport, loss: f64, images_per_s: f64, ranks: &[RankReport]) -> Result<()> {
+    fn write(
+        &mut self,
+        report: &StepReport,
+        loss: f64,
+        images_per_s: f64,
+        student: Option<usize>,
+        ranks: &[RankReport],
+    ) -> Result<()> {
         let StepReport { step, learning_rate, gradient_norm, .. } = *report;
         let mut line = serde_json::json!({
             "step": step, "loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm,
             "images_per_s": images_per_s,
         });
+        if let Some(student) = student {
+            line["student"] = student.into();
+        }
         let mut scalars = vec![
             ("loss".to_owned(), loss),
             ("learning_rate".to_owned(), learning_rate),

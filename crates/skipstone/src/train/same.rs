@@ -17,10 +17,23 @@ const CHANGEABLE: [&str; 7] =
 
 /// Checks that a state belongs to the requested run.
 pub(super) fn same_run(was: &Identity, now: &Identity) -> Result<()> {
+    let table = |text: &str| text.parse::<toml::Table>().map_err(|e| Error::data(format!("stored recipe: {e}")));
+    // States used to store this alias of the schedule as it was typed.
+    let old = was.recipe.replace("schedule = \"quad\"", "schedule = \"scaled_linear\"");
+    let (old, new) = (table(&old)?, table(&now.recipe)?);
+    let distils = [&old, &new].map(|recipe| recipe.contains_key("distill"));
+    if distils[0] != distils[1] {
+        let name = |distils| if distils { "a distillation" } else { "a training" };
+        return Err(Error::argument(format!(
+            "the folder holds {}, not {}; choose another folder",
+            name(distils[0]),
+            name(distils[1])
+        )));
+    }
+    let other = if distils[0] { "choose another folder" } else { "start another run with --init" };
     let differs = |what: &str, was: &str, now: &str| {
         Err(Error::argument(format!(
-            "the run was started with {what} {was}, but now it is {now}; \
-             resume with the same value, or start another run with --init"
+            "the run was started with {what} {was}, but now it is {now}; resume with the same value, or {other}"
         )))
     };
     if was.data != now.data {
@@ -28,12 +41,8 @@ pub(super) fn same_run(was: &Identity, now: &Identity) -> Result<()> {
     }
     // A resumed run may omit the initial model, but a different one is a mistake.
     if !now.init.is_empty() && was.init != now.init {
-        return differs("the initial model", &was.init, &now.init);
+        return differs(if distils[0] { "the teacher" } else { "the initial model" }, &was.init, &now.init);
     }
-    let table = |text: &str| text.parse::<toml::Table>().map_err(|e| Error::data(format!("stored recipe: {e}")));
-    // States used to store this alias of the schedule as it was typed.
-    let old = was.recipe.replace("schedule = \"quad\"", "schedule = \"scaled_linear\"");
-    let (old, new) = (table(&old)?, table(&now.recipe)?);
     let keys = |table: &toml::Table| -> BTreeSet<(String, String)> {
         let of = |(section, entries): (&String, &toml::Value)| {
             let keys = entries.as_table().into_iter().flatten().map(|(key, _)| (section.clone(), key.clone()));
@@ -43,7 +52,9 @@ pub(super) fn same_run(was: &Identity, now: &Identity) -> Result<()> {
     };
     for (section, key) in keys(&old).union(&keys(&new)) {
         let [before, now] = [&old, &new].map(|table| table.get(section).and_then(|entries| entries.get(key)));
-        if before != now && !(section == "train" && CHANGEABLE.contains(&key.as_str())) {
+        // The length of a round decides where the next one begins.
+        let changeable = CHANGEABLE.contains(&key.as_str()) && !(distils[0] && key == "steps");
+        if before != now && !(section == "train" && changeable) {
             let [before, now] = [before, now].map(|v| v.map_or("unset".to_string(), ToString::to_string));
             return differs(&format!("{section}.{key} ="), &before, &now);
         }

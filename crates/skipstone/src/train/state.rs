@@ -22,6 +22,8 @@ pub(super) struct State<'a> {
     pub groups: [Cow<'a, Parameters>; 4],
     /// The loss scale of a training in half precision.
     pub loss_scale: Option<LossScale>,
+    /// The teacher of the round, where it is a former student: a run needs nothing else to go on.
+    pub teacher: Option<Cow<'a, Parameters>>,
 }
 
 /// What identifies a state's run. With another recipe or data set, resuming would not continue the same run.
@@ -34,6 +36,9 @@ pub(super) struct Identity {
 
 /// Names of the groups in the file.
 const GROUPS: [&str; 4] = ["weights", "ema", "adam.m", "adam.v"];
+
+/// Name of the teacher in the file.
+const TEACHER: &str = "teacher";
 
 impl State<'_> {
     /// Refuses a state with a non-finite number, from which no step can recover.
@@ -50,13 +55,12 @@ impl State<'_> {
     }
 
     pub fn write(&self, path: &Path, identity: &Identity) -> Result<()> {
-        let names: Vec<String> = GROUPS
-            .iter()
-            .flat_map(|group| self.groups[0].layout().specs().iter().map(move |spec| format!("{group}/{}", spec.name)))
+        let groups = || self.groups.iter().chain(&self.teacher);
+        let names: Vec<String> = groups()
+            .zip(GROUPS.iter().chain([&TEACHER]))
+            .flat_map(|(group, name)| group.layout().specs().iter().map(move |spec| format!("{name}/{}", spec.name)))
             .collect();
-        let tensors: Vec<(&str, &[usize], &[f32])> = self
-            .groups
-            .iter()
+        let tensors: Vec<(&str, &[usize], &[f32])> = groups()
             .flat_map(|group| group.iter())
             .zip(&names)
             .map(|((spec, values), name)| (name.as_str(), &spec.shape[..], values))
@@ -73,8 +77,8 @@ impl State<'_> {
 
     /// Reads a state whose parameters have the given layout.
     pub fn read(path: &Path, layout: &Arc<Layout>) -> Result<State<'static>> {
-        // Four groups of parameters and a header.
-        let limit = 16 * layout.len() as u64 + (64 << 20);
+        // Four groups of parameters, a teacher and a header.
+        let limit = 20 * layout.len() as u64 + (64 << 20);
         let bytes = files::read(path, limit)?;
         State::parse(&bytes, layout).map_err(|e| e.in_file(path))
     }
@@ -99,7 +103,9 @@ impl State<'_> {
             Ok(Cow::Owned(parameters))
         };
         let [weights, ema, m, v] = GROUPS.map(group);
-        Ok(State { step, groups: [weights?, ema?, m?, v?], loss_scale })
+        let taught = by_name.keys().any(|name| name.strip_prefix(TEACHER).is_some_and(|rest| rest.starts_with('/')));
+        let teacher = taught.then(|| group(TEACHER)).transpose()?;
+        Ok(State { step, groups: [weights?, ema?, m?, v?], loss_scale, teacher })
     }
 }
 

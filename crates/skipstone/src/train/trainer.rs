@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use ndarray::Array4;
 
+use super::distill;
 use super::feed::{Feed, Prepared};
 use super::loss_scale::LossScale;
-use super::recipe::{OptimizerKind, Recipe, Sum};
+use super::objective::{Start, denoising};
+use super::recipe::{OptimizerKind, Recipe, Round, Sum};
 use super::state::State;
-use crate::engine::ranks::{Alone, broadcast, gather_numbers};
+use crate::engine::ranks::{Alone, agree, broadcast, gather_numbers};
 use crate::engine::{self, Device, EngineOptions, Group, Learner, Precision, Ranks, Sharding, Update};
 use crate::error::{Error, Kind, Result};
-use crate::io::checkpoint::SchedulerConfig;
+use crate::io::checkpoint::{Model, SchedulerConfig};
 use crate::io::data::Dataset;
 use crate::math::noise::{Forbidden, KeyedRng, Purpose, initial_latent};
-use crate::math::schedule::FinalLevel;
 use crate::math::sigma::NoiseScale;
-use crate::math::trajectory::{Spacing, Trajectory};
 use crate::sampling::denoiser::{Clip, Condition};
 use crate::sampling::sampler::{Plan, sample, unobserved};
 use crate::unet::{self, Config, Parameters};
@@ -54,6 +54,8 @@ pub struct Trainer {
     ahead: Option<(BatchPart, Result<Prepared>)>,
     config: Config,
     step: u64,
+    /// The round of the last step made.
+    round: usize,
     loss_scale: Option<LossScale>,
     learner: Box<dyn Learner>,
     engine: EngineOptions,
@@ -94,29 +96,50 @@ impl Trainer {
     ) -> Result<Self> {
         let m = &recipe.model;
         let [height, width] = m.sample_size;
-        if data.shape() != [m.channels, height, width] {
-            return Err(Error::argument(format!(
-                "{}: images are {:?}, but model.channels and model.sample_size ask for {:?}",
-                data.name(),
-                data.shape(),
-                [m.channels, height, width]
-            )));
-        }
-        if data.is_empty() {
-            return Err(Error::argument(format!("{}: the data set has no images", data.name())));
-        }
-        let classes = match (recipe.data.classes, data.num_classes()) {
-            (false, _) => None,
-            (true, Some(k)) => Some(k),
-            (true, None) => {
-                return Err(Error::argument(format!("data.classes = true, but {} has no classes", data.name())));
-            }
-        };
-        let config = recipe.config(classes)?;
-        let null_class = classes.filter(|_| recipe.data.class_dropout > 0.0);
-        let weights = match init {
-            Some(parameters) if **parameters.layout() == unet::layout(&config)? => parameters,
-            Some(_) => return Err(Error::argument("the initial model and the recipe have different architectures")),
+        let shape = [m.channels, height, width];
+        check_data(&data, shape, "model.channels and model.sample_size ask for")?;
+        let start = denoising(&recipe, &data, init)?;
+        Self::start(recipe, data, start, engine, ranks)
+    }
+
+    /// Starts a distillation: a student that begins with the weights of `teacher` learns its deterministic steps, by a
+    /// recipe of [`Recipe::parse_distillation`].
+    ///
+    /// # Errors
+    /// The teacher has no gradient or other timesteps than the recipe needs, the data's shape or classes are not the
+    /// teacher's, guidance is asked of a teacher without a null class, or [`engine::open_learner`] fails.
+    pub fn distill(recipe: Recipe, data: Dataset, teacher: Model, engine: EngineOptions) -> Result<Self> {
+        Self::distill_on_ranks(recipe, data, teacher, engine, Arc::new(Alone))
+    }
+
+    /// As [`distill`](Self::distill), as one of the ranks that train together: see [`on_ranks`](Self::on_ranks).
+    ///
+    /// # Errors
+    /// As [`distill`](Self::distill); also if there are several ranks, but the recipe sums in a chain.
+    pub fn distill_on_ranks(
+        recipe: Recipe,
+        data: Dataset,
+        teacher: Model,
+        engine: EngineOptions,
+        ranks: Arc<dyn Ranks>,
+    ) -> Result<Self> {
+        let recipe = recipe.for_teacher(&teacher)?;
+        let [height, width] = teacher.config.sample_size;
+        check_data(&data, [teacher.config.in_channels, height, width], "the teacher's are")?;
+        let start = distill::start(&recipe, &data, teacher, &engine)?;
+        Self::start(recipe, data, start, engine, ranks)
+    }
+
+    fn start(
+        recipe: Recipe,
+        data: Dataset,
+        start: Start,
+        engine: EngineOptions,
+        ranks: Arc<dyn Ranks>,
+    ) -> Result<Self> {
+        let Start { config, weights, null_class, objective } = start;
+        let weights = match weights {
+            Some(weights) => weights,
             None => {
                 let mut uniform = KeyedRng::new(recipe.train.seed, Purpose::Weights, 0, 0);
                 let mut gaussian = KeyedRng::new(recipe.train.seed, Purpose::Weights, 1, 0);
@@ -142,10 +165,11 @@ impl Trainer {
         };
         let shards = engine::share(count, ranks.rank(), size);
         Ok(Self {
-            feed: Feed::new(recipe, data, null_class)?,
+            feed: Feed::new(recipe, data, null_class, objective)?,
             ahead: None,
             config,
             step: 0,
+            round: 0,
             loss_scale,
             learner,
             engine,
@@ -177,7 +201,26 @@ impl Trainer {
 
     /// Whether all steps of the recipe are done.
     pub fn is_finished(&self) -> bool {
-        self.step >= self.feed.recipe.train.steps
+        self.step >= self.feed.recipe.total_steps()
+    }
+
+    /// The round of the next step, or of the last one if all are done: its number from 0 and what it is about; `None` if this
+    /// is no distillation.
+    pub fn round(&self) -> Option<(usize, Round)> {
+        let next = if self.is_finished() { self.step } else { self.step + 1 };
+        let (index, _) = self.feed.recipe.place(next.max(1));
+        self.feed.recipe.distill.as_ref().and_then(|distill| Some((index, *distill.rounds().get(index)?)))
+    }
+
+    /// The round that the last step ended, unless it was the last round.
+    pub(super) fn ended_round(&self) -> Option<Round> {
+        let (next, _) = self.feed.recipe.place(self.step + 1);
+        if next > self.round && !self.is_finished() { self.feed.objective.round() } else { None }
+    }
+
+    /// Calls of a teacher for each image of a step, of which each costs about a third of what the image costs the student.
+    pub fn teacher_calls(&self) -> usize {
+        self.feed.objective.calls(0).0
     }
 
     /// The training recipe.
@@ -192,7 +235,7 @@ impl Trainer {
 
     /// The noise schedule, as saved in the model folder.
     pub fn scheduler(&self) -> &SchedulerConfig {
-        &self.feed.scheduler
+        self.feed.objective.scheduler()
     }
 
     /// The class that means "no class", if classes are dropped.
@@ -224,7 +267,9 @@ impl Trainer {
             return Group::ALL.into_iter().try_for_each(|g| group(g).map(drop)).map(|()| None);
         }
         let [weights, ema, m, v] = Group::ALL.map(group);
-        Ok(Some(State { step: self.step, groups: [weights?, ema?, m?, v?], loss_scale: self.loss_scale }))
+        let teacher = self.feed.objective.teacher().map(Cow::Borrowed);
+        let (step, loss_scale) = (self.step, self.loss_scale);
+        Ok(Some(State { step, groups: [weights?, ema?, m?, v?], loss_scale, teacher }))
     }
 
     /// Continues from a checkpoint, which rank 0 has read.
@@ -232,17 +277,28 @@ impl Trainer {
         let ranks = self.ranks.clone();
         let mut step = state.as_ref().map_or([0; 8], |state| state.step.to_le_bytes());
         broadcast(&*ranks, &mut step)?;
+        let step = u64::from_le_bytes(step);
         // Only one process trains in half precision, so no other rank needs the scale.
         self.loss_scale = state.as_ref().map_or(self.loss_scale, |state| state.loss_scale);
-        let mut groups = state.map(|state| state.groups.into_iter());
+        let (mut groups, teacher) = state.map_or((None, None), |s| (Some(s.groups.into_iter()), s.teacher));
+        let layout = self.learner.group(Group::Weights)?.layout().clone();
+        let shared = |read: Option<Cow<'_, Parameters>>| {
+            let mut values = read.map_or_else(|| Parameters::zeros(layout.clone()), Cow::into_owned);
+            broadcast(&*ranks, bytemuck::cast_slice_mut(values.data_mut())).map(|()| values)
+        };
         for group in Group::ALL {
-            let read = groups.as_mut().and_then(|groups| groups.next()).map(Cow::into_owned);
-            let layout = self.learner.group(Group::Weights)?.layout().clone();
-            let mut values = read.unwrap_or_else(|| Parameters::zeros(layout));
-            broadcast(&*ranks, bytemuck::cast_slice_mut(values.data_mut()))?;
-            self.learner.set_group(group, values)?;
+            let read = groups.as_mut().and_then(Iterator::next);
+            self.learner.set_group(group, shared(read)?)?;
         }
-        self.step = u64::from_le_bytes(step);
+        let (round, _) = self.feed.recipe.place(step.max(1));
+        if round > 0 {
+            let missing = teacher.is_none() && ranks.rank() == 0;
+            let found = if missing { Err(Error::data("the training state has no teacher")) } else { Ok(()) };
+            agree(&*ranks, found)?;
+            self.feed.objective.begin(round, shared(teacher)?, &self.engine)?;
+        }
+        self.ahead = None;
+        (self.step, self.round) = (step, round);
         Ok(())
     }
 
@@ -253,7 +309,8 @@ impl Trainer {
 
     /// Peak memory of the training in bytes without the data: parameters, moments, activations, gradients.
     pub fn bytes(&self) -> usize {
-        self.learner.bytes(self.feed.recipe.train.batch)
+        let batch = self.feed.recipe.train.batch;
+        self.learner.bytes(batch) + self.feed.objective.calls(batch).1
     }
 
     /// Makes one optimiser step.
@@ -262,6 +319,10 @@ impl Trainer {
     /// The loss or the gradient is not finite ([`Kind::NonFinite`]). The state is then still that before the step.
     pub fn step(&mut self) -> Result<StepReport> {
         let ranks = self.ranks.clone();
+        let (round, within) = self.feed.recipe.place(self.step + 1);
+        if round != self.round {
+            self.begin(round).inspect_err(|_| ranks.fail())?;
+        }
         let mut overflows = 0;
         let (loss, gradient_norm) = loop {
             let (loss, norm) = self.compute_gradient().inspect_err(|_| ranks.fail())?;
@@ -283,12 +344,12 @@ impl Trainer {
             ));
         }
         let o = &self.feed.recipe.optimizer;
-        let learning_rate = self.feed.recipe.learning_rate(step);
+        let learning_rate = self.feed.recipe.learning_rate(within);
         let clip = (o.clip > 0.0 && gradient_norm > o.clip).then(|| o.clip / gradient_norm);
         let loss_scale = self.loss_scale.map(LossScale::factor);
         let shrink = loss_scale.map_or(clip, |scale| Some(clip.unwrap_or(1.0) / scale));
         let update = Update {
-            step,
+            step: within,
             shrink: shrink.map(|factor| factor as f32),
             learning_rate,
             beta1: o.beta1,
@@ -296,7 +357,7 @@ impl Trainer {
             eps: o.eps,
             weight_decay: o.weight_decay,
             decoupled: o.kind == OptimizerKind::AdamW,
-            ema_decay: self.feed.recipe.ema_decay(step),
+            ema_decay: self.feed.recipe.ema_decay(within),
         };
         self.learner.update(&update).inspect_err(|_| ranks.fail())?;
         self.step = step;
@@ -304,6 +365,21 @@ impl Trainer {
             scale.held();
         }
         Ok(StepReport { step, loss, gradient_norm, learning_rate, loss_scale, overflows })
+    }
+
+    /// Begins a round: the average of the student's weights becomes the teacher and the next student's weights.
+    fn begin(&mut self, round: usize) -> Result<()> {
+        let student = self.learner.group(Group::Ema)?.into_owned();
+        let zeros = Parameters::zeros(student.layout().clone());
+        self.learner.set_group(Group::Weights, student.clone())?;
+        self.learner.set_group(Group::Ema, student.clone())?;
+        self.learner.set_group(Group::FirstMoment, zeros.clone())?;
+        self.learner.set_group(Group::SecondMoment, zeros)?;
+        // What was prepared ahead is of the former round.
+        self.ahead = None;
+        self.feed.objective.begin(round, student, &self.engine)?;
+        self.round = round;
+        Ok(())
     }
 
     /// The time to compute a step's gradient: the faster of two measurements. Does not advance the training.
@@ -391,17 +467,28 @@ impl Trainer {
 
     /// [`preview`](Self::preview) of this average.
     pub(super) fn preview_of(&self, ema: Parameters) -> Result<Array4<f32>> {
-        let prediction = self.feed.scheduler.prediction_type;
-        let network = engine::open(self.config.clone(), ema, prediction, &self.engine)?;
+        let scheduler = self.feed.objective.scheduler();
+        let network = engine::open(self.config.clone(), ema, scheduler.prediction_type, &self.engine)?;
         let t = &self.feed.recipe.train;
-        let times = self.feed.schedule.train_steps();
-        let steps = t.preview_steps.min(times as usize);
-        let trajectory = Trajectory::named(Spacing::Linear, steps, times, 0)?;
-        let scale = NoiseScale::Eta(0.0);
-        let plan = Plan::new(&self.feed.schedule, &trajectory, &scale, FinalLevel::Clean, Clip::Off)?;
+        let trajectory = self.feed.objective.preview(t.preview_steps)?;
+        let (schedule, scale) = (scheduler.schedule()?, NoiseScale::Eta(0.0));
+        // Recipes leave the end of a run to be clean; a teacher may have another.
+        let plan = Plan::new(&schedule, &trajectory, &scale, scheduler.final_level(), Clip::Off)?;
         let latents = initial_latent(t.seed, 0, t.preview_images, self.feed.data.shape());
         let condition = |k: usize| (0..t.preview_images).map(|i| Condition::Class(i % k)).collect();
         let conditions: Vec<Condition> = self.config.num_class_embeds.map_or_else(Vec::new, condition);
         sample(&network, &plan, latents, &mut Forbidden, &conditions, &mut unobserved)
     }
+}
+
+/// Refuses images of another shape.
+fn check_data(data: &Dataset, shape: [usize; 3], whose: &str) -> Result<()> {
+    if data.shape() != shape {
+        let found = data.shape();
+        return Err(Error::argument(format!("{}: images are {found:?}, but {whose} {shape:?}", data.name())));
+    }
+    if data.is_empty() {
+        return Err(Error::argument(format!("{}: the data set has no images", data.name())));
+    }
+    Ok(())
 }

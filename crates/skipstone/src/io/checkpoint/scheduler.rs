@@ -16,6 +16,9 @@ use crate::sampling::denoiser::{Bound, Clip, DynamicThreshold, Prediction};
 /// Maximum number of training timesteps in a file.
 const MAX_TIMES: usize = MAX_TRAIN_STEPS as usize;
 
+/// Default number of steps, unless the model has fewer trained timesteps or was distilled.
+const STEPS: usize = 50;
+
 /// `variance_type` of a DDPM scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum VarianceName {
@@ -86,6 +89,9 @@ pub struct SchedulerConfig {
     pub sample_max_value: f64,
     /// The spacing of S timesteps within T; `None` if the file does not say.
     pub timestep_spacing: Option<Spacing>,
+    /// The number of steps S that the network was distilled for; `None` for any other network. It is the default of a
+    /// sampler's `steps`. `DDIMScheduler` has no such setting and ignores it.
+    pub num_inference_steps: Option<usize>,
     /// Whether β is rescaled to a_T = 0.
     pub rescale_betas_zero_snr: bool,
     /// The variance of a DDPM sampler.
@@ -112,6 +118,7 @@ impl Default for SchedulerConfig {
             dynamic_thresholding_ratio: 0.995,
             sample_max_value: 1.0,
             timestep_spacing: None,
+            num_inference_steps: None,
             rescale_betas_zero_snr: false,
             variance_type: VarianceName::FixedSmall,
         }
@@ -172,6 +179,10 @@ impl SchedulerConfig {
                 Some(_) => Some(fields.choice("timestep_spacing", SPACINGS, Spacing::Leading)?),
                 None => None,
             },
+            num_inference_steps: match fields.get("num_inference_steps") {
+                Some(_) => Some(fields.usize("num_inference_steps", 0)?),
+                None => None,
+            },
             rescale_betas_zero_snr: fields.bool("rescale_betas_zero_snr", d.rescale_betas_zero_snr)?,
             variance_type: fields.choice("variance_type", VARIANCES, d.variance_type)?,
         };
@@ -191,6 +202,11 @@ impl SchedulerConfig {
         };
         let schedule = Schedule::new(&family, self.beta_start, self.beta_end, steps)?;
         if self.rescale_betas_zero_snr { schedule.with_zero_terminal_snr() } else { Ok(schedule) }
+    }
+
+    /// S if nobody asks for another: that of a distilled network, else 50, but no more than T.
+    pub fn default_steps(&self) -> usize {
+        self.num_inference_steps.unwrap_or(STEPS.min(self.num_train_timesteps))
     }
 
     /// The noise level at which the last step ends.
@@ -237,6 +253,9 @@ impl SchedulerConfig {
                 return Err(Error::data(format!("{name}: expected a positive number, found {value}")));
             }
         }
+        if let Some(steps) = self.num_inference_steps.filter(|steps| !(1..=times).contains(steps)) {
+            return Err(Error::data(format!("num_inference_steps: expected 1 to {times}, found {steps}")));
+        }
         if self.steps_offset >= times {
             return Err(Error::data(format!("steps_offset: expected less than {times}, found {}", self.steps_offset)));
         }
@@ -268,6 +287,9 @@ impl SchedulerConfig {
         }
         if let Some(spacing) = self.timestep_spacing {
             value["timestep_spacing"] = json!(name_of(&spacing, SPACINGS));
+        }
+        if let Some(steps) = self.num_inference_steps {
+            value["num_inference_steps"] = json!(steps);
         }
         if let (None, BetaSchedule::Const | BetaSchedule::Jsd, Ok(schedule)) =
             (&self.trained_betas, &self.beta_schedule, self.schedule())
@@ -319,6 +341,7 @@ mod tests {
             dynamic_thresholding_ratio: 0.9,
             sample_max_value: 1.5,
             timestep_spacing: Some(Spacing::Trailing),
+            num_inference_steps: Some(2),
             rescale_betas_zero_snr: true,
             variance_type: VarianceName::FixedLarge,
         };
@@ -339,6 +362,8 @@ mod tests {
             ("timestep_spacing", "\"karras\""),
             ("variance_type", "\"fixed_medium\""),
             ("num_train_timesteps", "0"),
+            ("num_inference_steps", "0"),
+            ("num_inference_steps", "1001"),
             ("num_train_timesteps", "1000000000"),
             ("trained_betas", "[0.1]"),
             ("trained_betas", "0.1"),

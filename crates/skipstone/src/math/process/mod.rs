@@ -48,6 +48,22 @@ pub fn forward(t: NoiseLevel, s: NoiseLevel, sigma: f64) -> Result<Conditional> 
     Ok(Conditional { x0: t.signal() - x * s.signal(), x, variance: t.one_minus * sigma * sigma / s.one_minus })
 }
 
+/// The x₀ for which the deterministic step from x_t lands on x_s: x₀ = (x_s − r·x_t)/(√a_s − r·√a_t) with
+/// r = √((1−a_s)/(1−a_t)) (Salimans & Ho, arXiv 2202.00512, Appendix G). It is the target of a student whose one step
+/// replaces several of its teacher's.
+///
+/// Requires a level s with less noise than t.
+///
+/// ```
+/// use skipstone::{math::process::landing_x0, math::schedule::NoiseLevel};
+/// // On clean data, the step lands on x₀ itself.
+/// assert_eq!(landing_x0(NoiseLevel::from_alpha_bar(0.25), NoiseLevel::CLEAN, 0.7, -0.5), -0.5);
+/// ```
+pub fn landing_x0(t: NoiseLevel, s: NoiseLevel, x_t: f64, x_s: f64) -> f64 {
+    let ratio = (s.one_minus / t.one_minus).sqrt();
+    (x_s - ratio * x_t) / (s.signal() - ratio * t.signal())
+}
+
 /// Diffuses each image to its own noise level: x_t = √a_t·x₀ + √(1−a_t)·ε. Arrays are `[n, c, h, w]`, with n levels.
 ///
 /// ```
@@ -110,6 +126,18 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn the_deterministic_step_with_the_landing_x0_lands_there(
+            n_s in 1e-4f64..0.99, beta in 1e-2f64..0.99, x_t in -3f64..3.0, x_s in -3f64..3.0,
+        ) {
+            let s = NoiseLevel { alpha_bar: 1.0 - n_s, one_minus: n_s };
+            let t = s.after(beta);
+            let x0 = landing_x0(t, s, x_t, x_s);
+            let eps = (x_t - t.signal() * x0) / t.noise();
+            let c = Coefficients::deterministic(s);
+            prop_assert!((c.x0 * x0 + c.eps * eps - x_s).abs() < 1e-12);
+        }
 
         #[test]
         fn reverse_and_forward_conditionals_preserve_the_marginals(

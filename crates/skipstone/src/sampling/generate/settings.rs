@@ -102,7 +102,7 @@ impl Settings {
         let (steps, spacing, trajectory) = match &request.times {
             Some(times) => (None, None, Trajectory::explicit(times, t)?),
             None => {
-                let steps = request.steps_of(t);
+                let steps = request.steps_of(scheduler.default_steps());
                 let models = scheduler.timestep_spacing.map(SpacingChoice::Named);
                 let spacing = request.spacing.clone().or(models).unwrap_or(SpacingChoice::Named(Spacing::Linear));
                 let trajectory = match &spacing {

@@ -4,12 +4,11 @@ use serde_json::{Map, Value};
 use super::{ClipMode, Noise, SAMPLE, Set, SpacingChoice, kind, of};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::io::checkpoint::SchedulerConfig;
 use crate::sampling::denoiser::{DynamicThreshold, Interval};
 use crate::sampling::sampler::Restart;
 use crate::sampling::solver::Solver;
-
-/// Default S, unless the model has fewer trained timesteps.
-const STEPS: usize = 50;
 
 /// The options a user sets. For each `None` the model's config decides, else our default.
 ///
@@ -23,7 +22,7 @@ const STEPS: usize = 50;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
-    /// S. Default: 50, or T if that is smaller.
+    /// S. Default: the model's ([`SchedulerConfig::default_steps`]).
     pub steps: Option<usize>,
     /// How S of T timesteps are picked. Default: the model's, else `linear`.
     pub spacing: Option<SpacingChoice>,
@@ -96,13 +95,13 @@ impl Request {
             .collect()
     }
 
-    /// S for a model with `trained` = T timesteps: the number of explicit `times`, else that of a respacing, else `steps`,
-    /// else the default.
-    pub fn steps_of(&self, trained: u32) -> usize {
+    /// S of a run: the number of explicit `times`, else that of a respacing, else `steps`, else `default`, that of the model
+    /// ([`SchedulerConfig::default_steps`]).
+    pub fn steps_of(&self, default: usize) -> usize {
         match (&self.times, &self.spacing) {
             (Some(times), _) => times.len(),
             (None, Some(SpacingChoice::Respaced(respacing))) => respacing.steps(),
-            (None, _) => self.steps.unwrap_or(STEPS.min(trained as usize)),
+            (None, _) => self.steps.unwrap_or(default),
         }
     }
 

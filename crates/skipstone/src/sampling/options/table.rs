@@ -159,7 +159,7 @@ pub static FIELDS: [Field; 16] = [
     Field::new(
         STEPS,
         Description::new("steps", "S", Kind::Whole(1)).help("Number of steps S")
-            .or("50, or the model's T if that is less")
+            .or("the number that the model was distilled for, else 50, or its T if that is less")
             .such_as("10"),
         |request, value| set(&mut request.steps, value),
         |request| json!(request.steps),

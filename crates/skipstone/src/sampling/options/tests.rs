@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::engine::Precision;
 use crate::error::Error;
+use crate::io::checkpoint::SchedulerConfig;
 use crate::sampling::denoiser::DynamicThreshold;
 use crate::sampling::solver::Solver;
 
@@ -169,11 +170,18 @@ fn invalid_values_are_refused_and_the_message_names_the_option() {
 }
 
 #[test]
-fn steps_default_to_fifty_or_to_the_number_of_trained_timesteps() {
+fn steps_default_to_the_models_which_are_fifty_its_timesteps_or_those_it_was_distilled_for() {
+    let model = |t, distilled| SchedulerConfig {
+        num_train_timesteps: t,
+        num_inference_steps: distilled,
+        ..SchedulerConfig::default()
+    };
+    let defaults = [model(1000, None), model(20, None), model(1000, Some(4))].map(|model| model.default_steps());
+    assert_eq!(defaults, [50, 20, 4]);
     let request = Request::default();
-    assert_eq!((request.steps_of(1000), request.steps_of(20)), (50, 20));
-    assert_eq!(Request { steps: Some(9), ..request.clone() }.steps_of(1000), 9);
+    assert_eq!((request.steps_of(50), request.steps_of(4)), (50, 4));
+    assert_eq!(Request { steps: Some(9), ..request.clone() }.steps_of(50), 9);
     let respaced = Request { spacing: Some("10,15,20".parse().unwrap()), ..request.clone() };
-    assert_eq!(respaced.steps_of(1000), 45);
-    assert_eq!(Request { times: Some(vec![5, 3]), ..request }.steps_of(1000), 2);
+    assert_eq!(respaced.steps_of(50), 45);
+    assert_eq!(Request { times: Some(vec![5, 3]), ..request }.steps_of(50), 2);
 }

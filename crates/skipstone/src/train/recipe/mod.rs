@@ -1,11 +1,14 @@
 //! Training recipes: TOML files with every setting that a training run depends on.
 
+mod distill;
 mod parse;
 mod sections;
 
+pub use distill::Round;
+pub(super) use distill::trajectory;
 pub use sections::{
-    DataRecipe, Decay, DiffusionRecipe, EmaRecipe, LossWeight, ModelRecipe, OptimizerKind, OptimizerRecipe, Sum,
-    TrainRecipe,
+    DataRecipe, Decay, DiffusionRecipe, DistillRecipe, DistillWeight, EmaRecipe, LossWeight, ModelRecipe,
+    OptimizerKind, OptimizerRecipe, StudentPrediction, Sum, TrainRecipe,
 };
 
 use std::ops::Range;
@@ -42,9 +45,30 @@ pub struct Recipe {
     pub optimizer: OptimizerRecipe,
     /// The moving average of the weights.
     pub ema: EmaRecipe,
+    /// What makes this a distillation: `model` and `diffusion` are then the teacher's and not part of the recipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill: Option<DistillRecipe>,
 }
 
 impl Recipe {
+    /// Optimiser steps of the whole training: those of a round times the rounds.
+    pub fn total_steps(&self) -> u64 {
+        self.train.steps.saturating_mul(self.rounds() as u64)
+    }
+
+    /// Rounds of `train.steps` optimiser steps: one, or one per student.
+    pub fn rounds(&self) -> usize {
+        self.distill.as_ref().map_or(1, |distill| distill.rounds().len())
+    }
+
+    /// The round of optimiser step `step` (counted from 1), from 0, and the number of the step within it, from 1.
+    pub(super) fn place(&self, step: u64) -> (usize, u64) {
+        match &self.distill {
+            None => (0, step),
+            Some(_) => (((step - 1) / self.train.steps) as usize, (step - 1) % self.train.steps + 1),
+        }
+    }
+
     /// The architecture for a data set with this number of classes.
     ///
     /// # Errors
@@ -120,7 +144,7 @@ impl Recipe {
         }
     }
 
-    /// The learning rate of step `step` (counted from 1).
+    /// The learning rate of step `step` of a round (counted from 1).
     pub fn learning_rate(&self, step: u64) -> f64 {
         let o = &self.optimizer;
         if step <= o.warmup {
@@ -135,7 +159,7 @@ impl Recipe {
         o.lr * (o.final_lr + (1.0 - o.final_lr) * share)
     }
 
-    /// The decay of the moving average at step `step` (counted from 1).
+    /// The decay of the moving average at step `step` of a round (counted from 1).
     pub fn ema_decay(&self, step: u64) -> f64 {
         if self.ema.warmup { self.ema.decay.min((1.0 + step as f64) / (10.0 + step as f64)) } else { self.ema.decay }
     }

@@ -1,8 +1,20 @@
 //! Recipes as text: parsing, overrides and validation.
 
-use super::Recipe;
+use serde::Serialize;
+
+use super::{DataRecipe, DistillRecipe, EmaRecipe, OptimizerRecipe, Recipe, TrainRecipe};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
+
+/// The sections of a distillation's recipe.
+#[derive(Serialize)]
+struct Distillation<'a> {
+    distill: &'a DistillRecipe,
+    data: &'a DataRecipe,
+    train: &'a TrainRecipe,
+    optimizer: &'a OptimizerRecipe,
+    ema: &'a EmaRecipe,
+}
 
 impl Recipe {
     /// Parses a recipe and overrides single values, given as `section.key=value`.
@@ -11,12 +23,20 @@ impl Recipe {
     /// The text is not TOML, a key is unknown (the message suggests the nearest one), or a value has the wrong type or
     /// is out of range.
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
+        Self::read(text, overrides, &Self::default())
+    }
+
+    /// As [`parse`](Self::parse), with the keys and the defaults of `base`.
+    pub(super) fn read(text: &str, overrides: &[String], base: &Self) -> Result<Self> {
+        // This key is written only if its value is not the default.
+        let train = TrainRecipe { precision: Precision::F16, ..base.train.clone() };
+        let known = Self { train, ..base.clone() }.to_table();
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::data(e.to_string()))?;
         for assignment in overrides {
             let (key, value) = assignment.split_once('=').ok_or_else(|| {
                 Error::argument(format!("--set {assignment}: expected section.key=value, for example train.steps=1000"))
             })?;
-            let (section, name) = key.trim().split_once('.').ok_or_else(|| unknown(key.trim()))?;
+            let (section, name) = key.trim().split_once('.').ok_or_else(|| unknown(key.trim(), &known))?;
             // A value that is not TOML is taken as a string.
             let value = format!("v = {}", value.trim())
                 .parse::<toml::Table>()
@@ -26,18 +46,46 @@ impl Recipe {
             let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             match entry {
                 toml::Value::Table(entry) => entry.insert(name.to_string(), value),
-                _ => return Err(unknown(section)),
+                _ => return Err(unknown(section, &known)),
             };
         }
-        check_keys(&table)?;
-        let recipe: Self = table.clone().try_into().map_err(|e: toml::de::Error| misread(&table, &e))?;
+        check_keys(&table, &known)?;
+        let mut whole = known;
+        if let Some(train) = whole.get_mut("train").and_then(toml::Value::as_table_mut) {
+            // A recipe that does not say how to sum may be that of an old run.
+            train.remove("sum");
+            train.remove("precision");
+        }
+        for (section, entries) in &table {
+            let into = whole.get_mut(section).and_then(toml::Value::as_table_mut);
+            if let (Some(into), Some(entries)) = (into, entries.as_table()) {
+                into.extend(entries.clone());
+            }
+        }
+        let recipe: Self = whole.try_into().map_err(|e: toml::de::Error| misread(&table, &e))?;
         recipe.validate()?;
         Ok(recipe)
     }
 
     /// The recipe as TOML with every key.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a recipe is plain tables of plain values")
+        // States hold this text, so the order of the keys is part of their bytes.
+        let text = match &self.distill {
+            None => toml::to_string(self),
+            Some(distill) => toml::to_string(&Distillation {
+                distill,
+                data: &self.data,
+                train: &self.train,
+                optimizer: &self.optimizer,
+                ema: &self.ema,
+            }),
+        };
+        text.expect("a recipe is plain tables of plain values")
+    }
+
+    /// Every section and key.
+    fn to_table(&self) -> toml::Table {
+        self.to_toml().parse().expect("a recipe reads back")
     }
 
     fn validate(&self) -> Result<()> {
@@ -80,8 +128,11 @@ impl Recipe {
                 return fail(format!("{name}: expected {low} to {high}, found {value}"));
             }
         }
-        if self.data.class_dropout > 0.0 && !self.data.classes {
+        if self.data.class_dropout > 0.0 && !self.data.classes && self.distill.is_none() {
             return fail("data.class_dropout needs data.classes = true".into());
+        }
+        if let Some(distill) = &self.distill {
+            return distill.check();
         }
         let scheduler = self.scheduler();
         scheduler.schedule()?.check_prediction(scheduler.prediction_type)?;
@@ -104,12 +155,8 @@ fn misread(table: &toml::Table, whole: &toml::de::Error) -> Error {
     Error::data(whole.message())
 }
 
-/// Every valid `section.key`.
-fn known_keys() -> Vec<String> {
-    let mut recipe = Recipe::default();
-    // The default of this key is not written.
-    recipe.train.precision = Precision::F16;
-    let table = toml::Table::try_from(recipe).expect("a recipe is plain tables of plain values");
+/// Every `section.key` of a recipe.
+fn keys(table: &toml::Table) -> Vec<String> {
     let keys = |(section, entries): (&String, &toml::Value)| {
         let entries = entries.as_table().map(|t| t.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
         entries.into_iter().map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
@@ -117,8 +164,8 @@ fn known_keys() -> Vec<String> {
     table.iter().flat_map(keys).collect()
 }
 
-fn unknown(key: &str) -> Error {
-    let nearest = known_keys().into_iter().max_by(|a, b| {
+fn unknown(key: &str, known: &toml::Table) -> Error {
+    let nearest = keys(known).into_iter().max_by(|a, b| {
         let near = |k: &str| {
             let name = k.rsplit_once('.').map_or(k, |(_, name)| name);
             strsim::jaro_winkler(key, k).max(strsim::jaro_winkler(key, name))
@@ -128,15 +175,20 @@ fn unknown(key: &str) -> Error {
     Error::argument(format!("unknown key {key}; did you mean {}?", nearest.unwrap_or_default()))
 }
 
-fn check_keys(table: &toml::Table) -> Result<()> {
-    let known = known_keys();
+fn check_keys(table: &toml::Table, known: &toml::Table) -> Result<()> {
     for (section, entries) in table {
-        let Some(entries) = entries.as_table() else { return Err(unknown(section)) };
-        if let Some(key) = entries.keys().map(|k| format!("{section}.{k}")).find(|k| !known.contains(k)) {
-            return Err(unknown(&key));
+        if known.contains_key("distill") && matches!(section.as_str(), "model" | "diffusion") {
+            return Err(Error::argument(format!(
+                "{section}: a student has the network and the noise schedule of its teacher; remove [{section}]"
+            )));
         }
-        if !known.iter().any(|k| k.starts_with(&format!("{section}."))) {
-            return Err(unknown(section));
+        let Some(entries) = entries.as_table() else { return Err(unknown(section, known)) };
+        let there = known.get(section).and_then(toml::Value::as_table);
+        if let Some(key) = entries.keys().find(|key| there.is_none_or(|there| !there.contains_key(*key))) {
+            return Err(unknown(&format!("{section}.{key}"), known));
+        }
+        if there.is_none() {
+            return Err(unknown(section, known));
         }
     }
     Ok(())

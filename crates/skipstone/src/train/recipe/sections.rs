@@ -126,6 +126,60 @@ impl Default for DiffusionRecipe {
     }
 }
 
+/// The output of a student.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StudentPrediction {
+    /// The teacher's, except that ε becomes v: ε̂ does not determine x̂₀ well at high noise, where few steps begin.
+    Auto,
+    /// x₀.
+    Sample,
+    /// v.
+    VPrediction,
+}
+
+/// The weighting of noise levels in the loss of a student, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DistillWeight {
+    /// max(SNR, 1) on the error of x̂₀.
+    TruncatedSnr,
+    /// SNR + 1 on the error of x̂₀.
+    SnrPlusOne,
+}
+
+/// Progressive distillation (Salimans & Ho, arXiv 2202.00512).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DistillRecipe {
+    /// Steps of the last student. They divide T, so that diffusers takes the same ones.
+    pub steps: usize,
+    /// Steps of the first teacher: `steps` doubled at least once. 0 doubles `steps` until it is 32 or more.
+    pub from: usize,
+    /// auto | sample | v_prediction: what the students predict.
+    pub prediction: StudentPrediction,
+    /// truncated_snr | snr_plus_one: the weighting of noise levels.
+    pub weighting: DistillWeight,
+    /// The weight of classifier-free guidance that the first student learns from its teacher; 1 is none.
+    pub guidance: f64,
+    /// Whether a student that predicts something else than its teacher first learns single steps of it, in a round of its
+    /// own.
+    pub conversion: bool,
+}
+
+impl Default for DistillRecipe {
+    fn default() -> Self {
+        Self {
+            steps: 4,
+            from: 0,
+            prediction: StudentPrediction::Auto,
+            weighting: DistillWeight::TruncatedSnr,
+            guidance: 1.0,
+            conversion: true,
+        }
+    }
+}
+
 /// How images are read and augmented.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

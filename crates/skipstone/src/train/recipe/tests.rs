@@ -82,3 +82,19 @@ fn the_rate_warms_up_and_falls_to_its_end() {
     // Halfway down a cosine from 1 to 0.1 is their mean.
     assert!((rate(60) - 0.55).abs() < 1e-12 && (rate(110) - 0.1).abs() < 1e-12);
 }
+
+#[test]
+fn a_recipe_of_a_distillation_written_out_reads_back_the_same() {
+    let overrides =
+        ["distill.steps=2".to_string(), "train.precision=f16".into(), "distill.weighting=snr_plus_one".into()];
+    let recipe = Recipe::parse_distillation("[distill]\nfrom = 16\nguidance = 2.0", &overrides).unwrap();
+    let text = recipe.to_toml();
+    assert!(!text.contains("[model]") && !text.contains("[diffusion]"), "{text}");
+    assert_eq!(Recipe::parse_distillation(&text, &[]).unwrap(), recipe);
+    assert!(!Recipe::default().to_toml().contains("distill"));
+    // Rounds of five steps: 16 to 8, 4 and 2 after the conversion.
+    let recipe = Recipe::parse_distillation(&text, &["train.steps=5".into()]).unwrap();
+    assert_eq!((recipe.rounds(), recipe.total_steps()), (4, 20));
+    let places = [1, 5, 6, 20].map(|step| recipe.place(step));
+    assert_eq!(places, [(0, 1), (0, 5), (1, 1), (3, 5)]);
+}

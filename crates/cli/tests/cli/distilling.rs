@@ -1,0 +1,87 @@
+//! `skipstone distill` from outside.
+
+use skipstone::unet::Config;
+
+use crate::support::{names, read, run, write_model};
+use crate::training::write_images;
+
+/// A folder with a model and images of its size.
+fn bench() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), &Config { in_channels: 1, out_channels: 1, ..Config::smallest() }, None);
+    write_images(folder.path());
+    folder
+}
+
+fn arguments<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let data = "idx:images-idx3-ubyte";
+    let mut all = vec!["distill", "--teacher", "model", "--data", data, "--out", out, "--steps", "2", "--from", "4"];
+    for set in ["train.steps=4", "train.batch=4", "train.shard=2", "train.preview_every=0", "optimizer.warmup=1"] {
+        all.extend(["--set", set]);
+    }
+    all.extend(more);
+    all
+}
+
+#[test]
+fn a_student_samples_in_its_own_number_of_steps() {
+    let folder = bench();
+    let at = folder.path();
+    let (stdout, said) = run(at, &arguments("run", &[]), 0);
+    assert_eq!(stdout, "run/model\n");
+    for line in ["round 1 of 2: 4 steps of the teacher, converted", "round 2 of 2: 4 steps of the teacher in 2"] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert_eq!(names(&at.join("run/students")), ["steps-4"]);
+    // By itself, and in as many steps as anyone asks for.
+    let sample = |model: &str, out: &str, more: &[&str]| {
+        let all = [&["sample", "--model", model, "-n", "2", "-o", out][..], more].concat();
+        run(at, &all, 0);
+        read(at, out)
+    };
+    let own = sample("run/model", "own.npy", &[]);
+    assert!(own == sample("run/model", "two.npy", &["--steps", "2"]));
+    assert!(own == sample("run/model", "trailing.npy", &["--spacing", "trailing"]));
+    assert!(own != sample("run/model", "four.npy", &["--steps", "4"]));
+    assert!(sample("run/students/steps-4", "a.npy", &[]) == sample("run/students/steps-4", "b.npy", &["--steps", "4"]));
+    let (_, said) = run(at, &arguments("run", &["--resume"]), 0);
+    assert!(said.contains("distillation is already finished: 8 of 8 steps"), "{said}");
+}
+
+#[test]
+fn a_dry_run_measures_a_distillation_and_writes_nothing() {
+    let folder = bench();
+    let before = names(folder.path());
+    let (stdout, _) = run(folder.path(), &arguments("run", &["--dry-run", "--json"]), 0);
+    let cost: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((cost["steps"].as_u64(), cost["batch"].as_u64()), (Some(8), Some(4)));
+    assert_eq!(names(folder.path()), before);
+}
+
+#[test]
+fn mistakes_of_a_distillation_are_named() {
+    let folder = bench();
+    let at = folder.path();
+    let mut odd = arguments("run", &[]);
+    let from = odd.iter().position(|argument| *argument == "--from").unwrap();
+    odd[from + 1] = "6";
+    let (_, error) = run(at, &odd, 2);
+    assert!(error.contains("distill.from: halving 6 steps does not lead to 2; choose 4, 8, 16"), "{error}");
+    std::fs::write(at.join("r.toml"), "[model]\nchannels = 1").unwrap();
+    let (_, error) = run(at, &arguments("run", &["--config", "r.toml"]), 2);
+    assert!(error.contains("r.toml") && error.contains("remove [model]"), "{error}");
+    assert!(!at.join("run").exists());
+}
+
+#[cfg(feature = "onnx")]
+#[test]
+fn an_onnx_network_cannot_teach() {
+    let folder = bench();
+    let at = folder.path();
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/values/onnx_shuffle.onnx");
+    std::fs::copy(golden, at.join("net.onnx")).unwrap();
+    let mut arguments = arguments("run", &[]);
+    arguments[2] = "net.onnx";
+    let (_, error) = run(at, &arguments, 1);
+    assert!(error.contains("has no gradient") || error.contains("images are"), "{error}");
+}
