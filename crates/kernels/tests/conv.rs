@@ -246,7 +246,7 @@ impl Case {
                 let expected = [&self.expected_dw, &self.expected_db];
                 for (gradient, expected) in gradients.iter().zip(expected) {
                     let expected: Vec<f64> = expected.iter().map(|x| x + f64::from(old)).collect();
-                    below(error(gradient, &expected), bound, || what("dw or db"));
+                    below(common::absolute_error(gradient, &expected), bound, || what("dw or db"));
                 }
                 let others = self.backward_weights(three, isa, algorithm, old);
                 (0..2).for_each(|i| same(&gradients[i], &others[i], || what("threads, dw or db")));
