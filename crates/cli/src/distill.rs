@@ -4,17 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use skipstone::engine::Ranks;
 use skipstone::engine::ranks::agree;
-use skipstone::engine::{EngineOptions, Ranks};
 use skipstone::io::checkpoint::{LoadOptions, Model};
-use skipstone::io::data::Dataset;
 use skipstone::train::{Recipe, Run, Trainer};
 
 use crate::common::{CommonArguments, ForeignArguments, WeightsName, load_model, weights_choice};
 use crate::dataset::{ArrayArguments, DATA};
 use crate::failure::Done;
-use crate::ranks::{RanksArguments, shared};
-use crate::training::{Output, dry_run, read_recipe, train, training_data};
+use crate::ranks::RanksArguments;
+use crate::training::{Output, Prepared, dry_run, on_ranks, read_recipe, train, training_data};
 
 /// Distil a model: train a student that samples in few steps
 #[derive(Args, Debug)]
@@ -82,26 +81,10 @@ pub struct DistillArguments {
 
 /// Runs the command.
 pub fn run(arguments: &DistillArguments) -> anyhow::Result<Done> {
-    let world = arguments.ranks.join()?;
-    let ranks = world.ranks();
-    // A rank that cannot start tells the others.
-    let begun = prepare(arguments).map_err(shared);
-    let ended = match agree(&*ranks, begun) {
-        Ok(prepared) => world.announce(prepared.engine.threads).and_then(|()| start(arguments, prepared, ranks)),
-        Err(error) => Err(error.into()),
-    };
-    world.end(ended)
+    on_ranks(&arguments.ranks, || prepare(arguments), |prepared, ranks| start(arguments, prepared, ranks))
 }
 
-/// What a distillation needs.
-struct Prepared {
-    recipe: Recipe,
-    engine: EngineOptions,
-    data: Dataset,
-    teacher: Model,
-}
-
-fn prepare(arguments: &DistillArguments) -> anyhow::Result<Prepared> {
+fn prepare(arguments: &DistillArguments) -> anyhow::Result<Prepared<Model>> {
     let mut overrides = arguments.set.clone();
     overrides.extend(arguments.steps.map(|steps| format!("distill.steps={steps}")));
     overrides.extend(arguments.from.map(|from| format!("distill.from={from}")));
@@ -114,11 +97,11 @@ fn prepare(arguments: &DistillArguments) -> anyhow::Result<Prepared> {
     let mut options = arguments.arrays.options(&teacher)?;
     options.background = recipe.data.background;
     let data = training_data(&arguments.data, &options, &recipe)?;
-    Ok(Prepared { recipe, engine, data, teacher })
+    Ok(Prepared { recipe, engine, data, from: teacher })
 }
 
-fn start(arguments: &DistillArguments, prepared: Prepared, ranks: Arc<dyn Ranks>) -> anyhow::Result<Done> {
-    let Prepared { recipe, engine, data, teacher } = prepared;
+fn start(arguments: &DistillArguments, prepared: Prepared<Model>, ranks: Arc<dyn Ranks>) -> anyhow::Result<Done> {
+    let Prepared { recipe, engine, data, from: teacher } = prepared;
     let output =
         Output { folder: &arguments.out, common: &arguments.common, doing: "distillation", done: "distilled in" };
     if arguments.common.dry_run {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use skipstone::engine::Ranks;
 use skipstone::engine::ranks::agree;
-use skipstone::engine::{EngineOptions, Ranks};
 use skipstone::io::checkpoint::LoadOptions;
 use skipstone::io::data::{DataOptions, Dataset};
 use skipstone::train::{Recipe, Run, Trainer};
@@ -14,8 +14,8 @@ use skipstone::unet::Parameters;
 use crate::common::{CommonArguments, ForeignArguments, WeightsName, load_model, weights_choice};
 use crate::dataset::{ArrayArguments, DATA};
 use crate::failure::Done;
-use crate::ranks::{RanksArguments, shared};
-use crate::training::{Output, dry_run, read_recipe, train, training_data};
+use crate::ranks::RanksArguments;
+use crate::training::{Output, Prepared, dry_run, on_ranks, read_recipe, train, training_data};
 
 /// Train a model, or resume a training run
 #[derive(Args, Debug)]
@@ -80,26 +80,10 @@ pub struct TrainArguments {
 
 /// Runs the command.
 pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
-    let world = arguments.ranks.join()?;
-    let ranks = world.ranks();
-    // A rank that cannot start tells the others.
-    let begun = prepare(arguments).map_err(shared);
-    let ended = match agree(&*ranks, begun) {
-        Ok(prepared) => world.announce(prepared.engine.threads).and_then(|()| start(arguments, prepared, ranks)),
-        Err(error) => Err(error.into()),
-    };
-    world.end(ended)
+    on_ranks(&arguments.ranks, || prepare(arguments), |prepared, ranks| start(arguments, prepared, ranks))
 }
 
-/// What a training needs.
-struct Prepared {
-    recipe: Recipe,
-    engine: EngineOptions,
-    data: Dataset,
-    init: Option<(Parameters, String)>,
-}
-
-fn prepare(arguments: &TrainArguments) -> anyhow::Result<Prepared> {
+fn prepare(arguments: &TrainArguments) -> anyhow::Result<Prepared<Option<(Parameters, String)>>> {
     let recipe = recipe(arguments)?;
     let engine = arguments.common.start()?;
     let data = dataset(arguments, &recipe)?;
@@ -112,11 +96,15 @@ fn prepare(arguments: &TrainArguments) -> anyhow::Result<Prepared> {
         }
         None => None,
     };
-    Ok(Prepared { recipe, engine, data, init })
+    Ok(Prepared { recipe, engine, data, from: init })
 }
 
-fn start(arguments: &TrainArguments, prepared: Prepared, ranks: Arc<dyn Ranks>) -> anyhow::Result<Done> {
-    let Prepared { recipe, engine, data, init } = prepared;
+fn start(
+    arguments: &TrainArguments,
+    prepared: Prepared<Option<(Parameters, String)>>,
+    ranks: Arc<dyn Ranks>,
+) -> anyhow::Result<Done> {
+    let Prepared { recipe, engine, data, from: init } = prepared;
     let output = Output { folder: &arguments.out, common: &arguments.common, doing: "training", done: "trained" };
     if arguments.common.dry_run {
         let init = init.map(|(parameters, _)| parameters);

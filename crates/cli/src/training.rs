@@ -2,10 +2,13 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use indicatif::ProgressBar;
 use serde_json::json;
+use skipstone::engine::ranks::agree;
+use skipstone::engine::{EngineOptions, Ranks};
 use skipstone::io::data::{DataOptions, DataSpec, Dataset, Split};
 use skipstone::io::image::{is_picture, shown_channels};
 use skipstone::train::{Event, RankReport, Recipe, Round, Run, Trainer};
@@ -15,6 +18,7 @@ use crate::common::{CommonArguments, bytes, duration};
 use crate::dataset::say_notes;
 use crate::failure::{Done, Stdout, emit, say};
 use crate::interrupt;
+use crate::ranks::{RanksArguments, shared};
 
 /// Where a run goes and how it is called.
 #[derive(Clone, Copy)]
@@ -27,6 +31,34 @@ pub struct Output<'a> {
     pub doing: &'static str,
     /// What it has done at the end.
     pub done: &'static str,
+}
+
+/// What a run starts with.
+pub struct Prepared<T> {
+    /// Its recipe.
+    pub recipe: Recipe,
+    /// What computes.
+    pub engine: EngineOptions,
+    /// The training images.
+    pub data: Dataset,
+    /// The model that it starts from.
+    pub from: T,
+}
+
+/// Prepares and starts a run on every rank. A rank that cannot start tells the others.
+pub fn on_ranks<T>(
+    arguments: &RanksArguments,
+    prepare: impl FnOnce() -> anyhow::Result<Prepared<T>>,
+    start: impl FnOnce(Prepared<T>, Arc<dyn Ranks>) -> anyhow::Result<Done>,
+) -> anyhow::Result<Done> {
+    let world = arguments.join()?;
+    let ranks = world.ranks();
+    let begun = prepare().map_err(shared);
+    let ended = match agree(&*ranks, begun) {
+        Ok(prepared) => world.announce(prepared.engine.threads).and_then(|()| start(prepared, ranks)),
+        Err(error) => Err(error.into()),
+    };
+    world.end(ended)
 }
 
 /// The recipe in a file, or the default one, with overrides.

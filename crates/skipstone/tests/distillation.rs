@@ -1,13 +1,13 @@
 //! Progressive distillation of tiny networks: identical bytes for any number of threads and ranks and through any
 //! interruption, students that are ordinary models, and errors that name the mistake.
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use ndarray::Array4;
-use skipstone::engine::EngineOptions;
 use skipstone::engine::ranks::in_process;
 use skipstone::io::checkpoint::{LoadOptions, Model, SchedulerConfig, load};
 use skipstone::io::data::Dataset;
@@ -15,6 +15,8 @@ use skipstone::math::noise::{KeyedRng, Purpose};
 use skipstone::sampling::denoiser::Prediction;
 use skipstone::train::{Event, Recipe, Round, Run, Trainer};
 use skipstone::unet::{Config, Parameters, initialise};
+
+use common::{assert_same_files, bits, go_on, on_threads, pictures};
 
 /// Three rounds: 8 steps of an ε-predicting teacher are learnt as v, then halved twice.
 const RECIPE: &str = "\
@@ -38,12 +40,6 @@ fn recipe(overrides: &[&str]) -> Recipe {
     Recipe::parse_distillation(RECIPE, &overrides).unwrap()
 }
 
-fn pictures() -> Dataset {
-    let images = Array4::from_shape_fn((10, 1, 8, 8), |(n, _, y, x)| (20 * n + 3 * x + 5 * y) as u8);
-    let labels = (0..10).map(|i| i % 2).collect();
-    Dataset::new("pictures", images, Some(labels), vec!["even".into(), "odd".into()]).unwrap()
-}
-
 /// A network with random weights, also where a training starts from zeros.
 fn network(config: &Config, seed: u64) -> Parameters {
     let mut rng = KeyedRng::new(seed, Purpose::Weights, 0, 0);
@@ -63,53 +59,12 @@ fn teacher() -> Model {
     Model::new(grey(), network(&grey(), 1), SchedulerConfig::default())
 }
 
-fn on_threads(threads: usize) -> EngineOptions {
-    EngineOptions::on_threads(threads)
-}
-
 fn distil(overrides: &[&str], teacher: Model) -> skipstone::Result<Trainer> {
     Trainer::distill(recipe(overrides), pictures(), teacher, on_threads(1))
 }
 
 fn open(folder: &Path, threads: usize, resume: bool) -> skipstone::Result<Run> {
     Run::distill(folder, recipe(&[]), pictures(), teacher(), on_threads(threads), resume)
-}
-
-fn go_on(_: Event<'_>) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
-fn bits(parameters: &Parameters) -> Vec<u32> {
-    parameters.data().iter().map(|v| v.to_bits()).collect()
-}
-
-/// Every file of the state, the model and the earlier students, by path.
-fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
-    fn walk(root: &Path, dir: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(root, &path, found);
-            } else {
-                let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-                found.insert(name, std::fs::read(&path).unwrap());
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    for part in ["state", "model", "students"] {
-        walk(run, &run.join(part), &mut found);
-    }
-    found
-}
-
-#[track_caller]
-fn assert_same_files(a: &Path, b: &Path) {
-    let (a, b) = (files(a), files(b));
-    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    for (name, bytes) in &a {
-        assert!(*bytes == b[name], "{name} differs");
-    }
 }
 
 /// Distils until step `stop`, like an interrupted run.

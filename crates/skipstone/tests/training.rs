@@ -1,7 +1,8 @@
 //! Training on tiny data sets: identical bytes for any number of threads and through any interruption, a falling loss,
 //! and errors that leave the state unchanged.
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use skipstone::math::noise::initial_latent;
 use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::{Condition, Denoiser, Guided, Prediction};
 use skipstone::train::{Event, Recipe, Run, Trainer};
-use skipstone::unet::Parameters;
+
+use common::{assert_same_files, bits, files, go_on, on_threads, pictures};
 
 const TINY: &str = r#"
 [model]
@@ -43,23 +45,8 @@ fn recipe(overrides: &[&str]) -> Recipe {
     Recipe::parse(TINY, &overrides).unwrap()
 }
 
-/// Ten images with a gradient each, of two classes; ten is not a multiple of a batch.
-fn pictures() -> Dataset {
-    let images = Array4::from_shape_fn((10, 1, 8, 8), |(n, _, y, x)| (20 * n + 3 * x + 5 * y) as u8);
-    let labels = (0..10).map(|i| i % 2).collect();
-    Dataset::new("pictures", images, Some(labels), vec!["even".into(), "odd".into()]).unwrap()
-}
-
-fn on_threads(threads: usize) -> EngineOptions {
-    EngineOptions::on_threads(threads)
-}
-
 fn trainer(overrides: &[&str], threads: usize) -> Trainer {
     Trainer::new(recipe(overrides), pictures(), None, on_threads(threads)).unwrap()
-}
-
-fn bits(parameters: &Parameters) -> Vec<u32> {
-    parameters.data().iter().map(|v| v.to_bits()).collect()
 }
 
 #[test]
@@ -85,40 +72,6 @@ fn batches_made_ahead_are_the_batches_made_when_they_are_due() {
         (losses, bits(&trainer.weights().unwrap()))
     };
     assert!(run(auto) == run(on_threads(1)));
-}
-
-/// Every file below `state` and `model` of the run, by path.
-fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
-    fn walk(root: &Path, dir: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(root, &path, found);
-            } else {
-                let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-                found.insert(name, std::fs::read(&path).unwrap());
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    for part in ["state", "model"] {
-        walk(run, &run.join(part), &mut found);
-    }
-    assert!(found.len() >= 6, "{:?}", found.keys());
-    found
-}
-
-#[track_caller]
-fn assert_same_files(a: &Path, b: &Path) {
-    let (a, b) = (files(a), files(b));
-    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    for (name, bytes) in &a {
-        assert!(*bytes == b[name], "{name} differs");
-    }
-}
-
-fn go_on(_: Event<'_>) -> ControlFlow<()> {
-    ControlFlow::Continue(())
 }
 
 fn open(folder: &Path, overrides: &[&str], threads: usize, resume: bool) -> skipstone::Result<Run> {
