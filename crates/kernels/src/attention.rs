@@ -4,7 +4,7 @@
 //! each. Scores are computed for one tile of queries at a time and never stored; the backward pass recomputes them.
 
 use crate::half::Packed;
-use crate::isa::{Isa, kernel};
+use crate::isa::{Isa, Simd, kernel};
 use crate::math;
 use crate::micro::{columns_times_rows, rows_times_panel};
 use crate::shared::SharedMut;
@@ -336,9 +336,8 @@ pub fn backward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, d
                     let a = dy.pointer().add((head.row + begin) * dy.stride + head.channel);
                     call.product(rows, d, a, dy.stride, values, dp.as_mut_ptr(), row);
                 }
-                for ((p, dp), inverse) in p.chunks_exact_mut(row).zip(dp.chunks_exact_mut(row)).zip(&*inverse) {
-                    scores_gradient(&mut p[..pixels], &mut dp[..pixels], *inverse, shape.scale());
-                }
+                // SAFETY: `p` and `dp` have as many rows as there are queries, each of `pixels ≤ row` scores.
+                unsafe { scores_gradient(isa, pixels, row, shape.scale(), p, dp, inverse) };
                 // dv += pᵀ·dy; dk += dsᵀ·q; dq = ds·k
                 let mut add = |x: View<'_>, weights: &[f32], into: &mut [f32]| {
                     for (i, tile) in tile.chunks_exact_mut(d_row).take(rows).enumerate() {
@@ -376,19 +375,50 @@ pub fn backward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, d
     });
 }
 
-/// Normalises a row of probabilities, and replaces `dp` (the gradient of the probabilities) by the gradient of the
-/// unscaled scores: scale·p·(dp − Σ dp·p).
-fn scores_gradient(p: &mut [f32], dp: &mut [f32], inverse: f32, scale: f32) {
-    let mut inner = 0.0f64;
-    for (p, dp) in p.chunks_mut(64).zip(dp.chunks(64)) {
-        let mut part = 0.0f32;
-        for (p, dp) in p.iter_mut().zip(dp) {
-            *p *= inverse;
-            part += *p * dp;
+kernel! {
+    /// Normalises rows of `len` probabilities, `row` apart, and replaces `dp` (their gradient) by the gradient of the
+    /// unscaled scores: scale·p·(dp − Σ dp·p).
+    unsafe fn scores_gradient<S>(
+        s, len: usize, row: usize, scale: f32, p: &mut [f32], dp: &mut [f32], inverse: &[f32],
+    ) {
+        for ((p, dp), inverse) in p.chunks_exact_mut(row).zip(dp.chunks_exact_mut(row)).zip(inverse) {
+            let (p, dp, inverse) = (p.as_mut_ptr(), dp.as_mut_ptr(), s.splat(*inverse));
+            let mut inner = s.zero();
+            // SAFETY: each row has `row ≥ len` elements; the last vector is read and written only up to `len`.
+            unsafe {
+                for i in (0..len).step_by(S::LANES) {
+                    let here = (len - i).min(S::LANES);
+                    let normalised = s.mul(load(s, p.add(i), here), inverse);
+                    store(s, p.add(i), normalised, here);
+                    inner = s.fma(normalised, load(s, dp.add(i), here), inner);
+                }
+                let (inner, scale) = (s.splat(math::total(s, inner) as f32), s.splat(scale));
+                for i in (0..len).step_by(S::LANES) {
+                    let here = (len - i).min(S::LANES);
+                    let d = s.sub(load(s, dp.add(i), here), inner);
+                    store(s, dp.add(i), s.mul(s.mul(scale, load(s, p.add(i), here)), d), here);
+                }
+            }
         }
-        inner += f64::from(part);
     }
-    for (p, dp) in p.iter().zip(dp) {
-        *dp = scale * p * (*dp - inner as f32);
-    }
+}
+
+/// The first `len` elements at `p`; a whole vector without a mask, which is slow on some processors.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+unsafe fn load<S: Simd>(s: S, p: *const f32, len: usize) -> S::V {
+    // SAFETY: guaranteed by the caller.
+    unsafe { if len == S::LANES { s.load(p) } else { s.load_first(p, len) } }
+}
+
+/// Stores the first `len` elements of `v` at `p`, as [`load`] reads them.
+///
+/// # Safety
+/// They are writable.
+#[inline(always)]
+unsafe fn store<S: Simd>(s: S, p: *mut f32, v: S::V, len: usize) {
+    // SAFETY: guaranteed by the caller.
+    unsafe { if len == S::LANES { s.store(p, v) } else { s.store_first(p, v, len) } }
 }

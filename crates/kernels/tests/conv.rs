@@ -234,11 +234,11 @@ impl Case {
                 let what = |which: &str| format!("{which}: {isa:?} {algorithm:?} {:?} {:?}", self.shape, self.o);
                 let bound = bound(algorithm);
                 let y = self.forward(one, isa, algorithm);
-                below(error(&y, &self.expected), bound, || what("y"));
+                below(common::absolute_error(&y, &self.expected), bound, || what("y"));
                 same(&y, &self.forward(three, isa, algorithm), || what("threads, y"));
 
                 let dx = self.backward_data(one, isa, algorithm);
-                below(error(&dx, &self.expected_dx), bound, || what("dx"));
+                below(common::absolute_error(&dx, &self.expected_dx), bound, || what("dx"));
                 same(&dx, &self.backward_data(three, isa, algorithm), || what("threads, dx"));
 
                 let old = 0.5;

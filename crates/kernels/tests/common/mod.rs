@@ -35,7 +35,7 @@ pub fn error(a: &[f32], b: &[f64]) -> f64 {
     length(a.iter().zip(b).map(|(a, b)| f64::from(*a) - b)) / length(b.iter().copied()).max(1e-12)
 }
 
-/// ‖a − b‖/(1 + ‖b‖), for gradients that may cancel almost completely.
+/// ‖a − b‖/(1 + ‖b‖), for sums that may cancel almost completely.
 pub fn absolute_error(a: &[f32], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     length(a.iter().zip(b).map(|(a, b)| f64::from(*a) - b)) / (1.0 + length(b.iter().copied()))

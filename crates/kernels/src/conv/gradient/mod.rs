@@ -1,0 +1,92 @@
+//! The gradients of a convolution.
+//!
+//! The gradient of the input is the transposed layer, which is itself a convolution. The gradient of the weights sums
+//! products of an input channel and an output channel over all pixels: by definition (`definition`), or in Winograd's
+//! domain (`tiles`). The order of a sum does not depend on the threads.
+
+mod definition;
+mod tiles;
+
+use super::{Algorithm, Epilogue, Layer, Shape, Source};
+use crate::elementwise;
+use crate::isa::Isa;
+use crate::shared::SharedMut;
+use crate::sums::column_sums;
+use crate::team::{Team, with_scratch};
+use crate::view::{View, ViewMut};
+
+/// Writes the gradient of the input of the convolution `of` to `dx`, or adds it to `dx` if `accumulate`. `layer` is the
+/// [transpose](Layer::transpose) of `of`.
+///
+/// # Panics
+/// A view is too short for the shape.
+pub fn backward_data(
+    layer: &Layer,
+    of: &Shape,
+    team: &Team,
+    n: usize,
+    dy: View<'_>,
+    dx: &mut ViewMut<'_>,
+    accumulate: bool,
+) {
+    let epilogue = Epilogue { accumulate, ..Epilogue::default() };
+    if !of.upsample {
+        return layer.forward(team, n, Source::plain(dy), epilogue, dx);
+    }
+    let doubled = n * of.grid()[0] * of.grid()[1] * of.c_in;
+    with_scratch(doubled, |doubled| {
+        layer.forward(team, n, Source::plain(dy), Epilogue::default(), &mut ViewMut::dense(doubled, of.c_in));
+        elementwise::upsample_backward(
+            team,
+            layer.isa,
+            n,
+            of.input,
+            of.c_in,
+            View::dense(doubled, of.c_in),
+            dx,
+            accumulate,
+        );
+    });
+}
+
+/// Adds the gradients of weights and bias to `into`, one pair of slices for each part of the weights, in order.
+///
+/// # Panics
+/// A slice or view has another length than the shape implies, or the algorithm does not apply to the shape.
+#[allow(clippy::too_many_arguments)] // the operands of a convolution's gradient
+pub fn backward_weights(
+    shape: &Shape,
+    algorithm: Algorithm,
+    isa: Isa,
+    team: &Team,
+    n: usize,
+    source: Source<'_>,
+    dy: View<'_>,
+    into: &mut [(&mut [f32], &mut [f32])],
+) {
+    let &Shape { c_in, c_out, .. } = shape;
+    shape.check();
+    assert!(algorithm == Algorithm::Direct || shape.is_winograd(), "{algorithm:?} of {shape:?}");
+    let pixels = n * shape.output_pixels();
+    source.x.check(n * shape.input_pixels(), c_in, "input of a convolution");
+    dy.check(pixels, c_out, "gradient of a convolution");
+    assert!(source.norm.is_none_or(|norm| norm.ab.len() == n * 2 * c_in), "normalisation of {shape:?}");
+    assert_eq!(into.iter().map(|(dw, _)| dw.len()).sum::<usize>(), c_out * shape.patch(), "weights of {shape:?}");
+    assert_eq!(into.iter().map(|(_, db)| db.len()).sum::<usize>(), c_out, "bias of {shape:?}");
+    if n == 0 {
+        return;
+    }
+    let mut biases: Vec<&mut f32> = Vec::with_capacity(c_out);
+    let mut weights: Vec<SharedMut<'_>> = Vec::with_capacity(c_out);
+    for (dw, db) in into {
+        biases.extend(db.iter_mut());
+        weights.extend(dw.chunks_exact_mut(shape.patch()).map(SharedMut::new));
+    }
+    let mut sums = vec![0.0; c_out];
+    column_sums(isa, team, pixels, c_out, dy, &mut sums);
+    biases.into_iter().zip(sums).for_each(|(db, sum)| *db += sum as f32);
+    match algorithm {
+        Algorithm::Direct => definition::add(shape, isa, team, n, source, dy, &weights),
+        _ => tiles::add(shape, algorithm, isa, team, n, source, dy, &weights),
+    }
+}
