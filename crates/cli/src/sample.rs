@@ -144,7 +144,14 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         (None, n) => n.unwrap_or(if rows.is_some() { 8 } else { 64 }),
     };
     let part = part(arguments, &target, n, rows.is_some())?;
+    let scheduler = model.scheduler.clone();
     let generator = Generator::new(model, &engine, &requests[0], inputs, arguments.first, n)?;
+    if let Some(own) = scheduler.misses(generator.plan().steps().iter().map(|step| step.t)) {
+        say(format_args!(
+            "note: the model was distilled for {own} steps and has not learnt the times of this run; leave --steps and --spacing \
+             out to use its own"
+        ));
+    }
     let n = (part.end - part.start) as usize;
     let batch = arguments.batch.of(&generator, n, engine.threads);
     if let Some(rows) = rows {

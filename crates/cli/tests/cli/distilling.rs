@@ -1,9 +1,12 @@
 //! `skipstone distill` from outside.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use skipstone::unet::Config;
 
-use crate::support::{names, read, run, write_model};
-use crate::training::write_images;
+use crate::support::{names, read, run, skipstone, write_model};
+use crate::training::{STATE, assert_same, write_images};
 
 /// A folder with a model and images of its size.
 fn bench() -> tempfile::TempDir {
@@ -43,9 +46,37 @@ fn a_student_samples_in_its_own_number_of_steps() {
     assert!(own == sample("run/model", "two.npy", &["--steps", "2"]));
     assert!(own == sample("run/model", "trailing.npy", &["--spacing", "trailing"]));
     assert!(own != sample("run/model", "four.npy", &["--steps", "4"]));
+    for (flag, value, warned) in [("--steps", "2", false), ("--steps", "4", true), ("--spacing", "quadratic", true)] {
+        let (_, said) = run(at, &["sample", "--model", "run/model", "-n", "1", flag, value, "-o", "x.png"], 0);
+        assert_eq!(said.contains("was distilled for 2 steps"), warned, "{said}");
+    }
     assert!(sample("run/students/steps-4", "a.npy", &[]) == sample("run/students/steps-4", "b.npy", &["--steps", "4"]));
     let (_, said) = run(at, &arguments("run", &["--resume"]), 0);
     assert!(said.contains("distillation is already finished: 8 of 8 steps"), "{said}");
+}
+
+#[test]
+fn a_killed_distillation_continues_to_the_same_bytes_from_either_round() {
+    let folder = bench();
+    let at = folder.path();
+    let long = ["--set", "train.steps=40", "--set", "train.checkpoint_every=3"];
+    run(at, &arguments("whole", &long), 0);
+    for round in [1, 2] {
+        let out = format!("killed{round}");
+        let begun = at.join(&out).join(if round == 1 { STATE } else { "students/steps-4" });
+        let mut child =
+            skipstone(at, &arguments(&out, &long)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !begun.exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(17));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        run(at, &arguments(&out, &[&long[..], &["--resume"]].concat()), 0);
+        assert_same(at, "whole", &out);
+        let student = "students/steps-4/unet/diffusion_pytorch_model.safetensors";
+        assert!(read(&at.join("whole"), student) == read(&at.join(&out), student), "round {round}");
+    }
 }
 
 #[test]

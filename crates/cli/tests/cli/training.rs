@@ -24,7 +24,7 @@ warmup = 2
 ";
 
 const MODEL: &str = "model/unet/diffusion_pytorch_model.safetensors";
-const STATE: &str = "state/training.safetensors";
+pub const STATE: &str = "state/training.safetensors";
 
 /// A folder with a recipe and a data set of 20 images.
 fn bench() -> tempfile::TempDir {
@@ -47,8 +47,9 @@ fn arguments<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     all
 }
 
+/// Compares what two runs have learnt, and what they would continue from.
 #[track_caller]
-fn assert_same(at: &Path, a: &str, b: &str) {
+pub fn assert_same(at: &Path, a: &str, b: &str) {
     for file in [MODEL, STATE, "model/unet/diffusion_pytorch_model.raw.safetensors"] {
         assert!(read(&at.join(a), file) == read(&at.join(b), file), "{a} and {b} differ in {file}");
     }

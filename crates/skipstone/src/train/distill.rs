@@ -164,8 +164,16 @@ impl Distillation {
             let path: Vec<_> = steps.by_ref().take(per_leap).collect();
             let (first, last) = (path[0].0, path[path.len() - 1].1);
             let path = path.into_iter().map(|(t, s)| Ok((t, level(t)?, level(s)?))).collect::<Result<Vec<_>>>()?;
+            let leap = Leap { from: level(first)?, to: level(last)?, path };
+            if leap.from == leap.to {
+                return Err(Error::argument(format!(
+                    "distill.from: {} steps of the teacher, which ends at its first trained level (set_alpha_to_one: false in its \
+                     scheduler), begin with one at that level, which leads nowhere; choose fewer",
+                    round.teacher
+                )));
+            }
             times.push(first);
-            leaps.push(Leap { from: level(first)?, to: level(last)?, path });
+            leaps.push(leap);
         }
         if times != trajectory(round.student, trained)?.times() {
             return Err(Error::argument(format!(

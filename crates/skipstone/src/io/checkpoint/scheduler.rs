@@ -9,8 +9,8 @@ use super::diffusers::MAX_JSON;
 use super::fields::{Fields, name_of};
 use crate::error::{Error, Result};
 use crate::io::files;
-use crate::math::schedule::{BetaSchedule, FinalLevel, MAX_TRAIN_STEPS, Schedule};
-use crate::math::trajectory::Spacing;
+use crate::math::schedule::{BetaSchedule, FinalLevel, MAX_TRAIN_STEPS, Schedule, Time};
+use crate::math::trajectory::{Spacing, Trajectory};
 use crate::sampling::denoiser::{Bound, Clip, DynamicThreshold, Prediction};
 
 /// Maximum number of training timesteps in a file.
@@ -202,6 +202,23 @@ impl SchedulerConfig {
         };
         let schedule = Schedule::new(&family, self.beta_start, self.beta_end, steps)?;
         if self.rescale_betas_zero_snr { schedule.with_zero_terminal_snr() } else { Ok(schedule) }
+    }
+
+    /// The number of steps that the network was distilled for, if any of these times is none that it learnt: a student
+    /// knows the times of its own trailing steps alone.
+    ///
+    /// ```
+    /// use skipstone::io::checkpoint::SchedulerConfig;
+    /// use skipstone::math::schedule::Time;
+    /// let student = SchedulerConfig { num_inference_steps: Some(2), ..SchedulerConfig::default() };
+    /// assert_eq!(student.misses([1000, 500].map(Time::new)), None);
+    /// assert_eq!(student.misses([1000, 750].map(Time::new)), Some(2));
+    /// ```
+    pub fn misses(&self, times: impl IntoIterator<Item = Time>) -> Option<usize> {
+        let own = self.num_inference_steps?;
+        let learnt =
+            Trajectory::named(Spacing::Trailing, own, u32::try_from(self.num_train_timesteps).ok()?, 0).ok()?;
+        times.into_iter().any(|t| !learnt.times().contains(&t)).then_some(own)
     }
 
     /// S if nobody asks for another: that of a distilled network, else 50, but no more than T.

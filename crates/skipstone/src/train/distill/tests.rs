@@ -20,8 +20,14 @@ fn distillation(own: Prediction, learnt: Prediction, round: Round) -> Distillati
 
 fn taught_by(teacher: Box<dyn Denoiser + Send + Sync>, learnt: Prediction, round: Round) -> Distillation {
     let scheduler = SchedulerConfig { prediction_type: learnt, ..SchedulerConfig::default() };
+    let mut distillation = not_laid_out(teacher, scheduler, round);
+    distillation.lay_out().unwrap();
+    distillation
+}
+
+fn not_laid_out(teacher: Box<dyn Denoiser + Send + Sync>, scheduler: SchedulerConfig, round: Round) -> Distillation {
     let schedule = scheduler.schedule().unwrap();
-    let mut distillation = Distillation {
+    Distillation {
         rounds: vec![round],
         index: 0,
         scheduler,
@@ -34,9 +40,7 @@ fn taught_by(teacher: Box<dyn Denoiser + Send + Sync>, learnt: Prediction, round
         weights: None,
         times: Vec::new(),
         leaps: Vec::new(),
-    };
-    distillation.lay_out().unwrap();
-    distillation
+    }
 }
 
 /// One step of DDIM for the data of the oracle: x̂₀ and ε̂ from the posterior, then √a_s·x̂₀ + √(1−a_s)·ε̂.
@@ -142,6 +146,23 @@ fn the_times_of_every_round_are_among_those_of_the_round_before() {
             steps /= 2;
         }
     }
+}
+
+#[test]
+fn a_step_that_leads_nowhere_is_refused() {
+    let scheduler = SchedulerConfig { set_alpha_to_one: false, num_train_timesteps: 8, ..SchedulerConfig::default() };
+    let schedule = scheduler.schedule().unwrap();
+    let of = |value| Array3::from_elem((1, 4, 4), value);
+    let lay_out = |teacher, student| {
+        let oracle = Oracle::gaussian(&schedule, of(MEAN), of(VARIANCE)).unwrap();
+        not_laid_out(Box::new(oracle), scheduler.clone(), Round { teacher, student }).lay_out()
+    };
+    // The first of eight steps begins and ends at the first of eight trained levels.
+    let e = lay_out(8, 8).unwrap_err().to_string();
+    assert!(e.contains("distill.from: 8 steps") && e.contains("set_alpha_to_one") && e.contains("fewer"), "{e}");
+    // The student of half as many steps only takes longer ones.
+    lay_out(8, 4).unwrap();
+    lay_out(4, 4).unwrap();
 }
 
 #[test]
