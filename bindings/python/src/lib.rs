@@ -68,5 +68,6 @@ fn _skipstone(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(scores::kernel_distance, m)?)?;
     m.add_function(wrap_pyfunction!(scores::precision_recall, m)?)?;
     m.add_function(wrap_pyfunction!(train::train, m)?)?;
+    m.add_function(wrap_pyfunction!(train::distill, m)?)?;
     Ok(())
 }

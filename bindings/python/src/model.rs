@@ -24,6 +24,20 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// A teacher: a loaded model, the path of one, or the built-in model.
+    pub fn of_teacher(teacher: Option<&Bound<'_, PyAny>>, weights: WeightsChoice) -> PyResult<Self> {
+        let options = LoadOptions { weights, ..LoadOptions::default() };
+        let path = match teacher.map(|teacher| (teacher, teacher.cast::<PyModel>())) {
+            Some((_, Ok(_))) if weights != WeightsChoice::Auto => {
+                return Err(value("weights: the model is loaded already; give weights to load"));
+            }
+            Some((_, Ok(model))) => return Ok(model.get().origin.clone()),
+            Some((path, Err(_))) => Some(path.extract()?),
+            None => None,
+        };
+        Ok(Self { path, options, onnx: None, engine: EngineOptions::default() })
+    }
+
     /// Reads the model.
     pub fn read(&self) -> skipstone::Result<Model> {
         match &self.path {

@@ -1,4 +1,4 @@
-//! `train`: training runs in a folder.
+//! `train` and `distill`: runs in a folder.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -7,17 +7,18 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use serde_json::Value;
 use skipstone::engine::EngineOptions;
-use skipstone::io::data::{DataOptions, Split};
+use skipstone::io::checkpoint::WeightsChoice;
+use skipstone::io::data::{DataOptions, RecordedRange, Split};
 use skipstone::train::{Event, Recipe, Run};
 
 use crate::data::{Given, array_options, given};
-use crate::errors::{raise, value};
-use crate::model::{choice, initial};
+use crate::errors::{compute, raise, value};
+use crate::model::{Origin, choice, initial};
 use crate::options::json;
 use crate::process;
 use crate::watch::Watch;
 
-/// A training run in a folder, as `train` left it.
+/// A training run in a folder, as `train` or `distill` left it.
 ///
 /// Attributes:
 ///     out: the folder.
@@ -166,31 +167,14 @@ pub fn train(
     let mut overrides = overrides(&sections, set)?;
     overrides.extend(seed.map(|seed| format!("train.seed={seed}")));
     let given = given(data, labels)?;
-    let (text, file) = match recipe {
-        None => match &given {
-            Given::Held(data) => {
-                let [c, h, w] = data.shape();
-                (format!("[model]\nsample_size = [{h}, {w}]\nchannels = {c}\n"), None)
-            }
-            Given::Spec(_) => (String::new(), None),
-        },
-        Some(recipe) => {
-            let said = recipe.is_instance_of::<PyString>().then(|| recipe.extract::<String>()).transpose()?;
-            match said.filter(|text| text.contains('\n') || text.contains('[')) {
-                Some(text) => (text, None),
-                None => {
-                    let path: PathBuf = recipe.extract()?;
-                    let text = std::fs::read_to_string(&path);
-                    (text.map_err(|e| raise(py, &skipstone::Error::io(&path, e)))?, Some(path))
-                }
-            }
+    let (text, file) = match (recipe, &given) {
+        (None, Given::Held(data)) => {
+            let [c, h, w] = data.shape();
+            (format!("[model]\nsample_size = [{h}, {w}]\nchannels = {c}\n"), None)
         }
+        (recipe, _) => recipe_text(py, recipe)?,
     };
-    let recipe = Recipe::parse(&text, &overrides).map_err(|error| match (&file, Recipe::parse(&text, &[])) {
-        // The file is named only if it is wrong without the overrides too.
-        (Some(path), Err(_)) => raise(py, &error.in_file(path)),
-        _ => raise(py, &error),
-    })?;
+    let recipe = parsed(py, &text, file, &overrides, Recipe::parse)?;
     let options = DataOptions {
         size: Some(recipe.model.sample_size),
         channels: Some(recipe.model.channels),
@@ -200,24 +184,150 @@ pub fn train(
     let options = array_options(py, layout, range, options)?;
     let weights = choice(weights)?;
     let threads = process::threads(threads).map_err(|e| raise(py, &e))?;
-    if init.is_none() && weights != skipstone::io::checkpoint::WeightsChoice::Auto {
+    if init.is_none() && weights != WeightsChoice::Auto {
         return Err(value("weights: chooses among the weights of init; give init"));
     }
-    let (path, steps, folder) = Watch::new(progress, callback).run(py, move |watch| {
+    let folder = out.clone();
+    go(py, Watch::new(progress, callback), "training", out, move || {
         let data = given.load(Split::Train, &options)?;
         let init = init.map(|path| initial(&path, weights)).transpose()?;
-        let engine = EngineOptions::on_threads(threads);
-        let mut run = Run::open(&out, recipe, data, init, engine, resume).map_err(|error| {
+        Run::open(&folder, recipe, data, init, EngineOptions::on_threads(threads), resume)
+    })
+}
+
+/// Teaches a student to sample in few steps, or goes on with a distillation: progressive distillation (Salimans and Ho 2022).
+///
+/// In every round, the student learns to land in one step of DDIM where its teacher lands in two, and becomes the teacher of
+/// the next round. The student is an ordinary model, which samples in its own number of steps unless told otherwise. The same
+/// recipe, data, teacher and seed give the same bytes as the command `skipstone distill`, whatever the threads and the
+/// interruptions. Ctrl-C, and an exception of `callback`, leave a checkpoint behind, from which `resume=True` goes on.
+///
+/// Args:
+///     data: as for `train`; a data set like the one that the teacher was trained on.
+///     teacher: a path as for `load`, or a loaded Model [the built-in model].
+///     out: the folder of the run.
+///     steps: of the last student; they divide the teacher's number of timesteps [the recipe's, else 4].
+///     from_steps: of the first teacher: `steps` doubled at least once [the recipe's, else doubled until it is 32 or more].
+///     guidance: weight of the classifier-free guidance that the student learns [the recipe's, else none].
+///     recipe: a TOML file, or its text, without the sections model and diffusion [defaults].
+///     labels: class of every image of an array.
+///     train, optimizer, ema: mappings that override keys of these sections of the recipe.
+///     set: overrides by full name, such as {"train.steps": 1000}, the optimiser steps of a round.
+///     seed: the same as set={"train.seed": …}.
+///     weights: "ema" or "raw" of a teacher given by its path.
+///     resume: whether to go on with the run in `out`; starts it if there is none.
+///     layout, range: how an array on disk is meant.
+///     callback: as for `train`; also called at the beginning of a round ("event": "round", round, rounds, teacher_steps,
+///         student_steps).
+///
+/// Returns:
+///     Training.
+///
+/// Raises:
+///     ValueError: a key or a value of the recipe is wrong, the steps do not follow from each other, or the run in `out` is
+///         another.
+#[pyfunction]
+#[pyo3(signature = (data, teacher=None, *, out, steps=None, from_steps=None, guidance=None, recipe=None, labels=None,
+    train=None, optimizer=None, ema=None, set=None, seed=None, weights=None, resume=false, layout=None, range=None,
+    threads=None, progress=None, callback=None))]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+pub fn distill(
+    py: Python<'_>,
+    data: &Bound<'_, PyAny>,
+    teacher: Option<&Bound<'_, PyAny>>,
+    out: PathBuf,
+    steps: Option<usize>,
+    from_steps: Option<usize>,
+    guidance: Option<f64>,
+    recipe: Option<&Bound<'_, PyAny>>,
+    labels: Option<&Bound<'_, PyAny>>,
+    train: Option<&Bound<'_, PyDict>>,
+    optimizer: Option<&Bound<'_, PyDict>>,
+    ema: Option<&Bound<'_, PyDict>>,
+    set: Option<&Bound<'_, PyDict>>,
+    seed: Option<u64>,
+    weights: Option<&str>,
+    resume: bool,
+    layout: Option<&str>,
+    range: Option<(f64, f64)>,
+    threads: Option<usize>,
+    progress: Option<Py<PyAny>>,
+    callback: Option<Py<PyAny>>,
+) -> PyResult<Training> {
+    let mut overrides = overrides(&[("train", train), ("optimizer", optimizer), ("ema", ema)], set)?;
+    overrides.extend(steps.map(|steps| format!("distill.steps={steps}")));
+    overrides.extend(from_steps.map(|steps| format!("distill.from={steps}")));
+    overrides.extend(guidance.map(|guidance| format!("distill.guidance={guidance:?}")));
+    overrides.extend(seed.map(|seed| format!("train.seed={seed}")));
+    let given = given(data, labels)?;
+    let (text, file) = recipe_text(py, recipe)?;
+    let recipe = parsed(py, &text, file, &overrides, Recipe::parse_distillation)?;
+    let origin = Origin::of_teacher(teacher, choice(weights)?)?;
+    let threads = process::threads(threads).map_err(|e| raise(py, &e))?;
+    let teacher = compute(py, || origin.read())?;
+    let recorded = teacher.provenance.get(RecordedRange::KEY).map(|text| text.parse()).transpose();
+    let options = DataOptions {
+        size: Some(teacher.config.sample_size),
+        channels: Some(teacher.config.in_channels),
+        background: recipe.data.background,
+        recorded: recorded.map_err(|e| raise(py, &e))?,
+        ..DataOptions::default()
+    };
+    let options = array_options(py, layout, range, options)?;
+    let folder = out.clone();
+    go(py, Watch::new(progress, callback), "distillation", out, move || {
+        let data = given.load(Split::Train, &options)?;
+        Run::distill(&folder, recipe, data, teacher, EngineOptions::on_threads(threads), resume)
+    })
+}
+
+/// The text of a recipe, and the file that it is in.
+fn recipe_text(py: Python<'_>, recipe: Option<&Bound<'_, PyAny>>) -> PyResult<(String, Option<PathBuf>)> {
+    let Some(recipe) = recipe else { return Ok((String::new(), None)) };
+    let said = recipe.is_instance_of::<PyString>().then(|| recipe.extract::<String>()).transpose()?;
+    if let Some(text) = said.filter(|text| text.contains('\n') || text.contains('[')) {
+        return Ok((text, None));
+    }
+    let path: PathBuf = recipe.extract()?;
+    let text = std::fs::read_to_string(&path).map_err(|e| raise(py, &skipstone::Error::io(&path, e)))?;
+    Ok((text, Some(path)))
+}
+
+fn parsed(
+    py: Python<'_>,
+    text: &str,
+    file: Option<PathBuf>,
+    overrides: &[String],
+    parse: impl Fn(&str, &[String]) -> skipstone::Result<Recipe>,
+) -> PyResult<Recipe> {
+    parse(text, overrides).map_err(|error| match (file, parse(text, &[])) {
+        // The file is named only if it is wrong without the overrides too.
+        (Some(path), Err(_)) => raise(py, &error.in_file(&path)),
+        _ => raise(py, &error),
+    })
+}
+
+/// Opens a run and takes it to its end, with a bar and the callback.
+fn go(
+    py: Python<'_>,
+    watch: Watch,
+    doing: &'static str,
+    out: PathBuf,
+    open: impl FnOnce() -> skipstone::Result<Run> + Send,
+) -> PyResult<Training> {
+    let folder = out.clone();
+    let (path, steps) = watch.run(py, move |watch| {
+        let mut run = open().map_err(|error| {
             if error.message().contains("--resume") {
-                return skipstone::Error::argument(
-                    "the folder already holds a training run; continue it with resume=True or choose another out",
-                )
-                .in_file(&out);
+                return skipstone::Error::argument(format!(
+                    "the folder already holds a {doing} run; continue it with resume=True or choose another out"
+                ))
+                .in_file(&folder);
             }
             error
         })?;
-        let (first, of) = (run.trainer().step_count(), run.trainer().recipe().train.steps);
-        watch.begin("training", of as usize);
+        let (first, of) = (run.trainer().step_count(), run.trainer().recipe().total_steps());
+        watch.begin(doing, of as usize);
         watch.skip(first as usize);
         run.train(&mut |event| {
             let parts = usize::from(matches!(event, Event::Step { .. }));
@@ -226,7 +336,7 @@ pub fn train(
                 stop => stop,
             }
         })?;
-        Ok((run.model(), run.trainer().step_count(), out))
+        Ok((run.model(), run.trainer().step_count()))
     })?;
-    Ok(Training { out: folder, path, steps })
+    Ok(Training { out, path, steps })
 }

@@ -47,6 +47,8 @@ def test_the_readme(tmp_path, monkeypatch):
         ("steps=20", "steps=2"),
         ("64, ", "2, "),
         ("s.encode(x, steps=3)", "s.encode(s.sample(1, steps=2), steps=3)"),
+        ('steps=4, out="runs/four"', 'steps=1, from_steps=2, train={"steps": 1, "batch": 4}, out="runs/four"'),
+        ("student.sample(64)", "student.sample(2)"),
         ('ss.fit("fashion-mnist")', "ss.fit(model.sample(4, steps=2, seed=9))"),
     ]:
         assert long in code, long

@@ -43,6 +43,55 @@ def test_sixty_steps_are_the_commands_to_the_byte(recipe, command, tmp_path):
     assert run.load().sample(2, steps=3).shape == (2, 1, 8, 8)
 
 
+def test_a_distillation_is_the_commands_to_the_byte(recipe, command, tmp_path):
+    np.save(tmp_path / "discs.npy", discs(16))
+    data = tmp_path / "discs.npy"
+    teacher = ss.train(data, recipe, out=tmp_path / "teacher", train={"steps": 4}, progress=False)
+    theirs = "--steps 2 --from 4 --set train.steps=3 --set train.batch=4 --set optimizer.warmup=1".split()
+    theirs += ["--set", "train.preview_every=0", "--seed", "3"]
+    command("distill", "--teacher", teacher.path, "--data", data, "--out", tmp_path / "theirs", *theirs)
+    keywords = dict(
+        steps=2,
+        from_steps=4,
+        train={"steps": 3, "batch": 4, "preview_every": 0},
+        optimizer={"warmup": 1},
+        seed=3,
+        progress=False,
+    )
+    events = []
+    run = ss.distill(data, teacher.path, out=tmp_path / "ours", callback=events.append, **keywords)
+    assert files(tmp_path / "ours") == files(tmp_path / "theirs")
+    rounds = [(e["round"], e["teacher_steps"], e["student_steps"]) for e in events if e["event"] == "round"]
+    assert [pair[1:] for pair in rounds][-1] == (4, 2) and rounds[0][0] == 1
+    assert run.steps == 3 * len(rounds) == sum(e["event"] == "step" for e in events)
+    # A loaded teacher, an array in memory, and a break.
+    loaded, x = teacher.load(), discs(16)
+
+    def callback(event):
+        if event["event"] == "step" and event["step"] == 2:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        ss.distill(x, loaded, out=tmp_path / "parts", callback=callback, **keywords)
+    with pytest.raises(ValueError, match="resume=True"):
+        ss.distill(x, loaded, out=tmp_path / "parts", **keywords)
+    run = ss.distill(x, loaded, out=tmp_path / "parts", resume=True, **keywords)
+    weights = "model/unet/diffusion_pytorch_model.safetensors"
+    assert files(tmp_path / "parts")[weights] == files(tmp_path / "theirs")[weights]
+    # It samples in its own number of steps, and in others if asked.
+    student = run.load()
+    assert np.array_equal(student.sample(2), student.sample(2, steps=2))
+    for wrong, message in [
+        (dict(steps=3), "distill.from"),
+        (dict(weights="raw"), "weights"),
+        (dict(guidance=2.0), "null class"),
+        (dict(recipe="[model]\nchannels = 1\n"), "remove"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ss.distill(x, loaded, out=tmp_path / "no", **(keywords | wrong))
+    assert not (tmp_path / "no").exists()
+
+
 def test_arrays_and_keywords(tmp_path):
     keywords = dict(
         model={"block_out_channels": [16, 32], "attention": [False, False], "mid_attention": False},
