@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import discs
 
 import skipstone as ss
 
@@ -75,6 +76,21 @@ def test_a_pipeline_is_sampled_as_diffusers_samples_it(k):
     on_device = ss.torch.sample(sampler, latents=x_t, steps=steps, eta=eta)
     assert np.abs(pictures(on_device) - theirs).max() <= 1e-5
     assert np.abs(on_device.numpy() - np.asarray(ours)).max() <= 2e-5 * max(1, np.abs(np.asarray(ours)).max())
+
+
+@needs_diffusers
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_student_is_sampled_by_diffusers_pipeline_as_here(trained, steps, tmp_path):
+    settings = {"steps": 30, "batch": 8, "preview_every": 0}
+    run = ss.distill(discs(32), trained.path, steps=steps, from_steps=8, train=settings, out=tmp_path / "run", progress=False)
+    pipe = diffusers.DDIMPipeline.from_pretrained(run.path)
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(3, torch.Generator().manual_seed(1), num_inference_steps=steps, output_type="np").images
+    x_t = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(1))
+    # By itself, in as many steps as it was made for.
+    ours = np.asarray(run.load().sample(latents=x_t.numpy()))
+    assert np.abs((ours / 2 + 0.5).clip(0, 1).transpose(0, 2, 3, 1) - theirs).max() <= 1e-5
+    assert ours.std() > 0.05
 
 
 @needs_diffusers
