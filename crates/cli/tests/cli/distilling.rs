@@ -1,12 +1,11 @@
 //! `skipstone distill` from outside.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use skipstone::unet::Config;
 
-use crate::support::{names, read, run, skipstone, write_model};
-use crate::training::{STATE, assert_same, write_images};
+use crate::support::{names, read, run, write_model};
+use crate::training::{STATE, assert_same, kill_after, write_images};
 
 /// A folder with a model and images of its size.
 fn bench() -> tempfile::TempDir {
@@ -64,14 +63,7 @@ fn a_killed_distillation_continues_to_the_same_bytes_from_either_round() {
     for round in [1, 2] {
         let out = format!("killed{round}");
         let begun = at.join(&out).join(if round == 1 { STATE } else { "students/steps-4" });
-        let mut child =
-            skipstone(at, &arguments(&out, &long)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while !begun.exists() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(17));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill_after(at, &arguments(&out, &long), &begun, Duration::from_millis(17));
         run(at, &arguments(&out, &[&long[..], &["--resume"]].concat()), 0);
         assert_same(at, "whole", &out);
         let student = "students/steps-4/unet/diffusion_pytorch_model.safetensors";

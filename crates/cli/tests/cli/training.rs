@@ -104,6 +104,17 @@ fn kept_models_are_those_of_shorter_trainings_and_change_nothing() {
     run(at, &[&guided[..], &["-n", "2", "--steps", "2", "-o", "x.npy"]].concat(), 0);
 }
 
+/// Starts the command and kills it `wait` after the file or folder `begun` is there.
+pub fn kill_after(at: &Path, arguments: &[&str], begun: &Path, wait: Duration) {
+    let mut child = skipstone(at, arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !begun.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(wait);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn a_killed_training_continues_to_the_same_bytes() {
     let folder = bench();
@@ -112,14 +123,7 @@ fn a_killed_training_continues_to_the_same_bytes() {
     run(at, &arguments("whole", &long), 0);
     for wait in [1u64, 7] {
         let out = format!("killed{wait}");
-        let mut child =
-            skipstone(at, &arguments(&out, &long)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while !at.join(&out).join(STATE).exists() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(17 * wait));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill_after(at, &arguments(&out, &long), &at.join(&out).join(STATE), Duration::from_millis(17 * wait));
         run(at, &arguments(&out, &[long[0], long[1], "--resume"]), 0);
         assert_same(at, "whole", &out);
     }
