@@ -41,7 +41,8 @@ fn list<T: std::str::FromStr<Err = Error>>(
     values.iter().map(parse).collect::<Result<_>>().map_err(|e| raise(py, &e))
 }
 
-fn options_of(model: &Model) -> Result<DataOptions> {
+/// How images are read for a model: of its size, and in the range of the array that it was trained on.
+pub fn options_of(model: &Model) -> Result<DataOptions> {
     let recorded: Option<RecordedRange> =
         model.provenance.get(RecordedRange::KEY).map(|text| text.parse()).transpose()?;
     Ok(DataOptions {

@@ -8,11 +8,12 @@ use pyo3::types::{PyDict, PyString};
 use serde_json::Value;
 use skipstone::engine::EngineOptions;
 use skipstone::io::checkpoint::WeightsChoice;
-use skipstone::io::data::{DataOptions, RecordedRange, Split};
+use skipstone::io::data::{DataOptions, Split};
 use skipstone::train::{Event, Recipe, Run};
 
 use crate::data::{Given, array_options, given};
 use crate::errors::{compute, raise, value};
+use crate::evaluate::options_of;
 use crate::model::{Origin, choice, initial};
 use crate::options::json;
 use crate::process;
@@ -265,14 +266,8 @@ pub fn distill(
     let origin = Origin::of_teacher(teacher, choice(weights)?)?;
     let threads = process::threads(threads).map_err(|e| raise(py, &e))?;
     let teacher = compute(py, || origin.read())?;
-    let recorded = teacher.provenance.get(RecordedRange::KEY).map(|text| text.parse()).transpose();
-    let options = DataOptions {
-        size: Some(teacher.config.sample_size),
-        channels: Some(teacher.config.in_channels),
-        background: recipe.data.background,
-        recorded: recorded.map_err(|e| raise(py, &e))?,
-        ..DataOptions::default()
-    };
+    let options = options_of(&teacher).map_err(|e| raise(py, &e))?;
+    let options = DataOptions { background: recipe.data.background, ..options };
     let options = array_options(py, layout, range, options)?;
     let folder = out.clone();
     go(py, Watch::new(progress, callback), "distillation", out, move || {
