@@ -9,7 +9,7 @@ use skipstone::engine::{self, Device, EngineOptions, Network, Precision};
 use skipstone::sampling::options::PRECISION;
 use skipstone::unet::{Config, Parameters};
 
-use crate::common::{EngineArguments, ModelArguments, bytes};
+use crate::common::{EngineArguments, ModelArguments, bytes, precision};
 use crate::failure::{Done, Usage, emit};
 use crate::options::Flags;
 
@@ -70,14 +70,13 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
         return Err(Usage("--model: the model has no parameters; nothing to measure".into()).into());
     }
     let flops = model.flops()? as f64;
-    let precision = arguments.run.request()?.precision;
-    if arguments.train && precision != Precision::F32 && engine.device == Device::Cpu {
-        let message =
-            format!("--precision {precision}: on the processor, training is in f32 only; leave --precision out");
+    let asked = arguments.run.request()?.precision;
+    if arguments.train && asked != Precision::F32 && engine.device == Device::Cpu {
+        let message = format!("--precision {asked}: on the processor, training is in f32 only; leave --precision out");
         return Err(Usage(message).into());
     }
-    let engine = EngineOptions { precision, ..engine };
-    let (threads, isa) = (engine.threads, engine::hardware(&engine)?);
+    let engine = EngineOptions { precision: asked, ..engine };
+    let (threads, isa, precision) = (engine.threads, engine::hardware(&engine)?, precision(&engine)?);
     if !arguments.json {
         let peak = engine::peak_flops(&engine)?.map_or_else(String::new, |peak| {
             format!(", peak {:.0} GFLOP/s (f32 multiply-adds in registers)", peak / 1e9)

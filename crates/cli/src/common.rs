@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 use skipstone::engine::cpu::Isa;
-use skipstone::engine::{Device, EngineOptions};
+use skipstone::engine::{self, Device, EngineOptions, Precision};
 use skipstone::io::checkpoint::{
     Guide, LoadOptions, Model, SchedulerConfig, WeightsChoice, is_onnx, load, load_embedded,
 };
@@ -59,6 +59,18 @@ impl EngineArguments {
         pool.build_global().context("cannot start the threads")?;
         Ok(EngineOptions { device: self.device, threads, ..default })
     }
+}
+
+/// The precision in which networks compute with these options. A note says where it is not the one that was asked for.
+pub fn precision(engine: &EngineOptions) -> anyhow::Result<Precision> {
+    let precision = engine::precision(engine)?;
+    if precision != engine.precision {
+        say(format_args!(
+            "note: this processor is not faster in {}, so the network computes in {precision}",
+            engine.precision
+        ));
+    }
+    Ok(precision)
 }
 
 /// Arguments of every command that computes.

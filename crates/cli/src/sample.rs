@@ -9,6 +9,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5};
 use serde_json::json;
+use skipstone::engine::EngineOptions;
 use skipstone::sampling::generate::{Generator, Inputs, Shard, batches};
 use skipstone::sampling::options::SAMPLE;
 use skipstone::sampling::sampler::Progress;
@@ -16,7 +17,7 @@ use skipstone::sampling::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, bytes, duration};
+use crate::common::{CommonArguments, ModelArguments, Work, bytes, duration, precision};
 use crate::consistency;
 use crate::failure::{Done, Usage, emit, is_stopped, say};
 use crate::fill::FillArguments;
@@ -144,6 +145,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         (None, n) => n.unwrap_or(if rows.is_some() { 8 } else { 64 }),
     };
     let part = part(arguments, &target, n, rows.is_some())?;
+    precision(&EngineOptions { precision: requests[0].precision, ..engine })?;
     let scheduler = model.scheduler.clone();
     let generator = Generator::new(model, &engine, &requests[0], inputs, arguments.first, n)?;
     if let Some(own) = scheduler.misses(generator.plan().steps().iter().map(|step| step.t)) {

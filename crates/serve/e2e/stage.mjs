@@ -68,11 +68,11 @@ export async function visit(browser, origin, hash, { forgive = null, ...options 
   return { page, context, done };
 }
 
-/** A server and a browser for all tests of a file. */
-export function staged() {
+/** A server with these arguments, and a browser, for all tests of a file. */
+export function staged(...more) {
   let server;
   let browser;
-  before(async () => { [server, browser] = await Promise.all([serve(), launch()]); });
+  before(async () => { [server, browser] = await Promise.all([serve(...more), launch()]); });
   after(async () => {
     await browser?.close();
     await server?.stop();

@@ -40,9 +40,9 @@ export function compare(section, changed) {
       runner.fail({ field: 'n', message: `${count} cells of ${plural(n, 'image')} are ${count * n}; at most ${most} in all` });
       return null;
     }
-    for (const name of ['n', 'seed', 'class', 'guidance']) {
+    for (const name of ['n', 'seed', 'class', 'guide', 'guidance']) {
       const field = form.elements[name];
-      if (!field.disabled && field.value !== '') all[name] = Number(field.value);
+      if (!field.disabled && field.value !== '') all[name] = name === 'guide' ? field.value : Number(field.value);
     }
     return all;
   }

@@ -59,6 +59,17 @@ function route() {
 /** Fields whose default depends on the model. */
 const own = (form) => ['spacing', 'clip'].map((name) => form.elements[name]).filter(Boolean);
 
+/** Offers as guides those models that see the same images as the chosen one. Returns whether there are any. */
+function guides({ form, model, models }) {
+  const select = form.elements.guide;
+  if (!select) return false;
+  const alike = (other) => ['channels', 'height', 'width', 'classes', 'timesteps'].every((key) => other[key] === model[key]);
+  const fit = models.filter((other) => other !== model && alike(other)).map((other) => other.id);
+  for (const option of select.options) option.hidden = option.disabled = option.value !== '' && !fit.includes(option.value);
+  if (select.selectedOptions[0]?.disabled) select.value = '';
+  return fit.length > 0;
+}
+
 /** Fields that only some models have, and their values if neither the address nor the visitor sets them. */
 function condition(runner) {
   const { model, form } = runner;
@@ -69,10 +80,11 @@ function condition(runner) {
     for (const option of select.options) option.defaultSelected = option.value === first;
     select.value = value;
   }
+  const there = { class: model.classes, guide: guides(runner), guidance: model.guidance || form.elements.guide?.value };
   for (const field of form.querySelectorAll('.conditional')) {
-    field.hidden = !model.classes;
+    field.hidden = !there[field.querySelector('[name]').name];
     for (const control of field.querySelectorAll('input,select')) {
-      control.disabled = !model.classes;
+      control.disabled = field.hidden;
       control.dispatchEvent(new Event('skip:set'));
     }
   }
@@ -108,7 +120,13 @@ function furnish(runner, offer) {
   for (const [name, most] of Object.entries(offer.limits)) {
     if (elements[name]?.type === 'number') elements[name].max = most;
   }
+  if (elements.guide) options(elements.guide, [['', 'none'], ...offer.models.map((m) => [m.id, m.name ?? m.id])], '');
   dress(form);
+  elements.guide?.addEventListener('change', () => {
+    // A guide does nothing without a weight.
+    if (elements.guide.value && !elements.guidance.value) elements.guidance.value = 2;
+    condition(runner);
+  });
   elements.model.addEventListener('change', () => condition(runner));
   for (const select of own(form)) select.addEventListener('change', () => select.setAttribute('data-said', ''));
 }

@@ -49,7 +49,7 @@ export function sample(section, changed) {
   });
 
   function request() {
-    const names = ['model', 'steps', 'sigma', 'eta', 'n', 'seed', 'spacing', 'solver', 'clip', 'class', 'guidance'];
+    const names = ['model', 'steps', 'sigma', 'eta', 'n', 'seed', 'spacing', 'solver', 'clip', 'class', 'guide', 'guidance'];
     const all = names.map((name) => form.elements[name]).map((field, i) => [names[i], field.disabled ? '' : field.value]);
     return Object.fromEntries(all.filter(([, value]) => value !== ''));
   }

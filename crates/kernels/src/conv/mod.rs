@@ -75,10 +75,24 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The lowest precision that the instruction set and the algorithm allow, which is the fastest.
+    /// The lowest precision that is not slower than f32 with this instruction set and algorithm.
+    ///
+    /// AVX-512 without half-precision products gains nothing: converting weights on the way into the registers costs
+    /// up to a tenth of a call, which half the memory traffic does not make up for.
     pub fn least(isa: Isa, algorithm: Algorithm) -> Self {
-        let products = half_products(isa).is_some() && algorithm != Algorithm::Direct;
-        if products { Self::HalfProducts } else { Self::HalfWeights }
+        match half_products(isa) {
+            Some(_) if algorithm != Algorithm::Direct => Self::HalfProducts,
+            None if isa.name() == "avx512" => Self::Single,
+            _ => Self::HalfWeights,
+        }
+    }
+
+    /// The choice of algorithms at the [lowest precision](Self::least).
+    pub fn algorithms(isa: Isa) -> fn(&Shape) -> Algorithm {
+        match Self::least(isa, Algorithm::Direct) {
+            Self::Single => Shape::algorithm,
+            _ => Shape::half_algorithm,
+        }
     }
 
     /// Rows of a packed panel of weights for `c_in` input channels. Even where rows are stored in pairs.

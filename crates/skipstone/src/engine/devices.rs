@@ -1,5 +1,5 @@
-use crate::engine::Device;
-use crate::engine::cpu::Isa;
+use crate::engine::cpu::{self, Isa};
+use crate::engine::{Device, Precision};
 use crate::error::Result;
 #[cfg(not(feature = "gpu"))]
 use crate::error::{Error, Kind};
@@ -29,7 +29,10 @@ pub fn devices() -> Vec<DeviceInfo> {
         device: Device::Cpu.to_string(),
         name: Isa::best().name().to_owned(),
         memory: None,
-        precisions: vec!["f32", "f16"],
+        precisions: match cpu::precision(Precision::F16) {
+            Precision::F32 => vec!["f32"],
+            Precision::F16 => vec!["f32", "f16"],
+        },
         engine: "cpu".into(),
         software: false,
         trouble: None,

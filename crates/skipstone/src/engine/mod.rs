@@ -147,6 +147,19 @@ pub fn hardware(options: &EngineOptions) -> Result<String> {
     })
 }
 
+/// The precision in which the device computes networks that are asked for `options.precision`. Some processors gain nothing
+/// from f16; on these, networks compute in f32 and have its exact results.
+///
+/// # Errors
+/// The device is not there.
+pub fn precision(options: &EngineOptions) -> Result<Precision> {
+    Ok(match devices::find(options.device)? {
+        Found::Cpu => cpu::precision(options.precision),
+        #[cfg(feature = "gpu")]
+        Found::Gpu(_) => options.precision,
+    })
+}
+
 /// Measured peak floating-point operations per second of the device, multiply-adds in registers; `None` where nobody measures
 /// it.
 ///

@@ -78,7 +78,8 @@ pub enum Precision {
     #[default]
     F32,
     /// Convolution weights in half precision. On processors with AVX512-FP16, Winograd's products as well; on graphics
-    /// processors, activations. Accurate to about three digits, without guaranteed bits.
+    /// processors, activations. Accurate to about three digits, without guaranteed bits. Processors with AVX-512 that do
+    /// not multiply in half precision compute in [`F32`](Self::F32), which is faster there.
     F16,
 }
 

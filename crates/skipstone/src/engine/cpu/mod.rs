@@ -21,6 +21,7 @@ pub use differentiable::DifferentiableUNet;
 pub use learner::CpuLearner;
 pub use network::UNet;
 pub use options::Options;
+pub(super) use options::precision;
 /// The types that [`Options`] are made of.
 pub use skipstone_kernels::{Isa, Team, conv::Algorithm, conv::Shape as ConvShape};
 pub use tree::TreeLearner;

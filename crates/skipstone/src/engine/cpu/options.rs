@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use skipstone_kernels::conv::{Algorithm, Shape};
+use skipstone_kernels::conv::{self, Algorithm, Shape};
 use skipstone_kernels::{Isa, Team};
 
 use super::team;
@@ -29,10 +29,19 @@ impl Default for Options {
 impl From<&EngineOptions> for Options {
     /// The best options for this precision and number of threads.
     fn from(&EngineOptions { precision, threads, .. }: &EngineOptions) -> Self {
+        let isa = Isa::best();
         let algorithm = match precision {
             Precision::F32 => Shape::algorithm,
-            Precision::F16 => Shape::half_algorithm,
+            Precision::F16 => conv::Precision::algorithms(isa),
         };
-        Self { isa: Isa::best(), team: team::of(threads), algorithm, precision }
+        Self { isa, team: team::of(threads), algorithm, precision }
+    }
+}
+
+/// The precision that networks have on this processor if they are asked for `precision`: f32 where f16 is no faster.
+pub fn precision(asked: Precision) -> Precision {
+    match conv::Precision::least(Isa::best(), Algorithm::Direct) {
+        conv::Precision::Single => Precision::F32,
+        _ => asked,
     }
 }

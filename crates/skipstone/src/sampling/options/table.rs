@@ -303,7 +303,7 @@ pub static FIELDS: [Field; 16] = [
     ),
     Field::new(
         PRECISION,
-        Description::new("precision", "NAME", Kind::Name(|| names(&[Precision::F32, Precision::F16]))).help("Precision of the network: f16 is faster, has about three digits and does not promise the same bytes on every machine")
+        Description::new("precision", "NAME", Kind::Name(|| names(&[Precision::F32, Precision::F16]))).help("Precision of the network: f16 is faster where the hardware computes in it, has about three digits and does not promise the same bytes on every machine")
         .or("f32"),
         |request, value| set(&mut request.precision, value),
         |request| said(&request.precision, &Precision::F32),
