@@ -225,13 +225,14 @@ fn see(watch: &mut Watch, images: &Range<u64>, progress: &Progress<'_>) -> Contr
 ///
 /// Methods take the options of a run by keyword, all with the meaning they have on the command line:
 ///
+///     preset: "fast", "balanced" or "best": steps, spacing and solver for a purpose; options given beside it stand [none].
 ///     steps: S [50, or T if that is less].
 ///     eta: noise of each step: 0 is DDIM, 1 is DDPM [0].
 ///     sigma: noise by name (hat, analytic, learned), or one number per step.
 ///     spacing: how S of T timesteps are chosen [the schedule's, else "linear"].
 ///     times: explicit network indices, strictly decreasing, instead of steps and spacing.
 ///     solver: "ddim", "ve-euler", "heun", "dpm2", "ab2".."ab4", "dpm++2m", "dpm++2m-sde", "dpm++3m", "unipc", "unipc3", "deis2",
-///         "deis" or "sa".
+///         "deis", "sa" or "auto" ["ddim"].
 ///     restart: (low, high, k): at timestep low, return to high with fresh noise, k times.
 ///     clip: "off", "keep-eps" or "rederive-eps" [the schedule's, else off].
 ///     threshold: (ratio, max) of dynamic thresholding.
@@ -498,7 +499,7 @@ impl PySampler {
     /// Raises:
     ///     ValueError: an option or an array does not fit. KeyboardInterrupt: Ctrl-C, before the next network call.
     #[pyo3(signature = (n=None, *, first=0, batch=None, latents=None, noise=None, progress=None, callback=None, **options),
-        text_signature = "($self, n=1, *, steps=None, eta=0, sigma=None, spacing=None, times=None, solver='ddim', restart=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0, first=0, batch=None, latents=None, noise=None, progress=None, callback=None)")]
+        text_signature = "($self, n=1, *, preset=None, steps=None, eta=0, sigma=None, spacing=None, times=None, solver=None, restart=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0, first=0, batch=None, latents=None, noise=None, progress=None, callback=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn sample<'py>(
         &self,
@@ -521,7 +522,7 @@ impl PySampler {
     ///
     /// Args and options as for `sample`; all images are one batch.
     #[pyo3(signature = (n=None, *, first=0, latents=None, noise=None, **options),
-        text_signature = "($self, n=1, *, steps=None, eta=0, sigma=None, spacing=None, times=None, solver='ddim', restart=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0, first=0, latents=None, noise=None)")]
+        text_signature = "($self, n=1, *, preset=None, steps=None, eta=0, sigma=None, spacing=None, times=None, solver=None, restart=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0, first=0, latents=None, noise=None)")]
     fn trajectory(
         &self,
         py: Python<'_>,
@@ -544,7 +545,7 @@ impl PySampler {
     /// Raises:
     ///     ValueError: an option does not fit, the solver is not ddim, or the run has restarts.
     #[pyo3(signature = (**options),
-        text_signature = "($self, *, steps=None, eta=0, sigma=None, spacing=None, times=None, solver='ddim', clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0)")]
+        text_signature = "($self, *, preset=None, steps=None, eta=0, sigma=None, spacing=None, times=None, solver=None, clip=None, threshold=None, final_sigma=None, class_=None, guidance=None, guidance_interval=None, seed=0)")]
     fn plan(&self, py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<PlanStep>> {
         let request = sampling(py, "plan", options)?;
         if request.restart.is_some() {

@@ -11,7 +11,7 @@ use ndarray::{Array4, Array5};
 use serde_json::json;
 use skipstone::engine::EngineOptions;
 use skipstone::sampling::generate::{Generator, Inputs, Shard, batches};
-use skipstone::sampling::options::SAMPLE;
+use skipstone::sampling::options::{NOISE, SAMPLE, SOLVER, SPACING, STEPS, TIMES};
 use skipstone::sampling::sampler::Progress;
 use skipstone::sampling::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
@@ -148,6 +148,10 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     precision(&EngineOptions { precision: requests[0].precision, ..engine })?;
     let scheduler = model.scheduler.clone();
     let generator = Generator::new(model, &engine, &requests[0], inputs, arguments.first, n)?;
+    if let Some(preset) = requests[0].preset {
+        let means = generator.settings().request().to_flags(STEPS | SPACING | TIMES | NOISE | SOLVER);
+        say(format_args!("preset {preset}:{means}, {} network calls", generator.plan().calls()));
+    }
     if let Some(own) = scheduler.misses(generator.plan().steps().iter().map(|step| step.t)) {
         say(format_args!(
             "note: the model was distilled for {own} steps and has not learnt the times of this run; leave --steps and --spacing \

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use ndarray::{Array4, Array5, ArrayView1, Axis, Slice};
+use serde_json::{Value, json};
 use skipstone::Pipeline;
 use skipstone::io::image::{npy, read_png};
-use skipstone::sampling::options::{FIELDS, Request, SAMPLE};
+use skipstone::sampling::options::{FIELDS, Preset, Request, SAMPLE};
 use skipstone::unet::Config;
 
 use crate::support::{names, read, run, signal, skipstone, with_model, write_model, write_scaled_model};
@@ -505,6 +506,17 @@ fn every_option_of_the_library_is_a_flag_and_stands_in_the_manifest() {
     let manifest: serde_json::Value = serde_json::from_slice(&read(at, "f/manifest.json")).unwrap();
     assert_eq!(manifest["guide"], manifest["model"]);
     seen.insert("guide".to_owned());
+    // A preset is said on stderr, and the manifest holds what it stands for.
+    std::fs::remove_dir_all(at.join("f")).unwrap();
+    let (_, said) = expect(at, "-n 1 --preset fast -o f/", 0);
+    let manifest: serde_json::Value = serde_json::from_slice(&read(at, "f/manifest.json")).unwrap();
+    let fast = Preset::Fast;
+    assert_eq!((&manifest["preset"], &manifest["solver"]), (&Value::Null, &json!("deis")));
+    let (steps, spacing) = (Preset::Fast.steps(), Preset::Fast.spacing());
+    assert_eq!(manifest["steps"], json!(steps));
+    let meaning = format!("preset fast: --steps {steps} --spacing {spacing} --solver deis, {steps} network calls");
+    assert!(said.contains(&meaning), "{said}");
+    seen.insert("preset".to_owned());
     for field in &FIELDS {
         let about = &field.about;
         assert!(seen.contains(about.name), "{}: add it to a run above", about.name);

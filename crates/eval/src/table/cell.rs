@@ -26,7 +26,7 @@ impl Cell {
             steps: Some(self.steps),
             times: None,
             spacing: self.spacing.clone(),
-            solver: self.solver,
+            solver: Some(self.solver.into()),
             clip: self.clip,
             noise: self.noise.clone(),
             ..common.clone()

@@ -1,6 +1,6 @@
 use serde::Serialize;
 use skipstone::Result;
-use skipstone::sampling::options::{Description, Kind, NOISE, Noise, Request, SAMPLE, STEPS, Set, TIMES};
+use skipstone::sampling::options::{Description, Kind, NOISE, Noise, PRESET, Request, SAMPLE, STEPS, Set, TIMES};
 use utoipa::ToSchema;
 
 use super::asked::{ApiRequest, Fields, RequestKind};
@@ -33,7 +33,7 @@ impl RequestKind for CompareFields {
             .such_as("[0.0, 1.0]"),
         Description::new("n", "N", Kind::Whole(1)).help("Images of a cell").or("4").such_as("1"),
     ];
-    const OPTIONS: Set = SAMPLE & !(STEPS | TIMES | NOISE);
+    const OPTIONS: Set = SAMPLE & !(PRESET | STEPS | TIMES | NOISE);
 
     fn read(fields: &mut Fields) -> Result<Self> {
         Ok(Self {

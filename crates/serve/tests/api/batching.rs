@@ -46,7 +46,7 @@ fn guidance_classes_and_solvers_are_the_library_s_too() {
         assert_eq!(picture(&reply["png"]), alone(model(true), &wanted, 0, 2));
         assert_eq!(reply["calls"], 8);
         let heun = post(&router, "/v1/sample", json!({"n": 2, "steps": 4, "solver": "heun"})).await.json();
-        let wanted = Request { steps: Some(4), solver: Solver::HEUN, ..Request::default() };
+        let wanted = Request { steps: Some(4), solver: Some(Solver::HEUN.into()), ..Request::default() };
         assert_eq!(picture(&heun["png"]), alone(model(false), &wanted, 0, 2));
         assert_eq!(heun["calls"], 7);
     });

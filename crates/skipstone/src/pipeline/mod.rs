@@ -19,9 +19,8 @@ use crate::objective::{Elbo, ElboOptions, elbo};
 use crate::sampling::denoiser::Denoiser;
 use crate::sampling::generate::{ClassRule, Folder, Generator, Inputs, batches, digest};
 use crate::sampling::inversion::{self, Latents, Method};
-use crate::sampling::options::{ClipMode, Noise, Request, SpacingChoice};
+use crate::sampling::options::{ClipMode, Noise, Preset, Request, SolverChoice, SpacingChoice};
 use crate::sampling::sampler::Progress;
-use crate::sampling::solver::Solver;
 
 /// Images of one evaluation of the bound. It is fixed, so that sums have the same order on every machine.
 const BOUNDED: usize = 32;
@@ -115,10 +114,17 @@ impl Pipeline {
         self
     }
 
+    /// Steps, spacing and solver for a purpose; options set beside it stand.
+    #[must_use]
+    pub fn preset(mut self, preset: Preset) -> Self {
+        self.request.preset = Some(preset);
+        self
+    }
+
     /// The solver.
     #[must_use]
-    pub fn solver(mut self, solver: Solver) -> Self {
-        self.request.solver = solver;
+    pub fn solver(mut self, solver: impl Into<SolverChoice>) -> Self {
+        self.request.solver = Some(solver.into());
         self
     }
 

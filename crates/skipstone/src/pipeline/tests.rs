@@ -6,6 +6,7 @@ use crate::io::image::{npy, read_png};
 use crate::math::noise::{KeyedRng, initial_latent};
 use crate::math::trajectory::Spacing;
 use crate::sampling::denoiser::Prediction;
+use crate::sampling::solver::Solver;
 use crate::unet::{Config, initialise};
 
 fn model(classes: Option<usize>) -> Model {
@@ -221,4 +222,60 @@ fn a_guide_of_another_prediction_type_is_converted_and_one_of_another_kind_is_re
     assert_eq!(bare.message(), "guide: needs guidance; set guidance");
     let named = Request { guide: Some("weak".to_owned()), ..options() };
     assert!(pipeline().request(named).sample(1).unwrap_err().message().contains("weak is not loaded"));
+}
+
+/// A pipeline of the test network with this scheduler.
+fn scheduled(scheduler: SchedulerConfig) -> Pipeline {
+    Pipeline::from_model(Model { scheduler, ..model(None) }, &EngineOptions::on_threads(1)).unwrap()
+}
+
+#[test]
+fn a_preset_sets_what_is_left_open_and_the_settings_say_what_that_is() {
+    for preset in Preset::ALL {
+        let images = pipeline().preset(preset).sample(1).unwrap();
+        let settings = images.settings();
+        assert_eq!(settings.steps, Some(preset.steps()), "{preset}");
+        assert_eq!(settings.spacing, Some(preset.spacing().into()), "{preset}");
+        assert_eq!(settings.solver, Solver::DEIS, "{preset}");
+        let said = settings.request();
+        assert_eq!(said.preset, None);
+        assert_eq!(pipeline().request(said).sample(1).unwrap().array(), images.array(), "{preset}");
+
+        let own = pipeline().preset(preset).steps(3).solver(Solver::AB2).spacing(Spacing::Quadratic).sample(1).unwrap();
+        let own = own.settings();
+        assert_eq!((own.steps, own.solver), (Some(3), Solver::AB2), "{preset}");
+        assert_eq!(own.spacing, Some(Spacing::Quadratic.into()), "{preset}");
+        // Noise is for ddim alone.
+        assert_eq!(pipeline().preset(preset).eta(1.0).sample(1).unwrap().settings().solver, Solver::DDIM, "{preset}");
+
+        let short = SchedulerConfig { num_train_timesteps: 4, beta_end: 0.5, ..SchedulerConfig::default() };
+        assert_eq!(scheduled(short).preset(preset).sample(1).unwrap().settings().steps, Some(4), "{preset}");
+        let student = SchedulerConfig { num_inference_steps: Some(2), ..SchedulerConfig::default() };
+        let refused = scheduled(student).preset(preset).sample(1).unwrap_err();
+        assert!(
+            refused.message().starts_with("preset: ") && refused.message().contains("distilled for 2"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
+fn the_automatic_solver_makes_one_call_per_step_and_is_always_allowed() {
+    let auto = |pipeline: Pipeline, steps| {
+        let images = pipeline.solver(SolverChoice::Auto).steps(steps).sample(1).unwrap();
+        let solver = images.settings().solver;
+        assert_eq!(solver.calls(steps), steps, "{solver}");
+        solver
+    };
+    assert_eq!((auto(pipeline(), 1), auto(pipeline(), 30)), (Solver::DEIS, Solver::DEIS));
+    // deis follows the predicted noise, which this clipping leaves alone.
+    assert_eq!(auto(pipeline().clip(ClipMode::KeepEps), 30), Solver::UNIPC3);
+    assert_eq!(auto(pipeline().eta(0.5), 4), Solver::DDIM);
+    let zero_snr = SchedulerConfig {
+        rescale_betas_zero_snr: true,
+        prediction_type: Prediction::Velocity,
+        timestep_spacing: Some(Spacing::Trailing),
+        ..SchedulerConfig::default()
+    };
+    assert_eq!(auto(scheduled(zero_snr), 4), Solver::DDIM);
 }

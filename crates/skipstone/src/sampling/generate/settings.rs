@@ -9,7 +9,7 @@ use crate::math::sigma::NoiseScale;
 use crate::math::trajectory::{Spacing, Trajectory};
 use crate::objective::calibration;
 use crate::sampling::denoiser::{Bound, Clip, Interval};
-use crate::sampling::options::{ClipMode, GUIDE, Noise, Request, SAMPLE, SpacingChoice};
+use crate::sampling::options::{ClipMode, GUIDE, Noise, Preset, Request, SAMPLE, SolverChoice, SpacingChoice};
 use crate::sampling::sampler::{Plan, Restart};
 use crate::sampling::solver::Solver;
 use crate::unet::TimeEmbedding;
@@ -99,12 +99,19 @@ impl Settings {
         let process = process_hash(scheduler.prediction_type, &schedule);
         let calibration =
             |what: &str| calibration::required(model.calibration.as_ref(), what, &model.hash, &process, t);
+        if let (Some(preset), Some(own)) = (request.preset, scheduler.num_inference_steps) {
+            return Err(Error::argument(format!(
+                "preset: {preset} is for models that take any number of steps, and this one was distilled for {own}; leave \
+                 preset out"
+            )));
+        }
         let (steps, spacing, trajectory) = match &request.times {
             Some(times) => (None, None, Trajectory::explicit(times, t)?),
             None => {
                 let steps = request.steps_of(scheduler.default_steps());
-                let models = scheduler.timestep_spacing.map(SpacingChoice::Named);
-                let spacing = request.spacing.clone().or(models).unwrap_or(SpacingChoice::Named(Spacing::Linear));
+                let preset = request.preset.map(Preset::spacing);
+                let named = preset.or(scheduler.timestep_spacing).map(SpacingChoice::Named);
+                let spacing = request.spacing.clone().or(named).unwrap_or(SpacingChoice::Named(Spacing::Linear));
                 let trajectory = match &spacing {
                     // The loader has checked that the offset is below T.
                     SpacingChoice::Named(named) => {
@@ -161,7 +168,9 @@ impl Settings {
             extra.insert("guide".to_owned(), json!(guide.hash()));
             extra.insert("guide_process".to_owned(), json!(guide.process()?));
         }
-        let mut plan = plan.with_solver(request.solver)?;
+        let choice = request.solver.or(request.preset.map(|_| SolverChoice::Auto));
+        let solver = choice.map_or(Solver::DDIM, |choice| choice.settle(&plan));
+        let mut plan = plan.with_solver(solver)?;
         if let Some(restart) = request.restart {
             plan = plan.with_restart(restart)?;
         }
@@ -172,7 +181,7 @@ impl Settings {
             spacing,
             times: trajectory.times().iter().filter_map(|t| t.index()).collect(),
             scale,
-            solver: request.solver,
+            solver,
             restart: request.restart,
             calibration: model.calibration.as_ref().filter(|_| calibrated).map(calibration::Calibration::hash),
             clip,
@@ -195,13 +204,14 @@ impl Settings {
     pub fn request(&self) -> Request {
         let (clip, bound) = ClipMode::of(self.clip);
         Request {
+            preset: None,
             steps: self.steps,
             spacing: self.spacing.clone(),
             // Explicit timesteps are whole.
             times: self.steps.is_none().then(|| self.times.iter().filter_map(|index| index.whole()).collect()),
             noise: Noise::from(&self.scale),
             final_sigma: self.extra.get("final_sigma").and_then(Value::as_f64),
-            solver: self.solver,
+            solver: (self.solver != Solver::DDIM).then_some(SolverChoice::Named(self.solver)),
             restart: self.restart,
             clip: Some(clip),
             threshold: match bound {

@@ -1,14 +1,13 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::{ClipMode, Noise, SAMPLE, Set, SpacingChoice, kind, of};
+use super::{ClipMode, Noise, Preset, SAMPLE, Set, SolverChoice, SpacingChoice, kind, of};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
 #[cfg(doc)]
 use crate::io::checkpoint::SchedulerConfig;
 use crate::sampling::denoiser::{DynamicThreshold, Interval};
 use crate::sampling::sampler::Restart;
-use crate::sampling::solver::Solver;
 
 /// The options a user sets. For each `None` the model's config decides, else our default.
 ///
@@ -22,9 +21,11 @@ use crate::sampling::solver::Solver;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
-    /// S. Default: the model's ([`SchedulerConfig::default_steps`]).
+    /// Steps, spacing and solver, where the request sets none of its own. Default: none.
+    pub preset: Option<Preset>,
+    /// S. Default: that of `preset`, else the model's ([`SchedulerConfig::default_steps`]).
     pub steps: Option<usize>,
-    /// How S of T timesteps are picked. Default: the model's, else `linear`.
+    /// How S of T timesteps are picked. Default: that of `preset`, else the model's, else `linear`.
     pub spacing: Option<SpacingChoice>,
     /// Network indices of the calls, instead of `steps` and `spacing`.
     pub times: Option<Vec<u32>>,
@@ -32,8 +33,8 @@ pub struct Request {
     pub noise: Noise,
     /// σ₁, the noise scale of the last step. Default: no noise.
     pub final_sigma: Option<f64>,
-    /// The solver. Default: DDIM.
-    pub solver: Solver,
+    /// The solver. Default: the automatic one with a `preset`, else DDIM.
+    pub solver: Option<SolverChoice>,
     /// Steps that are repeated after fresh noise. Default: none.
     pub restart: Option<Restart>,
     /// Clipping of x̂₀. Default: the model's, else off.
@@ -95,13 +96,15 @@ impl Request {
             .collect()
     }
 
-    /// S of a run: the number of explicit `times`, else that of a respacing, else `steps`, else `default`, that of the model
-    /// ([`SchedulerConfig::default_steps`]).
+    /// S of a run: the number of explicit `times`, else that of a respacing, else `steps`, else the preset's, but at most
+    /// `default`, else `default`, that of the model ([`SchedulerConfig::default_steps`]).
     pub fn steps_of(&self, default: usize) -> usize {
         match (&self.times, &self.spacing) {
             (Some(times), _) => times.len(),
             (None, Some(SpacingChoice::Respaced(respacing))) => respacing.steps(),
-            (None, _) => self.steps.unwrap_or(default),
+            (None, _) => {
+                self.steps.unwrap_or_else(|| self.preset.map_or(default, |preset| preset.steps().min(default)))
+            }
         }
     }
 

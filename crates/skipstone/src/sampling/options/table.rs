@@ -4,10 +4,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::noise::checked;
-use super::{ClipMode, Kind, Noise, Request, SpacingChoice};
+use super::{ClipMode, Kind, Noise, Preset, Request, SolverChoice, SpacingChoice};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
-use crate::sampling::solver::Solver;
 
 /// What people are told about a field.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +136,8 @@ pub const SEED: Set = 1 << 9;
 pub const RESTART: Set = 1 << 10;
 /// The model that guides another one.
 pub const GUIDE: Set = 1 << 11;
+/// Steps, spacing and solver for a purpose.
+pub const PRESET: Set = 1 << 12;
 /// What lays out the steps of a run.
 pub const LAYOUT: Set = STEPS | SPACING | TIMES | NOISE | CLIP | THRESHOLD;
 /// What decoding, reconstructing and interpolating take.
@@ -155,7 +156,15 @@ pub fn find(name: &str) -> Option<&'static Field> {
 }
 
 /// Every option, in the order of help texts and command lines. An option is a field of [`Request`] and an entry here.
-pub static FIELDS: [Field; 16] = [
+pub static FIELDS: [Field; 17] = [
+    Field::new(
+        PRESET,
+        Description::new("preset", "NAME", Kind::Name(|| names(&Preset::ALL)))
+            .help("Steps, spacing and solver for a purpose: 10, 20 or 50 steps with the automatic solver; options given beside it stand")
+            .or("none"),
+        |request, value| set(&mut request.preset, value),
+        |request| json!(request.preset),
+    ),
     Field::new(
         STEPS,
         Description::new("steps", "S", Kind::Whole(1)).help("Number of steps S")
@@ -237,9 +246,11 @@ pub static FIELDS: [Field; 16] = [
     .excluding(&["steps", "spacing"]),
     Field::new(
         SOLVER,
-        Description::new("solver", "NAME", Kind::Name(|| names(&Solver::ALL))).help("Solver; all except ddim need eta 0").or("ddim"),
+        Description::new("solver", "NAME", Kind::Name(|| names(&SolverChoice::all())))
+            .help("Solver; all except ddim need eta 0; auto is the best one with a call per step that the run allows")
+            .or("auto with a preset, else ddim"),
         |request, value| set(&mut request.solver, value),
-        |request| said(&request.solver, &Request::default().solver),
+        |request| json!(request.solver),
     ),
     Field::new(
         RESTART,

@@ -29,6 +29,8 @@ fn every_value_survives_text_and_json() {
     SpacingChoice::all().iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
     ClipMode::ALL.iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
     Solver::ALL.iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
+    SolverChoice::all().iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
+    Preset::ALL.iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
     [Precision::F32, Precision::F16].iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
     round_trip(&DynamicThreshold { ratio: 0.995, max: 1.5 }, "0.995,1.5", &json!([0.995, 1.5]));
     round_trip(&Noise::Eta(0.0), "0", &json!(0.0));
@@ -66,6 +68,7 @@ fn unknown_names_are_refused_and_the_error_lists_the_known_ones() {
 /// A non-default text value for each option.
 fn sample_text(name: &str) -> &'static str {
     match name {
+        "preset" => "fast",
         "steps" => "7",
         "sigma" => "analytic",
         "eta" => "0.5",

@@ -24,7 +24,16 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(super::ClipMode, super::SpacingChoice, Solver, Precision, Prediction, BetaSchedule);
+as_text!(
+    super::ClipMode,
+    super::Preset,
+    super::SolverChoice,
+    super::SpacingChoice,
+    Solver,
+    Precision,
+    Prediction,
+    BetaSchedule
+);
 
 /// The member of `all` that displays as `name`. The error lists them all.
 pub(super) fn choose<T: Clone + std::fmt::Display>(what: &str, name: &str, all: &[T]) -> Result<T> {

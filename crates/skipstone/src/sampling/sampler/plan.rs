@@ -77,6 +77,11 @@ impl Plan {
         Ok(self)
     }
 
+    /// The first of these solvers that supports this run, else DDIM, which supports every run.
+    pub fn first_allowed(&self, solvers: &[Solver]) -> Solver {
+        solvers.iter().copied().find(|solver| solver.check(&self.steps, self.clip).is_ok()).unwrap_or(Solver::DDIM)
+    }
+
     /// The same run with some of its steps repeated; a deterministic run becomes a stochastic one. [`steps`](Self::steps)
     /// then has the repeated steps, too.
     ///
