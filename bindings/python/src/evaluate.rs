@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use serde_json::{Value, json};
 use skipstone::io::checkpoint::Model;
-use skipstone::io::data::{DataOptions, RecordedRange, Split};
+use skipstone::io::data::Split;
 use skipstone::io::files;
 use skipstone::sampling::generate::Inputs;
 use skipstone::sampling::options::{CONDITION, Noise, Request, SEED, THRESHOLD};
@@ -39,18 +39,6 @@ fn list<T: std::str::FromStr<Err = Error>>(
         other => other.to_string().parse(),
     };
     values.iter().map(parse).collect::<Result<_>>().map_err(|e| raise(py, &e))
-}
-
-/// How images are read for a model: of its size, and in the range of the array that it was trained on.
-pub fn options_of(model: &Model) -> Result<DataOptions> {
-    let recorded: Option<RecordedRange> =
-        model.provenance.get(RecordedRange::KEY).map(|text| text.parse()).transpose()?;
-    Ok(DataOptions {
-        size: Some(model.config.sample_size),
-        channels: Some(model.config.in_channels),
-        recorded,
-        ..DataOptions::default()
-    })
 }
 
 #[pymethods]
@@ -204,6 +192,6 @@ impl PySampler {
 
 /// Both parts of the data at the model's size and channels.
 fn real(train: Given, test: Given, model: &Model, limit: Option<usize>) -> Result<RealImages> {
-    let options = options_of(model)?;
+    let options = model.data_options()?;
     RealImages::new(&train.load(Split::Train, &options)?, &test.load(Split::Test, &options)?, limit)
 }

@@ -1,10 +1,12 @@
 //! `Sampler`: everything that runs over a network and a schedule.
 
+use std::ffi::CString;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ndarray::{Array4, Array5, ArrayD, Axis, Slice, concatenate, stack};
 use numpy::{IntoPyArray, PyArrayDyn};
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Map, Value, json};
@@ -14,7 +16,7 @@ use skipstone::math::latent;
 use skipstone::math::noise::{Purpose, Seeded, latents_of};
 use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::DifferentiableDenoiser;
-use skipstone::sampling::generate::{ClassRule, Generator, Inputs, Settings, batches, digest};
+use skipstone::sampling::generate::{ClassRule, Generator, Inputs, Settings, batches, digest, note};
 use skipstone::sampling::inpaint::{Region, Resampling};
 use skipstone::sampling::inversion::{Calls, Draw, Latents, Method, encode_noise, squared_errors};
 use skipstone::sampling::options::{DECODE, Noise, Request, SEED, SpacingChoice};
@@ -535,6 +537,7 @@ impl PySampler {
         let request = sampling(py, "trajectory", options)?;
         let (inputs, n) = self.inputs(n, latents, noise)?;
         let core = &self.core;
+        self.warn(py, &request)?;
         compute(py, || Trajectory::new(core.generator(&request, inputs.clone(), first, n)?, inputs, n))
     }
 
@@ -880,6 +883,19 @@ impl PySampler {
         Ok((Inputs { latents, noise, ..Inputs::default() }, n))
     }
 
+    /// Warns of what a person should know about this run before it begins.
+    fn warn(&self, py: Python<'_>, request: &Request) -> PyResult<()> {
+        let model = self.core.model();
+        if model.scheduler.num_inference_steps.is_none() {
+            return Ok(());
+        }
+        let (_, plan) = self.core.resolve(request).map_err(|e| raise(py, &e))?;
+        match note(&model, &plan).map(CString::new) {
+            Some(Ok(text)) => PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1),
+            _ => Ok(()),
+        }
+    }
+
     fn run<'py>(
         &self,
         py: Python<'py>,
@@ -890,6 +906,7 @@ impl PySampler {
         watch: Watch,
     ) -> PyResult<Bound<'py, PyAny>> {
         let core = &self.core;
+        self.warn(py, request)?;
         let (images, settings) = watch.run(py, move |watch| {
             let generator = core.generator(request, inputs, first, n)?;
             let batch = core.batch(&generator, n, batch)?;

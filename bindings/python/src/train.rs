@@ -13,7 +13,6 @@ use skipstone::train::{Event, Recipe, Run};
 
 use crate::data::{Given, array_options, given};
 use crate::errors::{compute, raise, value};
-use crate::evaluate::options_of;
 use crate::model::{Origin, choice, initial};
 use crate::options::json;
 use crate::process;
@@ -266,7 +265,7 @@ pub fn distill(
     let origin = Origin::of_teacher(teacher, choice(weights)?)?;
     let threads = process::threads(threads).map_err(|e| raise(py, &e))?;
     let teacher = compute(py, || origin.read())?;
-    let options = options_of(&teacher).map_err(|e| raise(py, &e))?;
+    let options = teacher.data_options().map_err(|e| raise(py, &e))?;
     let options = DataOptions { background: recipe.data.background, ..options };
     let options = array_options(py, layout, range, options)?;
     let folder = out.clone();

@@ -17,6 +17,8 @@ import skipstone as ss
         (["--clip", "rederive-eps", "--threshold", "0.95,1.5"], {"clip": "rederive-eps", "threshold": (0.95, 1.5)}),
         *((["--solver", name], {"solver": name}) for name in ("dpm++3m", "unipc", "unipc3", "deis", "deis2", "sa")),
         (["--restart", "300,800,2"], {"restart": (300, 800, 2)}),
+        (["--preset", "fast"], {"preset": "fast"}),
+        (["--solver", "auto"], {"solver": "auto"}),
         (["--sigma", "analytic", "--spacing", "optimal"], {"sigma": "analytic", "spacing": "optimal"}),
     ],
 )

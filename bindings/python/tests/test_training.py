@@ -1,5 +1,7 @@
 """Training against the command, byte by byte."""
 
+import warnings
+
 import numpy as np
 import pytest
 from conftest import discs
@@ -78,9 +80,16 @@ def test_a_distillation_is_the_commands_to_the_byte(recipe, command, tmp_path):
     run = ss.distill(x, loaded, out=tmp_path / "parts", resume=True, **keywords)
     weights = "model/unet/diffusion_pytorch_model.safetensors"
     assert files(tmp_path / "parts")[weights] == files(tmp_path / "theirs")[weights]
-    # It samples in its own number of steps, and in others if asked.
+    # It samples in its own number of steps, and in others if asked, with a warning.
     student = run.load()
-    assert np.array_equal(student.sample(2), student.sample(2, steps=2))
+    with warnings.catch_warnings(action="error"):
+        assert np.array_equal(student.sample(2), student.sample(2, steps=2))
+    with pytest.warns(UserWarning, match="distilled for 2 steps and has not learnt"):
+        student.sample(2, steps=3)
+    with pytest.warns(UserWarning, match="distilled for 2 steps"):
+        list(student.trajectory(1, steps=3))
+    with pytest.raises(ValueError, match="preset: fast"):
+        student.sample(1, preset="fast")
     for wrong, message in [
         (dict(steps=3), "distill.from"),
         (dict(weights="raw"), "weights"),

@@ -8,7 +8,7 @@ use serde_json::json;
 use skipstone::io::checkpoint::Model;
 use skipstone::io::image::{Layout, grid, text_chunks, write_png};
 use skipstone::math::latent::{SQUARE, distance};
-use skipstone::sampling::generate::{Generator, Settings};
+use skipstone::sampling::generate::{Generator, Settings, note};
 use skipstone::sampling::options::Request;
 use skipstone::sampling::sampler::Plan;
 use skipstone_eval::{FeatureNetwork, check_takes, feature_distance, features};
@@ -42,7 +42,13 @@ impl Rows {
             ))
             .into());
         };
-        let runs = requests.iter().map(|request| Settings::resolve(model, request)).collect::<Result<_, _>>()?;
+        let runs: Vec<(Settings, Plan)> =
+            requests.iter().map(|request| Settings::resolve(model, request)).collect::<Result<_, _>>()?;
+        for (settings, plan) in &runs {
+            if let Some(note) = note(model, plan) {
+                say(format_args!("note: --steps {}: {note}", settings.times.len()));
+            }
+        }
         if let Some(network) = &network {
             let [height, width] = model.config.sample_size;
             check_takes(&**network, [model.config.image_channels(), height, width])?;

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use skipstone::io::checkpoint::Model;
-use skipstone::io::data::{ArrayLayout, DataOptions, DataSpec, Dataset, RecordedRange, Split, ValueRange};
+use skipstone::io::data::{ArrayLayout, DataOptions, DataSpec, Dataset, Split, ValueRange};
 
 use crate::failure::{Usage, say};
 
@@ -36,18 +36,8 @@ impl ArrayArguments {
 
     /// The options of data for a model: its size, its channels and its range.
     pub fn options(&self, model: &Model) -> anyhow::Result<DataOptions> {
-        Ok(self.on(DataOptions {
-            size: Some(model.config.sample_size),
-            channels: Some(model.config.in_channels),
-            recorded: recorded_range(model)?,
-            ..DataOptions::default()
-        }))
+        Ok(self.on(model.data_options()?))
     }
-}
-
-/// The range of the array that the model was trained on, if it has one.
-pub fn recorded_range(model: &Model) -> anyhow::Result<Option<RecordedRange>> {
-    Ok(model.provenance.get(RecordedRange::KEY).map(|text| text.parse()).transpose()?)
 }
 
 /// Tells the user what was decided while the data were opened.

@@ -8,7 +8,7 @@ use skipstone::io::data::{DataSpec, Fit, Split, WHITE, network_values, read_imag
 use skipstone::io::image::{is_picture, npy};
 use skipstone::unet::Config;
 
-use crate::dataset::{ArrayArguments, recorded_range, say_notes};
+use crate::dataset::{ArrayArguments, say_notes};
 use crate::failure::{Usage, say};
 
 /// The first `n` images, or all for `None`, as `[n, c, h, w]` with the model's c, h and w. `text` names an image file or a
@@ -21,7 +21,7 @@ pub fn read(text: &str, model: &Model, n: Option<usize>, arrays: &ArrayArguments
     let data = text.parse::<DataSpec>()?;
     match &data {
         DataSpec::Npy(path) if !arrays.are_given() && npy::holds_floats(path)? => {
-            if let Some(recorded) = recorded_range(model)? {
+            if let Some(recorded) = model.recorded_range()? {
                 say(format_args!(
                     "{text} is taken as raw network values; to read it as data, add --range {}",
                     recorded.range

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 pub use skipstone::sampling::options::quoted;
@@ -12,6 +13,10 @@ pub use skipstone::sampling::options::quoted;
 pub const EXIT_CODE: u8 = 130;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
+/// When the first signal came.
+static FIRST: OnceLock<Instant> = OnceLock::new();
+/// Signals this soon after the first belong to it: `timeout` and other launchers signal the program and its group.
+const TOGETHER: Duration = Duration::from_millis(300);
 static TYPED: OnceLock<Vec<OsString>> = OnceLock::new();
 
 /// Keeps the command line for [`command_line`].
@@ -40,7 +45,8 @@ pub fn flow() -> ControlFlow<()> {
 /// Starts listening for Ctrl-C, SIGTERM and SIGHUP.
 pub fn listen() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
-        if ASKED.swap(true, Ordering::Relaxed) && !PATIENT.load(Ordering::Relaxed) {
+        let again = FIRST.get_or_init(Instant::now).elapsed() > TOGETHER;
+        if ASKED.swap(true, Ordering::Relaxed) && again && !PATIENT.load(Ordering::Relaxed) {
             std::process::exit(EXIT_CODE.into());
         }
     })

@@ -146,17 +146,14 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     };
     let part = part(arguments, &target, n, rows.is_some())?;
     precision(&EngineOptions { precision: requests[0].precision, ..engine })?;
-    let scheduler = model.scheduler.clone();
     let generator = Generator::new(model, &engine, &requests[0], inputs, arguments.first, n)?;
     if let Some(preset) = requests[0].preset {
         let means = generator.settings().request().to_flags(STEPS | SPACING | TIMES | NOISE | SOLVER);
         say(format_args!("preset {preset}:{means}, {} network calls", generator.plan().calls()));
     }
-    if let Some(own) = scheduler.misses(generator.plan().steps().iter().map(|step| step.t)) {
-        say(format_args!(
-            "note: the model was distilled for {own} steps and has not learnt the times of this run; leave --steps and --spacing \
-             out to use its own"
-        ));
+    // A list of runs has said its own.
+    if let (Some(note), None) = (generator.note(), &rows) {
+        say(format_args!("note: {note}"));
     }
     let n = (part.end - part.start) as usize;
     let batch = arguments.batch.of(&generator, n, engine.threads);

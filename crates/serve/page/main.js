@@ -48,7 +48,7 @@ function route() {
   const bare = [...params.keys()].every((key) => key === 'tab');
   if (before && (bare || before === location.hash)) return changed(id);
   const [unknown] = apply(runner.form, params);
-  for (const select of own(runner.form)) select.toggleAttribute('data-said', params.get(select.name) === select.value);
+  for (const field of own(runner.form)) field.toggleAttribute('data-said', params.get(field.name) === field.value);
   condition(runner);
   if (!unknown) return runner.start();
   runner.stop();
@@ -56,8 +56,8 @@ function route() {
   runner.fail(unknown);
 }
 
-/** Fields whose default depends on the model. */
-const own = (form) => ['spacing', 'clip'].map((name) => form.elements[name]).filter(Boolean);
+/** Fields whose default depends on the model. Several checkboxes are no such field. */
+const own = (form) => ['steps', 'spacing', 'clip'].map((name) => form.elements[name]).filter((field) => field?.type);
 
 /** Offers as guides those models that see the same images as the chosen one. Returns whether there are any. */
 function guides({ form, model, models }) {
@@ -73,12 +73,14 @@ function guides({ form, model, models }) {
 /** Fields that only some models have, and their values if neither the address nor the visitor sets them. */
 function condition(runner) {
   const { model, form } = runner;
-  for (const select of own(form)) {
-    const first = model.defaults?.[select.name];
+  for (const field of own(form)) {
+    const first = model.defaults?.[field.name] ?? field.dataset.first;
     if (!first) continue;
-    const value = select.hasAttribute('data-said') ? select.value : first;
-    for (const option of select.options) option.defaultSelected = option.value === first;
-    select.value = value;
+    const value = field.hasAttribute('data-said') ? field.value : first;
+    if (field.options) for (const option of field.options) option.defaultSelected = option.value === first;
+    else field.defaultValue = first;
+    field.value = value;
+    field.dispatchEvent(new Event('skip:set'));
   }
   const there = { class: model.classes, guide: guides(runner), guidance: model.guidance || form.elements.guide?.value };
   for (const field of form.querySelectorAll('.conditional')) {
@@ -128,7 +130,10 @@ function furnish(runner, offer) {
     condition(runner);
   });
   elements.model.addEventListener('change', () => condition(runner));
-  for (const select of own(form)) select.addEventListener('change', () => select.setAttribute('data-said', ''));
+  for (const field of own(form)) {
+    if (!field.options) field.dataset.first = field.defaultValue;
+    field.addEventListener('change', () => field.setAttribute('data-said', ''));
+  }
 }
 
 function complain(error) {

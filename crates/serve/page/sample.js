@@ -37,7 +37,7 @@ export function sample(section, changed) {
     changed,
     work: () => value('n') * value('steps') * (value('guidance') && !form.elements.guidance.disabled ? 2 : 1),
     body: request,
-    summary: () => `${plural(plan.n, 'image')} in ${plural(plan.times.length, 'step')}`,
+    summary: () => `${plural(plan.n, 'image')} in ${plural(plan.times.length, 'step')}${plan.note ? `. Note: ${plan.note}` : ''}`,
     looks: () => ({ step: frames.length && line.shown < frames.length ? line.shown : '' }),
     download: (done) => ({ name: `skipstone-seed-${value('seed')}.png`, blob: blobOf(done.png) }),
     on: {

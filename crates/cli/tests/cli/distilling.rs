@@ -49,6 +49,10 @@ fn a_student_samples_in_its_own_number_of_steps() {
         let (_, said) = run(at, &["sample", "--model", "run/model", "-n", "1", flag, value, "-o", "x.png"], 0);
         assert_eq!(said.contains("was distilled for 2 steps"), warned, "{said}");
     }
+    // Of a list, the runs that it has not learnt are named.
+    let (_, said) = run(at, &["sample", "--model", "run/model", "-n", "1", "--steps", "2,3", "-o", "list.png"], 0);
+    assert!(said.contains("note: --steps 3: the model was distilled for 2 steps"), "{said}");
+    assert!(!said.contains("--steps 2:"), "{said}");
     assert!(sample("run/students/steps-4", "a.npy", &[]) == sample("run/students/steps-4", "b.npy", &["--steps", "4"]));
     let (_, said) = run(at, &arguments("run", &["--resume"]), 0);
     assert!(said.contains("distillation is already finished: 8 of 8 steps"), "{said}");

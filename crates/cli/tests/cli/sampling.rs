@@ -156,7 +156,7 @@ fn a_second_ctrl_c_does_not_wait_for_the_step_to_end() {
     std::thread::sleep(Duration::from_millis(300));
     for _ in 0..2 {
         signal("INT", child.id());
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(400));
     }
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
@@ -510,7 +510,6 @@ fn every_option_of_the_library_is_a_flag_and_stands_in_the_manifest() {
     std::fs::remove_dir_all(at.join("f")).unwrap();
     let (_, said) = expect(at, "-n 1 --preset fast -o f/", 0);
     let manifest: serde_json::Value = serde_json::from_slice(&read(at, "f/manifest.json")).unwrap();
-    let fast = Preset::Fast;
     assert_eq!((&manifest["preset"], &manifest["solver"]), (&Value::Null, &json!("deis")));
     let (steps, spacing) = (Preset::Fast.steps(), Preset::Fast.spacing());
     assert_eq!(manifest["steps"], json!(steps));

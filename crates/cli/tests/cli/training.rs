@@ -138,6 +138,8 @@ fn ctrl_c_saves_says_how_to_continue_and_exits_130() {
     while !at.join("run/log.jsonl").exists() {
         std::thread::sleep(Duration::from_millis(2));
     }
+    // Launchers such as timeout send two at once.
+    signal("INT", child.id());
     signal("INT", child.id());
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();

@@ -37,6 +37,9 @@ pub struct PlanEvent {
     pub calls: usize,
     /// The command that makes the same picture.
     pub command: String,
+    /// What a person should know about the run before it begins, such as that a distilled model has not learnt its times; null
+    /// if there is nothing.
+    pub note: Option<String>,
     /// Columns of every grid.
     pub columns: usize,
     /// Number of images.
@@ -86,6 +89,7 @@ impl PlanEvent {
             rows: generator.plan().steps().iter().map(row).collect(),
             calls: generator.calls() * generator.calls_per_step(),
             command: command.to_owned(),
+            note: generator.note().map(str::to_owned),
             columns: near_square(n),
             n,
             tile: Tile::of(generator.shape()),

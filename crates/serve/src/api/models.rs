@@ -100,6 +100,8 @@ pub struct Defaults {
     pub spacing: String,
     /// Default of `clip`.
     pub clip: String,
+    /// The number of steps that it was distilled for; null for a model that takes any.
+    pub steps: Option<usize>,
 }
 
 impl Models {

@@ -67,4 +67,7 @@ pub struct Sample {
     pub model: String,
     /// The command that makes the same picture.
     pub command: String,
+    /// What a person should know about the run, such as that a distilled model has not learnt its times; null if there is
+    /// nothing.
+    pub note: Option<String>,
 }

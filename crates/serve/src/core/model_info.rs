@@ -45,7 +45,7 @@ fn defaults_of(model: &Model) -> Defaults {
     let scheduler = &model.scheduler;
     let (clip, _) = ClipMode::of(scheduler.clip().unwrap_or(Clip::Off));
     let spacing = scheduler.timestep_spacing.unwrap_or(Spacing::Linear);
-    Defaults { spacing: spacing.to_string(), clip: clip.to_string() }
+    Defaults { spacing: spacing.to_string(), clip: clip.to_string(), steps: scheduler.num_inference_steps }
 }
 
 /// The well-known data set that a model was trained on. Other names, such as folders, are not published.

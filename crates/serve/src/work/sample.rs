@@ -60,6 +60,7 @@ impl WorkKind for SampleFields {
                 times: generator.settings().times.clone(),
                 model: model.id.clone(),
                 command,
+                note: generator.note().map(str::to_owned),
             }))
         });
         Ok(Work { plan: Some(plan), frame_bytes, fingerprint, ..work })

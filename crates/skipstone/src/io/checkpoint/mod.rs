@@ -38,6 +38,7 @@ pub use scheduler::{SchedulerConfig, VarianceName};
 
 use crate::engine::{self, EngineOptions, Network, NetworkSource};
 use crate::error::{Error, Kind, Result};
+use crate::io::data::{DataOptions, RecordedRange};
 use crate::io::hex::hex;
 use crate::io::hub;
 use crate::math::schedule::Schedule;
@@ -160,6 +161,27 @@ impl Model {
             learned_size: None,
             guide: None,
         }
+    }
+
+    /// The range of the array that the model was trained on, if it was trained on one.
+    ///
+    /// # Errors
+    /// The model's file states a range that is none.
+    pub fn recorded_range(&self) -> Result<Option<RecordedRange>> {
+        self.provenance.get(RecordedRange::KEY).map(|text| text.parse()).transpose()
+    }
+
+    /// How to read images for this model: of its size and channels, and in the range of the array that it was trained on.
+    ///
+    /// # Errors
+    /// As [`recorded_range`](Self::recorded_range).
+    pub fn data_options(&self) -> Result<DataOptions> {
+        Ok(DataOptions {
+            size: Some(self.config.sample_size),
+            channels: Some(self.config.in_channels),
+            recorded: self.recorded_range()?,
+            ..DataOptions::default()
+        })
     }
 
     /// Opens the network on an engine, and that of the guide. Takes the parameters out of the model, so that they need not be

@@ -55,6 +55,18 @@ pub struct Generator {
     calls_per_step: usize,
     flops_per_call: u64,
     cost: Cost,
+    note: Option<String>,
+}
+
+/// What a person should know about this run of `model` before it begins; `None` if there is nothing.
+///
+/// A distilled network knows the times of its own steps only, and no error tells that a run asks it for others.
+pub fn note(model: &Model, plan: &Plan) -> Option<String> {
+    let own = model.scheduler.misses(plan.steps().iter().map(|step| step.t))?;
+    Some(format!(
+        "the model was distilled for {own} steps and has not learnt the times of this run; leave steps and spacing out to use \
+         its own"
+    ))
 }
 
 impl std::fmt::Debug for Generator {
@@ -133,8 +145,13 @@ impl Generator {
                 calls_per_step = 2;
             }
         }
-        let inputs = Inputs::default();
-        Ok(Self { network, plan, settings, inputs, first: 0, calls_per_step, flops_per_call, cost })
+        let (inputs, note) = (Inputs::default(), note(model, &plan));
+        Ok(Self { network, plan, settings, inputs, first: 0, calls_per_step, flops_per_call, cost, note })
+    }
+
+    /// What a person should know about the run before it begins: [`note`].
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The same network and options with other inputs, for `n` images starting at absolute index `first`.

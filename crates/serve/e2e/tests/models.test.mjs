@@ -1,4 +1,4 @@
-// Autoguidance: a second model of the server guides the first, where it fits.
+// Several models: one guides another, and a distilled one has steps of its own.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -25,7 +25,16 @@ function weakened(path) {
   return path;
 }
 
-const stage = staged('--carried', '--model', weakened(join(folder, 'weak')));
+/** The built-in model with the scheduler of a student of four steps. */
+function student(path) {
+  execFileSync(process.env.SKIPSTONE, ['convert', '--to', path], { stdio: 'ignore' });
+  const file = join(path, 'scheduler', 'scheduler_config.json');
+  const config = JSON.parse(readFileSync(file));
+  writeFileSync(file, JSON.stringify({ ...config, timestep_spacing: 'trailing', num_inference_steps: 4 }));
+  return path;
+}
+
+const stage = staged('--carried', '--model', weakened(join(folder, 'weak')), '--model', student(join(folder, 'student')));
 
 test('a guide is chosen on the page, gets a weight, and the images are those of the API', async () => {
   const { page, done } = await stage.visit('#tab=sample&steps=4&n=4&seed=3');
@@ -82,4 +91,29 @@ test('a comparison takes a guide too', async () => {
   assert.notEqual(await pixels(page, '#compare td canvas'), alone);
   assert.match(await page.textContent('#compare pre'), /--guidance 2 --guide /);
   await done();
+});
+
+test('a student begins with its own steps, and a note tells where others are asked for', async () => {
+  const { page, done } = await stage.visit('#tab=sample&n=1');
+  await settled(page, 'sample');
+  assert.equal(await page.inputValue('#s-steps'), '20');
+  const models = await page.locator('#s-model option').evaluateAll((all) => all.map((option) => option.value));
+  const own = models.find((id) => id.startsWith('student'));
+  await rerun(page, 'sample', () => page.selectOption('#s-model', own));
+  assert.equal(await page.inputValue('#s-steps'), '4');
+  assert.equal(await page.textContent('#sample .status'), '1 image in 4 steps');
+  await rerun(page, 'sample', async () => {
+    await page.fill('#s-steps', '7');
+    await page.press('#s-steps', 'Enter');
+  });
+  assert.match(await page.textContent('#sample .status'), /^1 image in 7 steps\. Note: the model was distilled for 4 steps/);
+  // What the visitor has set stays; what nobody has set follows the model.
+  await rerun(page, 'sample', () => page.selectOption('#s-model', models[0]));
+  assert.equal(await page.inputValue('#s-steps'), '7');
+  await done();
+
+  const again = await stage.visit(`#tab=sample&n=1&model=${own}`);
+  await settled(again.page, 'sample');
+  assert.equal(await again.page.inputValue('#s-steps'), '4');
+  await again.done();
 });
