@@ -4,7 +4,7 @@
 //! each. Scores are computed for one tile of queries at a time and never stored; the backward pass recomputes them.
 
 use crate::half::Packed;
-use crate::isa::{Isa, Simd, kernel};
+use crate::isa::{Isa, kernel};
 use crate::math;
 use crate::micro::{columns_times_rows, rows_times_panel};
 use crate::shared::SharedMut;
@@ -388,37 +388,17 @@ kernel! {
             unsafe {
                 for i in (0..len).step_by(S::LANES) {
                     let here = (len - i).min(S::LANES);
-                    let normalised = s.mul(load(s, p.add(i), here), inverse);
-                    store(s, p.add(i), normalised, here);
-                    inner = s.fma(normalised, load(s, dp.add(i), here), inner);
+                    let normalised = s.mul(s.load_up_to(p.add(i), here), inverse);
+                    s.store_up_to(p.add(i), normalised, here);
+                    inner = s.fma(normalised, s.load_up_to(dp.add(i), here), inner);
                 }
                 let (inner, scale) = (s.splat(math::total(s, inner) as f32), s.splat(scale));
                 for i in (0..len).step_by(S::LANES) {
                     let here = (len - i).min(S::LANES);
-                    let d = s.sub(load(s, dp.add(i), here), inner);
-                    store(s, dp.add(i), s.mul(s.mul(scale, load(s, p.add(i), here)), d), here);
+                    let d = s.sub(s.load_up_to(dp.add(i), here), inner);
+                    s.store_up_to(dp.add(i), s.mul(s.mul(scale, s.load_up_to(p.add(i), here)), d), here);
                 }
             }
         }
     }
-}
-
-/// The first `len` elements at `p`; a whole vector without a mask, which is slow on some processors.
-///
-/// # Safety
-/// They are readable.
-#[inline(always)]
-unsafe fn load<S: Simd>(s: S, p: *const f32, len: usize) -> S::V {
-    // SAFETY: guaranteed by the caller.
-    unsafe { if len == S::LANES { s.load(p) } else { s.load_first(p, len) } }
-}
-
-/// Stores the first `len` elements of `v` at `p`, as [`load`] reads them.
-///
-/// # Safety
-/// They are writable.
-#[inline(always)]
-unsafe fn store<S: Simd>(s: S, p: *mut f32, v: S::V, len: usize) {
-    // SAFETY: guaranteed by the caller.
-    unsafe { if len == S::LANES { s.store(p, v) } else { s.store_first(p, v, len) } }
 }

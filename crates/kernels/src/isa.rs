@@ -72,6 +72,26 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 2ⁿ for the integer n in the low bits of `v`, −126 ≤ n ≤ 127.
     fn exp2_of_low_bits(self, v: Self::V) -> Self::V;
 
+    /// [`load_first`](Self::load_first); a whole vector without a mask, which is slow on some processors.
+    ///
+    /// # Safety
+    /// `len ≤ LANES` elements at `p` are readable.
+    #[inline(always)]
+    unsafe fn load_up_to(self, p: *const f32, len: usize) -> Self::V {
+        // SAFETY: guaranteed by the caller.
+        unsafe { if len == Self::LANES { self.load(p) } else { self.load_first(p, len) } }
+    }
+
+    /// [`store_first`](Self::store_first); a whole vector without a mask, which is slow on some processors.
+    ///
+    /// # Safety
+    /// `len ≤ LANES` elements at `p` are writable.
+    #[inline(always)]
+    unsafe fn store_up_to(self, p: *mut f32, v: Self::V, len: usize) {
+        // SAFETY: guaranteed by the caller.
+        unsafe { if len == Self::LANES { self.store(p, v) } else { self.store_first(p, v, len) } }
+    }
+
     #[inline(always)]
     fn zero(self) -> Self::V {
         self.splat(0.0)

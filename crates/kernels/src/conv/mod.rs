@@ -593,24 +593,21 @@ impl Finish<'_> {
     #[inline(always)]
     unsafe fn write<S: crate::isa::Simd>(&self, s: S, image: usize, pixel: usize, channel: usize, value: S::V) {
         let Some(len) = self.c_out.checked_sub(channel).filter(|len| *len > 0) else { return };
-        let whole = len >= S::LANES;
+        let len = len.min(S::LANES);
         // SAFETY: guaranteed by the caller; partial vectors touch existing channels only; the bias is padded.
         unsafe {
             // A factor of 1, as in f32, makes this the same as an addition.
             let mut v = s.fma(value, s.splat(self.unscale), s.load(self.bias.add(channel)));
             if let Some((vector, stride)) = self.vector {
-                let p = vector.add(image * stride + channel);
-                v = s.add(v, if whole { s.load(p) } else { s.load_first(p, len) });
+                v = s.add(v, s.load_up_to(vector.add(image * stride + channel), len));
             }
             if let Some((residual, stride)) = self.residual {
-                let p = residual.add(pixel * stride + channel);
-                v = s.add(v, if whole { s.load(p) } else { s.load_first(p, len) });
+                v = s.add(v, s.load_up_to(residual.add(pixel * stride + channel), len));
             }
             if self.scale != 1.0 {
                 v = s.mul(v, s.splat(self.scale));
             }
-            let y = self.y.add(pixel * self.y_stride + channel);
-            if whole { s.store(y, v) } else { s.store_first(y, v, len) }
+            s.store_up_to(self.y.add(pixel * self.y_stride + channel), v, len);
         }
     }
 }

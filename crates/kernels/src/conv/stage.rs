@@ -108,9 +108,7 @@ kernel! {
                 unsafe {
                     let (a, b) = (s.load_first(a.add(c), len), s.load_first(a.add(channels + c), len));
                     for i in 0..count {
-                        let x = x.add(i * stride + c);
-                        let x = if len == S::LANES { s.load(x) } else { s.load_first(x, len) };
-                        let z = s.fma(a, x, b);
+                        let z = s.fma(a, s.load_up_to(x.add(i * stride + c), len), b);
                         s.store(out.add(i * row + c), if SILU { math::silu(s, z) } else { z });
                     }
                 }

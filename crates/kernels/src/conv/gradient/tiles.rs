@@ -283,10 +283,7 @@ kernel! {
                         for (j, d) in d.iter_mut().enumerate().take(width - left) {
                             let pixel = (image * height + top + i) * width + left + j;
                             // SAFETY: existing channels of an existing pixel.
-                            unsafe {
-                                let p = dy.add(pixel * stride).wrapping_add(c);
-                                *d = if len == S::LANES { s.load(p) } else { s.load_first(p, len) };
-                            }
+                            unsafe { *d = s.load_up_to(dy.add(pixel * stride).wrapping_add(c), len) };
                         }
                     }
                     let d = both_axes!(s, d, T::output_adjoint, OUT, SIDE);
