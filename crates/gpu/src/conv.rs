@@ -7,6 +7,8 @@
 //! The tile follows from the layer's shape alone ([`Shape`]), and each output is one chain of multiply-adds over taps and
 //! input channels. So an image's result does not depend on the batch.
 
+pub(crate) mod units;
+
 use cubecl::prelude::*;
 
 use crate::buffer::{Buffer, Element, View, instance};
@@ -374,27 +376,47 @@ fn convolve<A: Float>(
                 for j in 0..v.columns {
                     let column = first_column + unit % SIDE + SIDE * j;
                     if column < s.c_out {
-                        let mut sum = sums[i * v.columns + j];
-                        if comptime!(v.bias) {
-                            sum += bias[t.bias_offset + column];
-                        }
-                        if comptime!(v.vector) {
-                            let vector = min(row_of[image] as usize, t.vector_rows - 1);
-                            sum += vectors[vector * t.vector_stride + t.vector_offset + column];
-                        }
-                        if comptime!(v.residual) {
-                            sum += f32::cast_from(residual[row * t.residual_stride + t.residual_offset + column]);
-                        }
-                        let at = row * t.y_stride + t.y_offset + column;
-                        if comptime!(v.accumulate) {
-                            sum += f32::cast_from(y[at]);
-                        }
-                        y[at] = A::cast_from(sum * t.scale);
+                        let sum = sums[i * v.columns + j];
+                        finish(sum, row, image, column, bias, vectors, row_of, residual, y, &t, v);
                     }
                 }
             }
         }
     }
+}
+
+/// Adds what the epilogue adds to a sum of products and writes the result.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn finish<A: Float>(
+    sum: f32,
+    row: usize,
+    image: usize,
+    column: usize,
+    bias: &[f32],
+    vectors: &[f32],
+    row_of: &[u32],
+    residual: &[A],
+    y: &mut [A],
+    t: &Target,
+    #[comptime] v: Variant,
+) {
+    let mut sum = sum;
+    if comptime!(v.bias) {
+        sum += bias[t.bias_offset + column];
+    }
+    if comptime!(v.vector) {
+        let vector = min(row_of[image] as usize, t.vector_rows - 1);
+        sum += vectors[vector * t.vector_stride + t.vector_offset + column];
+    }
+    if comptime!(v.residual) {
+        sum += f32::cast_from(residual[row * t.residual_stride + t.residual_offset + column]);
+    }
+    let at = row * t.y_stride + t.y_offset + column;
+    if comptime!(v.accumulate) {
+        sum += f32::cast_from(y[at]);
+    }
+    y[at] = A::cast_from(sum * t.scale);
 }
 
 /// y = (w ∗ norm(x) + bias + vector + residual)·scale for `n` images. `weights` are packed ([`pack`]).
@@ -491,6 +513,30 @@ fn run(
         epilogue.scale,
     );
     let groups = rows.div_ceil(SIDE * tile_rows) * c_out.div_ceil(SIDE * columns);
+    // Half precision only: the others have no units, or round what they multiply.
+    if let (Element::F16, Some(units)) = (element, gpu.units) {
+        // SAFETY: as below.
+        unsafe {
+            units::convolve_in_units::launch_unchecked(
+                &gpu.client,
+                grid::groups(groups),
+                grid::dim(),
+                x.arg(),
+                weights.arg(),
+                bias.arg(),
+                ab.arg(),
+                vector.map_or(unread, |v| &v.view.buffer).arg(),
+                vector.map_or(unread, |v| &v.row_of).arg(),
+                residual.unwrap_or(x).arg(),
+                y.arg(),
+                sizes,
+                target,
+                variant,
+                units,
+            );
+        }
+        return;
+    }
     let launch = instance!(convolve, element);
     // SAFETY: `gather` reads pixels of images below n inside the input, weights below taps·c_in·c_out and coefficients below
     // n·2·c_in; rows and columns outside the output are neither read nor written, and the row of a vector is clamped. All were

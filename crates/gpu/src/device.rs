@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cubecl::device::{WgpuBackend, WgpuDevice, WgpuDeviceKind};
-use cubecl::wgpu::{WgpuRuntime, WgslCompiler};
+use cubecl::wgpu::{AutoCompiler, WgpuRuntime, WgslCompiler, wgpu};
 use cubecl_runtime::runtime::Runtime;
 
 use crate::buffer::{Buffer, Reservation};
+use crate::conv::units::MatrixUnits;
 use crate::error::{Error, Result};
 
 /// A graphics API.
@@ -97,7 +98,7 @@ pub struct Properties {
     pub largest_buffer: u64,
     /// Whether it computes in 16-bit floating point.
     pub half: bool,
-    /// Whether it multiplies matrices in hardware (tensor cores, through cooperative matrices).
+    /// Whether half precision runs on matrix units (tensor cores, through cooperative matrices).
     pub matrix_units: bool,
     /// What kernels are compiled to, such as `wgpu<spirv>`.
     pub compiler: &'static str,
@@ -109,6 +110,8 @@ pub struct Properties {
 #[derive(Clone)]
 pub struct Gpu {
     pub(crate) client: cubecl::client::Client,
+    /// What multiplies matrices in half precision, where the device has it.
+    pub(crate) units: Option<MatrixUnits>,
     software: bool,
     /// Bytes of all buffers, and how many there may be.
     used: Arc<AtomicU64>,
@@ -121,6 +124,49 @@ fn limit() -> Result<u64> {
     let Ok(text) = std::env::var("SKIPSTONE_GPU_MEMORY") else { return Ok(u64::MAX) };
     let bytes = text.trim().parse::<u64>().ok().and_then(|mib| mib.checked_mul(1 << 20));
     bytes.ok_or_else(|| Error::Unavailable(format!("SKIPSTONE_GPU_MEMORY: expected a number of MiB, found \"{text}\"")))
+}
+
+/// A client of the device, and its matrix units where they are to be used.
+///
+/// Kernels are compiled to SPIR-V for matrix units alone. Otherwise they are compiled to WGSL, which every API takes: CubeCL's
+/// SPIR-V needs extensions that older drivers lack. The environment variable `SKIPSTONE_GPU_MATRIX_UNITS=off` chooses WGSL
+/// everywhere.
+fn client(device: &WgpuDevice) -> Result<(cubecl::client::Client, Option<MatrixUnits>)> {
+    let wanted = std::env::var("SKIPSTONE_GPU_MATRIX_UNITS").map_or(true, |text| text != "off");
+    // The runtime reports a driver's refusal by a panic in a thread of its own.
+    let client = catch_unwind(|| {
+        // A device keeps the compiler with which it is opened first, so the driver is asked before.
+        if wanted && has_cooperative_matrices(device) {
+            let client = WgpuRuntime::<AutoCompiler>::client(device);
+            let units = MatrixUnits::of(client.properties());
+            return (client, units);
+        }
+        (WgpuRuntime::<WgslCompiler>::client(device), None)
+    });
+    client.map_err(|_| Error::Unavailable("the driver refuses; see the message above".into()))
+}
+
+/// Whether the Vulkan driver of this device has cooperative matrices.
+fn has_cooperative_matrices(device: &WgpuDevice) -> bool {
+    use wgpu::DeviceType as Type;
+    let (kind, number) = match device.kind {
+        WgpuDeviceKind::DiscreteGpu(number) => (Type::DiscreteGpu, number),
+        WgpuDeviceKind::IntegratedGpu(number) => (Type::IntegratedGpu, number),
+        WgpuDeviceKind::VirtualGpu(number) => (Type::VirtualGpu, number),
+        WgpuDeviceKind::Cpu => (Type::Cpu, 0),
+        WgpuDeviceKind::Other(number) => (Type::Other, number),
+        _ => return false,
+    };
+    if !matches!(device.backend, WgpuBackend::Auto | WgpuBackend::Vulkan) {
+        return false;
+    }
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::VULKAN,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let adapters = cubecl::future::block_on(instance.enumerate_adapters(wgpu::Backends::VULKAN));
+    let same = adapters.iter().filter(|adapter| adapter.get_info().device_type == kind).nth(number);
+    same.is_some_and(|adapter| adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX))
 }
 
 impl fmt::Debug for Gpu {
@@ -141,16 +187,14 @@ impl Gpu {
         if let Some(gpu) = open.get(&adapter.device) {
             return Ok(gpu.clone());
         }
-        // The runtime reports a driver's refusal by a panic in a thread of its own.
-        let mut client = catch_unwind(|| WgpuRuntime::<WgslCompiler>::client(&adapter.device))
-            .map_err(|_| Error::Unavailable("the driver refuses; see the message above".into()))?;
+        let (mut client, units) = client(&adapter.device)?;
         // All work goes to one stream, in the order of its submission, from whichever thread; without this, each thread has
         // its own. A handle knows the present one.
         let stream = client.empty(4).stream;
         // SAFETY: a stream only orders work. All handles of this client belong to this one, so no work waits for another
         // stream's, and the client serialises submissions from several threads.
         unsafe { client.set_stream(stream) };
-        let gpu = Self { client, software: adapter.is_software(), used: Arc::default(), limit: limit()? };
+        let gpu = Self { client, units, software: adapter.is_software(), used: Arc::default(), limit: limit()? };
         open.insert(adapter.device.clone(), gpu.clone());
         Ok(gpu)
     }
@@ -163,8 +207,8 @@ impl Gpu {
             memory: properties.memory.max_memory(),
             largest_buffer: properties.memory.max_page_size,
             half: self.client.features().supports_type(cubecl::ir::ElemType::Float(cubecl::ir::FloatKind::F16)),
-            matrix_units: !self.client.features().matmul.cmma.is_empty(),
-            compiler: self.client.name(),
+            matrix_units: self.units.is_some(),
+            compiler: if self.units.is_some() { "wgpu<spirv>" } else { "wgpu<wgsl>" },
             software: self.software,
         }
     }

@@ -13,7 +13,10 @@ pub fn gpu() -> Option<Gpu> {
         eprintln!("skipped: no graphics driver (apt-get install mesa-vulkan-drivers)");
         return None;
     };
-    Some(Gpu::open(&adapter).expect("a device"))
+    let gpu = Gpu::open(&adapter).expect("a device");
+    let wanted = std::env::var_os("SKIPSTONE_NEED_MATRIX_UNITS").is_some();
+    assert!(gpu.properties().matrix_units || !wanted, "no matrix units");
+    Some(gpu)
 }
 
 /// Numbers in ±1 that depend on the seed.
