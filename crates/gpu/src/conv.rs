@@ -284,6 +284,27 @@ pub(crate) fn gather<A: Float>(
     value
 }
 
+/// The images and positions of the output pixels `row`, `row` + [`SIDE`], …, as many as the unit has rows.
+#[cube]
+fn locate(
+    row: usize,
+    s: &Sizes,
+    image: &mut Array<usize>,
+    oy: &mut Array<usize>,
+    ox: &mut Array<usize>,
+    #[comptime] rows: usize,
+) {
+    let out_pixels = s.out_height * s.out_width;
+    #[unroll]
+    for i in 0..rows {
+        let at = row + SIDE * i;
+        let pixel = at % out_pixels;
+        image[i] = at / out_pixels;
+        oy[i] = pixel / s.out_width;
+        ox[i] = pixel % s.out_width;
+    }
+}
+
 /// Where a kernel writes, and what it adds.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Target {
@@ -329,14 +350,7 @@ fn convolve<A: Float>(
         let mut image = Array::<usize>::new(comptime!(v.rows));
         let mut oy = Array::<usize>::new(comptime!(v.rows));
         let mut ox = Array::<usize>::new(comptime!(v.rows));
-        #[unroll]
-        for i in 0..v.rows {
-            let row = first_row + unit / DEPTH + SIDE * i;
-            let pixel = row % out_pixels;
-            image[i] = row / out_pixels;
-            oy[i] = pixel / s.out_width;
-            ox[i] = pixel % s.out_width;
-        }
+        locate(first_row + unit / DEPTH, &s, &mut image, &mut oy, &mut ox, v.rows);
         let length = comptime!(v.kernel * v.kernel) * s.c_in;
         let mut begin = 0usize;
         while begin < length {
@@ -513,51 +527,35 @@ fn run(
         epilogue.scale,
     );
     let groups = rows.div_ceil(SIDE * tile_rows) * c_out.div_ceil(SIDE * columns);
-    // Half precision only: the others have no units, or round what they multiply.
-    if let (Element::F16, Some(units)) = (element, gpu.units) {
-        // SAFETY: as below.
-        unsafe {
-            units::convolve_in_units::launch_unchecked(
-                &gpu.client,
-                grid::groups(groups),
-                grid::dim(),
-                x.arg(),
-                weights.arg(),
-                bias.arg(),
-                ab.arg(),
-                vector.map_or(unread, |v| &v.view.buffer).arg(),
-                vector.map_or(unread, |v| &v.row_of).arg(),
-                residual.unwrap_or(x).arg(),
-                y.arg(),
-                sizes,
-                target,
-                variant,
-                units,
-            );
-        }
-        return;
+    macro_rules! launch {
+        ($kernel:expr $(, $more:expr)?) => {
+            // SAFETY: `gather` reads pixels of images below n inside the input, weights below taps·c_in·c_out and coefficients
+            // below n·2·c_in; rows and columns outside the output are neither read nor written, and the row of a vector is
+            // clamped. All were checked against the buffers.
+            unsafe {
+                $kernel(
+                    &gpu.client,
+                    grid::groups(groups),
+                    grid::dim(),
+                    x.arg(),
+                    weights.arg(),
+                    bias.arg(),
+                    ab.arg(),
+                    vector.map_or(unread, |v| &v.view.buffer).arg(),
+                    vector.map_or(unread, |v| &v.row_of).arg(),
+                    residual.unwrap_or(x).arg(),
+                    y.arg(),
+                    sizes,
+                    target,
+                    variant,
+                    $($more)?
+                )
+            }
+        };
     }
-    let launch = instance!(convolve, element);
-    // SAFETY: `gather` reads pixels of images below n inside the input, weights below taps·c_in·c_out and coefficients below
-    // n·2·c_in; rows and columns outside the output are neither read nor written, and the row of a vector is clamped. All were
-    // checked against the buffers.
-    unsafe {
-        launch(
-            &gpu.client,
-            grid::groups(groups),
-            grid::dim(),
-            x.arg(),
-            weights.arg(),
-            bias.arg(),
-            ab.arg(),
-            vector.map_or(unread, |v| &v.view.buffer).arg(),
-            vector.map_or(unread, |v| &v.row_of).arg(),
-            residual.unwrap_or(x).arg(),
-            y.arg(),
-            sizes,
-            target,
-            variant,
-        );
+    match (element, gpu.units) {
+        (Element::F16, Some(units)) => launch!(units::convolve_in_units::launch_unchecked, units),
+        _ => launch!(instance!(convolve, element)),
     }
 }
 

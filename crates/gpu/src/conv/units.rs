@@ -9,7 +9,7 @@ use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 use half::f16;
 
-use super::{Sizes, Target, Variant, finish, gather};
+use super::{Sizes, Target, Variant, finish, gather, locate};
 use crate::grid::UNITS;
 use crate::tile::{DEPTH, SIDE};
 
@@ -99,14 +99,7 @@ pub(super) fn convolve_in_units(
         let mut image = Array::<usize>::new(comptime!(v.rows));
         let mut oy = Array::<usize>::new(comptime!(v.rows));
         let mut ox = Array::<usize>::new(comptime!(v.rows));
-        #[unroll]
-        for i in 0..v.rows {
-            let row = first_row + unit / DEPTH + SIDE * i;
-            let pixel = row % out_pixels;
-            image[i] = row / out_pixels;
-            oy[i] = pixel / s.out_width;
-            ox[i] = pixel % s.out_width;
-        }
+        locate(first_row + unit / DEPTH, &s, &mut image, &mut oy, &mut ox, v.rows);
         let length = comptime!(v.kernel * v.kernel) * s.c_in;
         let mut begin = 0usize;
         while begin < length {

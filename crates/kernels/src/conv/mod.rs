@@ -78,7 +78,7 @@ impl Precision {
     /// The lowest precision that is not slower than f32 with this instruction set and algorithm.
     ///
     /// AVX-512 without half-precision products gains nothing: converting weights on the way into the registers costs
-    /// up to a tenth of a call, which half the memory traffic does not make up for.
+    /// up to 15 % of a call, which half the memory traffic does not make up for.
     pub fn least(isa: Isa, algorithm: Algorithm) -> Self {
         match half_products(isa) {
             Some(_) if algorithm != Algorithm::Direct => Self::HalfProducts,

@@ -9,11 +9,11 @@ use crate::math::trajectory::Spacing;
 /// measurements in `docs/guide/solvers.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Preset {
-    /// 10 steps: near the images of the exact process.
+    /// 10 steps.
     Fast,
-    /// 20 steps: nearer than DDIM with 50.
+    /// 20 steps: nearer to the exact process than DDIM with 50.
     Balanced,
-    /// 50 steps: more steps change hardly a pixel.
+    /// 50 steps.
     Best,
 }
 
