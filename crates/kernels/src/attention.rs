@@ -202,6 +202,7 @@ impl Call {
                     a,
                     a_row,
                     Packed::Single(b.as_ptr()),
+                    b.len(),
                     c.add(panel * self.width),
                     c_row,
                 )

@@ -7,10 +7,36 @@
 use crate::half::{Element, Packed};
 use crate::isa::{Simd, kernel};
 
+/// Begins to bring the cache line of `p` into the second-level cache. `p` need not be valid.
+#[inline(always)]
+pub(crate) fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 processor has the instruction, which accepts any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+/// Brings a panel of `k` rows of `width` elements closer while tile `tile` of `tiles` is computed: an `ahead` for
+/// [`accumulate`]. The first two tiles share the panel, because one cache line at a time disturbs the products least.
+#[inline(always)]
+pub(crate) fn fetch<T>(panel: *const T, k: usize, width: usize, tile: usize, tiles: usize) -> impl Fn(usize) {
+    let step = width / 2;
+    let halves = [(tile == 0).then_some(0), (tile == 1 || tiles == 1).then_some(k * step)];
+    move |p| halves.into_iter().flatten().for_each(|half| prefetch(panel.wrapping_add(half + p * step)))
+}
+
+/// Rows ahead of a product over rows that lie far apart, which processors do not load early by themselves.
+const AHEAD: usize = 12;
+
 /// The sums of a tile: two vectors per row.
 pub(crate) type Tile<S, const M: usize> = [[<S as Simd>::V; 2]; M];
 
-/// acc\[i\] += Σ_p a(i, p)·b\[p\] for p in 0..k; row p of the panel begins at `b + p·b_row`.
+/// acc\[i\] += Σ_p a(i, p)·b\[p\] for p in 0..k; row p of the panel begins at `b + p·b_row`. `ahead(p)` is
+/// called before row p, to bring closer what is needed soon.
 ///
 /// # Safety
 /// `a(i, p)` is readable for i < M and p < k, and so are two vectors at each `b + p·b_row`.
@@ -21,12 +47,14 @@ pub(crate) unsafe fn accumulate<S: Simd, const M: usize>(
     a: impl Fn(usize, usize) -> *const f32,
     b: *const impl Element,
     b_row: usize,
+    ahead: impl Fn(usize),
     acc: &mut Tile<S, M>,
 ) {
     for p in 0..k {
         // SAFETY: guaranteed by the caller.
         unsafe {
             let row = b.add(p * b_row);
+            ahead(p);
             let (b0, b1) = (Element::load(s, row), Element::load(s, row.add(S::LANES)));
             for (i, sums) in acc.iter_mut().enumerate() {
                 let x = s.splat(*a(i, p));
@@ -93,21 +121,28 @@ pub(crate) use with_rows;
 
 kernel! {
     /// C = A·B for `rows` rows of A, `a_row` apart, and a packed panel of B (`k` rows of two vectors). Each row of C is
-    /// two vectors; rows are `c_row` apart.
+    /// two vectors; rows are `c_row` apart. The caller needs the panel `next` elements further on soon.
     ///
     /// # Safety
     /// k elements of each row of A and the whole panel are readable, two vectors of each row of C are writable.
     pub(crate) unsafe fn rows_times_panel<S>(
-        s, rows: usize, k: usize, a: *const f32, a_row: usize, b: Packed, c: *mut f32, c_row: usize,
+        s, rows: usize, k: usize, a: *const f32, a_row: usize, b: Packed, next: usize, c: *mut f32, c_row: usize,
     ) {
-        for (first, count) in tiles::<S>(rows) {
+        let all = tiles::<S>(rows).count();
+        for (tile, (first, count)) in tiles::<S>(rows).enumerate() {
             let (a, c) = (a.wrapping_add(first * a_row), c.wrapping_add(first * c_row));
             let at = |i: usize, p: usize| a.wrapping_add(i * a_row + p);
             // SAFETY: guaranteed by the caller, for a part of the rows.
             unsafe {
                 match b {
-                    Packed::Single(b) => with_rows!(count, sums::<S>(s, k, at, b, 2 * S::LANES, c, c_row, true)),
-                    Packed::Half(b) => with_rows!(count, sums::<S>(s, k, at, b, 2 * S::LANES, c, c_row, true)),
+                    Packed::Single(b) => {
+                        let ahead = fetch(b.wrapping_add(next), k, 2 * S::LANES, tile, all);
+                        with_rows!(count, sums::<S>(s, k, at, b, 2 * S::LANES, ahead, c, c_row, true));
+                    }
+                    Packed::Half(b) => {
+                        let ahead = fetch(b.wrapping_add(next), k, 2 * S::LANES, tile, all);
+                        with_rows!(count, sums::<S>(s, k, at, b, 2 * S::LANES, ahead, c, c_row, true));
+                    }
                 }
             }
         }
@@ -128,8 +163,16 @@ kernel! {
         for (first, count) in tiles::<S>(columns) {
             let (a, c) = (a.wrapping_add(first), c.wrapping_add(first * c_row));
             let at = |i: usize, p: usize| a.wrapping_add(p * a_row + i);
+            let ahead = |p| {
+                prefetch(at(0, p + AHEAD));
+                if first == 0 {
+                    let row = b.wrapping_add((p + AHEAD) * b_row);
+                    prefetch(row);
+                    prefetch(row.wrapping_add(S::LANES));
+                }
+            };
             // SAFETY: guaranteed by the caller, for a part of the columns.
-            unsafe { with_rows!(count, sums::<S>(s, k, at, b, b_row, c, c_row, replace)) };
+            unsafe { with_rows!(count, sums::<S>(s, k, at, b, b_row, ahead, c, c_row, replace)) };
         }
     }
 }
@@ -146,6 +189,7 @@ pub(crate) unsafe fn sums<S: Simd, const M: usize>(
     a: impl Fn(usize, usize) -> *const f32,
     b: *const impl Element,
     b_row: usize,
+    ahead: impl Fn(usize),
     c: *mut f32,
     c_row: usize,
     replace: bool,
@@ -158,7 +202,7 @@ pub(crate) unsafe fn sums<S: Simd, const M: usize>(
                 *acc = [s.load(c.add(i * c_row)), s.load(c.add(i * c_row + S::LANES))];
             }
         }
-        accumulate(s, k, a, b, b_row, &mut acc);
+        accumulate(s, k, a, b, b_row, ahead, &mut acc);
         for (i, [c0, c1]) in acc.into_iter().enumerate() {
             s.store(c.add(i * c_row), c0);
             s.store(c.add(i * c_row + S::LANES), c1);

@@ -330,18 +330,23 @@ fn layers_of_many_blocks_and_panels_agree_too() {
 }
 
 #[test]
-fn gradients_of_several_chunks_of_tiles_agree_too() {
-    let case = Case::new(shape(200, 4, [28, 28], 3, 1, [1, 1]), Options { n: 13, ..PLAIN }, 4);
-    let [one, _, three] = teams();
-    for isa in Isa::available() {
-        for algorithm in algorithms(&case.shape) {
-            let [dw, db] = case.backward_weights(one, isa, algorithm, 0.0);
-            // Sums of 10 192 pixels.
-            let bound = 3.0 * bound(algorithm);
-            below(error(&dw, &case.expected_dw), bound, || format!("{isa:?} {algorithm:?}"));
-            below(error(&db, &case.expected_db), 1e-6, || format!("{isa:?} {algorithm:?}"));
-            let [other, _] = case.backward_weights(three, isa, algorithm, 0.0);
-            same(&dw, &other, || format!("{isa:?} {algorithm:?}"));
+fn gradients_of_several_chunks_agree_too() {
+    // Chunks of tiles; chunks of pixels, normalised on the way, that end within an image.
+    for (shape, n, norm) in
+        [(shape(200, 4, [28, 28], 3, 1, [1, 1]), 13, None), (shape(200, 40, [21, 20], 1, 1, [0, 0]), 12, Some(true))]
+    {
+        let case = Case::new(shape, Options { n, norm, ..PLAIN }, 4);
+        let [one, _, three] = teams();
+        for isa in Isa::available() {
+            for algorithm in algorithms(&case.shape) {
+                let [dw, db] = case.backward_weights(one, isa, algorithm, 0.0);
+                // Sums of 10 192 or 5 040 pixels.
+                let bound = 3.0 * bound(algorithm);
+                below(error(&dw, &case.expected_dw), bound, || format!("{isa:?} {algorithm:?} {shape:?}"));
+                below(error(&db, &case.expected_db), 1e-6, || format!("{isa:?} {algorithm:?} {shape:?}"));
+                let [other, _] = case.backward_weights(three, isa, algorithm, 0.0);
+                same(&dw, &other, || format!("{isa:?} {algorithm:?} {shape:?}"));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use super::stage::Pixels;
 use super::{Finish, Layer, Precision, Shape, Source};
 use crate::half::{Element, Packed};
 use crate::isa::{Simd, kernel};
-use crate::micro::{Tiles, accumulate, tiles, with_rows};
+use crate::micro::{Tiles, accumulate, fetch, tiles, with_rows};
 use crate::shared::SharedMut;
 use crate::team::{Team, with_scratch};
 
@@ -227,10 +227,12 @@ kernel! {
         ) {
             let width = 2 * S::LANES;
             let pixels = block.outputs.len();
+            let next = block.inputs.len() / pixels * call.c_in * width;
             let mut acc = [[s.zero(); 2]; M];
             for tap in 0..block.inputs.len() / pixels {
                 let rows = &block.inputs[tap * pixels + begin..][..M];
                 let weights = weights.wrapping_add(tap * call.c_in * width);
+                let ahead = fetch(weights.wrapping_add(next), call.c_in, width, index, count);
                 // SAFETY: rows of c_in elements, and the packed weights of this panel and tap.
                 unsafe {
                     match block.steps[tap * count + index] {
@@ -239,11 +241,11 @@ kernel! {
                         Step::Even(step) => {
                             let first = rows[0];
                             let a = |i: usize, p: usize| first.wrapping_add(i * step + p);
-                            accumulate(s, call.c_in, a, weights, width, &mut acc);
+                            accumulate(s, call.c_in, a, weights, width, ahead, &mut acc);
                         }
                         Step::Uneven => {
                             let a = |i: usize, p: usize| rows[i].wrapping_add(p);
-                            accumulate(s, call.c_in, a, weights, width, &mut acc);
+                            accumulate(s, call.c_in, a, weights, width, ahead, &mut acc);
                         }
                     }
                 }

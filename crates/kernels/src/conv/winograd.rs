@@ -24,7 +24,7 @@ use crate::team::{Team, with_scratch};
 /// Minimum number of tiles for which a thread works on a block of its own. Smaller blocks leave registers idle and
 /// read the weights too often.
 const FEWEST: usize = 24;
-/// Elements of the transformed input of a block, which fits a second-level cache of 1 to 2 MiB.
+/// Elements of the transformed input and the products of a block, which fit a second-level cache of 1 to 2 MiB.
 const BLOCK: usize = 288 * 1024;
 /// Output channels multiplied before they are transformed back.
 const CHANNELS: usize = 128;
@@ -477,7 +477,7 @@ fn attempt(layer: &Layer, team: &Team, n: usize, source: Source<'_>, scale: f32,
         let strips = n * t.down;
         let tiles = strips * t.across;
         // The maximum number of tiles of a block.
-        let most = (BLOCK / call.words(t.points() * call.reader.c_in)).max(FEWEST);
+        let most = (BLOCK / (t.points() * (call.words(call.reader.c_in) + call.at_once() * call.panel))).max(FEWEST);
         let threads = team.threads();
         if tiles >= threads * FEWEST {
             // A multiple of the number of threads, so that all finish together.
@@ -508,6 +508,11 @@ impl Call<'_> {
         self.layer.shape.c_out.div_ceil(self.panel)
     }
 
+    /// Panels multiplied before they are transformed back.
+    fn at_once(&self) -> usize {
+        (CHANNELS / self.panel).clamp(1, self.panels())
+    }
+
     /// The number of f32 that `elements` elements of a transformed input take.
     fn words(&self, elements: usize) -> usize {
         if self.layer.precision == Precision::HalfProducts { elements.div_ceil(2) } else { elements }
@@ -525,7 +530,17 @@ impl Call<'_> {
     ///
     /// # Safety
     /// `v` and `m` belong to the point and have `tiles` rows; each row of `m` has room for the panel.
-    unsafe fn multiply(&self, point: usize, panel: usize, tiles: usize, v: Matrices, m: *mut f32, m_row: usize) {
+    #[allow(clippy::too_many_arguments)] // the operands of a product
+    unsafe fn multiply(
+        &self,
+        point: usize,
+        panel: usize,
+        next: usize,
+        tiles: usize,
+        v: Matrices,
+        m: *mut f32,
+        m_row: usize,
+    ) {
         let (isa, c_in, v_row) = (self.layer.isa, self.layer.shape.c_in, self.reader.c_in);
         let rows = self.layer.precision.rows(c_in);
         let len = rows * self.panel;
@@ -533,11 +548,11 @@ impl Call<'_> {
         unsafe {
             let weights = self.layer.packed((point * self.panels() + panel) * len);
             match (v, weights) {
-                (Matrices::Single(v), _) => rows_times_panel(isa, tiles, c_in, v, v_row, weights, m, m_row),
+                (Matrices::Single(v), _) => rows_times_panel(isa, tiles, c_in, v, v_row, weights, next * len, m, m_row),
                 #[cfg(target_arch = "x86_64")]
                 (Matrices::Half(v, _), Packed::Half(weights)) => {
                     let proof = self.layer.fp16.expect("a layer with products in half precision has the proof");
-                    pairs_times_panel(proof, tiles, rows / 2, v.cast(), v_row, weights.cast(), m, m_row);
+                    pairs_times_panel(proof, tiles, rows / 2, v.cast(), v_row, weights.cast(), next * len, m, m_row);
                 }
                 (Matrices::Half(..), _) => unreachable!("half precision times f32"),
             }
@@ -549,7 +564,7 @@ impl Call<'_> {
         let t = &self.reader.tiling;
         let (isa, c_in) = (self.layer.isa, self.reader.c_in);
         let tiles = strips.len() * t.across;
-        let at_once = (CHANNELS / self.panel).clamp(1, self.panels());
+        let at_once = self.at_once();
         let m_row = at_once * self.panel;
         let (v_plane, m_plane) = (tiles * c_in + GAP, tiles * m_row + GAP);
         let (v_len, m_len, ring_len) = (self.words(t.points() * v_plane), t.points() * m_plane, Ring::len(t, c_in));
@@ -570,7 +585,7 @@ impl Call<'_> {
                     for point in 0..t.points() {
                         for panel in first..last {
                             let m = m.add(point * m_plane + (panel - first) * self.panel);
-                            self.multiply(point, panel, tiles, v.add(point * v_plane), m, m_row);
+                            self.multiply(point, panel, 1, tiles, v.add(point * v_plane), m, m_row);
                         }
                     }
                     for (i, strip) in strips.clone().enumerate() {
@@ -608,7 +623,7 @@ impl Call<'_> {
                 // SAFETY: only this task accesses the panel's columns of the point's matrix; nobody writes `v` now.
                 unsafe {
                     let m = m.pointer().add(point * m_plane + panel * self.panel);
-                    self.multiply(point, panel, tiles, v.add(point * v_plane), m, m_row);
+                    self.multiply(point, panel, team.threads(), tiles, v.add(point * v_plane), m, m_row);
                 }
             });
             let parts = m_row.div_ceil(CHANNELS);

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use crate::isa::{Avx512, Simd};
-use crate::micro::{tiles, with_rows};
+use crate::micro::{fetch, tiles, with_rows};
 
 /// Channels whose products are accumulated in half precision.
 const CHUNK: usize = 64;
@@ -39,7 +39,7 @@ const fn every_second(begin: u16) -> [u16; 32] {
 }
 
 /// C = A·B for `rows` rows of A, `a_row` apart, and a packed panel of B (`pairs` rows of 32 pairs). Each row of C is
-/// 32 f32; rows are `c_row` apart.
+/// 32 f32; rows are `c_row` apart. The caller needs the panel `next` elements further on soon.
 ///
 /// # Safety
 /// 2·pairs elements of each row of A and the whole panel are readable, 32 elements of each row of C are writable.
@@ -51,11 +51,12 @@ pub(crate) unsafe fn pairs_times_panel(
     a: *const u16,
     a_row: usize,
     b: *const u16,
+    next: usize,
     c: *mut f32,
     c_row: usize,
 ) {
     // SAFETY: the token proves the features; the caller guarantees the rest.
-    unsafe { all_rows(rows, pairs, a, a_row, b, c, c_row) }
+    unsafe { all_rows(rows, pairs, a, a_row, b, next, c, c_row) }
 }
 
 /// # Safety
@@ -63,12 +64,24 @@ pub(crate) unsafe fn pairs_times_panel(
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512fp16,avx2,fma,bmi1,bmi2,f16c,lzcnt,popcnt"
 )]
-unsafe fn all_rows(rows: usize, pairs: usize, a: *const u16, a_row: usize, b: *const u16, c: *mut f32, c_row: usize) {
-    for (first, count) in tiles::<Avx512>(rows) {
+#[allow(clippy::too_many_arguments)] // operands, sizes and strides of a product
+unsafe fn all_rows(
+    rows: usize,
+    pairs: usize,
+    a: *const u16,
+    a_row: usize,
+    b: *const u16,
+    next: usize,
+    c: *mut f32,
+    c_row: usize,
+) {
+    let all = tiles::<Avx512>(rows).count();
+    for (index, (first, count)) in tiles::<Avx512>(rows).enumerate() {
         // SAFETY: guaranteed by the caller, for a part of the rows.
         unsafe {
             let (a, c) = (a.add(first * a_row), c.add(first * c_row));
-            with_rows!(count, tile::<Avx512>(pairs, a, a_row, b, c, c_row));
+            let ahead = fetch(b.wrapping_add(next), pairs, 64, index, all);
+            with_rows!(count, tile::<Avx512>(pairs, a, a_row, b, ahead, c, c_row));
         }
     }
 }
@@ -84,6 +97,7 @@ unsafe fn tile<S: Simd, const M: usize>(
     a: *const u16,
     a_row: usize,
     b: *const u16,
+    ahead: impl Fn(usize),
     c: *mut f32,
     c_row: usize,
 ) {
@@ -95,6 +109,7 @@ unsafe fn tile<S: Simd, const M: usize>(
         for p in begin..end {
             // SAFETY: guaranteed by the caller.
             unsafe {
+                ahead(p);
                 let row = b.add(p * 64);
                 let b0 = _mm512_castsi512_ph(_mm512_loadu_si512(row.cast()));
                 let b1 = _mm512_castsi512_ph(_mm512_loadu_si512(row.add(32).cast()));

@@ -51,13 +51,9 @@ pub(super) fn add(
     });
 }
 
-/// The input pixel that each tap of each output pixel of an image reads, `[tap, output pixel]`.
-struct Places {
-    /// [`OUTSIDE`](Self::OUTSIDE) if it lies outside the image.
-    pixels: Vec<u32>,
-    /// Whether every output pixel reads the input pixel of the same index, and nothing else.
-    same: bool,
-}
+/// The input pixel that each tap of each output pixel of an image reads, `[tap, output pixel]`;
+/// [`OUTSIDE`](Self::OUTSIDE) if it lies outside the image.
+struct Places(Vec<u32>);
 
 impl Places {
     const OUTSIDE: u32 = u32::MAX;
@@ -72,8 +68,7 @@ impl Places {
                 pixels.extend((0..width).map(read));
             }
         }
-        let same = shape.taps() == 1 && pixels.iter().enumerate().all(|(i, pixel)| i == *pixel as usize);
-        Self { pixels, same: same && shape.input_pixels() == shape.output_pixels() }
+        Self(pixels)
     }
 }
 
@@ -143,7 +138,7 @@ impl ByDefinition<'_> {
     /// The rows of x that `tap` reads for a chunk of output pixels.
     fn rows(&self, tap: usize, chunk: Range<usize>, mut put: impl FnMut(usize, *const f32)) {
         let (inputs, outputs) = (self.shape.input_pixels(), self.shape.output_pixels());
-        let places = &self.places.pixels[tap * outputs..(tap + 1) * outputs];
+        let places = &self.places.0[tap * outputs..(tap + 1) * outputs];
         let (mut image, mut at) = (chunk.start / outputs, chunk.start % outputs);
         for i in 0..chunk.len() {
             let row = match places[at] {
@@ -168,13 +163,8 @@ impl ByDefinition<'_> {
                 let c = sums.as_mut_ptr();
                 // SAFETY: rows of c_in elements, `count` pixels of dy, and a row of sums for each input channel.
                 unsafe {
-                    if self.places.same {
-                        let x = self.x.wrapping_add(chunk.start * self.x_stride + first);
-                        columns_times_rows(isa, count, inputs.len(), x, self.x_stride, dy, dy_row, c, width, replace);
-                    } else {
-                        self.rows(tap, chunk, |i, row| rows[i] = row.wrapping_add(first));
-                        gathered_products(isa, &rows[..count], inputs.len(), dy, dy_row, c, replace);
-                    }
+                    self.rows(tap, chunk, |i, row| rows[i] = row.wrapping_add(first));
+                    gathered_products(isa, &rows[..count], inputs.len(), dy, dy_row, c, replace);
                 }
             });
             let taps = self.shape.taps();
@@ -232,7 +222,7 @@ kernel! {
             let a = |i: usize, p: usize| unsafe { rows.get_unchecked(p) }.wrapping_add(first + i);
             let c = c.wrapping_add(first * width);
             // SAFETY: guaranteed by the caller, for a part of the channels.
-            unsafe { with_rows!(count, sums::<S>(s, rows.len(), a, b, b_row, c, width, replace)) };
+            unsafe { with_rows!(count, sums::<S>(s, rows.len(), a, b, b_row, |_| {}, c, width, replace)) };
         }
     }
 }

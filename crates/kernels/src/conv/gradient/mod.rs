@@ -1,10 +1,11 @@
 //! The gradients of a convolution.
 //!
 //! The gradient of the input is the transposed layer, which is itself a convolution. The gradient of the weights sums
-//! products of an input channel and an output channel over all pixels: by definition (`definition`), or in Winograd's
-//! domain (`tiles`). The order of a sum does not depend on the threads.
+//! products of an input channel and an output channel over all pixels: by definition (`definition`, and `pointwise` for
+//! 1×1), or in Winograd's domain (`tiles`). The order of a sum does not depend on the threads.
 
 mod definition;
+mod pointwise;
 mod tiles;
 
 use super::{Algorithm, Epilogue, Layer, Shape, Source};
@@ -86,7 +87,21 @@ pub fn backward_weights(
     column_sums(isa, team, pixels, c_out, dy, &mut sums);
     biases.into_iter().zip(sums).for_each(|(db, sum)| *db += sum as f32);
     match algorithm {
+        Algorithm::Direct if pointwise::applies(shape) => pointwise::add(shape, isa, team, n, source, dy, &weights),
         Algorithm::Direct => definition::add(shape, isa, team, n, source, dy, &weights),
         _ => tiles::add(shape, algorithm, isa, team, n, source, dy, &weights),
     }
+}
+
+/// Most parts of a sum. More would keep more threads apart, but each has sums to write and to read.
+const MOST_PARTS: usize = 4;
+
+/// Into how many parts `rows` tiles or pixels are divided, each with sums of its own. Every sum is a chain over the rows
+/// of a part, so this decides the order of additions; it does not depend on the threads.
+fn parts(rows: usize, shape: &Shape) -> usize {
+    // Every part writes and reads its sums once. That has to cost little beside its rows.
+    let fewest = 4 * shape.c_in * shape.c_out / (shape.c_in + shape.c_out);
+    let parts = (rows / fewest.max(1)).clamp(1, MOST_PARTS);
+    // A power of two, which common numbers of threads divide.
+    1 << parts.ilog2()
 }

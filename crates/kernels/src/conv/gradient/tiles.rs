@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::parts;
 use crate::conv::transform::{F2, F4, Transform, both_axes};
 use crate::conv::winograd::{Matrices, Reader, Ring, Tiling};
 use crate::conv::{Algorithm, Shape, Source, padded};
@@ -23,8 +24,6 @@ const CHUNK: usize = 512 << 10;
 const ALONE: usize = 96 << 10;
 /// Fewest tiles of a chunk: every chunk reads and writes all sums once.
 const FEWEST: usize = 96;
-/// Most parts. More would keep more threads apart, but each has sums to write and to read.
-const MOST_PARTS: usize = 4;
 
 /// Adds the gradient of the weights of each output channel.
 #[allow(clippy::too_many_arguments)]
@@ -59,16 +58,6 @@ pub(super) fn add(
     });
 }
 
-/// Into how many parts the tiles are divided, each with sums of its own. Every product is a chain over the tiles of a
-/// part, so this decides the order of a sum; it does not depend on the threads.
-fn parts(tiles: usize, shape: &Shape) -> usize {
-    // Every part writes and reads its sums once. That has to cost little beside its tiles.
-    let fewest = 4 * shape.c_in * shape.c_out / (shape.c_in + shape.c_out);
-    let parts = (tiles / fewest.max(1)).clamp(1, MOST_PARTS);
-    // A power of two, which common numbers of threads divide.
-    1 << parts.ilog2()
-}
-
 /// The weight gradient in Winograd's domain.
 struct InTiles<'a> {
     shape: &'a Shape,
@@ -78,7 +67,7 @@ struct InTiles<'a> {
     dy: View<'a>,
     /// Output channels padded to whole panels.
     c_out: usize,
-    /// The sums, `[part, point, c_in, c_out]`.
+    /// The sums, `[part, point, panel, c_in, two vectors]`.
     u: &'a SharedMut<'a>,
     /// Sums of a point.
     plane: usize,
@@ -167,9 +156,14 @@ impl InTiles<'_> {
         unsafe {
             let a = v.at.add(point * v.plane);
             let b = m.at.add(point * m.plane + panel * width);
-            let c = self.u.pointer().add((part * self.tiling.points() + point) * self.plane + panel * width);
-            columns_times_rows(self.isa, tiles, self.shape.c_in, a, v.row, b, m.row, c, self.c_out, replace);
+            let c = self.u.pointer().add((part * self.tiling.points() + point) * self.plane + self.panel(panel));
+            columns_times_rows(self.isa, tiles, self.shape.c_in, a, v.row, b, m.row, c, width, replace);
         }
+    }
+
+    /// Where the sums of a panel begin in those of a point.
+    fn panel(&self, panel: usize) -> usize {
+        panel * self.shape.c_in * 2 * self.isa.lanes()
     }
 
     fn panels(&self) -> usize {
@@ -246,7 +240,8 @@ impl InTiles<'_> {
                     // SAFETY: nobody writes `u` now, `g` holds nine vectors, and only this task accesses the channel's
                     // weights.
                     unsafe {
-                        let u = self.u.pointer().add(input * self.c_out + first);
+                        let width = 2 * lanes;
+                        let u = self.u.pointer().add(self.panel(first / width) + input * width + first % width);
                         weights_back(self.isa, self.tiling.algorithm, parts, u, self.plane, g.as_mut_ptr());
                         for (lane, dw) in weights[first..].iter().take(lanes).enumerate() {
                             for (tap, dw) in dw.part(input * 9, 9).iter_mut().enumerate() {
