@@ -80,6 +80,12 @@ impl Buffer {
             *self = Self::zeros(len);
         }
     }
+
+    /// The first `len` elements, whose content is unspecified. Grows the buffer if it is shorter.
+    pub fn room(&mut self, len: usize) -> &mut [f32] {
+        self.at_least(len);
+        &mut self[..len]
+    }
 }
 
 /// Asks for huge pages for the whole ones among `bytes` bytes. They only save time, so failure does not matter.
@@ -127,6 +133,7 @@ mod tests {
             assert_eq!(*buffer.clone(), *buffer);
             buffer.at_least(len + 1);
             assert_eq!(buffer.len(), len + 1);
+            assert_eq!((buffer.room(len / 2).len(), buffer.len()), (len / 2, len + 1));
         }
     }
 }

@@ -215,8 +215,7 @@ fn await_round(shared: &Shared, seen: u64) -> u64 {
 /// The buffer is taken from the thread's storage while `f` runs, so nested calls get buffers of their own.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SCRATCH.with(|shelf| shelf.borrow_mut().pop()).unwrap_or_default();
-    buffer.at_least(len);
-    let result = f(&mut buffer[..len]);
+    let result = f(buffer.room(len));
     SCRATCH.with(|shelf| shelf.borrow_mut().push(buffer));
     result
 }

@@ -64,11 +64,18 @@ pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, us
         let step = if precision == Precision::HalfProducts { 2 } else { 1 };
         for input in (group_index * group..((group_index + 1) * group).min(rows)).step_by(step) {
             for (which, g) in g.chunks_exact_mut(9 * width).enumerate().take(step) {
-                for (lane, out) in (panel * width..(panel + 1) * width).enumerate() {
-                    let exists = out < c_out && input + which < c_in;
-                    let w = exists.then(|| weight(out, input + which));
-                    for tap in 0..9 {
-                        g[tap * width + lane] = w.map_or(0.0, |w| scale * w[if turn { 8 - tap } else { tap }]);
+                let outputs = panel * width..((panel + 1) * width).min(c_out);
+                // The nine weights of each output channel, which lie together, then one tap after the other.
+                let mut kernels = [[0.0f32; 9]; 32];
+                if input + which < c_in {
+                    for (kernel, out) in kernels.iter_mut().zip(outputs) {
+                        *kernel = weight(out, input + which).try_into().expect("nine weights");
+                    }
+                }
+                for (tap, g) in g.chunks_exact_mut(width).enumerate() {
+                    let tap = if turn { 8 - tap } else { tap };
+                    for (g, kernel) in g.iter_mut().zip(&kernels) {
+                        *g = scale * kernel[tap];
                     }
                 }
             }

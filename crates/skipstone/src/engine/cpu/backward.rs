@@ -18,7 +18,7 @@ use crate::unet::plan::MemoryPlan;
 pub(crate) struct BackWorkspace {
     pub arena: Buffer,
     /// The gradient of a convolution's normalised input, or of a scaled output.
-    scratch: [Vec<f32>; 2],
+    scratch: [Buffer; 2],
     /// Gradients of the conditioning vectors, `[n, len]`.
     pub by_vector: HashMap<ValueId, Vec<f32>>,
     /// For each root value, whether its gradient already has a contribution.
@@ -176,8 +176,7 @@ impl Back<'_> {
                     let range = self.range(output);
                     let mut view = walk.view_mut(&mut arena[range], output);
                     let rows = n * shape.output_pixels();
-                    second.resize(rows * shape.c_out, 0.0);
-                    let mut scaled = ViewMut::dense(second, shape.c_out);
+                    let mut scaled = ViewMut::dense(second.room(rows * shape.c_out), shape.c_out);
                     elementwise::add_rows(isa, team, rows, shape.c_out, *scale, view.view(), &mut scaled, false);
                     elementwise::add_rows(isa, team, rows, shape.c_out, 1.0, scaled.view(), &mut view, false);
                 }
@@ -215,6 +214,8 @@ impl Back<'_> {
                 if *x == graph.input && !self.wanted.input {
                     return;
                 }
+                // The gradient of the normalised input.
+                let first = first.room(norm.map_or(0, |_| n * shape.input_pixels() * shape.c_in));
                 let layer = Layer::transpose(isa, *shape, |transposed| transposed.training_algorithm());
                 let kernels: Vec<_> = weights.iter().map(|(w, _)| walk.parameters.get(*w)).collect();
                 buffers.lend(layer, |layer| {
@@ -228,7 +229,6 @@ impl Back<'_> {
                         }
                         Some(_) => {
                             let dy = walk.view(&arena[self.range(output)], output);
-                            first.resize(n * shape.input_pixels() * shape.c_in, 0.0);
                             let mut d = ViewMut::dense(first, shape.c_in);
                             conv::backward_data(layer, shape, team, n, dy, &mut d, false);
                         }
@@ -240,8 +240,7 @@ impl Back<'_> {
             }
             Op::Activate { norm, x, .. } => {
                 let value = graph.value(*x);
-                let [first, _] = scratch;
-                first.resize(n * value.len(), 0.0);
+                let first = scratch[0].room(n * value.len());
                 let dy = walk.view(&arena[self.range(output)], output);
                 let mut d = ViewMut::dense(first, value.channels);
                 elementwise::add_rows(isa, team, n * value.pixels(), value.channels, 1.0, dy, &mut d, false);
