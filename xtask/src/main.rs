@@ -88,6 +88,9 @@ fn program_of_tests(name: &str) -> bool {
 const BINDINGS: &str = "bindings/python";
 /// Installs PyTorch and diffusers for the package's tests; they are large.
 const WITH_TORCH: &str = "SKIPSTONE_CHECK_TORCH";
+/// Builds the package's engine for graphics processors, some minutes more: the package needs other features of CubeCL's libraries
+/// than the other steps, so they are built anew.
+const WITH_GPU: &str = "SKIPSTONE_CHECK_GPU_WHEEL";
 
 /// Builds the Python package as a wheel, installs it into a fresh virtual environment and runs its tests, which compare it
 /// with the program that the other steps built.
@@ -131,6 +134,11 @@ fn python(name: &str) -> bool {
     let mut build = Command::new(&inside);
     build.args(["-m", "maturin", "build", "--profile", "dev", "--locked", "--manifest-path"]);
     build.arg(bindings.join("Cargo.toml")).arg("--interpreter").arg(&inside).arg("--out").arg(&wheels);
+    if std::env::var_os(WITH_GPU).is_some() {
+        build.args(["--features", "gpu"]);
+    } else {
+        eprintln!("check: python: tests on graphics processors SKIPPED; set {WITH_GPU}=1 to build the engine for them");
+    }
     if !run(name, build.env("CARGO_TARGET_DIR", &target)) {
         return false;
     }

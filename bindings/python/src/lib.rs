@@ -6,6 +6,7 @@ mod arrays;
 mod calibration;
 mod data;
 mod denoiser;
+mod devices;
 mod errors;
 mod evaluate;
 mod files;
@@ -43,6 +44,7 @@ fn _skipstone(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("InternalError", m.py().get_type::<errors::InternalError>())?;
     m.add_class::<calibration::PyCalibration>()?;
     m.add_class::<denoiser::PyDenoiser>()?;
+    m.add_class::<devices::PyDevice>()?;
     m.add_class::<likelihood::Likelihood>()?;
     m.add_class::<model::PyModel>()?;
     m.add_class::<plan::PlanStep>()?;
@@ -54,6 +56,7 @@ fn _skipstone(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<trajectory::Trajectory>()?;
     m.add_function(wrap_pyfunction!(_panic, m)?)?;
     m.add_function(wrap_pyfunction!(command, m)?)?;
+    m.add_function(wrap_pyfunction!(devices::devices, m)?)?;
     m.add_function(wrap_pyfunction!(files::latents, m)?)?;
     m.add_function(wrap_pyfunction!(files::noise, m)?)?;
     m.add_function(wrap_pyfunction!(files::pictures, m)?)?;

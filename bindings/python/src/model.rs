@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use skipstone::engine::{Device, EngineOptions, Precision};
+use skipstone::engine::{EngineOptions, Precision};
 use skipstone::io::checkpoint::{self, LoadOptions, Model, SchedulerConfig, WeightsChoice, is_onnx};
 
 use crate::errors::{compute, raise, value};
@@ -133,7 +133,7 @@ impl PyModel {
 ///     scheduler: prediction type and schedule, if not the model's: a Schedule, a diffusers scheduler config, or its path.
 ///     onnx: names of an ONNX network's inputs and output, such as "sample=x,timestep=t".
 ///     precision: "f32", or "f16" (faster, about three digits).
-///     device: "cpu".
+///     device: "cpu", or a graphics processor by a name that `devices` lists, "gpu" or "auto" [$SKIPSTONE_DEVICE, else "cpu"].
 ///     threads: of the engine [$SKIPSTONE_THREADS, else all processors]. Results do not depend on it.
 ///
 /// Returns:
@@ -143,7 +143,7 @@ impl PyModel {
 ///     FileNotFoundError: there is no such file, folder or cached model. ValueError: it is damaged or unsupported; the
 ///     message names file and field.
 #[pyfunction]
-#[pyo3(signature = (path=None, *, weights=None, size=None, scheduler=None, onnx=None, precision="f32", device="cpu", threads=None))]
+#[pyo3(signature = (path=None, *, weights=None, size=None, scheduler=None, onnx=None, precision="f32", device=None, threads=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
 pub fn load<'py>(
     py: Python<'py>,
@@ -153,7 +153,7 @@ pub fn load<'py>(
     scheduler: Option<&Bound<'py, PyAny>>,
     onnx: Option<String>,
     precision: &str,
-    device: &str,
+    device: Option<&str>,
     threads: Option<usize>,
 ) -> PyResult<Bound<'py, PyModel>> {
     let arguments = PyDict::new(py);
@@ -181,11 +181,8 @@ pub fn load<'py>(
     }
     let library = |e| raise(py, &e);
     let options = LoadOptions { weights: choice(weights)?, size, scheduler, ..LoadOptions::default() };
-    let engine = EngineOptions {
-        device: device.parse::<Device>().map_err(library)?,
-        precision: precision.parse::<Precision>().map_err(library)?,
-        threads: process::threads(threads).map_err(library)?,
-    };
+    let precision = precision.parse::<Precision>().map_err(library)?;
+    let engine = EngineOptions { precision, ..process::engine(device, threads).map_err(library)? };
     let origin = Origin { path, options, onnx, engine };
     let (core, parameters) = compute(py, || {
         let mut model = origin.read()?;

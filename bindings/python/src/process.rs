@@ -1,13 +1,16 @@
-//! Threads, also in forked processes.
+//! What this process computes with: devices, and threads, also in forked processes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use skipstone::engine::{Device, EngineOptions};
 use skipstone::{Error, Kind, Result};
 
 /// The environment variable with the default number of threads.
 const THREADS: &str = "SKIPSTONE_THREADS";
+/// The environment variable with the default device.
+const DEVICE: &str = "SKIPSTONE_DEVICE";
 
 /// The process that imported the module.
 static IMPORTED: OnceLock<u32> = OnceLock::new();
@@ -30,6 +33,22 @@ pub fn threads(asked: Option<usize>) -> Result<usize> {
         return Err(Error::argument(format!("threads: expected 1 to 1024, found {found}")));
     }
     Ok(found)
+}
+
+/// The device that was asked for, else that of the environment, else the CPU.
+fn device(asked: Option<&str>) -> Result<Device> {
+    match (asked, std::env::var(DEVICE)) {
+        (Some(device), _) => device.parse(),
+        (None, Ok(text)) if !text.is_empty() => {
+            text.parse().map_err(|error: Error| Error::argument(format!("{DEVICE}: {error}")))
+        }
+        _ => Ok(Device::Cpu),
+    }
+}
+
+/// An engine in f32, from what was asked for and the environment.
+pub fn engine(asked: Option<&str>, with: Option<usize>) -> Result<EngineOptions> {
+    Ok(EngineOptions { device: device(asked)?, ..EngineOptions::on_threads(threads(with)?) })
 }
 
 /// Runs `work` where rayon has threads. Those of its global pool exist in the process that started them only; a forked process

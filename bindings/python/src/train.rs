@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use serde_json::Value;
-use skipstone::engine::EngineOptions;
 use skipstone::io::checkpoint::WeightsChoice;
 use skipstone::io::data::{DataOptions, Split};
 use skipstone::train::{Event, Recipe, Run};
@@ -127,6 +126,7 @@ fn call(py: Python<'_>, callback: &Py<PyAny>, event: &Event<'_>) -> PyResult<()>
 ///     init: a model to start from; weights: "ema" or "raw" of it.
 ///     resume: whether to go on with the run in `out`; starts it if there is none.
 ///     layout, range: how an array on disk is meant.
+///     device, threads: as for `load`. Results depend on the device in their last digits.
 ///     callback: called with a dict after every step ("event": "step", step, loss, gradient_norm, learning_rate,
 ///         images_per_s), and for "log", "preview" and "checkpoint".
 ///
@@ -137,8 +137,8 @@ fn call(py: Python<'_>, callback: &Py<PyAny>, event: &Event<'_>) -> PyResult<()>
 ///     ValueError: a key or a value of the recipe is wrong (the message names the nearest key), or the run in `out` is another.
 #[pyfunction]
 #[pyo3(signature = (data, recipe=None, *, out, labels=None, model=None, diffusion=None, train=None, optimizer=None,
-    ema=None, set=None, seed=None, init=None, weights=None, resume=false, layout=None, range=None, threads=None,
-    progress=None, callback=None))]
+    ema=None, set=None, seed=None, init=None, weights=None, resume=false, layout=None, range=None, device=None,
+    threads=None, progress=None, callback=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
 pub fn train(
     py: Python<'_>,
@@ -158,6 +158,7 @@ pub fn train(
     resume: bool,
     layout: Option<&str>,
     range: Option<(f64, f64)>,
+    device: Option<&str>,
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
     callback: Option<Py<PyAny>>,
@@ -183,7 +184,7 @@ pub fn train(
     };
     let options = array_options(py, layout, range, options)?;
     let weights = choice(weights)?;
-    let threads = process::threads(threads).map_err(|e| raise(py, &e))?;
+    let engine = process::engine(device, threads).map_err(|e| raise(py, &e))?;
     if init.is_none() && weights != WeightsChoice::Auto {
         return Err(value("weights: chooses among the weights of init; give init"));
     }
@@ -191,7 +192,7 @@ pub fn train(
     go(py, Watch::new(progress, callback), "training", out, move || {
         let data = given.load(Split::Train, &options)?;
         let init = init.map(|path| initial(&path, weights)).transpose()?;
-        Run::open(&folder, recipe, data, init, EngineOptions::on_threads(threads), resume)
+        Run::open(&folder, recipe, data, init, engine, resume)
     })
 }
 
@@ -217,6 +218,7 @@ pub fn train(
 ///     weights: "ema" or "raw" of a teacher given by its path.
 ///     resume: whether to go on with the run in `out`; starts it if there is none.
 ///     layout, range: how an array on disk is meant.
+///     device, threads: as for `load`. Results depend on the device in their last digits.
 ///     callback: as for `train`; also called at the beginning of a round ("event": "round", round, rounds, teacher_steps,
 ///         student_steps).
 ///
@@ -229,7 +231,7 @@ pub fn train(
 #[pyfunction]
 #[pyo3(signature = (data, teacher=None, *, out, steps=None, from_steps=None, guidance=None, recipe=None, labels=None,
     train=None, optimizer=None, ema=None, set=None, seed=None, weights=None, resume=false, layout=None, range=None,
-    threads=None, progress=None, callback=None))]
+    device=None, threads=None, progress=None, callback=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
 pub fn distill(
     py: Python<'_>,
@@ -250,6 +252,7 @@ pub fn distill(
     resume: bool,
     layout: Option<&str>,
     range: Option<(f64, f64)>,
+    device: Option<&str>,
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
     callback: Option<Py<PyAny>>,
@@ -263,7 +266,7 @@ pub fn distill(
     let (text, file) = recipe_text(py, recipe)?;
     let recipe = parsed(py, &text, file, &overrides, Recipe::parse_distillation)?;
     let origin = Origin::of_teacher(teacher, choice(weights)?)?;
-    let threads = process::threads(threads).map_err(|e| raise(py, &e))?;
+    let engine = process::engine(device, threads).map_err(|e| raise(py, &e))?;
     let teacher = compute(py, || origin.read())?;
     let options = teacher.data_options().map_err(|e| raise(py, &e))?;
     let options = DataOptions { background: recipe.data.background, ..options };
@@ -271,7 +274,7 @@ pub fn distill(
     let folder = out.clone();
     go(py, Watch::new(progress, callback), "distillation", out, move || {
         let data = given.load(Split::Train, &options)?;
-        Run::distill(&folder, recipe, data, teacher, EngineOptions::on_threads(threads), resume)
+        Run::distill(&folder, recipe, data, teacher, engine, resume)
     })
 }
 

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// A graphics API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Api {
-    /// The best that the machine offers.
+    /// The first of the others that has a device.
     Any,
     /// Vulkan: Linux, Windows, Android.
     Vulkan,
@@ -28,12 +28,13 @@ pub enum Api {
 }
 
 impl Api {
-    fn backend(self) -> WgpuBackend {
+    /// The APIs that this one stands for, the best first. OpenGL is never among them: its drivers may lose a NaN.
+    fn backends(self) -> &'static [WgpuBackend] {
         match self {
-            Self::Any => WgpuBackend::Auto,
-            Self::Vulkan => WgpuBackend::Vulkan,
-            Self::Metal => WgpuBackend::Metal,
-            Self::Dx12 => WgpuBackend::Dx12,
+            Self::Any => &[WgpuBackend::Vulkan, WgpuBackend::Metal, WgpuBackend::Dx12],
+            Self::Vulkan => &[WgpuBackend::Vulkan],
+            Self::Metal => &[WgpuBackend::Metal],
+            Self::Dx12 => &[WgpuBackend::Dx12],
         }
     }
 }
@@ -74,17 +75,17 @@ pub fn adapters(api: Api) -> Vec<Adapter> {
 }
 
 fn enumerate(api: Api) -> Vec<Adapter> {
+    let offered = api.backends().iter().map(|&backend| enumerate_backend(backend));
+    let devices = offered.into_iter().find(|devices| !devices.is_empty()).unwrap_or_default();
+    devices.into_iter().enumerate().map(|(index, device)| Adapter { device, api, index }).collect()
+}
+
+fn enumerate_backend(backend: WgpuBackend) -> Vec<WgpuDevice> {
     use WgpuDeviceKind as Kind;
-    let mut found = Vec::new();
-    for first in [Kind::DiscreteGpu(0), Kind::IntegratedGpu(0), Kind::VirtualGpu(0), Kind::Other(0), Kind::Cpu] {
-        let pinned = cubecl::Device::Wgpu(WgpuDevice::new(first).on(api.backend()));
-        for id in cubecl::Device::enumerate(pinned.to_id()) {
-            if let cubecl::Device::Wgpu(device) = cubecl::Device::from_id(id) {
-                found.push(Adapter { device, api, index: found.len() });
-            }
-        }
-    }
-    found
+    let kinds = [Kind::DiscreteGpu(0), Kind::IntegratedGpu(0), Kind::VirtualGpu(0), Kind::Other(0), Kind::Cpu];
+    let of = |kind| cubecl::Device::enumerate(cubecl::Device::Wgpu(WgpuDevice::new(kind).on(backend)).to_id());
+    let devices = kinds.into_iter().flat_map(of).map(cubecl::Device::from_id);
+    devices.filter_map(|device| if let cubecl::Device::Wgpu(device) = device { Some(device) } else { None }).collect()
 }
 
 /// What a device can do.
@@ -157,7 +158,7 @@ fn has_cooperative_matrices(device: &WgpuDevice) -> bool {
         WgpuDeviceKind::Other(number) => (Type::Other, number),
         _ => return false,
     };
-    if !matches!(device.backend, WgpuBackend::Auto | WgpuBackend::Vulkan) {
+    if device.backend != WgpuBackend::Vulkan {
         return false;
     }
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {

@@ -16,6 +16,7 @@ from ._samples import Samples
 from ._skipstone import (
     Calibration,
     Denoiser,
+    Device,
     Features,
     InternalError,
     Likelihood,
@@ -27,6 +28,7 @@ from ._skipstone import (
     Training,
     Trajectory,
     __version__,
+    devices,
     distill,
     fit,
     frechet,
@@ -42,6 +44,7 @@ from ._skipstone import (
 __all__ = [
     "Calibration",
     "Denoiser",
+    "Device",
     "Features",
     "InternalError",
     "Likelihood",
@@ -54,6 +57,7 @@ __all__ = [
     "Training",
     "Trajectory",
     "__version__",
+    "devices",
     "distill",
     "fit",
     "frechet",

@@ -11,6 +11,7 @@ from . import torch as torch
 __all__ = [
     "Calibration",
     "Denoiser",
+    "Device",
     "Features",
     "InternalError",
     "Likelihood",
@@ -23,6 +24,7 @@ __all__ = [
     "Training",
     "Trajectory",
     "__version__",
+    "devices",
     "distill",
     "fit",
     "frechet",
@@ -135,6 +137,23 @@ class Step:
     def x0(self) -> _Floats: ...
     @property
     def first(self) -> int: ...
+
+@final
+class Device:
+    @property
+    def device(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def memory(self) -> int | None: ...
+    @property
+    def precisions(self) -> list[str]: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def software(self) -> bool: ...
+    @property
+    def trouble(self) -> str | None: ...
 
 @final
 class Trajectory:
@@ -532,7 +551,7 @@ def load(
     scheduler: Schedule | Mapping[str, Any] | _Path | None = None,
     onnx: str | None = None,
     precision: Literal["f32", "f16"] = "f32",
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
 ) -> Model: ...
 def latents(n: int, shape: tuple[int, int, int], *, seed: int = 0, first: int = 0) -> _Floats: ...
@@ -565,10 +584,12 @@ def train(
     resume: bool = False,
     layout: Literal["nchw", "nhwc"] | None = None,
     range: tuple[float, float] | None = None,
+    device: str | None = None,
     threads: int | None = None,
     progress: bool | None = None,
     callback: Callable[[dict[str, Any]], object] | None = None,
 ) -> Training: ...
+def devices() -> list[Device]: ...
 def distill(
     data: _Path | ArrayLike,
     teacher: Model | _Path | None = None,
@@ -588,6 +609,7 @@ def distill(
     resume: bool = False,
     layout: Literal["nchw", "nhwc"] | None = None,
     range: tuple[float, float] | None = None,
+    device: str | None = None,
     threads: int | None = None,
     progress: bool | None = None,
     callback: Callable[[dict[str, Any]], object] | None = None,
