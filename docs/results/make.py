@@ -189,10 +189,7 @@ def thousand(folder):
 
 def solvers(folder):
     t = Table(folder)
-    runs = [json.loads(line) for line in (folder.parent / "times.jsonl").read_text().splitlines()]
-    of = lambda name: [run["run"] for run in runs if run["solver"] == name]
-    # Milliseconds of a call for an image.
-    call = {name: statistics.median(1000 * r["seconds"] / (r["n"] * r["calls"]) for r in of(name)) for name in SOLVERS}
+    call = call_times(folder.parent)
     steps = [5, 10, 20, 50]
     cells = {name: [t.cell(s, solver=name) for s in steps] for name in SOLVERS}
     plotted = [(name, [c["calls"] * call[name] for c in cells[name]], [c["frechet"] for c in cells[name]], "-") for name in SOLVERS]
@@ -286,6 +283,117 @@ def choices(folder):
     return {"choices": table + f"\n\n(n = {t.rows[0]['n']:,}, S = 20; other options as above.)"}, [t.csv()]
 
 
+def call_times(folder):
+    """Milliseconds of a call for an image, by solver: medians of the interleaved rounds."""
+    runs = [json.loads(line) for line in (folder / "times.jsonl").read_text().splitlines()]
+    of = lambda name: [run["run"] for run in runs if run["solver"] == name]
+    return {name: statistics.median(1000 * r["seconds"] / (r["n"] * r["calls"]) for r in of(name)) for name in SOLVERS}
+
+
+# Rows of the frontier: name, how its cells are found, and whether the picture shows it.
+FRONTIER = [
+    ("`ddim`, η = 1", {"solver": "ddim", "eta": 1.0}, True),
+    ("`ddim`", {"solver": "ddim"}, True),
+    ("`heun`", {"solver": "heun"}, True),
+    ("`ab3`", {"solver": "ab3"}, False),
+    ("`dpm++2m`", {"solver": "dpm++2m"}, True),
+    ("`dpm++3m`", {"solver": "dpm++3m"}, False),
+    ("`unipc`", {"solver": "unipc"}, False),
+    ("`unipc3`", {"solver": "unipc3"}, True),
+    ("`deis2`", {"solver": "deis2"}, False),
+    ("`deis`", {"solver": "deis"}, True),
+    ("`sa`", {"solver": "sa"}, False),
+    ("`dpm++2m`, Karras's τ", {"solver": "dpm++2m", "spacing": "karras"}, False),
+    ("`deis`, Karras's τ", {"solver": "deis", "spacing": "karras"}, False),
+    ("`ddim`, fitted τ", {"solver": "ddim", "spacing": "fitted"}, False),
+    ("`dpm++2m`, fitted τ", {"solver": "dpm++2m", "spacing": "fitted"}, False),
+    ("`deis`, fitted τ", {"solver": "deis", "spacing": "fitted"}, True),
+]
+
+
+def frontier(folder):
+    t = Table(folder)
+    model = t.models()[0]
+    columns = [4, 6, 8, 10, 20, 50]
+
+    def cells(key):
+        key = {"eta": 0.0, "spacing": "linear", **key, "model": model}
+        return {r["calls"]: r["frechet"] for r in t.rows if key.items() <= r.items()}
+
+    found = [(name, cells(key), shown) for name, key, shown in FRONTIER]
+    empty = [name for name, scores, _ in found if not scores]
+    if empty:
+        raise LookupError(f"frontier: no rows of {', '.join(empty)}")
+    students = {r["calls"]: r["frechet"] for r in t.rows if r["model"] != model}
+    lines = found + ([("students, each in its own steps", students, True)] if students else [])
+
+    # heun's calls are odd.
+    near = lambda scores, calls: scores.get(calls) or scores.get(calls - 1)
+    value = lambda scores, calls: near(scores, calls)
+    table = grid("calls", [(name, scores) for name, scores, _ in lines], columns, value, min)
+    table = table.replace("S = ", "")
+
+    ms = statistics.median(call_times(folder.parent).values())
+    figure, ax = plt.subplots(figsize=(7.5, 4.6))
+    for name, scores, shown in lines:
+        if shown:
+            xs = sorted(scores)
+            style = {"ls": "none", "marker": "*", "ms": 11, "color": "black"} if name.startswith("students") else {"marker": "o", "ms": 4, "lw": 1.3}
+            ax.plot(xs, [scores[x] for x in xs], label=name.replace("`", ""), **style)
+    ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
+    ax.set(xscale="log", yscale="log", xlabel="network calls", ylabel="Fréchet distance")
+    ticks = ([1, 2] if students else []) + columns
+    ax.set_xticks(ticks, labels=ticks)
+    ax.xaxis.minorticks_off()
+    ax.grid(True, which="both", alpha=0.2)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    above = ax.secondary_xaxis("top", functions=(lambda calls: calls * ms, lambda time: time / ms))
+    above.set_xlabel("milliseconds for an image")
+    above.set_xticks([calls * ms for calls in ticks], labels=[f"{calls * ms:.2g}" for calls in ticks], fontsize=8)
+    above.xaxis.minorticks_off()
+    note = f"\n\n(`heun` makes an odd number of calls: one less than the column says. A call takes {ms:.2f} ms for an image.)"
+    return {"frontier": table + note + "\n\n" + t.provenance()}, [t.csv(), image(figure, "frontier.png")]
+
+
+def beyond(folder):
+    """The leaders with more images, and what either half of these says."""
+    t = Table(folder)
+    n = max(r["n"] for r in t.rows)
+    rows = []
+    for solver in ("ddim", "heun", "dpm++2m", "deis", "unipc3"):
+        row = [f"`{solver}`"]
+        for calls in (6, 10, 20):
+            steps = calls // 2 if solver == "heun" else calls
+            whole = t.cell(steps, solver=solver, n=n)
+            halves = [t.cell(steps, solver=solver, n=n // 2, first=first) for first in (0, n // 2)]
+            row.append(f"{number(whole['frechet'])} ({number(halves[0]['frechet'])}, {number(halves[1]['frechet'])})")
+        rows.append(row)
+    table = markdown([""] + [f"{calls} calls" for calls in (6, 10, 20)], rows)
+    whole = next(r for r in t.rows if r["n"] == n)
+    floor = f"(n = {n:,}; in brackets both halves apart. Floor: {whole['frechet_floor']:.3f}; other options as above. `heun` makes one call less.)"
+    return {"beyond": table + "\n\n" + floor}, [t.csv()]
+
+
+def guided(folder):
+    t = Table(folder)
+    rows = []
+    for r in t.rows:
+        weight, interval = r["guidance"], r["options"].get("guidance_interval")
+        name = "none" if weight is None else f"{weight:g}"
+        name += f", {interval[0]:g} < σ_ve ≤ {interval[1]:g}" if interval else ""
+        rows.append([name, str(r["calls"]), number(r["frechet"]), f"{r['precision']:.3f}", f"{r['recall']:.3f}"])
+    return {"guided": markdown(["guidance", "calls", "Fréchet", "precision", "recall"], rows) + "\n\n" + t.provenance()}, [t.csv()]
+
+
+def student(folder):
+    t = Table(folder)
+    rows = [
+        [f"{r['calls']}", number(r["frechet"]), f"{r['precision']:.3f}", f"{r['recall']:.3f}", f"{r['memorisation']:.2f}"]
+        for r in sorted(t.rows, key=lambda r: -r["calls"])
+    ]
+    return {"student": markdown(["calls", "Fréchet", "precision", "recall", "memorisation"], rows) + "\n\n" + t.provenance()}, [t.csv()]
+
+
 def table2(folder):
     text = (folder / "table.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -304,7 +412,7 @@ def table2(folder):
 def main():
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs/results"
     page = PAGE.read_text()
-    for part in (table1, spread, noise, thousand, weaker, choices, solvers, calibrated, f16, table2):
+    for part in (table1, spread, noise, thousand, weaker, choices, solvers, calibrated, f16, table2, student, frontier, beyond, guided):
         try:
             made, files = part(results / part.__name__)
         except (FileNotFoundError, LookupError) as missing:

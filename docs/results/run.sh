@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws and scores everything that docs/results.md reports: some nine hours on two cores. It may be stopped at any
+# Draws and scores everything that docs/results.md reports: some fifteen hours on two cores, students included. It may be stopped at any
 # time; the same command goes on where it was (but for times, noise and table2, which begin again).
 #
 #   cargo build --release
@@ -109,6 +109,58 @@ part_choices() {
     done
 }
 
+# Score against network calls, over solvers, grids, noise and a student: the frontier. Few images each; beyond has more of the best.
+part_frontier() {
+    local new=deis,deis2,unipc,unipc3,dpm++2m,dpm++3m,ab3 student
+    evaluate frontier --steps 4,6,8,10,20,50 --eta 0,1 --spacing linear -n "$few" --repeats off
+    evaluate frontier --steps 4,6,8,10,20 --solver "$new" --spacing linear -n "$few" --repeats off
+    evaluate frontier --steps 3,4,5,10 --solver heun --spacing linear -n "$few" --repeats off
+    evaluate frontier --steps 4,6,8,10,20 --solver sa --spacing linear -n "$few" --repeats off
+    evaluate frontier --steps 4,6,8,10,20 --solver dpm++2m,deis --spacing karras -n "$few" --repeats off
+    evaluate frontier --steps 4,6,8,10,20 --solver ddim,deis,dpm++2m --spacing fitted -n "$few" --repeats off
+    for student in "$out"/student-run/students/steps-* "$out/student-run/model"; do
+        [ -e "$student/model_index.json" ] || continue
+        evaluate frontier --model "$student" --steps "$(student_steps "$student")" --spacing trailing -n "$few" --repeats off
+    done
+}
+
+# Whether what leads there leads by more than chance: more images, and both halves apart.
+part_beyond() {
+    local half=$((n / 2)) first
+    for first in 0 "$half"; do
+        evaluate beyond --steps 6,10,20 --solver ddim,deis,unipc3,dpm++2m --spacing linear -n "$half" --first "$first" --repeats off
+        evaluate beyond --steps 3,5,10 --solver heun --spacing linear -n "$half" --first "$first" --repeats off
+    done
+    evaluate beyond --steps 6,10,20 --solver ddim,deis,unipc3,dpm++2m --spacing linear -n "$n" --repeats off
+    evaluate beyond --steps 3,5,10 --solver heun --spacing linear -n "$n" --repeats off
+}
+
+# Autoguidance by an early state of the same training. WEAKER is that model (train --keep); without it, the part is left out.
+part_guided() {
+    local weaker=${WEAKER:-} weight
+    [ -n "$weaker" ] || { echo "run.sh: guided needs WEAKER=RUN/kept/step-…" >&2; return 0; }
+    evaluate guided --steps 20,40 --spacing linear -n "$few" --repeats off # a guided step takes two calls
+    for weight in 1.25 1.5 2 3; do
+        evaluate guided --steps 20 --spacing linear -n "$few" --repeats off --guide "$weaker" --guidance "$weight"
+    done
+    evaluate guided --steps 20 --spacing linear -n "$few" --repeats off --guide "$weaker" --guidance 2 --guidance-interval 0.3,5
+}
+
+# The number of steps that a student was made for.
+student_steps() {
+    grep -o '"num_inference_steps": *[0-9]*' "$1/scheduler/scheduler_config.json" | grep -o '[0-9]*$'
+}
+
+# Students of 8, 4, 2 and 1 steps, and their scores.
+part_student() {
+    local student
+    "$skipstone" distill --data fashion-mnist --from 16 --steps 1 --set train.steps="${STUDENT_STEPS:-5000}" \
+        --out "$out/student-run" --resume
+    for student in "$out"/student-run/students/steps-* "$out/student-run/model"; do
+        evaluate student --model "$student" --steps "$(student_steps "$student")" --spacing trailing -n "$n"
+    done
+}
+
 # Table 2 of the paper.
 part_table2() {
     # It keeps nothing between runs, but is done where its table has all seven rows.
@@ -117,7 +169,7 @@ part_table2() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(times noise f16 table1 spread solvers calibrated table2 weaker choices thousand)
+[ ${#parts[@]} -gt 0 ] || parts=(times noise f16 table1 spread solvers calibrated table2 student frontier beyond guided weaker choices thousand)
 for part in "${parts[@]}"; do
     declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
     echo "== $part"
