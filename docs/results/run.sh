@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Draws and scores everything that docs/results.md reports: some fifteen hours on two cores, students included. It may be stopped at any
-# time; the same command goes on where it was (but for times, noise and table2, which begin again).
+# Draws and scores everything that docs/results.md reports: some nine hours on two cores, and more for the students. It may be
+# stopped at any time; the same command goes on where it was (but for times, noise and table2, which begin again).
 #
 #   cargo build --release
 #   docs/results/run.sh                    # all of it
