@@ -57,7 +57,7 @@ class Contestant:
     avx2: dict[str, str] | None = None
     # Extra arguments for skipstone; peers have none.
     arguments: tuple[str, ...] = ()
-    # Runs only if named: not faster than its sibling where it was tried.
+    # Runs only if named: not faster than its sibling where it was tried, or for some processors only.
     extra: bool = False
 
     @property
@@ -81,6 +81,11 @@ CONTESTANTS: dict[str, Contestant] = {
                    extra=True),
         Contestant("skipstone", "skipstone f32", "skipstone", True, SKIPSTONE_AVX2),
         Contestant("skipstone-f16", "skipstone f16", "skipstone", avx2=SKIPSTONE_AVX2, arguments=("--precision", "f16")),
+        # Where the processor has matrix units (AMX). OpenVINO computes in bf16 there unless told otherwise.
+        Contestant("pytorch-bf16", "PyTorch channels_last, bf16", "pytorch-bf16", True, extra=True),
+        Contestant("pytorch-compile-bf16", "torch.compile, bf16", "pytorch-bf16", True, extra=True),
+        Contestant("openvino-bf16", "OpenVINO bf16, from ONNX", "openvino-bf16", extra=True),
+        Contestant("skipstone-bf16", "skipstone bf16", "skipstone", True, arguments=("--precision", "bf16"), extra=True),
     )
 }
 

@@ -80,19 +80,26 @@ def torch_facts() -> dict[str, Any]:
     return {"isa": torch.backends.cpu.get_cpu_capability()}
 
 
-def eager(task: Task, channels_last: bool) -> Loaded:
+def autocast(bf16: bool) -> Any:
+    """Products in bf16, if wanted, by PyTorch's own choice of operations."""
+    import torch
+
+    return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+
+
+def eager(task: Task, channels_last: bool, bf16: bool = False) -> Loaded:
     import torch
 
     model, x, t = torch_model(task, channels_last)
 
     def call() -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(bf16):
             return model(x, t, return_dict=False)[0]
 
-    return Loaded(call, lambda: call().numpy(), torch_facts())
+    return Loaded(call, lambda: call().float().numpy(), torch_facts())
 
 
-def compiled(task: Task) -> Loaded:
+def compiled(task: Task, bf16: bool = False) -> Loaded:
     import torch
     from torch._inductor import config
 
@@ -102,15 +109,15 @@ def compiled(task: Task) -> Loaded:
     model = torch.compile(model)
 
     def call() -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), autocast(bf16):
             return model(x, t, return_dict=False)[0]
 
     start = time.perf_counter()
     call()
-    return Loaded(call, lambda: call().numpy(), {**torch_facts(), "compile_s": time.perf_counter() - start})
+    return Loaded(call, lambda: call().float().numpy(), {**torch_facts(), "compile_s": time.perf_counter() - start})
 
 
-def training(task: Task, channels_last: bool, compile_it: bool) -> Loaded:
+def training(task: Task, channels_last: bool, compile_it: bool, bf16: bool = False) -> Loaded:
     """Forward, mean squared error, backward, Adam."""
     import torch
 
@@ -123,7 +130,9 @@ def training(task: Task, channels_last: bool, compile_it: bool) -> Loaded:
 
     def call() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.mse_loss(forward(x, t, return_dict=False)[0], target)
+        with autocast(bf16):
+            y = forward(x, t, return_dict=False)[0]
+        loss = torch.nn.functional.mse_loss(y.float(), target)
         loss.backward()
         optimizer.step()
 
@@ -145,13 +154,13 @@ def onnxruntime(task: Task) -> Loaded:
     return Loaded(call, call)
 
 
-def openvino(task: Task, from_torch: bool) -> Loaded:
+def openvino(task: Task, from_torch: bool, precision: str = "f32") -> Loaded:
     import openvino
 
     core = openvino.Core()
     model = openvino_from_torch(task) if from_torch else core.read_model(task.onnx)
     ready = core.compile_model(model, "CPU", {
-        "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": task.threads, "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": task.threads, "PERFORMANCE_HINT": "LATENCY",
     })
     request = ready.create_infer_request()
     feed = dict(enumerate(task.data()))
@@ -189,8 +198,11 @@ PEERS: dict[str, Callable[[Task], Loaded]] = {
     "pytorch": lambda task: training(task, False, False) if task.training else eager(task, False),
     "pytorch-channels-last": lambda task: training(task, True, False) if task.training else eager(task, True),
     "pytorch-compile": lambda task: training(task, False, True) if task.training else compiled(task),
+    "pytorch-bf16": lambda task: training(task, True, False, True) if task.training else eager(task, True, True),
+    "pytorch-compile-bf16": lambda task: training(task, False, True, True) if task.training else compiled(task, True),
     "onnxruntime": onnxruntime,
     "openvino": lambda task: openvino(task, from_torch=False),
+    "openvino-bf16": lambda task: openvino(task, from_torch=False, precision="bf16"),
     "openvino-torch": lambda task: openvino(task, from_torch=True),
 }
 

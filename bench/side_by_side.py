@@ -116,7 +116,7 @@ def timings(args: argparse.Namespace, setup: Setup, what: str, emit: Callable[[d
     for name in args.networks:
         network = contest.NETWORKS[name]
         batches = args.batches or ((network.training_batch,) if what == "training" else network.batches)
-        exported = sorted(batches) if {"onnxruntime", "openvino"} & set(keys) else []
+        exported = sorted(batches) if {"onnxruntime", "openvino", "openvino-bf16"} & set(keys) else []
         problem = prepare(args, name, exported)
         if problem:
             progress(f"{name}: no ONNX file: {problem}")

@@ -92,7 +92,7 @@ impl PyModel {
         slf.as_super().core.model().weights.to_string()
     }
 
-    /// "f32" or "f16".
+    /// "f32", "f16" or "bf16".
     #[getter]
     fn precision(&self) -> String {
         self.origin.engine.precision.to_string()
@@ -132,7 +132,7 @@ impl PyModel {
 ///     size: height and width of the images, one number or two, if not those that the network has learnt.
 ///     scheduler: prediction type and schedule, if not the model's: a Schedule, a diffusers scheduler config, or its path.
 ///     onnx: names of an ONNX network's inputs and output, such as "sample=x,timestep=t".
-///     precision: "f32", or "f16" (faster, about three digits).
+///     precision: "f32", or "f16" or "bf16" (faster where the hardware computes in them; two to three digits).
 ///     device: "cpu", or a graphics processor by a name that `devices` lists, "gpu" or "auto" [$SKIPSTONE_DEVICE, else "cpu"].
 ///     threads: of the engine [$SKIPSTONE_THREADS, else all processors]. Results do not depend on it.
 ///

@@ -71,8 +71,8 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     }
     let flops = model.flops()? as f64;
     let asked = arguments.run.request()?.precision;
-    if arguments.train && asked != Precision::F32 && engine.device == Device::Cpu {
-        let message = format!("--precision {asked}: on the processor, training is in f32 only; leave --precision out");
+    if arguments.train && asked == Precision::F16 && engine.device == Device::Cpu {
+        let message = "--precision f16: on the processor, training is in f32 or bf16; leave --precision out".to_owned();
         return Err(Usage(message).into());
     }
     let engine = EngineOptions { precision: asked, ..engine };

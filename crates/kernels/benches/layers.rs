@@ -6,7 +6,7 @@
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use skipstone_kernels::conv::{Algorithm, Epilogue, Layer, Norm, Shape, Source, backward_weights};
+use skipstone_kernels::conv::{Algorithm, Epilogue, Layer, Norm, Precision, Shape, Source, backward_weights};
 use skipstone_kernels::{Buffer, Isa, Team, View, ViewMut, attention, norm, peak};
 
 fn main() {
@@ -61,14 +61,19 @@ fn peak_of_multiply_adds(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| peak::flops_per_second(Isa::best(), &team));
 }
 
-fn forward(bencher: Bencher<'_, '_>, batch: usize, shape: Shape, algorithm: Algorithm) {
+fn forward(bencher: Bencher<'_, '_>, batch: usize, shape: Shape, algorithm: Algorithm, precision: Precision) {
     let (team, isa) = (team(), Isa::best());
     let x = numbers(batch * shape.input_pixels() * shape.c_in);
     let (w, b) = (numbers(shape.c_out * shape.patch()), numbers(shape.c_out));
     let ab = numbers(batch * 2 * shape.c_in);
     let mut y = Buffer::zeros(batch * shape.output_pixels() * shape.c_out);
     // Alternates between copies, because in a network the weights of a layer are not in the cache when it runs.
-    let layers: Vec<Layer> = (0..6).map(|_| Layer::pack(&team, isa, shape, algorithm, &[(&w, &b)])).collect();
+    let layer = || {
+        let mut layer = Layer::empty(isa, shape, algorithm).in_precision(precision);
+        layer.repack(&team, &[(&w, &b)]);
+        layer
+    };
+    let layers: Vec<Layer> = (0..6).map(|_| layer()).collect();
     let source = Source { x: View::dense(&x, shape.c_in), norm: Some(Norm { ab: &ab, silu: true }) };
     let mut turn = 0;
     bencher.counter(ItemsCount::new(shape.flops() * batch as u64)).bench_local(|| {
@@ -80,12 +85,19 @@ fn forward(bencher: Bencher<'_, '_>, batch: usize, shape: Shape, algorithm: Algo
 #[divan::bench(args = SHAPES.map(Case), consts = [1, 4, 16], sample_count = 15)]
 fn convolution<const BATCH: usize>(bencher: Bencher<'_, '_>, case: &Case) {
     let shape = shape(case.0);
-    forward(bencher, BATCH, shape, shape.algorithm());
+    forward(bencher, BATCH, shape, shape.algorithm(), Precision::Single);
 }
 
 #[divan::bench(args = SHAPES.map(Case), consts = [1, 16], sample_count = 9)]
 fn convolution_by_definition<const BATCH: usize>(bencher: Bencher<'_, '_>, case: &Case) {
-    forward(bencher, BATCH, shape(case.0), Algorithm::Direct);
+    forward(bencher, BATCH, shape(case.0), Algorithm::Direct, Precision::Single);
+}
+
+/// In f32 where there are no matrix units, or not for this shape.
+#[divan::bench(args = SHAPES.map(Case), consts = [1, 16], sample_count = 15)]
+fn convolution_in_bf16<const BATCH: usize>(bencher: Bencher<'_, '_>, case: &Case) {
+    let shape = shape(case.0);
+    forward(bencher, BATCH, shape, shape.units_algorithm(), Precision::with_units(Isa::best(), &shape));
 }
 
 #[divan::bench(args = SHAPES.map(Case), sample_count = 9)]
@@ -97,7 +109,17 @@ fn weight_gradient_of_sixteen(bencher: Bencher<'_, '_>, case: &Case) {
     bencher.counter(ItemsCount::new(shape.flops() * batch as u64)).bench_local(|| {
         let (source, dy) = (Source::plain(View::dense(&x, shape.c_in)), View::dense(&dy, shape.c_out));
         let mut into = [(&mut dw[..], &mut db[..])];
-        backward_weights(&shape, shape.training_algorithm(), isa, &team, batch, source, dy, &mut into);
+        backward_weights(
+            &shape,
+            shape.training_algorithm(),
+            Precision::Single,
+            isa,
+            &team,
+            batch,
+            source,
+            dy,
+            &mut into,
+        );
     });
 }
 
@@ -108,7 +130,7 @@ fn attention_256_channels_256_pixels<const BATCH: usize>(bencher: Bencher<'_, '_
     let qkv = numbers(BATCH * 256 * 768);
     let mut y = Buffer::zeros(BATCH * 256 * 256);
     bencher.counter(ItemsCount::new(shape.flops() * BATCH as u64)).bench_local(|| {
-        attention::forward(&shape, isa, &team, BATCH, View::dense(&qkv, 768), &mut ViewMut::dense(&mut y, 256));
+        attention::forward(&shape, isa, false, &team, BATCH, View::dense(&qkv, 768), &mut ViewMut::dense(&mut y, 256));
     });
 }
 

@@ -3,6 +3,9 @@
 //! Queries, keys and values are contiguous: each pixel has 3·channels elements. Head h uses channels h·d to (h+1)·d of
 //! each. Scores are computed for one tile of queries at a time and never stored; the backward pass recomputes them.
 
+#[cfg(target_arch = "x86_64")]
+mod units;
+
 use crate::half::Packed;
 use crate::isa::{Isa, kernel};
 use crate::math;
@@ -224,12 +227,18 @@ impl Call {
     }
 }
 
-/// y = softmax(q·kᵀ/√d)·v for each head of each of `n` images.
+/// y = softmax(q·kᵀ/√d)·v for each head of each of `n` images. With `units`, products are in bf16 on matrix units, if the
+/// processor has them.
 ///
 /// # Panics
 /// A view is too short for the shape.
-pub fn forward(shape: &Shape, isa: Isa, team: &Team, n: usize, qkv: View<'_>, y: &mut ViewMut<'_>) {
+pub fn forward(shape: &Shape, isa: Isa, units: bool, team: &Team, n: usize, qkv: View<'_>, y: &mut ViewMut<'_>) {
     qkv.check(n * shape.pixels, 3 * shape.channels, "input of attention");
+    #[cfg(target_arch = "x86_64")]
+    if let Some(units) = crate::conv::matrix_units(isa).filter(|_| units) {
+        return units::forward(shape, units, isa, team, n, qkv, y);
+    }
+    let _ = units;
     let [q, k, v] = shape.split(qkv);
     let (d, pixels) = (shape.head_dim(), shape.pixels);
     let call = Call { shape: *shape, isa, width: 2 * isa.lanes() };

@@ -32,6 +32,8 @@ pub mod reference;
 mod shared;
 mod sums;
 pub mod team;
+#[cfg(target_arch = "x86_64")]
+mod units;
 pub mod view;
 
 pub use buffer::Buffer;

@@ -7,7 +7,9 @@ mod common;
 
 use common::{LAYOUTS, Layout, Rows, algorithms, below, error, planes, rows, same, teams, values, wide};
 use proptest::prelude::*;
-use skipstone_kernels::conv::{Algorithm, Epilogue, Layer, Norm, Shape, Source, backward_data, backward_weights};
+use skipstone_kernels::conv::{
+    Algorithm, Epilogue, Layer, Norm, Precision, Shape, Source, backward_data, backward_weights,
+};
 use skipstone_kernels::{Isa, Team, View, reference};
 
 fn bound(algorithm: Algorithm) -> f64 {
@@ -222,7 +224,17 @@ impl Case {
         let (mut dw, mut db) = (vec![old; self.w.len()], vec![old; self.b.len()]);
         let (w, b) = (dw.split_at_mut(self.o.first_part * self.shape.patch()), db.split_at_mut(self.o.first_part));
         let (n, source, dy) = (self.o.n, self.source(), self.dy.view());
-        backward_weights(&self.shape, algorithm, isa, team, n, source, dy, &mut [(w.0, b.0), (w.1, b.1)]);
+        backward_weights(
+            &self.shape,
+            algorithm,
+            Precision::Single,
+            isa,
+            team,
+            n,
+            source,
+            dy,
+            &mut [(w.0, b.0), (w.1, b.1)],
+        );
         [dw, db]
     }
 
@@ -586,7 +598,17 @@ fn no_image_is_no_work() {
             layer.forward(Team::solo(), 0, x, Epilogue::default(), &mut y.view_mut());
             let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; 5]);
             let dy = View::dense(&[], 5);
-            backward_weights(&shape, algorithm, isa, Team::solo(), 0, x, dy, &mut [(&mut dw, &mut db)]);
+            backward_weights(
+                &shape,
+                algorithm,
+                Precision::Single,
+                isa,
+                Team::solo(),
+                0,
+                x,
+                dy,
+                &mut [(&mut dw, &mut db)],
+            );
             assert!(dw.iter().chain(&db).all(|d| *d == 0.0));
         }
     }

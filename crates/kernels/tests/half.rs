@@ -7,15 +7,17 @@
 mod common;
 
 use common::{Layout, Rows, algorithms, below, error, planes, rows, same, teams, values, wide};
-use skipstone_kernels::conv::{Algorithm, Epilogue, Layer, Norm, Precision, Shape, Source};
-use skipstone_kernels::{Isa, Team, View, reference};
+use skipstone_kernels::conv::{
+    Algorithm, Epilogue, Layer, Norm, Precision, Shape, Source, backward_data, backward_weights,
+};
+use skipstone_kernels::{Isa, Team, View, ViewMut, reference};
 
 const fn shape(c_in: usize, c_out: usize, input: [usize; 2], kernel: usize, stride: usize, pads: [usize; 2]) -> Shape {
     Shape { c_in, c_out, input, kernel, stride, pad_before: pads[0], pad_after: pads[1], upsample: false }
 }
 
 /// Odd sizes and channels, one and several chunks of products, one and several panels.
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 14] = [
     shape(1, 1, [1, 1], 3, 1, [1, 1]),
     shape(3, 5, [7, 9], 3, 1, [1, 1]),
     shape(33, 40, [8, 8], 3, 1, [1, 1]),
@@ -24,6 +26,11 @@ const SHAPES: [Shape; 9] = [
     shape(130, 33, [4, 4], 3, 1, [1, 1]),
     shape(33, 40, [8, 10], 3, 2, [0, 1]),
     shape(33, 17, [5, 6], 1, 1, [0, 0]),
+    shape(32, 33, [6, 14], 3, 2, [0, 1]),
+    shape(17, 40, [14, 8], 3, 2, [1, 1]),
+    shape(16, 3, [17, 1], 3, 1, [1, 1]),
+    shape(512, 33, [2, 3], 3, 1, [1, 1]),
+    shape(100, 64, [20, 20], 1, 1, [0, 0]),
     Shape { upsample: true, ..shape(32, 33, [5, 7], 3, 1, [1, 1]) },
 ];
 
@@ -35,14 +42,18 @@ fn bound(algorithm: Algorithm, precision: Precision) -> f64 {
         (Precision::HalfWeights, Algorithm::Winograd4) => 2e-3,
         (Precision::HalfProducts, Algorithm::Winograd4) => 1e-2,
         (Precision::HalfProducts, _) => 3e-3,
+        (Precision::BFloat16, _) => 4e-3,
     }
 }
 
 /// The precisions that the instruction set and the algorithm allow.
-fn precisions(isa: Isa, algorithm: Algorithm) -> Vec<Precision> {
+fn precisions(isa: Isa, algorithm: Algorithm, shape: &Shape) -> Vec<Precision> {
     let mut all = vec![Precision::HalfWeights];
     if Precision::least(isa, algorithm) == Precision::HalfProducts {
         all.push(Precision::HalfProducts);
+    }
+    if algorithm == Algorithm::Direct && Precision::with_units(isa, shape) == Precision::BFloat16 {
+        all.push(Precision::BFloat16);
     }
     all
 }
@@ -51,7 +62,7 @@ fn precisions(isa: Isa, algorithm: Algorithm) -> Vec<Precision> {
 fn variants(shape: Shape) -> impl Iterator<Item = (Isa, Algorithm, Precision)> {
     Isa::available().into_iter().flat_map(move |isa| {
         let algorithms: Vec<_> = algorithms(&shape).into_iter().collect();
-        algorithms.into_iter().flat_map(move |a| precisions(isa, a).into_iter().map(move |p| (isa, a, p)))
+        algorithms.into_iter().flat_map(move |a| precisions(isa, a, &shape).into_iter().map(move |p| (isa, a, p)))
     })
 }
 
@@ -96,6 +107,37 @@ impl Case {
         reference::silu(at(0) * x + at(1))
     }
 
+    fn norm(&self) -> Option<Norm<'_>> {
+        self.ab.as_ref().map(|ab| Norm { ab, silu: true })
+    }
+
+    /// The gradients of the normalised input and of the weights.
+    fn expected_gradients(&self, dy: &[f32]) -> [Vec<f64>; 2] {
+        let Shape { c_in, c_out, input, upsample, .. } = self.shape;
+        let pixels = self.shape.input_pixels();
+        let z: Vec<f64> = self.x.iter().enumerate().map(|(i, &x)| self.normalised(f64::from(x), i, pixels)).collect();
+        let z = planes(self.n, c_in, &z);
+        let z = if upsample { reference::upsample(input[1], &z) } else { z };
+        let of = Shape { input: self.shape.grid(), upsample: false, ..self.shape };
+        let (w, dy) = (wide(&self.w), planes(self.n, c_out, &wide(dy)));
+        let (mut dx, mut dw) = (Vec::new(), vec![0.0; w.len()]);
+        for (z, dy) in z.chunks(z.len() / self.n).zip(dy.chunks(dy.len() / self.n)) {
+            let [of_x, of_w, _] = reference::conv_gradients(&of, z, &w, dy);
+            dx.extend(of_x);
+            dw.iter_mut().zip(of_w).for_each(|(sum, w)| *sum += w);
+        }
+        // Every pixel of the input is four of the grid.
+        let [_, width] = of.input;
+        let fold = |(i, _): (usize, &f64)| {
+            let (plane, at) = (i / pixels, i % pixels);
+            let (y, x) = (2 * (at / input[1]), 2 * (at % input[1]));
+            let of = |y: usize, x: usize| dx[plane * 4 * pixels + y * width + x];
+            of(y, x) + of(y, x + 1) + of(y + 1, x) + of(y + 1, x + 1)
+        };
+        let dx: Vec<f64> = if upsample { dx.iter().take(dx.len() / 4).enumerate().map(fold).collect() } else { dx };
+        [rows(self.n, c_in, &dx), dw]
+    }
+
     fn layer(&self, isa: Isa, algorithm: Algorithm, precision: Precision) -> Layer {
         let mut layer = Layer::empty(isa, self.shape, algorithm).in_precision(precision);
         layer.repack(Team::solo(), &[(&self.w, &self.b)]);
@@ -104,8 +146,7 @@ impl Case {
 
     fn run(&self, layer: &Layer, team: &Team) -> Vec<f32> {
         let Shape { c_in, c_out, .. } = self.shape;
-        let norm = self.ab.as_ref().map(|ab| Norm { ab, silu: true });
-        let source = Source { x: View::dense(&self.x, c_in), norm };
+        let source = Source { x: View::dense(&self.x, c_in), norm: self.norm() };
         let mut y = Rows::blank(Layout::Dense, self.n * self.shape.output_pixels(), c_out);
         layer.forward(team, self.n, source, Epilogue::default(), &mut y.view_mut());
         y.content()
@@ -126,6 +167,49 @@ fn every_shape_agrees_with_the_definition_as_far_as_the_precision_goes() {
                 below(error(&y, &expected), bound(algorithm, precision), what);
                 same(&y, &case.run(&layer, three), what);
             }
+        }
+    }
+}
+
+#[test]
+fn gradients_on_matrix_units_agree_with_the_definition_as_far_as_the_precision_goes() {
+    let isa = Isa::best();
+    // One image and several; many pixels, so that there are several parts and chunks.
+    let many = [shape(16, 33, [40, 50], 3, 1, [1, 1]), shape(40, 16, [64, 64], 1, 1, [0, 0])];
+    for (i, shape) in SHAPES.into_iter().chain(many).enumerate() {
+        if Precision::with_units(isa, &shape) != Precision::BFloat16 || shape.stride > 1 {
+            continue;
+        }
+        let Shape { c_in, c_out, .. } = shape;
+        for (n, norm) in [(1, false), (3, true)] {
+            let case = Case::new(shape, n, norm, 60 + i as u64);
+            let dy = values(i as u64, n * shape.output_pixels() * c_out);
+            let [expected_dx, expected_dw] = case.expected_gradients(&dy);
+            let what = || format!("{n} {norm} {shape:?}");
+            let source = Source { x: View::dense(&case.x, c_in), norm: case.norm() };
+            let of = |team: &Team| {
+                let (mut dw, mut db) = (vec![0.0; case.w.len()], vec![0.0; c_out]);
+                let dy = View::dense(&dy, c_out);
+                let into = &mut [(&mut dw[..], &mut db[..])];
+                backward_weights(&shape, Algorithm::Direct, Precision::BFloat16, isa, team, n, source, dy, into);
+                dw
+            };
+            let [one, two, three] = teams();
+            let dw = of(one);
+            below(error(&dw, &expected_dw), 4e-3, what);
+            same(&dw, &of(two), what);
+            same(&dw, &of(three), what);
+
+            let layer = Layer::transpose(isa, shape, |_| Algorithm::Direct);
+            if c_out < 16 {
+                continue;
+            }
+            let mut layer = layer.in_precision(Precision::BFloat16);
+            layer.repack_transposed(Team::solo(), &[&case.w]);
+            let mut dx = vec![0.0; case.x.len()];
+            let mut view = ViewMut::dense(&mut dx, c_in);
+            backward_data(&layer, &shape, Team::solo(), n, View::dense(&dy, c_out), &mut view, false);
+            below(error(&dx, &expected_dx), 4e-3, what);
         }
     }
 }
@@ -216,8 +300,9 @@ fn half_precision_takes_half_the_memory() {
     let case = Case::new(SHAPES[4], 1, false, 90);
     for (isa, algorithm, precision) in variants(case.shape) {
         let (half, single) = (case.layer(isa, algorithm, precision), case.layer(isa, algorithm, Precision::Single));
-        // The bias, at least two vectors, has the same size in both.
-        assert!(half.bytes() < single.bytes() / 2 + 1024, "{isa:?} {algorithm:?} {precision:?}");
+        // The bias, at least two vectors, has the same size in both. Tiles have whole steps of 32 channels.
+        let step = if precision == Precision::BFloat16 { 9 * 32 * 32 * 2 } else { 0 };
+        assert!(half.bytes() < single.bytes() / 2 + step + 1024, "{isa:?} {algorithm:?} {precision:?}");
         assert_eq!(half.precision(), precision);
     }
 }

@@ -152,7 +152,17 @@ impl Conv {
             self.parts.iter().map(|part| part.each_ref().map(|w| vec![0.0; w.len()])).collect();
         let mut into: Vec<(&mut [f32], &mut [f32])> =
             gradients.iter_mut().map(|[dw, db]| (&mut dw[..], &mut db[..])).collect();
-        conv::backward_weights(&self.shape, layer.way.of(&self.shape), isa, team, N, source, dy, &mut into);
+        conv::backward_weights(
+            &self.shape,
+            layer.way.of(&self.shape),
+            conv::Precision::Single,
+            isa,
+            team,
+            N,
+            source,
+            dy,
+            &mut into,
+        );
         for (names, gradients) in self.names.iter().zip(gradients) {
             names.iter().zip(gradients).for_each(|(name, gradient)| layer.found(name, gradient));
         }
@@ -414,7 +424,7 @@ fn attention_layer(layer: &mut Layer<'_>, case: &Value) -> Vec<f32> {
     let qkv = project.forward(layer, source, Epilogue::default());
     let mut a = vec![0.0; x.len()];
     let qkv_view = View::dense(&qkv, 3 * channels);
-    attention::forward(&shape, isa, team, N, qkv_view, &mut ViewMut::dense(&mut a, channels));
+    attention::forward(&shape, isa, false, team, N, qkv_view, &mut ViewMut::dense(&mut a, channels));
     let a_source = Source::plain(View::dense(&a, channels));
     let epilogue = Epilogue { residual: Some(View::dense(&x, channels)), ..Epilogue::default() };
     let y = out.forward(layer, a_source, epilogue);

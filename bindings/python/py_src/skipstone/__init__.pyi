@@ -550,7 +550,7 @@ def load(
     size: int | tuple[int, int] | None = None,
     scheduler: Schedule | Mapping[str, Any] | _Path | None = None,
     onnx: str | None = None,
-    precision: Literal["f32", "f16"] = "f32",
+    precision: Literal["f32", "f16", "bf16"] = "f32",
     device: str | None = None,
     threads: int | None = None,
 ) -> Model: ...

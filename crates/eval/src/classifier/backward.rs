@@ -44,7 +44,17 @@ impl Network {
             let [dw, db] = apart(into, &stage.weights);
             let (algorithm, from) = (stage.conv.training_algorithm(), View::dense(&dy, stage.conv.c_out));
             let source = source(stage, activation);
-            conv::backward_weights(&stage.conv, algorithm, isa, team, n, source, from, &mut [(dw, db)]);
+            conv::backward_weights(
+                &stage.conv,
+                algorithm,
+                conv::Precision::Single,
+                isa,
+                team,
+                n,
+                source,
+                from,
+                &mut [(dw, db)],
+            );
             if stage.before != Before::Nothing {
                 dy = self.by_input(parameters, stage, activation, n, &dy, into);
             }

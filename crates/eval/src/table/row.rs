@@ -91,7 +91,7 @@ row! {
     first: u64,
     /// Seed of the latents and the noise.
     seed: u64,
-    /// Precision of the network: `f32` or `f16`.
+    /// Precision of the network: `f32`, `f16` or `bf16`.
     arithmetic: String,
     /// Class of the images, or the rule that chooses it; absent for an unconditional model.
     class: Option<String>,

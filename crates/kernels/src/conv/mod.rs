@@ -9,6 +9,7 @@
 //! | `transform` | the matrices of Winograd's minimal filtering |
 //! | `winograd` | 3×3 convolutions of stride 1 by Winograd's algorithms |
 //! | `direct` | all other convolutions, by register tiles that gather their pixels |
+//! | `units` | convolutions in bf16 on matrix units |
 //! | `stage` | normalisation and activation of the rows a convolution reads |
 //! | `gradient` | the gradients of weights and bias |
 //!
@@ -18,6 +19,8 @@ mod direct;
 mod gradient;
 mod stage;
 mod transform;
+#[cfg(target_arch = "x86_64")]
+mod units;
 mod winograd;
 
 pub use gradient::{backward_data, backward_weights};
@@ -72,9 +75,17 @@ pub enum Precision {
     /// Winograd's algorithms with weights, transformed input and products in half precision. Sums of at most 64 input
     /// channels are in half precision, longer ones continue in f32. Needs a processor with AVX512-FP16.
     HalfProducts,
+    /// Weights, input and products in bf16, sums in f32, on the matrix units of a processor with AMX. By definition only,
+    /// and for [some shapes](Shape::is_for_units).
+    BFloat16,
 }
 
 impl Precision {
+    /// The precision of a layer of this shape where bf16 is asked for: f32 where matrix units do not compute it.
+    pub fn with_units(isa: Isa, shape: &Shape) -> Self {
+        if has_units(isa) && shape.is_for_units() { Self::BFloat16 } else { Self::Single }
+    }
+
     /// The lowest precision that is not slower than f32 with this instruction set and algorithm.
     ///
     /// AVX-512 without half-precision products gains nothing: converting weights on the way into the registers costs
@@ -110,6 +121,26 @@ impl Precision {
 type Fp16 = crate::half::Fp16;
 #[cfg(not(target_arch = "x86_64"))]
 type Fp16 = std::convert::Infallible;
+
+#[cfg(target_arch = "x86_64")]
+type Units = crate::units::Units;
+#[cfg(not(target_arch = "x86_64"))]
+type Units = std::convert::Infallible;
+
+/// Whether matrix units multiply in bf16 with this instruction set.
+pub fn has_units(isa: Isa) -> bool {
+    matrix_units(isa).is_some()
+}
+
+/// Proof that matrix units are available with this instruction set.
+pub(crate) fn matrix_units(isa: Isa) -> Option<Units> {
+    #[cfg(target_arch = "x86_64")]
+    if isa.name() == "avx512" {
+        return Units::detect();
+    }
+    let _ = isa;
+    None
+}
 
 /// Proof that half-precision products are available with this instruction set.
 fn half_products(isa: Isa) -> Option<Fp16> {
@@ -226,6 +257,20 @@ impl Shape {
         self.kernel == 3 && self.stride == 1
     }
 
+    /// Whether matrix units compute this shape: 1×1 kernels, or padded 3×3 ones of stride 1 or 2, and enough channels to fill
+    /// tiles.
+    pub fn is_for_units(&self) -> bool {
+        let pads = [self.pad_before, self.pad_after];
+        let halved = self.input.iter().all(|size| size.is_multiple_of(2)) && !self.upsample;
+        let known = match (self.kernel, self.stride) {
+            (1, 1) => pads == [0, 0],
+            (3, 1) => pads == [1, 1],
+            (3, 2) => halved && (pads == [0, 1] || pads == [1, 1]),
+            _ => false,
+        };
+        known && self.c_in >= 16
+    }
+
     /// The algorithm for this shape when weights are packed once and used for a few images at a time.
     ///
     /// The choice weighs products against the packed weights, which every call streams through the caches. Large
@@ -242,6 +287,11 @@ impl Shape {
     /// (measured on 4×4 pixels of 256 channels: a tenth of a whole call at batch 1).
     pub fn half_algorithm(&self) -> Algorithm {
         if self.output_pixels() <= 16 { Algorithm::Direct } else { self.algorithm() }
+    }
+
+    /// The algorithm where matrix units are used: by definition where they compute the shape.
+    pub fn units_algorithm(&self) -> Algorithm {
+        if self.is_for_units() { Algorithm::Direct } else { self.algorithm() }
     }
 
     /// The algorithm for training, where batches are larger.
@@ -293,6 +343,7 @@ pub struct Layer {
     isa: Isa,
     precision: Precision,
     fp16: Option<Fp16>,
+    units: Option<Units>,
     exponent: Exponent,
     /// The factor of weights stored in half precision, which makes them all normal numbers.
     weight_scale: f32,
@@ -349,6 +400,7 @@ impl Layer {
             isa,
             precision: Precision::Single,
             fp16: None,
+            units: None,
             exponent: Exponent::default(),
             weight_scale: 1.0,
             transposed: None,
@@ -362,10 +414,15 @@ impl Layer {
     /// # Panics
     /// The instruction set or the algorithm does not allow the precision.
     pub fn in_precision(self, precision: Precision) -> Self {
-        let fp16 = half_products(self.isa);
-        let allowed = precision != Precision::HalfProducts || fp16.is_some() && self.algorithm != Algorithm::Direct;
+        let (fp16, units) = (half_products(self.isa), matrix_units(self.isa));
+        let direct = self.algorithm == Algorithm::Direct;
+        let allowed = match precision {
+            Precision::Single | Precision::HalfWeights => true,
+            Precision::HalfProducts => fp16.is_some() && !direct,
+            Precision::BFloat16 => units.is_some() && direct && self.transposed.is_none() && self.shape.is_for_units(),
+        };
         assert!(allowed, "{precision:?} of {:?} on {}", self.algorithm, self.isa.name());
-        Self { precision, fp16, ..Self::empty(self.isa, self.shape, self.algorithm) }
+        Self { precision, fp16, units, ..self }
     }
 
     /// Replaces the weights.
@@ -386,7 +443,7 @@ impl Layer {
         }
         self.bias[begin..].fill(0.0);
         self.weight_scale = match self.precision {
-            Precision::Single => 1.0,
+            Precision::Single | Precision::BFloat16 => 1.0,
             _ => power_of_two_below_inverse(parts.iter().map(|(w, _)| largest(w)).fold(0.0, f32::max)),
         };
         // The weights of each output channel, across the parts.
@@ -432,6 +489,8 @@ impl Layer {
 
     fn fill<'w>(&mut self, team: &Team, weight: impl Fn(usize, usize) -> &'w [f32] + Sync, turn: bool) {
         match self.algorithm {
+            #[cfg(target_arch = "x86_64")]
+            Algorithm::Direct if self.precision == Precision::BFloat16 => units::pack(self, team, weight, turn),
             Algorithm::Direct => direct::pack(self, team, weight, turn),
             Algorithm::Winograd2 | Algorithm::Winograd4 => winograd::pack(self, team, weight, turn),
         }
@@ -530,6 +589,10 @@ impl Layer {
         };
         if n == 0 {
             return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let (Precision::BFloat16, Some(units)) = (self.precision, self.units) {
+            return units::forward(self, units, team, n, source, finish);
         }
         match self.algorithm {
             Algorithm::Direct => direct::forward(self, team, n, source, finish),

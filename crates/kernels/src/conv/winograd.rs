@@ -139,6 +139,7 @@ kernel! {
                                 Precision::HalfWeights => {
                                     s.store_half(u.cast::<u16>().add(at + half * S::LANES), even[i][j]);
                                 }
+                                Precision::BFloat16 => unreachable!("layers in bf16 are computed by definition"),
                                 Precision::HalfProducts => {
                                     let u = u.cast::<u16>().add(at + 2 * half * S::LANES);
                                     s.store_half_pairs(u, even[i][j], odd[i][j]);

@@ -29,10 +29,10 @@ pub fn devices() -> Vec<DeviceInfo> {
         device: Device::Cpu.to_string(),
         name: Isa::best().name().to_owned(),
         memory: None,
-        precisions: match cpu::precision(Precision::F16) {
-            Precision::F32 => vec!["f32"],
-            Precision::F16 => vec!["f32", "f16"],
-        },
+        precisions: [(Precision::F32, "f32"), (Precision::F16, "f16"), (Precision::Bf16, "bf16")]
+            .into_iter()
+            .filter_map(|(precision, name)| (cpu::precision(precision) == precision).then_some(name))
+            .collect(),
         engine: "cpu".into(),
         software: false,
         trouble: None,

@@ -88,8 +88,7 @@ pub fn open_learner(
     options.check()?;
     match devices::find(options.device)? {
         Found::Cpu => {
-            options.check_exact("training on the processor")?;
-            Ok(Box::new(cpu::CpuLearner::new(config, weights, sharding, options.threads)?))
+            Ok(Box::new(cpu::CpuLearner::new(config, weights, sharding, options.precision, options.threads)?))
         }
         #[cfg(feature = "gpu")]
         Found::Gpu(gpu) => Ok(Box::new(gpu::GpuLearner::new(gpu, config, &weights, sharding, options.precision)?)),
@@ -117,10 +116,7 @@ pub fn open_tree_learner(
 ) -> Result<Box<dyn Learner>> {
     options.check()?;
     match devices::find(options.device)? {
-        Found::Cpu => {
-            options.check_exact("training on the processor")?;
-            Ok(Box::new(cpu::TreeLearner::new(config, weights, sharding, shards, ranks, options.threads)?))
-        }
+        Found::Cpu => Ok(Box::new(cpu::TreeLearner::new(config, weights, sharding, shards, ranks, options)?)),
         #[cfg(feature = "gpu")]
         Found::Gpu(_) if ranks.size() > 1 => Err(Error::unsupported(
             "training on several ranks runs on the processor only; choose device cpu, or train in one process",
@@ -148,7 +144,7 @@ pub fn hardware(options: &EngineOptions) -> Result<String> {
 }
 
 /// The precision in which the device computes networks that are asked for `options.precision`. Some processors gain nothing
-/// from f16; on these, networks compute in f32 and have its exact results.
+/// from f16 or bf16; on these, networks compute in f32 and have its exact results.
 ///
 /// # Errors
 /// The device is not there.

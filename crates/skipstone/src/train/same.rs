@@ -11,9 +11,18 @@ use crate::engine::ranks::gather_messages;
 use crate::error::{Error, Result};
 use crate::io::hex::hex;
 
-/// Keys that may change when a run is resumed: they affect its length and output, not the result of a step.
-const CHANGEABLE: [&str; 7] =
-    ["steps", "recompute", "checkpoint_every", "log_every", "preview_every", "preview_images", "preview_steps"];
+/// Keys that may change when a run is resumed. They affect its length and output, not the result of a step; but for the
+/// precision, which changes as little as the device, so that a run can go on where its precision is missing.
+const CHANGEABLE: [&str; 8] = [
+    "steps",
+    "precision",
+    "recompute",
+    "checkpoint_every",
+    "log_every",
+    "preview_every",
+    "preview_images",
+    "preview_steps",
+];
 
 /// Checks that a state belongs to the requested run.
 pub(super) fn same_run(was: &Identity, now: &Identity) -> Result<()> {

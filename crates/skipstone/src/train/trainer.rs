@@ -279,7 +279,10 @@ impl Trainer {
         broadcast(&*ranks, &mut step)?;
         let step = u64::from_le_bytes(step);
         // Only one process trains in half precision, so no other rank needs the scale.
-        self.loss_scale = state.as_ref().map_or(self.loss_scale, |state| state.loss_scale);
+        if let Some(state) = &state {
+            // A run that was in another precision begins with the scale that a new one has.
+            self.loss_scale = self.loss_scale.map(|new| state.loss_scale.unwrap_or(new));
+        }
         let (mut groups, teacher) = state.map_or((None, None), |s| (Some(s.groups.into_iter()), s.teacher));
         let layout = self.learner.group(Group::Weights)?.layout().clone();
         let shared = |read: Option<Cow<'_, Parameters>>| {

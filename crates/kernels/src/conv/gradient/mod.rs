@@ -2,13 +2,15 @@
 //!
 //! The gradient of the input is the transposed layer, which is itself a convolution. The gradient of the weights sums
 //! products of an input channel and an output channel over all pixels: by definition (`definition`, and `pointwise` for
-//! 1×1), or in Winograd's domain (`tiles`). The order of a sum does not depend on the threads.
+//! 1×1), in Winograd's domain (`tiles`), or on matrix units (`units`). The order of a sum does not depend on the threads.
 
 mod definition;
 mod pointwise;
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod units;
 
-use super::{Algorithm, Epilogue, Layer, Shape, Source};
+use super::{Algorithm, Epilogue, Layer, Precision, Shape, Source};
 use crate::elementwise;
 use crate::isa::Isa;
 use crate::shared::SharedMut;
@@ -53,11 +55,12 @@ pub fn backward_data(
 /// Adds the gradients of weights and bias to `into`, one pair of slices for each part of the weights, in order.
 ///
 /// # Panics
-/// A slice or view has another length than the shape implies, or the algorithm does not apply to the shape.
+/// A slice or view has another length than the shape implies, or algorithm or precision does not apply to the shape.
 #[allow(clippy::too_many_arguments)] // the operands of a convolution's gradient
 pub fn backward_weights(
     shape: &Shape,
     algorithm: Algorithm,
+    precision: Precision,
     isa: Isa,
     team: &Team,
     n: usize,
@@ -86,6 +89,16 @@ pub fn backward_weights(
     let mut sums = vec![0.0; c_out];
     column_sums(isa, team, pixels, c_out, dy, &mut sums);
     biases.into_iter().zip(sums).for_each(|(db, sum)| *db += sum as f32);
+    match precision {
+        Precision::Single => {}
+        #[cfg(target_arch = "x86_64")]
+        Precision::BFloat16 => {
+            let units = super::matrix_units(isa).filter(|_| shape.is_for_units() && shape.stride == 1);
+            let units = units.unwrap_or_else(|| panic!("{precision:?} of {shape:?} on {}", isa.name()));
+            return units::add(shape, units, isa, team, n, source, dy, &weights);
+        }
+        _ => panic!("weight gradient in {precision:?}"),
+    }
     match algorithm {
         Algorithm::Direct if pointwise::applies(shape) => pointwise::add(shape, isa, team, n, source, dy, &weights),
         Algorithm::Direct => definition::add(shape, isa, team, n, source, dy, &weights),

@@ -10,9 +10,9 @@ use super::backward::{Back, BackWorkspace, PackBuffers, Repacked, Wanted};
 use super::conditions::{Machine, Vectors};
 use super::execute::{Store, Walk, Workspace};
 use super::team;
-use crate::engine::Batch;
 use crate::engine::inputs::{RowLayout, check, conditions};
-use crate::error::{Error, Result};
+use crate::engine::{Batch, Precision};
+use crate::error::{Error, Kind, Result};
 use crate::sampling::denoiser;
 use crate::unet::graph::{Graph, Op};
 use crate::unet::plan::{CACHE_LINE, MemoryPlan};
@@ -35,6 +35,7 @@ pub struct Backprop {
     recompute: bool,
     isa: Isa,
     team: Arc<Team>,
+    precision: Precision,
     memory: Memory,
 }
 
@@ -77,7 +78,27 @@ impl Backprop {
         let ranges = graph.layout.specs().iter().map(|spec| spec.range()).collect();
         let (rows, team, isa) = (RowLayout::new(&graph), team::of(threads), Isa::best());
         let memory = Memory::default();
-        Ok(Self { config, graph, forward, gradients, rows, ranges, shard, recompute, isa, team, memory })
+        let precision = Precision::F32;
+        Ok(Self { config, graph, forward, gradients, rows, ranges, shard, recompute, isa, team, precision, memory })
+    }
+
+    /// Selects a precision other than f32.
+    ///
+    /// # Errors
+    /// Gradients are not computed in it, or not on this processor.
+    pub fn in_precision(self, precision: Precision) -> Result<Self> {
+        match precision {
+            Precision::F32 => {}
+            Precision::Bf16 if skipstone_kernels::conv::has_units(self.isa) => {}
+            Precision::Bf16 => {
+                let message = "precision bf16: this processor has no matrix units (AMX); use f32";
+                return Err(Error::new(Kind::Device, message));
+            }
+            Precision::F16 => {
+                return Err(Error::unsupported("precision f16: training on the processor needs f32 or bf16"));
+            }
+        }
+        Ok(Self { precision, ..self })
     }
 
     /// Selects an instruction set other than the best.
@@ -163,7 +184,7 @@ impl Backprop {
         let len = x.len().checked_div(n).unwrap_or(0);
         let mut input_gradient = input_gradient.map(|g| g.as_slice_mut().expect("standard layout"));
         let wanted = Wanted { input: input_gradient.is_some(), recompute: self.recompute };
-        let machine = Machine { isa: self.isa, team: &self.team };
+        let machine = Machine { isa: self.isa, team: &self.team, units: self.precision == Precision::Bf16 };
         let store = Store { data: parameters, ranges: &self.ranges };
         let graph = &self.graph;
         let Memory { forward, back, vectors, packed, y, dy } = &mut self.memory;

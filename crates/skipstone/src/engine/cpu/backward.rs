@@ -57,7 +57,8 @@ impl Layers for Repacked<'_> {
             unreachable!("only convolutions have weights")
         };
         let shape = conv::Shape::from(*shape);
-        let layer = Layer::empty(self.machine.isa, shape, shape.training_algorithm());
+        let (algorithm, precision) = self.machine.way(&shape);
+        let layer = Layer::empty(self.machine.isa, shape, algorithm).in_precision(precision);
         let parts: Vec<_> = weights.iter().map(|(w, b)| (self.parameters.get(*w), self.parameters.get(*b))).collect();
         let team = self.machine.team;
         self.buffers.lend(layer, |layer| {
@@ -157,7 +158,7 @@ impl Back<'_> {
     ) {
         let walk = &self.walk;
         let Walk { graph, n, .. } = *walk;
-        let Machine { isa, team } = walk.machine;
+        let Machine { isa, team, .. } = walk.machine;
         let BackWorkspace { arena, scratch, by_vector, touched } = back;
         let op = &graph.ops[index];
         let output = op.output();
@@ -208,15 +209,17 @@ impl Back<'_> {
                 {
                     let dy = walk.view(&arena[self.range(output)], output);
                     let mut into = parts(graph, weights, gradient);
-                    let algorithm = shape.training_algorithm();
-                    conv::backward_weights(shape, algorithm, isa, team, n, source, dy, &mut into);
+                    let (algorithm, precision) = walk.machine.way(shape);
+                    conv::backward_weights(shape, algorithm, precision, isa, team, n, source, dy, &mut into);
                 }
                 if *x == graph.input && !self.wanted.input {
                     return;
                 }
                 // The gradient of the normalised input.
                 let first = first.room(norm.map_or(0, |_| n * shape.input_pixels() * shape.c_in));
-                let layer = Layer::transpose(isa, *shape, |transposed| transposed.training_algorithm());
+                let layer = Layer::transpose(isa, *shape, |transposed| walk.machine.way(transposed).0);
+                let (_, precision) = walk.machine.way(layer.shape());
+                let layer = layer.in_precision(precision);
                 let kernels: Vec<_> = weights.iter().map(|(w, _)| walk.parameters.get(*w)).collect();
                 buffers.lend(layer, |layer| {
                     layer.repack_transposed(team, &kernels);
@@ -309,7 +312,7 @@ impl Back<'_> {
     ) {
         let walk = &self.walk;
         let graph = walk.graph;
-        let Machine { isa, team } = walk.machine;
+        let Machine { isa, team, .. } = walk.machine;
         let norm = &graph.norms[id];
         let specs = graph.layout.specs();
         let accumulate = self.touch(touched, x);

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use skipstone_kernels::conv::{self, Algorithm};
 use skipstone_kernels::{Buffer, Isa, Team, View, ViewMut, activation, elementwise, linear};
 
 use super::execute::Store;
@@ -29,6 +30,19 @@ pub(crate) struct Vectors {
 pub(crate) struct Machine<'a> {
     pub isa: Isa,
     pub team: &'a Team,
+    /// Whether attention, and a training's convolutions, run in bf16 on matrix units.
+    pub units: bool,
+}
+
+impl Machine<'_> {
+    /// How a training computes a convolution of this shape.
+    pub fn way(&self, shape: &conv::Shape) -> (Algorithm, conv::Precision) {
+        // Gradients of strided convolutions are not computed on them.
+        let units = self.units && shape.stride == 1;
+        let precision = if units { conv::Precision::with_units(self.isa, shape) } else { conv::Precision::Single };
+        let by_definition = precision == conv::Precision::BFloat16;
+        (if by_definition { Algorithm::Direct } else { shape.training_algorithm() }, precision)
+    }
 }
 
 impl Graph {
@@ -42,7 +56,7 @@ impl Graph {
         vectors: &mut Vectors,
     ) {
         let n = conditions.len();
-        let Machine { isa, team } = machine;
+        let Machine { isa, team, .. } = machine;
         let len = |id: ValueId| self.value(id).len();
         let values = &mut vectors.values;
         let fresh = |values: &mut HashMap<ValueId, Buffer>, id: ValueId| {
@@ -119,7 +133,7 @@ impl Graph {
         gradient: &mut [f32],
     ) {
         let n = conditions.len();
-        let Machine { isa, team } = machine;
+        let Machine { isa, team, .. } = machine;
         let len = |id: ValueId| self.value(id).len();
         let specs = self.layout.specs();
         let values = &vectors.values;

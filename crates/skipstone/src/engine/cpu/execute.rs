@@ -132,7 +132,7 @@ impl<'a> Walk<'a> {
 
     /// Runs one [prepared](Self::prepare) operation.
     pub fn step(&self, index: usize, workspace: &mut Workspace, layers: &mut impl Layers) {
-        let Machine { isa, team } = self.machine;
+        let Machine { isa, team, .. } = self.machine;
         let n = self.n;
         let op = &self.graph.ops[index];
         let Workspace { arena, rows, coefficients, .. } = workspace;
@@ -161,7 +161,15 @@ impl<'a> Walk<'a> {
             }
             Op::Attention { shape, qkv: x, .. } => {
                 let [y, from] = apart!(x);
-                attention::forward(&(*shape).into(), isa, team, n, self.view(from, *x), &mut self.view_mut(y, output));
+                attention::forward(
+                    &(*shape).into(),
+                    isa,
+                    self.machine.units,
+                    team,
+                    n,
+                    self.view(from, *x),
+                    &mut self.view_mut(y, output),
+                );
             }
             Op::Activate { norm: id, x, .. } => {
                 let [y, from] = apart!(x);
@@ -207,7 +215,7 @@ impl<'a> Walk<'a> {
     /// Computes a and b of a normalisation whose input is available.
     fn find_coefficients(&self, id: NormId, workspace: &mut Workspace) {
         let norm = &self.graph.norms[id];
-        let Machine { isa, team } = self.machine;
+        let Machine { isa, team, .. } = self.machine;
         let Workspace { arena, rows, coefficients, statistics } = workspace;
         let (ab, statistics) = (&mut coefficients[id], &mut statistics[id]);
         ab.resize(self.n * 2 * norm.shape.channels, 0.0);

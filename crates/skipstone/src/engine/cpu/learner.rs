@@ -4,7 +4,7 @@ use std::ops::Range;
 use skipstone_kernels::optimizer;
 
 use super::Backprop;
-use crate::engine::{Batch, Group, Learner, Sharding, Targets, Update};
+use crate::engine::{Batch, Group, Learner, Precision, Sharding, Targets, Update};
 use crate::error::{Error, Result};
 use crate::objective::training_loss;
 use crate::sampling::denoiser::check_shape;
@@ -26,10 +26,17 @@ impl CpuLearner {
     ///
     /// # Errors
     /// The config is invalid, the weights belong to another architecture, or `threads` or the shard size is 0.
-    pub fn new(config: Config, weights: Parameters, sharding: Sharding, threads: usize) -> Result<Self> {
+    pub fn new(
+        config: Config,
+        weights: Parameters,
+        sharding: Sharding,
+        precision: Precision,
+        threads: usize,
+    ) -> Result<Self> {
         let [height, width] = config.sample_size;
         let output = [config.out_channels, height, width];
         let backprop = Backprop::with_recomputation(config, threads, sharding.images, sharding.recompute)?;
+        let backprop = backprop.in_precision(precision)?;
         if *backprop.layout() != **weights.layout() {
             return Err(Error::data("the weights do not fit the config: they belong to another architecture"));
         }

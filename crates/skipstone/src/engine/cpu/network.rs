@@ -204,7 +204,7 @@ impl UNet {
     }
 
     fn machine(&self) -> Machine<'_> {
-        Machine { isa: self.options.isa, team: &self.options.team }
+        Machine { isa: self.options.isa, team: &self.options.team, units: self.options.precision == Precision::Bf16 }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -253,10 +253,12 @@ fn pack(graph: &Graph, mut data: Vec<f32>, options: &Options) -> Packed {
                 weights.iter().map(|(w, b)| (&data[specs[*w].range()], &data[specs[*b].range()])).collect();
             let shape = Shape::from(*shape);
             let algorithm = (options.algorithm)(&shape);
-            let mut layer = Layer::empty(options.isa, shape, algorithm);
-            if options.precision == Precision::F16 {
-                layer = layer.in_precision(conv::Precision::least(options.isa, algorithm));
-            }
+            let layer = Layer::empty(options.isa, shape, algorithm);
+            let mut layer = match options.precision {
+                Precision::F32 => layer,
+                Precision::F16 => layer.in_precision(conv::Precision::least(options.isa, algorithm)),
+                Precision::Bf16 => layer.in_precision(conv::Precision::with_units(options.isa, &shape)),
+            };
             layer.repack(&options.team, &parts);
             layers[op] = Some(layer);
             data.truncate(first(op));

@@ -33,15 +33,20 @@ impl From<&EngineOptions> for Options {
         let algorithm = match precision {
             Precision::F32 => Shape::algorithm,
             Precision::F16 => conv::Precision::algorithms(isa),
+            Precision::Bf16 if conv::has_units(isa) => Shape::units_algorithm,
+            Precision::Bf16 => Shape::algorithm,
         };
         Self { isa, team: team::of(threads), algorithm, precision }
     }
 }
 
-/// The precision that networks have on this processor if they are asked for `precision`: f32 where f16 is no faster.
+/// The precision that networks have on this processor if they are asked for `precision`: f32 where that is no slower.
 pub fn precision(asked: Precision) -> Precision {
-    match conv::Precision::least(Isa::best(), Algorithm::Direct) {
-        conv::Precision::Single => Precision::F32,
-        _ => asked,
-    }
+    let isa = Isa::best();
+    let faster = match asked {
+        Precision::F32 => true,
+        Precision::F16 => conv::Precision::least(isa, Algorithm::Direct) != conv::Precision::Single,
+        Precision::Bf16 => conv::has_units(isa),
+    };
+    if faster { asked } else { Precision::F32 }
 }

@@ -65,6 +65,10 @@ fn element(gpu: &Gpu, precision: Precision) -> Result<Element> {
             Kind::Device,
             "precision f16: the device does not compute in 16-bit floating point; use f32",
         )),
+        Precision::Bf16 => Err(Error::new(
+            Kind::Device,
+            "precision bf16: graphics processors compute in f32 and f16 here; use one of these",
+        )),
     }
 }
 

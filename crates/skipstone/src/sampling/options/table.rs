@@ -314,7 +314,7 @@ pub static FIELDS: [Field; 17] = [
     ),
     Field::new(
         PRECISION,
-        Description::new("precision", "NAME", Kind::Name(|| names(&[Precision::F32, Precision::F16]))).help("Precision of the network: f16 is faster where the hardware computes in it, has about three digits and does not promise the same bytes on every machine")
+        Description::new("precision", "NAME", Kind::Name(|| names(&Precision::ALL))).help("Precision of the network: f16 and bf16 are faster where the hardware computes in them; f16 has about three digits, bf16 (processors with AMX) two to three, and neither promises the same bytes on every machine")
         .or("f32"),
         |request, value| set(&mut request.precision, value),
         |request| said(&request.precision, &Precision::F32),

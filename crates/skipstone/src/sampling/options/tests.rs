@@ -31,7 +31,7 @@ fn every_value_survives_text_and_json() {
     Solver::ALL.iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
     SolverChoice::all().iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
     Preset::ALL.iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
-    [Precision::F32, Precision::F16].iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
+    Precision::ALL.iter().for_each(|one| round_trip(one, &one.to_string(), &json!(one.to_string())));
     round_trip(&DynamicThreshold { ratio: 0.995, max: 1.5 }, "0.995,1.5", &json!([0.995, 1.5]));
     round_trip(&Noise::Eta(0.0), "0", &json!(0.0));
     round_trip(&Noise::Eta(0.2), "0.2", &json!(0.2));
@@ -163,7 +163,7 @@ fn invalid_values_are_refused_and_the_message_names_the_option() {
         (r#"{"threshold": [1]}"#, "threshold: expected two numbers"),
         (r#"{"clip": "on"}"#, "clip \"on\": expected one of off"),
         (r#"{"solver": "huen"}"#, "solver \"huen\": expected one of ddim"),
-        (r#"{"precision": "f8"}"#, "precision: expected f32 or f16"),
+        (r#"{"precision": "f8"}"#, "precision: expected f32, f16 or bf16"),
     ] {
         let error = serde_json::from_str::<Request>(json).unwrap_err().to_string();
         assert!(error.starts_with(begins), "{json}: {error}");

@@ -217,9 +217,9 @@ pub struct TrainRecipe {
     /// a run whose recipe has no such key is older than trees and keeps its chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sum: Option<Sum>,
-    /// f32 | f16: how activations, their gradients and the weights of convolutions are stored. f16 needs a graphics processor
-    /// and scales the loss; the trained weights, their moments and all sums stay in f32. Written only if it is f16: older runs
-    /// have no such key.
+    /// f32 | bf16 | f16. bf16 needs a processor with AMX: convolutions round their operands, on their matrix units. f16 needs a
+    /// graphics processor, stores activations, their gradients and the weights of convolutions so, and scales the loss. The
+    /// trained weights, their moments and all sums stay in f32. Written only if it is not f32: older runs have no such key.
     #[serde(skip_serializing_if = "Precision::is_exact")]
     pub precision: Precision,
     /// Whether the backward pass recomputes activations used within one block only: less memory, more time, identical

@@ -47,7 +47,7 @@ fn a_name_that_is_none_is_refused_with_its_key_and_all_there_are() {
         ("optimizer.kind=sgd", "`adam` or `adamw`"),
         ("optimizer.decay=linear", "`constant` or `cosine`"),
         ("train.batch=many", "usize"),
-        ("train.precision=bf16", "f32 or f16"),
+        ("train.precision=f64", "f32, f16 or bf16"),
     ] {
         let e = Recipe::parse("", &[set.into()]).unwrap_err().to_string();
         let (key, value) = set.split_once('=').unwrap();

@@ -15,7 +15,7 @@ use skipstone_kernels::optimizer;
 
 use super::Backprop;
 use crate::engine::ranks::{Ranks, gather_numbers};
-use crate::engine::{Batch, Group, Learner, Sharding, Targets, Update};
+use crate::engine::{Batch, EngineOptions, Group, Learner, Sharding, Targets, Update};
 use crate::error::{Error, Result};
 use crate::objective::training_loss;
 use crate::sampling::denoiser::check_shape;
@@ -73,7 +73,7 @@ impl Kept {
 }
 
 impl TreeLearner {
-    /// Starts training from these weights on `threads` threads of each rank, in steps of `shards` shards over all ranks.
+    /// Starts training from these weights on the threads of `options` on each rank, and in its precision, in steps of `shards` shards over all ranks.
     ///
     /// Rank r adds the gradients of the contiguous part of the shards that [`share`](crate::engine::share) gives it.
     ///
@@ -85,11 +85,12 @@ impl TreeLearner {
         sharding: Sharding,
         shards: usize,
         ranks: Arc<dyn Ranks>,
-        threads: usize,
+        options: &EngineOptions,
     ) -> Result<Self> {
         let [height, width] = config.sample_size;
         let output = [config.out_channels, height, width];
-        let backprop = Backprop::with_recomputation(config, threads, sharding.images, sharding.recompute)?;
+        let backprop = Backprop::with_recomputation(config, options.threads, sharding.images, sharding.recompute)?;
+        let backprop = backprop.in_precision(options.precision)?;
         if *backprop.layout() != **weights.layout() {
             return Err(Error::data("the weights do not fit the config: they belong to another architecture"));
         }
