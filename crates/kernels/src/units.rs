@@ -278,7 +278,8 @@ pub(crate) unsafe fn narrow_columns(_proof: Units, from: *const f32, from_row: u
                 // SAFETY: guaranteed by the caller; both vectors are 64 bytes of plain bits.
                 unsafe {
                     let x = from.add((16 * tile + i) * from_row);
-                    *row = std::mem::transmute(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x.add(16)), _mm512_loadu_ps(x)));
+                    let both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x.add(16)), _mm512_loadu_ps(x));
+                    *row = std::mem::transmute::<__m512bh, __m512i>(both);
                 }
             }
             for (pair, row) in transpose(r).into_iter().enumerate() {

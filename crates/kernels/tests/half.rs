@@ -171,6 +171,25 @@ fn every_shape_agrees_with_the_definition_as_far_as_the_precision_goes() {
     }
 }
 
+/// One thread takes a few images at a time here; three threads share all of them.
+#[test]
+fn matrix_units_give_the_same_bytes_however_many_images_a_task_takes() {
+    let isa = Isa::best();
+    let shapes = [shape(33, 40, [20, 20], 3, 1, [1, 1]), shape(20, 16, [32, 30], 3, 2, [1, 1]), SHAPES[13]];
+    for (i, shape) in shapes.into_iter().enumerate() {
+        if Precision::with_units(isa, &shape) != Precision::BFloat16 {
+            continue;
+        }
+        let case = Case::new(shape, 8, true, 70 + i as u64);
+        let layer = case.layer(isa, Algorithm::Direct, Precision::BFloat16);
+        let [one, two, three] = teams();
+        let y = case.run(&layer, one);
+        below(error(&y, &case.expected()), bound(Algorithm::Direct, Precision::BFloat16), || format!("{shape:?}"));
+        same(&y, &case.run(&layer, two), || format!("two threads: {shape:?}"));
+        same(&y, &case.run(&layer, three), || format!("three threads: {shape:?}"));
+    }
+}
+
 #[test]
 fn gradients_on_matrix_units_agree_with_the_definition_as_far_as_the_precision_goes() {
     let isa = Isa::best();

@@ -7,6 +7,8 @@
 //!
 //! With stride 2, there are four lines, of pixels with even and odd rows and columns. Each tap reads one of them.
 
+use std::ops::Range;
+
 use super::stage::Pixels;
 use super::{Finish, Layer, Shape, Source};
 use crate::isa::kernel;
@@ -16,6 +18,8 @@ use crate::units::{self, DEPTH, PANEL_STEP, SIDE, Units};
 
 /// Output pixels per task, a multiple of [`SIDE`].
 const BLOCK: usize = 256;
+/// Fewest positions that a task computes alone.
+const FEWEST: usize = 512;
 /// Marks a position that is no output pixel.
 const NONE: usize = usize::MAX;
 
@@ -27,9 +31,8 @@ fn row(channels: usize) -> usize {
 }
 
 /// How the pixels lie in a line.
-#[derive(Clone, Copy)]
 pub(super) struct Line {
-    images: usize,
+    images: Range<usize>,
     /// Height and width of an image, and of an image with its zeros.
     image: [usize; 2],
     whole: [usize; 2],
@@ -42,7 +45,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(shape: &Shape, images: usize) -> Self {
+    pub(super) fn new(shape: &Shape, images: Range<usize>) -> Self {
         let (image, pad) = (shape.output(), shape.kernel / 2);
         let &Shape { stride, pad_before: before, upsample, .. } = shape;
         Self { images, image, whole: image.map(|size| size + pad), pad, stride, before, upsample }
@@ -50,7 +53,7 @@ impl Line {
 
     /// Positions from the first output pixel to the last.
     pub(super) fn len(&self) -> usize {
-        ((self.images - 1) * self.whole[0] + self.image[0]) * self.whole[1]
+        ((self.images.len() - 1) * self.whole[0] + self.image[0]) * self.whole[1]
     }
 
     /// Positions to be readable: every tap of whole products that begin before the last output pixel.
@@ -72,6 +75,11 @@ impl Line {
         (which(y) * self.stride + which(x), at(y) * self.whole[1] + at(x))
     }
 
+    /// Rows of output pixels.
+    fn rows(&self) -> usize {
+        self.images.len() * self.image[0]
+    }
+
     /// Lines of staged pixels.
     fn lines(&self) -> usize {
         self.stride * self.stride
@@ -83,8 +91,8 @@ impl Line {
         let [rows, columns] = self.whole;
         let [height, width] = self.image;
         let (row, x) = (position / columns, (position % columns).checked_sub(self.pad)?);
-        let (image, y) = (row / rows, (row % rows).checked_sub(self.pad)?);
-        if position >= end || image >= self.images {
+        let (image, y) = (self.images.start + row / rows, (row % rows).checked_sub(self.pad)?);
+        if position >= end || image >= self.images.end {
             return None;
         }
         let doubled = usize::from(self.upsample);
@@ -97,8 +105,8 @@ impl Line {
     pub(super) fn output(&self, position: usize) -> Option<(usize, usize)> {
         let [rows, columns] = self.whole;
         let (row, x) = (position / columns, position % columns);
-        let (image, y) = (row / rows, row % rows);
-        let inside = image < self.images && y < self.image[0] && x < self.image[1];
+        let (image, y) = (self.images.start + row / rows, row % rows);
+        let inside = image < self.images.end && y < self.image[0] && x < self.image[1];
         inside.then(|| (image, (image * self.image[0] + y) * self.image[1] + x))
     }
 }
@@ -131,7 +139,7 @@ pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, us
 /// One call, as its tasks see it.
 struct Call<'a> {
     units: Units,
-    line: Line,
+    line: &'a Line,
     x: *const u16,
     /// Bytes from a staged pixel to the next.
     row: usize,
@@ -184,43 +192,68 @@ kernel! {
 }
 
 pub(super) fn forward(layer: &Layer, units: Units, team: &Team, n: usize, source: Source<'_>, finish: Finish<'_>) {
+    let pixels = Pixels::new(source, layer.shape.c_in);
+    let images = |images: Range<usize>, alone: bool| {
+        let line = Line::new(&layer.shape, images);
+        let row = row(layer.shape.c_in);
+        with_scratch((line.lines() * line.staged() * row).div_ceil(2), |staged| {
+            forward_line(layer, units, team, &pixels, line, finish, staged, row, alone);
+        });
+    };
+    // Where there are enough, a task takes some images through its cache alone. It reads all weights for them.
+    let each = FEWEST.div_ceil(Line::new(&layer.shape, 0..1).len());
+    let tasks = n / each;
+    if tasks >= 4 * team.threads() {
+        team.run(tasks, |task| images(n * task / tasks..n * (task + 1) / tasks, true));
+    } else {
+        images(0..n, false);
+    }
+}
+
+/// Computes the images of a line, `alone` on this thread or together.
+#[allow(clippy::too_many_arguments)] // a layer, its operands and where they are staged
+fn forward_line(
+    layer: &Layer,
+    units: Units,
+    team: &Team,
+    pixels: &Pixels,
+    line: Line,
+    finish: Finish<'_>,
+    staged: &mut [f32],
+    row: usize,
+    alone: bool,
+) {
     let shape = &layer.shape;
-    let line = Line::new(shape, n);
-    let row = row(shape.c_in);
     let steps = shape.c_in.div_ceil(DEPTH);
     let offset = |step: usize| {
         let (which, distance) = line.tap(shape, step / steps);
         2 * ((which * line.staged() + distance) * row + step % steps * DEPTH)
     };
     let offsets: Vec<usize> = (0..shape.taps() * steps).map(offset).collect();
-    with_scratch((line.lines() * line.staged() * row).div_ceil(2), |staged| {
-        let staged = SharedMut::new(staged);
-        let x = staged.pointer().cast::<u16>();
-        let pixels = Pixels::new(source, shape.c_in);
-        team.run(line.lines() * n * line.image[0], |task| {
-            let (which, index) = (task % line.lines(), task / line.lines());
-            // SAFETY: `staged` has room for the lines; this task alone writes this row of pixels and the zeros before it.
-            unsafe { stage(layer, units, &pixels, &line, which, index, &staged, row) };
-        });
-        let call =
-            Call { units, line, x, row: 2 * row, offsets: &offsets, weights: layer.weights.as_ptr().cast(), finish };
-        let panels = shape.c_out.div_ceil(SIDE);
-        let tiles = line.len().div_ceil(SIDE);
-        let blocks = line.len().div_ceil(BLOCK);
-        // With few pixels, the weights are most of the memory traffic, so tasks share their panels instead.
-        let split = if blocks >= 4 * team.threads() { 1 } else { panels };
-        team.run(blocks * split, |task| {
-            let (index, part) = (task / split, task % split);
-            let [first, last] = [index, index + 1].map(|index| (tiles * index / blocks * SIDE).min(line.len()));
-            let (panel, last_panel) = (panels * part / split, panels * (part + 1) / split);
-            // SAFETY: every pointer comes from a slice whose length `Layer::forward` or this function checked; tasks write
-            // only their own pixels and channels.
-            unsafe { block(layer.isa, &call, first, last, panel, last_panel) };
-        });
+    let staged = SharedMut::new(staged);
+    team.run(line.lines() * line.rows(), |task| {
+        let (which, index) = (task % line.lines(), task / line.lines());
+        // SAFETY: `staged` has room for the lines; this task alone writes this row of pixels and the zeros before it.
+        unsafe { stage(layer, units, pixels, &line, which, index, &staged, row) };
+    });
+    let (x, weights) = (staged.pointer().cast::<u16>(), layer.weights.as_ptr().cast());
+    let call = Call { units, line: &line, x, row: 2 * row, offsets: &offsets, weights, finish };
+    let panels = shape.c_out.div_ceil(SIDE);
+    let tiles = line.len().div_ceil(SIDE);
+    let blocks = line.len().div_ceil(BLOCK);
+    // With few pixels, the weights are most of the memory traffic, so tasks share their panels instead.
+    let split = if alone || blocks >= 4 * team.threads() { 1 } else { panels };
+    team.run(blocks * split, |task| {
+        let (index, part) = (task / split, task % split);
+        let [first, last] = [index, index + 1].map(|index| (tiles * index / blocks * SIDE).min(line.len()));
+        let (panel, last_panel) = (panels * part / split, panels * (part + 1) / split);
+        // SAFETY: every pointer comes from a slice whose length `Layer::forward` or this function checked; tasks write
+        // only their own pixels and channels.
+        unsafe { block(layer.isa, &call, first, last, panel, last_panel) };
     });
 }
 
-/// Stages a row (counted over all images) of a line, and the zeros before it. The last one also stages the zeros after it.
+/// Stages a row (counted over its images) of a line, and the zeros before it. The last one also stages the zeros after it.
 ///
 /// # Safety
 /// The row exists; nobody else accesses this part of the line.
@@ -238,16 +271,15 @@ unsafe fn stage(
     let Shape { c_in, input, upsample, .. } = layer.shape;
     let [height, width] = line.image;
     let (image, y) = (index / height, index % height);
-    let begin = |image: usize, y: usize| (image * line.whole[0] + y + line.pad) * line.whole[1];
     let at = |position: usize| staged.pointer().cast::<u16>().wrapping_add((which * line.staged() + position) * row);
     let zero = |from: usize, to: usize| {
         // SAFETY: guaranteed by the caller.
         unsafe { at(from).write_bytes(0, (to - from) * row) };
     };
-    let first = begin(image, y);
+    let first = (image * line.whole[0] + y + line.pad) * line.whole[1];
     if line.pad > 0 {
         zero(if y == 0 { first - line.whole[1] } else { first }, first + 1);
-        if index + 1 == line.images * height {
+        if index + 1 == line.rows() {
             zero(first + line.whole[1], first + 2 * line.whole[1] + 1);
         }
     }
@@ -257,6 +289,7 @@ unsafe fn stage(
         1 => (y, 0, 1),
         stride => (stride * y + which / stride, which % stride, stride),
     };
+    let image = line.images.start + image;
     let pixel = (image * input[0] + y) * input[1];
     let channels = super::padded(c_in, 16);
     let narrow = |(from, stride): (*const f32, usize)| {

@@ -36,7 +36,7 @@ pub(super) fn add(
     dy: View<'_>,
     weights: &[SharedMut<'_>],
 ) {
-    let line = Line::new(shape, n);
+    let line = Line::new(shape, 0..n);
     let [blocks, panels] = [shape.c_in, shape.c_out].map(|channels| channels.div_ceil(SIDE));
     let steps = line.len().div_ceil(DEPTH);
     let parts = parts(line.len(), shape).min(steps);
