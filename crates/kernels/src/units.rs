@@ -5,6 +5,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use crate::isa::Avx512;
@@ -27,7 +28,7 @@ impl Units {
         FOUND.get_or_init(|| Avx512::detect().is_some() && is_there() && is_allowed()).then_some(Self(()))
     }
 
-    /// Configures the tiles of this thread, until the returned value is dropped.
+    /// Configures the tiles of this thread, until the returned value is dropped. A thread has one such value at a time.
     pub(crate) fn configure(self) -> Configured {
         /// Palette 1; rows and bytes per row of each tile.
         #[repr(C, align(64))]
@@ -45,7 +46,7 @@ impl Units {
         };
         // SAFETY: the token proves that the instruction exists and is allowed; it reads these 64 bytes.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIGURATION, options(nostack, readonly, preserves_flags)) };
-        Configured { units: self, not_send: std::marker::PhantomData }
+        Configured(PhantomData)
     }
 }
 
@@ -80,12 +81,8 @@ fn is_allowed() -> bool {
     false
 }
 
-/// Tiles that are configured on this thread.
-pub(crate) struct Configured {
-    units: Units,
-    /// The configuration belongs to a thread.
-    not_send: std::marker::PhantomData<*const ()>,
-}
+/// Tiles that are configured on this thread, which it therefore cannot leave.
+pub(crate) struct Configured(PhantomData<*const ()>);
 
 impl Drop for Configured {
     fn drop(&mut self) {
@@ -112,10 +109,10 @@ impl Configured {
         c_row: usize,
     ) {
         debug_assert!(!offsets.is_empty());
-        let _ = self.units;
         let steps = offsets.as_ptr_range();
-        // SAFETY: the tiles are configured; the caller guarantees the rest. One statement, because nothing else keeps the
-        // contents of tiles.
+        // Tiles of B come from the second-level cache, so those of the step after the next are fetched between the products; a
+        // fetch beyond the end does no harm. One statement, because nothing else keeps the contents of tiles.
+        // SAFETY: the tiles are configured; the caller guarantees the rest.
         unsafe {
             asm!(
                 "tilezero tmm0",

@@ -75,7 +75,7 @@ fn what_cannot_be_had_here_is_said() {
     shared(async |router| {
         for (path, body, field, expected) in [
             ("/v1/sample", json!({"precision": "f16"}), "precision", "computes in f32"),
-            ("/v1/sample", json!({"precision": "f8"}), "precision", "expected f32 or f16"),
+            ("/v1/sample", json!({"precision": "f8"}), "precision", "expected f32, f16 or bf16"),
             ("/v1/sample", json!({"times": [3], "steps": 1}), "times", "cannot be used with steps"),
             ("/v1/sample", json!({"times": vec![1; 1001]}), "steps", "expected 1 to 1000, found 1001"),
             ("/v1/sample", json!({"threshold": [0.9, 1.5], "clip": "off"}), "threshold", "keep-eps or rederive-eps"),
