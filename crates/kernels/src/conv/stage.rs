@@ -1,5 +1,7 @@
 //! Stages rows of pixels for a convolution: normalises, activates and pads them to whole vectors.
 
+use std::ops::Range;
+
 use super::{Norm, Source};
 use crate::isa::{Isa, Simd, kernel};
 use crate::math;
@@ -58,14 +60,35 @@ impl Pixels {
         out: &SharedMut<'_>,
         row: usize,
     ) {
-        let parts = per_image.div_ceil(STAGED);
-        team.run(n * parts, |task| {
-            let (image, begin) = (task / parts, task % parts * STAGED);
-            let count = STAGED.min(per_image - begin);
-            let pixel = image * per_image + begin;
+        let pixels = n * per_image;
+        team.run(pixels.div_ceil(STAGED), |task| {
+            let begin = task * STAGED;
+            let part = begin..(begin + STAGED).min(pixels);
             // SAFETY: only this task accesses these rows; the caller guarantees the rest.
-            unsafe { self.stage(isa, image, pixel, count, out.pointer().add(pixel * row), row) };
+            unsafe { self.stage_range(isa, per_image, part, out.pointer().add(begin * row), row) };
         });
+    }
+
+    /// Stages pixels (counted over all images of `per_image` pixels).
+    ///
+    /// # Safety
+    /// As [`stage`](Self::stage).
+    pub(super) unsafe fn stage_range(
+        &self,
+        isa: Isa,
+        per_image: usize,
+        pixels: Range<usize>,
+        out: *mut f32,
+        row: usize,
+    ) {
+        let mut pixel = pixels.start;
+        while pixel < pixels.end {
+            let image = pixel / per_image;
+            let count = ((image + 1) * per_image).min(pixels.end) - pixel;
+            // SAFETY: guaranteed by the caller; these pixels belong to one image.
+            unsafe { self.stage(isa, image, pixel, count, out.add((pixel - pixels.start) * row), row) };
+            pixel += count;
+        }
     }
 
     /// Stages `count` pixels of image `image` starting at `pixel` (counted over all images), `row` elements apart.

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::Panel;
 use crate::conv::direct::Gather;
 use crate::conv::stage::Pixels;
 use crate::conv::{Shape, Source, padded};
@@ -112,25 +113,13 @@ impl ByDefinition<'_> {
     /// Calls `each` for every chunk of pixels with its first pixel, its pixels of dy (two vectors each) and their
     /// distance.
     fn chunks(&self, panel: usize, mut each: impl FnMut(Range<usize>, *const f32, usize)) {
-        let width = 2 * self.isa.lanes();
-        let channels = width.min(self.shape.c_out - panel * width);
         let pixels = self.n * self.shape.output_pixels();
-        let chunks = (0..pixels).step_by(PIXELS).map(|begin| begin..(begin + PIXELS).min(pixels));
-        let from = self.dy.pointer().wrapping_add(panel * width);
-        if channels == width {
-            return chunks.for_each(|chunk| {
-                each(chunk.clone(), from.wrapping_add(chunk.start * self.dy.stride), self.dy.stride)
-            });
-        }
-        with_scratch(PIXELS * width, |packed| {
-            for chunk in chunks {
-                for (pixel, packed) in chunk.clone().zip(packed.chunks_exact_mut(width)) {
-                    // SAFETY: `channels` channels of an existing pixel.
-                    let dy = unsafe { std::slice::from_raw_parts(from.add(pixel * self.dy.stride), channels) };
-                    packed[..channels].copy_from_slice(dy);
-                    packed[channels..].fill(0.0);
-                }
-                each(chunk, packed.as_ptr(), width);
+        let panel = Panel::new(self.shape, self.isa, self.dy, panel);
+        with_scratch(PIXELS * panel.width, |room| {
+            for begin in (0..pixels).step_by(PIXELS) {
+                let chunk = begin..(begin + PIXELS).min(pixels);
+                let (dy, dy_row) = panel.rows(chunk.clone(), room);
+                each(chunk, dy, dy_row);
             }
         });
     }

@@ -10,6 +10,8 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod units;
 
+use std::ops::Range;
+
 use super::{Algorithm, Epilogue, Layer, Precision, Shape, Source};
 use crate::elementwise;
 use crate::isa::Isa;
@@ -103,6 +105,39 @@ pub fn backward_weights(
         Algorithm::Direct if pointwise::applies(shape) => pointwise::add(shape, isa, team, n, source, dy, &weights),
         Algorithm::Direct => definition::add(shape, isa, team, n, source, dy, &weights),
         _ => tiles::add(shape, algorithm, isa, team, n, source, dy, &weights),
+    }
+}
+
+/// A panel of dy: as many output channels as two vectors hold.
+struct Panel<'a> {
+    dy: View<'a>,
+    first: usize,
+    width: usize,
+    /// Channels that exist.
+    present: usize,
+}
+
+impl<'a> Panel<'a> {
+    fn new(shape: &Shape, isa: Isa, dy: View<'a>, panel: usize) -> Self {
+        let width = 2 * isa.lanes();
+        let first = panel * width;
+        Self { dy, first, width, present: width.min(shape.c_out - first) }
+    }
+
+    /// The rows of these pixels, and their distance: where they are or, if channels are missing, in `room`, filled with zeros.
+    fn rows(&self, pixels: Range<usize>, room: &mut [f32]) -> (*const f32, usize) {
+        let at = |pixel: usize| self.dy.pointer().wrapping_add(pixel * self.dy.stride + self.first);
+        if self.present == self.width {
+            return (at(pixels.start), self.dy.stride);
+        }
+        assert!(room.len() >= pixels.len() * self.width, "{} rows in {} elements", pixels.len(), room.len());
+        for (pixel, row) in pixels.zip(room.chunks_exact_mut(self.width)) {
+            // SAFETY: `present` channels of an existing pixel.
+            let dy = unsafe { std::slice::from_raw_parts(at(pixel), self.present) };
+            row[..self.present].copy_from_slice(dy);
+            row[self.present..].fill(0.0);
+        }
+        (room.as_ptr(), self.width)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::parts;
+use super::{Panel, parts};
 use crate::conv::stage::Pixels;
 use crate::conv::{Shape, Source, padded};
 use crate::isa::Isa;
@@ -92,15 +92,8 @@ impl Pointwise<'_> {
                 let chunk = begin..(begin + most).min(pixels.end);
                 let (mut x, mut x_stride) = self.x.at(begin);
                 if self.x.is_normalised() {
-                    let mut pixel = begin;
-                    while pixel < chunk.end {
-                        let image = pixel / per_image;
-                        let count = ((image + 1) * per_image).min(chunk.end) - pixel;
-                        let to = staged[(pixel - begin) * row..].as_mut_ptr();
-                        // SAFETY: the pixels exist, belong to this image and have rows of `staged`.
-                        unsafe { self.x.stage(self.isa, image, pixel, count, to, row) };
-                        pixel += count;
-                    }
+                    // SAFETY: the pixels exist and have rows of `staged`.
+                    unsafe { self.x.stage_range(self.isa, per_image, chunk.clone(), staged.as_mut_ptr(), row) };
                     (x, x_stride) = (staged.as_ptr(), row);
                 }
                 for panel in 0..self.panels() {
@@ -167,18 +160,7 @@ impl Pointwise<'_> {
         replace: bool,
     ) {
         let (width, c_in) = (self.width(), self.shape.c_in);
-        let present = width.min(self.shape.c_out - panel * width);
-        let from = self.dy.pointer().wrapping_add(chunk.start * self.dy.stride + panel * width);
-        let (mut dy, mut dy_row) = (from, self.dy.stride);
-        if present < width {
-            for (pixel, packed) in packed.chunks_exact_mut(width).take(chunk.len()).enumerate() {
-                // SAFETY: `present` channels of an existing pixel.
-                let dy = unsafe { std::slice::from_raw_parts(from.add(pixel * self.dy.stride), present) };
-                packed[..present].copy_from_slice(dy);
-                packed[present..].fill(0.0);
-            }
-            (dy, dy_row) = (packed.as_ptr(), width);
-        }
+        let (dy, dy_row) = Panel::new(self.shape, self.isa, self.dy, panel).rows(chunk.clone(), packed);
         // SAFETY: guaranteed by the caller; the sums have a row of two vectors for each input channel of the panel.
         unsafe {
             let sums = self.sums.pointer().add(part * self.plane + (panel * c_in + channels.start) * width);
