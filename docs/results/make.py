@@ -215,15 +215,17 @@ def calibrated(folder):
     return {"calibrated": grid("", lines, [10, 20, 50, 100], value, min) + "\n\n" + t.provenance()}, [t.csv()]
 
 
-def f16(folder):
+def half(folder):
     t, plain = Table(folder), Table(folder.parent / "table1")
-    rows = []
-    for s in (20, 50):
-        a, b = plain.cell(s), t.cell(s)
-        rows.append([f"S = {s}", f"{a['frechet']:.4f}", f"{b['frechet']:.4f}", f"{1000 * a['kid']:.3f}", f"{1000 * b['kid']:.3f}"])
     comparable(t, plain)
-    table = markdown(["", "Fréchet, f32", "Fréchet, f16", "KID × 1000, f32", "KID × 1000, f16"], rows)
-    return {"f16": table + "\n\n" + t.provenance()}, [t.csv()]
+    found = [name for name in ("f16", "bf16") if any(r["arithmetic"] == name for r in t.rows)]
+    of = lambda s: [plain.cell(s)] + [t.cell(s, arithmetic=name) for name in found]
+    rows = [
+        [f"S = {s}"] + [f"{r['frechet']:.4f}" for r in of(s)] + [f"{1000 * r['kid']:.3f}" for r in of(s)] for s in (20, 50)
+    ]
+    names = ["f32", *found]
+    table = markdown([""] + [f"Fréchet, {name}" for name in names] + [f"KID × 1000, {name}" for name in names], rows)
+    return {"half": table + "\n\n" + t.provenance()}, [t.csv()]
 
 
 def noise(folder):
@@ -412,7 +414,7 @@ def table2(folder):
 def main():
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs/results"
     page = PAGE.read_text()
-    for part in (table1, spread, noise, thousand, weaker, choices, solvers, calibrated, f16, table2, student, frontier, beyond, guided):
+    for part in (table1, spread, noise, thousand, weaker, choices, solvers, calibrated, half, table2, student, frontier, beyond, guided):
         try:
             made, files = part(results / part.__name__)
         except (FileNotFoundError, LookupError) as missing:

@@ -24,8 +24,13 @@ evaluate() {
     "$skipstone" evaluate --data fashion-mnist "$@" -o "$out/$part"
 }
 
-# What half precision costs in quality; f32's cells are in table1.
-part_f16() { evaluate f16 --steps 20,50 --eta 0 --spacing linear --precision f16 -n "$n"; }
+# What half precision costs in quality; f32's cells are in table1. Processors without AMX have no bf16.
+part_half() {
+    local precision
+    for precision in f16 bf16; do
+        evaluate half --steps 20,50 --eta 0 --spacing linear --precision "$precision" -n "$n"
+    done
+}
 
 # Table 1 of the paper.
 part_table1() {
@@ -169,7 +174,7 @@ part_table2() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(times noise f16 table1 spread solvers calibrated table2 student frontier beyond guided weaker choices thousand)
+[ ${#parts[@]} -gt 0 ] || parts=(times noise half table1 spread solvers calibrated table2 student frontier beyond guided weaker choices thousand)
 for part in "${parts[@]}"; do
     declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
     echo "== $part"
