@@ -226,15 +226,6 @@ pub(crate) unsafe fn narrow_rows(
     unsafe { rows(count, channels, from, from_row, to, to_row) }
 }
 
-/// The nearest bf16; ties to even. Numbers below the normal ones become zero, as in the units.
-pub(crate) fn narrow(x: f32) -> u16 {
-    if x.is_nan() {
-        return ((x.to_bits() >> 16) | 0x40) as u16;
-    }
-    let bits = if x.is_subnormal() { x.to_bits() & 0x8000_0000 } else { x.to_bits() };
-    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
-}
-
 /// Rounds 32 rows of 16 numbers to bf16 and writes them as 16 rows of 32: the transpose, as A of a product whose inner dimension
 /// is the rows. Rows are `from_row` and `to_row` elements apart.
 ///

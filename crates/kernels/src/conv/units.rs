@@ -118,21 +118,32 @@ pub(super) fn pack<'w>(layer: &mut Layer, team: &Team, weight: impl Fn(usize, us
     let len = taps * steps * PANEL_STEP;
     let panels = c_out.div_ceil(SIDE);
     layer.weights.at_least(panels * len / 2);
+    let units = layer.units.expect("in_precision has found them");
     let weights = SharedMut::new(&mut layer.weights);
-    team.run(panels, |panel| {
-        // SAFETY: only this task accesses the panel; any bits are numbers in bf16.
-        let packed = unsafe { std::slice::from_raw_parts_mut(weights.pointer().cast::<u16>().add(panel * len), len) };
-        packed.fill(0);
-        for (column, out) in (panel * SIDE..((panel + 1) * SIDE).min(c_out)).enumerate() {
-            for input in 0..c_in {
-                for (tap, &w) in weight(out, input).iter().enumerate() {
-                    let tap = if turn { taps - 1 - tap } else { tap };
-                    let (step, k) = (tap * steps + input / DEPTH, input % DEPTH);
-                    let tile = (2 * step + column / 16) * PANEL_STEP / 2;
-                    packed[tile + (k / 2 * 16 + column % 16) * 2 + k % 2] = units::narrow(w);
+    team.run(panels * steps, |task| {
+        let (panel, step) = (task / steps, task % steps);
+        let inputs = step * DEPTH..((step + 1) * DEPTH).min(c_in);
+        let columns = panel * SIDE..((panel + 1) * SIDE).min(c_out);
+        // The inputs of each tap side by side, for each column.
+        let row = taps * DEPTH;
+        with_scratch(SIDE * row, |rows| {
+            rows.fill(0.0);
+            for (out, row) in columns.zip(rows.chunks_exact_mut(row)) {
+                for (k, input) in inputs.clone().enumerate() {
+                    for (tap, &w) in weight(out, input).iter().enumerate() {
+                        let tap = if turn { taps - 1 - tap } else { tap };
+                        row[tap * DEPTH + k] = w;
+                    }
                 }
             }
-        }
+            for tap in 0..taps {
+                // SAFETY: there are 32 rows of 32 numbers for the tap; only this task accesses this step of the panel.
+                unsafe {
+                    let to = weights.pointer().cast::<u16>().add(panel * len + (tap * steps + step) * PANEL_STEP);
+                    units::narrow_columns(units, rows.as_ptr().add(tap * DEPTH), row, to);
+                }
+            }
+        });
     });
 }
 

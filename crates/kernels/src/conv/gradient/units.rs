@@ -200,18 +200,29 @@ impl Sum<'_> {
     fn add(&self, team: &Team, parts: usize, weights: &[SharedMut<'_>]) {
         let &Shape { c_in, c_out, .. } = self.shape;
         let taps = self.shape.taps();
-        team.run(c_out, |out| {
-            // SAFETY: only this task accesses the weights of its channel, and nobody writes the sums now.
-            unsafe {
-                let dw = weights[out].part(0, c_in * taps);
-                for input in 0..c_in {
-                    for tap in 0..taps {
-                        let at = ((input / SIDE * self.panels + out / SIDE) * taps + tap) * SIDE + input % SIDE;
-                        let sum = |part: usize| *self.sums.pointer().add(part * self.plane + at * SIDE + out % SIDE);
-                        dw[input * taps + tap] += (1..parts).fold(sum(0), |total, part| total + sum(part));
+        team.run(self.panels * c_in.div_ceil(SIDE), |task| {
+            let (panel, block) = (task % self.panels, task / self.panels);
+            let inputs = block * SIDE..((block + 1) * SIDE).min(c_in);
+            let outputs = panel * SIDE..((panel + 1) * SIDE).min(c_out);
+            with_scratch(SIDE * taps * SIDE, |totals| {
+                for tap in 0..taps {
+                    let at = ((block * self.panels + panel) * taps + tap) * SIDE * SIDE;
+                    for input in 0..inputs.len() {
+                        let total = &mut totals[(input * taps + tap) * SIDE..][..SIDE];
+                        // SAFETY: nobody writes the sums now.
+                        let of = |part: usize| unsafe { self.sums.part(part * self.plane + at + input * SIDE, SIDE) };
+                        total.copy_from_slice(of(0));
+                        for part in 1..parts {
+                            total.iter_mut().zip(of(part)).for_each(|(total, sum)| *total += *sum);
+                        }
                     }
                 }
-            }
+                for (column, out) in outputs.enumerate() {
+                    // SAFETY: only this task accesses the weights of these inputs.
+                    let dw = unsafe { weights[out].part(inputs.start * taps, inputs.len() * taps) };
+                    dw.iter_mut().zip(totals[column..].iter().step_by(SIDE)).for_each(|(dw, total)| *dw += total);
+                }
+            });
         });
     }
 }
