@@ -39,13 +39,13 @@ pub fn run(arguments: &DevicesArguments) -> anyhow::Result<Done> {
             }))
         })?;
     } else {
-        emit("device       memory      precision   engine                   name")?;
+        emit("device       memory      precision       engine                   name")?;
         for info in &found {
             let memory = info.memory.map_or("-".to_owned(), |memory| bytes(memory as usize));
             let software = if info.software { " (software)" } else { "" };
             let (precisions, name) = (info.precisions.join(", "), &info.name);
             emit(format_args!(
-                "{:<12} {memory:<11} {precisions:<11} {:<24} {name}{software}",
+                "{:<12} {memory:<11} {precisions:<15} {:<24} {name}{software}",
                 info.device, info.engine
             ))?;
             if let Some(trouble) = &info.trouble {

@@ -235,7 +235,7 @@ impl Call {
 pub fn forward(shape: &Shape, isa: Isa, units: bool, team: &Team, n: usize, qkv: View<'_>, y: &mut ViewMut<'_>) {
     qkv.check(n * shape.pixels, 3 * shape.channels, "input of attention");
     #[cfg(target_arch = "x86_64")]
-    if let Some(units) = crate::conv::matrix_units(isa).filter(|_| units) {
+    if let Some(units) = if units { crate::conv::matrix_units(isa) } else { None } {
         return units::forward(shape, units, isa, team, n, qkv, y);
     }
     let _ = units;

@@ -5,7 +5,7 @@ mod golden;
 
 use golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
-use skipstone::engine::cpu::Backprop;
+use skipstone::engine::cpu::{Algorithm, Backprop, ConvShape, Options, UNet};
 use skipstone::engine::{self, Batch, EngineOptions, Precision};
 use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
 
@@ -75,6 +75,21 @@ fn every_networks_gradient_is_pytorchs_as_far_as_the_precision_goes() {
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
         assert!(bits(found) == bits(gradient(&network, 3)), "{name}: threads matter");
     }
+}
+
+#[test]
+fn the_algorithm_of_other_layers_does_not_matter() {
+    if options(1).is_none() {
+        return;
+    }
+    // An algorithm that matrix units do not have, for every layer that allows it.
+    let algorithm = |shape: &ConvShape| if shape.is_winograd() { Algorithm::Winograd2 } else { Algorithm::Direct };
+    let network = Network::read("cifar");
+    let (config, weights) = (network.config.clone(), network.parameters.clone());
+    let options = Options { precision: Precision::Bf16, algorithm, ..Options::default() };
+    let unet = UNet::with_options(config, weights, Prediction::Epsilon, options).unwrap();
+    let y = unet.predict(&network.images("x"), &network.times(), &network.conditions()).unwrap();
+    assert!(golden::relative(y.iter().map(|&v| f64::from(v)), &network.tensors["y"].values) < CALL);
 }
 
 #[test]

@@ -156,6 +156,30 @@ fn ctrl_c_saves_says_how_to_continue_and_exits_130() {
 }
 
 #[test]
+fn a_run_goes_on_in_another_precision_and_says_so() {
+    let folder = bench();
+    let at = folder.path();
+    // Wide enough for matrix units.
+    let bf16 = ["--set", "train.precision=bf16", "--set", "model.block_out_channels=[16]"];
+    let f32 = ["--set", "model.block_out_channels=[16]"];
+    let short = ["--set", "train.steps=6"];
+    if !skipstone::engine::devices()[0].precisions.contains(&"bf16") {
+        let (_, said) = run(at, &arguments("none", &bf16), 1);
+        assert!(said.contains("precision bf16: there are no matrix units"), "{said}");
+        return;
+    }
+    run(at, &arguments("whole", &bf16), 0);
+    run(at, &arguments("stopped", &[&bf16[..], &short].concat()), 0);
+    let (_, said) = run(at, &arguments("stopped", &[&bf16[..], &["--resume", "--threads", "1"]].concat()), 0);
+    assert!(!said.contains("train.precision"), "{said}");
+    assert_same(at, "whole", "stopped");
+    run(at, &arguments("changed", &[&bf16[..], &short].concat()), 0);
+    let (_, said) = run(at, &arguments("changed", &[&f32[..], &["--resume"]].concat()), 0);
+    assert!(said.contains("train.precision was \"bf16\"") && said.contains("computed in \"f32\""), "{said}");
+    assert!(read(&at.join("changed"), MODEL) != read(&at.join("whole"), MODEL));
+}
+
+#[test]
 fn a_diverging_training_stops_with_advice() {
     let folder = bench();
     // Finite weights whose first output is infinite.

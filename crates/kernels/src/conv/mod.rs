@@ -350,6 +350,8 @@ pub struct Layer {
     /// For the transpose of a strided convolution (the gradient of its input): the shape of that convolution.
     transposed: Option<Shape>,
     weights: Buffer,
+    /// Whether `weights` and `bias` hold this layer's.
+    packed: bool,
     /// As long as the padded output channels; zeros where there is no bias.
     bias: Buffer,
 }
@@ -405,6 +407,7 @@ impl Layer {
             weight_scale: 1.0,
             transposed: None,
             weights: Buffer::default(),
+            packed: false,
             bias: Buffer::default(),
         }
     }
@@ -414,7 +417,9 @@ impl Layer {
     /// # Panics
     /// The instruction set or the algorithm does not allow the precision.
     pub fn in_precision(self, precision: Precision) -> Self {
-        let (fp16, units) = (half_products(self.isa), matrix_units(self.isa));
+        let fp16 = half_products(self.isa);
+        // The operating system is asked for them, so only where they are used.
+        let units = if precision == Precision::BFloat16 { matrix_units(self.isa) } else { None };
         let direct = self.algorithm == Algorithm::Direct;
         let allowed = match precision {
             Precision::Single | Precision::HalfWeights => true,
@@ -422,7 +427,7 @@ impl Layer {
             Precision::BFloat16 => units.is_some() && direct && self.transposed.is_none() && self.shape.is_for_units(),
         };
         assert!(allowed, "{precision:?} of {:?} on {}", self.algorithm, self.isa.name());
-        Self { precision, fp16, units, ..self }
+        Self { precision, fp16, units, packed: false, ..self }
     }
 
     /// Replaces the weights.
@@ -494,11 +499,13 @@ impl Layer {
             Algorithm::Direct => direct::pack(self, team, weight, turn),
             Algorithm::Winograd2 | Algorithm::Winograd4 => winograd::pack(self, team, weight, turn),
         }
+        self.packed = true;
     }
 
     /// Swaps in other memory for the packed weights and bias, for callers that pack many layers in turn. Repack the
     /// layer before using it.
     pub fn swap_memory(&mut self, weights: &mut Buffer, bias: &mut Buffer) {
+        self.packed = false;
         std::mem::swap(&mut self.weights, weights);
         std::mem::swap(&mut self.bias, bias);
     }
@@ -557,7 +564,7 @@ impl Layer {
         assert!(!epilogue.accumulate || self.precision != Precision::HalfProducts, "{:?} accumulates", self.precision);
         let Shape { c_in, c_out, .. } = self.shape;
         // The kernels read weights and bias through raw pointers.
-        assert!(!self.weights.is_empty() && !self.bias.is_empty(), "{:?} has no weights yet", self.shape);
+        assert!(self.packed, "{:?} has no weights yet", self.shape);
         let [height, width] = self.output();
         let pixels = n * height * width;
         source.x.check(n * self.shape.input_pixels(), c_in, "input of a convolution");

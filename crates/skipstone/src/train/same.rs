@@ -67,6 +67,12 @@ pub(super) fn same_run(was: &Identity, now: &Identity) -> Result<()> {
             let [before, now] = [before, now].map(|v| v.map_or("unset".to_string(), ToString::to_string));
             return differs(&format!("{section}.{key} ="), &before, &now);
         }
+        if before != now && key == "precision" {
+            let [before, now] = [before, now].map(|v| v.map_or("\"f32\"".to_string(), ToString::to_string));
+            tracing::warn!(
+                "train.precision was {before}; the rest of the run is computed in {now} and ends in other bytes"
+            );
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ndarray::Array4;
+use skipstone_kernels::conv::has_units;
 use skipstone_kernels::{Isa, Team, elementwise};
 
 use super::backward::{Back, BackWorkspace, PackBuffers, Repacked, Wanted};
@@ -87,18 +88,23 @@ impl Backprop {
     /// # Errors
     /// Gradients are not computed in it, or not on this processor.
     pub fn in_precision(self, precision: Precision) -> Result<Self> {
-        match precision {
-            Precision::F32 => {}
-            Precision::Bf16 if skipstone_kernels::conv::has_units(self.isa) => {}
+        let it = Self { precision, ..self };
+        it.check_precision()?;
+        Ok(it)
+    }
+
+    fn check_precision(&self) -> Result<()> {
+        match self.precision {
+            Precision::F32 => Ok(()),
+            Precision::Bf16 if has_units(self.isa) => Ok(()),
             Precision::Bf16 => {
-                let message = "precision bf16: this processor has no matrix units (AMX); use f32";
-                return Err(Error::new(Kind::Device, message));
+                let isa = self.isa.name();
+                let message =
+                    format!("precision bf16: there are no matrix units (AMX) on this processor with {isa}; use f32");
+                Err(Error::new(Kind::Device, message))
             }
-            Precision::F16 => {
-                return Err(Error::unsupported("precision f16: training on the processor needs f32 or bf16"));
-            }
+            Precision::F16 => Err(Error::unsupported("precision f16: training on the processor needs f32 or bf16")),
         }
-        Ok(Self { precision, ..self })
     }
 
     /// Selects an instruction set other than the best.
@@ -174,6 +180,7 @@ impl Backprop {
         input_gradient: Option<&mut Array4<f32>>,
         watch: &mut dyn FnMut(Option<usize>, &[f32]),
     ) -> Result<()> {
+        self.check_precision()?;
         let classes = denoiser::classes(batch.conditions, batch.x_t.dim().0, self.config.num_class_embeds)?;
         let n = check(&self.config, batch.x_t, batch.times.len(), classes.as_deref())?;
         let conditions = conditions(&self.config, batch.times, classes.as_deref())?;

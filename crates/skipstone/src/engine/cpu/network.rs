@@ -253,12 +253,16 @@ fn pack(graph: &Graph, mut data: Vec<f32>, options: &Options) -> Packed {
                 weights.iter().map(|(w, b)| (&data[specs[*w].range()], &data[specs[*b].range()])).collect();
             let shape = Shape::from(*shape);
             let algorithm = (options.algorithm)(&shape);
-            let layer = Layer::empty(options.isa, shape, algorithm);
-            let mut layer = match options.precision {
-                Precision::F32 => layer,
-                Precision::F16 => layer.in_precision(conv::Precision::least(options.isa, algorithm)),
-                Precision::Bf16 => layer.in_precision(conv::Precision::with_units(options.isa, &shape)),
+            let (algorithm, precision) = match options.precision {
+                Precision::F32 => (algorithm, conv::Precision::Single),
+                Precision::F16 => (algorithm, conv::Precision::least(options.isa, algorithm)),
+                // Matrix units compute by definition, whatever the choice for other layers.
+                Precision::Bf16 => match conv::Precision::with_units(options.isa, &shape) {
+                    conv::Precision::BFloat16 => (conv::Algorithm::Direct, conv::Precision::BFloat16),
+                    other => (algorithm, other),
+                },
             };
+            let mut layer = Layer::empty(options.isa, shape, algorithm).in_precision(precision);
             layer.repack(&options.team, &parts);
             layers[op] = Some(layer);
             data.truncate(first(op));
