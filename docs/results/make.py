@@ -103,16 +103,23 @@ def image(figure, name):
     return (IMAGES / name, out.getvalue())
 
 
-def curves(name, x, lines, floor, ticks=None):
-    """The plot of Fréchet distances: `lines` are names, values of x, distances and styles; `floor` is that of test images."""
+def curves(name, x, lines, floor, ticks=None, ms=None):
+    """The plot of Fréchet distances: `lines` are names, values of x, distances and styles ("none": stars without a line);
+    `floor` is that of test images. With `ms`, x counts calls, and a second axis says how many milliseconds they take."""
     figure, ax = plt.subplots(figsize=(7.5, 4))
     for label, xs, distances, dashes in lines:
-        ax.plot(xs, distances, marker="o", ms=4, lw=1.3, label=label, ls=dashes)
+        marker, size = ("*", 11) if dashes == "none" else ("o", 4)
+        ax.plot(xs, distances, marker=marker, ms=size, lw=1.3, label=label, ls=dashes)
     ax.axhline(floor, color="gray", lw=1, ls=":", label="test images")
     ax.set(xscale="log", yscale="log", xlabel=x, ylabel="Fréchet distance")
     if ticks:
         ax.set_xticks(ticks, labels=ticks)
         ax.xaxis.minorticks_off()
+    if ms:
+        above = ax.secondary_xaxis("top", functions=(lambda calls: calls * ms, lambda time: time / ms))
+        above.set_xlabel("milliseconds for an image")
+        above.set_xticks([calls * ms for calls in ticks], labels=[f"{calls * ms:.2g}" for calls in ticks], fontsize=8)
+        above.xaxis.minorticks_off()
     ax.grid(True, which="both", alpha=0.2)
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return image(figure, name)
@@ -330,31 +337,20 @@ def frontier(folder):
     lines = found + ([("students, each in its own steps", students, True)] if students else [])
 
     # heun's calls are odd.
-    near = lambda scores, calls: scores.get(calls) or scores.get(calls - 1)
-    value = lambda scores, calls: near(scores, calls)
+    value = lambda scores, calls: scores.get(calls) or scores.get(calls - 1)
     table = grid("calls", [(name, scores) for name, scores, _ in lines], columns, value, min)
     table = table.replace("S = ", "")
 
     ms = statistics.median(call_times(folder.parent).values())
-    figure, ax = plt.subplots(figsize=(7.5, 4.6))
-    for name, scores, shown in lines:
-        if shown:
-            xs = sorted(scores)
-            style = {"ls": "none", "marker": "*", "ms": 11, "color": "black"} if name.startswith("students") else {"marker": "o", "ms": 4, "lw": 1.3}
-            ax.plot(xs, [scores[x] for x in xs], label=name.replace("`", ""), **style)
-    ax.axhline(t.rows[0]["frechet_floor"], color="gray", lw=1, ls=":", label="test images")
-    ax.set(xscale="log", yscale="log", xlabel="network calls", ylabel="Fréchet distance")
+    plotted = [
+        (name.replace("`", ""), sorted(scores), [scores[x] for x in sorted(scores)], "none" if scores is students else "-")
+        for name, scores, shown in lines
+        if shown
+    ]
     ticks = ([1, 2] if students else []) + columns
-    ax.set_xticks(ticks, labels=ticks)
-    ax.xaxis.minorticks_off()
-    ax.grid(True, which="both", alpha=0.2)
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    above = ax.secondary_xaxis("top", functions=(lambda calls: calls * ms, lambda time: time / ms))
-    above.set_xlabel("milliseconds for an image")
-    above.set_xticks([calls * ms for calls in ticks], labels=[f"{calls * ms:.2g}" for calls in ticks], fontsize=8)
-    above.xaxis.minorticks_off()
+    plot = curves("frontier.png", "network calls", plotted, t.rows[0]["frechet_floor"], ticks, ms)
     note = f"\n\n(`heun` makes an odd number of calls: one less than the column says. A call takes {ms:.2f} ms for an image.)"
-    return {"frontier": table + note + "\n\n" + t.provenance()}, [t.csv(), image(figure, "frontier.png")]
+    return {"frontier": table + note + "\n\n" + t.provenance()}, [t.csv(), plot]
 
 
 def beyond(folder):

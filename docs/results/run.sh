@@ -116,28 +116,25 @@ part_choices() {
 
 # Score against network calls, over solvers, grids, noise and a student: the frontier. Few images each; beyond has more of the best.
 part_frontier() {
-    local new=deis,deis2,unipc,unipc3,dpm++2m,dpm++3m,ab3 student
+    local new=deis,deis2,unipc,unipc3,dpm++2m,dpm++3m,ab3
     evaluate frontier --steps 4,6,8,10,20,50 --eta 0,1 --spacing linear -n "$few" --repeats off
     evaluate frontier --steps 4,6,8,10,20 --solver "$new" --spacing linear -n "$few" --repeats off
     evaluate frontier --steps 3,4,5,10 --solver heun --spacing linear -n "$few" --repeats off
     evaluate frontier --steps 4,6,8,10,20 --solver sa --spacing linear -n "$few" --repeats off
     evaluate frontier --steps 4,6,8,10,20 --solver dpm++2m,deis --spacing karras -n "$few" --repeats off
     evaluate frontier --steps 4,6,8,10,20 --solver ddim,deis,dpm++2m --spacing fitted -n "$few" --repeats off
-    for student in "$out"/student-run/students/steps-* "$out/student-run/model"; do
-        [ -e "$student/model_index.json" ] || continue
-        evaluate frontier --model "$student" --steps "$(student_steps "$student")" --spacing trailing -n "$few" --repeats off
-    done
+    evaluate_students frontier -n "$few" --repeats off
 }
 
 # Whether what leads there leads by more than chance: more images, and both halves apart.
 part_beyond() {
-    local half=$((n / 2)) first
-    for first in 0 "$half"; do
-        evaluate beyond --steps 6,10,20 --solver ddim,deis,unipc3,dpm++2m --spacing linear -n "$half" --first "$first" --repeats off
-        evaluate beyond --steps 3,5,10 --solver heun --spacing linear -n "$half" --first "$first" --repeats off
+    local half=$((n / 2)) images
+    for images in "-n $half --first 0" "-n $half --first $half" "-n $n"; do
+        # shellcheck disable=SC2086 # several words
+        evaluate beyond --steps 6,10,20 --solver ddim,deis,unipc3,dpm++2m --spacing linear --repeats off $images
+        # shellcheck disable=SC2086
+        evaluate beyond --steps 3,5,10 --solver heun --spacing linear --repeats off $images
     done
-    evaluate beyond --steps 6,10,20 --solver ddim,deis,unipc3,dpm++2m --spacing linear -n "$n" --repeats off
-    evaluate beyond --steps 3,5,10 --solver heun --spacing linear -n "$n" --repeats off
 }
 
 # Autoguidance by an early state of the same training. WEAKER is that model (train --keep); without it, the part is left out.
@@ -151,19 +148,22 @@ part_guided() {
     evaluate guided --steps 20 --spacing linear -n "$few" --repeats off --guide "$weaker" --guidance 2 --guidance-interval 0.3,5
 }
 
-# The number of steps that a student was made for.
-student_steps() {
-    grep -o '"num_inference_steps": *[0-9]*' "$1/scheduler/scheduler_config.json" | grep -o '[0-9]*$'
+# evaluate_students PART OPTION...: those that part student has made, each in the number of steps that it was made for.
+evaluate_students() {
+    local part=$1 student steps
+    shift
+    for student in "$out"/student-run/students/steps-* "$out/student-run/model"; do
+        [ -e "$student/model_index.json" ] || continue
+        steps=$(grep -o '"num_inference_steps": *[0-9]*' "$student/scheduler/scheduler_config.json" | grep -o '[0-9]*$')
+        evaluate "$part" --model "$student" --steps "$steps" --spacing trailing "$@"
+    done
 }
 
 # Students of 8, 4, 2 and 1 steps, and their scores.
 part_student() {
-    local student
     "$skipstone" distill --data fashion-mnist --from 16 --steps 1 --set train.steps="${STUDENT_STEPS:-5000}" \
         --out "$out/student-run" --resume
-    for student in "$out"/student-run/students/steps-* "$out/student-run/model"; do
-        evaluate student --model "$student" --steps "$(student_steps "$student")" --spacing trailing -n "$n"
-    done
+    evaluate_students student -n "$n"
 }
 
 # Table 2 of the paper.

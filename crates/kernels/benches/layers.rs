@@ -97,7 +97,8 @@ fn convolution_by_definition<const BATCH: usize>(bencher: Bencher<'_, '_>, case:
 #[divan::bench(args = SHAPES.map(Case), consts = [1, 16], sample_count = 15)]
 fn convolution_in_bf16<const BATCH: usize>(bencher: Bencher<'_, '_>, case: &Case) {
     let shape = shape(case.0);
-    forward(bencher, BATCH, shape, shape.units_algorithm(), Precision::with_units(Isa::best(), &shape));
+    let precision = Precision::with_units(Isa::best(), &shape);
+    forward(bencher, BATCH, shape, precision.algorithm(shape.algorithm()), precision);
 }
 
 #[divan::bench(args = SHAPES.map(Case), sample_count = 9)]

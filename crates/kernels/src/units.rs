@@ -81,6 +81,11 @@ fn is_allowed() -> bool {
     false
 }
 
+/// Instructions that fetch the cache lines at these distances from `b`.
+macro_rules! fetch {
+    ($($distance:literal)*) => { concat!($("prefetcht0 [{b} + ", $distance, "]\n",)*) };
+}
+
 /// Tiles that are configured on this thread, which it therefore cannot leave.
 pub(crate) struct Configured(PhantomData<*const ()>);
 
@@ -126,43 +131,15 @@ impl Configured {
                 "add {at}, {lower}",
                 "tileloadd tmm4, [{upper} + {row}*1]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "prefetcht0 [{b} + 4096]",
-                "prefetcht0 [{b} + 4160]",
-                "prefetcht0 [{b} + 4224]",
-                "prefetcht0 [{b} + 4288]",
-                "prefetcht0 [{b} + 4352]",
-                "prefetcht0 [{b} + 4416]",
-                "prefetcht0 [{b} + 4480]",
-                "prefetcht0 [{b} + 4544]",
+                fetch!(4096 4160 4224 4288 4352 4416 4480 4544),
                 "tileloadd tmm7, [{b} + {line}*1 + 1024]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "prefetcht0 [{b} + 4608]",
-                "prefetcht0 [{b} + 4672]",
-                "prefetcht0 [{b} + 4736]",
-                "prefetcht0 [{b} + 4800]",
-                "prefetcht0 [{b} + 4864]",
-                "prefetcht0 [{b} + 4928]",
-                "prefetcht0 [{b} + 4992]",
-                "prefetcht0 [{b} + 5056]",
+                fetch!(4608 4672 4736 4800 4864 4928 4992 5056),
                 "tileloadd tmm5, [{at} + {row}*1]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
-                "prefetcht0 [{b} + 5120]",
-                "prefetcht0 [{b} + 5184]",
-                "prefetcht0 [{b} + 5248]",
-                "prefetcht0 [{b} + 5312]",
-                "prefetcht0 [{b} + 5376]",
-                "prefetcht0 [{b} + 5440]",
-                "prefetcht0 [{b} + 5504]",
-                "prefetcht0 [{b} + 5568]",
+                fetch!(5120 5184 5248 5312 5376 5440 5504 5568),
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "prefetcht0 [{b} + 5632]",
-                "prefetcht0 [{b} + 5696]",
-                "prefetcht0 [{b} + 5760]",
-                "prefetcht0 [{b} + 5824]",
-                "prefetcht0 [{b} + 5888]",
-                "prefetcht0 [{b} + 5952]",
-                "prefetcht0 [{b} + 6016]",
-                "prefetcht0 [{b} + 6080]",
+                fetch!(5632 5696 5760 5824 5888 5952 6016 6080),
                 "add {b}, 2048",
                 "add {step}, 8",
                 "cmp {step}, {end}",
@@ -216,8 +193,7 @@ pub(crate) unsafe fn narrow_rows(
                     let x = from.add(i * from_row + c);
                     let low = _mm512_loadu_ps(x);
                     let high = if c + 16 < channels { _mm512_loadu_ps(x.add(16)) } else { _mm512_setzero_ps() };
-                    let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-                    _mm512_storeu_si512(to.add(i * to_row + c).cast(), both);
+                    _mm512_storeu_si512(to.add(i * to_row + c).cast(), rounded(low, high));
                 }
             }
         }
@@ -263,11 +239,10 @@ pub(crate) unsafe fn narrow_columns(_proof: Units, from: *const f32, from_row: u
             // Each 32-bit lane holds two neighbouring numbers of a row; these lanes are transposed.
             let mut r = [_mm512_setzero_si512(); 16];
             for (i, row) in r.iter_mut().enumerate() {
-                // SAFETY: guaranteed by the caller; both vectors are 64 bytes of plain bits.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     let x = from.add((16 * tile + i) * from_row);
-                    let both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x.add(16)), _mm512_loadu_ps(x));
-                    *row = std::mem::transmute::<__m512bh, __m512i>(both);
+                    *row = rounded(_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(16)));
                 }
             }
             for (pair, row) in transpose(r).into_iter().enumerate() {
@@ -341,11 +316,17 @@ fn interleaved(even: __m512, odd: __m512) -> __m512i {
         }
         places
     };
-    // SAFETY: the table is 64 bytes long; both vectors are 64 bytes of plain bits.
-    unsafe {
-        let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(odd, even));
-        _mm512_permutexvar_epi16(_mm512_loadu_si512(ALTERNATING.as_ptr().cast()), both)
-    }
+    // SAFETY: the table is 64 bytes long.
+    let places = unsafe { _mm512_loadu_si512(ALTERNATING.as_ptr().cast()) };
+    _mm512_permutexvar_epi16(places, rounded(even, odd))
+}
+
+/// Two vectors rounded to bf16, `low` before `high`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn rounded(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: both types are 64 bytes of plain bits.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
 /// Adds 32×32 sums to others.

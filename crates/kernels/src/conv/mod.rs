@@ -86,6 +86,16 @@ impl Precision {
         if has_units(isa) && shape.is_for_units() { Self::BFloat16 } else { Self::Single }
     }
 
+    /// As [`with_units`](Self::with_units) for a layer with gradients, which matrix units do not compute with a stride.
+    pub fn training_with_units(isa: Isa, shape: &Shape) -> Self {
+        if shape.stride == 1 { Self::with_units(isa, shape) } else { Self::Single }
+    }
+
+    /// The algorithm of a layer in this precision: `otherwise`, unless matrix units compute it, by definition.
+    pub fn algorithm(self, otherwise: Algorithm) -> Algorithm {
+        if self == Self::BFloat16 { Algorithm::Direct } else { otherwise }
+    }
+
     /// The lowest precision that is not slower than f32 with this instruction set and algorithm.
     ///
     /// AVX-512 without half-precision products gains nothing: converting weights on the way into the registers costs
@@ -287,11 +297,6 @@ impl Shape {
     /// (measured on 4×4 pixels of 256 channels: a tenth of a whole call at batch 1).
     pub fn half_algorithm(&self) -> Algorithm {
         if self.output_pixels() <= 16 { Algorithm::Direct } else { self.algorithm() }
-    }
-
-    /// The algorithm where matrix units are used: by definition where they compute the shape.
-    pub fn units_algorithm(&self) -> Algorithm {
-        if self.is_for_units() { Algorithm::Direct } else { self.algorithm() }
     }
 
     /// The algorithm for training, where batches are larger.

@@ -29,9 +29,10 @@ pub fn devices() -> Vec<DeviceInfo> {
         device: Device::Cpu.to_string(),
         name: Isa::best().name().to_owned(),
         memory: None,
-        precisions: [(Precision::F32, "f32"), (Precision::F16, "f16"), (Precision::Bf16, "bf16")]
+        precisions: Precision::ALL
             .into_iter()
-            .filter_map(|(precision, name)| (cpu::precision(precision) == precision).then_some(name))
+            .filter(|one| cpu::precision(*one) == *one)
+            .map(Precision::name)
             .collect(),
         engine: "cpu".into(),
         software: false,

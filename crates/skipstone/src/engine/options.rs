@@ -90,6 +90,15 @@ impl Precision {
     /// Every precision.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
 
+    /// The name: `f32`, `f16` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// Whether this is [`F32`](Self::F32).
     pub fn is_exact(&self) -> bool {
         *self == Self::F32
@@ -98,11 +107,7 @@ impl Precision {
 
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -110,7 +115,7 @@ impl FromStr for Precision {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|precision| precision.to_string() == name);
+        let found = Self::ALL.into_iter().find(|precision| precision.name() == name);
         found.ok_or_else(|| Error::argument(format!("precision: expected f32, f16 or bf16, found \"{name}\"")))
     }
 }

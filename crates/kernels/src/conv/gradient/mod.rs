@@ -95,7 +95,7 @@ pub fn backward_weights(
         Precision::Single => {}
         #[cfg(target_arch = "x86_64")]
         Precision::BFloat16 => {
-            let units = super::matrix_units(isa).filter(|_| shape.is_for_units() && shape.stride == 1);
+            let units = super::matrix_units(isa).filter(|_| Precision::training_with_units(isa, shape) == precision);
             let units = units.unwrap_or_else(|| panic!("{precision:?} of {shape:?} on {}", isa.name()));
             return units::add(shape, units, isa, team, n, source, dy, &weights);
         }

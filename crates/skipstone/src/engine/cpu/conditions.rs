@@ -37,11 +37,9 @@ pub(crate) struct Machine<'a> {
 impl Machine<'_> {
     /// How a training computes a convolution of this shape.
     pub fn way(&self, shape: &conv::Shape) -> (Algorithm, conv::Precision) {
-        // Gradients of strided convolutions are not computed on them.
-        let units = self.units && shape.stride == 1;
-        let precision = if units { conv::Precision::with_units(self.isa, shape) } else { conv::Precision::Single };
-        let by_definition = precision == conv::Precision::BFloat16;
-        (if by_definition { Algorithm::Direct } else { shape.training_algorithm() }, precision)
+        let with_units = || conv::Precision::training_with_units(self.isa, shape);
+        let precision = if self.units { with_units() } else { conv::Precision::Single };
+        (precision.algorithm(shape.training_algorithm()), precision)
     }
 }
 

@@ -253,16 +253,13 @@ fn pack(graph: &Graph, mut data: Vec<f32>, options: &Options) -> Packed {
                 weights.iter().map(|(w, b)| (&data[specs[*w].range()], &data[specs[*b].range()])).collect();
             let shape = Shape::from(*shape);
             let algorithm = (options.algorithm)(&shape);
-            let (algorithm, precision) = match options.precision {
-                Precision::F32 => (algorithm, conv::Precision::Single),
-                Precision::F16 => (algorithm, conv::Precision::least(options.isa, algorithm)),
-                // Matrix units compute by definition, whatever the choice for other layers.
-                Precision::Bf16 => match conv::Precision::with_units(options.isa, &shape) {
-                    conv::Precision::BFloat16 => (conv::Algorithm::Direct, conv::Precision::BFloat16),
-                    other => (algorithm, other),
-                },
+            let precision = match options.precision {
+                Precision::F32 => conv::Precision::Single,
+                Precision::F16 => conv::Precision::least(options.isa, algorithm),
+                Precision::Bf16 => conv::Precision::with_units(options.isa, &shape),
             };
-            let mut layer = Layer::empty(options.isa, shape, algorithm).in_precision(precision);
+            let layer = Layer::empty(options.isa, shape, precision.algorithm(algorithm));
+            let mut layer = layer.in_precision(precision);
             layer.repack(&options.team, &parts);
             layers[op] = Some(layer);
             data.truncate(first(op));

@@ -31,10 +31,8 @@ impl From<&EngineOptions> for Options {
     fn from(&EngineOptions { precision, threads, .. }: &EngineOptions) -> Self {
         let isa = Isa::best();
         let algorithm = match precision {
-            Precision::F32 => Shape::algorithm,
+            Precision::F32 | Precision::Bf16 => Shape::algorithm,
             Precision::F16 => conv::Precision::algorithms(isa),
-            Precision::Bf16 if conv::has_units(isa) => Shape::units_algorithm,
-            Precision::Bf16 => Shape::algorithm,
         };
         Self { isa, team: team::of(threads), algorithm, precision }
     }
