@@ -11,6 +11,7 @@ use skipstone::io::checkpoint::{
     Guide, LoadOptions, Model, SchedulerConfig, WeightsChoice, is_onnx, load, load_embedded,
 };
 use skipstone::io::image::parse_size;
+use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request;
 use skipstone::unet::{Config, flops};
 use skipstone_serve::core::CARRIED;
@@ -71,6 +72,19 @@ pub fn precision(engine: &EngineOptions) -> anyhow::Result<Precision> {
         ));
     }
     Ok(precision)
+}
+
+/// The generator of a command. A note says where its network does not compute in the precision that was asked for.
+pub fn generator(
+    model: Model,
+    engine: &EngineOptions,
+    request: &Request,
+    inputs: Inputs,
+    first: u64,
+    n: usize,
+) -> anyhow::Result<Generator> {
+    precision(&EngineOptions { precision: request.precision, ..*engine })?;
+    Ok(Generator::new(model, engine, request, inputs, first, n)?)
 }
 
 /// Arguments of every command that computes.

@@ -6,12 +6,12 @@ use std::time::Instant;
 use clap::Args;
 use ndarray::{Array4, Array5};
 use serde_json::json;
-use skipstone::sampling::generate::{Generator, Inputs, batches, digest};
+use skipstone::sampling::generate::{Inputs, batches, digest};
 use skipstone::sampling::inversion::Latents;
 use skipstone::sampling::options::DECODE;
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, duration};
+use crate::common::{CommonArguments, ModelArguments, Work, duration, generator};
 use crate::failure::{Done, emit, say};
 use crate::images;
 use crate::invert::{MethodArguments, evaluations, pairs, watch};
@@ -64,7 +64,7 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
         (Latents::One(all), sum)
     };
     let n = latents.images();
-    let generator = Generator::new(model, &engine, &request, Inputs::default(), 0, n)?;
+    let generator = generator(model, &engine, &request, Inputs::default(), 0, n)?;
     check(&target, n, generator.shape())?;
     method.check(generator.plan())?;
     let batch = arguments.batch.of(&generator, n, engine.threads);

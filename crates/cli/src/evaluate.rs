@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use skipstone::io::checkpoint::Model;
 use skipstone::io::data::{DataSpec, Split};
 use skipstone::io::files;
-use skipstone::sampling::generate::{Generator, Inputs, Settings, Shard};
+use skipstone::sampling::generate::{Inputs, Settings, Shard};
 use skipstone::sampling::options::{
     CONDITION, ClipMode, GUIDE, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD,
 };
@@ -20,7 +20,7 @@ use skipstone_eval::table::{Cell, Evaluation, Judge, Lists, RealImages, Referenc
 use skipstone_eval::{FeatureNetwork, FeatureSpec, check_takes};
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments};
+use crate::common::{CommonArguments, ModelArguments, generator};
 use crate::dataset::{ArrayArguments, DATA, say_notes};
 use crate::failure::{Done, Usage, is_stopped, say};
 use crate::interrupt;
@@ -151,8 +151,7 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
         check_takes(&**network, evaluation.shape())?;
     }
 
-    let generator =
-        Generator::new(model, &engine, &requests[0], Inputs::default(), arguments.first, arguments.n as usize)?;
+    let generator = generator(model, &engine, &requests[0], Inputs::default(), arguments.first, arguments.n as usize)?;
     let mut jobs = Vec::with_capacity(cells.len());
     for (cell, run) in cells.into_iter().zip(runs) {
         let calls = generator.calls_of(&run.1) * generator.calls_per_step();

@@ -15,7 +15,7 @@ use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Plan;
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, duration};
+use crate::common::{CommonArguments, ModelArguments, Work, duration, generator};
 use crate::dataset::ArrayArguments;
 use crate::failure::{Done, emit, is_stopped, say};
 use crate::images;
@@ -94,7 +94,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     }
     let x0 = images::read(&arguments.images, &model, Some(arguments.n), &arguments.arrays)?;
     let n = x0.dim().0;
-    let mut generator = Generator::new(model, &engine, &runs[0].1, Inputs::default(), 0, n)?;
+    let mut generator = generator(model, &engine, &runs[0].1, Inputs::default(), 0, n)?;
     let batch = arguments.batch.of(&generator, n, engine.threads);
     let runs: Vec<(Settings, Plan)> = runs.into_iter().map(|(run, _)| run).collect();
     if arguments.common.dry_run {

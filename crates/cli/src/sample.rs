@@ -9,7 +9,6 @@ use clap::Args;
 use indicatif::ProgressBar;
 use ndarray::{Array4, Array5};
 use serde_json::json;
-use skipstone::engine::EngineOptions;
 use skipstone::sampling::generate::{Generator, Inputs, Shard, batches};
 use skipstone::sampling::options::{NOISE, SAMPLE, SOLVER, SPACING, STEPS, TIMES};
 use skipstone::sampling::sampler::Progress;
@@ -17,7 +16,7 @@ use skipstone::sampling::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, bytes, duration, precision};
+use crate::common::{CommonArguments, ModelArguments, Work, bytes, duration, generator};
 use crate::consistency;
 use crate::failure::{Done, Usage, emit, is_stopped, say};
 use crate::fill::FillArguments;
@@ -145,8 +144,7 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         (None, n) => n.unwrap_or(if rows.is_some() { 8 } else { 64 }),
     };
     let part = part(arguments, &target, n, rows.is_some())?;
-    precision(&EngineOptions { precision: requests[0].precision, ..engine })?;
-    let generator = Generator::new(model, &engine, &requests[0], inputs, arguments.first, n)?;
+    let generator = generator(model, &engine, &requests[0], inputs, arguments.first, n)?;
     if let Some(preset) = requests[0].preset {
         let means = generator.settings().request().to_flags(STEPS | SPACING | TIMES | NOISE | SOLVER);
         say(format_args!("preset {preset}:{means}, {} network calls", generator.plan().calls()));

@@ -11,14 +11,16 @@ use serde_json::json;
 use skipstone::engine::{Device, EngineOptions};
 use skipstone::io::checkpoint::Model;
 use skipstone::io::files;
+use skipstone::sampling::options::PRECISION;
 use skipstone_serve::core::{Retention, name_of};
 use skipstone_serve::server::{ServerOptions, ShutdownReport, serve};
 use skipstone_serve::{CARRIED, Guard, Limits, Service, Setup};
 use tokio::net::TcpListener;
 
-use crate::common::{EngineArguments, ForeignArguments, WeightsName, load_sized, size};
+use crate::common::{EngineArguments, ForeignArguments, WeightsName, load_sized, precision, size};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
+use crate::options::Flags;
 
 /// Largest token file, in bytes.
 const MAX_TOKEN_FILE: u64 = 4096;
@@ -88,6 +90,8 @@ pub struct ServeArguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    run: Flags<PRECISION>,
+    #[command(flatten)]
     engine: EngineArguments,
     /// Device on which the models are served as well, under names that requests choose: NAME@DEVICE; repeat for several
     #[arg(long, value_name = "DEVICE", value_parser = |name: &str| name.parse::<Device>())]
@@ -136,7 +140,9 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
     if arguments.limits.max_queue == 0 {
         return Err(Usage("--max-queue: expected at least 1, found 0".to_owned()).into());
     }
-    let engine = arguments.engine.start()?;
+    let asked = arguments.run.request()?.precision;
+    let engine = EngineOptions { precision: asked, ..arguments.engine.start()? };
+    precision(&engine)?;
     // Before loading the models, so that a taken port is reported at once.
     let listener = std::net::TcpListener::bind(arguments.listen).with_context(|| {
         format!(
@@ -250,11 +256,12 @@ fn announce(arguments: &ServeArguments, service: &Service, address: SocketAddr, 
     for model in &service.models {
         let [c, h, w] = model.shape();
         say(format_args!(
-            "{}: {}, {h}×{w}×{c}, {:.1} ms per network call on {} with {threads} thread(s)",
+            "{}: {}, {h}×{w}×{c}, {:.1} ms per network call on {} in {} with {threads} thread(s)",
             model.id,
             count(model.parameters),
             model.ms_per_call,
-            model.device
+            model.device,
+            model.precision
         ));
     }
     if arguments.json {

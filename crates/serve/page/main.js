@@ -98,7 +98,7 @@ function condition(runner) {
     model.data && `trained on ${model.data}`,
     `${model.width}×${model.height} ${model.channels === 1 ? 'gray' : 'colour'}`,
     `${(model.parameters / 1e6).toFixed(2)} M parameters`,
-    model.device && `computed on ${model.device}`,
+    model.device && `computed on ${model.device}${model.precision === 'f32' ? '' : ` in ${model.precision}`}`,
   ];
   form.querySelector('.model .hint').textContent = `${alone ? 'Model: ' : ''}${words.filter(Boolean).join(', ')}`;
   runner.guess();

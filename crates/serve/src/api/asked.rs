@@ -2,6 +2,7 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use skipstone::engine::Precision;
 use skipstone::sampling::options::{Description, Kind, Request, Set, of, unknown};
 use skipstone::{Error, Result};
 
@@ -34,6 +35,8 @@ pub struct ApiRequest<K> {
     pub model: Option<String>,
     /// The index of the test image that the request is about.
     pub test_image: Option<usize>,
+    /// The precision that the request states.
+    pub precision: Option<Precision>,
     /// The library's options.
     pub options: Request,
     /// The fields of its kind.
@@ -107,11 +110,14 @@ impl<K: RequestKind> ApiRequest<K> {
             Ok((name, value))
         });
         let mut fields = Fields(checked.collect::<Result<_>>()?);
+        let precision = fields.0.get("precision").cloned().map(serde_json::from_value);
         Ok(Self {
             model: fields.take(MODEL.name)?,
             test_image: fields.take(TEST_IMAGE.name)?,
             own: K::read(&mut fields)?,
+            // An invalid one is refused with the other options.
             options: Request::take(&mut fields.0, K::OPTIONS)?,
+            precision: precision.and_then(std::result::Result::ok),
         })
     }
 }

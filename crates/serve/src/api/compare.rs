@@ -52,7 +52,7 @@ impl ApiRequest<CompareFields> {
     pub fn sample(&self, steps: usize, eta: f64) -> Result<ApiRequest<SampleFields>> {
         let options = Request { steps: Some(steps), noise: Noise::eta(eta)?, ..self.options.clone() };
         let own = SampleFields { n: self.own.n, first: 0 };
-        Ok(ApiRequest { model: self.model.clone(), test_image: None, options, own })
+        Ok(ApiRequest { model: self.model.clone(), test_image: None, precision: self.precision, options, own })
     }
 }
 

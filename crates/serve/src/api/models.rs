@@ -75,6 +75,8 @@ pub struct ModelInfo {
     pub hash: String,
     /// The device that computes the network, as `serve --device` names it.
     pub device: String,
+    /// The precision in which the network computes: f32, f16 or bf16.
+    pub precision: String,
     /// Milliseconds of a network call for one image, measured at the start.
     pub ms_per_call: f64,
     /// Whether `sigma` may be analytic.

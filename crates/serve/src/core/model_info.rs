@@ -29,6 +29,7 @@ impl ServedModel {
             weights: model.weights.to_string(),
             hash: model.hash.clone(),
             device: self.device.clone(),
+            precision: self.precision.to_string(),
             ms_per_call: self.ms_per_call,
             analytic: self.calibrated,
             optimal: self.calibrated,

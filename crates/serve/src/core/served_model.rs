@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use skipstone::Result;
-use skipstone::engine::bench;
-use skipstone::engine::{Cost, EngineOptions, Precision};
+use skipstone::engine::{self, Cost, EngineOptions, Precision, bench};
 use skipstone::io::checkpoint::{Guide, Model};
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request;
@@ -41,6 +40,8 @@ pub struct ServedModel {
     pub timesteps: u32,
     /// The device that computes the network.
     pub device: String,
+    /// The precision in which it computes.
+    pub precision: Precision,
     /// Milliseconds of a network call for one image, measured at the start.
     pub ms_per_call: f64,
     /// Whether it can be sampled with the analytic variance and at optimal timesteps.
@@ -71,6 +72,7 @@ impl ServedModel {
         let timesteps = model.scheduler.schedule()?.train_steps();
         let network = model.open(engine)?;
         let cost = network.cost();
+        let precision = engine::precision(engine)?;
         let ms_per_call = bench::calls(&*network, 1, 3)?.into_iter().min().unwrap_or_default().as_secs_f64() * 1e3;
         let row_ms = Arc::new(AtomicU64::new(ms_per_call.to_bits()));
         let (counters, recent, name) = (metrics.clone(), row_ms.clone(), id.clone());
@@ -93,6 +95,7 @@ impl ServedModel {
             cost,
             timesteps,
             device: engine.device.to_string(),
+            precision,
             ms_per_call,
             calibrated: is_calibrated(&model),
             worker,
@@ -113,6 +116,20 @@ impl ServedModel {
         &self.network
     }
 
+    /// The precision of its network. All requests share that network, so one that states another precision is refused.
+    ///
+    /// # Errors
+    /// `stated` is another precision.
+    pub fn check_precision(&self, stated: Option<Precision>) -> std::result::Result<Precision, Failure> {
+        match stated.filter(|stated| *stated != self.precision) {
+            None => Ok(self.precision),
+            Some(other) => Err(Failure::Refused(format!(
+                "precision: {other} is not available here: all requests share one network, which computes in {}",
+                self.precision
+            ))),
+        }
+    }
+
     /// A generator of `n` images from index `first` that calls the shared network until `cancel` is set. The first
     /// request for optimal timesteps takes long.
     ///
@@ -126,12 +143,6 @@ impl ServedModel {
         (first, n): (u64, usize),
         cancel: &Cancel,
     ) -> std::result::Result<Generator, Failure> {
-        if request.precision != Precision::F32 {
-            return Err(Failure::Refused(format!(
-                "precision: {} is not available here: all requests share one network, which computes in f32",
-                request.precision
-            )));
-        }
         let denoiser = self.network.denoiser(cancel.clone());
         let model = match guide {
             Some(guide) => {

@@ -64,12 +64,13 @@ impl SourceImages {
 /// requests wait to be checked.
 pub async fn prepare<K: WorkKind>(
     service: &Service,
-    request: ApiRequest<K>,
+    mut request: ApiRequest<K>,
     uploads: Vec<Vec<u8>>,
 ) -> Result<Work, Failure> {
     let model = service.model(request.model.as_deref())?;
     let images = SourceImages::load(service, &model, uploads, request.test_image).await?;
     let guide = request.options.guide.as_deref().map(|id| service.named("guide", id)).transpose()?;
+    request.options.precision = model.check_precision(request.precision)?;
     let context = Context { model, guide, limits: service.limits, cancel: Cancel::new() };
     service.check(move || K::check(request, context, images)).await
 }

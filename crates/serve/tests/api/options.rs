@@ -2,10 +2,11 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use skipstone::engine::Precision;
+use skipstone::engine::{self, EngineOptions, Precision};
 use skipstone::sampling::options::{FIELDS, Kind, Noise, Request, SAMPLE, of};
+use skipstone_serve::{Setup, app};
 
-use crate::support::{alone, get, model, picture, post, shared};
+use crate::support::{alone, get, model, picture, post, shared, two_models};
 
 #[test]
 fn every_option_is_a_field_of_sampling_a_parameter_and_part_of_the_form() {
@@ -91,4 +92,25 @@ fn what_cannot_be_had_here_is_said() {
         let stated = json!({"n": 1, "steps": 2, "precision": Precision::F32});
         assert_eq!(post(&router, "/v1/sample", stated).await.status, StatusCode::OK);
     });
+}
+
+#[tokio::test]
+async fn a_service_in_another_precision_says_so_and_makes_the_pictures_of_its_command() {
+    // A processor that gains nothing from bf16 computes in f32, and the service says that instead.
+    let engine = EngineOptions { precision: Precision::Bf16, ..EngineOptions::on_threads(1) };
+    let precision = engine::precision(&engine).unwrap();
+    let router = app(two_models(Setup { engine, ..Setup::default() }));
+    let models = get(&router, "/v1/models").await.json();
+    assert_eq!(models["models"][0]["precision"], precision.name());
+    let flag = if precision.is_exact() { String::new() } else { format!(" --precision {precision}") };
+    let sample = post(&router, "/v1/sample", json!({"n": 3, "steps": 4, "precision": precision})).await.json();
+    assert_eq!(sample["command"], format!("skipstone sample --model tiny -n 3 --steps 4{flag}"));
+    let wanted = Request { steps: Some(4), precision, ..Request::default() };
+    assert_eq!(picture(&sample["png"]), alone(model(false), &wanted, 0, 3), "{sample}");
+    let body = json!({"seeds": [1, 2], "points": 3, "steps": 4});
+    let between = post(&router, "/v1/interpolate", body).await.json();
+    assert!(between["command"].as_str().unwrap().contains(&flag), "{between}");
+    let reply = post(&router, "/v1/sample", json!({"precision": "f16"})).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    assert!(reply.error().1.contains(&format!("computes in {precision}")), "{:?}", reply.error());
 }

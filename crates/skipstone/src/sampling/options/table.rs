@@ -141,7 +141,7 @@ pub const PRESET: Set = 1 << 12;
 /// What lays out the steps of a run.
 pub const LAYOUT: Set = STEPS | SPACING | TIMES | NOISE | CLIP | THRESHOLD;
 /// What decoding, reconstructing and interpolating take.
-pub const DECODE: Set = LAYOUT | CONDITION | GUIDE;
+pub const DECODE: Set = LAYOUT | CONDITION | GUIDE | PRECISION;
 /// Every option: what sampling takes.
 pub const SAMPLE: Set = Set::MAX;
 
