@@ -65,7 +65,8 @@ class Table:
         r = self.rows[0]
         return (
             f"(Fréchet distance in the features of `{r['features']}` to {r['train']:,} training images; model {r['model'][:12]}, "
-            f"{r['weights']} weights, clip {r['clip']}, seed {r['seed']}, n = {r['n']:,}. Floor, the distance of "
+            f"{r['weights']} weights, {'' if r['arithmetic'] == 'f32' else r['arithmetic'] + ', '}clip {r['clip']}, seed {r['seed']}, "
+            f"n = {r['n']:,}. Floor, the distance of "
             f"{r['floor_n']:,} test images: **{r['frechet_floor']:.3f}**.)"
         )
 
@@ -271,7 +272,7 @@ def weaker(folder):
     steps = [20, 50, 100]
     rows = [
         [f"{name}, {NAMES[eta]}"] + [number(t.cell(s, eta, model=model)["frechet"]) for s in steps]
-        for name, model in zip(("10,000 training steps", "1,000 training steps"), t.models())
+        for name, model in zip(("50,000 training steps", "10,000 training steps"), t.models())
         for eta in (0.0, 0.5, 1.0)
     ]
     return {"weaker": markdown([""] + [f"S = {s}" for s in steps], rows) + f"\n\n(n = {t.rows[0]['n']:,}; other options as above.)"}, [t.csv()]
@@ -393,18 +394,23 @@ def student(folder):
 
 
 def table2(folder):
-    text = (folder / "table.csv").read_text()
-    rows = list(csv.DictReader(io.StringIO(text)))
     paper = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
-    if [int(r["steps"]) for r in rows] != list(paper):
-        raise LookupError("table2: not all steps")
-    lines = [
-        ["error"] + [f"{float(r['mse']):.2g}" for r in rows],
-        ["paper, CIFAR-10"] + [f"{value:g}" for value in paper.values()],
-    ]
-    files = [(TABLES / "table2.csv", text.encode())]
-    files += [(IMAGES / to, (folder / name).read_bytes()) for name, to in (("error.png", "table2.png"), ("images.png", "table2-images.png"))]
-    return {"table2": markdown([""] + [f"S = {r['steps']}" for r in rows], lines)}, files
+
+    def errors(of, steps):
+        rows = list(csv.DictReader(io.StringIO((of / "table.csv").read_text())))
+        if [int(r["steps"]) for r in rows] != steps:
+            raise LookupError(f"{of.name}: not all steps")
+        return [f"{float(r['mse']):.2g}" for r in rows] + ["–"] * (len(paper) - len(rows)), int(rows[0]["n"])
+
+    few, many = folder, folder.parent / "table2-many"
+    lines = []
+    for of, steps in ((few, list(paper)), (many, list(paper)[:4])):
+        found, n = errors(of, steps)
+        lines.append([f"{n:,} images"] + found)
+    lines.append(["paper, CIFAR-10"] + [f"{value:g}" for value in paper.values()])
+    files = [(TABLES / f"{of.name}.csv", (of / "table.csv").read_bytes()) for of in (few, many)]
+    files += [(IMAGES / to, (few / name).read_bytes()) for name, to in (("error.png", "table2.png"), ("images.png", "table2-images.png"))]
+    return {"table2": markdown([""] + [f"S = {s}" for s in paper], lines)}, files
 
 
 def main():

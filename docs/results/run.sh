@@ -7,7 +7,14 @@
 #   docs/results/run.sh table1 solvers     # parts
 #   .venv/bin/python docs/results/make.py  # then the page (see there)
 #
-# Environment: SKIPSTONE (the program), RESULTS (the folder; it grows to 1 GB), N (images of a cell, 5000).
+# Environment:
+#   SKIPSTONE        the program
+#   RESULTS          the folder; it grows to 1 GB
+#   N                images of a cell, 5000
+#   PRECISION        of sampling, f32; the tables say so where it is another
+#   TRAIN_PRECISION  of training, f32; bf16 is faster on processors with AMX
+#   SHORTER          a model trained for less, for part weaker, which else trains it by configs/fashion-mnist.toml
+#   WEAKER           an early state of the built-in model's training, for part guided: RUN/kept/step-0020000 (train --keep)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 skipstone=${SKIPSTONE:-target/release/skipstone}
@@ -21,12 +28,12 @@ evaluate() {
     shift
     mkdir -p "$out/samples" "$out/$part"
     ln -sfn ../samples "$out/$part/samples"
-    "$skipstone" evaluate --data fashion-mnist "$@" -o "$out/$part"
+    "$skipstone" evaluate --data fashion-mnist ${PRECISION:+--precision "$PRECISION"} "$@" -o "$out/$part"
 }
 
 # What half precision costs in quality; f32's cells are in table1. Processors without AMX have no bf16.
 part_half() {
-    local precision
+    local precision PRECISION=
     for precision in f16 bf16; do
         evaluate half --steps 20,50 --eta 0 --spacing linear --precision "$precision" -n "$n"
     done
@@ -80,31 +87,31 @@ part_calibrated() {
 }
 
 # Every one of the 1000 times, with fewer images, beside two of the other columns at the same n.
-part_thousand() { evaluate thousand --steps 20,50,1000 --eta 0,1,hat --spacing linear -n "$few"; }
+part_thousand() { evaluate thousand --steps 20,50,1000 --eta 0,1,hat --spacing linear -n "$((2 * few))"; }
 
-# train_short RUN OPTION...: the carried model's recipe with a tenth of the steps.
-train_short() {
+# train RUN OPTION...: the shorter training.
+train() {
     local run=$1
     shift
-    "$skipstone" train --data fashion-mnist --config configs/fashion-mnist.toml --set train.steps=1000 "$@" --out "$run" --resume
+    "$skipstone" train --data fashion-mnist --config configs/fashion-mnist.toml \
+        --set train.precision="${TRAIN_PRECISION:-f32}" "$@" --out "$run" --resume
 }
 
 # What a worse model makes of noise.
 part_weaker() {
-    local run="$out/weaker-run"
-    train_short "$run"
+    local shorter=${SHORTER:-}
+    [ -n "$shorter" ] || { train "$out/weaker-run"; shorter="$out/weaker-run/model"; }
     evaluate weaker --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few"
-    evaluate weaker --model "$run/model" --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few"
+    evaluate weaker --model "$shorter" --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few"
 }
 
-# What other values of the recipe would have given, in training a tenth as long; beside the recipe's own, which is weaker's.
-choices=(optimizer.lr=7.5e-4 optimizer.lr=3e-3 model.block_out_channels=[24,48,72])
+# What other values of the shorter training's recipe give, in a tenth of its steps.
+choices=(optimizer.lr=1.5e-3 optimizer.lr=7.5e-4 optimizer.lr=3e-3 model.block_out_channels=[24,48,72])
 part_choices() {
-    local runs=("$out/weaker-run") run set weights
-    train_short "$out/weaker-run"
+    local runs=() run set weights
     for set in "${choices[@]}"; do
         run="$out/choices-run-${#runs[@]}"
-        train_short "$run" --set "$set"
+        train "$run" --set train.steps=1000 --set "$set"
         runs+=("$run")
     done
     for run in "${runs[@]}"; do
@@ -137,7 +144,7 @@ part_beyond() {
     done
 }
 
-# Autoguidance by an early state of the same training. WEAKER is that model (train --keep); without it, the part is left out.
+# Autoguidance by an early state of the same training; without WEAKER, the part is left out.
 part_guided() {
     local weaker=${WEAKER:-} weight
     [ -n "$weaker" ] || { echo "run.sh: guided needs WEAKER=RUN/kept/step-…" >&2; return 0; }
@@ -152,25 +159,34 @@ part_guided() {
 evaluate_students() {
     local part=$1 student steps
     shift
-    for student in "$out"/student-run/students/steps-* "$out/student-run/model"; do
+    for student in "$out/student-start/model" "$out"/student-run/students/steps-* "$out/student-run/model"; do
         [ -e "$student/model_index.json" ] || continue
         steps=$(grep -o '"num_inference_steps": *[0-9]*' "$student/scheduler/scheduler_config.json" | grep -o '[0-9]*$')
         evaluate "$part" --model "$student" --steps "$steps" --spacing trailing "$@"
     done
 }
 
-# Students of 8, 4, 2 and 1 steps, and their scores.
+# Students of 8, 4, 2 and 1 steps, and their scores. The first rounds, from 64 steps to 8, are easier and so shorter.
 part_student() {
-    "$skipstone" distill --data fashion-mnist --from 16 --steps 1 --set train.steps="${STUDENT_STEPS:-5000}" \
-        --out "$out/student-run" --resume
+    local precision="train.precision=${TRAIN_PRECISION:-f32}" start="$out/student-start"
+    "$skipstone" distill --data fashion-mnist --from 64 --steps 8 --set train.steps=3000 --set "$precision" \
+        --out "$start" --resume
+    "$skipstone" distill --data fashion-mnist --teacher "$start/model" --steps 1 --set train.steps=6000 \
+        --set "$precision" --out "$out/student-run" --resume
     evaluate_students student -n "$n"
 }
 
-# Table 2 of the paper.
+# Table 2 of the paper: all its columns, and with more images those that are cheap.
 part_table2() {
-    # It keeps nothing between runs, but is done where its table has all seven rows.
-    [ "$(wc -l <"$out/table2/table.csv" 2>/dev/null || echo 0)" -ne 8 ] || return 0
-    "$skipstone" reconstruct --images fashion-mnist -n "$((n / 50))" --steps 10,20,50,100,200,500,1000 -o "$out/table2"
+    reconstruct table2 "$((n / 50))" 10,20,50,100,200,500,1000
+    reconstruct table2-many "$few" 10,20,50,100
+}
+
+# reconstruct PART IMAGES STEPS: it keeps nothing between runs, but is done where its table has all rows.
+reconstruct() {
+    local commas=${3//[^,]/} rows
+    rows=$(wc -l <"$out/$1/table.csv" 2>/dev/null || echo 0)
+    [ "$rows" -eq $((${#commas} + 2)) ] || "$skipstone" reconstruct --images fashion-mnist -n "$2" --steps "$3" -o "$out/$1"
 }
 
 parts=("$@")

@@ -116,6 +116,16 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
             interrupt::flow()
         })?;
     bar.finish_and_clear();
+    calibration.model = hash;
+    calibration.process = process;
+    calibration.provenance = BTreeMap::from([
+        ("data".to_owned(), name.clone()),
+        ("made_by".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
+        ("noise_version".to_owned(), NOISE_VERSION.to_string()),
+        ("seed".to_owned(), arguments.seed.to_string()),
+    ]);
+    // Before the second measurement, which may be interrupted.
+    calibration.write(&output)?;
     if latents > 0 {
         let bar = crate::bars::bar("fitting", 0, 0);
         let x_t = initial_latent(arguments.seed, 0, latents, network.shape());
@@ -126,18 +136,15 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
             bar.set_position(done as u64);
             interrupt::flow()
         };
-        calibration.local_errors = Some(measure_path(&network, &schedule, &x_t, &conditions, see)?);
+        let errors = measure_path(&network, &schedule, &x_t, &conditions, see);
         bar.finish_and_clear();
+        if errors.as_ref().is_err_and(skipstone::Error::is_stopped) {
+            say(format_args!("interrupted; {} is complete but for what --fitted adds", output.display()));
+            return Ok(Done::Interrupted);
+        }
+        calibration.local_errors = Some(errors?);
+        calibration.write(&output)?;
     }
-    calibration.model = hash;
-    calibration.process = process;
-    calibration.provenance = BTreeMap::from([
-        ("data".to_owned(), name.clone()),
-        ("made_by".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
-        ("noise_version".to_owned(), NOISE_VERSION.to_string()),
-        ("seed".to_owned(), arguments.seed.to_string()),
-    ]);
-    calibration.write(&output)?;
     if arguments.common.json {
         emit(json!({
             "output": output.display().to_string(), "n": n, "calls": times, "hash": calibration.hash(),

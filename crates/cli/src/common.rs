@@ -74,6 +74,13 @@ pub fn precision(engine: &EngineOptions) -> anyhow::Result<Precision> {
     Ok(precision)
 }
 
+/// Says what a person should know about a run before it begins.
+pub fn say_note(note: Option<&str>) {
+    if let Some(note) = note {
+        say(format_args!("note: {note}"));
+    }
+}
+
 /// The generator of a command. A note says where its network does not compute in the precision that was asked for.
 pub fn generator(
     model: Model,

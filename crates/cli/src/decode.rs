@@ -11,7 +11,7 @@ use skipstone::sampling::inversion::Latents;
 use skipstone::sampling::options::DECODE;
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, duration, generator};
+use crate::common::{CommonArguments, ModelArguments, Work, duration, generator, say_note};
 use crate::failure::{Done, emit, say};
 use crate::images;
 use crate::invert::{MethodArguments, evaluations, pairs, watch};
@@ -65,6 +65,7 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     };
     let n = latents.images();
     let generator = generator(model, &engine, &request, Inputs::default(), 0, n)?;
+    say_note(generator.note());
     check(&target, n, generator.shape())?;
     method.check(generator.plan())?;
     let batch = arguments.batch.of(&generator, n, engine.threads);

@@ -20,9 +20,9 @@ use crate::training::{Output, Prepared, dry_run, on_ranks, read_recipe, train, t
 #[command(after_help = "\
 Progressive distillation: in every round, the student learns to land in one step of DDIM (eta 0) where its teacher lands in \
 two, and becomes the teacher of the next round. The student is an ordinary model, which samples in its own number of steps \
-unless told otherwise, here and in diffusers.
+unless told otherwise. diffusers takes the same steps if their number divides the model's T, as that of the last student does.
 
-RUN/model is the student so far, RUN/students/steps-S that of every finished round, and RUN/state holds what --resume needs. \
+RUN/model is the student so far, RUN/students/steps-S that of every earlier round, and RUN/state holds what --resume needs. \
 The same recipe, data, teacher and seed give the same bytes, regardless of threads, ranks and interruptions.
 
 Examples:
@@ -48,7 +48,8 @@ pub struct DistillArguments {
     /// Steps of the last student; they divide the teacher's T [default: the recipe's, else 4]
     #[arg(long, value_name = "S")]
     steps: Option<usize>,
-    /// Steps of the first teacher: S doubled at least once [default: the recipe's, else S doubled until it is 32 or more]
+    /// Steps of the first teacher: S doubled at least once [default: the recipe's, else what the teacher was distilled for, else
+    /// S doubled until it is 32 or more]
     #[arg(long, value_name = "S")]
     from: Option<usize>,
     /// Weight of the classifier-free guidance that the student learns [default: the recipe's, else none]

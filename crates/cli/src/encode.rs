@@ -13,7 +13,7 @@ use skipstone::sampling::inversion::{Draw, Latents, Method, encode_noise};
 use skipstone::sampling::options::{DECODE, Request, SAMPLE, SEED, Set};
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, duration, generator};
+use crate::common::{CommonArguments, ModelArguments, Work, duration, generator, say_note};
 use crate::dataset::ArrayArguments;
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
@@ -100,6 +100,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     let x0 = images::read(&arguments.images, &model, arguments.n, &arguments.arrays)?;
     let n = x0.dim().0;
     let generator = generator(model, &engine, &request, Inputs::default(), 0, n)?;
+    say_note(generator.note());
     let batch = arguments.batch.of(&generator, n, engine.threads);
     if !stochastic {
         method.check(generator.plan())?;

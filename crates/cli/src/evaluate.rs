@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use skipstone::io::checkpoint::Model;
 use skipstone::io::data::{DataSpec, Split};
 use skipstone::io::files;
-use skipstone::sampling::generate::{Inputs, Settings, Shard};
+use skipstone::sampling::generate::{Inputs, Settings, Shard, note};
 use skipstone::sampling::options::{
     CONDITION, ClipMode, GUIDE, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD,
 };
@@ -55,8 +55,8 @@ pub struct EvaluateArguments {
     data: Option<String>,
     #[command(flatten)]
     arrays: ArrayArguments,
-    /// Numbers of steps S, one cell each
-    #[arg(long, value_name = "S,…", value_delimiter = ',', default_values_t = [10, 20, 50, 100])]
+    /// Numbers of steps S, one cell each [default: the number that the model was distilled for, else 10,20,50,100]
+    #[arg(long, value_name = "S,…", value_delimiter = ',')]
     steps: Vec<usize>,
     /// Noise: a number is eta of DDIM Eq. 16 (0 is DDIM, 1 is DDPM); hat is DDPM's larger variance; analytic is the variance
     /// that fits the network best (needs a calibration)
@@ -130,12 +130,17 @@ struct Job {
 
 /// Runs the command.
 pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
-    let cells = lists(arguments).cells()?;
     let engine = arguments.common.start()?;
     let common = arguments.run.request()?;
     let model = arguments.model.load_for(&common)?;
+    let cells = lists(arguments, model.scheduler.num_inference_steps).cells()?;
     let requests: Vec<Request> = cells.iter().map(|cell| cell.request(&common)).collect();
     let runs = requests.iter().map(|request| Settings::resolve(&model, request)).collect::<Result<Vec<_>, _>>()?;
+    for (cell, (_, plan)) in cells.iter().zip(&runs) {
+        if let Some(note) = note(&model, plan) {
+            say(format_args!("note: {}, S = {}: {note}", table::name_of(cell), cell.steps));
+        }
+    }
     let end = arguments.first.checked_add(arguments.n).filter(|_| arguments.n <= MOST_IMAGES);
     let end = end.ok_or_else(|| {
         Usage(format!("-n {}: expected at most {MOST_IMAGES} images, with indices that fit into 64 bits", arguments.n))
@@ -212,9 +217,13 @@ fn missing_shard(arguments: &EvaluateArguments, cell: &Cell, gaps: &[Range<u64>]
 /// Most images of one cell.
 const MOST_IMAGES: u64 = 100_000_000;
 
-fn lists(arguments: &EvaluateArguments) -> Lists {
+fn lists(arguments: &EvaluateArguments, own: Option<usize>) -> Lists {
+    let steps = match &arguments.steps[..] {
+        [] => own.map_or_else(|| vec![10, 20, 50, 100], |own| vec![own]),
+        steps => steps.to_vec(),
+    };
     Lists {
-        steps: arguments.steps.clone(),
+        steps,
         noises: arguments.eta.clone(),
         spacings: arguments.spacing.clone(),
         solvers: arguments.solver.clone(),

@@ -15,7 +15,7 @@ use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Progress;
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, duration, generator};
+use crate::common::{CommonArguments, ModelArguments, Work, duration, generator, say_note};
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt;
@@ -127,6 +127,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         request = request.unclipped();
     }
     let generator = generator(model, &engine, &request, Inputs::default(), 0, n)?;
+    say_note(generator.note());
     if let Some(ClassRule::Cycle(_)) = generator.settings().classes {
         return Err(Usage("--class: expected one class for all points, found several".to_owned()).into());
     }

@@ -15,7 +15,7 @@ use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Plan;
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, duration, generator};
+use crate::common::{CommonArguments, ModelArguments, Work, duration, generator, say_note};
 use crate::dataset::ArrayArguments;
 use crate::failure::{Done, emit, is_stopped, say};
 use crate::images;
@@ -96,6 +96,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let n = x0.dim().0;
     let mut generator = generator(model, &engine, &runs[0].1, Inputs::default(), 0, n)?;
     let batch = arguments.batch.of(&generator, n, engine.threads);
+    say_note(generator.note());
     let runs: Vec<(Settings, Plan)> = runs.into_iter().map(|(run, _)| run).collect();
     if arguments.common.dry_run {
         return dry_run(arguments, &generator, &runs, &method, n);
@@ -217,11 +218,11 @@ fn write(
     x0: &Array4<f32>,
     method: &Method,
 ) -> anyhow::Result<()> {
-    let mut lines = "method,steps,calls,mse,unconverged,residual\n".to_owned();
+    let mut lines = "method,steps,calls,mse,unconverged,residual,n\n".to_owned();
     for (row, _) in table {
         let (unconverged, residual) = (row.report.unconverged(), row.report.residual());
-        lines +=
-            &format!("{},{},{},{:e},{unconverged},{residual:e}\n", method.name(), row.steps, row.evaluations, row.mse);
+        let (steps, calls, mse, n) = (row.steps, row.evaluations, row.mse, x0.dim().0);
+        lines += &format!("{},{steps},{calls},{mse:e},{unconverged},{residual:e},{n}\n", method.name());
     }
     files::write_bytes(&folder.join("table.csv"), lines.as_bytes())?;
 

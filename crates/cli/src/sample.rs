@@ -16,7 +16,7 @@ use skipstone::sampling::solver::Solver;
 use skipstone_eval::{FeatureNetwork, FeatureSpec};
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, bytes, duration, generator};
+use crate::common::{CommonArguments, ModelArguments, Work, bytes, duration, generator, say_note};
 use crate::consistency;
 use crate::failure::{Done, Usage, emit, is_stopped, say};
 use crate::fill::FillArguments;
@@ -150,8 +150,8 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
         say(format_args!("preset {preset}:{means}, {} network calls", generator.plan().calls()));
     }
     // A list of runs has said its own.
-    if let (Some(note), None) = (generator.note(), &rows) {
-        say(format_args!("note: {note}"));
+    if rows.is_none() {
+        say_note(generator.note());
     }
     let n = (part.end - part.start) as usize;
     let batch = arguments.batch.of(&generator, n, engine.threads);

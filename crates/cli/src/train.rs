@@ -13,7 +13,7 @@ use skipstone::unet::Parameters;
 
 use crate::common::{CommonArguments, ForeignArguments, WeightsName, load_model, weights_choice};
 use crate::dataset::{ArrayArguments, DATA};
-use crate::failure::Done;
+use crate::failure::{Done, Usage, say};
 use crate::ranks::RanksArguments;
 use crate::training::{Output, Prepared, dry_run, on_ranks, read_recipe, train, training_data};
 
@@ -85,6 +85,9 @@ pub fn run(arguments: &TrainArguments) -> anyhow::Result<Done> {
 
 fn prepare(arguments: &TrainArguments) -> anyhow::Result<Prepared<Option<(Parameters, String)>>> {
     let recipe = recipe(arguments)?;
+    if let Some(step) = arguments.keep.iter().find(|&&step| step > recipe.total_steps()) {
+        return Err(Usage(format!("--keep {step}: the training has {} steps", recipe.total_steps())).into());
+    }
     let engine = arguments.common.start()?;
     let data = dataset(arguments, &recipe)?;
     let init = match &arguments.init {
@@ -112,6 +115,10 @@ fn start(
         return dry_run(output, trainer, engine.threads);
     }
     let run = Run::open_on_ranks(&arguments.out, recipe, data, init, engine, arguments.resume, ranks)?;
+    let past = run.trainer().step_count();
+    for step in arguments.keep.iter().filter(|&&step| step <= past && !run.kept_model(step).exists()) {
+        say(format_args!("warning: --keep {step}: the run is already at step {past}, so that model cannot be kept"));
+    }
     train(output, run.keeping(arguments.keep.clone()))
 }
 

@@ -45,7 +45,16 @@ fn a_student_samples_in_its_own_number_of_steps() {
     assert!(own == sample("run/model", "two.npy", &["--steps", "2"]));
     assert!(own == sample("run/model", "trailing.npy", &["--spacing", "trailing"]));
     assert!(own != sample("run/model", "four.npy", &["--steps", "4"]));
-    for (flag, value, warned) in [("--steps", "2", false), ("--steps", "4", true), ("--spacing", "quadratic", true)] {
+    let flags = [
+        ("--steps", "2"),
+        ("--steps", "4"),
+        ("--steps", "1"),
+        ("--spacing", "quadratic"),
+        ("--eta", "1"),
+        ("--solver", "ab2"),
+    ];
+    for (i, (flag, value)) in flags.into_iter().enumerate() {
+        let warned = i > 0;
         let (_, said) = run(at, &["sample", "--model", "run/model", "-n", "1", flag, value, "-o", "x.png"], 0);
         assert_eq!(said.contains("was distilled for 2 steps"), warned, "{said}");
     }
@@ -56,6 +65,70 @@ fn a_student_samples_in_its_own_number_of_steps() {
     assert!(sample("run/students/steps-4", "a.npy", &[]) == sample("run/students/steps-4", "b.npy", &["--steps", "4"]));
     let (_, said) = run(at, &arguments("run", &["--resume"]), 0);
     assert!(said.contains("distillation is already finished: 8 of 8 steps"), "{said}");
+}
+
+#[test]
+fn a_student_teaches_from_its_own_steps_only() {
+    let folder = bench();
+    let at = folder.path();
+    run(at, &arguments("run", &[]), 0);
+    let of = |steps: &'static str, from: &'static [&'static str]| {
+        let all =
+            ["distill", "--teacher", "run/model", "--data", "idx:images-idx3-ubyte", "--out", "next", "--steps", steps];
+        let set = [
+            "--set",
+            "train.steps=1",
+            "--set",
+            "train.batch=2",
+            "--set",
+            "train.preview_every=0",
+            "--set",
+            "optimizer.warmup=0",
+        ];
+        [&all[..], &set, from].concat()
+    };
+    let (_, error) = run(at, &of("1", &["--from", "4"]), 2);
+    assert!(error.contains("distill.from: the teacher was distilled for 2 steps and cannot make 4"), "{error}");
+    let (_, error) = run(at, &of("2", &[]), 2);
+    assert!(error.contains("distill.steps: the teacher was distilled for 2 steps, and halving"), "{error}");
+    let (_, said) = run(at, &of("1", &[]), 0);
+    assert!(said.contains("round 1 of 1: 2 steps of the teacher in 1"), "{said}");
+}
+
+#[test]
+fn a_run_overwrites_no_model_that_is_not_its_own() {
+    let folder = bench();
+    let at = folder.path();
+    run(at, &["convert", "--from", "model", "--to", "mine/model"], 0);
+    let weights = || read(at, "mine/model/unet/diffusion_pytorch_model.safetensors");
+    let before = weights();
+    for more in [&[][..], &["--resume"]] {
+        let (_, error) = run(at, &arguments("mine", more), 2);
+        assert!(error.contains("holds a model without the state of its training"), "{error}");
+    }
+    assert!(weights() == before);
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed() {
+    let folder = bench();
+    let at = folder.path();
+    run(at, &arguments("run", &[]), 0);
+    let left = [
+        "run/model/unet/.w.1.skipstone-partial",
+        "run/students/steps-4/.w.skipstone-partial",
+        "run/.model.7-0.skipstone-partial/w",
+    ];
+    for path in left {
+        let path = at.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "half").unwrap();
+    }
+    run(at, &arguments("run", &["--resume"]), 0);
+    for path in left {
+        assert!(!at.join(path).exists(), "{path}");
+    }
+    assert!(!at.join("run/.model.7-0.skipstone-partial").exists());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Kind, Result};
 
 /// Suffix of temporary files.
-const SUFFIX: &str = ".skipstone-partial";
+pub(crate) const SUFFIX: &str = ".skipstone-partial";
 
 /// Replaces the file at `path` by the output of `write`. Readers see the old content or the new, never a part.
 ///
@@ -119,12 +119,12 @@ pub fn lock(folder: &Path) -> Result<Lock> {
     Ok(Lock { _held: held })
 }
 
-/// Removes temporary files that a killed process left directly in `folder`. Returns their number.
+/// Removes temporary files and folders that a killed process left directly in `folder`. Returns their number.
 ///
-/// Call this only while no other process writes to the folder (see [`lock`]): a file being written looks the same.
+/// Call this only while no other process writes to the folder (see [`lock`]): what is being written looks the same.
 ///
 /// # Errors
-/// The folder cannot be read or a file cannot be removed. A missing folder has no such files: 0.
+/// The folder cannot be read, or one of them cannot be removed. A missing folder has none: 0.
 pub fn remove_stale_temporaries(folder: &Path) -> Result<usize> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -136,10 +136,16 @@ pub fn remove_stale_temporaries(folder: &Path) -> Result<usize> {
         let entry = entry.map_err(|e| Error::io(folder, e))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(SUFFIX) && entry.file_type().is_ok_and(|t| t.is_file()) {
-            fs::remove_file(entry.path()).map_err(|e| refused(&entry.path(), e))?;
-            removed += 1;
+        if !name.starts_with('.') || !name.ends_with(SUFFIX) {
+            continue;
         }
+        match entry.file_type() {
+            Ok(kind) if kind.is_file() => fs::remove_file(entry.path()),
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+            _ => continue,
+        }
+        .map_err(|e| refused(&entry.path(), e))?;
+        removed += 1;
     }
     Ok(removed)
 }

@@ -454,6 +454,13 @@ fn settle(folder: &Path, recipe: &mut Recipe, identity: &mut Identity, resume: b
         )
         .in_file(folder));
     }
+    let mut model = std::fs::read_dir(folder.join("model")).into_iter().flatten();
+    if !exists && model.next().is_some() {
+        return Err(Error::argument(
+            "the folder holds a model without the state of its training, and a run would overwrite it; choose another --out",
+        )
+        .in_file(folder));
+    }
     let was = if exists { Some(Identity::read(&state)?) } else { None };
     let before = match &was {
         Some(was) => stored_sum(&was.recipe).map_err(|e| e.in_file(&state))?,
@@ -484,8 +491,16 @@ fn prepare(folder: &Path) -> Result<files::Lock> {
         files::create_dir(&folder.join(sub))?;
     }
     let lock = files::lock(folder)?;
-    files::remove_stale_temporaries(folder)?;
-    files::remove_stale_temporaries(&folder.join("state"))?;
+    for sub in ["", "state", "previews", "students", "kept"] {
+        files::remove_stale_temporaries(&folder.join(sub))?;
+    }
+    let inside =
+        |sub: &str| std::fs::read_dir(folder.join(sub)).into_iter().flatten().flatten().map(|entry| entry.path());
+    for model in inside("students").chain(inside("kept")).chain([folder.join("model")]) {
+        for sub in ["", "unet", "scheduler"] {
+            files::remove_stale_temporaries(&model.join(sub))?;
+        }
+    }
     Ok(lock)
 }
 

@@ -10,7 +10,7 @@ use super::diffusers::EXTRA;
 use super::safetensors::{FloatType, write_tensors};
 use super::{SchedulerConfig, Weights, config_from_json, config_to_json};
 use crate::error::{Error, Kind, Result};
-use crate::io::files::{create_dir, write_atomically, write_bytes};
+use crate::io::files::{SUFFIX, create_dir, write_atomically, write_bytes};
 use crate::unet::{Config, Parameters, layout};
 
 const MAIN: &str = "unet/diffusion_pytorch_model.safetensors";
@@ -122,7 +122,7 @@ fn temporary_sibling(dir: &Path) -> Result<PathBuf> {
     let name = dir.file_name().ok_or_else(|| Error::argument("the path does not name a folder").in_file(dir))?;
     create_dir(parent)?;
     for attempt in 0..1000 {
-        let path = parent.join(format!(".{}.{}-{attempt}.tmp", name.to_string_lossy(), std::process::id()));
+        let path = parent.join(format!(".{}.{}-{attempt}{SUFFIX}", name.to_string_lossy(), std::process::id()));
         match std::fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}

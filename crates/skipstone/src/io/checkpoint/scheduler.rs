@@ -213,12 +213,13 @@ impl SchedulerConfig {
     /// let student = SchedulerConfig { num_inference_steps: Some(2), ..SchedulerConfig::default() };
     /// assert_eq!(student.misses([1000, 500].map(Time::new)), None);
     /// assert_eq!(student.misses([1000, 750].map(Time::new)), Some(2));
+    /// assert_eq!(student.misses([Time::new(1000)]), Some(2)); // a longer step than it has learnt
     /// ```
     pub fn misses(&self, times: impl IntoIterator<Item = Time>) -> Option<usize> {
         let own = self.num_inference_steps?;
         let learnt =
             Trajectory::named(Spacing::Trailing, own, u32::try_from(self.num_train_timesteps).ok()?, 0).ok()?;
-        times.into_iter().any(|t| !learnt.times().contains(&t)).then_some(own)
+        (!times.into_iter().eq(learnt.times().iter().copied())).then_some(own)
     }
 
     /// S if nobody asks for another: that of a distilled network, else 50, but no more than T.

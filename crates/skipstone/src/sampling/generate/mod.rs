@@ -32,6 +32,7 @@ use crate::sampling::inpaint::{Noises, Region, Resampling, inpaint};
 use crate::sampling::inversion::{self, Decoded, Encoded, Latents, Method};
 use crate::sampling::options::Request;
 use crate::sampling::sampler::{Plan, Progress, sample};
+use crate::sampling::solver::Solver;
 
 /// Inputs of a run: tensors that replace seeded noise, and a region to inpaint.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,13 +61,17 @@ pub struct Generator {
 
 /// What a person should know about this run of `model` before it begins; `None` if there is nothing.
 ///
-/// A distilled network knows the times of its own steps only, and no error tells that a run asks it for others.
+/// A distilled network has learnt the DDIM steps between its own times only, and no error tells that a run asks it for others.
 pub fn note(model: &Model, plan: &Plan) -> Option<String> {
-    let own = model.scheduler.misses(plan.steps().iter().map(|step| step.t))?;
-    Some(format!(
-        "the model was distilled for {own} steps and has not learnt the times of this run; leave steps and spacing out to use \
-         its own"
-    ))
+    let own = model.scheduler.num_inference_steps?;
+    let (what, remedy) = if model.scheduler.misses(plan.steps().iter().map(|step| step.t)).is_some() {
+        ("the times of this run", "leave steps and spacing out to use its own")
+    } else if plan.solver() != Solver::DDIM || !plan.is_deterministic() {
+        ("steps with noise or of another solver", "leave them out")
+    } else {
+        return None;
+    };
+    Some(format!("the model was distilled for {own} steps and has not learnt {what}; {remedy}"))
 }
 
 impl std::fmt::Debug for Generator {

@@ -47,11 +47,7 @@ impl DistillRecipe {
         if steps == 0 {
             return Err(Error::argument("distill.steps: expected at least 1, found 0"));
         }
-        let mut reached = from;
-        while reached > steps && reached.is_multiple_of(2) {
-            reached /= 2;
-        }
-        if from != 0 && (reached != steps || from == steps) {
+        if from != 0 && !halves(from, steps) {
             let choices: Vec<String> = (1..5).filter_map(|i| Some(steps.checked_mul(1 << i)?.to_string())).collect();
             return Err(Error::argument(format!(
                 "distill.from: halving {from} steps does not lead to {steps}; choose {}, … or another number of steps",
@@ -64,11 +60,14 @@ impl DistillRecipe {
         Ok(())
     }
 
-    /// Settles what depends on the teacher's `trained` timesteps, after checking that they allow these steps.
-    fn settle(&mut self, trained: u32) -> Result<()> {
+    /// Settles what depends on the teacher's `trained` timesteps, after checking that they allow these steps. `own` is the number
+    /// of steps that the teacher itself was distilled for.
+    fn settle(&mut self, trained: u32, own: Option<usize>) -> Result<()> {
         let (steps, most) = (self.steps, trained as usize);
         if steps == 0 || !most.is_multiple_of(steps) {
-            let near = (1..=most.min(steps.saturating_mul(4))).filter(|n| most.is_multiple_of(*n) && n * 4 >= steps);
+            let leads = |n: usize| self.from == 0 || halves(self.from, n);
+            let near = (1..=most.min(steps.saturating_mul(4)))
+                .filter(|&n| most.is_multiple_of(n) && n * 4 >= steps && leads(n));
             let near: Vec<String> = near.map(|n| n.to_string()).collect();
             return Err(Error::argument(format!(
                 "distill.steps: {steps} does not divide the teacher's {most} timesteps, so diffusers would take other ones \
@@ -76,7 +75,27 @@ impl DistillRecipe {
                 if near.is_empty() { most.to_string() } else { near.join(", ") }
             )));
         }
+        if let Some(own) = own {
+            // Its predictions lead from each of its own times to the next, and nowhere else.
+            if self.from != 0 && self.from != own {
+                return Err(Error::argument(format!(
+                    "distill.from: the teacher was distilled for {own} steps and cannot make {}; leave it out",
+                    self.from
+                )));
+            }
+            if !halves(own, steps) {
+                return Err(Error::argument(format!(
+                    "distill.steps: the teacher was distilled for {own} steps, and halving them does not lead to {steps}"
+                )));
+            }
+            self.from = own;
+        }
         if self.from == 0 {
+            if steps > most / 2 {
+                return Err(Error::argument(format!(
+                    "distill.steps: the teacher has {most} trained timesteps, and {steps} steps are more than half of them"
+                )));
+            }
             self.from = 2 * steps;
             while self.from < FROM && 2 * self.from <= most {
                 self.from *= 2;
@@ -90,6 +109,11 @@ impl DistillRecipe {
         }
         self.check()
     }
+}
+
+/// Whether halving `from` steps, at least once, leads to `steps`.
+fn halves(from: usize, steps: usize) -> bool {
+    from > steps && steps > 0 && from.is_multiple_of(steps) && (from / steps).is_power_of_two()
 }
 
 /// The timesteps of a student or its teacher: the trailing ones, which begin at T and which diffusers has too.
@@ -137,7 +161,7 @@ impl Recipe {
                 "the recipe has no section [distill]; read it with Recipe::parse_distillation",
             ));
         };
-        distill.settle(teacher.scheduler.schedule()?.train_steps())?;
+        distill.settle(teacher.scheduler.schedule()?.train_steps(), teacher.scheduler.num_inference_steps)?;
         let own = teacher.scheduler.prediction_type;
         if distill.prediction == StudentPrediction::Auto {
             distill.prediction = match own {
