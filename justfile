@@ -1,6 +1,6 @@
 # `just` lists these; each is one cargo command for those who do without just.
 
-# Format, lints, tests, documentation, licences.
+# Format, lints, tests, examples, ranks under MPI, the web page, the Python package, documentation, licences.
 check:
     cargo xtask check
 

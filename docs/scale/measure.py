@@ -183,7 +183,7 @@ def middle(results, key):
 
 def main():
     program = sys.argv[1]
-    report = {"cpu": "", "cores": os.cpu_count(), "kernel": platform.release(), "steps": STEPS - WARM, "repeats": REPEATS}
+    report = {"cpu": "", "cores": os.cpu_count(), "kernel": platform.release().split("-")[0], "steps": STEPS - WARM, "repeats": REPEATS}
     report["cpu"] = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     report["program"] = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.split("\n")[0]
     with tempfile.TemporaryDirectory() as folder:

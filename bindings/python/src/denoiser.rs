@@ -337,6 +337,18 @@ impl PyDenoiser {
         self.prediction.to_string()
     }
 
+    /// The number of classes; None for an unconditional network.
+    #[getter]
+    fn classes(&self) -> Option<usize> {
+        self.classes
+    }
+
+    /// The class that means "no class", if there is one.
+    #[getter]
+    fn null_class(&self) -> Option<usize> {
+        self.null_class
+    }
+
     /// The function.
     #[getter]
     fn function(&self, py: Python<'_>) -> Py<PyAny> {

@@ -86,8 +86,10 @@ impl PySampler {
         progress: Option<Py<PyAny>>,
         options: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if !self.core.identified {
-            return Err(value("denoiser: evaluation keeps its images by the network's name; give Denoiser(name=…)"));
+        if !self.core.is_identified() {
+            return Err(value(
+                "denoiser: evaluation keeps its images by the names of the network and of its guide; give Denoiser(name=…)",
+            ));
         }
         let mut keywords = Keywords::new("evaluate", options)?;
         let common = keywords.request(py, THRESHOLD | CONDITION | SEED)?;

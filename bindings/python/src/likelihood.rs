@@ -30,6 +30,8 @@ use crate::watch::Watch;
 
 /// Batch size: fixed as the command's, so that sums have the same order.
 const BATCH: usize = 32;
+/// Most latents of a fitted calibration.
+const MOST_LATENTS: usize = 4096;
 
 /// The likelihood of images under a sampler, in bits per dimension of an 8-bit image.
 ///
@@ -264,6 +266,9 @@ impl PySampler {
     ) -> PyResult<PyCalibration> {
         let x0 = self::images(images, "images", self.core.shape())?;
         let labels = self::labels(labels, x0.dim().0)?;
+        if fitted > MOST_LATENTS {
+            return Err(value(format!("fitted: expected at most {MOST_LATENTS} latents, found {fitted}")));
+        }
         let core = &self.core;
         let mut found = Watch::new(progress, None).run(py, |watch| {
             let model = core.model();

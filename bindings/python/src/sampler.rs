@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ndarray::{Array4, Array5, ArrayD, Axis, Slice, concatenate, stack};
@@ -49,7 +50,9 @@ pub struct Core {
     /// Opens the network again, with its gradient.
     reopen: Box<dyn Fn() -> Result<Gradient> + Send + Sync>,
     /// Whether the model's hash stands for its weights.
-    pub identified: bool,
+    identified: bool,
+    /// Whether the hash of the model that guides this one stands for its weights; true without one.
+    guide_identified: AtomicBool,
 }
 
 impl Core {
@@ -62,7 +65,13 @@ impl Core {
         reopen: impl Fn() -> Result<Gradient> + Send + Sync + 'static,
     ) -> Self {
         let model = Mutex::new(Arc::new(model));
-        Self { model, network, engine, gradient: OnceLock::new(), reopen: Box::new(reopen), identified }
+        let guide_identified = AtomicBool::new(true);
+        Self { model, network, engine, gradient: OnceLock::new(), reopen: Box::new(reopen), identified, guide_identified }
+    }
+
+    /// Whether hashes stand for the weights of the model and of its guide: then images can be told from others'.
+    pub fn is_identified(&self) -> bool {
+        self.identified && self.guide_identified.load(Ordering::Relaxed)
     }
 
     /// The model as it is now.
@@ -86,6 +95,7 @@ impl Core {
             None => Model { guide: None, ..Model::clone(&self.model()) },
         };
         *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(guided);
+        self.guide_identified.store(by.is_none_or(|by| by.identified), Ordering::Relaxed);
         Ok(())
     }
 

@@ -235,7 +235,7 @@ def test_the_loop_on_the_device_is_the_loop_over_numpy():
     ss.torch.sample(d, 2, steps=3, callback=lambda i, n, x: seen.append((i, n, tuple(x.shape))))
     assert seen == [(i, 3, (2, 3, 4, 4)) for i in (1, 2, 3)]
     labels = ss.torch.wrap(lambda x, t, y: x * y[:, None, None, None].to(x.dtype) / 9, (1, 2, 2), classes=10)
-    for class_ in (3, [1, 4]):
+    for class_ in (3, [1, 4], None):
         expected = np.asarray(ss.Sampler(labels).sample(3, steps=2, class_=class_, first=1))
         assert np.allclose(ss.torch.sample(labels, 3, steps=2, class_=class_, first=1), expected, atol=1e-5)
     learned = ss.torch.wrap(lambda x, t: torch.cat([x, 0.3 * x], 1), (1, 2, 2), learned_variance=True)
@@ -257,5 +257,9 @@ def test_what_cannot_be_wrapped_is_refused():
     for name, given in (("solver", "unipc"), ("restart", (300, 800, 1)), ("guidance", 2.0), ("guidance_interval", (0, 1)), ("threshold", (0.9, 2))):
         with pytest.raises(ValueError, match=name):
             ss.torch.sample(ss.torch.wrap(Net(), (3, 4, 4)), steps=10, **{name: given})
+    guided = ss.Sampler(ss.torch.wrap(Net(), (3, 4, 4)))
+    guided.guide_by(ss.Sampler(ss.torch.wrap(Net(), (3, 4, 4))))
+    with pytest.raises(ValueError, match="guidance"):
+        ss.torch.sample(guided, steps=4, guidance=2.0)
     with pytest.raises(ValueError, match="latents"):
         ss.torch.sample(ss.torch.wrap(Net(), (3, 4, 4)), latents=torch.zeros(1, 3, 4, 5))

@@ -201,8 +201,9 @@ fn missing_shard(arguments: &EvaluateArguments, cell: &Cell, gaps: &[Range<u64>]
     let shard = (2..=1000.min(arguments.n)).find_map(|of| {
         (1..=of).filter_map(|k| Shard::new(k, of).ok()).find(|shard| shard.range(images.clone()) == gap)
     });
-    let words: Vec<String> = std::env::args().map(|word| interrupt::quoted(&word)).collect();
     let instead = shard.map_or(String::new(), |shard| format!("--shard {shard}"));
+    let words = interrupt::words().into_iter().map(|word| if word == "--merge" { instead.clone() } else { word });
+    let command = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     Usage(format!(
         "--merge: images {} to {} of {}, S = {}, are missing in {}; draw them with: {}",
         gap.start,
@@ -210,7 +211,7 @@ fn missing_shard(arguments: &EvaluateArguments, cell: &Cell, gaps: &[Range<u64>]
         table::name_of(cell),
         cell.steps,
         arguments.output.join("samples").display(),
-        words.join(" ").replace("--merge", &instead).trim_end()
+        command
     ))
 }
 

@@ -53,10 +53,14 @@ pub fn listen() -> anyhow::Result<()> {
     .context("cannot install the Ctrl-C handler")
 }
 
+/// The words of the command that was typed, each quoted for a shell.
+pub fn words() -> Vec<String> {
+    TYPED.get().into_iter().flatten().map(|word| quoted(&word.to_string_lossy())).collect()
+}
+
 /// The command that was typed, quoted for a shell, with `extra` appended unless it is already there.
 pub fn command_line(extra: Option<&str>) -> String {
-    let mut words: Vec<String> =
-        TYPED.get().into_iter().flatten().map(|word| quoted(&word.to_string_lossy())).collect();
+    let mut words = words();
     if let Some(extra) = extra
         && !words.iter().any(|word| word == extra)
     {

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use ndarray::{Array4, ArrayView3, ArrayView4, Axis, concatenate};
+use ndarray::{Array4, ArrayView3, ArrayView4, Axis, Slice, concatenate};
 use skipstone::io::data::shard_in;
 use skipstone::io::image::{Layout, film_strip, grid, is_picture, near_square, npy, text_chunks, write_png};
 use skipstone::sampling::generate::{Folder, Manifest, NpzFile, Settings, Shard, TarFile, TarStream, batches};
@@ -298,8 +298,14 @@ impl Sink {
         match self {
             Self::File(_, batches, _) => batches.push(images),
             Self::Folder(folder) => folder.write_all(indices, &images)?,
-            Self::Npz(file) => file.write_all(indices, &images)?,
-            Self::Tar(file) => file.write_all(indices, &images)?,
+            Self::Npz(file) => {
+                let (indices, images) = unwritten(indices, images, &file.missing());
+                file.write_all(indices, &images)?;
+            }
+            Self::Tar(file) => {
+                let (indices, images) = unwritten(indices, images, &file.missing());
+                file.write_all(indices, &images)?;
+            }
             Self::Stream(stream) => stream.write_all(indices, &images)?.map_err(Stdout::from)?,
         }
         Ok(())
@@ -325,6 +331,13 @@ impl Sink {
         }
         Ok(())
     }
+}
+
+/// Images without those before the missing ones: they were sampled again, for a strip, and an archive has them already.
+fn unwritten(indices: Range<u64>, mut images: Array4<f32>, missing: &Range<u64>) -> (Range<u64>, Array4<f32>) {
+    let start = missing.start.clamp(indices.start, indices.end);
+    images.slice_axis_inplace(Axis(0), Slice::from((start - indices.start) as usize..));
+    (start..indices.end, images)
 }
 
 /// The part of `wanted` that is missing.

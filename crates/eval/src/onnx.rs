@@ -3,6 +3,7 @@
 //! The network gets one image at a time, `[1, channels, height, width]`, with **values in 0..1**. Any other preprocessing
 //! (size, range, mean, deviation) belongs in its graph, so that the file alone defines the features.
 
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use sha2::{Digest, Sha256};
 use skipstone::error::{Error, Kind, Result};
 use skipstone::io::files;
 use skipstone::io::hex::hex;
+use skipstone_onnx::guarded;
+use skipstone_onnx::scan::Outline;
 
 use super::features::FeatureNetwork;
 use super::resize::bilinear;
@@ -25,6 +28,8 @@ const MOST_SIDE: usize = 4096;
 const MOST_DIMENSIONS: usize = 8192;
 /// Most channels of its input.
 const MOST_CHANNELS: usize = 1024;
+/// Most numbers of an image.
+const MOST_NUMBERS: usize = 1 << 26;
 /// Side of the image on which a network without a stated size is tried.
 const TRIAL: usize = 64;
 
@@ -67,6 +72,8 @@ impl OnnxFeatures {
     }
 
     fn from_bytes(name: String, bytes: Vec<u8>, output: &str) -> Result<Self> {
+        // rten allocates what the file's lengths say.
+        Outline::scan(Cursor::new(&bytes), bytes.len() as u64)?;
         let (model, output) = load(bytes, output)?;
         let &[input] = model.input_ids() else {
             let message = format!("a network of {} inputs; expected one, the image", model.input_ids().len());
@@ -94,6 +101,10 @@ impl OnnxFeatures {
         let threads = Arc::new(ThreadPool::with_num_threads(rayon::current_num_threads()));
         let mut network = Self { name, model, input, output, channels, size, dimensions: 0, threads };
         let [height, width] = size.unwrap_or([TRIAL; 2]);
+        if channels * height * width > MOST_NUMBERS {
+            let message = format!("an input of {channels}×{height}×{width} numbers; expected at most {MOST_NUMBERS}");
+            return Err(Error::unsupported(message));
+        }
         network.dimensions = network.run(vec![0.5; channels * height * width], [height, width])?.len();
         if !(1..=MOST_DIMENSIONS).contains(&network.dimensions) {
             let (name, found) = (&network.name, network.dimensions);
@@ -108,7 +119,8 @@ impl OnnxFeatures {
         let mut options = RunOptions::default();
         options.thread_pool = Some(self.threads.clone());
         let failed = |e: rten::RunError| Error::unsupported(format!("{}: cannot be run: {e}", self.name)).caused_by(e);
-        let found = self.model.run(vec![(self.input, image.into())], &[self.output], Some(options)).map_err(failed)?;
+        let run = || self.model.run(vec![(self.input, image.into())], &[self.output], Some(options));
+        let found = guarded(run)?.map_err(failed)?;
         match found.into_iter().next() {
             Some(Value::FloatTensor(features)) => {
                 let shape = features.shape().to_vec();
@@ -147,7 +159,7 @@ fn load(bytes: Vec<u8>, output: &str) -> Result<(Model, NodeId)> {
     let with = |optimize: bool| {
         let mut options = ModelOptions::with_all_ops();
         options.enable_optimization(optimize);
-        options.load(bytes.clone()).map_err(|e| Error::data(format!("cannot be loaded: {e}")).caused_by(e))
+        guarded(|| options.load(bytes.clone()))?.map_err(|e| Error::data(format!("cannot be loaded: {e}")).caused_by(e))
     };
     let model = with(true)?;
     if let Some(output) = model.find_node(output) {

@@ -153,12 +153,18 @@ fn hash_of(path: &Path, outline: &Outline, names: &Names) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
+/// What `work` returns, which loads or runs a network. rten panics where a graph breaks its assumptions, also while it loads,
+/// because it folds constants. Neither changes the network.
+///
+/// # Errors
+/// It panicked.
+pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|_| Error::unsupported("the network cannot be run: rten failed on one of its operators"))
+}
+
 fn model_of(path: &Path) -> Result<rten::Model> {
-    let load = || ModelOptions::with_all_ops().load_file(path);
-    // rten folds constants while it loads, and panics where they break its assumptions.
-    let loaded = catch_unwind(AssertUnwindSafe(load))
-        .map_err(|_| Error::data("the network cannot be loaded: rten failed on one of its operators"))?;
-    loaded.map_err(|e| match e.kind() {
+    guarded(|| ModelOptions::with_all_ops().load_file(path))?.map_err(|e| match e.kind() {
         LoadErrorKind::OperatorInvalid => Error::unsupported(format!("the network cannot be run: {e}")).caused_by(e),
         _ => Error::data(format!("the network cannot be loaded: {e}")).caused_by(e),
     })

@@ -1,6 +1,5 @@
 //! Running a graph as a denoiser.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -151,9 +150,7 @@ impl OnnxNetwork {
         ];
         let options = RunOptions::default().with_thread_pool(Some(threads.clone()));
         let run = || self.graph.model.run(values.into_iter().flatten().collect(), &[self.output], Some(options));
-        // rten panics where a graph breaks its assumptions. The model itself is not changed by a run.
-        let found = catch_unwind(AssertUnwindSafe(run))
-            .map_err(|_| Error::unsupported("the network cannot be run: rten failed on one of its operators"))?
+        let found = super::guarded(run)?
             .map_err(|e| Error::unsupported(format!("the network cannot be run: {e}")).caused_by(e))?;
         match found.into_iter().next() {
             Some(rten::Value::FloatTensor(values)) => Ok(values),

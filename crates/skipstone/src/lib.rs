@@ -18,11 +18,11 @@
 //! - [`math`]: the noise schedule a_t, trajectories τ, the scales σ, keyed noise.
 //! - [`unet`]: what a network is: its configuration, parameters and graph of operations.
 //! - [`engine`]: what computes a network, for sampling and for training.
+//! - [`io`]: checkpoints ([`io::checkpoint::load`]), data sets, images.
 //! - [`sampling`]: the `Denoiser` seam, the sampling loop over it, solvers, inversion, inpainting;
 //!   [`sampling::generate::Generator`] resolves a request as the `skipstone` command does.
 //! - [`objective`]: the training loss, the evidence lower bound, the likelihood.
 //! - [`train`]: recipes and runs.
-//! - [`io`]: checkpoints ([`io::checkpoint::load`]), data sets, images.
 //!
 //! Scores of images are in the crate `skipstone-eval`.
 #![forbid(unsafe_code)]

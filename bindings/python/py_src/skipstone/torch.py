@@ -187,7 +187,7 @@ def sample(denoiser, n=1, *, schedule=None, latents=None, noise=None, first=0, c
         noise: z of every step, [steps, n, c, h, w], instead of seeded noise.
         first: index of the first image.
         callback: called with (step, steps, x) after every step; x is a tensor.
-        class_: class of the images, or a list to repeat.
+        class_: class of the images, or a list to repeat [the null class, or else every class in turn].
         options: steps, eta, sigma, spacing, times, clip, final_sigma and seed, as for `Sampler.sample`; not guidance, not
             thresholds, not restart, and ddim is the only solver.
 
@@ -203,6 +203,9 @@ def sample(denoiser, n=1, *, schedule=None, latents=None, noise=None, first=0, c
         sampler = _skipstone.Sampler(denoiser, schedule=schedule)
     if not isinstance(denoiser, TorchDenoiser):
         raise TypeError("denoiser: expected what skipstone.torch.wrap made")
+    for name in ("guidance", "guidance_interval"):
+        if options.get(name) is not None:
+            raise ValueError(f"{name}: there is no guidance here; use Sampler.sample")
     seed = options.get("seed", 0) or 0
     shape, function = denoiser.shape, denoiser.function
     if latents is None:
@@ -212,8 +215,11 @@ def sample(denoiser, n=1, *, schedule=None, latents=None, noise=None, first=0, c
         raise ValueError(f"latents: expected [n, {', '.join(map(str, shape))}] with n > 0, found {tuple(x.shape)}")
     n = len(x)
     classes = None
+    if class_ is None and denoiser.classes is not None:
+        class_ = range(denoiser.classes) if denoiser.null_class is None else denoiser.null_class
     if class_ is not None:
         given = [class_] if isinstance(class_, int) else list(class_)
+        options["class_"] = given
         classes = torch.tensor([given[(first + i) % len(given)] for i in range(n)], device=function.device)
     plan = sampler.plan(**options)
     for i, at in enumerate(plan):

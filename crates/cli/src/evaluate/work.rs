@@ -93,7 +93,8 @@ impl Work<'_> {
     }
 
     fn write_report(&self) -> anyhow::Result<Option<PathBuf>> {
-        if self.results.rows().is_empty() {
+        // A shard scores nothing and may have read what another process has changed since.
+        if self.arguments.shard.is_some() || self.results.rows().is_empty() {
             return Ok(None);
         }
         let path = self.arguments.output.join("report.html");

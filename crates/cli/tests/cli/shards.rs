@@ -4,7 +4,8 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use skipstone::io::image::read_png;
+use ndarray::Array4;
+use skipstone::io::image::{npy, read_png};
 
 use crate::support::{names, read, run, skipstone, with_model};
 
@@ -118,6 +119,52 @@ fn a_shard_that_is_missing_torn_or_of_another_set_is_named() {
     std::fs::remove_file(at.join("set-00001-of-00003.npz")).unwrap();
     command(at, &format!("{RUN} --shard 1/3 -o set.npz"), 0);
     assert_eq!(read(at, "set-00001-of-00003.npz"), torn);
+}
+
+#[test]
+fn shards_of_two_runs_are_not_one_set() {
+    let folder = with_model();
+    let at = folder.path();
+    for out in ["set-%05d.tar", "set/"] {
+        let set = out.trim_end_matches('/');
+        command(at, &format!("{RUN} --shard 1/2 -o {out}"), 0);
+        command(at, &format!("{RUN} --seed 3 --shard 2/2 -o {out}"), 0);
+        let look = format!("reconstruct --model model --steps 2 --images {set}");
+        let (_, error) = command(at, &look, 1);
+        assert!(error.contains("shards of two runs: seed is not that of the shard before"), "{error}");
+    }
+    command(at, "sample --model model --steps 3 -n 4 --shard 1/2 -o n/", 0);
+    command(at, "sample --model model --steps 3 -n 8 --shard 2/2 -o n/", 0);
+    let (_, error) = command(at, "reconstruct --model model --steps 2 --images n", 1);
+    assert!(error.contains("its images begin at 4, those of the shard before end at 0 + 2"), "{error}");
+}
+
+#[test]
+fn shards_of_arrays_share_one_range() {
+    let folder = with_model();
+    let at = folder.path();
+    for (k, high) in [(1, 3.0), (2, 5.0)] {
+        let x = Array4::from_shape_fn((2, 3, 16, 16), |(_, _, y, x)| (x + y) as f32 / 30.0 * high);
+        npy::write(&at.join(format!("set-0000{k}-of-00002.npy")), x.view()).unwrap();
+    }
+    let look = "calibrate --model model --data set.npy -n 4 --dry-run";
+    let (_, error) = command(at, look, 1);
+    assert!(error.contains("have the range") && error.contains("--range LOW,HIGH"), "{error}");
+    command(at, &format!("{look} --range 0,5"), 0);
+}
+
+#[test]
+fn a_film_strip_of_an_archive_is_made_again_beside_it() {
+    let folder = with_model();
+    let at = folder.path();
+    for out in ["set.tar", "set.npz"] {
+        let sample = format!("{RUN} -o {out} --trajectory strip.png");
+        command(at, &sample, 0);
+        let (archive, strip) = (read(at, out), read(at, "strip.png"));
+        std::fs::remove_file(at.join("strip.png")).unwrap();
+        command(at, &sample, 0);
+        assert!(read(at, out) == archive && read(at, "strip.png") == strip, "{out}");
+    }
 }
 
 #[test]

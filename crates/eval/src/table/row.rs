@@ -150,7 +150,7 @@ impl Row {
         self.kid_floor = floor.kid.map(|kid| kid.value);
         self.precision_test = floor.precision_recall.map(|balls| balls.precision);
         self.recall_test = floor.precision_recall.map(|balls| balls.recall);
-        self.nearest_test = floor.nearest;
+        self.nearest_test = of.nearest_test;
     }
 
     /// Copies the scores of `other`, which belong to the same images and the same reference.

@@ -28,9 +28,10 @@ pub struct Scores {
     /// Median distance of the first 1,000 images to the nearest of [`RealImages::seen`](super::RealImages::seen), in pixels:
     /// root mean square, in [0, 1].
     pub nearest: f64,
-    /// [`nearest`](Self::nearest) divided by the same median for as many test images. Well below 1, images are copies of
-    /// training images. Absent if the test images themselves are in the training set. (If the data set was cut into halves,
-    /// a test image has half as many images to be near to.)
+    /// The same median for as many test images, with half of the data to be near to if the data set was cut into halves.
+    pub nearest_test: f64,
+    /// [`nearest`](Self::nearest) divided by [`nearest_test`](Self::nearest_test). Well below 1, images are copies of training
+    /// images. Absent if the test images themselves are in the training set.
     pub memorisation: Option<f64>,
     /// The nearest training images of the first 1,000 images, and their distances.
     pub neighbours: Nearest,
@@ -78,7 +79,15 @@ impl Scores {
         let test = &reference.test_nearest[..queries.min(reference.test_nearest.len())];
         let of_test = Nearest { indices: Vec::new(), distances: test.to_vec() }.quantile(0.5).unwrap_or(f64::NAN);
         let memorisation = (of_test > 0.0).then_some(median / of_test);
-        Ok(Self { frechet, kid, precision_recall: balls, nearest: median, memorisation, neighbours })
+        Ok(Self {
+            frechet,
+            kid,
+            precision_recall: balls,
+            nearest: median,
+            nearest_test: of_test,
+            memorisation,
+            neighbours,
+        })
     }
 }
 

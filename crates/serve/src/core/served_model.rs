@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use skipstone::Result;
 use skipstone::engine::{self, Cost, EngineOptions, Precision, bench};
 use skipstone::io::checkpoint::{Guide, Model};
+use skipstone::io::image::is_picture;
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request;
+use skipstone::{Error, Result};
 
 use super::cancel::Cancel;
 use super::failure::Failure;
@@ -67,7 +68,12 @@ impl ServedModel {
         engine: &EngineOptions,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Self>> {
-        let id = named.text.clone();
+        let (id, channels) = (named.text.clone(), model.config.image_channels());
+        if !is_picture(channels) {
+            return Err(Error::unsupported(format!(
+                "model {id}: its images have {channels} channels; the service sends pictures, which have 1 or 3"
+            )));
+        }
         let count = model.parameter_count();
         let timesteps = model.scheduler.schedule()?.train_steps();
         let network = model.open(engine)?;

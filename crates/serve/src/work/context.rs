@@ -25,9 +25,16 @@ impl Context {
     /// A generator of `n` images from index `first`.
     ///
     /// # Errors
-    /// The options are not valid for the model.
+    /// The options are not valid for the model, or a restart makes more steps than a run may have.
     pub(super) fn generator(&self, request: &Request, first: u64, n: usize) -> Result<Generator, Failure> {
-        self.model.generator(request, self.guide.as_deref(), Inputs::default(), (first, n), &self.cancel)
+        let made = self.model.generator(request, self.guide.as_deref(), Inputs::default(), (first, n), &self.cancel)?;
+        let (steps, most) = (made.plan().steps().len(), self.limits.steps);
+        if steps > most {
+            let message =
+                format!("restart: with the repeated ones, the run has {steps} steps; expected at most {most}");
+            return Err(Failure::Refused(message));
+        }
+        Ok(made)
     }
 
     /// Work of kind `K` that nobody can watch.

@@ -78,7 +78,7 @@ pub fn open_differentiable(
 /// at the weights.
 ///
 /// # Errors
-/// As [`open`]; also if the shard size is 0, or the precision is not f32 on the processor.
+/// As [`open`]; also if the shard size is 0, or the device does not train in this precision.
 pub fn open_learner(
     config: Config,
     weights: Parameters,

@@ -56,7 +56,8 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Loads the model in `path`: a diffusers folder, an original checkpoint, a weight file with a config.json beside it, or
-    /// `org/name[@revision]` in the Hugging Face cache. The network computes in f32 on all processors.
+    /// `org/name[@revision]` in the Hugging Face cache. The network computes in f32 on all cores;
+    /// [`from_model`](Self::from_model) takes another device or precision.
     ///
     /// # Errors
     /// As [`checkpoint::load`] and [`Model::open`].

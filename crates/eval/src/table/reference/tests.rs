@@ -175,3 +175,17 @@ fn copies_are_found_in_training_images_that_are_not_scored_against() {
         assert!(reference.test_nearest.iter().all(|&distance| distance > 0.0));
     }
 }
+
+#[test]
+fn the_nearest_image_of_a_test_half_is_one_of_the_other_half() {
+    let cache = tempfile::tempdir().unwrap();
+    let network = corners();
+    let real = RealImages::new(&data(40, 1), &data(40, 1), None).unwrap();
+    let test = real.test().to_owned();
+    let reference = Reference::open(real, &network, cache.path(), &mut go_on).unwrap();
+    let features = features_of(&network, test.view(), &mut go_on).unwrap();
+    let scores = Scores::of(&reference, &network, &features, test.view()).unwrap();
+    // These images are among those that samples are compared with, but no test image is its own neighbour.
+    assert!(scores.nearest == 0.0 && scores.nearest_test > 0.0, "{} {}", scores.nearest, scores.nearest_test);
+    assert_eq!(scores.memorisation, Some(0.0));
+}

@@ -96,7 +96,7 @@ impl Dataset {
     /// The images of several data sets of one shape, in order, without classes.
     ///
     /// # Errors
-    /// There is no part, or the shapes differ.
+    /// There is no part, or shapes or ranges differ.
     pub(super) fn joined(name: impl Into<String>, parts: Vec<Self>) -> Result<Self> {
         let name = name.into();
         let shape = parts.first().map(Self::shape).unwrap_or_default();
@@ -107,6 +107,18 @@ impl Dataset {
                 first.name(),
                 other.0,
                 other.1
+            )));
+        }
+        // Each part would be scaled by its own range.
+        if let Some(other) = parts.iter().find(|part| part.range != parts[0].range) {
+            let said = |part: &Self| part.range.map_or("none".to_owned(), |range| range.to_string());
+            return Err(Error::data(format!(
+                "data set {name}: the values of {} have the range {}, those of {} have {}; state one range for all with \
+                 --range LOW,HIGH",
+                parts[0].name(),
+                said(&parts[0]),
+                other.name(),
+                said(other)
             )));
         }
         let (range, notes) = parts.first().map(|part| (part.range, part.notes.clone())).unwrap_or_default();

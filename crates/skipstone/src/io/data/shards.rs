@@ -36,18 +36,44 @@ pub(super) fn of_folder(path: &Path) -> Result<Vec<PathBuf>> {
             Shard::split_name(&name).filter(|(stem, _)| *stem == "shard").map(|(_, shard)| shard)
         }),
     )?;
+    let mut manifests = Vec::with_capacity(found.len());
     for folder in &found {
         let file = folder.join("manifest.json");
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        let expected = manifest(&text).and_then(|manifest| manifest.get("n")?.as_u64());
+        let manifest = manifest(&text).ok_or_else(|| Error::data("not a manifest").in_file(&file))?;
+        let expected = manifest.get("n").and_then(serde_json::Value::as_u64);
         let expected = expected.ok_or_else(|| Error::data("not a manifest: no n").in_file(&file))?;
+        manifests.push((file, manifest));
         let held = list_images(folder)?.len() as u64;
         if held < expected {
             let message = format!("the shard holds {held} of {expected} images; {}", remedy(folder));
             return Err(Error::data(message).in_file(folder));
         }
     }
+    of_one_run(&manifests)?;
     Ok(found)
+}
+
+/// Checks that manifests of shards, in order, are of one run: the same options, and images that follow one another.
+fn of_one_run(manifests: &[(PathBuf, serde_json::Value)]) -> Result<()> {
+    let range = |manifest: &serde_json::Value| Some((manifest.get("first")?.as_u64()?, manifest.get("n")?.as_u64()?));
+    for pair in manifests.windows(2) {
+        let [(_, before), (file, manifest)] = pair else { continue };
+        let other = |name: &&String| {
+            !["first", "n", "shard"].contains(&name.as_str()) && before.get(*name) != manifest.get(*name)
+        };
+        let all =
+            [before, manifest].into_iter().filter_map(serde_json::Value::as_object).flat_map(serde_json::Map::keys);
+        let wrong = match (all.into_iter().find(other), range(before), range(manifest)) {
+            (Some(name), ..) => format!("{name} is not that of the shard before"),
+            (None, Some((first, n)), Some((next, _))) if first.checked_add(n) != Some(next) => {
+                format!("its images begin at {next}, those of the shard before end at {first} + {n}")
+            }
+            _ => continue,
+        };
+        return Err(Error::data(format!("shards of two runs: {wrong}; draw one of them again")).in_file(file));
+    }
+    Ok(())
 }
 
 /// The files that a name with `%05d` stands for, in order.
@@ -71,7 +97,13 @@ pub(super) fn of_pattern(path: &Path) -> Result<Vec<PathBuf>> {
     // The manifest of each archive names its shard, if this program wrote it.
     let Some(shard) = shard_in(first)? else { return Ok(files.into_values().collect()) };
     let found = files.into_iter().filter_map(|(k, file)| Some((Shard::new(k, shard.count()).ok()?, file)));
-    complete(path, found.collect())
+    let found = complete(path, found.collect())?;
+    let manifests = found.iter().filter_map(|file| {
+        let manifest = tar::manifest(file).transpose()?.map(|text| manifest(&text).unwrap_or_default());
+        Some(manifest.map(|manifest| (file.clone(), manifest)))
+    });
+    of_one_run(&manifests.collect::<Result<Vec<_>>>()?)?;
+    Ok(found)
 }
 
 /// The shard that the manifest in an archive (`.tar`) of `sample` names, if there is one.

@@ -9,6 +9,8 @@ use crate::io::files;
 
 /// Maximum size in bytes of a decoded picture or of its file.
 const MAX_BYTES: usize = 1 << 29;
+/// Most bytes of a compressed text.
+const MAX_TEXT: usize = 1 << 20;
 
 /// A picture and the texts in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +78,16 @@ pub fn decode_png(bytes: &[u8]) -> Result<Decoded> {
     for chunk in &info.uncompressed_latin1_text {
         text.push((chunk.keyword.clone(), chunk.text.clone()));
     }
-    for chunk in &info.compressed_latin1_text {
-        text.push((chunk.keyword.clone(), chunk.get_text().map_err(fail)?));
+    // A small chunk can hold a text of any length. Those that are too long or damaged are left out: the pixels are whole.
+    for mut chunk in info.compressed_latin1_text.iter().cloned() {
+        if chunk.decompress_text_with_limit(MAX_TEXT).is_ok() {
+            text.push((chunk.keyword.clone(), chunk.get_text().map_err(fail)?));
+        }
     }
-    for chunk in &info.utf8_text {
-        text.push((chunk.keyword.clone(), chunk.get_text().map_err(fail)?));
+    for mut chunk in info.utf8_text.iter().cloned() {
+        if chunk.decompress_text_with_limit(MAX_TEXT).is_ok() {
+            text.push((chunk.keyword.clone(), chunk.get_text().map_err(fail)?));
+        }
     }
     let over_white = |c: u8, alpha: u8| blend(c, alpha, 255);
     let (channels, data) = match frame.color_type {
@@ -151,6 +158,22 @@ mod tests {
             let error = decode_png(&bytes[..end]).err().unwrap_or_else(|| panic!("cut at {end} of {}", bytes.len()));
             assert_eq!(error.kind(), Kind::InvalidData);
         }
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_left_out() {
+        let texts = |length: usize| {
+            let mut bytes = Vec::new();
+            let mut encoder = ::png::Encoder::new(&mut bytes, 1, 1);
+            let long = "a".repeat(length);
+            encoder.add_ztxt_chunk("latin".to_owned(), long.clone()).unwrap();
+            encoder.add_text_chunk("short".to_owned(), "b".to_owned()).unwrap();
+            encoder.write_header().unwrap().write_image_data(&[7]).unwrap();
+            assert!(bytes.len() < 10_000);
+            decode_png(&bytes).unwrap().text.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(1000), ["short", "latin"]);
+        assert_eq!(texts(4 << 20), ["short"]);
     }
 
     #[test]

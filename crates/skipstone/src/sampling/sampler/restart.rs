@@ -24,6 +24,8 @@ pub struct Restart {
 
 /// The most repetitions; each costs the calls of its steps.
 const MOST_REPEATS: u32 = 1000;
+/// The most steps of a run with those that are repeated: a plan holds them all.
+const MOST_STEPS: usize = 100_000;
 
 impl Restart {
     /// Repeats the steps from network index `high` to `low` `repeats` times.
@@ -46,7 +48,7 @@ impl Restart {
     /// nearest one that it does.
     ///
     /// # Errors
-    /// No step of the run lies between the two timesteps.
+    /// No step of the run lies between the two timesteps, or there are more than 100,000 steps in all.
     pub(super) fn unroll(self, steps: &[Step]) -> Result<(Vec<Step>, Vec<Jump>)> {
         // Step k begins where step k − 1 landed.
         let nearest = |index: u32| {
@@ -63,6 +65,12 @@ impl Restart {
             }
         };
         let Range { start, end } = again.clone();
+        let all = steps.len() + (end - start) * self.repeats as usize;
+        if all > MOST_STEPS {
+            return Err(Error::argument(format!(
+                "restart: the run would have {all} steps, at most {MOST_STEPS} are possible; repeat fewer of them, or less often"
+            )));
+        }
         let mut unrolled = steps[..end].to_vec();
         let mut jumps = Vec::new();
         for _ in 0..self.repeats {
