@@ -299,12 +299,14 @@ impl Sink {
             Self::File(_, batches, _) => batches.push(images),
             Self::Folder(folder) => folder.write_all(indices, &images)?,
             Self::Npz(file) => {
-                let (indices, images) = unwritten(indices, images, &file.missing());
-                file.write_all(indices, &images)?;
+                if let Some((indices, images)) = unwritten(indices, images, &file.missing()) {
+                    file.write_all(indices, &images)?;
+                }
             }
             Self::Tar(file) => {
-                let (indices, images) = unwritten(indices, images, &file.missing());
-                file.write_all(indices, &images)?;
+                if let Some((indices, images)) = unwritten(indices, images, &file.missing()) {
+                    file.write_all(indices, &images)?;
+                }
             }
             Self::Stream(stream) => stream.write_all(indices, &images)?.map_err(Stdout::from)?,
         }
@@ -333,11 +335,14 @@ impl Sink {
     }
 }
 
-/// Images without those before the missing ones: they were sampled again, for a strip, and an archive has them already.
-fn unwritten(indices: Range<u64>, mut images: Array4<f32>, missing: &Range<u64>) -> (Range<u64>, Array4<f32>) {
-    let start = missing.start.clamp(indices.start, indices.end);
+/// Images without those before the missing ones, if any are left: for a strip, some are sampled again that an archive has already.
+fn unwritten(indices: Range<u64>, mut images: Array4<f32>, missing: &Range<u64>) -> Option<(Range<u64>, Array4<f32>)> {
+    let start = missing.start.max(indices.start);
+    if start >= indices.end {
+        return None;
+    }
     images.slice_axis_inplace(Axis(0), Slice::from((start - indices.start) as usize..));
-    (start..indices.end, images)
+    Some((start..indices.end, images))
 }
 
 /// The part of `wanted` that is missing.

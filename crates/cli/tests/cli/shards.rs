@@ -144,7 +144,7 @@ fn shards_of_arrays_share_one_range() {
     let folder = with_model();
     let at = folder.path();
     for (k, high) in [(1, 3.0), (2, 5.0)] {
-        let x = Array4::from_shape_fn((2, 3, 16, 16), |(_, _, y, x)| (x + y) as f32 / 30.0 * high);
+        let x = Array4::from_shape_fn((2, 1, 8, 8), |(_, _, y, x)| (x + y) as f32 / 14.0 * high);
         npy::write(&at.join(format!("set-0000{k}-of-00002.npy")), x.view()).unwrap();
     }
     let look = "calibrate --model model --data set.npy -n 4 --dry-run";

@@ -83,7 +83,7 @@ fn what_cannot_be_had_here_is_said() {
                 "/v1/sample",
                 json!({"steps": 500, "restart": [0, 998, 3]}),
                 "restart",
-                "the run has 2000 steps; expected at most 1000",
+                "the run has 1997 steps; expected at most 1000",
             ),
             (
                 "/v1/compare",

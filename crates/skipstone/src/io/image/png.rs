@@ -169,7 +169,7 @@ mod tests {
             encoder.add_ztxt_chunk("latin".to_owned(), long.clone()).unwrap();
             encoder.add_text_chunk("short".to_owned(), "b".to_owned()).unwrap();
             encoder.write_header().unwrap().write_image_data(&[7]).unwrap();
-            assert!(bytes.len() < 10_000);
+            assert!(bytes.len() < 1 << 16, "{}", bytes.len());
             decode_png(&bytes).unwrap().text.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
         assert_eq!(texts(1000), ["short", "latin"]);
