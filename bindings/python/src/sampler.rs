@@ -66,7 +66,15 @@ impl Core {
     ) -> Self {
         let model = Mutex::new(Arc::new(model));
         let guide_identified = AtomicBool::new(true);
-        Self { model, network, engine, gradient: OnceLock::new(), reopen: Box::new(reopen), identified, guide_identified }
+        Self {
+            model,
+            network,
+            engine,
+            gradient: OnceLock::new(),
+            reopen: Box::new(reopen),
+            identified,
+            guide_identified,
+        }
     }
 
     /// Whether hashes stand for the weights of the model and of its guide: then images can be told from others'.

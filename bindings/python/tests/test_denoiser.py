@@ -245,6 +245,11 @@ def test_a_weaker_denoiser_guides_another_one(normal):
         strong.sample(3, guide="weak", guidance=3.0)
     with pytest.raises(ValueError, match="guide: expected images of the shape"):
         strong.guide_by(ss.Sampler(ss.Denoiser(eps, (1, 2, 2)), schedule=schedule))
+    # Kept images of one unnamed guide could not be told from those of another.
+    named = ss.Sampler(ss.Denoiser(eps, (1, 4, 4), name="strong"), schedule=schedule)
+    named.guide_by(weak)
+    with pytest.raises(ValueError, match="names of the network and of its guide"):
+        named.evaluate(np.zeros((8, 1, 4, 4), np.uint8), out="never", guidance=2.0)
 
 
 def test_timesteps_are_fitted_to_the_path_of_a_denoiser(normal):
