@@ -157,12 +157,11 @@ part_guided() {
 
 # evaluate_students PART OPTION...: those that part student has made, each in the number of steps that it was made for.
 evaluate_students() {
-    local part=$1 student steps
+    local part=$1 student
     shift
     for student in "$out/student-start/model" "$out"/student-run/students/steps-* "$out/student-run/model"; do
         [ -e "$student/model_index.json" ] || continue
-        steps=$(grep -o '"num_inference_steps": *[0-9]*' "$student/scheduler/scheduler_config.json" | grep -o '[0-9]*$')
-        evaluate "$part" --model "$student" --steps "$steps" --spacing trailing "$@"
+        evaluate "$part" --model "$student" "$@"
     done
 }
 

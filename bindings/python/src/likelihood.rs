@@ -11,7 +11,7 @@ use skipstone::Error;
 use skipstone::io::checkpoint::{Model, process_hash};
 use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded, initial_latent};
 use skipstone::math::trajectory::Spacing;
-use skipstone::objective::calibration::{measure, measure_path, path_work};
+use skipstone::objective::calibration::{MOST_LATENTS, measure, measure_path, path_work};
 use skipstone::objective::likelihood::{
     FlowOptions, Flowed, ProbeKind, bits_per_dim, dequantised, flow, standard_error,
 };
@@ -30,8 +30,6 @@ use crate::watch::Watch;
 
 /// Batch size: fixed as the command's, so that sums have the same order.
 const BATCH: usize = 32;
-/// Most latents of a fitted calibration.
-const MOST_LATENTS: usize = 4096;
 
 /// The likelihood of images under a sampler, in bits per dimension of an 8-bit image.
 ///
@@ -266,7 +264,7 @@ impl PySampler {
     ) -> PyResult<PyCalibration> {
         let x0 = self::images(images, "images", self.core.shape())?;
         let labels = self::labels(labels, x0.dim().0)?;
-        if fitted > MOST_LATENTS {
+        if fitted > usize::from(MOST_LATENTS) {
             return Err(value(format!("fitted: expected at most {MOST_LATENTS} latents, found {fitted}")));
         }
         let core = &self.core;

@@ -8,7 +8,7 @@ use serde_json::json;
 use skipstone::io::checkpoint::process_hash;
 use skipstone::io::hub::locate;
 use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded, initial_latent};
-use skipstone::objective::calibration::{Calibration, measure, measure_path, path_work};
+use skipstone::objective::calibration::{Calibration, MOST_LATENTS, measure, measure_path, path_work};
 use skipstone::objective::default_sigma_1;
 use skipstone::objective::likelihood::conditions_of;
 
@@ -52,7 +52,7 @@ pub struct CalibrateArguments {
     #[arg(short, value_name = "N", default_value_t = 64)]
     n: usize,
     /// Also measure the steps of the deterministic process on this many latents, for --spacing fitted [default: do not]
-    #[arg(long, value_name = "LATENTS", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "LATENTS", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_LATENTS)))]
     fitted: Option<u16>,
     /// Seed of the noise and the latents
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -294,20 +294,23 @@ impl Sink {
     }
 
     /// Adds the finished images with these indices.
-    pub fn take(&mut self, indices: Range<u64>, images: Array4<f32>) -> anyhow::Result<()> {
+    pub fn take(&mut self, indices: Range<u64>, mut images: Array4<f32>) -> anyhow::Result<()> {
+        // For a strip, images are sampled again that an archive has already.
+        let unwritten = match self {
+            Self::Npz(file) => file.missing().start.max(indices.start)..indices.end,
+            Self::Tar(file) => file.missing().start.max(indices.start)..indices.end,
+            _ => indices.clone(),
+        };
+        if unwritten.is_empty() {
+            return Ok(());
+        }
+        images.slice_axis_inplace(Axis(0), Slice::from((unwritten.start - indices.start) as usize..));
+        let indices = unwritten;
         match self {
             Self::File(_, batches, _) => batches.push(images),
             Self::Folder(folder) => folder.write_all(indices, &images)?,
-            Self::Npz(file) => {
-                if let Some((indices, images)) = unwritten(indices, images, &file.missing()) {
-                    file.write_all(indices, &images)?;
-                }
-            }
-            Self::Tar(file) => {
-                if let Some((indices, images)) = unwritten(indices, images, &file.missing()) {
-                    file.write_all(indices, &images)?;
-                }
-            }
+            Self::Npz(file) => file.write_all(indices, &images)?,
+            Self::Tar(file) => file.write_all(indices, &images)?,
             Self::Stream(stream) => stream.write_all(indices, &images)?.map_err(Stdout::from)?,
         }
         Ok(())
@@ -333,16 +336,6 @@ impl Sink {
         }
         Ok(())
     }
-}
-
-/// Images without those before the missing ones, if any are left: for a strip, some are sampled again that an archive has already.
-fn unwritten(indices: Range<u64>, mut images: Array4<f32>, missing: &Range<u64>) -> Option<(Range<u64>, Array4<f32>)> {
-    let start = missing.start.max(indices.start);
-    if start >= indices.end {
-        return None;
-    }
-    images.slice_axis_inplace(Axis(0), Slice::from((start - indices.start) as usize..));
-    Some((start..indices.end, images))
 }
 
 /// The part of `wanted` that is missing.

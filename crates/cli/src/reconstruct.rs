@@ -9,13 +9,13 @@ use serde_json::json;
 use skipstone::io::files;
 use skipstone::io::image::plot::{AxisStyle, Chart, Curve, Scale};
 use skipstone::io::image::{Layout, grid, is_picture, text_chunks, write_png};
-use skipstone::sampling::generate::{Generator, Inputs, Settings, batches};
+use skipstone::sampling::generate::{Generator, Inputs, Settings, batches, note};
 use skipstone::sampling::inversion::{Method, squared_errors};
 use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Plan;
 
 use crate::batch::BatchArguments;
-use crate::common::{CommonArguments, ModelArguments, Work, duration, generator, say_note};
+use crate::common::{CommonArguments, ModelArguments, Work, duration, generator};
 use crate::dataset::ArrayArguments;
 use crate::failure::{Done, emit, is_stopped, say};
 use crate::images;
@@ -90,13 +90,15 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
         let run = Settings::resolve(&model, &request)?;
         // Checks every run before the first one starts.
         method.check(&run.1)?;
+        if let Some(note) = note(&model, &run.1) {
+            say(format_args!("note: --steps {}: {note}", run.1.steps().len()));
+        }
         runs.push((run, request));
     }
     let x0 = images::read(&arguments.images, &model, Some(arguments.n), &arguments.arrays)?;
     let n = x0.dim().0;
     let mut generator = generator(model, &engine, &runs[0].1, Inputs::default(), 0, n)?;
     let batch = arguments.batch.of(&generator, n, engine.threads);
-    say_note(generator.note());
     let runs: Vec<(Settings, Plan)> = runs.into_iter().map(|(run, _)| run).collect();
     if arguments.common.dry_run {
         return dry_run(arguments, &generator, &runs, &method, n);

@@ -110,15 +110,11 @@ impl<K: RequestKind> ApiRequest<K> {
             Ok((name, value))
         });
         let mut fields = Fields(checked.collect::<Result<_>>()?);
-        let precision = fields.0.get("precision").cloned().map(serde_json::from_value);
-        Ok(Self {
-            model: fields.take(MODEL.name)?,
-            test_image: fields.take(TEST_IMAGE.name)?,
-            own: K::read(&mut fields)?,
-            // An invalid one is refused with the other options.
-            options: Request::take(&mut fields.0, K::OPTIONS)?,
-            precision: precision.and_then(std::result::Result::ok),
-        })
+        let states_precision = fields.0.contains_key("precision");
+        let (model, test_image) = (fields.take(MODEL.name)?, fields.take(TEST_IMAGE.name)?);
+        let own = K::read(&mut fields)?;
+        let options = Request::take(&mut fields.0, K::OPTIONS)?;
+        Ok(Self { model, test_image, precision: states_precision.then_some(options.precision), options, own })
     }
 }
 

@@ -204,8 +204,8 @@ impl SchedulerConfig {
         if self.rescale_betas_zero_snr { schedule.with_zero_terminal_snr() } else { Ok(schedule) }
     }
 
-    /// The number of steps that the network was distilled for, if any of these times is none that it learnt: a student
-    /// knows the times of its own trailing steps alone.
+    /// The number of steps that the network was distilled for, unless these times are exactly its own: a student has learnt its own
+    /// trailing steps alone, and no longer ones between the same times.
     ///
     /// ```
     /// use skipstone::io::checkpoint::SchedulerConfig;

@@ -15,6 +15,8 @@ use crate::sampling::solver::Solver;
 const CANDIDATES: usize = 80;
 /// Bytes of reference states held at a time.
 const MOST_BYTES: usize = 1 << 28;
+/// Most latents on which programs measure the path.
+pub const MOST_LATENTS: u16 = 4096;
 
 /// How far single DDIM steps stray from the deterministic path (Chen et al., arXiv 2405.11326), and what becomes of it.
 ///

@@ -15,7 +15,7 @@ mod measure;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use local_errors::{LocalErrors, PathWork, candidates, measure_path, path_work};
+pub use local_errors::{LocalErrors, MOST_LATENTS, PathWork, candidates, measure_path, path_work};
 pub use measure::measure;
 
 use crate::error::{Error, Kind, Result};
