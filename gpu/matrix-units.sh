@@ -14,8 +14,8 @@ if [ ! -e "$folder/usr/bin/vulkaninfo" ]; then
     debootstrap --variant=minbase --include=mesa-vulkan-drivers,vulkan-tools testing "$folder" http://deb.debian.org/debian
 fi
 features=skipstone/gpu,skipstone-cli/gpu
-tests=$(cargo test --workspace --features "$features" --no-run --message-format json --test conv --test golden_gpu |
-    grep -o '"executable":"[^"]*"' | cut -d'"' -f4 | grep -E '/(conv|golden_gpu)-[0-9a-f]+$')
+tests=$(cargo test --workspace --features "$features" --no-run --message-format json --test conv --test others --test golden_gpu |
+    grep -o '"executable":"[^"]*"' | cut -d'"' -f4 | grep -E '/(conv|others|golden_gpu)-[0-9a-f]+$')
 mounted=()
 unmount() { for place in "${mounted[@]}"; do umount "$place"; done; }
 trap unmount EXIT

@@ -11,8 +11,8 @@ use cubecl::wgpu::{AutoCompiler, WgpuRuntime, WgslCompiler, wgpu};
 use cubecl_runtime::runtime::Runtime;
 
 use crate::buffer::{Buffer, Reservation};
-use crate::conv::units::MatrixUnits;
 use crate::error::{Error, Result};
+use crate::tile::MatrixUnits;
 
 /// A graphics API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

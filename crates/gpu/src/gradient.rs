@@ -6,11 +6,13 @@
 
 use cubecl::prelude::*;
 
-use crate::buffer::{Buffer, View, instance};
+use half::f16;
+
+use crate::buffer::{Buffer, Element, View};
 use crate::conv::{Norm, Part, Shape, Sizes, Variant, gather, sizes, tile_of};
 use crate::device::Gpu;
 use crate::grid;
-use crate::tile::{self, DEPTH, SIDE};
+use crate::tile::{self, DEPTH, Multiplier, Plain, Tiling, Units};
 
 /// Groups that keep a device busy.
 const GROUPS: usize = 512;
@@ -29,8 +31,7 @@ struct Cut {
 impl Cut {
     fn new(shape: &Shape, n: usize) -> Self {
         let rows = n * shape.output_pixels();
-        let (tile_rows, columns) = tile_of(usize::MAX, shape.c_out);
-        let groups = (shape.taps() * shape.c_in).div_ceil(SIDE * tile_rows) * shape.c_out.div_ceil(SIDE * columns);
+        let groups = tiling(shape).groups(shape.taps() * shape.c_in, shape.c_out);
         let parts = GROUPS.div_ceil(groups).min(rows.div_ceil(LEAST)).max(1);
         let length = rows.div_ceil(parts).next_multiple_of(DEPTH);
         Self { parts: rows.div_ceil(length).max(1), length }
@@ -42,10 +43,16 @@ pub fn scratch(shape: &Shape, n: usize) -> usize {
     Cut::new(shape, n).parts * shape.weights()
 }
 
+/// Both tiles are filled in the order that memory has: pixels by channel, and so is their gradient.
+fn tiling(shape: &Shape) -> Tiling {
+    let (rows, columns) = tile_of(usize::MAX, shape.c_out);
+    Tiling { rows, columns, left_deep: false, right_deep: false, units: None }
+}
+
 /// Partial sums of Σ x·dy, `[part][tap][c_in][c_out]`.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn correlate<A: Float>(
+fn correlate<A: Float, P: Multiplier>(
     x: &[A],
     ab: &[f32],
     dy: &[A],
@@ -55,23 +62,21 @@ fn correlate<A: Float>(
     dy_offset: usize,
     length: usize,
     #[comptime] v: Variant,
+    #[comptime] t: Tiling,
 ) {
-    let (height, width) = comptime!((SIDE * v.rows, SIDE * v.columns));
     let taps_channels = comptime!(v.kernel * v.kernel) * s.c_in;
-    let (row_tiles, column_tiles) = (taps_channels.div_ceil(height), s.c_out.div_ceil(width));
+    let row_tiles = taps_channels.div_ceil(comptime!(t.height()));
+    let column_tiles = s.c_out.div_ceil(comptime!(t.width()));
     let part = CUBE_POS / (row_tiles * column_tiles);
-    let first_row = CUBE_POS / column_tiles % row_tiles * height;
-    let first_column = CUBE_POS % column_tiles * width;
+    let first_row = CUBE_POS / column_tiles % row_tiles * comptime!(t.height());
+    let first_column = CUBE_POS % column_tiles * comptime!(t.width());
     let begin = part * length;
     if begin < s.rows {
         let end = min(begin + length, s.rows);
         let unit = UNIT_POS as usize;
-        let mut pixels = Shared::<[f32]>::new_slice(comptime!(tile::len(SIDE * v.rows)));
-        let mut slopes = Shared::<[f32]>::new_slice(comptime!(tile::len(SIDE * v.columns)));
+        let mut tiles = P::begin(t);
         // The image, row and column of each pixel of a tile.
         let mut places = Shared::<[u32]>::new_slice(comptime!(3 * DEPTH));
-        let mut sums = Array::<f32>::new(comptime!(v.rows * v.columns));
-        tile::clear(&mut sums, comptime!(v.rows * v.columns));
         let out_pixels = s.out_height * s.out_width;
         let mut at = begin;
         while at < end {
@@ -83,9 +88,8 @@ fn correlate<A: Float>(
             }
             sync_cube();
             #[unroll]
-            for i in 0..v.rows {
-                let element = unit + comptime!(SIDE * SIDE) * i;
-                let (depth, place) = (element / height, element % height);
+            for i in 0..t.rows {
+                let (place, depth) = tile::element_of(i, comptime!(t.height()), t.left_deep);
                 let row = first_row + place;
                 let mut value = 0.0f32;
                 if row < taps_channels && at + depth < end {
@@ -94,32 +98,30 @@ fn correlate<A: Float>(
                     let (oy, ox) = (places[DEPTH + depth] as usize, places[2 * DEPTH + depth] as usize);
                     value = gather(x, ab, &s, places[depth] as usize, oy, ox, ky, kx, ci, v);
                 }
-                pixels[depth * (height + 1) + place] = value;
+                P::set_left(&mut tiles, place, depth, value, t);
             }
             #[unroll]
-            for j in 0..v.columns {
-                let element = unit + comptime!(SIDE * SIDE) * j;
-                let (depth, place) = (element / width, element % width);
+            for j in 0..t.columns {
+                let (place, depth) = tile::element_of(j, comptime!(t.width()), t.right_deep);
                 let mut value = 0.0f32;
                 if at + depth < end && first_column + place < s.c_out {
                     value = f32::cast_from(dy[(at + depth) * dy_stride + dy_offset + first_column + place]);
                 }
-                slopes[depth * (width + 1) + place] = value;
+                P::set_right(&mut tiles, depth, place, value, t);
             }
-            sync_cube();
-            tile::multiply(&pixels, &slopes, &mut sums, v.rows, v.columns);
-            sync_cube();
+            P::multiply(&mut tiles, t);
             at += DEPTH;
         }
+        P::end(&mut tiles, t);
         #[unroll]
-        for i in 0..v.rows {
-            let row = first_row + unit / SIDE + SIDE * i;
+        for i in 0..t.rows {
+            let row = first_row + tile::row_of(i);
             if row < taps_channels {
                 #[unroll]
-                for j in 0..v.columns {
-                    let column = first_column + unit % SIDE + SIDE * j;
+                for j in 0..t.columns {
+                    let column = first_column + tile::column_of(j);
                     if column < s.c_out {
-                        partial[(part * taps_channels + row) * s.c_out + column] = sums[i * v.columns + j];
+                        partial[(part * taps_channels + row) * s.c_out + column] = P::sum(&tiles, i, j, t);
                     }
                 }
             }
@@ -184,16 +186,18 @@ pub fn weights(
         assert!(norm.ab.len() >= n * 2 * c_in, "normalisation of {shape:?}");
         &norm.ab
     });
-    let (tile_rows, columns) = tile_of(usize::MAX, c_out);
-    let variant = Variant::gathering(shape, norm, tile_rows, columns);
-    let tiles = (shape.taps() * c_in).div_ceil(SIDE * tile_rows) * c_out.div_ceil(SIDE * columns);
-    let launch = instance!(correlate, x.element);
+    let tiling = Tiling { units: gpu.units.filter(|_| x.element == Element::F16), ..tiling(shape) };
+    let launch = match (x.element, tiling.units) {
+        (Element::F32, _) => correlate::launch_unchecked::<f32, Plain>,
+        (Element::F16, None) => correlate::launch_unchecked::<f16, Plain>,
+        (Element::F16, Some(_)) => correlate::launch_unchecked::<f16, Units>,
+    };
     // SAFETY: `gather` reads pixels of images below n and coefficients below n·2·c_in; `dy` is read below its rows, and the
     // partial sums written below parts·taps·c_in·c_out. All were checked against the buffers.
     unsafe {
         launch(
             &gpu.client,
-            grid::groups(tiles * cut.parts),
+            grid::groups(tiling.groups(shape.taps() * c_in, c_out) * cut.parts),
             grid::dim(),
             x.arg(),
             ab.arg(),
@@ -203,7 +207,8 @@ pub fn weights(
             dy.stride,
             dy.offset,
             cut.length,
-            variant,
+            Variant::gathering(shape, norm),
+            tiling,
         );
     }
     for part in into {

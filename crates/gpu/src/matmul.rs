@@ -7,7 +7,7 @@ use half::f16;
 use crate::buffer::{Buffer, Element};
 use crate::device::Gpu;
 use crate::grid;
-use crate::tile::{self, DEPTH, SIDE};
+use crate::tile::{self, DEPTH, Multiplier, Plain, Tiling, Units};
 
 /// A matrix for each image and head: element (i, j) is at `offset + image·by_image + head·by_head + i·by_row + j·by_column`.
 #[derive(Clone, Debug)]
@@ -96,20 +96,13 @@ struct Extent {
 /// What is compiled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Variant {
-    /// Sums per unit.
-    rows: usize,
-    columns: usize,
     bias: bool,
     accumulate: bool,
-    /// Whether neighbours along the depth are neighbours in memory, for the left and the right factor: units then fill their
-    /// tiles in that order.
-    left_deep: bool,
-    right_deep: bool,
 }
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
-fn product<L: Float, R: Float, O: Float>(
+fn product<L: Float, R: Float, O: Float, P: Multiplier>(
     left: &[L],
     right: &[R],
     bias: &[f32],
@@ -121,68 +114,52 @@ fn product<L: Float, R: Float, O: Float>(
     bias_offset: usize,
     scale: f32,
     #[comptime] v: Variant,
+    #[comptime] t: Tiling,
 ) {
-    let (height, width) = comptime!((SIDE * v.rows, SIDE * v.columns));
-    let (row_tiles, column_tiles) = (e.rows.div_ceil(height), e.columns.div_ceil(width));
+    let row_tiles = e.rows.div_ceil(comptime!(t.height()));
+    let column_tiles = e.columns.div_ceil(comptime!(t.width()));
     let batch = CUBE_POS / (row_tiles * column_tiles);
-    let first_row = CUBE_POS / column_tiles % row_tiles * height;
-    let first_column = CUBE_POS % column_tiles * width;
+    let first_row = CUBE_POS / column_tiles % row_tiles * comptime!(t.height());
+    let first_column = CUBE_POS % column_tiles * comptime!(t.width());
     if batch < e.batches {
         let (image, head) = (batch / e.heads, batch % e.heads);
         let (l_at, r_at, o_at) = (place(&l, image, head), place(&r, image, head), place(&o, image, head));
-        let unit = UNIT_POS as usize;
-        let mut a = Shared::<[f32]>::new_slice(comptime!(tile::len(SIDE * v.rows)));
-        let mut b = Shared::<[f32]>::new_slice(comptime!(tile::len(SIDE * v.columns)));
-        let mut sums = Array::<f32>::new(comptime!(v.rows * v.columns));
-        tile::clear(&mut sums, comptime!(v.rows * v.columns));
+        let mut tiles = P::begin(t);
         let mut begin = 0usize;
         while begin < e.depth {
             #[unroll]
-            for i in 0..v.rows {
-                let element = unit + comptime!(SIDE * SIDE) * i;
-                let mut depth = element / height;
-                let mut row = element % height;
-                if comptime!(v.left_deep) {
-                    depth = element % DEPTH;
-                    row = element / DEPTH;
-                }
+            for i in 0..t.rows {
+                let (row, depth) = tile::element_of(i, comptime!(t.height()), t.left_deep);
                 let mut value = 0.0f32;
                 if begin + depth < e.depth && first_row + row < e.rows {
                     value = f32::cast_from(left[l_at + (first_row + row) * l.by_row + (begin + depth) * l.by_column]);
                 }
-                a[depth * (height + 1) + row] = value;
+                P::set_left(&mut tiles, row, depth, value, t);
             }
             #[unroll]
-            for j in 0..v.columns {
-                let element = unit + comptime!(SIDE * SIDE) * j;
-                let mut depth = element / width;
-                let mut column = element % width;
-                if comptime!(v.right_deep) {
-                    depth = element % DEPTH;
-                    column = element / DEPTH;
-                }
+            for j in 0..t.columns {
+                let (column, depth) = tile::element_of(j, comptime!(t.width()), t.right_deep);
                 let mut value = 0.0f32;
                 if begin + depth < e.depth && first_column + column < e.columns {
                     value = f32::cast_from(
                         right[r_at + (begin + depth) * r.by_row + (first_column + column) * r.by_column],
                     );
                 }
-                b[depth * (width + 1) + column] = value;
+                P::set_right(&mut tiles, depth, column, value, t);
             }
-            sync_cube();
-            tile::multiply(&a, &b, &mut sums, v.rows, v.columns);
-            sync_cube();
+            P::multiply(&mut tiles, t);
             begin += DEPTH;
         }
+        P::end(&mut tiles, t);
         #[unroll]
-        for i in 0..v.rows {
-            let row = first_row + unit / SIDE + SIDE * i;
+        for i in 0..t.rows {
+            let row = first_row + tile::row_of(i);
             if row < e.rows {
                 #[unroll]
-                for j in 0..v.columns {
-                    let column = first_column + unit % SIDE + SIDE * j;
+                for j in 0..t.columns {
+                    let column = first_column + tile::column_of(j);
                     if column < e.columns {
-                        let mut sum = sums[i * v.columns + j] * scale;
+                        let mut sum = P::sum(&tiles, i, j, t) * scale;
                         if comptime!(v.bias) {
                             sum += bias[bias_offset + column];
                         }
@@ -236,26 +213,27 @@ pub fn multiply(
             1
         }
     };
-    let variant = Variant {
+    // A tile is filled in the order that its factor has in memory.
+    let tiling = Tiling {
         rows: if rows_are_images { 2 } else { sums(rows) },
         columns: sums(columns),
-        bias: bias.is_some(),
-        accumulate,
         left_deep: left.by_column == 1,
         right_deep: right.by_row == 1,
+        units: gpu.units.filter(|_| right.element == Element::F16),
     };
-    let tiles = rows.div_ceil(SIDE * variant.rows) * columns.div_ceil(SIDE * variant.columns);
-    let launch = match (left.element, right.element, out.element) {
-        (Element::F32, Element::F32, Element::F32) => product::launch_unchecked::<f32, f32, f32>,
-        (Element::F16, Element::F16, Element::F32) => product::launch_unchecked::<f16, f16, f32>,
-        (Element::F32, Element::F16, Element::F16) => product::launch_unchecked::<f32, f16, f16>,
-        other => panic!("no product of matrices stored as {other:?}"),
+    let launch = match (left.element, right.element, out.element, tiling.units) {
+        (Element::F32, Element::F32, Element::F32, _) => product::launch_unchecked::<f32, f32, f32, Plain>,
+        (Element::F16, Element::F16, Element::F32, None) => product::launch_unchecked::<f16, f16, f32, Plain>,
+        (Element::F16, Element::F16, Element::F32, Some(_)) => product::launch_unchecked::<f16, f16, f32, Units>,
+        (Element::F32, Element::F16, Element::F16, None) => product::launch_unchecked::<f32, f16, f16, Plain>,
+        (Element::F32, Element::F16, Element::F16, Some(_)) => product::launch_unchecked::<f32, f16, f16, Units>,
+        (left, right, out, _) => panic!("no product of matrices stored as {left:?} and {right:?} into one of {out:?}"),
     };
     // SAFETY: the last element of each matrix, and with it all others, was checked against its buffer.
     unsafe {
         launch(
             &gpu.client,
-            grid::groups(batches * tiles),
+            grid::groups(batches * tiling.groups(rows, columns)),
             grid::dim(),
             left.arg(),
             right.arg(),
@@ -267,7 +245,8 @@ pub fn multiply(
             ExtentLaunch::new(batches, heads, rows, columns, depth),
             bias_offset,
             scale,
-            variant,
+            Variant { bias: bias.is_some(), accumulate },
+            tiling,
         );
     }
 }

@@ -237,11 +237,7 @@ fn an_image_gives_the_same_bytes_in_any_batch_and_at_any_place_of_it() {
 
 #[test]
 fn half_precision_rounds_what_is_stored_and_what_matrix_units_multiply() {
-    let Some(gpu) = gpu() else { return };
-    if !gpu.properties().half {
-        eprintln!("skipped: the device does not compute in 16-bit floating point");
-        return;
-    }
+    let Some(gpu) = half_gpu() else { return };
     for shape in shapes() {
         let mut case = Case::new(shape);
         let len = N * shape.output_pixels() * shape.c_out;
@@ -269,6 +265,32 @@ fn half_precision_rounds_what_is_stored_and_what_matrix_units_multiply() {
             assert!(relative(&found, &wide(&stored_only)) < 1e-3, "{shape:?}");
         } else {
             assert_eq!(bits(&found), bits(&stored_only), "{shape:?}");
+        }
+    }
+}
+
+#[test]
+fn half_precision_gradients_of_weights_sum_the_stored_numbers() {
+    let Some(gpu) = half_gpu() else { return };
+    for shape in shapes() {
+        let case = Case::new(shape);
+        let dy = rounded(&numbers(N * shape.output_pixels() * shape.c_out, 7));
+        let x = rounded(&case.x);
+        let scratch = gpu.reserve(gradient::scratch(&shape, N)).unwrap();
+        let whole = Part { offset: 0, first: 0, channels: shape.c_out };
+        let run = |element: Element| {
+            let view = |values: &[f32], channels| View::dense(stored(&gpu, element, values), channels).stored(element);
+            let dw = upload(&gpu, &vec![0.0; shape.weights()]);
+            let (x, dy) = (view(&x, shape.c_in), view(&dy, shape.c_out));
+            gradient::weights(&gpu, &shape, N, &x, Some(&case.norm(&gpu)), &dy, &scratch, &dw, &[whole]);
+            gpu.read(&dw).unwrap()
+        };
+        let (found, exact) = (run(Element::F16), run(Element::F32));
+        if gpu.properties().matrix_units {
+            // They round normalised pixels.
+            assert!(relative(&found, &wide(&exact)) < 5e-4, "{shape:?}");
+        } else {
+            assert_eq!(bits(&found), bits(&exact), "{shape:?}");
         }
     }
 }

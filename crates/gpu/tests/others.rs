@@ -7,7 +7,7 @@ use common::*;
 use skipstone_gpu::attention::{self, Shape};
 use skipstone_gpu::elementwise::{self, Activation};
 use skipstone_gpu::optimizer::{self, State};
-use skipstone_gpu::{View, embedding};
+use skipstone_gpu::{Element, View, embedding};
 use skipstone_kernels::optimizer::Adam;
 use skipstone_kernels::{Isa, Team, reference};
 
@@ -81,6 +81,34 @@ fn attentions_gradients_are_slopes_of_its_definition() {
             let product: f64 = found.iter().zip(&along).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             let size: f64 = found.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
             assert!((slope - product).abs() < 1e-4 * size, "{shape:?}: {product}, {slope} by differences, {size}");
+        }
+    }
+}
+
+#[test]
+fn half_precision_attention_differs_by_its_rounding() {
+    let Some(gpu) = half_gpu() else { return };
+    for shape in heads() {
+        let c = shape.channels;
+        let qkv = rounded(&numbers(N * shape.pixels * 3 * c, 1));
+        let dy = rounded(&numbers(N * shape.pixels * c, 2));
+        let run = |element: Element| {
+            let view = |values: &[f32], channels| View::dense(stored(&gpu, element, values), channels).stored(element);
+            let (x, dy_view) = (view(&qkv, 3 * c), view(&dy, c));
+            let (y, dx) = (view(&vec![0.0; dy.len()], c), view(&vec![0.0; qkv.len()], 3 * c));
+            let scratch = [0, 1].map(|_| gpu.reserve(shape.images_at_once(N) * shape.scores()).unwrap());
+            attention::forward(&gpu, &shape, N, &x, &scratch[0], &y);
+            attention::backward(&gpu, &shape, N, &x, &dy_view, [&scratch[0], &scratch[1]], &dx);
+            (read_stored(&gpu, element, &y.buffer, dy.len()), read_stored(&gpu, element, &dx.buffer, qkv.len()))
+        };
+        let ((y, dx), (exact_y, exact_dx)) = (run(Element::F16), run(Element::F32));
+        if gpu.properties().matrix_units {
+            // They round weights of pixels and their slopes, too.
+            assert_close(&format!("{shape:?}"), &y, &wide(&exact_y), 1e-3);
+            assert_close(&format!("gradient of {shape:?}"), &dx, &wide(&exact_dx), 1e-3);
+        } else {
+            assert_eq!(bits(&y), bits(&rounded(&exact_y)), "{shape:?}");
+            assert_eq!(bits(&dx), bits(&rounded(&exact_dx)), "gradient of {shape:?}");
         }
     }
 }

@@ -19,6 +19,16 @@ pub fn gpu() -> Option<Gpu> {
     Some(gpu)
 }
 
+/// The first device, if it computes in half precision; else a line says that it does not.
+pub fn half_gpu() -> Option<Gpu> {
+    let gpu = gpu()?;
+    if !gpu.properties().half {
+        eprintln!("skipped: the device does not compute in 16-bit floating point");
+        return None;
+    }
+    Some(gpu)
+}
+
 /// Numbers in ±1 that depend on the seed.
 pub fn numbers(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678_9ABC_DEF1;
