@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -204,10 +205,11 @@ class Peer:
         return float(np.median(times))
 
 
-def skipstone(binary, model, batch, train, calls, precision):
+def skipstone(binary, model, batch, train, calls, precision, tune, cache):
     command = [binary, "bench", "--model", model, "--batch", str(batch), "--calls", str(calls), "--json"]
     command += ["--precision", precision] + (["--train"] if train else [])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    tiles = {"SKIPSTONE_GPU_TUNE": tune, "XDG_CACHE_HOME": str(cache)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=os.environ | tiles)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return json.loads(done.stdout.splitlines()[0])["ms_per_call"] / 1e3
@@ -247,9 +249,11 @@ def speed(binary, out, quick):
         for batch, train in cases:
             best = {}
             for _ in range(rounds):
-                for who, precision in [("skipstone f32", "f32"), ("skipstone f16", "f16")]:
+                ours = [("skipstone f32", "off"), ("skipstone f16", "off"), ("tuned f32", "on"), ("tuned f16", "on")]
+                for who, tune in ours:
+                    precision = who.split()[1]
                     try:
-                        taken = note(who, batch, train, skipstone(binary, folder, batch, train, calls, precision))
+                        taken = note(who, batch, train, skipstone(binary, folder, batch, train, calls, precision, tune, out))
                         best[who] = min(taken, best.get(who, taken))
                     except (RuntimeError, subprocess.TimeoutExpired) as error:
                         print(f"{who} batch {batch}: {error}", flush=True)

@@ -14,8 +14,8 @@ if [ ! -e "$folder/usr/bin/vulkaninfo" ]; then
     debootstrap --variant=minbase --include=mesa-vulkan-drivers,vulkan-tools testing "$folder" http://deb.debian.org/debian
 fi
 features=skipstone/gpu,skipstone-cli/gpu
-tests=$(cargo test --workspace --features "$features" --no-run --message-format json --test conv --test others --test golden_gpu |
-    grep -o '"executable":"[^"]*"' | cut -d'"' -f4 | grep -E '/(conv|others|golden_gpu)-[0-9a-f]+$')
+tests=$(cargo test --workspace --features "$features" --no-run --message-format json --test conv --test others --test tuning --test golden_gpu |
+    grep -o '"executable":"[^"]*"' | cut -d'"' -f4 | grep -E '/(conv|others|tuning|golden_gpu)-[0-9a-f]+$')
 mounted=()
 unmount() { for place in "${mounted[@]}"; do umount "$place"; done; }
 trap unmount EXIT
@@ -34,6 +34,6 @@ case $target in "$root"/*) ;; *) bind "$target" "$target" --bind ;; esac
 chroot "$folder" env XDG_RUNTIME_DIR=/tmp vulkaninfo --summary | grep -E "deviceName|driverInfo"
 for test in $tests; do
     # The kernels' processor tests have the same name.
-    if ! chroot "$folder" "$test" --list | grep -qE "half_precision|of_every_network"; then continue; fi
+    if ! chroot "$folder" "$test" --list | grep -qE "half_precision|of_every_network|tiles_are"; then continue; fi
     chroot "$folder" env XDG_RUNTIME_DIR=/tmp SKIPSTONE_NEED_GPU=1 SKIPSTONE_NEED_MATRIX_UNITS=1 "$test" --nocapture
 done

@@ -18,6 +18,7 @@ use crate::device::Gpu;
 use crate::error::{Error, Result};
 use crate::grid;
 use crate::tile::{Plain, Tiling, Units};
+use crate::tuning::Product;
 pub(crate) use kernel::{Sizes, Variant, gather, sizes};
 use kernel::{TargetLaunch, convolve};
 pub use pack::{Part, pack, pack_transposed};
@@ -264,51 +265,62 @@ fn run(
         accumulate: epilogue.accumulate,
         ..Variant::gathering(shape, norm)
     };
-    let sizes = sizes(n, x, shape.pad_before, (c_in, input), (c_out, output));
-    let target = TargetLaunch::new(
-        bias_offset,
-        vector.map_or(1, |v| v.rows),
-        vector.map_or(0, |v| v.view.stride),
-        vector.map_or(0, |v| v.view.offset),
-        residual.map_or(0, |r| r.stride),
-        residual.map_or(0, |r| r.offset),
-        y.stride,
-        y.offset,
-        epilogue.scale,
-    );
     let (tile_rows, tile_columns) = tile_of(pixels, c_out);
-    let tiling = Tiling {
+    let guess = Tiling {
         rows: tile_rows,
         columns: tile_columns,
         left_deep: true,
         right_deep: false,
         units: gpu.units.filter(|_| element == Element::F16),
     };
-    let launch = match (element, tiling.units) {
+    let kernel = match (element, guess.units) {
         (Element::F32, _) => convolve::launch_unchecked::<f32, Plain>,
         (Element::F16, None) => convolve::launch_unchecked::<f16, Plain>,
         (Element::F16, Some(_)) => convolve::launch_unchecked::<f16, Units>,
     };
-    // SAFETY: `gather` reads pixels of images below n inside the input, weights below taps·c_in·c_out and coefficients below
-    // n·2·c_in; rows and columns outside the output are neither read nor written, and the row of a vector is clamped. All were
-    // checked against the buffers.
-    unsafe {
-        launch(
-            &gpu.client,
-            grid::groups(tiling.groups(rows, c_out)),
-            grid::dim(),
-            x.arg(),
-            weights.arg(),
-            bias.arg(),
-            ab.arg(),
-            vector.map_or(unread, |v| &v.view.buffer).arg(),
-            vector.map_or(unread, |v| &v.row_of).arg(),
-            residual.unwrap_or(x).arg(),
-            y.arg(),
-            sizes,
-            target,
-            variant,
-            tiling,
+    let launch = |tiling: Tiling, into: &Buffer| {
+        let target = TargetLaunch::new(
+            bias_offset,
+            vector.map_or(1, |v| v.rows),
+            vector.map_or(0, |v| v.view.stride),
+            vector.map_or(0, |v| v.view.offset),
+            residual.map_or(0, |r| r.stride),
+            residual.map_or(0, |r| r.offset),
+            y.stride,
+            y.offset,
+            epilogue.scale,
         );
-    }
+        // SAFETY: `gather` reads pixels of images below n inside the input, weights below taps·c_in·c_out and coefficients below
+        // n·2·c_in; rows and columns outside the output are neither read nor written, and the row of a vector is clamped. All
+        // were checked against the buffers, and the one to write into is at least as long as the output's rows.
+        unsafe {
+            kernel(
+                &gpu.client,
+                grid::groups(tiling.groups(rows, c_out)),
+                grid::dim(),
+                x.arg(),
+                weights.arg(),
+                bias.arg(),
+                ab.arg(),
+                vector.map_or(unread, |v| &v.view.buffer).arg(),
+                vector.map_or(unread, |v| &v.row_of).arg(),
+                residual.unwrap_or(x).arg(),
+                into.arg_of(element),
+                sizes(n, x, shape.pad_before, (c_in, input), (c_out, output)),
+                target,
+                variant,
+                tiling,
+            );
+        }
+    };
+    let product = Product {
+        kind: if transposed { "transposed convolution" } else { "convolution" },
+        rows: pixels,
+        columns: c_out,
+        depth: shape.taps() * c_in,
+        images: n,
+        fused: if norm.is_some() { " of normalised pixels" } else { "" },
+        element,
+    };
+    launch(gpu.tiling(product, guess, element.words(rows * y.stride), launch), &y.buffer);
 }

@@ -13,6 +13,7 @@ use cubecl_runtime::runtime::Runtime;
 use crate::buffer::{Buffer, Reservation};
 use crate::error::{Error, Result};
 use crate::tile::MatrixUnits;
+use crate::tuning::Tuner;
 
 /// A graphics API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,6 +114,7 @@ pub struct Gpu {
     pub(crate) client: cubecl::client::Client,
     /// What multiplies matrices in half precision, where the device has it.
     pub(crate) units: Option<MatrixUnits>,
+    pub(crate) tuner: Arc<Mutex<Tuner>>,
     software: bool,
     /// Bytes of all buffers, and how many there may be.
     used: Arc<AtomicU64>,
@@ -195,7 +197,14 @@ impl Gpu {
         // SAFETY: a stream only orders work. All handles of this client belong to this one, so no work waits for another
         // stream's, and the client serialises submissions from several threads.
         unsafe { client.set_stream(stream) };
-        let gpu = Self { client, units, software: adapter.is_software(), used: Arc::default(), limit: limit()? };
+        let gpu = Self {
+            client,
+            units,
+            tuner: Arc::default(),
+            software: adapter.is_software(),
+            used: Arc::default(),
+            limit: limit()?,
+        };
         open.insert(adapter.device.clone(), gpu.clone());
         Ok(gpu)
     }

@@ -13,6 +13,7 @@ use crate::conv::{Norm, Part, Shape, Sizes, Variant, gather, sizes, tile_of};
 use crate::device::Gpu;
 use crate::grid;
 use crate::tile::{self, DEPTH, Multiplier, Plain, Tiling, Units};
+use crate::tuning::Product;
 
 /// Groups that keep a device busy.
 const GROUPS: usize = 512;
@@ -186,31 +187,43 @@ pub fn weights(
         assert!(norm.ab.len() >= n * 2 * c_in, "normalisation of {shape:?}");
         &norm.ab
     });
-    let tiling = Tiling { units: gpu.units.filter(|_| x.element == Element::F16), ..tiling(shape) };
-    let launch = match (x.element, tiling.units) {
+    let guess = Tiling { units: gpu.units.filter(|_| x.element == Element::F16), ..tiling(shape) };
+    let kernel = match (x.element, guess.units) {
         (Element::F32, _) => correlate::launch_unchecked::<f32, Plain>,
         (Element::F16, None) => correlate::launch_unchecked::<f16, Plain>,
         (Element::F16, Some(_)) => correlate::launch_unchecked::<f16, Units>,
     };
-    // SAFETY: `gather` reads pixels of images below n and coefficients below n·2·c_in; `dy` is read below its rows, and the
-    // partial sums written below parts·taps·c_in·c_out. All were checked against the buffers.
-    unsafe {
-        launch(
-            &gpu.client,
-            grid::groups(tiling.groups(shape.taps() * c_in, c_out) * cut.parts),
-            grid::dim(),
-            x.arg(),
-            ab.arg(),
-            dy.arg(),
-            scratch.arg(),
-            sizes(n, x, shape.pad_before, (c_in, shape.input), (c_out, shape.output())),
-            dy.stride,
-            dy.offset,
-            cut.length,
-            Variant::gathering(shape, norm),
-            tiling,
-        );
-    }
+    let launch = |tiling: Tiling, _: &Buffer| {
+        // SAFETY: `gather` reads pixels of images below n and coefficients below n·2·c_in; `dy` is read below its rows, and the
+        // partial sums written below parts·taps·c_in·c_out. All were checked against the buffers.
+        unsafe {
+            kernel(
+                &gpu.client,
+                grid::groups(tiling.groups(shape.taps() * c_in, c_out) * cut.parts),
+                grid::dim(),
+                x.arg(),
+                ab.arg(),
+                dy.arg(),
+                scratch.arg(),
+                sizes(n, x, shape.pad_before, (c_in, shape.input), (c_out, shape.output())),
+                dy.stride,
+                dy.offset,
+                cut.length,
+                Variant::gathering(shape, norm),
+                tiling,
+            );
+        }
+    };
+    let product = Product {
+        kind: "gradient of weights",
+        rows: shape.taps() * c_in,
+        columns: c_out,
+        depth: shape.output_pixels(),
+        images: n,
+        fused: if norm.is_some() { " of normalised pixels" } else { "" },
+        element: x.element,
+    };
+    launch(gpu.tiling(product, guess, 0, launch), scratch);
     for part in into {
         let len = part.channels * c_in * shape.taps();
         assert!(part.first + part.channels <= c_out && part.offset + len <= gradient.len(), "{part:?} of {shape:?}");

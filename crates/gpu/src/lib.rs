@@ -30,7 +30,9 @@ pub mod matmul;
 pub mod norm;
 pub mod optimizer;
 mod tile;
+mod tuning;
 
 pub use buffer::{ALIGNMENT, Buffer, Element, View};
 pub use device::{Adapter, Api, Gpu, Properties, adapters};
 pub use error::{Error, Result};
+pub use tuning::{Keep, Tile, Tuning};

@@ -8,6 +8,7 @@ use crate::buffer::{Buffer, Element};
 use crate::device::Gpu;
 use crate::grid;
 use crate::tile::{self, DEPTH, Multiplier, Plain, Tiling, Units};
+use crate::tuning;
 
 /// A matrix for each image and head: element (i, j) is at `offset + image·by_image + head·by_head + i·by_row + j·by_column`.
 #[derive(Clone, Debug)]
@@ -214,14 +215,14 @@ pub fn multiply(
         }
     };
     // A tile is filled in the order that its factor has in memory.
-    let tiling = Tiling {
+    let guess = Tiling {
         rows: if rows_are_images { 2 } else { sums(rows) },
         columns: sums(columns),
         left_deep: left.by_column == 1,
         right_deep: right.by_row == 1,
         units: gpu.units.filter(|_| right.element == Element::F16),
     };
-    let launch = match (left.element, right.element, out.element, tiling.units) {
+    let kernel = match (left.element, right.element, out.element, guess.units) {
         (Element::F32, Element::F32, Element::F32, _) => product::launch_unchecked::<f32, f32, f32, Plain>,
         (Element::F16, Element::F16, Element::F32, None) => product::launch_unchecked::<f16, f16, f32, Plain>,
         (Element::F16, Element::F16, Element::F32, Some(_)) => product::launch_unchecked::<f16, f16, f32, Units>,
@@ -229,24 +230,44 @@ pub fn multiply(
         (Element::F32, Element::F16, Element::F16, Some(_)) => product::launch_unchecked::<f32, f16, f16, Units>,
         (left, right, out, _) => panic!("no product of matrices stored as {left:?} and {right:?} into one of {out:?}"),
     };
-    // SAFETY: the last element of each matrix, and with it all others, was checked against its buffer.
-    unsafe {
-        launch(
-            &gpu.client,
-            grid::groups(batches * tiling.groups(rows, columns)),
-            grid::dim(),
-            left.arg(),
-            right.arg(),
-            bias_buffer.arg(),
-            out.arg(),
-            left.launch(),
-            right.launch(),
-            out.launch(),
-            ExtentLaunch::new(batches, heads, rows, columns, depth),
-            bias_offset,
-            scale,
-            Variant { bias: bias.is_some(), accumulate },
-            tiling,
-        );
-    }
+    let launch = |tiling: Tiling, into: &Buffer| {
+        // SAFETY: the last element of each matrix, and with it all others, was checked against its buffer; the one to write into
+        // is as long as the product's.
+        unsafe {
+            kernel(
+                &gpu.client,
+                grid::groups(batches * tiling.groups(rows, columns)),
+                grid::dim(),
+                left.arg(),
+                right.arg(),
+                bias_buffer.arg(),
+                into.arg_of(out.element),
+                left.launch(),
+                right.launch(),
+                out.launch(),
+                ExtentLaunch::new(batches, heads, rows, columns, depth),
+                bias_offset,
+                scale,
+                Variant { bias: bias.is_some(), accumulate },
+                tiling,
+            );
+        }
+    };
+    let product = tuning::Product {
+        kind: match (guess.left_deep, guess.right_deep) {
+            (true, true) => "product by the transposed matrix",
+            (true, false) => "product",
+            (false, true) => "product of both transposed matrices",
+            (false, false) => "product of the transposed matrix",
+        },
+        rows,
+        columns,
+        depth,
+        images: batches,
+        fused: "",
+        element: right.element,
+    };
+    // A linear layer is too small to matter; its rows are images.
+    let tiling = if rows_are_images { guess } else { gpu.tiling(product, guess, out.buffer.len(), launch) };
+    launch(tiling, &out.buffer);
 }

@@ -263,3 +263,52 @@ fn a_measurement_names_the_device() {
         run(folder.path(), &[&bench[..], more].concat(), 0);
     }
 }
+
+#[test]
+fn tiles_are_measured_when_asked_kept_in_a_file_and_change_no_byte() {
+    if !device() {
+        return;
+    }
+    let folder = with_model();
+    let at = folder.path();
+    let sample = |to: &str, tune: Option<&str>| {
+        let arguments = ["sample", "--model", "model", "--device", "gpu", "-n", "2", "--steps", "2", "-o", to];
+        let mut command = skipstone(at, &arguments);
+        command.env("XDG_CACHE_HOME", at.join("cache"));
+        tune.map(|tune| command.env("SKIPSTONE_GPU_TUNE", tune));
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let file = at.join("cache/skipstone/gpu-tiles.json");
+    assert_eq!(sample("a.npy", None).0, Some(0));
+    assert!(!file.exists(), "measured without being asked");
+
+    let (code, said) = sample("b.npy", Some("on"));
+    assert!(code == Some(0) && said.contains("gpu-tiles.json"), "{said}");
+    let kept = std::fs::read(&file).unwrap();
+    let tiles: serde_json::Value = serde_json::from_slice(&kept).unwrap();
+    let products = tiles.as_object().unwrap().values().next().unwrap().as_object().unwrap();
+    assert!(products.keys().any(|name| name.starts_with("convolution")), "{tiles}");
+
+    // Now they are known, and nothing is measured again.
+    let (code, said) = sample("c.npy", Some("on"));
+    assert!(code == Some(0) && !said.contains("measuring"), "{said}");
+    assert!(std::fs::read(&file).unwrap() == kept);
+
+    std::fs::write(&file, &kept[..kept.len() / 2]).unwrap();
+    let (code, said) = sample("d.npy", None);
+    assert!(code == Some(0) && said.contains("gpu-tiles.json") && said.contains("delete the file"), "{said}");
+    let (code, said) = sample("e.npy", Some("off"));
+    assert!(code == Some(0) && !said.contains("gpu-tiles.json"), "{said}");
+
+    // A file is in the way of the folder.
+    std::fs::remove_dir_all(at.join("cache")).unwrap();
+    std::fs::write(at.join("cache"), "").unwrap();
+    let (code, said) = sample("f.npy", Some("on"));
+    assert!(code == Some(0) && said.contains("in the way") && said.contains("for this run only"), "{said}");
+    for name in ["b.npy", "c.npy", "d.npy", "e.npy", "f.npy"] {
+        assert!(read(at, name) == read(at, "a.npy"), "{name}");
+    }
+    let (code, said) = sample("g.npy", Some("yes"));
+    assert!(code == Some(2) && said.contains("SKIPSTONE_GPU_TUNE") && said.contains("on or off"), "{said}");
+}

@@ -13,11 +13,15 @@ mod learner;
 mod limit;
 mod network;
 mod shapes;
+mod tuning;
 
 pub use differentiable::DifferentiableUNet;
 pub use learner::GpuLearner;
 pub use network::UNet;
 pub use skipstone_gpu::{Adapter, Api as ApiName, Gpu, Properties, adapters};
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use skipstone_gpu::Element;
 
@@ -50,7 +54,20 @@ pub(super) fn open(api: Api, number: usize) -> Result<Gpu> {
         };
         return Err(Error::new(Kind::Device, message));
     };
-    Gpu::open(adapter).map_err(|error| Error::from(error).within(format_args!("device {device}")))
+    ready(adapter).map_err(|error| error.within(format_args!("device {device}")))
+}
+
+/// Opens a device and gives it the tiles that were measured on it, once for the process.
+fn ready(adapter: &Adapter) -> Result<Gpu> {
+    static TUNED: Mutex<BTreeSet<(String, usize)>> = Mutex::new(BTreeSet::new());
+    let gpu = Gpu::open(adapter)?;
+    let mut tuned = TUNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let which = (adapter.api.to_string(), adapter.index);
+    if !tuned.contains(&which) {
+        tuning::prepare(&gpu)?;
+        tuned.insert(which);
+    }
+    Ok(gpu)
 }
 
 /// How a network of this precision stores its activations and weights.
@@ -75,7 +92,7 @@ fn element(gpu: &Gpu, precision: Precision) -> Result<Element> {
 /// The first graphics processor that is not a program on the CPU.
 pub(super) fn best() -> Option<Gpu> {
     let found = adapters(skipstone_gpu::Api::Any);
-    found.iter().filter(|adapter| !adapter.is_software()).find_map(|adapter| Gpu::open(adapter).ok())
+    found.iter().filter(|adapter| !adapter.is_software()).find_map(|adapter| ready(adapter).ok())
 }
 
 /// The graphics processors of this machine, under every API that it offers.
