@@ -52,7 +52,7 @@ fn pack_kernel<W: Float>(
     }
 }
 
-/// Brings a part of a layer's weights into the order of [`forward`], `[tap][c_in][c_out]`.
+/// Brings a part of a layer's weights into the order of [`forward`](super::forward), `[tap][c_in][c_out]`.
 ///
 /// # Panics
 /// A buffer is too short for the shape, or the part has channels that the layer lacks.
@@ -60,7 +60,7 @@ pub fn pack(gpu: &Gpu, shape: &Shape, parameters: &Buffer, part: Part, packed: &
     repack(gpu, shape, parameters, part, packed, false);
 }
 
-/// Brings a part of a layer's weights into the order of [`backward_data`], `[tap][c_out][c_in]`.
+/// Brings a part of a layer's weights into the order of [`backward_data`](super::backward_data), `[tap][c_out][c_in]`.
 ///
 /// # Panics
 /// As [`pack`].
