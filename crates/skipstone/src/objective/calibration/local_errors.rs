@@ -22,8 +22,10 @@ pub const MOST_LATENTS: u16 = 4096;
 ///
 /// A reference run visits some tens of candidate timesteps t. From its state at each, one step goes to each later candidate s
 /// and to clean data. The error of the step is its distance from the reference there. The process amplifies it on the way to
-/// the image, the more the noisier s is: by the gain of s. As the errors of a run's steps add up at most, the grid with the
-/// least sum of errors times gains ends close to the reference's images.
+/// the image, the more the noisier s is: by the gain of s. If the errors of a run's steps have unrelated directions, their
+/// squares add up, and the grid with the least sum of squared errors times gains ends closest to the reference's images. The
+/// sum of the errors themselves is a bound, but prefers one very long step to two long ones: the long one's error is limited by
+/// the size of the data, the bound of two is not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalErrors {
     /// The candidates, ascending; the last is T.
@@ -38,7 +40,7 @@ pub struct LocalErrors {
 }
 
 impl LocalErrors {
-    /// The trajectory of `steps` calls from T down with the least sum of errors.
+    /// The trajectory of `steps` calls from T down with the least sum of squares of errors times gains.
     ///
     /// # Errors
     /// `steps` is 0 or above the number of candidates.
@@ -51,7 +53,7 @@ impl LocalErrors {
         }
         // The dynamic programme over numbers of candidates in place of timesteps; 0 is clean data.
         let number = |t: Time| t.get() as usize;
-        let cost = |t, s| self.errors[number(t) - 1][number(s)] * self.gains[number(s)];
+        let cost = |t, s| (self.errors[number(t) - 1][number(s)] * self.gains[number(s)]).powi(2);
         let best = BestTimes::new(steps, candidates as u32, cost)?.trajectory(steps)?;
         let times = best.times().iter().map(|&t| Time::new(self.times[number(t) - 1])).collect();
         Trajectory::from_times(times, self.times[candidates - 1])
