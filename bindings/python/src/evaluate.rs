@@ -1,5 +1,6 @@
 //! `evaluate`: the paper's Table 1.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
@@ -7,21 +8,17 @@ use pyo3::types::{PyDict, PyTuple};
 use serde_json::{Value, json};
 use skipstone::io::checkpoint::Model;
 use skipstone::io::data::Split;
-use skipstone::io::files;
 use skipstone::sampling::generate::Inputs;
 use skipstone::sampling::options::{CONDITION, Noise, Request, SEED, THRESHOLD};
 use skipstone::{Error, Result};
-use skipstone_eval::table::{Cell, Evaluation, Judge, Lists, RealImages, Reference, Repeats, Results, report};
+use skipstone_eval::table::{Evaluation, Judge, Lists, RealImages, Repeats, Row, Task, Watcher, Work};
 use skipstone_eval::{FeatureSpec, check_takes};
 
 use crate::data::{Given, given};
-use crate::errors::{raise, signals, value};
+use crate::errors::{raise, value};
 use crate::options::{Keywords, json};
 use crate::sampler::PySampler;
 use crate::watch::Watch;
-
-/// Most images of one cell, as the command's.
-const MOST_IMAGES: u64 = 100_000_000;
 
 /// A list of values, or one of them, by their names.
 fn list<T: std::str::FromStr<Err = Error>>(
@@ -41,6 +38,27 @@ fn list<T: std::str::FromStr<Err = Error>>(
     values.iter().map(parse).collect::<Result<_>>().map_err(|e| raise(py, &e))
 }
 
+/// The caller's bar.
+struct Seen<'a>(&'a mut Watch);
+
+impl Watcher for Seen<'_> {
+    type Error = Error;
+
+    fn begins(&mut self, _: &Task) {}
+
+    fn drawn(&mut self, calls: usize) -> ControlFlow<()> {
+        self.0.advance_by(calls, |_, _| Ok(()))
+    }
+
+    fn scored(&mut self, _: usize) -> ControlFlow<()> {
+        self.0.poll()
+    }
+
+    fn row(&mut self, _: &Task, _: &Row) -> Result<()> {
+        Ok(())
+    }
+}
+
 #[pymethods]
 impl PySampler {
     /// Scores samples against data for lists of steps, noise, spacings and solvers: the paper's Table 1.
@@ -51,7 +69,7 @@ impl PySampler {
     /// Args:
     ///     data: a data set by name or path, or pictures, or a pair of them (train, test).
     ///     out: the folder.
-    ///     steps, eta, spacing, solver, clip: one value each, or lists. eta also takes "hat" and "analytic".
+    ///     steps, eta, spacing, solver, clip: one value each, or lists; steps are a student's own, else 10, 20, 50 and 100. eta also takes "hat" and "analytic".
     ///     n: images of each cell; first: index of the first.
     ///     features: "fashion-cnn" or "FILE.onnx:OUTPUT".
     ///     reference: at most this many images of each part of the data [all].
@@ -65,7 +83,7 @@ impl PySampler {
     ///     ValueError: an option does not fit; or the denoiser has no name, so that kept images could not be told from others'.
     #[pyo3(signature = (data, *, out, steps=None, eta=None, spacing=None, solver=None, clip=None, n=10_000, first=0,
         features="fashion-cnn", reference=None, repeats=Some("32x5"), batch=None, progress=None, **options),
-        text_signature = "($self, data, *, out, steps=(10, 20, 50, 100), eta=0, spacing=None, solver='ddim', clip=None, n=10000, first=0, features='fashion-cnn', reference=None, repeats='32x5', batch=None, class_=None, guidance=None, guidance_interval=None, threshold=None, seed=0, progress=None)")]
+        text_signature = "($self, data, *, out, steps=None, eta=0, spacing=None, solver='ddim', clip=None, n=10000, first=0, features='fashion-cnn', reference=None, repeats='32x5', batch=None, class_=None, guidance=None, guidance_interval=None, threshold=None, seed=0, progress=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn evaluate<'py>(
         &self,
@@ -94,8 +112,9 @@ impl PySampler {
         let mut keywords = Keywords::new("evaluate", options)?;
         let common = keywords.request(py, THRESHOLD | CONDITION | SEED)?;
         keywords.end()?;
+        let own = self.core.model().scheduler.num_inference_steps;
         let steps: Vec<usize> = match steps.map(|steps| json("steps", steps)).transpose()? {
-            None | Some(Value::Null) => vec![10, 20, 50, 100],
+            None | Some(Value::Null) => Lists::usual_steps(own),
             Some(one @ Value::Number(_)) => vec![one.as_u64().unwrap_or(0) as usize],
             Some(Value::Array(all)) => all.iter().map(|s| s.as_u64().unwrap_or(0) as usize).collect(),
             Some(other) => return Err(value(format!("steps: expected a number or a list, found {other}"))),
@@ -124,69 +143,29 @@ impl PySampler {
             Ok(pair) if pair.len() == 2 => (given(&pair.get_item(0)?, None)?, given(&pair.get_item(1)?, None)?),
             _ => (given(data, None)?, given(data, None)?),
         };
-        if n > MOST_IMAGES {
-            return Err(value(format!("n: expected at most {MOST_IMAGES} images, found {n}")));
-        }
         let core = &self.core;
         let rows = Watch::new(progress, None).run(py, move |watch| {
             let model = core.model();
             let network = features.open(skipstone_model::FASHION_CNN)?;
-            let end = first.checked_add(n).ok_or_else(|| Error::argument("first: first + n overflows 64 bits"))?;
-            let images = first..end;
-            let evaluation = Evaluation::new(&out, &model, images.clone(), common.seed, repeats)?;
+            let evaluation = Evaluation::new(&out, &model, (first, n), common.seed, repeats)?;
             check_takes(&*network, evaluation.shape())?;
             let requests: Vec<Request> = cells.iter().map(|cell| cell.request(&common)).collect();
             let runs: Vec<_> = requests.iter().map(|request| core.resolve(request)).collect::<Result<_>>()?;
-            let mut generator = core.generator(&requests[0], Inputs::default(), first, n as usize)?;
-            let batch = core.batch(&generator, n as usize, batch)?;
-            files::create_dir(&out)?;
-            let _lock = files::lock(&out)?;
-            files::remove_stale_temporaries(&out)?;
+            let generator = core.generator(&requests[0], Inputs::default(), first, n as usize)?;
+            let images = evaluation.images();
+            let mut work = Work::new(evaluation, &generator, cells, runs, images)?;
+            let batch = core.batch(&generator, work.most(), batch)?;
+            let _lock = work.claim()?;
             let real = real(train, test, &model, reference)?;
             watch.begin("reference", real.train().dim().0 + real.test().dim().0);
-            let reference = Reference::open(real, &*network, &out.join("reference"), &mut |parts| match watch
-                .advance_by(parts, |_, _| Ok(()))
-            {
-                std::ops::ControlFlow::Continue(()) => watch.poll(),
+            let seen = &mut |parts| match watch.advance_by(parts, |_, _| Ok(())) {
+                ControlFlow::Continue(()) => watch.poll(),
                 stop => stop,
-            })?;
-            let floor = reference.floor(&*network, n as usize)?;
-            let judge = Judge { network, reference, floor };
-            let mut results = Results::read(&out)?;
-            let calls: Vec<usize> =
-                runs.iter().map(|run| generator.calls_of(&run.1) * generator.calls_per_step()).collect();
-            let mut total = 0;
-            for (run, calls) in runs.iter().zip(&calls) {
-                total += evaluation.missing(run, &images)?.0 as usize * calls;
-            }
-            watch.begin("drawing", total);
-            let mut made = Vec::new();
-            for ((cell, run), &calls) in cells.iter().zip(&runs).zip(&calls) {
-                signals()?;
-                let per_step = generator.calls_per_step();
-                generator = evaluation.draw(generator, run, &images, batch, &mut |drawn| {
-                    watch.advance_by(drawn.batch * drawn.calls * per_step, |_, _| Ok(()))
-                })?;
-                let seen = &mut |_| watch.poll();
-                let row = evaluation.score(cell, run, calls, &judge, &results, seen)?;
-                made.push(json!(row));
-                results.put(row);
-                results.write(&out)?;
-            }
-            for (cell, run) in cells.iter().zip(&runs) {
-                let row = cells
-                    .iter()
-                    .zip(&runs)
-                    .filter(|(other, _)| Cell { steps: cell.steps, ..(*other).clone() } == *cell);
-                let most = row.max_by_key(|(other, _)| other.steps).filter(|(most, _)| most.steps > cell.steps);
-                if let Some((most, other)) = most {
-                    let found = evaluation.distance(run, other)?;
-                    results.set_distance(&run.0, &images, found, most.steps);
-                }
-            }
-            results.write(&out)?;
-            files::write_bytes(&out.join("report.html"), report(&results, &out)?.as_bytes())?;
-            Ok(Value::Array(made))
+            };
+            let judge = Judge::new(network, real, &out.join("reference"), n, seen)?;
+            watch.begin("drawing", work.calls() as usize);
+            work.run(generator, batch, Some(&judge), &mut Seen(watch))?;
+            Ok(json!(work.rows()))
         })?;
         py.import("json")?.call_method1("loads", (rows.to_string(),))
     }

@@ -89,11 +89,13 @@ def test_an_evaluation_is_the_commands(command, tmp_path):
         return [{k: v for k, v in row.items() if k not in ("seconds", "machines")} for row in rows]
 
     assert results("ours") == results("theirs")
+    assert rows == json.loads((tmp_path / "ours/results.json").read_text())["rows"]
     assert (tmp_path / "ours/report.html").read_text().startswith("<!")
     # Nothing is drawn twice.
-    calls = []
+    drawn = lambda: {file: file.stat().st_mtime_ns for file in (tmp_path / "ours/samples").rglob("*.png")}
+    before = drawn()
     again = model.evaluate(tmp_path / "data.npy", out=tmp_path / "ours", steps=[2, 4], eta=[0, 1], n=8, repeats="4x2")
-    assert [row["frechet"] for row in again] == [row["frechet"] for row in rows] and calls == []
+    assert [row["frechet"] for row in again] == [row["frechet"] for row in rows] and before and drawn() == before
 
 
 def test_a_denoiser_needs_a_name_to_be_evaluated(tmp_path):

@@ -1,13 +1,12 @@
 //! `skipstone evaluate`: scores samples of any model, as in the paper's Table 1.
 
 mod table;
-mod work;
+mod watch;
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::ProgressBar;
 use skipstone::io::checkpoint::Model;
 use skipstone::io::data::{DataSpec, Split};
 use skipstone::io::files;
@@ -16,13 +15,13 @@ use skipstone::sampling::options::{
     CONDITION, ClipMode, GUIDE, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD,
 };
 use skipstone::sampling::solver::Solver;
-use skipstone_eval::table::{Cell, Evaluation, Judge, Lists, RealImages, Reference, Repeats, Results, Run, are_few};
+use skipstone_eval::table::{Evaluation, Judge, Lists, RealImages, Repeats, Task, Work};
 use skipstone_eval::{FeatureNetwork, FeatureSpec, check_takes};
 
 use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, generator};
 use crate::dataset::{ArrayArguments, DATA, say_notes};
-use crate::failure::{Done, Usage, is_stopped, say};
+use crate::failure::{Done, Usage, emit, is_stopped, say};
 use crate::interrupt;
 use crate::options::Flags;
 use crate::shard::shard;
@@ -118,16 +117,6 @@ fn repeats(text: &str) -> Result<RepeatsArgument, String> {
     }
 }
 
-/// A cell with its options resolved.
-struct Job {
-    cell: Cell,
-    run: Run,
-    /// Network calls per image.
-    calls: usize,
-    /// Images still to be drawn, including those that repeat a latent.
-    missing: u64,
-}
-
 /// Runs the command.
 pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let engine = arguments.common.start()?;
@@ -138,16 +127,13 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
     let runs = requests.iter().map(|request| Settings::resolve(&model, request)).collect::<Result<Vec<_>, _>>()?;
     for (cell, (_, plan)) in cells.iter().zip(&runs) {
         if let Some(note) = note(&model, plan) {
-            say(format_args!("note: {}, S = {}: {note}", table::name_of(cell), cell.steps));
+            say(format_args!("note: {cell}: {note}"));
         }
     }
-    let end = arguments.first.checked_add(arguments.n).filter(|_| arguments.n <= MOST_IMAGES);
-    let end = end.ok_or_else(|| {
-        Usage(format!("-n {}: expected at most {MOST_IMAGES} images, with indices that fit into 64 bits", arguments.n))
-    })?;
-    let images = arguments.first..end;
-    let evaluation = Evaluation::new(&arguments.output, &model, images.clone(), common.seed, arguments.repeats.0)?;
-    let part = arguments.shard.map_or(images.clone(), |shard| shard.range(images.clone()));
+    let (first, n) = (arguments.first, arguments.n);
+    let evaluation = Evaluation::new(&arguments.output, &model, (first, n), common.seed, arguments.repeats.0)?;
+    let images = evaluation.images();
+    let part = arguments.shard.map_or(images.clone(), |shard| shard.range(images));
     // Errors in the data or the features should appear before the work starts.
     let scored = arguments.shard.is_none();
     let network = if scored { Some(arguments.features.open(skipstone_model::FASHION_CNN)?) } else { None };
@@ -156,46 +142,63 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
         check_takes(&**network, evaluation.shape())?;
     }
 
-    let generator = generator(model, &engine, &requests[0], Inputs::default(), arguments.first, arguments.n as usize)?;
-    let mut jobs = Vec::with_capacity(cells.len());
-    for (cell, run) in cells.into_iter().zip(runs) {
-        let calls = generator.calls_of(&run.1) * generator.calls_per_step();
-        let (missing, damaged) = evaluation.missing(&run, &part)?;
-        damaged.iter().for_each(|error| say(format_args!("warning: {error}; its images will be drawn again")));
-        if arguments.merge && missing > 0 {
-            return Err(missing_shard(arguments, &cell, &evaluation.gaps(&run, &part)?, &images).into());
-        }
-        jobs.push(Job { cell, run, calls, missing });
+    let generator = generator(model, &engine, &requests[0], Inputs::default(), first, n as usize)?;
+    let mut work = Work::new(evaluation, &generator, cells, runs, part)?;
+    for error in work.damaged() {
+        say(format_args!("warning: {error}; its images will be drawn again"));
     }
-    let most = jobs.iter().map(|job| job.missing).max().unwrap_or(0).clamp(1, arguments.n) as usize;
-    let size = arguments.batch.of(&generator, most, engine.threads);
+    if let Some(task) = work.tasks().iter().find(|task| arguments.merge && task.missing > 0) {
+        return Err(missing_shard(arguments, &work, task)?.into());
+    }
+    let size = arguments.batch.of(&generator, work.most(), engine.threads);
     if arguments.common.dry_run {
-        return table::dry_run(arguments, &generator, &jobs, size, engine.threads);
+        return table::dry_run(arguments, &generator, work.tasks(), size, engine.threads);
     }
-    files::create_dir(&arguments.output)?;
     // Shards write only samples, and each of those files appears complete or not at all.
-    let _lock = if scored { Some(files::lock(&arguments.output)?) } else { None };
-    if scored {
-        files::remove_stale_temporaries(&arguments.output)?;
-        files::remove_stale_temporaries(&arguments.output.join("pictures"))?;
-        for kept in std::fs::read_dir(arguments.output.join("reference")).into_iter().flatten().flatten() {
-            files::remove_stale_temporaries(&kept.path())?;
-        }
-    }
-    let results = Results::read(&arguments.output)?;
+    files::create_dir(&arguments.output)?;
+    let _lock = if scored { Some(work.claim()?) } else { None };
     let judge = match (network, real) {
         (Some(network), Some(real)) => match prepare(arguments, network, real) {
-            Err(error) if is_stopped(&error) => return Ok(interrupted(0, jobs.len())),
+            Err(error) if is_stopped(&error) => return Ok(interrupted(&work)),
             judge => Some(judge?),
         },
         _ => None,
     };
-    let work = work::Work { arguments, evaluation, part, size, jobs, results };
-    work.run(generator, judge.as_ref())
+    if let (Some(judge), false) = (&judge, arguments.common.json) {
+        table::head(judge, n, work.evaluation().weights())?;
+    }
+    let mut shown = watch::Shown::new(arguments, work.calls());
+    match work.run(generator, size, judge.as_ref(), &mut shown) {
+        Err(error) if is_stopped(&error) => {
+            drop(shown);
+            return Ok(interrupted(&work));
+        }
+        done => done?,
+    }
+    drop(shown);
+    match arguments.shard {
+        Some(shard) => say_rest(arguments, shard, &work.part()),
+        None if !arguments.common.json => emit(work.report().display())?,
+        None => {}
+    }
+    Ok(Done::Finished)
+}
+
+/// Says where the images of a shard are and what is to be done with them.
+fn say_rest(arguments: &EvaluateArguments, shard: Shard, part: &Range<u64>) {
+    say(format_args!(
+        "shard {shard}: images {} to {} of each cell are in {}; once all shards are there (copied into one folder, if it is not \
+         shared), run the same command with --merge instead of --shard",
+        part.start,
+        part.end.saturating_sub(1),
+        arguments.output.join("samples").display()
+    ));
 }
 
 /// The error for images that no shard has drawn: which, and how to draw them.
-fn missing_shard(arguments: &EvaluateArguments, cell: &Cell, gaps: &[Range<u64>], images: &Range<u64>) -> Usage {
+fn missing_shard(arguments: &EvaluateArguments, work: &Work, task: &Task) -> skipstone::Result<Usage> {
+    let images = work.evaluation().images();
+    let gaps = work.evaluation().gaps(&task.run, &work.part())?;
     let gap = gaps.first().cloned().unwrap_or(images.clone());
     // The coarsest cut of which the gap is a part.
     let shard = (2..=1000.min(arguments.n)).find_map(|of| {
@@ -204,25 +207,18 @@ fn missing_shard(arguments: &EvaluateArguments, cell: &Cell, gaps: &[Range<u64>]
     let instead = shard.map_or(String::new(), |shard| format!("--shard {shard}"));
     let words = interrupt::words().into_iter().map(|word| if word == "--merge" { instead.clone() } else { word });
     let command = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    Usage(format!(
-        "--merge: images {} to {} of {}, S = {}, are missing in {}; draw them with: {}",
+    Ok(Usage(format!(
+        "--merge: images {} to {} of {}, are missing in {}; draw them with: {}",
         gap.start,
         gap.end.saturating_sub(1),
-        table::name_of(cell),
-        cell.steps,
+        task.cell,
         arguments.output.join("samples").display(),
         command
-    ))
+    )))
 }
 
-/// Most images of one cell.
-const MOST_IMAGES: u64 = 100_000_000;
-
 fn lists(arguments: &EvaluateArguments, own: Option<usize>) -> Lists {
-    let steps = match &arguments.steps[..] {
-        [] => own.map_or_else(|| vec![10, 20, 50, 100], |own| vec![own]),
-        steps => steps.to_vec(),
-    };
+    let steps = if arguments.steps.is_empty() { Lists::usual_steps(own) } else { arguments.steps.clone() };
     Lists {
         steps,
         noises: arguments.eta.clone(),
@@ -256,36 +252,21 @@ fn real_images(arguments: &EvaluateArguments, model: &Model) -> anyhow::Result<R
 fn prepare(arguments: &EvaluateArguments, network: Box<dyn FeatureNetwork>, real: RealImages) -> anyhow::Result<Judge> {
     let length = real.train().dim().0 + real.test().dim().0;
     let bar = crate::bars::bar("reference", 0, length as u64);
-    let cache = arguments.output.join("reference");
-    let reference = Reference::open(real, &*network, &cache, &mut |n| advance(&bar, n))?;
+    let judge = Judge::new(network, real, &arguments.output.join("reference"), arguments.n, &mut |n| {
+        bar.inc(n as u64);
+        interrupt::flow()
+    })?;
     bar.finish_and_clear();
-    let floor = reference.floor(&*network, arguments.n as usize)?;
-    let floor_n = reference.floor_n(arguments.n as usize);
-    if (floor_n as u64) < arguments.n {
-        say(format_args!(
-            "note: the floor uses only {floor_n} test images, the scores {} samples; fewer images give a larger distance",
-            arguments.n
-        ));
-    }
-    if are_few(arguments.n, network.dimensions()) {
-        say(format_args!(
-            "note: {} images are few for {} features: the Fréchet distance is well above its value for many images",
-            arguments.n,
-            network.dimensions()
-        ));
-    }
-    Ok(Judge { network, reference, floor })
+    judge.notes(arguments.n).iter().for_each(|note| say(format_args!("note: {note}")));
+    Ok(judge)
 }
 
-fn advance(bar: &ProgressBar, n: usize) -> ControlFlow<()> {
-    bar.inc(n as u64);
-    interrupt::flow()
-}
-
-fn interrupted(done: usize, of: usize) -> Done {
+fn interrupted(work: &Work) -> Done {
     let command = interrupt::command_line(None);
     say(format_args!(
-        "interrupted; {done} of {of} cells are finished and all drawn images are kept; continue with: {command}"
+        "interrupted; {} of {} cells are finished and all drawn images are kept; continue with: {command}",
+        work.finished(),
+        work.tasks().len()
     ));
     Done::Interrupted
 }

@@ -113,8 +113,13 @@ impl Error {
     }
 
     /// The same error with `context` and a colon before its message.
+    ///
+    /// ```
+    /// use skipstone::Error;
+    /// assert_eq!(Error::argument("steps: found 0").within("cell 3").message(), "cell 3: steps: found 0");
+    /// ```
     #[must_use]
-    pub(crate) fn within(mut self, context: impl fmt::Display) -> Self {
+    pub fn within(mut self, context: impl fmt::Display) -> Self {
         self.0.message = format!("{context}: {}", self.0.message);
         self
     }

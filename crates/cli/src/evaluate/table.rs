@@ -2,11 +2,9 @@
 
 use serde_json::json;
 use skipstone::sampling::generate::Generator;
-use skipstone::sampling::options::ClipMode;
-use skipstone::sampling::solver::Solver;
-use skipstone_eval::table::{Cell, Judge, Row};
+use skipstone_eval::table::{Cell, Judge, Row, Task};
 
-use super::{EvaluateArguments, Job};
+use super::EvaluateArguments;
 use crate::common::duration;
 use crate::failure::{Done, emit};
 use crate::sample::time_of_call;
@@ -15,31 +13,31 @@ use crate::sample::time_of_call;
 pub fn dry_run(
     arguments: &EvaluateArguments,
     generator: &Generator,
-    jobs: &[Job],
+    tasks: &[Task],
     batch: usize,
     threads: usize,
 ) -> anyhow::Result<Done> {
     let per_batch = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
     let per_call = per_batch / (generator.calls_per_step() * batch) as f64;
-    let seconds = |job: &Job| per_call * job.calls as f64 * job.missing as f64;
-    let total: f64 = jobs.iter().map(seconds).sum();
-    let missing: u64 = jobs.iter().map(|job| job.missing).sum();
-    let cell = |job: &Job| {
+    let seconds = |task: &Task| per_call * task.calls as f64 * task.missing as f64;
+    let total: f64 = tasks.iter().map(seconds).sum();
+    let missing: u64 = tasks.iter().map(|task| task.missing).sum();
+    let cell = |task: &Task| {
         json!({
-            "steps": job.cell.steps, "eta": job.cell.noise, "row": name_of(&job.cell), "calls": job.calls,
-            "images": job.missing, "seconds": seconds(job),
+            "steps": task.cell.steps, "eta": task.cell.noise, "row": task.cell.line(), "calls": task.calls,
+            "images": task.missing, "seconds": seconds(task),
         })
     };
     let json = json!({
-        "cells": jobs.iter().map(cell).collect::<Vec<_>>(), "images": missing, "seconds": total,
+        "cells": tasks.iter().map(cell).collect::<Vec<_>>(), "images": missing, "seconds": total,
         "seconds_per_call": per_call, "batch": batch, "threads": threads,
         "output": arguments.output.display().to_string(),
     });
     let mut lines =
         vec![format!("{:<24} {:>6} {:>6} {:>15} {:>12}", "row", "steps", "calls", "images to draw", "time")];
-    for job in jobs {
-        let (name, time) = (name_of(&job.cell), duration(seconds(job)));
-        lines.push(format!("{name:<24} {:>6} {:>6} {:>15} {time:>12}", job.cell.steps, job.calls, job.missing));
+    for task in tasks {
+        let (name, time) = (task.cell.line(), duration(seconds(task)));
+        lines.push(format!("{name:<24} {:>6} {:>6} {:>15} {time:>12}", task.cell.steps, task.calls, task.missing));
     }
     lines.push(format!(
         "about {} in total for {missing} images, plus the scoring: a network call takes {:.2} ms per image at batch {batch} \
@@ -49,18 +47,6 @@ pub fn dry_run(
     ));
     lines.push(format!("would write {}", arguments.output.display()));
     arguments.common.finish_dry_run(&json, &lines)
-}
-
-/// Name of a cell's row: its noise, spacing, solver and clipping as given.
-pub fn name_of(cell: &Cell) -> String {
-    let mut words = vec![cell.noise.to_string()];
-    words.extend(cell.spacing.as_ref().map(ToString::to_string));
-    words.extend((cell.solver != Solver::DDIM).then(|| cell.solver.to_string()));
-    words.extend(cell.clip.map(|clip| match clip {
-        ClipMode::Off => "clip off".to_owned(),
-        named => named.to_string(),
-    }));
-    words.join(" ")
 }
 
 /// Prints the title of the table and its column names.
@@ -99,7 +85,7 @@ pub fn line(cell: &Cell, row: &Row) -> String {
     };
     format!(
         "{:<24} {:>6} {:>6} {:>9.3} {:>9.3} {kid:>17} {:>9} {:>7} {:>12} {:>8} {:>9.1}",
-        name_of(cell),
+        cell.line(),
         row.steps,
         row.calls,
         row.frechet,

@@ -1,5 +1,7 @@
 //! The cells of a table of evaluations: every combination of the listed options.
 
+use std::fmt;
+
 use skipstone::error::{Error, Result};
 use skipstone::sampling::options::{ClipMode, Noise, Request, SpacingChoice};
 use skipstone::sampling::solver::Solver;
@@ -19,7 +21,26 @@ pub struct Cell {
     pub clip: Option<ClipMode>,
 }
 
+impl fmt::Display for Cell {
+    /// [`line`](Cell::line) and S.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, S = {}", self.line(), self.steps)
+    }
+}
+
 impl Cell {
+    /// The name of its line of the table: noise, spacing, solver and clipping as given.
+    pub fn line(&self) -> String {
+        let mut words = vec![self.noise.to_string()];
+        words.extend(self.spacing.as_ref().map(ToString::to_string));
+        words.extend((self.solver != Solver::DDIM).then(|| self.solver.to_string()));
+        words.extend(self.clip.map(|clip| match clip {
+            ClipMode::Off => "clip off".to_owned(),
+            named => named.to_string(),
+        }));
+        words.join(" ")
+    }
+
     /// The options of the cell's run. Those that all cells share (seed, class, guidance, threshold) come from `common`.
     pub fn request(&self, common: &Request) -> Request {
         Request {
@@ -50,6 +71,11 @@ pub struct Lists {
 }
 
 impl Lists {
+    /// The numbers of steps of a model whose scheduler names `own`, because it was distilled for so many.
+    pub fn usual_steps(own: Option<usize>) -> Vec<usize> {
+        own.map_or_else(|| vec![10, 20, 50, 100], |own| vec![own])
+    }
+
     /// Every combination once. S varies fastest.
     ///
     /// # Errors

@@ -24,6 +24,9 @@ use super::score::{Judge, MOST_QUERIES, Scores};
 use super::variance::{PixelSums, Repeats, variance_within};
 use crate::FeatureNetwork;
 
+/// Most images of one cell.
+const MOST_IMAGES: u64 = 100_000_000;
+
 /// The settings that the cells of an evaluation share.
 #[derive(Debug)]
 pub struct Evaluation {
@@ -42,15 +45,23 @@ pub struct Evaluation {
 pub type Run = (Settings, Plan);
 
 impl Evaluation {
-    /// An evaluation of `model` in the folder `root`, with the images `images` of each cell and one `seed`.
+    /// An evaluation of `model` in the folder `root`, with `n` images of each cell from `first` on and one `seed`.
     ///
     /// # Errors
-    /// There are fewer than two images.
-    pub fn new(root: &Path, model: &Model, images: Range<u64>, seed: u64, repeats: Option<Repeats>) -> Result<Self> {
-        let n = images.end.saturating_sub(images.start);
-        if n < 2 {
-            return Err(Error::argument(format!("n: expected at least 2 images to score, found {n}")));
+    /// There are fewer than two images or more than 100 million, or their indices exceed 64 bits.
+    pub fn new(
+        root: &Path,
+        model: &Model,
+        (first, n): (u64, u64),
+        seed: u64,
+        repeats: Option<Repeats>,
+    ) -> Result<Self> {
+        if !(2..=MOST_IMAGES).contains(&n) {
+            let message = format!("n: expected at least 2 images to score and at most {MOST_IMAGES}, found {n}");
+            return Err(Error::argument(message));
         }
+        let end = first.checked_add(n);
+        let images = first..end.ok_or_else(|| Error::argument("first: first + n does not fit into 64 bits"))?;
         let [height, width] = model.config.sample_size;
         let shape = [model.config.in_channels, height, width];
         let repeats = repeats.map(|repeats| Repeats { latents: repeats.latents.min(n), ..repeats });
@@ -59,6 +70,11 @@ impl Evaluation {
         let latents_digest = digest(latents.view());
         let weights = model.weights.to_string();
         Ok(Self { root: root.to_path_buf(), images, repeats, latents, latents_digest, shape, weights })
+    }
+
+    /// The folder of the evaluation.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The folder of the samples.

@@ -1,9 +1,13 @@
 //! The scores of a set of images against a [`Reference`].
 
+use std::ops::ControlFlow;
+use std::path::Path;
+
 use ndarray::{Array2, ArrayView4, Axis, Slice};
 use skipstone::error::Result;
 
-use super::reference::{Reference, network_values, statistics_of};
+use super::reference::{RealImages, Reference, network_values, statistics_of};
+use super::row::are_few;
 use crate::{
     DEFAULT_NEIGHBOURS, Estimate, FeatureNetwork, Nearest, PrecisionRecall, frechet, kid_full, nearest, pixels,
     precision_recall,
@@ -45,6 +49,43 @@ pub struct Judge {
     pub reference: Reference,
     /// The scores of test images.
     pub floor: Scores,
+}
+
+impl Judge {
+    /// Scores by `network` against `real`, whose features are kept in the folder `cache`; for cells of `n` images. `seen` is told
+    /// how many further images have features and can stop the work.
+    ///
+    /// # Errors
+    /// As [`Reference::open`].
+    pub fn new(
+        network: Box<dyn FeatureNetwork>,
+        real: RealImages,
+        cache: &Path,
+        n: u64,
+        seen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Self> {
+        let reference = Reference::open(real, &*network, cache, seen)?;
+        let floor = reference.floor(&*network, n as usize)?;
+        Ok(Self { network, reference, floor })
+    }
+
+    /// What a reader of the scores of `n` images must know.
+    pub fn notes(&self, n: u64) -> Vec<String> {
+        let mut notes = Vec::new();
+        let floor_n = self.reference.floor_n(n as usize);
+        if (floor_n as u64) < n {
+            notes.push(format!(
+                "the floor uses only {floor_n} test images, the scores {n} samples; fewer images give a larger distance"
+            ));
+        }
+        let dimensions = self.network.dimensions();
+        if are_few(n, dimensions) {
+            notes.push(format!(
+                "{n} images are few for {dimensions} features: the Fréchet distance is well above its value for many images"
+            ));
+        }
+        notes
+    }
 }
 
 impl Scores {
