@@ -1,6 +1,5 @@
 //! Likelihood and calibration.
 
-use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 
 use numpy::{IntoPyArray, PyArray1, PyArrayDyn};
@@ -9,9 +8,9 @@ use pyo3::types::PyDict;
 use serde_json::json;
 use skipstone::Error;
 use skipstone::io::checkpoint::{Model, process_hash};
-use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded, initial_latent};
+use skipstone::math::noise::{Purpose, Seeded};
 use skipstone::math::trajectory::Spacing;
-use skipstone::objective::calibration::{MOST_LATENTS, measure, measure_path, path_work};
+use skipstone::objective::calibration::{MOST_LATENTS, Origin, path_work};
 use skipstone::objective::likelihood::{
     FlowOptions, Flowed, ProbeKind, bits_per_dim, dequantised, flow, standard_error,
 };
@@ -268,33 +267,26 @@ impl PySampler {
             return Err(value(format!("fitted: expected at most {MOST_LATENTS} latents, found {fitted}")));
         }
         let core = &self.core;
-        let mut found = Watch::new(progress, None).run(py, |watch| {
+        let found = Watch::new(progress, None).run(py, |watch| {
             let model = core.model();
             let conditions = conditions(&model, labels, x0.dim().0)?;
             let schedule = model.scheduler.schedule()?;
-            let mut noise = Seeded { seed, first_image: 0, purpose: Purpose::Likelihood };
+            let origin = Origin {
+                model: model.hash.clone(),
+                process: process_hash(model.scheduler.prediction_type, &schedule),
+                data: data.to_owned(),
+                seed,
+            };
             watch.begin("calibrating", schedule.train_steps() as usize);
-            let (network, sigma_1) = (Watched(core.network.clone()), default_sigma_1(&schedule)?);
-            let see = &mut |_| watch.advance();
-            let mut found = measure(&network, &schedule, &x0, &mut noise, &conditions, sigma_1, see)?;
+            let network = Watched(core.network.clone());
+            let mut found = origin.calibrate(&network, &schedule, &x0, &conditions, &mut |_| watch.advance())?;
             if fitted > 0 {
-                let x_t = initial_latent(seed, 0, fitted, core.shape());
-                // As many conditions as latents, in the order of the images.
-                let conditions: Vec<_> = conditions.iter().cycle().take(fitted).copied().collect();
                 watch.begin("fitting", path_work(schedule.train_steps())?.stages);
                 let see = &mut |_, _| watch.advance();
-                found.local_errors = Some(measure_path(&network, &schedule, &x_t, &conditions, see)?);
+                found.local_errors = Some(origin.fit(&network, &schedule, fitted, &conditions, see)?);
             }
-            found.model = model.hash.clone();
-            found.process = process_hash(model.scheduler.prediction_type, &schedule);
             Ok(found)
         })?;
-        found.provenance = BTreeMap::from([
-            ("data".to_owned(), data.to_owned()),
-            ("made_by".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
-            ("noise_version".to_owned(), NOISE_VERSION.to_string()),
-            ("seed".to_owned(), seed.to_string()),
-        ]);
         self.core.calibrate(Some(found.clone()));
         Ok(PyCalibration(found))
     }

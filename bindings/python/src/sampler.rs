@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use ndarray::{Array4, Array5, ArrayD, Axis, Slice, concatenate, stack};
+use ndarray::{Array4, Array5, Axis, Slice, concatenate};
 use numpy::{IntoPyArray, PyArrayDyn};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
@@ -361,23 +361,6 @@ fn joined(parts: &[Array4<f32>]) -> Result<Array4<f32>> {
     concatenate(Axis(0), &views).map_err(|e| Error::argument(e.to_string()))
 }
 
-/// All latents in one array: [n, c, h, w], or [2, n, c, h, w] of pairs, as the command writes them.
-fn one_array(parts: &[Latents]) -> Result<ArrayD<f32>> {
-    let single: Vec<Array4<f32>> = parts.iter().filter_map(|part| part.clone().into_single().ok()).collect();
-    if single.len() == parts.len() {
-        return Ok(joined(&single)?.into_dyn());
-    }
-    let state = |k: usize| {
-        let states = parts.iter().filter_map(|part| match part {
-            Latents::Pair(pair) => Some(pair[k].mapv(|value| value as f32)),
-            Latents::One(_) => None,
-        });
-        joined(&states.collect::<Vec<_>>())
-    };
-    let whole = stack(Axis(0), &[state(0)?.view(), state(1)?.view()]);
-    Ok(whole.map_err(|e| Error::argument(e.to_string()))?.into_dyn())
-}
-
 /// The latents of an array for a method, and the digest of the array.
 fn latents(given: &Bound<'_, PyAny>, by: &Method, shape: [usize; 3]) -> PyResult<(Latents, String)> {
     if !by.is_paired() {
@@ -392,8 +375,8 @@ fn latents(given: &Bound<'_, PyAny>, by: &Method, shape: [usize; 3]) -> PyResult
         return Err(value(format!("latents: expected an array {expected}, found the shape {:?}", all.shape())));
     }
     let sum = digest(all.view());
-    let state = |i| all.index_axis(Axis(0), i).mapv(f64::from);
-    Ok((Latents::Pair(Box::new([state(0), state(1)])), sum))
+    let pairs = Latents::from_pairs(&all).map_err(|e| raise(given.py(), &e))?;
+    Ok((pairs, sum))
 }
 
 /// Refuses several classes where all images need the same.
@@ -405,12 +388,6 @@ fn one_class(settings: &Settings) -> Result<()> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// The default σ of the last step of an encoding with noise, as the command's.
-fn final_sigma(plan: &Plan) -> f64 {
-    let level = plan.steps().last().map_or(1.0, |step| step.from.noise());
-    format!("{level:.3e}").parse().unwrap_or(level)
 }
 
 #[pymethods]
@@ -612,7 +589,7 @@ impl PySampler {
             let n = x0.dim().0;
             let generator = core.generator(&request, Inputs::default(), first, n)?;
             let batch = core.batch(&generator, n, batch)?;
-            one_array(&encoded(&generator, &x0, &by, (first, batch), watch)?)
+            Latents::joined(&encoded(&generator, &x0, &by, (first, batch), watch)?)
         })?;
         Ok(out(py, latents))
     }
@@ -731,7 +708,7 @@ impl PySampler {
         let (latents, noise, sigma) = Watch::new(progress, None).run(py, move |watch| {
             let n = x0.dim().0;
             if request.final_sigma.is_none() {
-                request.final_sigma = Some(final_sigma(&core.resolve(&request)?.1));
+                request.final_sigma = Some(core.resolve(&request)?.1.usual_final_sigma());
             }
             let generator = core.generator(&request, Inputs::default(), first, n)?;
             let batch = core.batch(&generator, n, batch)?;

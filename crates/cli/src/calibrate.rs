@@ -1,15 +1,12 @@
 //! `skipstone calibrate`: measures a model on data once and stores the result next to it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 use skipstone::io::checkpoint::process_hash;
 use skipstone::io::hub::locate;
-use skipstone::math::noise::{NOISE_VERSION, Purpose, Seeded, initial_latent};
-use skipstone::objective::calibration::{Calibration, MOST_LATENTS, measure, measure_path, path_work};
-use skipstone::objective::default_sigma_1;
+use skipstone::objective::calibration::{Calibration, MOST_LATENTS, Origin, path_work};
 use skipstone::objective::likelihood::conditions_of;
 
 use crate::common::{CommonArguments, ModelArguments, Work};
@@ -79,17 +76,21 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n, &arguments.arrays)?;
     writable(&output)?;
     let schedule = model.scheduler.schedule()?;
-    let sigma_1 = default_sigma_1(&schedule)?;
     let n = data.len();
     let conditions = conditions_of(&model, &data, 0..n)?;
-    let (hash, times) = (model.hash.clone(), schedule.train_steps());
-    let process = process_hash(model.scheduler.prediction_type, &schedule);
+    let times = schedule.train_steps();
+    let name = format!("{} ({}, first {n})", data.name(), arguments.split);
+    let origin = Origin {
+        model: model.hash.clone(),
+        process: process_hash(model.scheduler.prediction_type, &schedule),
+        data: name.clone(),
+        seed: arguments.seed,
+    };
     let network = model.open(&engine)?;
     let latents = arguments.fitted.map_or(0, usize::from);
     let path_calls = if latents > 0 { path_work(times)?.calls } else { 0 };
     let calls = f64::from(times) * n as f64 + (path_calls * latents) as f64;
     let work = Work::of(network.cost().flops as f64 * calls);
-    let name = format!("{} ({}, first {n})", data.name(), arguments.split);
     if arguments.common.dry_run {
         let output = output.display().to_string();
         let mut line = json!({"n": n, "calls": times, "gflop": work.json(), "output": output});
@@ -109,34 +110,21 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     }
 
     let bar = crate::bars::bar("calibrating", 0, times.into());
-    let mut noise = Seeded { seed: arguments.seed, first_image: 0, purpose: Purpose::Likelihood };
-    let mut calibration =
-        measure(&network, &schedule, &data.batch(0..n)?, &mut noise, &conditions, sigma_1, &mut |_| {
-            bar.inc(1);
-            interrupt::flow()
-        })?;
+    let mut calibration = origin.calibrate(&network, &schedule, &data.batch(0..n)?, &conditions, &mut |_| {
+        bar.inc(1);
+        interrupt::flow()
+    })?;
     bar.finish_and_clear();
-    calibration.model = hash;
-    calibration.process = process;
-    calibration.provenance = BTreeMap::from([
-        ("data".to_owned(), name.clone()),
-        ("made_by".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
-        ("noise_version".to_owned(), NOISE_VERSION.to_string()),
-        ("seed".to_owned(), arguments.seed.to_string()),
-    ]);
     // Before the second measurement, which may be interrupted.
     calibration.write(&output)?;
     if latents > 0 {
         let bar = crate::bars::bar("fitting", 0, 0);
-        let x_t = initial_latent(arguments.seed, 0, latents, network.shape());
-        // As many conditions as latents, in the order of the images.
-        let conditions: Vec<_> = conditions.iter().cycle().take(latents).copied().collect();
         let see = &mut |done: usize, of: usize| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
             interrupt::flow()
         };
-        let errors = measure_path(&network, &schedule, &x_t, &conditions, see);
+        let errors = origin.fit(&network, &schedule, latents, &conditions, see);
         bar.finish_and_clear();
         if errors.as_ref().is_err_and(skipstone::Error::is_stopped) {
             say(format_args!("interrupted; {} is complete but for what --fitted adds", output.display()));

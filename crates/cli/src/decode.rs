@@ -14,7 +14,7 @@ use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, Work, duration, generator, say_note};
 use crate::failure::{Done, emit, say};
 use crate::images;
-use crate::invert::{MethodArguments, evaluations, pairs, watch};
+use crate::invert::{MethodArguments, evaluations, watch};
 use crate::options::Flags;
 use crate::output::{Sink, Target, apart, check, stopped};
 
@@ -57,7 +57,7 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
     apart([target.path()], [path.as_path()])?;
     let (latents, sum) = if method.is_paired() {
         let all: Array5<f32> = images::tensor(path, "pairs of latents [2, n, channels, height, width]", &model.config)?;
-        (pairs(&all).map_err(|e| e.in_file(path))?, digest(all.view()))
+        (Latents::from_pairs(&all).map_err(|e| e.in_file(path))?, digest(all.view()))
     } else {
         let all: Array4<f32> = images::tensor(path, "latents [n, channels, height, width]", &model.config)?;
         let sum = digest(all.view());

@@ -18,7 +18,7 @@ use crate::dataset::ArrayArguments;
 use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::interrupt::quoted;
-use crate::invert::{MethodArguments, Report, evaluations, joined, rows, watch};
+use crate::invert::{MethodArguments, Report, evaluations, rows, watch};
 use crate::options::Flags;
 use crate::output::{Target, apart, writable};
 
@@ -95,7 +95,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     let inputs = [Some(Path::new(&arguments.images)), arguments.run.file()];
     apart(outputs.into_iter().flatten(), inputs.into_iter().flatten())?;
     if stochastic && request.final_sigma.is_none() {
-        request.final_sigma = Some(final_sigma(&Settings::resolve(&model, &request)?.1));
+        request.final_sigma = Some(Settings::resolve(&model, &request)?.1.usual_final_sigma());
     }
     let x0 = images::read(&arguments.images, &model, arguments.n, &arguments.arrays)?;
     let n = x0.dim().0;
@@ -137,7 +137,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         parts.push(encoded.latents);
     }
     bar.finish_and_clear();
-    npy::write(&arguments.output, joined(&parts)?.view())?;
+    npy::write(&arguments.output, Latents::joined(&parts)?.view())?;
     report.warn(n);
     let seconds = begun.elapsed().as_secs_f64();
     let output = arguments.output.display();
@@ -209,13 +209,6 @@ fn check_noise_size(generator: &Generator, n: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Default scale of the noise on the last step: √(1 − a_t), the noise that remains there. Rounded to four digits, because
-/// it appears in the printed command.
-fn final_sigma(plan: &skipstone::sampling::sampler::Plan) -> f64 {
-    let level = plan.steps().last().map_or(1.0, |step| step.from.noise());
-    format!("{level:.3e}").parse().unwrap_or(level)
-}
-
 /// The latents and the noise of a stochastic sampler.
 fn with_noise(
     arguments: &EncodeArguments,
@@ -247,7 +240,7 @@ fn with_noise(
     let noise = concatenate(Axis(1), &noise.iter().map(|z| z.view()).collect::<Vec<_>>())?;
     let noise_path = arguments.noise_out.as_deref().unwrap_or(Path::new("noise.npy"));
     npy::write(noise_path, noise.view())?;
-    npy::write(&arguments.output, joined(&latents)?.view())?;
+    npy::write(&arguments.output, Latents::joined(&latents)?.view())?;
     let (seconds, output) = (begun.elapsed().as_secs_f64(), arguments.output.display().to_string());
     let sigma = request.final_sigma.unwrap_or(0.0);
     if arguments.common.json {

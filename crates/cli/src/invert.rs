@@ -4,9 +4,9 @@ use std::ops::{ControlFlow, Range};
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
-use ndarray::{Array4, Array5, Axis, Slice, concatenate, stack};
+use ndarray::{Array4, Axis, Slice};
 use serde_json::{Value, json};
-use skipstone::sampling::inversion::{Bdia, Calls, Convergence, Edict, FixedPoint, Latents, Method};
+use skipstone::sampling::inversion::{Bdia, Calls, Convergence, Edict, FixedPoint, Method};
 
 use crate::failure::{Usage, say};
 use crate::interrupt;
@@ -90,39 +90,6 @@ pub fn watch(bar: &ProgressBar, before: u64) -> impl FnMut(Calls) -> ControlFlow
         bar.set_position(before + calls.step as u64);
         interrupt::flow()
     }
-}
-
-/// Joins the latents of all batches into one array: `[n, c, h, w]`, or `[2, n, c, h, w]` for pairs.
-pub fn joined(batches: &[Latents]) -> anyhow::Result<ndarray::ArrayD<f32>> {
-    let (mut ones, mut pairs) = (Vec::new(), [Vec::new(), Vec::new()]);
-    for latents in batches {
-        match latents {
-            Latents::One(x_t) => ones.push(x_t.view()),
-            Latents::Pair(pair) => {
-                for (all, state) in pairs.iter_mut().zip(pair.iter()) {
-                    all.push(state.mapv(|value| value as f32));
-                }
-            }
-        }
-    }
-    if !ones.is_empty() {
-        return Ok(concatenate(Axis(0), &ones)?.into_dyn());
-    }
-    let whole = pairs.map(|all| concatenate(Axis(0), &all.iter().map(|x| x.view()).collect::<Vec<_>>()));
-    let [first, second] = whole;
-    Ok(stack(Axis(0), &[first?.view(), second?.view()])?.into_dyn())
-}
-
-/// The pairs of a file `[2, n, c, h, w]`.
-pub fn pairs(all: &Array5<f32>) -> skipstone::Result<Latents> {
-    if all.dim().0 != 2 {
-        return Err(skipstone::Error::data(format!(
-            "expected pairs of latents [2, n, channels, height, width], found {:?}",
-            all.shape()
-        )));
-    }
-    let state = |i| all.index_axis(Axis(0), i).mapv(f64::from);
-    Ok(Latents::Pair(Box::new([state(0), state(1)])))
 }
 
 /// Convergence of every step, over all batches.

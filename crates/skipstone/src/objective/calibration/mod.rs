@@ -6,17 +6,19 @@
 //! evidence lower bound, and thus the best timesteps for any number of calls (arXiv 2106.03802).
 //!
 //! [`measure_path()`] compares single steps with a fine run of the deterministic process. The timesteps with the least errors
-//! give images close to those of many steps (arXiv 2405.11326). One small file beside the model holds the numbers.
+//! give images close to those of many steps (arXiv 2405.11326). [`Origin`] does both for a model. One small file beside the model holds the numbers.
 
 mod file;
 mod local_errors;
 mod measure;
+mod origin;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use local_errors::{LocalErrors, MOST_LATENTS, PathWork, candidates, measure_path, path_work};
 pub use measure::measure;
+pub use origin::Origin;
 
 use crate::error::{Error, Kind, Result};
 use crate::math::schedule::{Schedule, Time};

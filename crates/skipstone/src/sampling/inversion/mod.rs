@@ -29,7 +29,7 @@ pub use stochastic::{Draw, NoiseTrajectory, encode_noise};
 
 use std::ops::{ControlFlow, Range};
 
-use ndarray::{Array4, Axis, Slice, Zip};
+use ndarray::{Array4, Array5, ArrayD, Axis, Slice, Zip, concatenate, stack};
 
 use crate::error::{Error, Result};
 use crate::math::noise::Forbidden;
@@ -77,6 +77,43 @@ impl Latents {
             Self::One(x_t) => Ok(x_t),
             Self::Pair(_) => Err(Error::argument("latents: expected one per image, found pairs")),
         }
+    }
+
+    /// The latents of all batches in one array: `[n, c, h, w]`, or `[2, n, c, h, w]` of pairs, as files have them.
+    ///
+    /// # Errors
+    /// There are none, or they differ in kind or shape.
+    pub fn joined(batches: &[Self]) -> Result<ArrayD<f32>> {
+        let join = |states: Vec<Array4<f32>>| {
+            let views: Vec<_> = states.iter().map(|state| state.view()).collect();
+            concatenate(Axis(0), &views).map_err(|e| Error::argument(format!("latents: {e}")))
+        };
+        if batches.iter().all(|batch| matches!(batch, Self::One(_))) {
+            return Ok(join(batches.iter().cloned().map(Self::into_single).collect::<Result<_>>()?)?.into_dyn());
+        }
+        let state = |k: usize| {
+            let one = |batch: &Self| match batch {
+                Self::Pair(pair) => Ok(pair[k].mapv(|value| value as f32)),
+                Self::One(_) => Err(Error::argument("latents: found single ones among pairs")),
+            };
+            join(batches.iter().map(one).collect::<Result<_>>()?)
+        };
+        let whole = stack(Axis(0), &[state(0)?.view(), state(1)?.view()]);
+        Ok(whole.map_err(|e| Error::argument(format!("latents: {e}")))?.into_dyn())
+    }
+
+    /// The pairs of an array `[2, n, c, h, w]` from [`joined`](Self::joined).
+    ///
+    /// # Errors
+    /// The array has another number of states than two.
+    pub fn from_pairs(all: &Array5<f32>) -> Result<Self> {
+        if all.dim().0 != 2 {
+            let found = all.shape();
+            let message = format!("expected pairs of latents [2, n, channels, height, width], found {found:?}");
+            return Err(Error::data(message));
+        }
+        let state = |k| all.index_axis(Axis(0), k).mapv(f64::from);
+        Ok(Self::Pair(Box::new([state(0), state(1)])))
     }
 
     /// The number of images.

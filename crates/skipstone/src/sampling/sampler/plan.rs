@@ -62,6 +62,13 @@ impl Plan {
         Ok(self)
     }
 
+    /// The σ₁ with which an image is encoded with its noise where none is given: the noise that remains at the last step,
+    /// √(1 − a_t). Rounded to four digits, because whoever decodes repeats it.
+    pub fn usual_final_sigma(&self) -> f64 {
+        let level = self.steps.last().map_or(1.0, |step| step.from.noise());
+        format!("{level:.3e}").parse().unwrap_or(level)
+    }
+
     /// The steps in order, with their coefficients.
     pub fn steps(&self) -> &[Step] {
         &self.steps
