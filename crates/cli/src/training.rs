@@ -95,11 +95,13 @@ pub fn dry_run(output: Output<'_>, mut trainer: Trainer, threads: usize) -> anyh
     let (images, name) = (trainer.data().len(), trainer.data().name().to_owned());
     let (t, steps) = (trainer.recipe().train.clone(), trainer.recipe().total_steps());
     let (parameters, ranks) = (trainer.weights()?.data().len(), trainer.ranks().size());
-    // A backward pass costs twice a forward pass.
-    let passes = 3.0 + trainer.teacher_calls() as f64;
+    // Of a step, in each round: a backward pass costs twice a forward pass.
+    let passes: Vec<f64> = trainer.teacher_calls().into_iter().map(|calls| 3.0 + calls as f64).collect();
+    let (first, passes) = (passes[0], passes.iter().sum::<f64>() / passes.len() as f64);
     let gflop = passes * unet::flops(trainer.config())? as f64 * (t.batch * t.accumulate) as f64 / 1e9;
     let memory = trainer.bytes() + trainer.data().bytes();
-    let per_step = trainer.measure()?.as_secs_f64();
+    // The first round is measured; others may have fewer or more calls of a teacher.
+    let per_step = trainer.measure()?.as_secs_f64() * passes / first;
     let total = per_step * steps as f64;
     let epochs = steps as f64 * (t.batch * t.accumulate) as f64 / images as f64;
     let out = output.folder.display().to_string();

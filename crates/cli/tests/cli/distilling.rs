@@ -155,6 +155,10 @@ fn a_dry_run_measures_a_distillation_and_writes_nothing() {
     let (stdout, _) = run(folder.path(), &arguments("run", &["--dry-run", "--json"]), 0);
     let cost: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((cost["steps"].as_u64(), cost["batch"].as_u64()), (Some(8), Some(4)));
+    // Forward and backward, and one call of the teacher in the round that converts, two in the round that halves.
+    let config = Config { in_channels: 1, out_channels: 1, ..Config::smallest() };
+    let gflop = 4.0 * (3.0 + 1.5) * skipstone::unet::flops(&config).unwrap() as f64 / 1e9;
+    assert!((cost["gflop_per_step"].as_f64().unwrap() / gflop - 1.0).abs() < 1e-9, "{cost} {gflop}");
     assert_eq!(names(folder.path()), before);
 }
 
@@ -167,6 +171,13 @@ fn mistakes_of_a_distillation_are_named() {
     odd[from + 1] = "6";
     let (_, error) = run(at, &odd, 2);
     assert!(error.contains("distill.from: halving 6 steps does not lead to 2; choose 4, 8, 16"), "{error}");
+    for (set, message) in [
+        ("data.classes=true", "data.classes: the teacher is unconditional"),
+        ("data.class_dropout=0.2", "data.class_dropout: the teacher has no null class"),
+    ] {
+        let (_, error) = run(at, &arguments("run", &["--set", set]), 2);
+        assert!(error.contains(message), "{error}");
+    }
     std::fs::write(at.join("r.toml"), "[model]\nchannels = 1").unwrap();
     let (_, error) = run(at, &arguments("run", &["--config", "r.toml"]), 2);
     assert!(error.contains("r.toml") && error.contains("remove [model]"), "{error}");

@@ -292,9 +292,15 @@ impl Objective for Distillation {
         self.lay_out()
     }
 
-    fn calls(&self, n: usize) -> (usize, usize) {
-        let round = self.rounds[self.index];
-        (self.rows * round.teacher / round.student, self.bytes.0 + self.bytes.1 * self.rows * n)
+    fn calls(&self, round: usize) -> usize {
+        // Only the first teacher may be guided.
+        let rows = if round == 0 { self.rows } else { 1 };
+        let Round { teacher, student } = self.rounds[round];
+        rows * teacher / student
+    }
+
+    fn bytes(&self, n: usize) -> usize {
+        self.bytes.0 + self.bytes.1 * self.rows * n
     }
 }
 

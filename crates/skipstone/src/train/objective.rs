@@ -66,10 +66,16 @@ pub(super) trait Objective: Send + Sync {
         Ok(())
     }
 
-    /// Calls of the teacher per image, and the bytes that one of `n` images takes.
-    fn calls(&self, n: usize) -> (usize, usize) {
+    /// Calls of the teacher per image in round `round`.
+    fn calls(&self, round: usize) -> usize {
+        let _ = round;
+        0
+    }
+
+    /// Bytes that a call of the teacher with `n` images takes.
+    fn bytes(&self, n: usize) -> usize {
         let _ = n;
-        (0, 0)
+        0
     }
 }
 

@@ -218,9 +218,10 @@ impl Trainer {
         if next > self.round && !self.is_finished() { self.feed.objective.round() } else { None }
     }
 
-    /// Calls of a teacher for each image of a step, of which each costs about a third of what the image costs the student.
-    pub fn teacher_calls(&self) -> usize {
-        self.feed.objective.calls(0).0
+    /// Calls of a teacher for each image of a step in each round, of which each costs about a third of what the image costs the
+    /// student. One round without a teacher if this is no distillation.
+    pub fn teacher_calls(&self) -> Vec<usize> {
+        (0..self.feed.recipe.rounds()).map(|round| self.feed.objective.calls(round)).collect()
     }
 
     /// The training recipe.
@@ -313,7 +314,7 @@ impl Trainer {
     /// Peak memory of the training in bytes without the data: parameters, moments, activations, gradients.
     pub fn bytes(&self) -> usize {
         let batch = self.feed.recipe.train.batch;
-        self.learner.bytes(batch) + self.feed.objective.calls(batch).1
+        self.learner.bytes(batch) + self.feed.objective.bytes(batch)
     }
 
     /// Makes one optimiser step.

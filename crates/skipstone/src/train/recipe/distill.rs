@@ -10,6 +10,9 @@ use crate::sampling::denoiser::Prediction;
 /// Steps of the first teacher if nobody asks for others: as many, or the next number that halving leads to the student's.
 const FROM: usize = 32;
 
+/// The usual probability of the null class, where the teacher has one.
+const CLASS_DROPOUT: f64 = 0.1;
+
 /// A round of a distillation: a student learns a teacher's deterministic steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Round {
@@ -125,7 +128,7 @@ impl Recipe {
     /// The defaults of a distillation: its learning rate falls to 0 in every round.
     pub fn distillation() -> Self {
         let mut recipe = Self { distill: Some(DistillRecipe::default()), ..Self::default() };
-        recipe.data.class_dropout = 0.1;
+        recipe.data.class_dropout = CLASS_DROPOUT;
         recipe.train.steps = 5000;
         recipe.optimizer.lr = 3e-4;
         recipe.optimizer.warmup = 100;
@@ -154,7 +157,8 @@ impl Recipe {
     /// conversion comes first, and whether there are classes.
     ///
     /// # Errors
-    /// It is no recipe of a distillation, or the teacher does not have the timesteps for it.
+    /// It is no recipe of a distillation, the teacher does not have the timesteps for it, or it lacks the classes or the null
+    /// class that the recipe asks for.
     pub fn for_teacher(mut self, teacher: &Model) -> Result<Self> {
         let Some(distill) = &mut self.distill else {
             return Err(Error::argument(
@@ -170,8 +174,15 @@ impl Recipe {
             };
         }
         distill.conversion &= distill.predicts() != own;
-        self.data.classes = teacher.config.num_class_embeds.is_some();
+        let classes = teacher.config.num_class_embeds.is_some();
+        if self.data.classes && !classes {
+            return Err(Error::argument("data.classes: the teacher is unconditional, so its student is; leave it out"));
+        }
+        self.data.classes = classes;
         if teacher.null_class.is_none() {
+            if ![0.0, CLASS_DROPOUT].contains(&self.data.class_dropout) {
+                return Err(Error::argument("data.class_dropout: the teacher has no null class; leave it out"));
+            }
             self.data.class_dropout = 0.0;
         }
         Ok(self)
