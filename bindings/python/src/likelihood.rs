@@ -1,7 +1,9 @@
 //! Likelihood and calibration.
 
 use std::f64::consts::LN_2;
+use std::ops::Range;
 
+use ndarray::{Array4, Axis, Slice};
 use numpy::{IntoPyArray, PyArray1, PyArrayDyn};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -9,22 +11,23 @@ use serde_json::json;
 use skipstone::Error;
 use skipstone::io::checkpoint::{Model, process_hash};
 use skipstone::math::noise::{Purpose, Seeded};
-use skipstone::math::trajectory::Spacing;
+use skipstone::math::schedule::Schedule;
+use skipstone::math::trajectory::{Spacing, Trajectory};
 use skipstone::objective::calibration::{MOST_LATENTS, Origin, path_work};
 use skipstone::objective::likelihood::{
     FlowOptions, Flowed, ProbeKind, bits_per_dim, dequantised, flow, standard_error,
 };
-use skipstone::objective::{Elbo, ElboOptions, default_sigma_1, elbo};
+use skipstone::objective::{Elbo, ElboOptions, ElboTerm, default_sigma_1, elbo};
 use skipstone::sampling::denoiser::Condition;
-use skipstone::sampling::generate::batches;
-use skipstone::sampling::options::{LAYOUT, Noise, SEED};
+use skipstone::sampling::generate::{Settings, batches};
+use skipstone::sampling::options::{LAYOUT, Noise, Request, SEED};
 
 use crate::arrays::{images, labels, out, room};
 use crate::calibration::PyCalibration;
 use crate::denoiser::{Watched, WatchedGradient};
 use crate::errors::{raise, value};
 use crate::options::Keywords;
-use crate::sampler::PySampler;
+use crate::sampler::{Core, PySampler};
 use crate::watch::Watch;
 
 /// Batch size: fixed as the command's, so that sums have the same order.
@@ -67,7 +70,7 @@ impl Likelihood {
 }
 
 /// The conditions of images with these labels, or with the null class.
-fn conditions(model: &Model, labels: Option<Vec<u32>>, n: usize) -> skipstone::Result<Vec<Condition>> {
+fn conditions(model: &Model, labels: Option<&[u32]>, n: usize) -> skipstone::Result<Vec<Condition>> {
     let Some(known) = model.config.num_class_embeds else {
         return match labels {
             None => Ok(Vec::new()),
@@ -82,6 +85,84 @@ fn conditions(model: &Model, labels: Option<Vec<u32>>, n: usize) -> skipstone::R
         (None, Some(null)) => Ok(vec![Condition::Class(null); n]),
         (None, None) => Err(Error::argument(format!("labels: the network needs one of its {known} classes per image"))),
     }
+}
+
+/// Images whose likelihood is asked for.
+struct Images<'a> {
+    core: &'a Core,
+    request: &'a Request,
+    x0: Array4<f32>,
+    labels: Option<Vec<u32>>,
+}
+
+impl Images<'_> {
+    /// Values of an image.
+    fn dims(&self) -> usize {
+        self.core.shape().iter().product()
+    }
+
+    /// Bits per dimension of an image's nats.
+    fn bits(&self, nats: f64) -> f64 {
+        nats / (self.dims() as f64 * LN_2)
+    }
+
+    /// The likelihood of the deterministic sampler.
+    fn flow(&self, probes: usize, kind: ProbeKind, dequantise: bool, watch: &mut Watch) -> skipstone::Result<Flowed> {
+        let network = WatchedGradient(&**self.core.gradient()?);
+        let parts = self.in_batches("integrating", watch, |batch, watch| {
+            let Batch { settings, schedule, tau, first, conditions, x0 } = batch;
+            let x0 = if dequantise { dequantised(&x0, settings.seed, first) } else { x0 };
+            let options = FlowOptions { probes, kind, seed: settings.seed, first_image: first };
+            flow(&network, schedule, tau, &options, &x0, conditions, &mut |_| watch.advance())
+        })?;
+        Flowed::merged(parts)?.ok_or_else(|| Error::argument("images: there are none"))
+    }
+
+    /// The evidence lower bound of the sampler with noise.
+    fn elbo(&self, sigma_1: Option<f64>, watch: &mut Watch) -> skipstone::Result<Elbo> {
+        let network = Watched(self.core.network.clone());
+        let parts = self.in_batches("evaluating", watch, |batch, watch| {
+            let Batch { settings, schedule, tau, first, conditions, x0 } = batch;
+            let sigma_1 = sigma_1.map_or_else(|| default_sigma_1(schedule), Ok)?;
+            let options = ElboOptions { scale: settings.scale.clone(), sigma_1: Some(sigma_1), clip: settings.clip };
+            let mut noise = Seeded { purpose: Purpose::Likelihood, ..Seeded::new(settings.seed, first) };
+            elbo(&network, schedule, tau, &options, &x0, &mut noise, conditions, &mut |_| watch.advance())
+        })?;
+        Elbo::merged(parts).ok_or_else(|| Error::argument("images: there are none"))
+    }
+
+    /// What `measure` finds for each batch.
+    fn in_batches<T>(
+        &self,
+        label: &str,
+        watch: &mut Watch,
+        measure: impl Fn(Batch<'_>, &mut Watch) -> skipstone::Result<T>,
+    ) -> skipstone::Result<Vec<T>> {
+        let (model, n) = (self.core.model(), self.x0.dim().0);
+        let all = conditions(&model, self.labels.as_deref(), n)?;
+        let (settings, _) = self.core.resolve(self.request)?;
+        let schedule = model.scheduler.schedule()?;
+        let tau = settings.trajectory(&schedule)?;
+        watch.begin(label, n.div_ceil(BATCH) * tau.calls());
+        let of = |range: Range<u64>| {
+            let (first, range) = (range.start, range.start as usize..range.end as usize);
+            let conditions = if all.is_empty() { &all } else { &all[range.clone()] };
+            let x0 = self.x0.slice_axis(Axis(0), Slice::from(range)).to_owned();
+            measure(Batch { settings: &settings, schedule: &schedule, tau: &tau, first, conditions, x0 }, watch)
+        };
+        batches(0..n as u64, BATCH).map(of).collect()
+    }
+}
+
+/// A batch of images and what is computed on it.
+struct Batch<'a> {
+    settings: &'a Settings,
+    schedule: &'a Schedule,
+    tau: &'a Trajectory,
+    /// Index of the first image.
+    first: u64,
+    conditions: &'a [Condition],
+    x0: Array4<f32>,
 }
 
 #[pymethods]
@@ -145,48 +226,18 @@ impl PySampler {
         }
         let kind: ProbeKind = probe.parse().map_err(|e| raise(py, &e))?;
         let x0 = crate::arrays::images(images, "images", self.core.shape())?;
-        let n = x0.dim().0;
-        let labels = crate::arrays::labels(labels, n)?;
-        let dims: usize = self.core.shape().iter().product();
+        let labels = crate::arrays::labels(labels, x0.dim().0)?;
         let watch = Watch::new(progress, None);
-        let core = &self.core;
-        let rows = |range: &std::ops::Range<u64>| {
-            let slice = ndarray::Slice::from(range.start as usize..range.end as usize);
-            x0.slice_axis(ndarray::Axis(0), slice).to_owned()
-        };
-        let part = |conditions: &[Condition], range: &std::ops::Range<u64>| {
-            if conditions.is_empty() {
-                Vec::new()
-            } else {
-                conditions[range.start as usize..range.end as usize].to_vec()
-            }
-        };
+        let images = Images { core: &self.core, request: &request, x0, labels };
         if ode {
-            let [c, h, w] = core.shape();
-            room("probes", &[probes, n.min(BATCH), c, h, w])?;
-            let found = watch.run(py, |watch| {
-                let model = core.model();
-                let conditions = conditions(&model, labels, n)?;
-                let (settings, _) = core.resolve(&request)?;
-                let schedule = model.scheduler.schedule()?;
-                let tau = settings.trajectory(&schedule)?;
-                let network = WatchedGradient(&**core.gradient()?);
-                watch.begin("integrating", n.div_ceil(BATCH) * tau.calls());
-                let of = |range: std::ops::Range<u64>| {
-                    let x0 = rows(&range);
-                    let x0 = if dequantise { dequantised(&x0, settings.seed, range.start) } else { x0 };
-                    let options = FlowOptions { probes, kind, seed: settings.seed, first_image: range.start };
-                    let see = &mut |_| watch.advance();
-                    flow(&network, &schedule, &tau, &options, &x0, &part(&conditions, &range), see)
-                };
-                let parts = batches(0..n as u64, BATCH).map(of).collect::<skipstone::Result<Vec<_>>>()?;
-                Flowed::merged(parts)?.ok_or_else(|| Error::argument("images: there are none"))
-            })?;
-            let all: Vec<f64> = found.means().iter().map(|&log| bits_per_dim(log, dims)).collect();
+            let [c, h, w] = self.core.shape();
+            room("probes", &[probes, images.x0.dim().0.min(BATCH), c, h, w])?;
+            let found = watch.run(py, |watch| images.flow(probes, kind, dequantise, watch))?;
+            let all: Vec<f64> = found.means().iter().map(|&log| bits_per_dim(log, images.dims())).collect();
             return Ok(Likelihood {
-                bits_per_dim: all.iter().sum::<f64>() / n as f64,
+                bits_per_dim: all.iter().sum::<f64>() / all.len() as f64,
                 standard_error: standard_error(&all),
-                probe_error: found.probe_error().map(|nats| nats / (dims as f64 * LN_2)),
+                probe_error: found.probe_error().map(|nats| images.bits(nats)),
                 images: all.into_pyarray(py).unbind(),
                 method: "ode",
                 terms: pyo3::types::PyList::empty(py).into_any().unbind(),
@@ -194,36 +245,15 @@ impl PySampler {
                 latents: Some(out(py, found.x_t).unbind()),
             });
         }
-        let found = watch.run(py, |watch| {
-            let model = core.model();
-            let conditions = conditions(&model, labels, n)?;
-            let (settings, _) = core.resolve(&request)?;
-            let schedule = model.scheduler.schedule()?;
-            let tau = settings.trajectory(&schedule)?;
-            let sigma_1 = sigma_1.map_or_else(|| default_sigma_1(&schedule), Ok)?;
-            let options = ElboOptions { scale: settings.scale.clone(), sigma_1: Some(sigma_1), clip: settings.clip };
-            let network = Watched(core.network.clone());
-            watch.begin("evaluating", n.div_ceil(BATCH) * tau.calls());
-            let of = |range: std::ops::Range<u64>| {
-                let mut noise = Seeded { purpose: Purpose::Likelihood, ..Seeded::new(settings.seed, range.start) };
-                let see = &mut |_: &_| watch.advance();
-                elbo(&network, &schedule, &tau, &options, &rows(&range), &mut noise, &part(&conditions, &range), see)
-            };
-            let parts = batches(0..n as u64, BATCH).map(of).collect::<skipstone::Result<Vec<_>>>()?;
-            Elbo::merged(parts).ok_or_else(|| Error::argument("images: there are none"))
-        })?;
-        let bits = |nats: f64| nats / (dims as f64 * LN_2);
-        let terms: serde_json::Value = found
-            .terms
-            .iter()
-            .map(|term| {
-                json!({
-                    "t": term.t.index(), "s": term.s.index(), "bits": bits(term.nats),
-                    "squared_error": term.squared_error / dims as f64,
-                })
+        let found = watch.run(py, |watch| images.elbo(sigma_1, watch))?;
+        let term = |term: &ElboTerm| {
+            json!({
+                "t": term.t.index(), "s": term.s.index(), "bits": images.bits(term.nats),
+                "squared_error": term.squared_error / images.dims() as f64,
             })
-            .collect();
-        let all: Vec<f64> = found.image_nats.iter().map(|&nats| bits(nats)).collect();
+        };
+        let terms: serde_json::Value = found.terms.iter().map(term).collect();
+        let all: Vec<f64> = found.image_nats.iter().map(|&nats| images.bits(nats)).collect();
         Ok(Likelihood {
             bits_per_dim: found.bits_per_dim(),
             standard_error: found.standard_error(),
@@ -231,7 +261,7 @@ impl PySampler {
             images: all.into_pyarray(py).unbind(),
             method: "elbo",
             terms: py.import("json")?.call_method1("loads", (terms.to_string(),))?.unbind(),
-            prior_bits: Some(bits(found.prior_nats)),
+            prior_bits: Some(images.bits(found.prior_nats)),
             latents: None,
         })
     }
@@ -269,7 +299,7 @@ impl PySampler {
         let core = &self.core;
         let found = Watch::new(progress, None).run(py, |watch| {
             let model = core.model();
-            let conditions = conditions(&model, labels, x0.dim().0)?;
+            let conditions = conditions(&model, labels.as_deref(), x0.dim().0)?;
             let schedule = model.scheduler.schedule()?;
             let origin = Origin {
                 model: model.hash.clone(),

@@ -59,6 +59,35 @@ enum Subject {
     Training(Box<(Config, Parameters)>),
 }
 
+/// A measurement.
+struct Measured {
+    batch: usize,
+    /// Number of calls or steps.
+    calls: usize,
+    /// Seconds of the median one.
+    median: f64,
+}
+
+impl Subject {
+    /// Measures as many calls or steps as are asked for, else as many as fit into [`BUDGET`].
+    fn measure(&self, engine: &EngineOptions, batch: usize, asked: Option<u32>) -> skipstone::Result<Measured> {
+        let measure = |n: usize| match self {
+            Self::Network(network) => calls(&**network, batch, n),
+            Self::Training(model) => training_steps(&model.1, &model.0, engine, batch, n),
+        };
+        let calls = match asked {
+            Some(n) => n as usize,
+            None => {
+                let one = measure(1)?[0];
+                ((BUDGET.as_secs_f64() / one.as_secs_f64().max(1e-6)) as usize).clamp(5, 1000)
+            }
+        };
+        let mut times = measure(calls)?;
+        times.sort_unstable();
+        Ok(Measured { batch, calls, median: times[times.len() / 2].as_secs_f64() })
+    }
+}
+
 /// Runs the command.
 pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
     let engine = arguments.engine.start()?;
@@ -97,20 +126,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
             print_profile(&**network, batch, arguments.calls)?;
             continue;
         }
-        let measure = |n: usize| match &subject {
-            Subject::Network(network) => calls(&**network, batch, n),
-            Subject::Training(model) => training_steps(&model.1, &model.0, &engine, batch, n),
-        };
-        let n = match arguments.calls {
-            Some(n) => n as usize,
-            None => {
-                let one = measure(1)?[0];
-                ((BUDGET.as_secs_f64() / one.as_secs_f64().max(1e-6)) as usize).clamp(5, 1000)
-            }
-        };
-        let mut times = measure(n)?;
-        times.sort_unstable();
-        let median = times[times.len() / 2].as_secs_f64();
+        let Measured { batch, calls, median } = subject.measure(&engine, batch, arguments.calls)?;
         let images_per_second = batch as f64 / median;
         let work = if arguments.train { 3.0 * flops } else { flops };
         let speed = (work > 0.0).then_some(images_per_second * work / 1e9);
@@ -126,7 +142,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<Done> {
                 "device": engine.device.to_string(),
                 "precision": precision.to_string(),
                 "train": arguments.train,
-                "calls": n,
+                "calls": calls,
                 "peak_rss_mb": peak.map(|peak| peak as f64 / 1e6),
             }))?;
         } else {

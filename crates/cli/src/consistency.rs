@@ -62,74 +62,103 @@ impl Rows {
     }
 
     /// Samples all rows, writes the image file and prints the distances.
-    pub fn run(
-        self,
-        mut generator: Generator,
-        n: usize,
-        batch: usize,
-        common: &CommonArguments,
-    ) -> anyhow::Result<Done> {
-        let json = common.json;
-        let steps: Vec<usize> = self.runs.iter().map(|(_, plan)| plan.steps().len()).collect();
-        let calls: Vec<usize> = self.runs.iter().map(|(_, plan)| generator.calls_of(plan)).collect();
-        let output = self.path.display().to_string();
+    pub fn run(self, generator: Generator, n: usize, batch: usize, common: &CommonArguments) -> anyhow::Result<Done> {
         if common.dry_run {
-            let total: usize = calls.iter().sum();
-            let work = Work::of(generator.flops_per_call() as f64 * (total * n) as f64);
-            let total = total * generator.calls_per_step();
-            return common.finish_dry_run(
-                &json!({"n": n, "steps": steps, "calls": total, "gflop": work.json(), "output": output}),
-                &[
-                    format!("images      {n} in each of {} rows, in batches of {batch}", steps.len()),
-                    format!("steps       {steps:?}, {total} network calls per latent in total"),
-                    format!("work        {work}"),
-                    format!("would write {output}"),
-                ],
-            );
+            return self.dry_run(&generator, n, batch, common);
         }
+        let begun = Instant::now();
+        let (generator, rows) = self.draw(generator, n, batch)?;
+        self.write(&generator, &rows, n)?;
+        self.print(&generator, &rows, n, common.json)?;
+        say(format_args!(
+            "{n} image(s), rows {:?}; distances: root mean square in [0, 1]; coarse: of means over {SQUARE} x {SQUARE} pixels{}; {}",
+            self.steps(),
+            self.scale(n).map_or_else(String::new, |network| {
+                format!("; features: {}, where 1 is the distance between images of two latents", network.name())
+            }),
+            duration(begun.elapsed().as_secs_f64())
+        ));
+        if !common.json {
+            emit(self.path.display())?;
+        }
+        Ok(Done::Finished)
+    }
+
+    /// The numbers of steps.
+    fn steps(&self) -> Vec<usize> {
+        self.runs.iter().map(|(_, plan)| plan.steps().len()).collect()
+    }
+
+    /// What measures distances between features. Their scale is that between images of two latents: one image has none.
+    fn scale(&self, n: usize) -> Option<&dyn FeatureNetwork> {
+        self.network.as_deref().filter(|_| n > 1)
+    }
+
+    fn dry_run(&self, generator: &Generator, n: usize, batch: usize, common: &CommonArguments) -> anyhow::Result<Done> {
+        let (steps, output) = (self.steps(), self.path.display().to_string());
+        let total: usize = self.runs.iter().map(|(_, plan)| generator.calls_of(plan)).sum();
+        let work = Work::of(generator.flops_per_call() as f64 * (total * n) as f64);
+        let total = total * generator.calls_per_step();
+        common.finish_dry_run(
+            &json!({"n": n, "steps": steps, "calls": total, "gflop": work.json(), "output": output}),
+            &[
+                format!("images      {n} in each of {} rows, in batches of {batch}", steps.len()),
+                format!("steps       {steps:?}, {total} network calls per latent in total"),
+                format!("work        {work}"),
+                format!("would write {output}"),
+            ],
+        )
+    }
+
+    /// The images of every row.
+    fn draw(&self, mut generator: Generator, n: usize, batch: usize) -> anyhow::Result<(Generator, Vec<Array4<f32>>)> {
         let first = generator.first();
         let moves: usize = self.runs.iter().map(|(_, plan)| generator.moves_of(plan)).sum();
         let bar = crate::bars::bar("sampling", 0, (moves * n.div_ceil(batch)) as u64);
-        let begun = Instant::now();
-        let mut rows: Vec<(Settings, Array4<f32>)> = Vec::new();
-        for run in self.runs {
-            let settings = run.0.clone();
-            generator = generator.with_run(run, n)?;
-            let x0 = generator.generate_array(first..first + n as u64, batch, &mut |_, _| {
+        let mut rows = Vec::with_capacity(self.runs.len());
+        for run in &self.runs {
+            generator = generator.with_run(run.clone(), n)?;
+            rows.push(generator.generate_array(first..first + n as u64, batch, &mut |_, _| {
                 bar.inc(1);
                 interrupt::flow()
-            })?;
-            rows.push((settings, x0));
+            })?);
         }
         bar.finish_and_clear();
+        Ok((generator, rows))
+    }
 
-        let all = concatenate(Axis(0), &rows.iter().map(|(_, x)| x.view()).collect::<Vec<_>>())?;
+    fn write(&self, generator: &Generator, rows: &[Array4<f32>], n: usize) -> anyhow::Result<()> {
+        let all = concatenate(Axis(0), &rows.iter().map(|x| x.view()).collect::<Vec<_>>())?;
         let (_, _, h, w) = all.dim();
         let mut texts = generator.settings().to_texts();
         texts.retain(|(key, _)| !matches!(key.as_str(), "steps" | "times"));
-        texts.push(("rows".to_owned(), format!("steps {steps:?}")));
-        texts.push(("first".to_owned(), first.to_string()));
+        texts.push(("rows".to_owned(), format!("steps {:?}", self.steps())));
+        texts.push(("first".to_owned(), generator.first().to_string()));
         texts.push(("n".to_owned(), n.to_string()));
-        write_png(&self.path, &grid(&all, n, &Layout::magnified(h, w))?, &text_chunks(&texts))?;
+        Ok(write_png(&self.path, &grid(&all, n, &Layout::magnified(h, w))?, &text_chunks(&texts))?)
+    }
 
+    /// Prints the distance of every row to that of the most steps.
+    fn print(&self, generator: &Generator, rows: &[Array4<f32>], n: usize, json: bool) -> anyhow::Result<()> {
+        let steps = self.steps();
         let longest = steps.iter().enumerate().max_by_key(|(_, steps)| **steps).map_or(0, |(i, _)| i);
-        // The scale of feature distances is that between images of two latents: one image has none.
-        let network = self.network.as_deref().filter(|_| n > 1);
+        let network = self.scale(n);
         let seen = match network {
-            Some(network) => rows.iter().map(|(_, x)| features(network, x.view())).collect::<Result<Vec<_>, _>>()?,
+            Some(network) => rows.iter().map(|x| features(network, x.view())).collect::<Result<Vec<_>, _>>()?,
             None => Vec::new(),
         };
         if !json {
             let column = if seen.is_empty() { "" } else { " features" };
             emit(format_args!("  steps   coarse     full{column}   (distance to {} steps)", steps[longest]))?;
         }
-        for (i, ((settings, x), &made)) in rows.iter().zip(&steps).enumerate() {
-            let d = distance(x, &rows[longest].1, SQUARE)?;
+        for (i, ((settings, plan), x)) in self.runs.iter().zip(rows).enumerate() {
+            let d = distance(x, &rows[longest], SQUARE)?;
             let apart = seen.get(i).map(|row| feature_distance(row, &seen[longest])).transpose()?;
             if json {
+                let calls = generator.calls_of(plan) * generator.calls_per_step();
                 let mut line = json!({
-                    "steps": settings.steps, "calls": calls[i] * generator.calls_per_step(), "coarse_rms": d.low,
-                    "rms": d.full, "square": SQUARE, "against": rows[longest].0.steps, "n": n, "output": output,
+                    "steps": settings.steps, "calls": calls, "coarse_rms": d.low, "rms": d.full, "square": SQUARE,
+                    "against": self.runs[longest].0.steps, "n": n, "output": self.path.display().to_string(),
                 });
                 if let (Some(apart), Some(network)) = (apart, network) {
                     line["feature_distance"] = apart.into();
@@ -138,19 +167,9 @@ impl Rows {
                 emit(line)?;
             } else {
                 let apart = apart.map_or_else(String::new, |apart| format!(" {apart:>8.4}"));
-                emit(format_args!("{made:>7} {:>8.4} {:>8.4}{apart}", d.low, d.full))?;
+                emit(format_args!("{:>7} {:>8.4} {:>8.4}{apart}", steps[i], d.low, d.full))?;
             }
         }
-        let in_features = network.map_or_else(String::new, |network| {
-            format!("; features: {}, where 1 is the distance between images of two latents", network.name())
-        });
-        say(format_args!(
-            "{n} image(s), rows {steps:?}; distances: root mean square in [0, 1]; coarse: of means over {SQUARE} x {SQUARE} pixels{in_features}; {}",
-            duration(begun.elapsed().as_secs_f64())
-        ));
-        if !json {
-            emit(output)?;
-        }
-        Ok(Done::Finished)
+        Ok(())
     }
 }

@@ -136,9 +136,16 @@ impl std::fmt::Display for Signature {
     }
 }
 
-impl Signature {
+/// The inputs of a denoiser's graph.
+struct Inputs<'a> {
+    sample: &'a Value,
+    timestep: &'a Value,
+    class: Option<&'a Value>,
+}
+
+impl<'a> Inputs<'a> {
     /// Finds the inputs by `names`, type and shape.
-    pub fn find(outline: &Outline, names: &Names) -> Result<Self> {
+    fn find(outline: &'a Outline, names: &Names) -> Result<Self> {
         let all = || outline.inputs.iter().map(Value::to_string).collect::<Vec<_>>().join(", ");
         let named = |what: &str, name: &str| {
             let found = outline.inputs.iter().find(|input| input.name == name);
@@ -146,31 +153,14 @@ impl Signature {
         };
         let sample = match &names.sample {
             Some(name) => named("sample", name)?,
-            None => {
-                let is_image = |input: &&Value| {
-                    let is_image = |shape: &Vec<Option<usize>>| shape.len() == 4 && shape[1..] != [Some(1); 3];
-                    input.element == Element::Float && input.shape.as_ref().is_none_or(is_image)
-                };
-                only(outline.inputs.iter().filter(is_image)).ok_or_else(|| {
-                    Error::unsupported(format!(
-                        "expected one input of images, float [n, channels, height, width]; the inputs are {}; name it: \
-                         --onnx sample=NAME",
-                        all()
-                    ))
-                })?
-            }
+            None => only(outline.inputs.iter().filter(|input| may_be_images(input))).ok_or_else(|| {
+                Error::unsupported(format!(
+                    "expected one input of images, float [n, channels, height, width]; the inputs are {}; name it: --onnx \
+                     sample=NAME",
+                    all()
+                ))
+            })?,
         };
-        let sizes = match &sample.shape {
-            Some(shape) => <[Option<usize>; 4]>::try_from(shape.as_slice()).ok(),
-            None => Some([None; 4]),
-        };
-        let Some([rows, channels, height, width]) = sizes.filter(|_| sample.element == Element::Float) else {
-            return Err(Error::unsupported(format!(
-                "the input of the images is {sample}; expected float [n, channels, height, width]"
-            )));
-        };
-        let shape = shape_of([channels, height, width], names)?;
-
         let rest: Vec<&Value> = outline.inputs.iter().filter(|input| input.name != sample.name).collect();
         let class = match (&names.class, &names.timestep) {
             (Some(name), _) => Some(named("class", name)?),
@@ -195,42 +185,66 @@ impl Signature {
         if timestep.name == sample.name || class.is_some_and(|c| c.name == sample.name || c.name == timestep.name) {
             return Err(Error::argument("onnx: an input has two names"));
         }
+        Ok(Self { sample, timestep, class })
+    }
 
+    /// Images per call and `[channels, height, width]` of an image, as far as the graph fixes them.
+    fn sizes(&self) -> Result<[Option<usize>; 4]> {
+        let sample = self.sample;
+        let sizes = match &sample.shape {
+            Some(shape) => <[Option<usize>; 4]>::try_from(shape.as_slice()).ok(),
+            None => Some([None; 4]),
+        };
+        let [rows, channels, height, width] = sizes.filter(|_| sample.element == Element::Float).ok_or_else(|| {
+            let what = "expected float [n, channels, height, width]";
+            Error::unsupported(format!("the input of the images is {sample}; {what}"))
+        })?;
         // A graph traced for one batch may fix it in any of its inputs.
         let first = |value: &Value| value.shape.as_ref().and_then(|shape| *shape.first()?).filter(|&n| n > 1);
-        let rows = rows.or_else(|| first(timestep)).or_else(|| class.and_then(first)).unwrap_or(1);
+        let rows = rows.or_else(|| first(self.timestep)).or_else(|| self.class.and_then(first));
+        Ok([rows, channels, height, width])
+    }
+}
+
+impl Signature {
+    /// Finds the inputs by `names`, type and shape.
+    pub fn find(outline: &Outline, names: &Names) -> Result<Self> {
+        let inputs = Inputs::find(outline, names)?;
+        let [rows, channels, height, width] = inputs.sizes()?;
+        let (rows, shape) = (rows.unwrap_or(1), shape_of([channels, height, width], names)?);
         if rows > MOST_ROWS || rows.saturating_mul(shape.iter().product()) > MOST_VALUES {
             return Err(Error::unsupported(format!("a batch of {rows} images of {shape:?} is too large")));
         }
-        let timestep = per_image("timestep", timestep, rows)?;
-        let class = match class {
+        let timestep = per_image("timestep", inputs.timestep, rows)?;
+        let class = match inputs.class {
             None => None,
-            Some(class) => {
-                let known = names.classes.or_else(|| number(outline, CLASSES_KEY)).or_else(|| table(outline, class));
-                let known = known.filter(|n| (1..=MOST_CLASSES).contains(n)).ok_or_else(|| {
-                    Error::argument(format!(
-                        "the graph does not say how many classes its input {} knows; give --onnx classes=K",
-                        class.name
-                    ))
-                })?;
-                Some((per_image("class", class, rows)?, known))
-            }
+            Some(class) => Some((per_image("class", class, rows)?, classes_of(outline, class, names)?)),
         };
         let null_class = names.null.or_else(|| number(outline, NULL_CLASS_KEY));
         let classes = class.as_ref().map_or(0, |(_, known)| *known);
         if let Some(null) = null_class.filter(|&null| null >= classes) {
             return Err(Error::argument(format!("onnx: null={null} is not one of the {classes} classes")));
         }
-        Ok(Self {
-            sample: sample.name.clone(),
-            timestep,
-            class,
-            null_class,
-            output: output_of(outline, names, shape)?,
-            shape,
-            rows,
-        })
+        let (sample, output) = (inputs.sample.name.clone(), output_of(outline, names, shape)?);
+        Ok(Self { sample, timestep, class, null_class, output, shape, rows })
     }
+}
+
+/// Whether an input has the type and shape of images.
+fn may_be_images(input: &Value) -> bool {
+    let suits = |shape: &Vec<Option<usize>>| shape.len() == 4 && shape[1..] != [Some(1); 3];
+    input.element == Element::Float && input.shape.as_ref().is_none_or(suits)
+}
+
+/// How many classes there are: as the user, the graph's metadata or its table says.
+fn classes_of(outline: &Outline, class: &Value, names: &Names) -> Result<usize> {
+    let known = names.classes.or_else(|| number(outline, CLASSES_KEY)).or_else(|| table(outline, class));
+    known.filter(|n| (1..=MOST_CLASSES).contains(n)).ok_or_else(|| {
+        Error::argument(format!(
+            "the graph does not say how many classes its input {} knows; give --onnx classes=K",
+            class.name
+        ))
+    })
 }
 
 /// The only element.

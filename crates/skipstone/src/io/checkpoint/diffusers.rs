@@ -51,38 +51,68 @@ pub(super) fn has_names(tensors: &TensorFile<'_>) -> bool {
 
 /// Loads a folder, which error messages call `root`.
 pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Result<Model> {
-    if let Some(json) = files.text("model_index.json", MAX_JSON)? {
-        let index = Fields::parse(&json).map_err(|e| e.in_file(files.label("model_index.json")))?;
-        for part in ["vae", "vqvae", "text_encoder"] {
-            if index.get(part).is_some() {
-                return Err(Error::unsupported(format!("{part}: latent or text-conditional models are not supported"))
-                    .in_file(files.label("model_index.json")));
-            }
-        }
-    }
-    // accelerate's checkpoints of diffusers' training scripts have the moving average in a folder of its own.
-    let average = files.text("unet_ema/config.json", MAX_JSON)?;
-    let separate = average.is_some();
-    let found = match average.filter(|_| options.weights != WeightsChoice::Raw) {
-        Some(json) => Some(("unet_ema/", json)),
-        None => files.text("unet/config.json", MAX_JSON)?.map(|json| ("unet/", json)),
-    };
-    let (folder, json) = match found {
-        Some(found) => found,
-        None => match files.text("config.json", MAX_JSON)? {
-            Some(json) => ("", json),
-            None => {
-                let what = "not a diffusers folder: it has neither unet/config.json nor config.json";
-                return Err(Error::new(Kind::NotFound, what).in_file(root));
-            }
-        },
-    };
+    check_pipeline(files)?;
+    let Network { folder, config: json, holds } = network(files, root, options)?;
     let config_name = format!("{folder}config.json");
     let config = config_from_json(&json, options.size).map_err(|e| e.in_file(files.label(&config_name)))?;
     let scheduler = scheduler(files, &["scheduler/scheduler_config.json", "scheduler_config.json"], options)?;
     let (marked, extra) = extra(files, EXTRA)?;
+    let (weights, tensors) = weights(files, root, folder, options.weights, marked.or(holds))?;
+    let learned_size = learned_size(&json, options, &config);
+    let model = assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::Folder, extra)?;
+    Ok(Model { learned_size, ..model })
+}
 
-    let open_first = |names: &[&str], choice| -> Result<Option<(Weights, TensorFile<'_>)>> {
+/// Refuses pipelines with more than one network.
+fn check_pipeline(files: &dyn Files) -> Result<()> {
+    let Some(json) = files.text("model_index.json", MAX_JSON)? else { return Ok(()) };
+    let label = || files.label("model_index.json");
+    let index = Fields::parse(&json).map_err(|e| e.in_file(label()))?;
+    match ["vae", "vqvae", "text_encoder"].into_iter().find(|part| index.get(part).is_some()) {
+        None => Ok(()),
+        Some(part) => {
+            let what = format!("{part}: latent or text-conditional models are not supported");
+            Err(Error::unsupported(what).in_file(label()))
+        }
+    }
+}
+
+/// Where a folder has its network.
+struct Network {
+    /// Empty or with a slash at its end.
+    folder: &'static str,
+    /// The text of its config.json.
+    config: String,
+    /// Which weights it has, if its name says so.
+    holds: Option<Weights>,
+}
+
+fn network(files: &dyn Files, root: &Path, options: &LoadOptions) -> Result<Network> {
+    // accelerate's checkpoints of diffusers' training scripts have the moving average in a folder of its own.
+    let average = files.text("unet_ema/config.json", MAX_JSON)?;
+    let separate = average.is_some();
+    if let Some(config) = average.filter(|_| options.weights != WeightsChoice::Raw) {
+        return Ok(Network { folder: "unet_ema/", config, holds: Some(Weights::Ema) });
+    }
+    if let Some(config) = files.text("unet/config.json", MAX_JSON)? {
+        return Ok(Network { folder: "unet/", config, holds: separate.then_some(Weights::Raw) });
+    }
+    let config = files.text("config.json", MAX_JSON)?.ok_or_else(|| {
+        let what = "not a diffusers folder: it has neither unet/config.json nor config.json";
+        Error::new(Kind::NotFound, what).in_file(root)
+    })?;
+    Ok(Network { folder: "", config, holds: None })
+}
+
+/// The weights that were chosen; the main file holds those that `marked` says, if anything does.
+fn weights<'a>(
+    files: &'a dyn Files,
+    root: &Path,
+    folder: &str,
+    choice: WeightsChoice,
+    marked: Option<Weights>,
+) -> Result<(Weights, TensorFile<'a>)> {
+    let open_first = |names: &[&str], choice| -> Result<Option<(Weights, TensorFile<'a>)>> {
         for name in names {
             if let Some(found) = open(files, folder, name, choice)? {
                 return Ok(Some(found));
@@ -90,32 +120,24 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
         }
         Ok(None)
     };
+    let missing = |what: String| Error::new(Kind::NotFound, what).in_file(root);
     let main = |choice| {
         open_first(&MAIN, choice)?.ok_or_else(|| {
-            let what = format!("no weights found: expected {folder}{}, or its .bin, .fp16 or sharded form", MAIN[0]);
-            Error::new(Kind::NotFound, what).in_file(root)
+            missing(format!("no weights found: expected {folder}{}, or its .bin, .fp16 or sharded form", MAIN[0]))
         })
     };
-    let marked = marked.or(match folder {
-        "unet_ema/" => Some(Weights::Ema),
-        "unet/" if separate => Some(Weights::Raw),
-        _ => None,
-    });
-    let (weights, tensors) = match (options.weights, marked) {
+    match (choice, marked) {
         (WeightsChoice::Ema, Some(Weights::Raw)) => {
-            return Err(Error::new(Kind::NotFound, "the folder has raw weights only, no moving average").in_file(root));
+            Err(missing("the folder has raw weights only, no moving average".into()))
         }
-        (WeightsChoice::Raw, Some(Weights::Raw)) => (Weights::Raw, main(WeightsChoice::Auto)?.1),
+        (WeightsChoice::Raw, Some(Weights::Raw)) => Ok((Weights::Raw, main(WeightsChoice::Auto)?.1)),
         (WeightsChoice::Raw, _) => match open_first(&RAW, WeightsChoice::Auto)? {
-            Some((_, tensors)) => (Weights::Raw, tensors),
+            Some((_, tensors)) => Ok((Weights::Raw, tensors)),
             // The main file may hold both.
             None => main(WeightsChoice::Raw).map_err(|e| match e.kind() {
-                Kind::NotFound => {
-                    let what = format!("no raw weights found: expected {folder}{}", RAW[0]);
-                    Error::new(Kind::NotFound, what).in_file(root)
-                }
+                Kind::NotFound => missing(format!("no raw weights found: expected {folder}{}", RAW[0])),
                 _ => e,
-            })?,
+            }),
         },
         (WeightsChoice::Auto | WeightsChoice::Ema, marked) => {
             let (found, tensors) = main(WeightsChoice::Auto)?;
@@ -125,12 +147,9 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
                 None if raw_exists(files, folder)? => Weights::Ema,
                 None => found,
             };
-            (weights, tensors)
+            Ok((weights, tensors))
         }
-    };
-    let learned_size = learned_size(&json, options, &config);
-    let model = assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::Folder, extra)?;
-    Ok(Model { learned_size, ..model })
+    }
 }
 
 fn raw_exists(files: &dyn Files, folder: &str) -> Result<bool> {
