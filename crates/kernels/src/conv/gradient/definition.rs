@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::Panel;
+use super::{Operands, Panel};
 use crate::conv::direct::Gather;
 use crate::conv::stage::Pixels;
-use crate::conv::{Shape, Source, padded};
+use crate::conv::{Shape, padded};
 use crate::isa::{Isa, kernel};
 use crate::micro::{columns_times_rows, sums, tiles, with_rows};
 use crate::shared::SharedMut;
@@ -21,15 +21,8 @@ const GROUP: usize = 8;
 const FEW: usize = 4;
 
 /// Adds the gradient of the weights of each output channel.
-pub(super) fn add(
-    shape: &Shape,
-    isa: Isa,
-    team: &Team,
-    n: usize,
-    source: Source<'_>,
-    dy: View<'_>,
-    weights: &[SharedMut<'_>],
-) {
+pub(super) fn add(operands: &Operands<'_>) {
+    let &Operands { shape, isa, team, n, source, dy, weights } = operands;
     let pixels = Pixels::new(source, shape.c_in);
     let run = |x: *const f32, x_stride: usize| {
         with_scratch(shape.c_in, |zeros| {

@@ -91,21 +91,33 @@ pub fn backward_weights(
     let mut sums = vec![0.0; c_out];
     column_sums(isa, team, pixels, c_out, dy, &mut sums);
     biases.into_iter().zip(sums).for_each(|(db, sum)| *db += sum as f32);
+    let operands = Operands { shape, isa, team, n, source, dy, weights: &weights };
     match precision {
         Precision::Single => {}
         #[cfg(target_arch = "x86_64")]
         Precision::BFloat16 => {
             let units = super::matrix_units(isa).filter(|_| Precision::training_with_units(isa, shape) == precision);
             let units = units.unwrap_or_else(|| panic!("{precision:?} of {shape:?} on {}", isa.name()));
-            return units::add(shape, units, isa, team, n, source, dy, &weights);
+            return units::add(&operands, units);
         }
         _ => panic!("weight gradient in {precision:?}"),
     }
     match algorithm {
-        Algorithm::Direct if pointwise::applies(shape) => pointwise::add(shape, isa, team, n, source, dy, &weights),
-        Algorithm::Direct => definition::add(shape, isa, team, n, source, dy, &weights),
-        _ => tiles::add(shape, algorithm, isa, team, n, source, dy, &weights),
+        Algorithm::Direct if pointwise::applies(shape) => pointwise::add(&operands),
+        Algorithm::Direct => definition::add(&operands),
+        _ => tiles::add(&operands, algorithm),
     }
+}
+
+/// What every algorithm gets: the input's pixels, the output's gradient, and the weights' gradient of each output channel.
+struct Operands<'a> {
+    shape: &'a Shape,
+    isa: Isa,
+    team: &'a Team,
+    n: usize,
+    source: Source<'a>,
+    dy: View<'a>,
+    weights: &'a [SharedMut<'a>],
 }
 
 /// A panel of dy: as many output channels as two vectors hold.

@@ -7,9 +7,9 @@
 
 use std::ops::Range;
 
-use super::{Panel, parts};
+use super::{Operands, Panel, parts};
 use crate::conv::stage::Pixels;
-use crate::conv::{Shape, Source, padded};
+use crate::conv::{Shape, padded};
 use crate::isa::Isa;
 use crate::micro::columns_times_rows;
 use crate::shared::SharedMut;
@@ -24,15 +24,8 @@ const FEWEST: usize = 96;
 const GROUP: usize = 8;
 
 /// Adds the gradient of the weights of each output channel.
-pub(super) fn add(
-    shape: &Shape,
-    isa: Isa,
-    team: &Team,
-    n: usize,
-    source: Source<'_>,
-    dy: View<'_>,
-    weights: &[SharedMut<'_>],
-) {
+pub(super) fn add(operands: &Operands<'_>) {
+    let &Operands { shape, isa, team, n, source, dy, weights } = operands;
     let x = Pixels::new(source, shape.c_in);
     let pixels = n * shape.output_pixels();
     let parts = parts(pixels, shape);

@@ -8,10 +8,10 @@
 
 use std::ops::Range;
 
-use super::parts;
+use super::{Operands, parts};
 use crate::conv::transform::{F2, F4, Transform, both_axes};
 use crate::conv::winograd::{Matrices, Reader, Ring, Tiling};
-use crate::conv::{Algorithm, Shape, Source, padded};
+use crate::conv::{Algorithm, Shape, padded};
 use crate::isa::{Isa, Simd, kernel};
 use crate::micro::columns_times_rows;
 use crate::shared::SharedMut;
@@ -26,17 +26,8 @@ const ALONE: usize = 96 << 10;
 const FEWEST: usize = 96;
 
 /// Adds the gradient of the weights of each output channel.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn add(
-    shape: &Shape,
-    algorithm: Algorithm,
-    isa: Isa,
-    team: &Team,
-    n: usize,
-    source: Source<'_>,
-    dy: View<'_>,
-    weights: &[SharedMut<'_>],
-) {
+pub(super) fn add(operands: &Operands<'_>, algorithm: Algorithm) {
+    let &Operands { shape, isa, team, n, source, dy, weights } = operands;
     let tiling = Tiling::new(shape, algorithm);
     let (c_in, c_out) = (padded(shape.c_in, isa.lanes()), padded(shape.c_out, 2 * isa.lanes()));
     let strips = n * tiling.down;

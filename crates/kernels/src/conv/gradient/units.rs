@@ -9,10 +9,10 @@
 
 use std::ops::Range;
 
-use super::parts;
+use super::{Operands, parts};
 use crate::conv::stage::Pixels;
 use crate::conv::units::Line;
-use crate::conv::{Shape, Source, padded};
+use crate::conv::{Shape, padded};
 use crate::isa::Isa;
 use crate::shared::SharedMut;
 use crate::team::{Team, with_scratch};
@@ -25,17 +25,8 @@ const CHUNK: usize = 512 << 10;
 const FEWEST: usize = 512;
 
 /// Adds the gradient of the weights of each output channel.
-#[allow(clippy::too_many_arguments)] // the operands of a convolution's gradient
-pub(super) fn add(
-    shape: &Shape,
-    units: Units,
-    isa: Isa,
-    team: &Team,
-    n: usize,
-    source: Source<'_>,
-    dy: View<'_>,
-    weights: &[SharedMut<'_>],
-) {
+pub(super) fn add(operands: &Operands<'_>, units: Units) {
+    let &Operands { shape, isa, team, n, source, dy, weights } = operands;
     let line = Line::new(shape, 0..n);
     let [blocks, panels] = [shape.c_in, shape.c_out].map(|channels| channels.div_ceil(SIDE));
     let steps = line.len().div_ceil(DEPTH);
