@@ -477,7 +477,7 @@ class Sampler:
         data: _Path | ArrayLike | tuple[Any, Any],
         *,
         out: _Path,
-        steps: int | Sequence[int] = (10, 20, 50, 100),
+        steps: int | Sequence[int] | None = None,
         eta: float | str | Sequence[float | str] = 0,
         spacing: str | Sequence[str] | None = None,
         solver: str | Sequence[str] = "ddim",
