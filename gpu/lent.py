@@ -249,7 +249,8 @@ def speed(binary, out, quick):
         for batch, train in cases:
             best = {}
             for _ in range(rounds):
-                ours = [("skipstone f32", "off"), ("skipstone f16", "off"), ("tuned f32", "on"), ("tuned f16", "on")]
+                ours = [(f"skipstone {precision}", "off") for precision in ("f32", "f16")]
+                ours += [(f"tuned {precision}", "on") for precision in ("f32", "f16", "bf16")]
                 for who, tune in ours:
                     precision = who.split()[1]
                     try:

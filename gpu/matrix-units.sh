@@ -11,7 +11,7 @@ folder=$(realpath -m "${1:-gpu/testing}")
 command -v debootstrap >/dev/null || { echo "matrix-units: install debootstrap" >&2; exit 2; }
 
 if [ ! -e "$folder/usr/bin/vulkaninfo" ]; then
-    debootstrap --variant=minbase --include=mesa-vulkan-drivers,vulkan-tools testing "$folder" http://deb.debian.org/debian
+    debootstrap --variant=minbase --include=mesa-vulkan-drivers,vulkan-tools,spirv-tools testing "$folder" http://deb.debian.org/debian
 fi
 features=skipstone/gpu,skipstone-cli/gpu
 tests=$(cargo test --workspace --features "$features" --no-run --message-format json --test conv --test others --test tuning --test golden_gpu |
@@ -32,8 +32,18 @@ target=$(dirname "$(dirname "$(dirname "$(head -1 <<<"$tests")")")")
 case $target in "$root"/*) ;; *) bind "$target" "$target" --bind ;; esac
 
 chroot "$folder" env XDG_RUNTIME_DIR=/tmp vulkaninfo --summary | grep -E "deviceName|driverInfo"
+# All kernels that the tests compile are kept and validated: drivers are lenient with what others may refuse.
+kernels=/tmp/skipstone-kernels
+rm -rf "${folder:?}$kernels"
+mkdir -p "$folder$kernels"
 for test in $tests; do
     # The kernels' processor tests have the same name.
-    if ! chroot "$folder" "$test" --list | grep -qE "half_precision|of_every_network|tiles_are"; then continue; fi
-    chroot "$folder" env XDG_RUNTIME_DIR=/tmp SKIPSTONE_NEED_GPU=1 SKIPSTONE_NEED_MATRIX_UNITS=1 "$test" --nocapture
+    listed=$(chroot "$folder" "$test" --list)
+    grep -qE "half_precision|of_every_network|tiles_are" <<<"$listed" || continue
+    chroot "$folder" env XDG_RUNTIME_DIR=/tmp SKIPSTONE_NEED_GPU=1 SKIPSTONE_NEED_MATRIX_UNITS=1 \
+        MESA_SPIRV_DUMP_PATH="$kernels" "$test" --nocapture
 done
+for kernel in "$folder$kernels"/*; do
+    chroot "$folder" spirv-val --target-env vulkan1.3 "$kernels/${kernel##*/}"
+done
+echo "matrix-units: $(ls "$folder$kernels" | wc -l) kernels are valid SPIR-V"

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::BufferArg;
 use cubecl::server::Handle;
 
@@ -15,16 +16,27 @@ pub enum Element {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits, two in an element of a [`Buffer`].
+    /// 16 bits (IEEE binary16), two in an element of a [`Buffer`].
     F16,
+    /// 16 bits with the exponents of 32 (bfloat16), two in an element of a [`Buffer`].
+    BF16,
 }
 
 impl Element {
+    /// The type that a device needs for it; `None` for the one that every device has.
+    pub(crate) fn kind(self) -> Option<ElemType> {
+        match self {
+            Self::F32 => None,
+            Self::F16 => Some(ElemType::Float(FloatKind::F16)),
+            Self::BF16 => Some(ElemType::Float(FloatKind::BF16)),
+        }
+    }
+
     /// How many of these numbers a 32-bit element holds.
     pub fn per_word(self) -> usize {
         match self {
             Self::F32 => 1,
-            Self::F16 => 2,
+            Self::F16 | Self::BF16 => 2,
         }
     }
 
@@ -45,10 +57,29 @@ macro_rules! instance {
         match $element {
             $crate::buffer::Element::F32 => $kernel::launch_unchecked::<f32>,
             $crate::buffer::Element::F16 => $kernel::launch_unchecked::<half::f16>,
+            $crate::buffer::Element::BF16 => $kernel::launch_unchecked::<half::bf16>,
         }
     };
 }
 pub(crate) use instance;
+
+/// The instance of a kernel that multiplies tiles, for this way of storing numbers, on matrix units if there are any.
+macro_rules! multiplying_instance {
+    ($kernel:ident, $element:expr, $units:expr) => {
+        match ($element, $units) {
+            ($crate::buffer::Element::F32, _) => $kernel::launch_unchecked::<f32, $crate::tile::Plain>,
+            ($crate::buffer::Element::F16, None) => $kernel::launch_unchecked::<half::f16, $crate::tile::Plain>,
+            ($crate::buffer::Element::BF16, None) => $kernel::launch_unchecked::<half::bf16, $crate::tile::Plain>,
+            ($crate::buffer::Element::F16, Some(_)) => {
+                $kernel::launch_unchecked::<half::f16, $crate::tile::Units<half::f16>>
+            }
+            ($crate::buffer::Element::BF16, Some(_)) => {
+                $kernel::launch_unchecked::<half::bf16, $crate::tile::Units<half::bf16>>
+            }
+        }
+    };
+}
+pub(crate) use multiplying_instance;
 
 /// 32-bit elements in the device's memory. Clones share the memory.
 #[derive(Clone, Debug)]

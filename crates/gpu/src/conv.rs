@@ -11,13 +11,12 @@ mod kernel;
 mod pack;
 
 use cubecl::prelude::BufferArg;
-use half::f16;
 
-use crate::buffer::{Buffer, Element, View};
+use crate::buffer::{Buffer, Element, View, multiplying_instance};
 use crate::device::Gpu;
 use crate::error::{Error, Result};
 use crate::grid;
-use crate::tile::{Plain, Tiling, Units};
+use crate::tile::Tiling;
 use crate::tuning::Product;
 pub(crate) use kernel::{Sizes, Variant, gather, sizes};
 use kernel::{TargetLaunch, convolve};
@@ -109,8 +108,8 @@ impl Weights {
     /// # Errors
     /// The device has too little memory, or does not compute in half precision.
     pub fn reserve(gpu: &Gpu, shape: &Shape, element: Element) -> Result<Self> {
-        if element == Element::F16 && !gpu.properties().half {
-            return Err(Error::Unavailable("it does not compute in 16-bit floating point; use f32".into()));
+        if !gpu.stores(element) {
+            return Err(Error::Unavailable("it does not compute in this 16-bit floating point; use f32".into()));
         }
         Ok(Self { buffer: gpu.reserve(element.words(shape.weights()))?, element })
     }
@@ -271,13 +270,9 @@ fn run(
         columns: tile_columns,
         left_deep: true,
         right_deep: false,
-        units: gpu.units.filter(|_| element == Element::F16),
+        units: gpu.units_for(element),
     };
-    let kernel = match (element, guess.units) {
-        (Element::F32, _) => convolve::launch_unchecked::<f32, Plain>,
-        (Element::F16, None) => convolve::launch_unchecked::<f16, Plain>,
-        (Element::F16, Some(_)) => convolve::launch_unchecked::<f16, Units>,
-    };
+    let kernel = multiplying_instance!(convolve, element, guess.units);
     let launch = |tiling: Tiling, into: &Buffer| {
         let target = TargetLaunch::new(
             bias_offset,

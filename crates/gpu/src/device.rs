@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cubecl::device::{WgpuBackend, WgpuDevice, WgpuDeviceKind};
+use cubecl::ir::features::TypeUsage;
 use cubecl::wgpu::{AutoCompiler, WgpuRuntime, WgslCompiler, wgpu};
 use cubecl_runtime::runtime::Runtime;
 
-use crate::buffer::{Buffer, Reservation};
+use crate::buffer::{Buffer, Element, Reservation};
 use crate::error::{Error, Result};
 use crate::tile::MatrixUnits;
 use crate::tuning::Tuner;
@@ -100,7 +101,9 @@ pub struct Properties {
     pub largest_buffer: u64,
     /// Whether it computes in 16-bit floating point.
     pub half: bool,
-    /// Whether half precision runs on matrix units (tensor cores, through cooperative matrices).
+    /// Whether it takes and gives bf16.
+    pub bfloat: bool,
+    /// Whether 16-bit numbers are multiplied on matrix units (tensor cores, through cooperative matrices).
     pub matrix_units: bool,
     /// What kernels are compiled to, such as `wgpu<spirv>`.
     pub compiler: &'static str,
@@ -112,8 +115,10 @@ pub struct Properties {
 #[derive(Clone)]
 pub struct Gpu {
     pub(crate) client: cubecl::client::Client,
-    /// What multiplies matrices in half precision, where the device has it.
-    pub(crate) units: Option<MatrixUnits>,
+    /// What multiplies matrices of f16 and of bf16, where the device has it.
+    units: Arc<[Option<MatrixUnits>; 2]>,
+    /// What kernels are compiled to.
+    compiler: &'static str,
     pub(crate) tuner: Arc<Mutex<Tuner>>,
     software: bool,
     /// Bytes of all buffers, and how many there may be.
@@ -134,17 +139,17 @@ fn limit() -> Result<u64> {
 /// Kernels are compiled to SPIR-V for matrix units alone. Otherwise they are compiled to WGSL, which every API takes: CubeCL's
 /// SPIR-V needs extensions that older drivers lack. The environment variable `SKIPSTONE_GPU_MATRIX_UNITS=off` chooses WGSL
 /// everywhere.
-fn client(device: &WgpuDevice) -> Result<(cubecl::client::Client, Option<MatrixUnits>)> {
+fn client(device: &WgpuDevice) -> Result<(cubecl::client::Client, [Option<MatrixUnits>; 2], &'static str)> {
     let wanted = std::env::var("SKIPSTONE_GPU_MATRIX_UNITS").map_or(true, |text| text != "off");
     // The runtime reports a driver's refusal by a panic in a thread of its own.
     let client = catch_unwind(|| {
         // A device keeps the compiler with which it is opened first, so the driver is asked before.
         if wanted && has_cooperative_matrices(device) {
             let client = WgpuRuntime::<AutoCompiler>::client(device);
-            let units = MatrixUnits::of(client.properties());
-            return (client, units);
+            let units = [Element::F16, Element::BF16].map(|element| MatrixUnits::of(client.properties(), element));
+            return (client, units, "wgpu<spirv>");
         }
-        (WgpuRuntime::<WgslCompiler>::client(device), None)
+        (WgpuRuntime::<WgslCompiler>::client(device), [None; 2], "wgpu<wgsl>")
     });
     client.map_err(|_| Error::Unavailable("the driver refuses; see the message above".into()))
 }
@@ -190,7 +195,7 @@ impl Gpu {
         if let Some(gpu) = open.get(&adapter.device) {
             return Ok(gpu.clone());
         }
-        let (mut client, units) = client(&adapter.device)?;
+        let (mut client, units, compiler) = client(&adapter.device)?;
         // All work goes to one stream, in the order of its submission, from whichever thread; without this, each thread has
         // its own. A handle knows the present one.
         let stream = client.empty(4).stream;
@@ -199,7 +204,8 @@ impl Gpu {
         unsafe { client.set_stream(stream) };
         let gpu = Self {
             client,
-            units,
+            units: Arc::new(units),
+            compiler,
             tuner: Arc::default(),
             software: adapter.is_software(),
             used: Arc::default(),
@@ -216,10 +222,28 @@ impl Gpu {
             name: properties.identity.name.clone(),
             memory: properties.memory.max_memory(),
             largest_buffer: properties.memory.max_page_size,
-            half: self.client.features().supports_type(cubecl::ir::ElemType::Float(cubecl::ir::FloatKind::F16)),
-            matrix_units: self.units.is_some(),
-            compiler: if self.units.is_some() { "wgpu<spirv>" } else { "wgpu<wgsl>" },
+            half: self.stores(Element::F16),
+            bfloat: self.stores(Element::BF16),
+            matrix_units: self.units.iter().any(Option::is_some),
+            compiler: self.compiler,
             software: self.software,
+        }
+    }
+
+    /// Whether kernels can read and write numbers stored as `element`.
+    pub(crate) fn stores(&self, element: Element) -> bool {
+        element.kind().is_none_or(|kind| {
+            let usage = self.client.features().type_usage(kind);
+            usage.contains(TypeUsage::Buffer) && usage.contains(TypeUsage::Conversion)
+        })
+    }
+
+    /// What multiplies matrices of numbers stored as `element`, where the device has it.
+    pub(crate) fn units_for(&self, element: Element) -> Option<MatrixUnits> {
+        match element {
+            Element::F32 => None,
+            Element::F16 => self.units[0],
+            Element::BF16 => self.units[1],
         }
     }
 

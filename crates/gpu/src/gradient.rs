@@ -6,13 +6,11 @@
 
 use cubecl::prelude::*;
 
-use half::f16;
-
-use crate::buffer::{Buffer, Element, View};
+use crate::buffer::{Buffer, View, multiplying_instance};
 use crate::conv::{Norm, Part, Shape, Sizes, Variant, gather, sizes, tile_of};
 use crate::device::Gpu;
 use crate::grid;
-use crate::tile::{self, DEPTH, Multiplier, Plain, Tiling, Units};
+use crate::tile::{self, DEPTH, Multiplier, Tiling};
 use crate::tuning::Product;
 
 /// Groups that keep a device busy.
@@ -187,12 +185,8 @@ pub fn weights(
         assert!(norm.ab.len() >= n * 2 * c_in, "normalisation of {shape:?}");
         &norm.ab
     });
-    let guess = Tiling { units: gpu.units.filter(|_| x.element == Element::F16), ..tiling(shape) };
-    let kernel = match (x.element, guess.units) {
-        (Element::F32, _) => correlate::launch_unchecked::<f32, Plain>,
-        (Element::F16, None) => correlate::launch_unchecked::<f16, Plain>,
-        (Element::F16, Some(_)) => correlate::launch_unchecked::<f16, Units>,
-    };
+    let guess = Tiling { units: gpu.units_for(x.element), ..tiling(shape) };
+    let kernel = multiplying_instance!(correlate, x.element, guess.units);
     let launch = |tiling: Tiling, _: &Buffer| {
         // SAFETY: `gather` reads pixels of images below n and coefficients below n·2·c_in; `dy` is read below its rows, and the
         // partial sums written below parts·taps·c_in·c_out. All were checked against the buffers.

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use crate::buffer::{Buffer, Element};
 use crate::device::Gpu;
@@ -220,14 +220,19 @@ pub fn multiply(
         columns: sums(columns),
         left_deep: left.by_column == 1,
         right_deep: right.by_row == 1,
-        units: gpu.units.filter(|_| right.element == Element::F16),
+        units: gpu.units_for(right.element),
     };
+    use Element::{BF16, F16, F32};
     let kernel = match (left.element, right.element, out.element, guess.units) {
-        (Element::F32, Element::F32, Element::F32, _) => product::launch_unchecked::<f32, f32, f32, Plain>,
-        (Element::F16, Element::F16, Element::F32, None) => product::launch_unchecked::<f16, f16, f32, Plain>,
-        (Element::F16, Element::F16, Element::F32, Some(_)) => product::launch_unchecked::<f16, f16, f32, Units>,
-        (Element::F32, Element::F16, Element::F16, None) => product::launch_unchecked::<f32, f16, f16, Plain>,
-        (Element::F32, Element::F16, Element::F16, Some(_)) => product::launch_unchecked::<f32, f16, f16, Units>,
+        (F32, F32, F32, _) => product::launch_unchecked::<f32, f32, f32, Plain>,
+        (F16, F16, F32, None) => product::launch_unchecked::<f16, f16, f32, Plain>,
+        (F16, F16, F32, Some(_)) => product::launch_unchecked::<f16, f16, f32, Units<f16>>,
+        (F32, F16, F16, None) => product::launch_unchecked::<f32, f16, f16, Plain>,
+        (F32, F16, F16, Some(_)) => product::launch_unchecked::<f32, f16, f16, Units<f16>>,
+        (BF16, BF16, F32, None) => product::launch_unchecked::<bf16, bf16, f32, Plain>,
+        (BF16, BF16, F32, Some(_)) => product::launch_unchecked::<bf16, bf16, f32, Units<bf16>>,
+        (F32, BF16, BF16, None) => product::launch_unchecked::<f32, bf16, bf16, Plain>,
+        (F32, BF16, BF16, Some(_)) => product::launch_unchecked::<f32, bf16, bf16, Units<bf16>>,
         (left, right, out, _) => panic!("no product of matrices stored as {left:?} and {right:?} into one of {out:?}"),
     };
     let launch = |tiling: Tiling, into: &Buffer| {

@@ -55,6 +55,7 @@ impl fmt::Display for Product {
         let element = match element {
             Element::F32 => "f32",
             Element::F16 => "f16",
+            Element::BF16 => "bf16",
         };
         write!(f, "{kind}{fused} {images} x [{rows}, {depth}] x [{depth}, {columns}] {element}")
     }

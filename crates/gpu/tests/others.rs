@@ -87,11 +87,11 @@ fn attentions_gradients_are_slopes_of_its_definition() {
 
 #[test]
 fn half_precision_attention_differs_by_its_rounding() {
-    let Some(gpu) = half_gpu() else { return };
-    for shape in heads() {
+    let Some((gpu, halves)) = halves() else { return };
+    for (shape, half) in heads().into_iter().flat_map(|shape| halves.iter().map(move |half| (shape, *half))) {
         let c = shape.channels;
-        let qkv = rounded(&numbers(N * shape.pixels * 3 * c, 1));
-        let dy = rounded(&numbers(N * shape.pixels * c, 2));
+        let qkv = rounded(half, &numbers(N * shape.pixels * 3 * c, 1));
+        let dy = rounded(half, &numbers(N * shape.pixels * c, 2));
         let run = |element: Element| {
             let view = |values: &[f32], channels| View::dense(stored(&gpu, element, values), channels).stored(element);
             let (x, dy_view) = (view(&qkv, 3 * c), view(&dy, c));
@@ -99,16 +99,17 @@ fn half_precision_attention_differs_by_its_rounding() {
             let scratch = [0, 1].map(|_| gpu.reserve(shape.images_at_once(N) * shape.scores()).unwrap());
             attention::forward(&gpu, &shape, N, &x, &scratch[0], &y);
             attention::backward(&gpu, &shape, N, &x, &dy_view, [&scratch[0], &scratch[1]], &dx);
-            (read_stored(&gpu, element, &y.buffer, dy.len()), read_stored(&gpu, element, &dx.buffer, qkv.len()))
+            let read = |view: &View, len| read_stored(&gpu, element, &view.buffer, len);
+            (read(&y, dy.len()), read(&dx, qkv.len()))
         };
-        let ((y, dx), (exact_y, exact_dx)) = (run(Element::F16), run(Element::F32));
+        let ((y, dx), (exact_y, exact_dx)) = (run(half), run(Element::F32));
         if gpu.properties().matrix_units {
             // They round weights of pixels and their slopes, too.
-            assert_close(&format!("{shape:?}"), &y, &wide(&exact_y), 1e-3);
-            assert_close(&format!("gradient of {shape:?}"), &dx, &wide(&exact_dx), 1e-3);
+            assert_close(&format!("{half:?} {shape:?}"), &y, &wide(&exact_y), 2.0 * step(half));
+            assert_close(&format!("{half:?} gradient of {shape:?}"), &dx, &wide(&exact_dx), 2.0 * step(half));
         } else {
-            assert_eq!(bits(&y), bits(&rounded(&exact_y)), "{shape:?}");
-            assert_eq!(bits(&dx), bits(&rounded(&exact_dx)), "gradient of {shape:?}");
+            assert_eq!(bits(&y), bits(&rounded(half, &exact_y)), "{half:?} {shape:?}");
+            assert_eq!(bits(&dx), bits(&rounded(half, &exact_dx)), "{half:?} gradient of {shape:?}");
         }
     }
 }

@@ -56,10 +56,8 @@ fn everything(gpu: &Gpu, element: Element) -> Vec<u32> {
 
 #[test]
 fn tiles_are_measured_once_and_change_no_bit() {
-    let Some(gpu) = gpu() else { return };
-    let mut elements = vec![Element::F32];
-    elements.extend(gpu.properties().half.then_some(Element::F16));
-    for element in elements {
+    let Some((gpu, halves)) = halves() else { return };
+    for element in [&[Element::F32], &halves[..]].concat() {
         gpu.tune(Tuning::default());
         let expected = everything(&gpu, element);
 

@@ -27,14 +27,19 @@ fn device() -> Option<EngineOptions> {
     Some(EngineOptions { device: Device::Gpu(Api::Any, 0), ..EngineOptions::on_threads(1) })
 }
 
-/// The same device in half precision; `None`, and a line that says so, where it lacks that.
-fn half() -> Option<EngineOptions> {
-    let options = device()?;
-    if !engine::devices()[1].precisions.contains(&"f16") {
-        eprintln!("skipped: the device does not compute in 16-bit floating point");
-        return None;
-    }
-    Some(EngineOptions { precision: Precision::F16, ..options })
+/// The same device in the 16-bit precisions that it has; a line says which it lacks.
+fn halves() -> Vec<EngineOptions> {
+    let Some(options) = device() else { return Vec::new() };
+    let has = engine::devices()[1].precisions.clone();
+    let all = [("f16", Precision::F16), ("bf16", Precision::Bf16)].into_iter();
+    let (there, lacking): (Vec<_>, Vec<_>) = all.partition(|(name, _)| has.contains(name));
+    lacking.iter().for_each(|(name, _)| eprintln!("skipped: the device does not compute in {name}"));
+    there.into_iter().map(|(_, precision)| EngineOptions { precision, ..options }).collect()
+}
+
+/// bf16 has three bits less than f16, and so errors that are eight times as large.
+fn coarser(precision: Precision) -> f64 {
+    if precision == Precision::Bf16 { 8.0 } else { 1.0 }
 }
 
 fn network(golden: &Network, options: &EngineOptions) -> Box<dyn engine::Network> {
@@ -189,28 +194,28 @@ fn the_vector_jacobian_product_is_pytorchs() {
 
 #[test]
 fn half_precision_stays_within_three_thousandths() {
-    let Some(options) = half() else { return };
-    for name in NAMES {
-        let golden = Network::read(name);
-        let unet = network(&golden, &options);
+    for (name, options) in halves().iter().flat_map(|options| NAMES.map(|name| (name, options))) {
+        let (golden, precision) = (Network::read(name), options.precision);
+        let unet = network(&golden, options);
         let y = unet.predict(&golden.images("x"), &golden.times(), &golden.conditions()).unwrap();
         let difference = relative(&y, &golden.tensors["y"].values);
-        println!("{name}: y {difference:.1e} in half precision");
-        assert!(difference < 3e-3 && difference > 1e-6, "{name}: relative difference {difference:e}");
+        println!("{name}: y {difference:.1e} in {precision}");
+        let most = 3e-3 * coarser(precision);
+        assert!(difference < most && difference > 1e-6, "{name}: relative difference {difference:e} in {precision}");
     }
 }
 
 #[test]
 fn half_precisions_gradients_stay_within_two_percent() {
-    let Some(options) = half() else { return };
-    for name in NAMES {
-        let golden = Network::read(name);
-        let found = gradient(&golden, &options, Sharding { images: 2, recompute: false });
+    for (name, options) in halves().iter().flat_map(|options| NAMES.map(|name| (name, options))) {
+        let (golden, precision) = (Network::read(name), options.precision);
+        let found = gradient(&golden, options, Sharding { images: 2, recompute: false });
         let of = |name: &str| golden.tensors[&format!("grad/{name}")].values.iter().copied();
         let expected: Vec<f64> = golden.layout.specs().iter().flat_map(|spec| of(&spec.name)).collect();
         let difference = golden::relative(found.iter().map(|&v| f64::from(v)), &expected);
-        println!("{name}: gradient {difference:.1e} in half precision");
-        assert!(difference < 2e-2 && difference > 1e-6, "{name}: relative difference {difference:e}");
+        println!("{name}: gradient {difference:.1e} in {precision}");
+        let most = 2e-2 * coarser(precision);
+        assert!(difference < most && difference > 1e-6, "{name}: relative difference {difference:e} in {precision}");
     }
 }
 

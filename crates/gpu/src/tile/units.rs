@@ -1,12 +1,14 @@
-//! Products of tiles in half precision on matrix units (tensor cores), through the API's cooperative matrices.
+//! Products of tiles of 16-bit numbers on matrix units (tensor cores), through the API's cooperative matrices.
 //!
-//! The units of a plane (a subgroup) multiply blocks of the tiles together. Factors are rounded to half precision when they are
+//! The units of a plane (a subgroup) multiply blocks of the tiles together. Factors are rounded to 16 bits when they are
 //! set; sums are in f32.
 
+use std::marker::PhantomData;
+
+use crate::buffer::Element;
 use cubecl::cmma::{self, MatrixIdent, MatrixLayout};
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
-use half::f16;
 
 use super::{DEPTH, Multiplier, SIDE, Tiling, column_of, row_of};
 use crate::grid::UNITS;
@@ -21,7 +23,7 @@ const LARGEST: usize = 4 * SIDE;
 /// Bytes of shared memory that the largest tiles and their sums take.
 const SHARED: usize = 2 * 2 * LARGEST * (DEPTH + GAP) + 4 * LARGEST * LARGEST;
 
-/// Matrix units that multiply `[m, k]` by `[k, n]` matrices of f16 and add in f32.
+/// Matrix units that multiply `[m, k]` by `[k, n]` matrices of 16 bits and add in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct MatrixUnits {
     m: usize,
@@ -32,9 +34,9 @@ pub(crate) struct MatrixUnits {
 }
 
 impl MatrixUnits {
-    /// Those of a device that suit the tiles, the largest first.
-    pub fn of(properties: &cubecl::ir::DeviceProperties) -> Option<Self> {
-        let (half, single) = (ElemType::Float(FloatKind::F16), ElemType::Float(FloatKind::F32));
+    /// Those of a device for factors stored as `element` that suit the tiles, the largest first.
+    pub fn of(properties: &cubecl::ir::DeviceProperties, element: Element) -> Option<Self> {
+        let (half, single) = (element.kind()?, ElemType::Float(FloatKind::F32));
         let fits = |side: u32| side > 0 && SIDE.is_multiple_of(side as usize);
         let found = properties.features.matmul.cmma.iter().filter(|unit| {
             (unit.a_type, unit.b_type, unit.cd_type) == (half, half, single)
@@ -84,6 +86,22 @@ fn place(row: usize, depth: usize, #[comptime] layout: Layout) -> usize {
     if comptime!(layout.deep) { row * layout.stride + depth } else { depth * layout.stride + row }
 }
 
+/// The number of the unit's plane. The planes count themselves, in any order: the number that the API gives them is an input whose
+/// declaration by CubeCL is no valid SPIR-V.
+#[cube]
+fn number_of_plane() -> usize {
+    let counter = Shared::<[Atomic<u32>]>::new_slice(1usize);
+    if UNIT_POS == 0 {
+        counter[0].store(0u32);
+    }
+    sync_cube();
+    let mut number = 0u32;
+    if plane_elect() {
+        number = counter[0].fetch_add(1u32);
+    }
+    plane_broadcast(number, 0u32) as usize
+}
+
 /// How the sums are cut into blocks of a matrix unit's size, which the planes compute in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Blocks {
@@ -107,13 +125,15 @@ fn matrix_units(t: &Tiling) -> MatrixUnits {
     t.units.expect("a tiling for matrix units")
 }
 
-/// Multiplies on matrix units: [`Tiling::units`] says which.
-pub(crate) struct Units;
+/// Multiplies factors of type `E` on matrix units: [`Tiling::units`] says which.
+pub(crate) struct Units<E>(PhantomData<E>);
 
 #[derive(CubeType)]
-pub(crate) struct UnitTiles {
-    left: Shared<[f16]>,
-    right: Shared<[f16]>,
+pub(crate) struct UnitTiles<E: Float> {
+    left: Shared<[E]>,
+    right: Shared<[E]>,
+    /// The number of the unit's plane.
+    plane: usize,
     /// The blocks of the plane.
     products: Sequence<cmma::Matrix<f32>>,
     /// The finished sums, `[row][column]`.
@@ -121,10 +141,10 @@ pub(crate) struct UnitTiles {
 }
 
 #[cube]
-impl Multiplier for Units {
-    type Tiles = UnitTiles;
+impl<E: Float> Multiplier for Units<E> {
+    type Tiles = UnitTiles<E>;
 
-    fn begin(#[comptime] t: Tiling) -> UnitTiles {
+    fn begin(#[comptime] t: Tiling) -> UnitTiles<E> {
         let u = comptime!(matrix_units(&t));
         let mut products = Sequence::<cmma::Matrix<f32>>::new();
         #[unroll]
@@ -138,28 +158,29 @@ impl Multiplier for Units {
                 0.0f32,
             ));
         }
-        UnitTiles {
-            left: Shared::<[f16]>::new_slice(comptime!(Layout::left(&t).len)),
-            right: Shared::<[f16]>::new_slice(comptime!(Layout::right(&t).len)),
+        UnitTiles::<E> {
+            left: Shared::<[E]>::new_slice(comptime!(Layout::left(&t).len)),
+            right: Shared::<[E]>::new_slice(comptime!(Layout::right(&t).len)),
+            plane: number_of_plane(),
             products,
             sums: Shared::<[f32]>::new_slice(comptime!(t.height() * t.width())),
         }
     }
 
-    fn set_left(tiles: &mut UnitTiles, row: usize, depth: usize, value: f32, #[comptime] t: Tiling) {
-        tiles.left[place(row, depth, comptime!(Layout::left(&t)))] = f16::cast_from(value);
+    fn set_left(tiles: &mut UnitTiles<E>, row: usize, depth: usize, value: f32, #[comptime] t: Tiling) {
+        tiles.left[place(row, depth, comptime!(Layout::left(&t)))] = E::cast_from(value);
     }
 
-    fn set_right(tiles: &mut UnitTiles, depth: usize, column: usize, value: f32, #[comptime] t: Tiling) {
-        tiles.right[place(column, depth, comptime!(Layout::right(&t)))] = f16::cast_from(value);
+    fn set_right(tiles: &mut UnitTiles<E>, depth: usize, column: usize, value: f32, #[comptime] t: Tiling) {
+        tiles.right[place(column, depth, comptime!(Layout::right(&t)))] = E::cast_from(value);
     }
 
-    fn multiply(tiles: &mut UnitTiles, #[comptime] t: Tiling) {
+    fn multiply(tiles: &mut UnitTiles<E>, #[comptime] t: Tiling) {
         sync_cube();
         let u = comptime!(matrix_units(&t));
         let (left, right) = comptime!((Layout::left(&t), Layout::right(&t)));
         let blocks = comptime!(Blocks::new(&t, &u));
-        let plane = PLANE_POS as usize;
+        let plane = tiles.plane;
         #[unroll]
         for step in 0..comptime!(DEPTH / u.k) {
             #[unroll]
@@ -167,7 +188,7 @@ impl Multiplier for Units {
                 let block = plane + u.planes * i;
                 if plane < u.planes && block < blocks.number {
                     let (row, column) = (block / blocks.across * u.m, block % blocks.across * u.n);
-                    let a = cmma::Matrix::<f16>::from_slice(
+                    let a = cmma::Matrix::<E>::from_slice(
                         MatrixIdent::A,
                         u.m,
                         u.n,
@@ -176,7 +197,7 @@ impl Multiplier for Units {
                         &tiles.left[place(row, u.k * step, left)..comptime!(left.len)],
                         comptime!(left.stride as u32),
                     );
-                    let b = cmma::Matrix::<f16>::from_slice(
+                    let b = cmma::Matrix::<E>::from_slice(
                         MatrixIdent::B,
                         u.m,
                         u.n,
@@ -193,10 +214,10 @@ impl Multiplier for Units {
         sync_cube();
     }
 
-    fn end(tiles: &mut UnitTiles, #[comptime] t: Tiling) {
+    fn end(tiles: &mut UnitTiles<E>, #[comptime] t: Tiling) {
         let u = comptime!(matrix_units(&t));
         let blocks = comptime!(Blocks::new(&t, &u));
-        let plane = PLANE_POS as usize;
+        let plane = tiles.plane;
         #[unroll]
         for i in 0..blocks.each {
             let block = plane + u.planes * i;
@@ -213,7 +234,7 @@ impl Multiplier for Units {
         sync_cube();
     }
 
-    fn sum(tiles: &UnitTiles, #[comptime] i: usize, #[comptime] j: usize, #[comptime] t: Tiling) -> f32 {
+    fn sum(tiles: &UnitTiles<E>, #[comptime] i: usize, #[comptime] j: usize, #[comptime] t: Tiling) -> f32 {
         tiles.sums[row_of(i) * comptime!(t.width()) + column_of(j)]
     }
 }

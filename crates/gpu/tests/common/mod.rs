@@ -3,7 +3,7 @@
 // Each test binary uses a part of this module.
 #![allow(dead_code)]
 
-use half::f16;
+use half::{bf16, f16};
 use skipstone_gpu::{Api, Buffer, Element, Gpu, View, adapters};
 
 /// The first device; `None`, and a line that says so, where there is no driver.
@@ -19,14 +19,15 @@ pub fn gpu() -> Option<Gpu> {
     Some(gpu)
 }
 
-/// The first device, if it computes in half precision; else a line says that it does not.
-pub fn half_gpu() -> Option<Gpu> {
+/// The first device with the ways of storing 16-bit numbers that it has; a line says which it lacks.
+pub fn halves() -> Option<(Gpu, Vec<Element>)> {
     let gpu = gpu()?;
-    if !gpu.properties().half {
-        eprintln!("skipped: the device does not compute in 16-bit floating point");
-        return None;
+    let has = gpu.properties();
+    let all = [(has.half, Element::F16), (has.bfloat, Element::BF16)];
+    for (_, element) in all.iter().filter(|(has, _)| !has) {
+        eprintln!("skipped: the device does not compute in {element:?}");
     }
-    Some(gpu)
+    Some((gpu, all.into_iter().filter(|(has, _)| *has).map(|(_, element)| element).collect()))
 }
 
 /// Numbers in ±1 that depend on the seed.
@@ -97,32 +98,57 @@ pub fn upload(gpu: &Gpu, values: &[f32]) -> Buffer {
     gpu.upload(values).unwrap()
 }
 
-/// The nearest numbers of half precision.
-pub fn rounded(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|v| f16::from_f32(*v).to_f32()).collect()
+/// The bits of a number that is stored in 16, and the number that 16 bits mean.
+fn to_bits(element: Element, value: f32) -> u16 {
+    match element {
+        Element::F32 => panic!("32 bits"),
+        Element::F16 => f16::from_f32(value).to_bits(),
+        Element::BF16 => bf16::from_f32(value).to_bits(),
+    }
+}
+
+fn from_bits(element: Element, bits: u16) -> f32 {
+    match element {
+        Element::F32 => panic!("32 bits"),
+        Element::F16 => f16::from_bits(bits).to_f32(),
+        Element::BF16 => bf16::from_bits(bits).to_f32(),
+    }
+}
+
+/// The nearest numbers that can be stored so.
+pub fn rounded(element: Element, values: &[f32]) -> Vec<f32> {
+    match element {
+        Element::F32 => values.to_vec(),
+        _ => values.iter().map(|v| from_bits(element, to_bits(element, *v))).collect(),
+    }
 }
 
 /// Numbers as they are stored.
 pub fn stored(gpu: &Gpu, element: Element, values: &[f32]) -> Buffer {
-    match element {
-        Element::F32 => upload(gpu, values),
-        Element::F16 => {
-            let bits = |v: &f32| u32::from(f16::from_f32(*v).to_bits());
-            let word = |pair: &[f32]| bits(&pair[0]) | pair.get(1).map_or(0, bits) << 16;
-            gpu.upload_integers(&values.chunks(2).map(word).collect::<Vec<_>>()).unwrap()
-        }
+    if element == Element::F32 {
+        return upload(gpu, values);
     }
+    let bits = |v: &f32| u32::from(to_bits(element, *v));
+    let word = |pair: &[f32]| bits(&pair[0]) | pair.get(1).map_or(0, bits) << 16;
+    gpu.upload_integers(&values.chunks(2).map(word).collect::<Vec<_>>()).unwrap()
 }
 
 /// The first `len` numbers of a buffer.
 pub fn read_stored(gpu: &Gpu, element: Element, buffer: &Buffer, len: usize) -> Vec<f32> {
     let words = gpu.read(buffer).unwrap();
+    if element == Element::F32 {
+        return words[..len].to_vec();
+    }
+    let halves = words.iter().flat_map(|word| [word.to_bits() as u16, (word.to_bits() >> 16) as u16]);
+    halves.take(len).map(|bits| from_bits(element, bits)).collect()
+}
+
+/// How far a number may be from the nearest that can be stored so, relative to its size.
+pub fn step(element: Element) -> f64 {
     match element {
-        Element::F32 => words[..len].to_vec(),
-        Element::F16 => {
-            let halves = words.iter().flat_map(|word| [word.to_bits() as u16, (word.to_bits() >> 16) as u16]);
-            halves.take(len).map(|bits| f16::from_bits(bits).to_f32()).collect()
-        }
+        Element::F32 => 2f64.powi(-24),
+        Element::F16 => 2f64.powi(-11),
+        Element::BF16 => 2f64.powi(-8),
     }
 }
 

@@ -82,10 +82,10 @@ fn element(gpu: &Gpu, precision: Precision) -> Result<Element> {
             Kind::Device,
             "precision f16: the device does not compute in 16-bit floating point; use f32",
         )),
-        Precision::Bf16 => Err(Error::new(
-            Kind::Device,
-            "precision bf16: graphics processors compute in f32 and f16 here; use one of these",
-        )),
+        Precision::Bf16 if gpu.properties().bfloat => Ok(Element::BF16),
+        Precision::Bf16 => {
+            Err(Error::new(Kind::Device, "precision bf16: the device or its driver lacks it; use f16 or f32"))
+        }
     }
 }
 
@@ -106,9 +106,10 @@ fn describe(api: Api, adapter: &Adapter) -> DeviceInfo {
     let (device, software) = (Device::Gpu(api, adapter.index).to_string(), adapter.is_software());
     match Gpu::open(adapter) {
         Ok(gpu) => {
-            let Properties { name, memory, half, matrix_units, compiler, .. } = gpu.properties();
+            let Properties { name, memory, half, bfloat, matrix_units, compiler, .. } = gpu.properties();
             let mut precisions = vec!["f32"];
             precisions.extend(half.then_some("f16"));
+            precisions.extend(bfloat.then_some("bf16"));
             let units = if matrix_units { ", matrix units" } else { "" };
             DeviceInfo {
                 device,
