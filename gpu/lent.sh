@@ -82,8 +82,21 @@ run() {
     "$python" gpu/lent.py compare "$out/cpu.npy" "$out/${SKIPSTONE_DEVICE%%:*}.npy" || true
 
     echo "== speed beside PyTorch ($(left) s left)"
+    # Every second, what each process has of the card's memory.
+    local watcher=
+    if command -v nvidia-smi >/dev/null; then
+        while sleep 1; do
+            nvidia-smi --query-compute-apps=process_name,used_memory --format=csv,noheader,nounits
+        done >"$out/memory.csv" 2>/dev/null &
+        watcher=$!
+    fi
     timeout -k 5 $(($(left) > 120 ? $(left) - 100 : 60)) "$python" gpu/lent.py speed "$carry/skipstone" "$out" ${QUICK:+--quick} ||
         echo "cut off or FAILED; what was measured is in $out/speed.jsonl"
+    if [ -n "$watcher" ]; then
+        kill "$watcher"
+        echo "most memory of the card by one process, in MiB:"
+        awk -F', ' '$2 > most[$1] { most[$1] = $2 } END { for (name in most) print "  " name ": " most[name] }' "$out/memory.csv"
+    fi
 
     echo "== where a call's time goes ($(left) s left)"
     timeout -k 5 40 "$carry/skipstone" bench --model "$out/model" --batch "$batch" --calls 3 --profile \
