@@ -69,7 +69,8 @@ impl PySampler {
     /// Args:
     ///     data: a data set by name or path, or pictures, or a pair of them (train, test).
     ///     out: the folder.
-    ///     steps, eta, spacing, solver, clip: one value each, or lists; steps are a student's own, else 10, 20, 50 and 100. eta also takes "hat" and "analytic".
+    ///     steps, eta, spacing, solver, clip: one value each, or lists. eta also takes "hat" and "analytic". The default of steps is
+    ///         the number that the model was distilled for, else 10, 20, 50 and 100.
     ///     n: images of each cell; first: index of the first.
     ///     features: "fashion-cnn" or "FILE.onnx:OUTPUT".
     ///     reference: at most this many images of each part of the data [all].

@@ -155,8 +155,12 @@ pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
         return table::dry_run(arguments, &generator, work.tasks(), size, engine.threads);
     }
     // Shards write only samples, and each of those files appears complete or not at all.
-    files::create_dir(&arguments.output)?;
-    let _lock = if scored { Some(work.claim()?) } else { None };
+    let _lock = if scored {
+        Some(work.claim()?)
+    } else {
+        files::create_dir(&arguments.output)?;
+        None
+    };
     let judge = match (network, real) {
         (Some(network), Some(real)) => match prepare(arguments, network, real) {
             Err(error) if is_stopped(&error) => return Ok(interrupted(&work)),

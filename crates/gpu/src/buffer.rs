@@ -32,6 +32,15 @@ impl Element {
         }
     }
 
+    /// Its usual name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+        }
+    }
+
     /// How many of these numbers a 32-bit element holds.
     pub fn per_word(self) -> usize {
         match self {

@@ -4,8 +4,8 @@
 //! `[taps·c_in]` × `[c_out]`. Units gather the pixels while they fill their tiles; the matrix never exists in memory. While
 //! gathering, they normalise and activate; while writing, they add bias, vector and residual and scale.
 //!
-//! The tile follows from the layer's shape alone ([`Shape`]), and each output is one chain of multiply-adds over taps and
-//! input channels. So an image's result does not depend on the batch.
+//! Each output is one chain of multiply-adds over taps and input channels, whatever the tile. So an image's result does not
+//! depend on the batch.
 
 mod kernel;
 mod pack;
@@ -109,7 +109,7 @@ impl Weights {
     /// The device has too little memory, or does not compute in half precision.
     pub fn reserve(gpu: &Gpu, shape: &Shape, element: Element) -> Result<Self> {
         if !gpu.stores(element) {
-            return Err(Error::Unavailable("it does not compute in this 16-bit floating point; use f32".into()));
+            return Err(Error::Unavailable(format!("it does not compute in {}; use f32", element.name())));
         }
         Ok(Self { buffer: gpu.reserve(element.words(shape.weights()))?, element })
     }

@@ -2,8 +2,8 @@
 //! time for Vulkan, Metal or DirectX 12.
 //!
 //! Images are stored channels-last ([`View`]): pixel after pixel, with the channels of a pixel contiguous. Kernels are chosen
-//! by a layer's shape, and each element is computed in a fixed order of operations, so an image's result does not depend on
-//! the batch or on the image's position in it. Functions submit work and return; [`Gpu::read`] waits for it.
+//! by a layer's shape, and each element is computed in a fixed order of operations, whatever the tile, so an image's result does
+//! not depend on the batch or on the image's position in it. Functions submit work and return; [`Gpu::read`] waits for it.
 //!
 //! | module | contents |
 //! |---|---|

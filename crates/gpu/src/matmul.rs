@@ -178,7 +178,7 @@ fn product<L: Float, R: Float, O: Float, P: Multiplier>(
 
 /// out = scale·left·right + bias, or out += that. The bias has one element per column, from its place on.
 ///
-/// The tile depends on the sizes of one image's product, never on the number of images; each element is one chain of multiply-adds.
+/// Each element is one chain of multiply-adds, whatever the tile and the number of images.
 ///
 /// # Panics
 /// A matrix does not fit its buffer. Of matrices in half precision, only the products that attention needs are there: of two

@@ -30,7 +30,8 @@ pub struct Tuning {
 /// A device's choices so far.
 #[derive(Default)]
 pub(crate) struct Tuner {
-    tuning: Tuning,
+    /// `None` until somebody tells.
+    tuning: Option<Tuning>,
     chosen: HashMap<Product, Tile>,
 }
 
@@ -52,11 +53,7 @@ pub(crate) struct Product {
 impl fmt::Display for Product {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, rows, columns, depth, images, fused, element } = self;
-        let element = match element {
-            Element::F32 => "f32",
-            Element::F16 => "f16",
-            Element::BF16 => "bf16",
-        };
+        let element = element.name();
         write!(f, "{kind}{fused} {images} x [{rows}, {depth}] x [{depth}, {columns}] {element}")
     }
 }
@@ -83,7 +80,12 @@ impl Gpu {
     /// # Ok::<(), skipstone_gpu::Error>(())
     /// ```
     pub fn tune(&self, tuning: Tuning) {
-        *self.tuner() = Tuner { tuning, chosen: HashMap::new() };
+        *self.tuner() = Tuner { tuning: Some(tuning), chosen: HashMap::new() };
+    }
+
+    /// Whether the device was told how to choose its tiles.
+    pub fn is_tuned(&self) -> bool {
+        self.tuner().tuning.is_some()
     }
 
     fn tuner(&self) -> std::sync::MutexGuard<'_, Tuner> {
@@ -153,13 +155,10 @@ impl Tuner {
         launch: impl Fn(Tiling, &Buffer),
     ) -> Tile {
         let guessed = [guess.rows, guess.columns];
-        if self.tuning.known.is_empty() && self.tuning.keep.is_none() {
-            return guessed;
-        }
+        let Some(Tuning { known, keep }) = &mut self.tuning else { return guessed };
         let name = product.to_string();
-        let known =
-            self.tuning.known.get(&name).copied().filter(|tile| tile.iter().all(|sums| [1, 2, 4].contains(sums)));
-        let Some(keep) = self.tuning.keep.as_mut().filter(|_| known.is_none()) else { return known.unwrap_or(guessed) };
+        let known = known.get(&name).copied().filter(|tile| tile.iter().all(|sums| [1, 2, 4].contains(sums)));
+        let Some(keep) = keep.as_mut().filter(|_| known.is_none()) else { return known.unwrap_or(guessed) };
         match gpu.fastest(guess, words, launch) {
             Ok(tile) => {
                 keep(&name, tile);

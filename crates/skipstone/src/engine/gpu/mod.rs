@@ -20,9 +20,6 @@ pub use learner::GpuLearner;
 pub use network::UNet;
 pub use skipstone_gpu::{Adapter, Api as ApiName, Gpu, Properties, adapters};
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
-
 use skipstone_gpu::Element;
 
 use crate::engine::{Api, Device, DeviceInfo, Precision};
@@ -57,15 +54,11 @@ pub(super) fn open(api: Api, number: usize) -> Result<Gpu> {
     ready(adapter).map_err(|error| error.within(format_args!("device {device}")))
 }
 
-/// Opens a device and gives it the tiles that were measured on it, once for the process.
+/// Opens a device and gives it the tiles that were measured on it, the first time.
 fn ready(adapter: &Adapter) -> Result<Gpu> {
-    static TUNED: Mutex<BTreeSet<(String, usize)>> = Mutex::new(BTreeSet::new());
     let gpu = Gpu::open(adapter)?;
-    let mut tuned = TUNED.lock().unwrap_or_else(PoisonError::into_inner);
-    let which = (adapter.api.to_string(), adapter.index);
-    if !tuned.contains(&which) {
+    if !gpu.is_tuned() {
         tuning::prepare(&gpu)?;
-        tuned.insert(which);
     }
     Ok(gpu)
 }

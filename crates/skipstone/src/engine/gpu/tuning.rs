@@ -26,7 +26,10 @@ pub(super) fn prepare(gpu: &Gpu) -> Result<()> {
     let measure = match std::env::var(VARIABLE).as_deref() {
         Err(_) | Ok("") => false,
         Ok("on") => true,
-        Ok("off") => return Ok(()),
+        Ok("off") => {
+            gpu.tune(Tuning::default());
+            return Ok(());
+        }
         Ok(other) => return Err(Error::argument(format!("{VARIABLE}: expected on or off, found \"{other}\""))),
     };
     let mut file = file(|key| std::env::var_os(key));
