@@ -146,7 +146,7 @@ def provenance(skipstone: Path, threads: int) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": cpu(), "cores": len(os.sched_getaffinity(0)), "threads": threads, "memory_gib": round(memory, 1),
-        "system": f"{platform.system()} {platform.release().split("-")[0]} {platform.machine()}",
+        "system": f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}",
         "python": platform.python_version(), "packages": {name: version(name) for name in PACKAGES},
         "compiler": first_line(["g++", "--version"]), "skipstone": first_line([str(skipstone), "--version"]),
         "commit": first_line(["git", "rev-parse", "HEAD"]),

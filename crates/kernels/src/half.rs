@@ -20,6 +20,8 @@ pub(crate) trait Element: Copy {
     /// # Safety
     /// They are writable.
     unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V, scale: S::V);
+    /// Rows of a panel of such numbers that a product adds at once; see [`Simd::AT_ONCE`].
+    fn at_once<S: Simd>() -> usize;
 }
 
 impl Element for f32 {
@@ -33,6 +35,11 @@ impl Element for f32 {
     unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V, _scale: S::V) {
         // SAFETY: guaranteed by the caller.
         unsafe { s.store(p, v) }
+    }
+
+    #[inline(always)]
+    fn at_once<S: Simd>() -> usize {
+        S::AT_ONCE
     }
 }
 
@@ -52,6 +59,12 @@ impl Element for Half {
     unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V, scale: S::V) {
         // SAFETY: guaranteed by the caller; a Half is its bits.
         unsafe { s.store_half(p.cast(), s.mul(v, scale)) }
+    }
+
+    /// With more than two rows, the compiler converts numbers ahead, for which there is no register left.
+    #[inline(always)]
+    fn at_once<S: Simd>() -> usize {
+        S::AT_ONCE.min(2)
     }
 }
 

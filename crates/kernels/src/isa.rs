@@ -28,6 +28,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Rows of the register tile of a matrix product. A tile two vectors wide with this many rows fills the registers.
     const ROWS: usize;
+    /// Rows of B that a matrix product adds between two computations of addresses.
+    const AT_ONCE: usize;
 
     fn splat(self, x: f32) -> Self::V;
     /// # Safety

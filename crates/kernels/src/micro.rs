@@ -41,26 +41,51 @@ pub(crate) type Tile<S, const M: usize> = [[<S as Simd>::V; 2]; M];
 /// # Safety
 /// `a(i, p)` is readable for i < M and p < k, and so are two vectors at each `b + p·b_row`.
 #[inline(always)]
-pub(crate) unsafe fn accumulate<S: Simd, const M: usize>(
+pub(crate) unsafe fn accumulate<S: Simd, E: Element, const M: usize>(
     s: S,
     k: usize,
     a: impl Fn(usize, usize) -> *const f32,
-    b: *const impl Element,
+    b: *const E,
     b_row: usize,
     ahead: impl Fn(usize),
     acc: &mut Tile<S, M>,
 ) {
-    for p in 0..k {
-        // SAFETY: guaranteed by the caller.
-        unsafe {
-            let row = b.add(p * b_row);
+    let mut p = 0;
+    while p + E::at_once::<S>() <= k {
+        for p in p..p + E::at_once::<S>() {
             ahead(p);
-            let (b0, b1) = (Element::load(s, row), Element::load(s, row.add(S::LANES)));
-            for (i, sums) in acc.iter_mut().enumerate() {
-                let x = s.splat(*a(i, p));
-                sums[0] = s.fma(x, b0, sums[0]);
-                sums[1] = s.fma(x, b1, sums[1]);
-            }
+        }
+        for p in p..p + E::at_once::<S>() {
+            // SAFETY: guaranteed by the caller.
+            unsafe { add_row(s, |i| a(i, p), b.add(p * b_row), acc) };
+        }
+        p += E::at_once::<S>();
+    }
+    for p in p..k {
+        ahead(p);
+        // SAFETY: guaranteed by the caller.
+        unsafe { add_row(s, |i| a(i, p), b.add(p * b_row), acc) };
+    }
+}
+
+/// acc\[i\] += a(i)·row.
+///
+/// # Safety
+/// `a(i)` is readable for i < M, and so are two vectors at `row`.
+#[inline(always)]
+unsafe fn add_row<S: Simd, const M: usize>(
+    s: S,
+    a: impl Fn(usize) -> *const f32,
+    row: *const impl Element,
+    acc: &mut Tile<S, M>,
+) {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        let (b0, b1) = (Element::load(s, row), Element::load(s, row.add(S::LANES)));
+        for (i, sums) in acc.iter_mut().enumerate() {
+            let x = s.splat(*a(i));
+            sums[0] = s.fma(x, b0, sums[0]);
+            sums[1] = s.fma(x, b1, sums[1]);
         }
     }
 }

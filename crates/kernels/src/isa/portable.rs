@@ -18,6 +18,7 @@ impl Simd for Portable {
     type V = [f32; LANES];
     const LANES: usize = LANES;
     const ROWS: usize = 6;
+    const AT_ONCE: usize = 1;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
