@@ -4,7 +4,7 @@
 #
 #   cargo build --release
 #   docs/results/run.sh                    # all of it
-#   docs/results/run.sh table1 solvers     # parts
+#   docs/results/run.sh table1 frontier    # parts
 #   .venv/bin/python docs/results/make.py  # then the page (see there)
 #
 # Environment:
@@ -53,14 +53,6 @@ part_spread() {
     done
 }
 
-# Score against time, over all solvers.
-solvers=(ddim ve-euler heun ab2 ab3 ab4 dpm++2m)
-part_solvers() {
-    local all
-    all=$(IFS=,; echo "${solvers[*]}")
-    evaluate solvers --steps 5,10,20,50 --solver "$all" --spacing linear -n "$few"
-}
-
 # time_in_turn FILE ROUNDS FLAG VALUE...: how long a call takes with each value of a flag, all in turn. (What evaluate counts depends
 # on what else ran for hours.)
 time_in_turn() {
@@ -77,7 +69,7 @@ time_in_turn() {
     mv "$out/$file.part" "$out/$file.jsonl"
     rm "$out/$file.npy"
 }
-part_times() { time_in_turn times 3 solver "${solvers[@]}"; }
+part_times() { time_in_turn times 3 solver ddim heun ab3 dpm++2m unipc3 deis; }
 part_noise() { time_in_turn noise 7 eta 0 1; }
 
 # What the calibration gives: variances that fit the network, times chosen by the bound; beside two columns of table1.
@@ -123,11 +115,11 @@ part_choices() {
 
 # Score against network calls, over solvers, grids, noise and a student: the frontier. Few images each; beyond has more of the best.
 part_frontier() {
-    local new=deis,deis2,unipc,unipc3,dpm++2m,dpm++3m,ab3
+    local once=deis,deis2,unipc,unipc3,dpm++2m,dpm++3m,ab2,ab3,ab4,ve-euler,dpm++2m-sde,sa
     evaluate frontier --steps 4,6,8,10,20,50 --eta 0,1 --spacing linear -n "$few" --repeats off
-    evaluate frontier --steps 4,6,8,10,20 --solver "$new" --spacing linear -n "$few" --repeats off
-    evaluate frontier --steps 3,4,5,10 --solver heun --spacing linear -n "$few" --repeats off
-    evaluate frontier --steps 4,6,8,10,20 --solver sa --spacing linear -n "$few" --repeats off
+    evaluate frontier --steps 4,6,8,10,20 --solver "$once" --spacing linear -n "$few" --repeats off
+    evaluate frontier --steps 50 --solver deis --spacing linear -n "$few" --repeats off
+    evaluate frontier --steps 3,4,5,10 --solver heun,dpm2 --spacing linear -n "$few" --repeats off
     evaluate frontier --steps 4,6,8,10,20 --solver dpm++2m,deis --spacing karras -n "$few" --repeats off
     evaluate frontier --steps 4,6,8,10,20 --solver ddim,deis,dpm++2m --spacing fitted -n "$few" --repeats off
     evaluate_students frontier -n "$few" --repeats off
@@ -189,7 +181,7 @@ reconstruct() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(times noise half table1 spread solvers calibrated table2 student frontier beyond guided weaker choices thousand)
+[ ${#parts[@]} -gt 0 ] || parts=(times noise half table1 spread calibrated table2 student frontier beyond guided weaker choices thousand)
 for part in "${parts[@]}"; do
     declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
     echo "== $part"

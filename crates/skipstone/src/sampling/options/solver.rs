@@ -24,10 +24,12 @@ impl SolverChoice {
     /// The solver of a run over `plan`.
     ///
     /// [`Auto`](Self::Auto) is `deis`, which of all solvers with one call per step follows the deterministic process most closely
-    /// at 20 and 50 steps (`docs/guide/solvers.md`). Where the run does not allow it, it is `unipc3`, else `ddim`, which allows noise and a start at zero SNR.
+    /// at 10, 20 and 50 steps, or `unipc3` with fewer than 6 steps, where that does, or where the run does not allow `deis`
+    /// (`docs/guide/solvers.md`). Where it allows neither, it is `ddim`, which takes noise and a start at zero SNR.
     pub fn settle(self, plan: &Plan) -> Solver {
         match self {
             Self::Named(solver) => solver,
+            Self::Auto if plan.steps().len() < 6 => plan.first_allowed(&[Solver::UNIPC3]),
             Self::Auto => plan.first_allowed(&[Solver::DEIS, Solver::UNIPC3]),
         }
     }
