@@ -133,6 +133,8 @@ part_beyond() {
         evaluate beyond --steps 6,10,20 --solver ddim,deis,unipc3,dpm++2m --spacing linear --repeats off $images
         # shellcheck disable=SC2086
         evaluate beyond --steps 3,5,10 --solver heun --spacing linear --repeats off $images
+        # shellcheck disable=SC2086
+        evaluate beyond --steps 10,20 --solver sa --spacing linear --repeats off $images
     done
 }
 
