@@ -1,7 +1,8 @@
 //! Fits a picture of any size to a data set's shape: centre crop, antialiased resize, gray or colour.
 
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::error::{Error, Result};
 use crate::io::image::{blend, is_picture};
@@ -84,14 +85,18 @@ impl Pixels {
         // Cropped beforehand: with the resizer's own crop box, the filter would still see the pixels outside.
         let rows = self.data.chunks_exact(self.width * self.channels).skip(top).take(crop_height);
         let columns = left * self.channels..(left + crop_width) * self.channels;
-        let cropped = rows.flat_map(|row| &row[columns.clone()]).copied().collect();
-        let kind = if self.channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
-        let fail = |e: &dyn std::fmt::Display| Error::data(format!("cannot resize the image: {e}"));
-        let source = Image::from_vec_u8(crop_width as u32, crop_height as u32, cropped, kind).map_err(|e| fail(&e))?;
-        let mut target = Image::new(width as u32, height as u32, kind);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-        Resizer::new().resize(&source, &mut target, &options).map_err(|e| fail(&e))?;
-        Ok(Self { width, height, channels: self.channels, data: target.into_vec() })
+        let mut data = vec![0; width * height * self.channels];
+        for c in 0..self.channels {
+            let mut plane = Vec::with_capacity(crop_width * crop_height);
+            for row in rows.clone() {
+                plane.extend(row[columns.clone()].chunks_exact(self.channels).map(|pixel| pixel[c]));
+            }
+            let plane = resample(&plane, [crop_width, crop_height], [width, height])?;
+            for (pixel, value) in data.chunks_exact_mut(self.channels).zip(plane) {
+                pixel[c] = value;
+            }
+        }
+        Ok(Self { width, height, channels: self.channels, data })
     }
 
     /// Fits the picture to `fit` and writes it in planes, `[channels, height, width]`.
@@ -110,6 +115,21 @@ impl Pixels {
         }
         Ok(())
     }
+}
+
+/// Resizes a plane, sizes as `[width, height]`.
+///
+/// The library compiles its filters into this crate for every type of pixel that a call may have. For all types they were more
+/// than half of its machine code, so planes of bytes are the only type here.
+fn resample(plane: &[u8], from: [usize; 2], to: [usize; 2]) -> Result<Vec<u8>> {
+    let fail = |e: &dyn std::fmt::Display| Error::data(format!("cannot resize the image: {e}"));
+    let ([width, height], [new_width, new_height]) = (from.map(|side| side as u32), to.map(|side| side as u32));
+    let mut resized = vec![0; to[0] * to[1]];
+    let source = TypedImageRef::<U8>::from_buffer(width, height, plane).map_err(|e| fail(&e))?;
+    let mut target = TypedImage::<U8>::from_buffer(new_width, new_height, &mut resized).map_err(|e| fail(&e))?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    Resizer::new().resize_typed(&source, &mut target, &options).map_err(|e| fail(&e))?;
+    Ok(resized)
 }
 
 /// `[left, top, width, height]` of the largest centred rectangle with aspect ratio `width : height`.
