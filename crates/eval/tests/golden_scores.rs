@@ -1,6 +1,6 @@
 //! Scores against NumPy, SciPy and ONNX Runtime (golden/README.md).
 
-#[path = "../../skipstone/tests/golden/mod.rs"]
+#[path = "../../skipstone/tests/library/golden/mod.rs"]
 mod golden;
 
 use ndarray::Array2;

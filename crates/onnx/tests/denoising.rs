@@ -1,6 +1,6 @@
 //! ONNX networks as denoisers, compared with PyTorch's answers (`golden/families/onnx_networks.py`).
 
-#[path = "../../skipstone/tests/golden/mod.rs"]
+#[path = "../../skipstone/tests/library/golden/mod.rs"]
 mod golden;
 
 use std::ops::ControlFlow;

@@ -1,7 +1,7 @@
 //! U-Nets as ONNX files, compared with PyTorch's answers (`golden/values/unet_*`). That ONNX Runtime agrees is the subject
 //! of `golden/check_onnx_export.py`.
 
-#[path = "../../skipstone/tests/golden/mod.rs"]
+#[path = "../../skipstone/tests/library/golden/mod.rs"]
 mod golden;
 
 use golden::unets::{NAMES, Network};

@@ -3,6 +3,7 @@
 
 #![cfg(feature = "gpu")]
 
+#[path = "library/golden/mod.rs"]
 mod golden;
 
 use golden::unets::{NAMES, Network};

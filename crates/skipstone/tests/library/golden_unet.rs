@@ -1,9 +1,8 @@
 //! Networks and their gradients against PyTorch with diffusers (golden/README.md), and bit for bit against themselves
 //! with other batches and numbers of threads.
 
-mod golden;
-
-use golden::unets::{NAMES, Network};
+use crate::golden;
+use crate::golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
 use skipstone::engine::cpu::{Backprop, Options, UNet};
 use skipstone::engine::{Batch, EngineOptions};

@@ -1,10 +1,9 @@
 //! Complete runs of ten steps with network and sampler, against diffusers (golden/README.md).
 
-mod golden;
-
+use crate::golden;
 use std::collections::HashMap;
 
-use golden::unets::{NAMES, Network};
+use crate::golden::unets::{NAMES, Network};
 use ndarray::Array5;
 use skipstone::math::noise::Given;
 use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};

@@ -1,7 +1,6 @@
 //! A checkpoint in the original code's format, against the network's output in PyTorch (golden/README.md).
 
-mod golden;
-
+use crate::golden;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};

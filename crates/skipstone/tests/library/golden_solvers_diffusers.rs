@@ -1,11 +1,9 @@
 //! Complete runs of solvers, and the spacings by noise level, against diffusers' schedulers and definitions with the same
 //! closed-form denoiser (golden/README.md).
 
-mod golden;
-
 use std::collections::BTreeSet;
 
-use golden::{cases, json, numbers, relative};
+use crate::golden::{cases, json, numbers, relative};
 use ndarray::{Array3, Array4, Array5};
 use serde_json::Value;
 use skipstone::math::noise::{Forbidden, Given};

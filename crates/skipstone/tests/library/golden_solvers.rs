@@ -1,8 +1,6 @@
 //! Complete solver runs against k-diffusion with the same closed-form denoiser and grid (golden/README.md).
 
-mod golden;
-
-use golden::{cases, json, numbers, relative};
+use crate::golden::{cases, json, numbers, relative};
 use ndarray::{Array3, Array4};
 use skipstone::math::noise::Forbidden;
 use skipstone::math::schedule::{BetaSchedule, Schedule};

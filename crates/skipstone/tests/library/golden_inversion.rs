@@ -1,8 +1,7 @@
 //! Inversion of images to latents and back, against diffusers and the papers' equations in NumPy (golden/README.md).
 
-mod golden;
-
-use golden::unets::{NAMES, Network};
+use crate::golden;
+use crate::golden::unets::{NAMES, Network};
 use ndarray::{Array3, Array4};
 use skipstone::math::schedule::{BetaSchedule, Schedule};
 use skipstone::math::trajectory::Trajectory;

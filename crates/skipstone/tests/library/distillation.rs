@@ -1,8 +1,6 @@
 //! Progressive distillation of tiny networks: identical bytes for any number of threads and ranks and through any
 //! interruption, students that are ordinary models, and errors that name the mistake.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +14,7 @@ use skipstone::sampling::denoiser::Prediction;
 use skipstone::train::{Event, Recipe, Round, Run, Trainer};
 use skipstone::unet::{Config, Parameters, initialise};
 
-use common::{assert_same_files, bits, go_on, on_threads, pictures};
+use crate::common::{assert_same_files, bits, go_on, on_threads, pictures};
 
 /// Three rounds: 8 steps of an ε-predicting teacher are learnt as v, then halved twice.
 const RECIPE: &str = "\

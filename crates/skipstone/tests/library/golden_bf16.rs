@@ -1,9 +1,8 @@
 //! Networks and their gradients in bf16 on matrix units, against PyTorch with diffusers in f32 (golden/README.md) and bit for bit
 //! against themselves with other batches and numbers of threads. Skipped on processors without such units.
 
-mod golden;
-
-use golden::unets::{NAMES, Network};
+use crate::golden;
+use crate::golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
 use skipstone::engine::cpu::{Algorithm, Backprop, ConvShape, Options, UNet};
 use skipstone::engine::{self, Batch, EngineOptions, Precision};

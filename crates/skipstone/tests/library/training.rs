@@ -1,8 +1,6 @@
 //! Training on tiny data sets: identical bytes for any number of threads and through any interruption, a falling loss,
 //! and errors that leave the state unchanged.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +16,7 @@ use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::{Condition, Denoiser, Guided, Prediction};
 use skipstone::train::{Event, Recipe, Run, Trainer};
 
-use common::{assert_same_files, bits, files, go_on, on_threads, pictures};
+use crate::common::{assert_same_files, bits, files, go_on, on_threads, pictures};
 
 const TINY: &str = r#"
 [model]

@@ -1,11 +1,10 @@
 //! Checkpoints of guided-diffusion's own code against what that code predicts and samples (golden/families/adm.py).
 
-mod golden;
-
+use crate::golden;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use golden::{cases, json, relative, tensors};
+use crate::golden::{cases, json, relative, tensors};
 use serde_json::{Value, json};
 use skipstone::engine::{self, EngineOptions};
 use skipstone::io::checkpoint::{AdmFlags, FloatType, LoadOptions, Model, ModelFiles, load, save, write_tensors};

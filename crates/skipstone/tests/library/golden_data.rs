@@ -1,7 +1,6 @@
 //! Data sets as NumPy, tarfile, Pillow and PyArrow write them, against their values by the definition.
 
-mod golden;
-
+use crate::golden;
 use std::path::PathBuf;
 
 use ndarray::{Array4, Axis, s};

@@ -4,11 +4,10 @@
 //! The tests build the layers independently of the network's graph, so that errors in the graph and in a kernel are
 //! reported separately.
 
-mod golden;
-
+use crate::golden;
 use std::collections::HashMap;
 
-use golden::Tensor;
+use crate::golden::Tensor;
 use serde_json::Value;
 use skipstone_kernels::conv::{self, Algorithm, Epilogue, Source};
 use skipstone_kernels::{Isa, Team, View, ViewMut, attention, elementwise, linear, norm};

@@ -1,7 +1,6 @@
 //! Single steps in f32, from network output to x_s, against diffusers' schedulers (golden/README.md).
 
-mod golden;
-
+use crate::golden;
 use serde_json::Value;
 use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
 use skipstone::math::sigma::{NoiseScale, sigma, table};

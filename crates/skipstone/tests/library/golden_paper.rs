@@ -1,7 +1,6 @@
 //! Schedules, spacings and single steps against values from NumPy and diffusers (golden/README.md).
 
-mod golden;
-
+use crate::golden;
 use serde_json::Value;
 use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
 use skipstone::math::sigma::{NoiseScale, sigma, table};

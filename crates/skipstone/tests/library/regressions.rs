@@ -1,9 +1,7 @@
 //! Mistakes of other diffusion sampler implementations, tested through the public interface from model file to image.
 //! Mistakes within a single function are tested next to that function.
 
-mod golden;
-
-use golden::unets::Network;
+use crate::golden::unets::Network;
 use ndarray::{Array4, Axis, concatenate, s};
 use skipstone::Kind;
 use skipstone::io::checkpoint::SchedulerConfig;

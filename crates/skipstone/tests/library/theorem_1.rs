@@ -1,5 +1,5 @@
 //! Theorem 1 of the paper in numbers: J_σ and L_γ with the exact weights differ by a constant that is the same for
-//! every network and every σ. `cargo test -p skipstone --test theorem_1 -- --nocapture` prints the table of
+//! every network and every σ. `cargo test -p skipstone --test library theorem_1 -- --nocapture` prints the table of
 //! docs/guide/theorem-1.md.
 
 use ndarray::{Array3, Array4};

@@ -1,11 +1,10 @@
 //! Malicious and damaged model files cause an error that names the problem, quickly and without large allocations.
 
-mod golden;
-
+use crate::golden;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use golden::unets::Network;
+use crate::golden::unets::Network;
 use serde_json::{Value, json};
 use skipstone::Kind;
 use skipstone::io::checkpoint::{FloatType, LoadOptions, Model, config_from_json, load, load_embedded, write_tensors};
