@@ -135,6 +135,12 @@ part_beyond() {
         evaluate beyond --steps 3,5,10 --solver heun --spacing linear --repeats off $images
         # shellcheck disable=SC2086
         evaluate beyond --steps 10,20 --solver sa --spacing linear --repeats off $images
+        # shellcheck disable=SC2086
+        evaluate beyond --steps 10 --solver deis2,unipc,dpm++3m --spacing linear --repeats off $images
+        # shellcheck disable=SC2086
+        evaluate beyond --steps 10 --solver ddim,deis,dpm++2m --spacing fitted --repeats off $images
+        # shellcheck disable=SC2086
+        evaluate beyond --steps 50 --solver ddim,deis --spacing linear --repeats off $images
     done
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use skipstone::io::checkpoint::Model;
 use skipstone::io::data::Split;
 use skipstone::sampling::generate::Inputs;
-use skipstone::sampling::options::{CONDITION, Noise, Request, SEED, THRESHOLD};
+use skipstone::sampling::options::{CONDITION, Noise, RESTART, Request, SEED, THRESHOLD};
 use skipstone::{Error, Result};
 use skipstone_eval::table::{Evaluation, Judge, Lists, RealImages, Repeats, Row, Task, Watcher, Work};
 use skipstone_eval::{FeatureSpec, check_takes};
@@ -75,7 +75,7 @@ impl PySampler {
     ///     features: "fashion-cnn" or "FILE.onnx:OUTPUT".
     ///     reference: at most this many images of each part of the data [all].
     ///     repeats: "LATENTSxDRAWS" for the variance of samples from one latent; None skips it.
-    ///     batch, progress, class_, guidance, guidance_interval, threshold, seed: as for `sample`.
+    ///     batch, progress, restart, class_, guidance, guidance_interval, threshold, seed: as for `sample`.
     ///
     /// Returns:
     ///     A list of dicts, one per cell: frechet, frechet_floor, kid, precision, recall, … as in results.json.
@@ -84,7 +84,7 @@ impl PySampler {
     ///     ValueError: an option does not fit; or the denoiser has no name, so that kept images could not be told from others'.
     #[pyo3(signature = (data, *, out, steps=None, eta=None, spacing=None, solver=None, clip=None, n=10_000, first=0,
         features="fashion-cnn", reference=None, repeats=Some("32x5"), batch=None, progress=None, **options),
-        text_signature = "($self, data, *, out, steps=None, eta=0, spacing=None, solver='ddim', clip=None, n=10000, first=0, features='fashion-cnn', reference=None, repeats='32x5', batch=None, class_=None, guidance=None, guidance_interval=None, threshold=None, seed=0, progress=None)")]
+        text_signature = "($self, data, *, out, steps=None, eta=0, spacing=None, solver='ddim', clip=None, n=10000, first=0, features='fashion-cnn', reference=None, repeats='32x5', batch=None, restart=None, class_=None, guidance=None, guidance_interval=None, threshold=None, seed=0, progress=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn evaluate<'py>(
         &self,
@@ -111,7 +111,7 @@ impl PySampler {
             ));
         }
         let mut keywords = Keywords::new("evaluate", options)?;
-        let common = keywords.request(py, THRESHOLD | CONDITION | SEED)?;
+        let common = keywords.request(py, RESTART | THRESHOLD | CONDITION | SEED)?;
         keywords.end()?;
         let own = self.core.model().scheduler.num_inference_steps;
         let steps: Vec<usize> = match steps.map(|steps| json("steps", steps)).transpose()? {

@@ -12,7 +12,7 @@ use skipstone::io::data::{DataSpec, Split};
 use skipstone::io::files;
 use skipstone::sampling::generate::{Inputs, Settings, Shard, note};
 use skipstone::sampling::options::{
-    CONDITION, ClipMode, GUIDE, Noise, PRECISION, Request, SEED, SpacingChoice, THRESHOLD,
+    CONDITION, ClipMode, GUIDE, Noise, PRECISION, RESTART, Request, SEED, SpacingChoice, THRESHOLD,
 };
 use skipstone::sampling::solver::Solver;
 use skipstone_eval::table::{Evaluation, Judge, Lists, RealImages, Repeats, Task, Work};
@@ -71,7 +71,7 @@ pub struct EvaluateArguments {
     #[arg(long, value_name = "HOW,…", value_delimiter = ',')]
     clip: Vec<ClipMode>,
     #[command(flatten)]
-    run: Flags<{ THRESHOLD | CONDITION | GUIDE | PRECISION | SEED }>,
+    run: Flags<{ RESTART | THRESHOLD | CONDITION | GUIDE | PRECISION | SEED }>,
     /// Number of images in each cell
     #[arg(short, value_name = "N", default_value_t = 10_000)]
     n: u64,

@@ -488,6 +488,7 @@ class Sampler:
         reference: int | None = None,
         repeats: str | None = "32x5",
         batch: int | None = None,
+        restart: tuple[int, int, int] | None = None,
         class_: _Class | None = None,
         guidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,

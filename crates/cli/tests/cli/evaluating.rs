@@ -180,6 +180,39 @@ fn cells_are_added_to_those_that_are_there_and_images_shared_between_numbers() {
 }
 
 #[test]
+fn restarted_runs_are_rows_of_their_own_with_the_calls_and_images_of_sample() {
+    let folder = with_data();
+    let at = folder.path();
+    let base = "--model model --data fashion-mnist --steps 4 --solver ddim,heun -n 6 --repeats 2x2 -o out";
+    evaluate(at, base, 0);
+    evaluate(at, &format!("{base} --restart 249,749,2"), 0);
+    let rows = timeless(&at.join("out"));
+    let short: Vec<_> =
+        rows.iter().map(|row| format!("{} {} {}", row["solver"], row["calls"], row["restart"])).collect();
+    // Two of the four steps are made thrice.
+    assert_eq!(
+        short,
+        [r#""ddim" 4 null"#, r#""heun" 7 null"#, r#""ddim" 8 "[249,749,2]""#, r#""heun" 15 "[249,749,2]""#]
+    );
+    let varies: Vec<bool> = rows.iter().map(|row| row["latent_variance"].as_f64().unwrap() > 0.0).collect();
+    assert_eq!(varies, [false, false, true, true]);
+    let page = String::from_utf8(read(at, "out/report.html")).unwrap();
+    assert!(page.contains("<th scope=\"row\">η = 0, heun, restart [249,749,2]</th>"), "{page}");
+    assert!(page.contains("<th scope=\"row\">η = 0, ddim, restart none</th>"), "{page}");
+
+    let sample = "sample --model model --steps 4 --solver heun --restart 249,749,2 -n 6 -o plain/";
+    run(at, &sample.split(' ').collect::<Vec<_>>(), 0);
+    let plain: Vec<u8> =
+        (0..6).flat_map(|i| read_png(&at.join(format!("plain/{i:06}.png"))).unwrap().picture.data().to_vec()).collect();
+    let kept: Vec<_> =
+        sample_files(&at.join("out")).iter().map(|path| read_png(path).unwrap().picture.data().to_vec()).collect();
+    assert_eq!(kept.iter().filter(|&kept| *kept == plain).count(), 1);
+
+    let (_, error) = evaluate(at, &format!("{base} --restart 249,749,2 --eta 0,1"), 2);
+    assert!(error.contains("restart: needs a run without noise"), "{error}");
+}
+
+#[test]
 fn an_evaluation_that_was_killed_or_interrupted_ends_as_if_it_had_not_been() {
     let folder = with_data();
     let at = folder.path();

@@ -41,7 +41,7 @@ impl Cell {
         words.join(" ")
     }
 
-    /// The options of the cell's run. Those that all cells share (seed, class, guidance, threshold) come from `common`.
+    /// The options of the cell's run. Those that all cells share (seed, class, guidance, restart, threshold) come from `common`.
     pub fn request(&self, common: &Request) -> Request {
         Request {
             steps: Some(self.steps),

@@ -97,6 +97,12 @@ row! {
     class: Option<String>,
     /// Guidance weight.
     guidance: Option<f64>,
+    /// The noise levels at which guidance acts, if not all.
+    guidance_interval: Option<String>,
+    /// The model that guides: SHA-256 of its architecture and weights.
+    guide: Option<String>,
+    /// The timesteps between which steps were repeated, and how often.
+    restart: Option<String>,
     /// The noise level at which the last step ended.
     final_level: String,
     /// SHA-256 of the calibration that the timesteps or variances come from.

@@ -29,7 +29,7 @@ pub(super) struct Line<'a> {
 }
 
 /// Options that few runs have.
-const RARE: [&str; 4] = ["class", "guidance", "guide", "precision"];
+const RARE: [&str; 6] = ["restart", "class", "guidance", "guidance_interval", "guide", "precision"];
 /// Options that are shown elsewhere, or repeat another.
 const PLACED: [&str; 9] = ["steps", "times", "eta", "sigma", "spacing", "solver", "clip", "model", "seed"];
 
@@ -126,11 +126,16 @@ fn label(attributes: &[(String, String)], varies: &dyn Fn(usize) -> bool) -> Str
         match name.as_str() {
             "noise" => words.push(value.clone()),
             "solver" | "times" if varies(i) => words.push(value.clone()),
-            _ if varies(i) => words.push(format!("{name} {value}")),
+            _ if varies(i) => words.push(said(name, value)),
             _ => {}
         }
     }
     words.join(", ")
+}
+
+/// An attribute in words.
+fn said(name: &str, value: &str) -> String {
+    format!("{} {value}", name.replace('_', " "))
 }
 
 impl<'a> Section<'a> {
@@ -160,7 +165,7 @@ impl<'a> Section<'a> {
             .constant
             .iter()
             .filter(|(name, value)| !(RARE.contains(&name.as_str()) && value == "none") && name != "first image")
-            .map(|(name, value)| format!("{name} {value}"))
+            .map(|(name, value)| said(name, value))
             .collect();
         if said.is_empty() { String::new() } else { format!("The same for all: {}.", said.join(", ")) }
     }
