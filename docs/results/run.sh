@@ -89,12 +89,14 @@ train() {
         --set train.precision="${TRAIN_PRECISION:-f32}" "$@" --out "$run" --resume
 }
 
-# What a worse model makes of noise.
+# What noise does to models that were trained for less: 10,000 and 1,000 steps.
 part_weaker() {
-    local shorter=${SHORTER:-}
+    local model shorter=${SHORTER:-} shortest="$out/choices-run-0"
     [ -n "$shorter" ] || { train "$out/weaker-run"; shorter="$out/weaker-run/model"; }
-    evaluate weaker --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few"
-    evaluate weaker --model "$shorter" --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few"
+    train "$shortest" --set train.steps=1000 --set "${choices[0]}"
+    for model in "" "$shorter" "$shortest/model"; do
+        evaluate weaker ${model:+--model "$model"} --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few" --repeats off
+    done
 }
 
 # What other values of the shorter training's recipe give, in a tenth of its steps.
@@ -140,8 +142,31 @@ part_beyond() {
         # shellcheck disable=SC2086
         evaluate beyond --steps 10 --solver ddim,deis,dpm++2m --spacing fitted --repeats off $images
         # shellcheck disable=SC2086
-        evaluate beyond --steps 50 --solver ddim,deis --spacing linear --repeats off $images
+        evaluate beyond --steps 15 --solver deis --spacing linear --restart 66,400,1 --repeats off $images
     done
+}
+
+# Restart: which part of the run to repeat, in some 20 calls and in 10.
+part_restart() {
+    local steps part
+    while read -r steps part; do
+        evaluate restart --steps "$steps" --solver deis --spacing linear --restart "$part" -n "$few" --repeats off
+    done <<'END'
+10 399,899,2
+10 199,699,2
+10 99,599,2
+10 99,399,3
+10 99,199,10
+12 83,416,2
+14 71,500,1
+15 266,600,1
+15 66,400,1
+16 250,500,1
+16 62,312,1
+7 142,571,1
+8 125,375,1
+END
+    evaluate restart --steps 10 --solver ddim --spacing linear --restart 199,699,2 -n "$few" --repeats off
 }
 
 # Autoguidance by an early state of the same training; without WEAKER, the part is left out.
@@ -189,7 +214,7 @@ reconstruct() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(times noise half table1 spread calibrated table2 student frontier beyond guided weaker choices thousand)
+[ ${#parts[@]} -gt 0 ] || parts=(times noise half table1 spread calibrated table2 student frontier beyond restart guided choices weaker thousand)
 for part in "${parts[@]}"; do
     declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
     echo "== $part"
