@@ -173,7 +173,7 @@ END
 part_guided() {
     local weaker=${WEAKER:-} weight
     [ -n "$weaker" ] || { echo "run.sh: guided needs WEAKER=RUN/kept/step-…" >&2; return 0; }
-    evaluate guided --steps 20,40 --spacing linear -n "$few" --repeats off # a guided step takes two calls
+    evaluate guided --steps 20,30,40 --spacing linear -n "$few" --repeats off # a guided step takes two calls
     for weight in 1.25 1.5 2 3; do
         evaluate guided --steps 20 --spacing linear -n "$few" --repeats off --guide "$weaker" --guidance "$weight"
     done
