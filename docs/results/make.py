@@ -375,8 +375,6 @@ LEADERS = [
     ("`deis2`", {"solver": "deis2"}),
     ("`deis`", {"solver": "deis"}),
     ("`sa`", {"solver": "sa"}),
-    ("`ddim`, fitted τ", {"solver": "ddim", "spacing": "fitted"}),
-    ("`dpm++2m`, fitted τ", {"solver": "dpm++2m", "spacing": "fitted"}),
     ("`deis`, fitted τ", {"solver": "deis", "spacing": "fitted"}),
     ("`deis`, restarted from 66 to 400", {"solver": "deis", "restart": "[66,400,1]"}),
 ]

@@ -140,7 +140,7 @@ part_beyond() {
         # shellcheck disable=SC2086
         evaluate beyond --steps 10 --solver deis2,unipc,dpm++3m --spacing linear --repeats off $images
         # shellcheck disable=SC2086
-        evaluate beyond --steps 10 --solver ddim,deis,dpm++2m --spacing fitted --repeats off $images
+        evaluate beyond --steps 10 --solver deis --spacing fitted --repeats off $images
         # shellcheck disable=SC2086
         evaluate beyond --steps 15 --solver deis --spacing linear --restart 66,400,1 --repeats off $images
     done
