@@ -148,25 +148,12 @@ part_beyond() {
 
 # Restart: which part of the run to repeat, in some 20 calls and in 10.
 part_restart() {
-    local steps part
-    while read -r steps part; do
-        evaluate restart --steps "$steps" --solver deis --spacing linear --restart "$part" -n "$few" --repeats off
-    done <<'END'
-10 399,899,2
-10 199,699,2
-10 99,599,2
-10 99,399,3
-10 99,199,10
-12 83,416,2
-14 71,500,1
-15 266,600,1
-15 66,400,1
-16 250,500,1
-16 62,312,1
-7 142,571,1
-8 125,375,1
-END
-    evaluate restart --steps 10 --solver ddim --spacing linear --restart 199,699,2 -n "$few" --repeats off
+    local run solver steps part
+    for run in "10 399,899,2" "10 199,699,2" "10 99,599,2" "10 99,399,3" "10 99,199,10" "12 83,416,2" "14 71,500,1" "15 266,600,1" \
+        "15 66,400,1" "16 250,500,1" "16 62,312,1" "7 142,571,1" "8 125,375,1" "10 199,699,2 ddim"; do
+        read -r steps part solver <<<"$run"
+        evaluate restart --steps "$steps" --solver "${solver:-deis}" --spacing linear --restart "$part" -n "$few" --repeats off
+    done
 }
 
 # Autoguidance by an early state of the same training; without WEAKER, the part is left out.

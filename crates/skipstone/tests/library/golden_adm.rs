@@ -1,10 +1,8 @@
 //! Checkpoints of guided-diffusion's own code against what that code predicts and samples (golden/families/adm.py).
 
-use crate::golden;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::golden::{cases, json, relative, tensors};
 use serde_json::{Value, json};
 use skipstone::engine::{self, EngineOptions};
 use skipstone::io::checkpoint::{AdmFlags, FloatType, LoadOptions, Model, ModelFiles, load, save, write_tensors};
@@ -13,6 +11,8 @@ use skipstone::sampling::denoiser::Condition;
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request;
 use skipstone::sampling::sampler::unobserved;
+
+use crate::golden::{self, cases, json, relative, tensors};
 
 /// CRC-32 as in zlib.
 fn crc32(text: &str) -> u32 {

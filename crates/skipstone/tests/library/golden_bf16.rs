@@ -1,12 +1,13 @@
 //! Networks and their gradients in bf16 on matrix units, against PyTorch with diffusers in f32 (golden/README.md) and bit for bit
 //! against themselves with other batches and numbers of threads. Skipped on processors without such units.
 
-use crate::golden;
-use crate::golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
 use skipstone::engine::cpu::{Algorithm, Backprop, ConvShape, Options, UNet};
 use skipstone::engine::{self, Batch, EngineOptions, Precision};
 use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
+
+use crate::golden;
+use crate::golden::unets::{NAMES, Network};
 
 /// Bf16 keeps eight digits of two, so a product is off by 2^-9 on average; the errors of a layer's terms are independent.
 const CALL: f64 = 1e-2;

@@ -4,13 +4,13 @@
 //! The tests build the layers independently of the network's graph, so that errors in the graph and in a kernel are
 //! reported separately.
 
-use crate::golden;
 use std::collections::HashMap;
 
-use crate::golden::Tensor;
 use serde_json::Value;
 use skipstone_kernels::conv::{self, Algorithm, Epilogue, Source};
 use skipstone_kernels::{Isa, Team, View, ViewMut, attention, elementwise, linear, norm};
+
+use crate::golden::{self, Tensor};
 
 /// How to run the kernels.
 #[derive(Clone, Copy, Debug)]

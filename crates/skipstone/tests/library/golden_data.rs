@@ -1,12 +1,13 @@
 //! Data sets as NumPy, tarfile, Pillow and PyArrow write them, against their values by the definition.
 
-use crate::golden;
 use std::path::PathBuf;
 
 use ndarray::{Array4, Axis, s};
 use skipstone::Kind;
 use skipstone::io::data::{ArrayLayout, DataOptions, DataSpec, Dataset, Pick, Split, ValueRange};
 use skipstone::io::image::npy;
+
+use crate::golden;
 
 fn open(name: &str, split: Split, options: &DataOptions) -> skipstone::Result<Dataset> {
     let path = golden::path("data").join(name);

@@ -1,7 +1,5 @@
 //! Inversion of images to latents and back, against diffusers and the papers' equations in NumPy (golden/README.md).
 
-use crate::golden;
-use crate::golden::unets::{NAMES, Network};
 use ndarray::{Array3, Array4};
 use skipstone::math::schedule::{BetaSchedule, Schedule};
 use skipstone::math::trajectory::Trajectory;
@@ -9,6 +7,9 @@ use skipstone::sampling::denoiser::Prediction;
 use skipstone::sampling::inversion::{Bdia, Edict, Latents, Method, decode, encode, unobserved};
 use skipstone::sampling::oracle::{Component, Oracle};
 use skipstone::sampling::sampler::Plan;
+
+use crate::golden;
+use crate::golden::unets::{NAMES, Network};
 
 fn plan(schedule: &Schedule, times: &serde_json::Value) -> Plan {
     let times: Vec<u32> = golden::numbers(times).into_iter().map(|t| t as u32).collect();

@@ -1,6 +1,5 @@
 //! A checkpoint in the original code's format, against the network's output in PyTorch (golden/README.md).
 
-use crate::golden;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,8 @@ use skipstone::io::checkpoint::{
 use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::{Denoiser, Prediction};
 use skipstone::unet::{DownBlock, UpBlock};
+
+use crate::golden;
 
 /// Unpacks the checkpoint into `dir`.
 fn unpack(dir: &Path) -> PathBuf {

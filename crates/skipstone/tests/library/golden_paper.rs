@@ -1,10 +1,11 @@
 //! Schedules, spacings and single steps against values from NumPy and diffusers (golden/README.md).
 
-use crate::golden;
 use serde_json::Value;
 use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
 use skipstone::math::sigma::{NoiseScale, sigma, table};
 use skipstone::math::trajectory::{Spacing, Trajectory};
+
+use crate::golden;
 
 /// Asserts |found − expected| ≤ relative·|expected| + absolute.
 #[track_caller]

@@ -1,9 +1,7 @@
 //! Complete runs of ten steps with network and sampler, against diffusers (golden/README.md).
 
-use crate::golden;
 use std::collections::HashMap;
 
-use crate::golden::unets::{NAMES, Network};
 use ndarray::Array5;
 use skipstone::math::noise::Given;
 use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
@@ -11,6 +9,9 @@ use skipstone::math::sigma::NoiseScale;
 use skipstone::math::trajectory::Trajectory;
 use skipstone::sampling::denoiser::{Bound, Clip, Prediction};
 use skipstone::sampling::sampler::{Plan, sample, unobserved};
+
+use crate::golden;
+use crate::golden::unets::{NAMES, Network};
 
 #[test]
 fn ten_steps_of_every_parameterization_end_where_diffusers_ends() {

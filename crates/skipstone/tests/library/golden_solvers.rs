@@ -1,6 +1,5 @@
 //! Complete solver runs against k-diffusion with the same closed-form denoiser and grid (golden/README.md).
 
-use crate::golden::{cases, json, numbers, relative};
 use ndarray::{Array3, Array4};
 use skipstone::math::noise::Forbidden;
 use skipstone::math::schedule::{BetaSchedule, Schedule};
@@ -8,6 +7,8 @@ use skipstone::math::trajectory::Trajectory;
 use skipstone::sampling::oracle::{Component, Oracle};
 use skipstone::sampling::sampler::{Plan, sample, unobserved};
 use skipstone::sampling::solver::Solver;
+
+use crate::golden::{cases, json, numbers, relative};
 
 #[test]
 fn every_solver_ends_where_k_diffusions_does() {

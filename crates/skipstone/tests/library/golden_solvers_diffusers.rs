@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::golden::{cases, json, numbers, relative};
 use ndarray::{Array3, Array4, Array5};
 use serde_json::Value;
 use skipstone::math::noise::{Forbidden, Given};
@@ -14,6 +13,8 @@ use skipstone::sampling::denoiser::Clip;
 use skipstone::sampling::oracle::{Component, Oracle};
 use skipstone::sampling::sampler::{Plan, Restart, sample, unobserved};
 use skipstone::sampling::solver::Solver;
+
+use crate::golden::{cases, json, numbers, relative};
 
 const FILE: &str = "solvers_diffusers.json";
 

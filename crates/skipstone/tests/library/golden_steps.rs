@@ -1,12 +1,13 @@
 //! Single steps in f32, from network output to x_s, against diffusers' schedulers (golden/README.md).
 
-use crate::golden;
 use serde_json::Value;
 use skipstone::math::schedule::{BetaSchedule, FinalLevel, Schedule, Time};
 use skipstone::math::sigma::{NoiseScale, sigma, table};
 use skipstone::math::trajectory::Trajectory;
 use skipstone::sampling::denoiser::{Bound, Clip, DynamicThreshold, Prediction, views};
 use skipstone::sampling::sampler::step;
+
+use crate::golden;
 
 fn clip_of(case: &Value) -> Clip {
     let bound = match case.get("threshold") {

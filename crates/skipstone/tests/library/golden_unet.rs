@@ -1,12 +1,13 @@
 //! Networks and their gradients against PyTorch with diffusers (golden/README.md), and bit for bit against themselves
 //! with other batches and numbers of threads.
 
-use crate::golden;
-use crate::golden::unets::{NAMES, Network};
 use ndarray::{Array4, Axis, s};
 use skipstone::engine::cpu::{Backprop, Options, UNet};
 use skipstone::engine::{Batch, EngineOptions};
 use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
+
+use crate::golden;
+use crate::golden::unets::{NAMES, Network};
 
 /// The gradients of Σ dy·y with respect to the parameters and to x.
 fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Array4<f32>) {

@@ -1,7 +1,6 @@
 //! Mistakes of other diffusion sampler implementations, tested through the public interface from model file to image.
 //! Mistakes within a single function are tested next to that function.
 
-use crate::golden::unets::Network;
 use ndarray::{Array4, Axis, concatenate, s};
 use skipstone::Kind;
 use skipstone::io::checkpoint::SchedulerConfig;
@@ -11,6 +10,8 @@ use skipstone::math::sigma::NoiseScale;
 use skipstone::math::trajectory::{Spacing, Trajectory};
 use skipstone::sampling::denoiser::{Clip, Condition, Denoiser, Prediction};
 use skipstone::sampling::sampler::{Plan, Progress, sample, unobserved};
+
+use crate::golden::unets::Network;
 
 fn linear() -> Schedule {
     Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap()

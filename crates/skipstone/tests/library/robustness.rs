@@ -1,13 +1,14 @@
 //! Malicious and damaged model files cause an error that names the problem, quickly and without large allocations.
 
-use crate::golden;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::golden::unets::Network;
 use serde_json::{Value, json};
 use skipstone::Kind;
 use skipstone::io::checkpoint::{FloatType, LoadOptions, Model, config_from_json, load, load_embedded, write_tensors};
+
+use crate::golden;
+use crate::golden::unets::Network;
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 
