@@ -208,7 +208,9 @@ pub fn train(
 ///     teacher: a path as for `load`, or a loaded Model [the built-in model].
 ///     out: the folder of the run.
 ///     steps: of the last student; they divide the teacher's number of timesteps [the recipe's, else 4].
-///     from_steps: of the first teacher: `steps` doubled at least once [the recipe's, else doubled until it is 32 or more].
+///     from_steps: of the first teacher: `steps` doubled at least once [the recipe's, else doubled until it is 32 or more,
+///         or 8 with "heun"].
+///     solver: of the first teacher, "ddim" or "heun", which needs a quarter of the steps [the recipe's, else "ddim"].
 ///     guidance: weight of the classifier-free guidance that the student learns [the recipe's, else none].
 ///     recipe: a TOML file, or its text, without the sections model and diffusion [defaults].
 ///     labels: class of every image of an array.
@@ -229,8 +231,8 @@ pub fn train(
 ///     ValueError: a key or a value of the recipe is wrong, the steps do not follow from each other, or the run in `out` is
 ///         another.
 #[pyfunction]
-#[pyo3(signature = (data, teacher=None, *, out, steps=None, from_steps=None, guidance=None, recipe=None, labels=None,
-    train=None, optimizer=None, ema=None, set=None, seed=None, weights=None, resume=false, layout=None, range=None,
+#[pyo3(signature = (data, teacher=None, *, out, steps=None, from_steps=None, solver=None, guidance=None, recipe=None,
+    labels=None, train=None, optimizer=None, ema=None, set=None, seed=None, weights=None, resume=false, layout=None, range=None,
     device=None, threads=None, progress=None, callback=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
 pub fn distill(
@@ -240,6 +242,7 @@ pub fn distill(
     out: PathBuf,
     steps: Option<usize>,
     from_steps: Option<usize>,
+    solver: Option<&str>,
     guidance: Option<f64>,
     recipe: Option<&Bound<'_, PyAny>>,
     labels: Option<&Bound<'_, PyAny>>,
@@ -260,6 +263,7 @@ pub fn distill(
     let mut overrides = overrides(&[("train", train), ("optimizer", optimizer), ("ema", ema)], set)?;
     overrides.extend(steps.map(|steps| format!("distill.steps={steps}")));
     overrides.extend(from_steps.map(|steps| format!("distill.from={steps}")));
+    overrides.extend(solver.map(|solver| format!("distill.solver={solver}")));
     overrides.extend(guidance.map(|guidance| format!("distill.guidance={guidance:?}")));
     overrides.extend(seed.map(|seed| format!("train.seed={seed}")));
     let given = given(data, labels)?;

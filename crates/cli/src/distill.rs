@@ -49,9 +49,12 @@ pub struct DistillArguments {
     #[arg(long, value_name = "S")]
     steps: Option<usize>,
     /// Steps of the first teacher: S doubled at least once [default: the recipe's, else what the teacher was distilled for, else
-    /// S doubled until it is 32 or more]
+    /// S doubled until it is 32 or more, or 8 with heun]
     #[arg(long, value_name = "S")]
     from: Option<usize>,
+    /// Solver of the first teacher: ddim, or heun, which needs a quarter of the steps [default: the recipe's, else ddim]
+    #[arg(long, value_name = "ddim|heun")]
+    solver: Option<String>,
     /// Weight of the classifier-free guidance that the student learns [default: the recipe's, else none]
     #[arg(long, value_name = "W")]
     guidance: Option<f64>,
@@ -89,6 +92,7 @@ fn prepare(arguments: &DistillArguments) -> anyhow::Result<Prepared<Model>> {
     let mut overrides = arguments.set.clone();
     overrides.extend(arguments.steps.map(|steps| format!("distill.steps={steps}")));
     overrides.extend(arguments.from.map(|from| format!("distill.from={from}")));
+    overrides.extend(arguments.solver.as_ref().map(|solver| format!("distill.solver={solver}")));
     overrides.extend(arguments.guidance.map(|guidance| format!("distill.guidance={guidance:?}")));
     overrides.extend(arguments.seed.map(|seed| format!("train.seed={seed}")));
     let recipe = read_recipe(arguments.config.as_deref(), &overrides, Recipe::parse_distillation)?;

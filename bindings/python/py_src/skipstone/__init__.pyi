@@ -602,6 +602,7 @@ def distill(
     out: _Path,
     steps: int | None = None,
     from_steps: int | None = None,
+    solver: Literal["ddim", "heun"] | None = None,
     guidance: float | None = None,
     recipe: _Path | None = None,
     labels: Sequence[int] | NDArray[np.integer[Any]] | None = None,

@@ -1,12 +1,12 @@
 //! Progressive distillation (Salimans & Ho, arXiv 2202.00512): a student learns to land in one deterministic step where its
-//! teacher lands in two, then teaches the next student.
+//! teacher lands in two, then teaches the next student. The first teacher may step by Heun's method instead of DDIM's.
 
 use std::sync::Arc;
 
 use ndarray::{Array4, Axis, Slice};
 
 use super::objective::{Draws, Examples, Objective, Start};
-use super::recipe::{Recipe, Round, trajectory};
+use super::recipe::{Recipe, Round, TeacherSolver, trajectory};
 use crate::engine::{self, EngineOptions, Network};
 use crate::error::{Error, Result};
 use crate::io::checkpoint::{Model, SchedulerConfig, process_hash};
@@ -24,8 +24,16 @@ use crate::unet::{self, Config, Parameters};
 struct Leap {
     from: NoiseLevel,
     to: NoiseLevel,
-    /// The teacher's times, with the levels from which and to which each of its steps leads.
-    path: Vec<(Time, NoiseLevel, NoiseLevel)>,
+    path: Vec<TeacherStep>,
+}
+
+/// A step of the teacher, from t to s.
+#[derive(Clone, Copy, Debug)]
+struct TeacherStep {
+    t: Time,
+    s: Time,
+    from: NoiseLevel,
+    to: NoiseLevel,
 }
 
 /// Learns the deterministic steps of a teacher.
@@ -37,6 +45,8 @@ struct Distillation {
     schedule: Schedule,
     weighting: LossWeighting,
     student: Config,
+    /// Of the first teacher; students teach by DDIM.
+    solver: TeacherSolver,
     teacher: Box<dyn Denoiser + Send + Sync>,
     /// Bytes of the teacher for n images: those of its network, and per image.
     bytes: (usize, usize),
@@ -98,6 +108,7 @@ pub(super) fn start(recipe: &Recipe, data: &Dataset, mut teacher: Model, engine:
         scheduler,
         schedule,
         weighting: distill.weighting(),
+        solver: distill.solver,
         student: config.clone(),
         teacher,
         bytes,
@@ -163,8 +174,15 @@ impl Distillation {
         while steps.len() > 0 {
             let path: Vec<_> = steps.by_ref().take(per_leap).collect();
             let (first, last) = (path[0].0, path[path.len() - 1].1);
-            let path = path.into_iter().map(|(t, s)| Ok((t, level(t)?, level(s)?))).collect::<Result<Vec<_>>>()?;
+            let step = |(t, s)| Ok(TeacherStep { t, s, from: level(t)?, to: level(s)? });
+            let path = path.into_iter().map(step).collect::<Result<Vec<_>>>()?;
             let leap = Leap { from: level(first)?, to: level(last)?, path };
+            if self.solver == TeacherSolver::Heun && leap.from.alpha_bar == 0.0 {
+                return Err(Error::argument(format!(
+                    "distill.solver: sigma_ve = sqrt((1 - a)/a) is infinite at t = {first} (zero terminal SNR), where heun cannot \
+                     begin; choose ddim"
+                )));
+            }
             if leap.from == leap.to {
                 return Err(Error::argument(format!(
                     "distill.from: {} steps of the teacher, which ends at its first trained level (set_alpha_to_one: false in its \
@@ -200,29 +218,13 @@ impl Distillation {
 
     /// The outputs that the student should give at `x_t`: each leads to where the teacher's steps lead.
     fn teach(&self, x_t: &Array4<f32>, leaps: &[&Leap], conditions: &[Condition]) -> Result<Array4<f32>> {
-        let own = self.teacher.prediction();
-        let channels = Slice::from(..self.teacher.shape()[0]);
-        let steps = leaps.first().map_or(0, |leap| leap.path.len());
+        let length = leaps.first().map_or(0, |leap| leap.path.len());
         let mut x = x_t.clone();
         // Where each step lands, in f64: the target divides small differences of the last one.
         let mut landed: Array4<f64> = x.mapv(f64::from);
-        for k in 0..steps {
-            let times: Vec<Time> = leaps.iter().map(|leap| leap.path[k].0).collect();
-            let out = self.teacher.predict(&x, &times, conditions)?;
-            check_finite("the teacher's output", &out)?;
-            // A learned variance lies behind the channels of the image.
-            let out = out.slice_axis(Axis(1), channels);
-            for (i, leap) in leaps.iter().enumerate() {
-                let (_, from, to) = leap.path[k];
-                let c = Coefficients::deterministic(to);
-                let [of_x0, of_eps] = [own.as_type(Prediction::Sample, from)?, own.as_type(Prediction::Epsilon, from)?];
-                let (of_x, of_out) = (c.x0 * of_x0.0 + c.eps * of_eps.0, c.x0 * of_x0.1 + c.eps * of_eps.1);
-                let (x, out) = (x.index_axis(Axis(0), i), out.index_axis(Axis(0), i));
-                ndarray::Zip::from(landed.index_axis_mut(Axis(0), i))
-                    .and(x)
-                    .and(out)
-                    .for_each(|to, &x, &out| *to = of_x * f64::from(x) + of_out * f64::from(out));
-            }
+        for k in 0..length {
+            let steps: Vec<TeacherStep> = leaps.iter().map(|leap| leap.path[k]).collect();
+            landed = self.teachers_step(&x, &steps, conditions)?;
             x = landed.mapv(|value| value as f32);
         }
         let prediction = self.scheduler.prediction_type;
@@ -234,6 +236,63 @@ impl Distillation {
                 .for_each(|target, &x_t, &x_s| *target = leap.target(prediction, f64::from(x_t), x_s) as f32);
         }
         Ok(target)
+    }
+
+    /// Where one step of the teacher leads each image of `x`.
+    fn teachers_step(&self, x: &Array4<f32>, steps: &[TeacherStep], conditions: &[Condition]) -> Result<Array4<f64>> {
+        let times: Vec<Time> = steps.iter().map(|step| step.t).collect();
+        let here = self.answers(x, &times, conditions)?;
+        let mut landed = Array4::zeros(x.dim());
+        for (i, step) in steps.iter().enumerate() {
+            let c = Coefficients::deterministic(step.to);
+            let ([x0, eps], [x0_of_out, eps_of_out]) = self.views(step.from)?;
+            let (of_x, of_out) = (c.x0 * x0 + c.eps * eps, c.x0 * x0_of_out + c.eps * eps_of_out);
+            ndarray::Zip::from(landed.index_axis_mut(Axis(0), i))
+                .and(x.index_axis(Axis(0), i))
+                .and(here.index_axis(Axis(0), i))
+                .for_each(|to, &x, &out| *to = of_x * f64::from(x) + of_out * f64::from(out));
+        }
+        // Heun's method makes the step again with the mean of both slopes, unless it ends where networks are never called.
+        let rows: Vec<usize> = (0..steps.len()).filter(|&i| steps[i].s != Time::CLEAN).collect();
+        if self.solver == TeacherSolver::Ddim || rows.is_empty() {
+            return Ok(landed);
+        }
+        let tried = landed.select(Axis(0), &rows).mapv(|value| value as f32);
+        let times: Vec<Time> = rows.iter().map(|&i| steps[i].s).collect();
+        let conditions: Vec<Condition> = rows.iter().filter_map(|&i| conditions.get(i).copied()).collect();
+        let there = self.answers(&tried, &times, &conditions)?;
+        for (row, &i) in rows.iter().enumerate() {
+            let TeacherStep { from, to, .. } = steps[i];
+            let ([_, eps], [_, eps_of_out]) = self.views(from)?;
+            let ([_, eps_there], [_, eps_of_out_there]) = self.views(to)?;
+            let half = 0.5 * to.signal() * (to.sigma_ve() - from.sigma_ve());
+            ndarray::Zip::from(landed.index_axis_mut(Axis(0), i))
+                .and(x.index_axis(Axis(0), i))
+                .and(here.index_axis(Axis(0), i))
+                .and(tried.index_axis(Axis(0), row))
+                .and(there.index_axis(Axis(0), row))
+                .for_each(|to, &x, &out, &tried, &out_there| {
+                    let slope = eps * f64::from(x) + eps_of_out * f64::from(out);
+                    let slope_there = eps_there * f64::from(tried) + eps_of_out_there * f64::from(out_there);
+                    *to += half * (slope_there - slope);
+                });
+        }
+        Ok(landed)
+    }
+
+    /// The teacher's outputs for images at these times.
+    fn answers(&self, x: &Array4<f32>, times: &[Time], conditions: &[Condition]) -> Result<Array4<f32>> {
+        let out = self.teacher.predict(x, times, conditions)?;
+        check_finite("the teacher's output", &out)?;
+        // A learned variance lies behind the channels of the image.
+        Ok(out.slice_axis_move(Axis(1), Slice::from(..self.teacher.shape()[0])))
+    }
+
+    /// x̂₀ and ε̂ of the teacher at a level: the factors of x in both, and those of its output.
+    fn views(&self, level: NoiseLevel) -> Result<([f64; 2], [f64; 2])> {
+        let own = self.teacher.prediction();
+        let [x0, eps] = [own.as_type(Prediction::Sample, level)?, own.as_type(Prediction::Epsilon, level)?];
+        Ok(([x0.0, eps.0], [x0.1, eps.1]))
     }
 }
 
@@ -288,15 +347,19 @@ impl Objective for Distillation {
         let network = engine::open(self.student.clone(), teacher.clone(), self.scheduler.prediction_type, engine)?;
         self.bytes = network_bytes(&*network);
         (self.teacher, self.rows) = (network, 1);
-        (self.weights, self.index) = (Some(teacher), index);
+        (self.weights, self.index, self.solver) = (Some(teacher), index, TeacherSolver::Ddim);
         self.lay_out()
     }
 
     fn calls(&self, round: usize) -> usize {
-        // Only the first teacher may be guided.
-        let rows = if round == 0 { self.rows } else { 1 };
+        // Only the first teacher may be guided, or step by another method than DDIM's.
+        let of_step = match self.solver {
+            _ if round > 0 => 1,
+            TeacherSolver::Ddim => self.rows,
+            TeacherSolver::Heun => 2 * self.rows,
+        };
         let Round { teacher, student } = self.rounds[round];
-        rows * teacher / student
+        of_step * teacher / student
     }
 
     fn bytes(&self, n: usize) -> usize {

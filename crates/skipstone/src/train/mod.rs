@@ -16,7 +16,7 @@ pub mod events;
 
 pub use recipe::{
     DataRecipe, Decay, DiffusionRecipe, DistillRecipe, DistillWeight, EmaRecipe, LossWeight, ModelRecipe,
-    OptimizerKind, OptimizerRecipe, Recipe, Round, StudentPrediction, Sum, TrainRecipe,
+    OptimizerKind, OptimizerRecipe, Recipe, Round, StudentPrediction, Sum, TeacherSolver, TrainRecipe,
 };
 pub use run::{Event, RankReport, Run};
 pub use trainer::{StepReport, Trainer};

@@ -213,6 +213,31 @@ fn the_loss_of_a_student_falls() {
 }
 
 #[test]
+fn a_teacher_that_steps_by_heun_needs_fewer_rounds() {
+    let v = SchedulerConfig { prediction_type: Prediction::Velocity, ..SchedulerConfig::default() };
+    let of = |solver: &str, model: Model| {
+        let overrides = ["distill.from=0", "distill.steps=4", &format!("distill.solver={solver}")];
+        distil(&overrides, model).map(|mut trainer| {
+            let loss = trainer.step().unwrap().loss;
+            assert!(loss.is_finite());
+            (trainer.recipe().distill.as_ref().unwrap().rounds(), trainer.teacher_calls())
+        })
+    };
+    let round = |teacher, student| Round { teacher, student };
+    let model = || Model::new(grey(), network(&grey(), 1), v.clone());
+    assert_eq!(of("heun", model()).unwrap(), (vec![round(8, 4)], vec![4]));
+    assert_eq!(of("ddim", model()).unwrap(), (vec![round(32, 16), round(16, 8), round(8, 4)], vec![2, 2, 2]));
+    // One that predicts ε is first converted, in its own steps; the students then teach by DDIM.
+    assert_eq!(of("heun", teacher()).unwrap(), (vec![round(8, 8), round(8, 4)], vec![2, 2]));
+    // A student knows no other steps than its own.
+    let student = SchedulerConfig { num_inference_steps: Some(8), ..v.clone() };
+    let e = of("heun", Model::new(grey(), network(&grey(), 1), student)).unwrap_err().to_string();
+    assert!(e.contains("distill.solver") && e.contains("distilled for 8 steps") && e.contains("leave it out"), "{e}");
+    let e = Recipe::parse_distillation(RECIPE, &["distill.solver=dpm2".into()]).unwrap_err().to_string();
+    assert!(e.contains("distill.solver") && e.contains("heun"), "{e}");
+}
+
+#[test]
 fn a_conditional_teacher_can_be_guided_and_others_cannot() {
     let config = Config { num_class_embeds: Some(3), ..grey() };
     let conditional = || {

@@ -6,6 +6,7 @@ use crate::io::checkpoint::{config_from_json, read_tensors};
 use crate::math::noise::{Forbidden, initial_latent};
 use crate::sampling::oracle::Oracle;
 use crate::sampling::sampler::{Plan, sample, unobserved};
+use crate::sampling::solver::Solver;
 
 const MEAN: f64 = 0.3;
 const VARIANCE: f64 = 0.25;
@@ -34,6 +35,7 @@ fn not_laid_out(teacher: Box<dyn Denoiser + Send + Sync>, scheduler: SchedulerCo
         schedule,
         weighting: LossWeighting::TruncatedSnr,
         student: Config::smallest(),
+        solver: TeacherSolver::Ddim,
         teacher,
         bytes: (0, 0),
         rows: 1,
@@ -62,7 +64,7 @@ fn a_step_of_the_student_lands_where_two_steps_of_the_teacher_land() {
             for leap in &distillation.leaps {
                 assert_eq!(leap.path.len(), teacher / student);
                 for x_t in [-2.5, -0.3, 0.0, 1.0, 3.0] {
-                    let x_s = leap.path.iter().fold(x_t, |x, (_, from, to)| exact_step(*from, *to, x));
+                    let x_s = leap.path.iter().fold(x_t, |x, step| exact_step(step.from, step.to, x));
                     let out = leap.target(learnt, x_t, x_s);
                     let of = |kind| learnt.as_type(kind, leap.from).map(|(of_x, of_out)| of_x * x_t + of_out * out);
                     let [x0, eps] = [Prediction::Sample, Prediction::Epsilon].map(|kind| of(kind).unwrap());
@@ -86,7 +88,7 @@ fn targets_are_those_of_the_closed_form_for_every_output_of_the_teacher() {
             for (i, leap) in distillation.leaps.iter().enumerate() {
                 let expected = |&x: &f32| {
                     let x = f64::from(x);
-                    leap.target(learnt, x, leap.path.iter().fold(x, |x, (_, from, to)| exact_step(*from, *to, x)))
+                    leap.target(learnt, x, leap.path.iter().fold(x, |x, step| exact_step(step.from, step.to, x)))
                 };
                 let (x, found) = (x_t.index_axis(Axis(0), i), target.index_axis(Axis(0), i));
                 for (x, found) in x.iter().zip(found) {
@@ -116,22 +118,66 @@ impl Denoiser for Perfect {
     }
 }
 
+/// What a denoiser samples in trailing steps of a solver.
+fn sampled(denoiser: &dyn Denoiser, solver: Solver, steps: usize) -> Array4<f32> {
+    let schedule = SchedulerConfig::default().schedule().unwrap();
+    let plan = Plan::ddim(&schedule, &trajectory(steps, 1000).unwrap()).unwrap().with_solver(solver).unwrap();
+    sample(denoiser, &plan, initial_latent(7, 0, 3, [1, 4, 4]), &mut Forbidden, &[], &mut unobserved).unwrap()
+}
+
+fn worst(found: &Array4<f32>, expected: &Array4<f32>) -> f32 {
+    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
 #[test]
 fn a_perfect_student_samples_what_its_teacher_samples_in_twice_the_steps() {
-    let run = |denoiser: &dyn Denoiser, steps| {
-        let schedule = SchedulerConfig::default().schedule().unwrap();
-        let plan = Plan::ddim(&schedule, &trajectory(steps, 1000).unwrap()).unwrap();
-        sample(denoiser, &plan, initial_latent(7, 0, 3, [1, 4, 4]), &mut Forbidden, &[], &mut unobserved).unwrap()
-    };
-    for learnt in STUDENTS {
-        for (teacher, student) in [(16, 8), (4, 4)] {
-            let distillation = distillation(Prediction::Epsilon, learnt, Round { teacher, student });
-            let expected = run(&*distillation.teacher, teacher);
-            let found = run(&Perfect(distillation), student);
-            let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < 1e-5, "{learnt:?} {teacher} → {student}: {worst}");
+    for (teachers, solver) in [(TeacherSolver::Ddim, Solver::DDIM), (TeacherSolver::Heun, Solver::HEUN)] {
+        for learnt in STUDENTS {
+            for own in TEACHERS {
+                for (teacher, student) in [(16, 8), (4, 4), (8, 1)] {
+                    let mut distillation = distillation(own, learnt, Round { teacher, student });
+                    distillation.solver = teachers;
+                    let expected = sampled(&*distillation.teacher, solver, teacher);
+                    let found = sampled(&Perfect(distillation), Solver::DDIM, student);
+                    let off = worst(&found, &expected);
+                    assert!(off < 1e-5, "{solver} {own:?} to {learnt:?}, {teacher} → {student}: {off}");
+                }
+            }
         }
     }
+}
+
+#[test]
+fn a_student_of_heun_is_nearer_to_the_exact_images_than_one_of_as_many_steps_of_ddim() {
+    // The flow of N(m, v) scales the distance from the mean: x̄ → m + (x̄ − m)·√(v/(v + σ_ve²)).
+    let schedule = SchedulerConfig::default().schedule().unwrap();
+    let start = schedule.level(Time::new(1000)).unwrap();
+    let scale = (VARIANCE / (VARIANCE + start.sigma_ve().powi(2))).sqrt();
+    let exact =
+        initial_latent(7, 0, 3, [1, 4, 4]).mapv(|x| (MEAN + (f64::from(x) / start.signal() - MEAN) * scale) as f32);
+    let off = |solver, teacher| {
+        let mut distillation = distillation(Prediction::Velocity, Prediction::Velocity, Round { teacher, student: 4 });
+        distillation.solver = solver;
+        worst(&sampled(&Perfect(distillation), Solver::DDIM, 4), &exact)
+    };
+    for steps in [8, 16, 32, 64] {
+        let [heun, ddim] = [TeacherSolver::Heun, TeacherSolver::Ddim].map(|solver| off(solver, steps));
+        println!("{steps} steps: off by {heun:.4} with heun, {ddim:.4} with ddim");
+        assert!(heun < 0.8 * ddim, "{steps} steps: {heun} {ddim}");
+    }
+}
+
+#[test]
+fn heun_cannot_begin_where_sigma_ve_is_infinite() {
+    let scheduler = SchedulerConfig { rescale_betas_zero_snr: true, ..SchedulerConfig::default() };
+    let scheduler = SchedulerConfig { prediction_type: Prediction::Velocity, ..scheduler };
+    let of = |value| Array3::from_elem((1, 4, 4), value);
+    let oracle = Oracle::gaussian(&scheduler.schedule().unwrap(), of(MEAN), of(VARIANCE)).unwrap();
+    let mut distillation = not_laid_out(Box::new(oracle), scheduler, Round { teacher: 8, student: 4 });
+    distillation.lay_out().unwrap();
+    distillation.solver = TeacherSolver::Heun;
+    let e = distillation.lay_out().unwrap_err().to_string();
+    assert!(e.contains("distill.solver") && e.contains("zero terminal SNR") && e.contains("choose ddim"), "{e}");
 }
 
 #[test]

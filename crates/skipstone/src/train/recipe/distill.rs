@@ -1,14 +1,21 @@
 //! Recipes of distillations.
 
-use super::{Decay, DistillRecipe, DistillWeight, Recipe, StudentPrediction};
+use super::{Decay, DistillRecipe, DistillWeight, Recipe, StudentPrediction, TeacherSolver};
 use crate::error::{Error, Result};
 use crate::io::checkpoint::Model;
 use crate::math::trajectory::{Spacing, Trajectory};
 use crate::objective::LossWeighting;
 use crate::sampling::denoiser::Prediction;
 
-/// Steps of the first teacher if nobody asks for others: as many, or the next number that halving leads to the student's.
-const FROM: usize = 32;
+impl TeacherSolver {
+    /// Steps of the first teacher if nobody asks for others: as many, or the next number that halving leads to the student's.
+    fn usual_steps(self) -> usize {
+        match self {
+            Self::Ddim => 32,
+            Self::Heun => 8,
+        }
+    }
+}
 
 /// The usual probability of the null class, where the teacher has one.
 const CLASS_DROPOUT: f64 = 0.1;
@@ -91,6 +98,11 @@ impl DistillRecipe {
                     "distill.steps: the teacher was distilled for {own} steps, and halving them does not lead to {steps}"
                 )));
             }
+            if self.solver != TeacherSolver::Ddim {
+                return Err(Error::argument(format!(
+                    "distill.solver: the teacher was distilled for {own} steps of ddim and knows no others; leave it out"
+                )));
+            }
             self.from = own;
         }
         if self.from == 0 {
@@ -100,7 +112,7 @@ impl DistillRecipe {
                 )));
             }
             self.from = 2 * steps;
-            while self.from < FROM && 2 * self.from <= most {
+            while self.from < self.solver.usual_steps() && 2 * self.from <= most {
                 self.from *= 2;
             }
         }

@@ -8,7 +8,7 @@ pub use distill::Round;
 pub(super) use distill::trajectory;
 pub use sections::{
     DataRecipe, Decay, DiffusionRecipe, DistillRecipe, DistillWeight, EmaRecipe, LossWeight, ModelRecipe,
-    OptimizerKind, OptimizerRecipe, StudentPrediction, Sum, TrainRecipe,
+    OptimizerKind, OptimizerRecipe, StudentPrediction, Sum, TeacherSolver, TrainRecipe,
 };
 
 use std::ops::Range;

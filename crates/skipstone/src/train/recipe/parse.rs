@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{DataRecipe, DistillRecipe, EmaRecipe, OptimizerRecipe, Recipe, TrainRecipe};
+use super::{DataRecipe, DistillRecipe, EmaRecipe, OptimizerRecipe, Recipe, TeacherSolver, TrainRecipe};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
 
@@ -28,9 +28,10 @@ impl Recipe {
 
     /// As [`parse`](Self::parse), with the keys and the defaults of `base`.
     pub(super) fn read(text: &str, overrides: &[String], base: &Self) -> Result<Self> {
-        // This key is written only if its value is not the default.
+        // These keys are written only if their values are not the defaults.
         let train = TrainRecipe { precision: Precision::F16, ..base.train.clone() };
-        let known = Self { train, ..base.clone() }.to_table();
+        let distill = base.distill.clone().map(|distill| DistillRecipe { solver: TeacherSolver::Heun, ..distill });
+        let known = Self { train, distill, ..base.clone() }.to_table();
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::data(e.to_string()))?;
         for assignment in overrides {
             let (key, value) = assignment.split_once('=').ok_or_else(|| {
@@ -51,10 +52,11 @@ impl Recipe {
         }
         check_keys(&table, &known)?;
         let mut whole = known;
-        if let Some(train) = whole.get_mut("train").and_then(toml::Value::as_table_mut) {
-            // A recipe that does not say how to sum may be that of an old run.
-            train.remove("sum");
-            train.remove("precision");
+        // A recipe that does not say how to sum may be that of an old run.
+        for (section, key) in [("train", "sum"), ("train", "precision"), ("distill", "solver")] {
+            if let Some(entries) = whole.get_mut(section).and_then(toml::Value::as_table_mut) {
+                entries.remove(key);
+            }
         }
         for (section, entries) in &table {
             let into = whole.get_mut(section).and_then(toml::Value::as_table_mut);
