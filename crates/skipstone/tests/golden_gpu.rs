@@ -6,8 +6,8 @@
 #[path = "library/golden/mod.rs"]
 mod golden;
 
-use golden::unets::{NAMES, Network};
-use ndarray::{Array4, Axis, s};
+use golden::unets::{NAMES, Network, bits};
+use ndarray::{Array4, Axis};
 use skipstone::engine::Precision;
 use skipstone::engine::{
     self, Api, Batch, Device, EngineOptions, Group, Learner, Sharding, Targets, Update, open, open_differentiable,
@@ -51,11 +51,6 @@ fn relative(found: &Array4<f32>, expected: &[f64]) -> f64 {
     golden::relative(found.iter().map(|&v| f64::from(v)), expected)
 }
 
-/// The bits of the values, so that equality is exact (also for NaN).
-fn bits<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
-    values.into_iter().map(|v| v.to_bits()).collect()
-}
-
 #[test]
 fn every_network_computes_what_diffusers_computes() {
     let Some(options) = device() else { return };
@@ -77,22 +72,7 @@ fn an_image_gives_the_same_bytes_alone_in_a_batch_and_anywhere_in_it() {
     let Some(options) = device() else { return };
     for name in KINDS {
         let golden = Network::read(name);
-        let unet = network(&golden, &options);
-        let (x, times, conditions) = (golden.images("x"), golden.times(), golden.conditions());
-        let together = unet.predict(&x, &times, &conditions).unwrap();
-        for i in 0..2 {
-            let condition: Vec<Condition> = conditions.get(i).copied().into_iter().collect();
-            let alone = unet.predict(&x.slice(s![i..=i, .., .., ..]).to_owned(), &times[i..=i], &condition).unwrap();
-            assert_eq!(bits(&alone), bits(together.index_axis(Axis(0), i)), "{name}: image {i} alone");
-        }
-        // The two images as 0, 1, 1, 0, 1, in every position of an odd batch.
-        let order = [0, 1, 1, 0, 1];
-        let conditions: Vec<Condition> = order.iter().filter_map(|&i| conditions.get(i).copied()).collect();
-        let many = unet.predict(&x.select(Axis(0), &order), &order.map(|i| times[i]), &conditions).unwrap();
-        for (place, &i) in order.iter().enumerate() {
-            let (found, expected) = (many.index_axis(Axis(0), place), together.index_axis(Axis(0), i));
-            assert_eq!(bits(found), bits(expected), "{name}: image {i} at place {place}");
-        }
+        golden.assert_images_do_not_depend_on_the_batch(&*network(&golden, &options));
     }
 }
 

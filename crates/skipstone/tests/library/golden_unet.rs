@@ -1,13 +1,13 @@
 //! Networks and their gradients against PyTorch with diffusers (golden/README.md), and bit for bit against themselves
 //! with other batches and numbers of threads.
 
-use ndarray::{Array4, Axis, s};
+use ndarray::{Array4, s};
 use skipstone::engine::cpu::{Backprop, Options, UNet};
 use skipstone::engine::{Batch, EngineOptions};
-use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
+use skipstone::sampling::denoiser::{Denoiser, Prediction};
 
 use crate::golden;
-use crate::golden::unets::{NAMES, Network};
+use crate::golden::unets::{NAMES, Network, bits};
 
 /// The gradients of Σ dy·y with respect to the parameters and to x.
 fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Array4<f32>) {
@@ -27,11 +27,6 @@ fn gradients(network: &Network, threads: usize, shard: usize) -> (Vec<f32>, Arra
         )
         .unwrap();
     (gradient, dx)
-}
-
-/// The bits of the values, so that equality is exact (also for NaN).
-fn bits<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
-    values.into_iter().map(|v| v.to_bits()).collect()
 }
 
 #[test]
@@ -78,27 +73,7 @@ fn every_gradient_of_every_network_is_pytorchs() {
 fn an_image_gives_the_same_bytes_alone_in_a_batch_and_anywhere_in_it() {
     for name in NAMES {
         let network = Network::read(name);
-        let unet = network.unet(Prediction::Epsilon);
-        let (x, times, conditions) = (network.images("x"), network.times(), network.conditions());
-        let together = unet.predict(&x, &times, &conditions).unwrap();
-        for i in 0..2 {
-            let condition: Vec<Condition> = conditions.get(i).copied().into_iter().collect();
-            let alone = unet.predict(&x.slice(s![i..=i, .., .., ..]).to_owned(), &times[i..=i], &condition).unwrap();
-            assert_eq!(bits(&alone), bits(together.index_axis(Axis(0), i)), "{name}: image {i} alone");
-        }
-        // The two images as 0, 1, 1, 0, 1, in every position of an odd batch.
-        let order = [0, 1, 1, 0, 1];
-        let many = unet
-            .predict(
-                &x.select(Axis(0), &order),
-                &order.map(|i| times[i]),
-                &order.iter().filter_map(|&i| conditions.get(i).copied()).collect::<Vec<_>>(),
-            )
-            .unwrap();
-        for (place, &i) in order.iter().enumerate() {
-            let (found, expected) = (many.index_axis(Axis(0), place), together.index_axis(Axis(0), i));
-            assert_eq!(bits(found), bits(expected), "{name}: image {i} at place {place}");
-        }
+        network.assert_images_do_not_depend_on_the_batch(&network.unet(Prediction::Epsilon));
     }
 }
 

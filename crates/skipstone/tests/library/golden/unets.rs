@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ndarray::Array4;
+use ndarray::{Array4, Axis};
 use skipstone::engine::cpu::UNet;
 use skipstone::io::checkpoint::config_from_json;
 use skipstone::math::schedule::Time;
-use skipstone::sampling::denoiser::{Condition, Prediction};
+use skipstone::sampling::denoiser::{Condition, Denoiser, Prediction};
 use skipstone::unet::{Config, Layout, Parameters, layout};
 
 use super::Tensor;
@@ -81,4 +81,28 @@ impl Network {
         let labels = self.tensors.get("labels").map_or(&[][..], |labels| &labels.values);
         labels.iter().map(|&label| Condition::Class(label as usize)).collect()
     }
+
+    /// Whatever its neighbours, an image gives the same bytes: `unet`, which computes this network, is asked for both images
+    /// together, apart, and in every position of an odd batch.
+    pub fn assert_images_do_not_depend_on_the_batch<D: Denoiser + ?Sized>(&self, unet: &D) {
+        let (x, times, conditions) = (self.images("x"), self.times(), self.conditions());
+        let predict = |order: &[usize]| {
+            let times: Vec<Time> = order.iter().map(|&i| times[i]).collect();
+            let conditions: Vec<Condition> = order.iter().filter_map(|&i| conditions.get(i).copied()).collect();
+            unet.predict(&x.select(Axis(0), order), &times, &conditions).expect("its own images")
+        };
+        let together = predict(&[0, 1]);
+        for order in [&[0][..], &[1], &[0, 1, 1, 0, 1]] {
+            let found = predict(order);
+            for (place, &i) in order.iter().enumerate() {
+                let [found, expected] = [(&found, place), (&together, i)].map(|(y, i)| bits(y.index_axis(Axis(0), i)));
+                assert_eq!(found, expected, "{}: image {i} at place {place} of {order:?}", self.name);
+            }
+        }
+    }
+}
+
+/// The bits of the values, so that equality is exact (also for NaN).
+pub fn bits<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
+    values.into_iter().map(|v| v.to_bits()).collect()
 }
