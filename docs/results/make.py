@@ -418,27 +418,15 @@ def restart(folder):
     return {"restart": table + "\n\n" + t.provenance()}, [t.csv()]
 
 
-def levels():
-    """σ_ve at every timestep of the model's schedule."""
-    kept, found = 1.0, []
-    for i in range(1000):
-        kept *= 1 - (1e-4 + (0.02 - 1e-4) * i / 999)
-        found.append(((1 - kept) / kept) ** 0.5)
-    return found
-
-
 def guided(folder):
     t = Table(folder)
-    sigma = levels()
     rows = []
     for r in sorted(t.rows, key=lambda r: (r["guidance"] or 0, r["calls"])):
-        weight, interval, calls = r["guidance"], r["options"].get("guidance_interval"), r["calls"]
+        weight, interval = r["guidance"], r["options"].get("guidance_interval")
         name = "none" if weight is None else f"{weight:g}"
         if interval:
             name += f", {interval[0]:g} < σ_ve ≤ {interval[1]:g}"
-            # The row counts two calls in every step.
-            calls = r["steps"] + sum(interval[0] < sigma[time] <= interval[1] for time in r["options"]["times"])
-        rows.append([name, str(calls), number(r["frechet"]), f"{r['precision']:.3f}", f"{r['recall']:.3f}"])
+        rows.append([name, str(r["calls"]), number(r["frechet"]), f"{r['precision']:.3f}", f"{r['recall']:.3f}"])
     return {"guided": markdown(["guidance", "calls", "Fréchet", "precision", "recall"], rows) + "\n\n" + t.provenance()}, [t.csv()]
 
 

@@ -96,9 +96,12 @@ impl Rows {
 
     fn dry_run(&self, generator: &Generator, n: usize, batch: usize, common: &CommonArguments) -> anyhow::Result<Done> {
         let (steps, output) = (self.steps(), self.path.display().to_string());
-        let total: usize = self.runs.iter().map(|(_, plan)| generator.calls_of(plan)).sum();
-        let work = Work::of(generator.flops_per_call() as f64 * (total * n) as f64);
-        let total = total * generator.calls_per_step();
+        let (mut total, mut flops) = (0, 0);
+        for (_, plan) in &self.runs {
+            total += generator.evaluations_of(plan)?;
+            flops += generator.flops_of(plan)?;
+        }
+        let work = Work::of(flops as f64 * n as f64);
         common.finish_dry_run(
             &json!({"n": n, "steps": steps, "calls": total, "gflop": work.json(), "output": output}),
             &[
@@ -155,7 +158,7 @@ impl Rows {
             let d = distance(x, &rows[longest], SQUARE)?;
             let apart = seen.get(i).map(|row| feature_distance(row, &seen[longest])).transpose()?;
             if json {
-                let calls = generator.calls_of(plan) * generator.calls_per_step();
+                let calls = generator.evaluations_of(plan)?;
                 let mut line = json!({
                     "steps": settings.steps, "calls": calls, "coarse_rms": d.low, "rms": d.full, "square": SQUARE,
                     "against": self.runs[longest].0.steps, "n": n, "output": self.path.display().to_string(),

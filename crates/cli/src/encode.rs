@@ -133,7 +133,7 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
         let mut observer = watch(&bar, (i * steps) as u64);
         let encoded = generator.encode(&rows(&x0, &range), range, &method, &mut observer)?;
         report.add(&encoded.convergence);
-        asked += encoded.evaluations * generator.calls_per_step() as u64;
+        asked += encoded.evaluations;
         parts.push(encoded.latents);
     }
     bar.finish_and_clear();

@@ -158,7 +158,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
         Err(error) => return stopped(error, &target),
         Ok(texts) => texts,
     };
-    let (seconds, calls) = (begun.elapsed().as_secs_f64(), generator.calls() * generator.calls_per_step());
+    let (seconds, calls) = (begun.elapsed().as_secs_f64(), generator.evaluations());
     if arguments.common.json {
         emit(json!({
             "output": target.path().display().to_string(), "ends": ends.len(), "points": arguments.points, "n": n,
@@ -227,7 +227,7 @@ fn decode(
 }
 
 fn dry_run(arguments: &InterpolateArguments, generator: &Generator, ends: &Ends, n: usize) -> anyhow::Result<Done> {
-    let calls = generator.calls() * generator.calls_per_step();
+    let calls = generator.evaluations();
     let steps = generator.plan().steps().len();
     let encoding = match ends {
         Ends::Seeds(_) => 0,

@@ -165,11 +165,12 @@ fn round_trips(
         let x0 = rows(x0, &range);
         let encoded = generator.encode(&x0, range.clone(), method, &mut watch(bar, *done))?;
         *done += steps as u64;
-        let back = generator.decode(&encoded.latents, range.clone(), method, &mut watch(bar, *done))?.images;
+        let decoded = generator.decode(&encoded.latents, range.clone(), method, &mut watch(bar, *done))?;
+        let back = decoded.images;
         *done += steps as u64;
         report.add(&encoded.convergence);
         let n = x0.dim().0;
-        asked += encoded.evaluations as usize + n * evaluations(method, steps).1;
+        asked += encoded.evaluations + decoded.evaluations;
         errors.extend(squared_errors(&x0, &back)?);
         let missing = SHOWN.saturating_sub(range.start as usize).min(n);
         if missing > 0 {
@@ -179,7 +180,7 @@ fn round_trips(
     let views: Vec<_> = shown.iter().map(|images| images.view()).collect();
     Ok(Row {
         steps,
-        evaluations: (asked * generator.calls_per_step()) as f64 / errors.len() as f64,
+        evaluations: asked as f64 / errors.len() as f64,
         mse: errors.iter().sum::<f64>() / errors.len() as f64,
         report,
         shown: concatenate(Axis(0), &views)?,

@@ -194,7 +194,7 @@ fn steps_and_calls(generator: &Generator) -> String {
         Some(steps) if steps != made => format!("{made} steps ({steps} requested)"),
         _ => format!("{made} steps"),
     };
-    let evaluations = generator.calls() * generator.calls_per_step();
+    let evaluations = generator.evaluations();
     let by = if plan.solver() == Solver::DDIM { String::new() } else { format!(" of {}", plan.solver()) };
     let with = match (generator.moves() > made, generator.calls_per_step() > 1) {
         (false, false) => "",
@@ -212,11 +212,11 @@ fn dry_run(
     batch: usize,
     threads: usize,
 ) -> anyhow::Result<Done> {
-    let calls = generator.calls() * generator.calls_per_step();
+    let calls = generator.evaluations();
     let work = Work::of(generator.flops_per_image() as f64 * n as f64);
     let memory = generator.bytes(batch);
     let per_call = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
-    let seconds = per_call * (generator.calls() * n) as f64 / batch as f64;
+    let seconds = per_call * (calls * n) as f64 / batch as f64;
     arguments.common.finish_dry_run(
         &json!({
             "n": n, "steps": generator.plan().steps().len(), "calls": calls, "batch": batch, "gflop": work.json(),
@@ -238,13 +238,13 @@ fn dry_run(
     )
 }
 
-/// The time of one network call: the faster of the first two steps, because the first one also allocates memory.
+/// The time of one network call, of which a guided step makes two: the faster one in the first two steps, because the first one
+/// also allocates memory.
 pub fn time_of_call(generator: &Generator, first: u64, batch: usize) -> anyhow::Result<Duration> {
     let (mut last, mut times) = (Instant::now(), Vec::new());
     let images = first..first + batch as u64;
     let ended = generator.generate(images, &mut |progress| {
-        // Some solvers make two calls per step, except for the last step.
-        let calls = generator.calls_after(progress.step) - generator.calls_after(progress.step - 1);
+        let calls = generator.evaluations_after(progress.step) - generator.evaluations_after(progress.step - 1);
         times.push(last.elapsed() / calls.max(1) as u32);
         last = Instant::now();
         if times.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -328,7 +328,7 @@ fn conclude(
 ) -> anyhow::Result<()> {
     let rate = made as f64 / seconds.max(1e-9);
     if arguments.common.json {
-        let calls = generator.calls() * generator.calls_per_step();
+        let calls = generator.evaluations();
         emit(json!({
             "output": path.display().to_string(), "trajectory": strip.map(|path| path.display().to_string()),
             "n": n, "made": made, "steps": generator.plan().steps().len(), "calls": calls,

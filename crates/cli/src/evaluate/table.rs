@@ -18,7 +18,7 @@ pub fn dry_run(
     threads: usize,
 ) -> anyhow::Result<Done> {
     let per_batch = time_of_call(generator, arguments.first, batch)?.as_secs_f64();
-    let per_call = per_batch / (generator.calls_per_step() * batch) as f64;
+    let per_call = per_batch / batch as f64;
     let seconds = |task: &Task| per_call * task.calls as f64 * task.missing as f64;
     let total: f64 = tasks.iter().map(seconds).sum();
     let missing: u64 = tasks.iter().map(|task| task.missing).sum();

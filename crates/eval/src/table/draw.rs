@@ -21,8 +21,8 @@ const MOST_TIME: Duration = Duration::from_secs(30);
 pub struct Drawn {
     /// Images of the batch that is being drawn.
     pub batch: usize,
-    /// Network calls of each that this step made.
-    pub calls: usize,
+    /// Network calls for each that this step made, those of guidance included.
+    pub evaluations: usize,
 }
 
 /// Draws what `samples` lacks of `wanted`, at most `batch` images at a time, and keeps it.
@@ -42,8 +42,9 @@ pub fn draw(
     for gap in samples.missing(wanted) {
         let mut kept = Pending::new(&machine, gap.start);
         let mut see = |images: &Range<u64>, progress: &Progress<'_>| {
-            let calls = generator.calls_after(progress.step) - generator.calls_after(progress.step - 1);
-            observer(Drawn { batch: (images.end - images.start) as usize, calls })
+            let evaluations =
+                generator.evaluations_after(progress.step) - generator.evaluations_after(progress.step - 1);
+            observer(Drawn { batch: (images.end - images.start) as usize, evaluations })
         };
         let ended = generator.generate_all(gap, batch, &mut see, |_, x0| {
             kept.push(x0.mapv(to_byte));

@@ -77,7 +77,7 @@ impl Work {
     ) -> Result<Self> {
         let (mut tasks, mut damaged) = (Vec::with_capacity(cells.len()), Vec::new());
         for (cell, run) in cells.into_iter().zip(runs) {
-            let calls = generator.calls_of(&run.1) * generator.calls_per_step();
+            let calls = generator.evaluations_of(&run.1)?;
             let (missing, broken) = evaluation.missing(&run, &part)?;
             damaged.extend(broken);
             tasks.push(Task { cell, run, calls, missing });
@@ -174,13 +174,12 @@ impl Work {
         judge: Option<&Judge>,
         watcher: &mut W,
     ) -> Result<(), W::Error> {
-        let per_step = generator.calls_per_step();
         for task in &self.tasks {
             watcher.begins(task);
             let of_cell = |error: Error| {
                 if error.is_stopped() { error } else { error.within(format_args!("cell {}", task.cell)) }
             };
-            let drawn = &mut |drawn: super::Drawn| watcher.drawn(drawn.batch * drawn.calls * per_step);
+            let drawn = &mut |drawn: super::Drawn| watcher.drawn(drawn.batch * drawn.evaluations);
             generator = self.evaluation.draw(generator, &task.run, &self.part, batch, drawn).map_err(of_cell)?;
             if let Some(judge) = judge {
                 if watcher.scored(0).is_break() {

@@ -87,7 +87,7 @@ impl PlanEvent {
         Self {
             times: generator.settings().times.clone(),
             rows: generator.plan().steps().iter().map(row).collect(),
-            calls: generator.calls() * generator.calls_per_step(),
+            calls: generator.evaluations(),
             command: command.to_owned(),
             note: generator.note().map(str::to_owned),
             columns: near_square(n),

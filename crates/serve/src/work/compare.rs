@@ -35,7 +35,7 @@ impl WorkKind for CompareFields {
                 cells.push((steps, eta, generator, sample.command(&context.model.model_flag())));
             }
         }
-        let calls = cells.iter().map(|(.., generator, _)| generator.calls() * generator.calls_per_step()).sum();
+        let calls = cells.iter().map(|(.., generator, _)| generator.evaluations()).sum();
         let (model, columns) = (context.model.clone(), near_square(n));
         let plan = ComparePlan { steps, eta: etas, n, columns, tile: Tile::of(model.shape()), calls };
         let work = context.work::<Self>((calls, calls * n), move |task, events| {
@@ -49,7 +49,7 @@ impl WorkKind for CompareFields {
                     steps,
                     eta,
                     png: grid_png(&x0, columns, &generator.settings().to_texts())?,
-                    calls: generator.calls() * generator.calls_per_step(),
+                    calls: generator.evaluations(),
                     seconds: begun.elapsed().as_secs_f64(),
                     command,
                 };

@@ -122,8 +122,8 @@ impl WorkKind for InterpolateFields {
         let is_single = matches!(points, Points::At(_));
         let model = context.model.clone();
         let command = (!is_single).then(|| request.command(&model.model_flag(), &files));
-        let calls = (encoding + generator.calls()) * generator.calls_per_step();
-        let all_rows = (encoding * ends.count() + generator.calls() * n) * generator.calls_per_step();
+        let (encoding, decoding) = (encoding * generator.calls_per_step(), generator.evaluations());
+        let (calls, all_rows) = (encoding + decoding, encoding * ends.count() + decoding * n);
         let frame_bytes = 4 * n * generator.shape().iter().product::<usize>();
         let columns = points.columns();
         let rows = n / columns;

@@ -36,8 +36,9 @@ impl WorkKind for ReconstructFields {
             Method::Ddim.check(generator.plan())?;
             generators.push(generator);
         }
-        let calls_of =
-            |generator: &Generator| (generator.plan().steps().len() + generator.calls()) * generator.calls_per_step();
+        let calls_of = |generator: &Generator| {
+            generator.plan().steps().len() * generator.calls_per_step() + generator.evaluations()
+        };
         let calls = generators.iter().map(calls_of).sum();
         let model = context.model.clone();
         let command = request.command(&model.model_flag(), &all_steps, &files[0]);

@@ -34,7 +34,7 @@ impl WorkKind for SampleFields {
         let plan = Plan::Sample(PlanEvent::of(&generator, n, &command));
         let frame_bytes = 4 * n * generator.shape().iter().product::<usize>();
         let fingerprint = Some(fingerprint(&model, &generator, request.own));
-        let calls = generator.calls() * generator.calls_per_step();
+        let calls = generator.evaluations();
         let work = context.work::<Self>((calls, calls * n), move |task, events| {
             let columns = near_square(n);
             let begun = Instant::now();

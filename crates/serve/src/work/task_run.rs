@@ -32,13 +32,12 @@ impl<'a> TaskRun<'a> {
     ) -> Result<Array4<f32>, Failure> {
         let _active = self.network.begin_request();
         let x0 = generator.generate(images, &mut |progress| {
-            let calls = generator.calls_after(progress.step) * generator.calls_per_step();
-            let calls = self.before + calls as u64;
+            let calls = self.before + generator.evaluations_after(progress.step) as u64;
             self.task.set_done_calls(calls);
             observe(calls as usize, progress);
             self.flow()
         })?;
-        self.before += (generator.calls() * generator.calls_per_step()) as u64;
+        self.before += generator.evaluations() as u64;
         Ok(x0)
     }
 

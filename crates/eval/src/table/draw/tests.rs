@@ -38,7 +38,7 @@ fn exactly_what_is_missing_is_drawn_and_kept_wherever_the_work_is_stopped() {
     let mut samples = open(whole.path(), &generator);
     let mut calls = 0;
     let mut count = |drawn: Drawn| {
-        calls += drawn.batch * drawn.calls;
+        calls += drawn.batch * drawn.evaluations;
         ControlFlow::Continue(())
     };
     draw(&generator, &mut samples, 5..16, 4, &mut count).unwrap();
@@ -65,7 +65,7 @@ fn exactly_what_is_missing_is_drawn_and_kept_wherever_the_work_is_stopped() {
         assert_eq!(samples.missing(5..16), [5 + kept..16], "{after}");
         let mut rest = 0;
         let mut count = |drawn: Drawn| {
-            rest += drawn.batch * drawn.calls;
+            rest += drawn.batch * drawn.evaluations;
             ControlFlow::Continue(())
         };
         draw(&generator, samples, 5..16, 7, &mut count).unwrap();

@@ -103,6 +103,11 @@ impl<D: Denoiser, G: Denoiser> Denoiser for Autoguided<D, G> {
         self.strong.takes_fractional_times() && self.weak.takes_fractional_times()
     }
 
+    fn evaluations(&self, time: Time) -> usize {
+        let weak = if self.acts_at(time).unwrap_or(true) { self.weak.evaluations(time) } else { 0 };
+        self.strong.evaluations(time) + weak
+    }
+
     fn prepare(&self, times: &[Time], conditions: &[Condition]) {
         self.strong.prepare(times, conditions);
         self.weak.prepare(times, conditions);

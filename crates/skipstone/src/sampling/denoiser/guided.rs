@@ -149,6 +149,11 @@ impl<D: Denoiser> Denoiser for Guided<D> {
         self.inner.takes_fractional_times()
     }
 
+    fn evaluations(&self, time: Time) -> usize {
+        let each = self.inner.evaluations(time);
+        if self.acts_at(time).unwrap_or(true) { 2 * each } else { each }
+    }
+
     fn prepare(&self, times: &[Time], conditions: &[Condition]) {
         self.inner.prepare(times, &[Condition::Class(self.null_class)]);
         if !conditions.is_empty() {

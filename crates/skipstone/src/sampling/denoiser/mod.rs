@@ -88,6 +88,12 @@ pub trait Denoiser {
         true
     }
 
+    /// How often a prediction at this time asks a network, for each image: more than once with guidance, where it acts.
+    fn evaluations(&self, time: Time) -> usize {
+        let _ = time;
+        1
+    }
+
     /// Precomputes the conditioning for every pair of these timesteps and conditions. A run calls it with all its
     /// timesteps before the first prediction. Predictions never depend on it. The default does nothing.
     fn prepare(&self, times: &[Time], conditions: &[Condition]) {
@@ -117,6 +123,10 @@ macro_rules! delegate {
 
             fn takes_fractional_times(&self) -> bool {
                 (**self).takes_fractional_times()
+            }
+
+            fn evaluations(&self, time: Time) -> usize {
+                (**self).evaluations(time)
             }
 
             fn prepare(&self, times: &[Time], conditions: &[Condition]) {

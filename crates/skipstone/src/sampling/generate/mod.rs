@@ -7,6 +7,7 @@ mod archive;
 mod batches;
 mod folder;
 mod manifest;
+mod rehearsal;
 mod settings;
 
 pub use crate::io::Shard;
@@ -53,8 +54,11 @@ pub struct Generator {
     inputs: Inputs,
     /// Absolute index of the inputs' first row.
     first: u64,
-    calls_per_step: usize,
-    flops_per_call: u64,
+    /// Operations of the network, and of what guides it if there is guidance, for an image.
+    flops: u64,
+    guide_flops: Option<u64>,
+    /// Network evaluations of an image when each observer call is made, where they differ from step to step.
+    evaluated: Option<Vec<usize>>,
     cost: Cost,
     note: Option<String>,
 }
@@ -127,7 +131,7 @@ impl Generator {
         (settings, plan): (Settings, Plan),
     ) -> Result<Self> {
         let mut network: Box<dyn Denoiser + Send + Sync> = Box::new(network);
-        let (mut calls_per_step, mut flops_per_call) = (1, cost.flops);
+        let (flops, mut guide_flops) = (cost.flops, None);
         if let Some(weight) = settings.guidance {
             let (schedule, interval) = (plan.schedule().clone(), settings.guidance_interval);
             if let Some(guide) = &model.guide {
@@ -137,21 +141,19 @@ impl Generator {
                     Some(interval) => Box::new(guided.within(interval)),
                     None => Box::new(guided),
                 };
+                guide_flops = Some(weak_cost.flops);
                 cost = cost.beside(weak_cost);
-                flops_per_call = cost.flops;
-                calls_per_step = 2;
             } else if let Some(null) = settings.null_class {
                 let guided = Guided::new(network, weight, null)?;
                 network = match interval {
                     Some(interval) => Box::new(guided.within(schedule, interval)),
                     None => Box::new(guided),
                 };
-                flops_per_call *= 2;
-                calls_per_step = 2;
+                guide_flops = Some(flops);
             }
         }
         let (inputs, note) = (Inputs::default(), note(model, &plan));
-        Ok(Self { network, plan, settings, inputs, first: 0, calls_per_step, flops_per_call, cost, note })
+        Ok(Self { network, plan, settings, inputs, first: 0, flops, guide_flops, evaluated: None, cost, note })
     }
 
     /// What a person should know about the run before it begins: [`note`].
@@ -203,7 +205,9 @@ impl Generator {
         }
         self.settings.latents = inputs.latents.as_ref().map(|latents| digest(latents.view()));
         self.settings.noise = inputs.noise.as_ref().map(|noise| digest(noise.view()));
-        Ok(Self { inputs, first, ..self })
+        let mut generator = Self { inputs, first, ..self };
+        generator.evaluated = generator.rehearse(&generator.plan)?;
+        Ok(generator)
     }
 
     /// The same network and inputs with other options, as [`Settings::resolve`] returns them for the same model. `n` must
@@ -248,9 +252,9 @@ impl Generator {
         self.network.shape()
     }
 
-    /// Network evaluations per call of the plan: 2 with guidance, where it acts, else 1.
+    /// The most network evaluations per call of the plan: 2 with guidance, else 1.
     pub fn calls_per_step(&self) -> usize {
-        self.calls_per_step
+        1 + usize::from(self.guide_flops.is_some())
     }
 
     /// Number of observer calls of a run: one per step, counting the steps that resampling repeats.
@@ -265,8 +269,8 @@ impl Generator {
         self.inputs.region.as_ref().map_or(steps, |(_, by)| by.calls(steps).unwrap_or(steps))
     }
 
-    /// Number of network calls of a run. It exceeds the number of steps for some solvers and for inpainting with
-    /// resampling.
+    /// Number of network calls of a run, a guided one counted once. It exceeds the number of steps for some solvers and for
+    /// inpainting with resampling.
     pub fn calls(&self) -> usize {
         self.calls_of(&self.plan)
     }
@@ -282,14 +286,53 @@ impl Generator {
         if self.inputs.region.is_some() { moves } else { self.plan.calls_after(moves) }
     }
 
-    /// Floating-point operations for one image.
-    pub fn flops_per_image(&self) -> u64 {
-        self.flops_per_call() * self.calls() as u64
+    /// Network evaluations of a run for one image: its calls, and those of guidance where it acts.
+    pub fn evaluations(&self) -> usize {
+        self.evaluations_after(self.moves())
     }
 
-    /// Floating-point operations of one network call, guidance included, for one image.
+    /// [`evaluations`](Self::evaluations) for another plan.
+    ///
+    /// # Errors
+    /// The network cannot be sampled by this plan.
+    pub fn evaluations_of(&self, plan: &Plan) -> Result<usize> {
+        let all = self.rehearse(plan)?;
+        Ok(all.map_or_else(|| self.calls_of(plan) * self.calls_per_step(), |all| all.last().copied().unwrap_or(0)))
+    }
+
+    /// Network evaluations for one image made when the observer has been called `moves` times.
+    pub fn evaluations_after(&self, moves: usize) -> usize {
+        match &self.evaluated {
+            Some(after) => moves.checked_sub(1).and_then(|last| after.get(last)).copied().unwrap_or(0),
+            None => self.calls_after(moves) * self.calls_per_step(),
+        }
+    }
+
+    /// Floating-point operations for one image.
+    pub fn flops_per_image(&self) -> u64 {
+        self.flops_for(self.calls(), self.evaluations())
+    }
+
+    /// [`flops_per_image`](Self::flops_per_image) for another plan.
+    ///
+    /// # Errors
+    /// As [`evaluations_of`](Self::evaluations_of).
+    pub fn flops_of(&self, plan: &Plan) -> Result<u64> {
+        Ok(self.flops_for(self.calls_of(plan), self.evaluations_of(plan)?))
+    }
+
+    fn flops_for(&self, calls: usize, evaluations: usize) -> u64 {
+        match self.guide_flops {
+            // Unknown if one is.
+            Some(guide) if self.flops.min(guide) == 0 => 0,
+            Some(guide) => self.flops * calls as u64 + guide * evaluations.saturating_sub(calls) as u64,
+            None => self.flops * calls as u64,
+        }
+    }
+
+    /// The most floating-point operations of one network call, guidance included, for one image.
     pub fn flops_per_call(&self) -> u64 {
-        self.flops_per_call
+        self.flops_for(1, self.calls_per_step())
     }
 
     /// Memory for generating `batch` images, in bytes: packed weights, activations and eight images' worth of f32 latents.

@@ -222,7 +222,8 @@ pub fn decode<D: Denoiser + ?Sized>(
     plan.check(denoiser.prediction())?;
     let (pair, method) = match (latents, method) {
         (Latents::One(x_t), Method::Ddim | Method::FixedPoint(_)) => {
-            let evaluations = (x_t.dim().0 * plan.steps().len()) as u64;
+            let each: usize = plan.steps().iter().map(|step| denoiser.evaluations(step.t)).sum();
+            let evaluations = (x_t.dim().0 * each) as u64;
             let mut watch = |p: &sampler::Progress<'_>| observer(Calls { step: p.step, steps: p.steps, calls: p.step });
             let images = sample(denoiser, plan, x_t.clone(), &mut Forbidden, conditions, &mut watch)?;
             return Ok(Decoded { images, evaluations });
@@ -290,7 +291,7 @@ impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
         let x = x.mapv(|value| value as f32);
         check_finite(&format!("x at t = {}", t.get()), &x)?;
         let denoised = denoise(self.denoiser, &x, t, level, conditions, self.plan.clip())?;
-        self.evaluations += x.dim().0 as u64;
+        self.evaluations += (x.dim().0 * self.denoiser.evaluations(t)) as u64;
         self.calls += 1;
         let calls = Calls { step: self.step, steps: self.steps, calls: self.calls };
         if (self.observer)(calls).is_break() { Err(Error::stopped()) } else { Ok(denoised) }
