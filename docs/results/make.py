@@ -432,11 +432,18 @@ def guided(folder):
 
 def student(folder):
     t = Table(folder)
-    rows = [
-        [f"{r['calls']}", number(r["frechet"]), f"{r['precision']:.3f}", f"{r['recall']:.3f}", f"{r['memorisation']:.2f}"]
-        for r in sorted(t.rows, key=lambda r: -r["calls"])
-    ]
-    return {"student": markdown(["calls", "Fréchet", "precision", "recall", "memorisation"], rows) + "\n\n" + t.provenance()}, [t.csv()]
+    most = max(r["n"] for r in t.rows)
+    rows = []
+    for model in t.models():
+        whole, *halves = sorted((r for r in t.rows if r["model"] == model), key=lambda r: (-r["n"], r["first"]))
+        if whole["n"] != most:
+            raise LookupError(f"student: no row of {most} images of {model[:12]}")
+        scores = number(whole["frechet"]) + (f" ({', '.join(number(r['frechet']) for r in halves)})" if halves else "")
+        others = [f"{whole[key]:.{digits}f}" for key, digits in (("precision", 3), ("recall", 3), ("memorisation", 2))]
+        rows.append([str(whole["calls"]), scores, *others, model[:12]])
+    rows.sort(key=lambda row: -int(row[0]))
+    provenance = f"(n = {most:,}; in brackets both halves apart. Floor: {whole['frechet_floor']:.3f}; other options as above.)"
+    return {"student": markdown(["calls", "Fréchet", "precision", "recall", "memorisation", "student"], rows) + "\n\n" + provenance}, [t.csv()]
 
 
 def table2(folder):

@@ -434,6 +434,27 @@ fn the_emoji_model_makes_coloured_things_on_white() {
 }
 
 #[test]
+fn the_student_makes_in_four_calls_what_its_teacher_makes_in_fifty() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/clothes-4/weights");
+    let (report, _) = run(folder.path(), &["sample", "--model", model, "-n", "8", "--json", "-o", "student.npy"], 0);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["steps"], &report["calls"]), (&json!(4), &json!(4)));
+    run(folder.path(), &["sample", "-n", "8", "--steps", "50", "--spacing", "trailing", "-o", "teacher.npy"], 0);
+    let read = |name| -> Array4<f32> { npy::read(&folder.path().join(name)).unwrap() };
+    let (student, teacher) = (read("student.npy"), read("teacher.npy"));
+    assert_near_range(&student);
+    let apart = |i: usize, j: usize| {
+        let (a, b) = (student.index_axis(Axis(0), i), teacher.index_axis(Axis(0), j));
+        a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+    };
+    for i in 0..8 {
+        let nearest = (0..8).min_by(|&j, &k| apart(i, j).total_cmp(&apart(i, k))).unwrap();
+        assert_eq!(nearest, i, "the image of latent {i} is another one");
+    }
+}
+
+#[test]
 fn half_precision_makes_nearly_the_same_images_says_so_and_is_not_mixed_with_others() {
     let folder = with_model();
     let at = folder.path();
