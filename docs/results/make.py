@@ -70,6 +70,14 @@ class Table:
         )
 
 
+def in_halves(rows, n):
+    """The distance of all n images, and in brackets those of both halves: `rows` are those of one cell."""
+    found = {(r["n"], r["first"]): number(r["frechet"]) for r in rows}
+    if len(rows) != 3 or set(found) != {(n, 0), (n // 2, 0), (n // 2, n // 2)}:
+        raise LookupError(f"not one row each for the whole and both halves of {n} images: {sorted(found)}")
+    return f"{found[n, 0]} ({found[n // 2, 0]}, {found[n // 2, n // 2]})"
+
+
 def markdown(head, rows):
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
@@ -386,18 +394,11 @@ def beyond(folder):
     n = max(r["n"] for r in t.rows)
 
     def scores(key, calls):
-        found = []
-        for images in ({"n": n}, {"n": n // 2, "first": 0}, {"n": n // 2, "first": n // 2}):
-            wanted = {"spacing": "linear", "restart": None, **key, **images}
-            is_one = lambda r: all(r.get(name) == value for name, value in wanted.items())
-            # heun's calls are odd.
-            found.append([r["frechet"] for r in t.rows if is_one(r) and r["calls"] in (calls - 1, calls)])
-        if not any(found):
-            return "–"
-        if any(len(rows) != 1 for rows in found):
-            raise LookupError(f"beyond: not one row each for the whole and both halves of {key}, {calls} calls")
-        whole, first, second = (number(rows[0]) for rows in found)
-        return f"{whole} ({first}, {second})"
+        wanted = {"spacing": "linear", "restart": None, **key}
+        is_one = lambda r: all(r.get(name) == value for name, value in wanted.items())
+        # heun's calls are odd.
+        found = [r for r in t.rows if is_one(r) and r["calls"] in (calls - 1, calls)]
+        return in_halves(found, n) if found else "–"
 
     columns = [6, 10, 20]
     rows = [[name] + [scores(key, calls) for calls in columns] for name, key in LEADERS]
@@ -432,17 +433,15 @@ def guided(folder):
 
 def student(folder):
     t = Table(folder)
-    most = max(r["n"] for r in t.rows)
+    n = max(r["n"] for r in t.rows)
     rows = []
     for model in t.models():
-        whole, *halves = sorted((r for r in t.rows if r["model"] == model), key=lambda r: (-r["n"], r["first"]))
-        if whole["n"] != most:
-            raise LookupError(f"student: no row of {most} images of {model[:12]}")
-        scores = number(whole["frechet"]) + (f" ({', '.join(number(r['frechet']) for r in halves)})" if halves else "")
+        own = [r for r in t.rows if r["model"] == model]
+        score, whole = in_halves(own, n), max(own, key=lambda r: r["n"])
         others = [f"{whole[key]:.{digits}f}" for key, digits in (("precision", 3), ("recall", 3), ("memorisation", 2))]
-        rows.append([str(whole["calls"]), scores, *others, model[:12]])
+        rows.append([str(whole["calls"]), score, *others, model[:12]])
     rows.sort(key=lambda row: -int(row[0]))
-    provenance = f"(n = {most:,}; in brackets both halves apart. Floor: {whole['frechet_floor']:.3f}; other options as above.)"
+    provenance = f"(n = {n:,}; in brackets both halves apart. Floor: {whole['frechet_floor']:.3f}; other options as above.)"
     return {"student": markdown(["calls", "Fréchet", "precision", "recall", "memorisation", "student"], rows) + "\n\n" + provenance}, [t.csv()]
 
 

@@ -127,23 +127,22 @@ part_frontier() {
     evaluate_students frontier -n "$few" --repeats off
 }
 
-# Whether what leads there leads by more than chance: more images, and both halves apart.
+# with_halves COMMAND PART OPTION...: all images, and both halves of them apart, which show what chance can do.
+with_halves() {
+    local half=$((n / 2))
+    "$@" --repeats off -n "$half" --first 0
+    "$@" --repeats off -n "$half" --first "$half"
+    "$@" --repeats off -n "$n"
+}
+
+# Whether what leads there leads by more than chance.
 part_beyond() {
-    local half=$((n / 2)) images
-    for images in "-n $half --first 0" "-n $half --first $half" "-n $n"; do
-        # shellcheck disable=SC2086 # several words
-        evaluate beyond --steps 6,10,20 --solver ddim,deis,unipc3,dpm++2m --spacing linear --repeats off $images
-        # shellcheck disable=SC2086
-        evaluate beyond --steps 3,5,10 --solver heun --spacing linear --repeats off $images
-        # shellcheck disable=SC2086
-        evaluate beyond --steps 10,20 --solver sa --spacing linear --repeats off $images
-        # shellcheck disable=SC2086
-        evaluate beyond --steps 10 --solver deis2,unipc,dpm++3m --spacing linear --repeats off $images
-        # shellcheck disable=SC2086
-        evaluate beyond --steps 10 --solver deis --spacing fitted --repeats off $images
-        # shellcheck disable=SC2086
-        evaluate beyond --steps 15 --solver deis --spacing linear --restart 66,400,1 --repeats off $images
-    done
+    with_halves evaluate beyond --steps 6,10,20 --solver ddim,deis,unipc3,dpm++2m --spacing linear
+    with_halves evaluate beyond --steps 3,5,10 --solver heun --spacing linear
+    with_halves evaluate beyond --steps 10,20 --solver sa --spacing linear
+    with_halves evaluate beyond --steps 10 --solver deis2,unipc,dpm++3m --spacing linear
+    with_halves evaluate beyond --steps 10 --solver deis --spacing fitted
+    with_halves evaluate beyond --steps 15 --solver deis --spacing linear --restart 66,400,1
 }
 
 # Restart: which part of the run to repeat, in some 20 calls and in 10.
@@ -186,10 +185,7 @@ part_student() {
         --set "$precision" --out "$out/student-run" --resume
     "$skipstone" distill --data fashion-mnist --teacher "$out/student-run/model" --steps 1 --set train.steps=600 \
         --set "$precision" --out "$out/student-last" --resume
-    local half=$((n / 2))
-    evaluate_students student -n "$half" --first 0 --repeats off
-    evaluate_students student -n "$half" --first "$half" --repeats off
-    evaluate_students student -n "$n" --repeats off
+    with_halves evaluate_students student
 }
 
 # Table 2 of the paper: all its columns, and with more images those that are cheap.

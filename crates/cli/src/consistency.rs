@@ -98,8 +98,9 @@ impl Rows {
         let (steps, output) = (self.steps(), self.path.display().to_string());
         let (mut total, mut flops) = (0, 0);
         for (_, plan) in &self.runs {
-            total += generator.evaluations_of(plan)?;
-            flops += generator.flops_of(plan)?;
+            let evaluations = generator.evaluations_of(plan)?;
+            total += evaluations;
+            flops += generator.flops_for(generator.calls_of(plan), evaluations);
         }
         let work = Work::of(flops as f64 * n as f64);
         common.finish_dry_run(

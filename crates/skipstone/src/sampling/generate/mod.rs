@@ -313,15 +313,9 @@ impl Generator {
         self.flops_for(self.calls(), self.evaluations())
     }
 
-    /// [`flops_per_image`](Self::flops_per_image) for another plan.
-    ///
-    /// # Errors
-    /// As [`evaluations_of`](Self::evaluations_of).
-    pub fn flops_of(&self, plan: &Plan) -> Result<u64> {
-        Ok(self.flops_for(self.calls_of(plan), self.evaluations_of(plan)?))
-    }
-
-    fn flops_for(&self, calls: usize, evaluations: usize) -> u64 {
+    /// Floating-point operations for one image of a run with so many calls ([`calls_of`](Self::calls_of)) and evaluations
+    /// ([`evaluations_of`](Self::evaluations_of)).
+    pub fn flops_for(&self, calls: usize, evaluations: usize) -> u64 {
         match self.guide_flops {
             // Unknown if one is.
             Some(guide) if self.flops.min(guide) == 0 => 0,

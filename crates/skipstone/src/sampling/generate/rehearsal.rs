@@ -125,9 +125,11 @@ mod tests {
         };
         generator.generate(0..2, observer).unwrap();
         assert_eq!(2 * generator.evaluations(), asked.load(Ordering::Relaxed), "{request:?}");
-        assert_eq!(generator.evaluations_of(generator.plan()).unwrap(), generator.evaluations());
+        let (calls, evaluations) =
+            (generator.calls_of(generator.plan()), generator.evaluations_of(generator.plan()).unwrap());
+        assert_eq!(evaluations, generator.evaluations());
+        assert_eq!(generator.flops_for(calls, evaluations), generator.flops_per_image());
         assert_eq!(generator.flops_per_image(), 10 * generator.evaluations() as u64);
-        assert_eq!(generator.flops_of(generator.plan()).unwrap(), generator.flops_per_image());
         generator.evaluations()
     }
 

@@ -52,7 +52,7 @@ impl Recipe {
         }
         check_keys(&table, &known)?;
         let mut whole = known;
-        // A recipe that does not say how to sum may be that of an old run.
+        // Those two are defaults again, and a recipe that does not say how to sum may be that of an old run.
         for (section, key) in [("train", "sum"), ("train", "precision"), ("distill", "solver")] {
             if let Some(entries) = whole.get_mut(section).and_then(toml::Value::as_table_mut) {
                 entries.remove(key);
