@@ -3,8 +3,9 @@
     python -m venv .venv && .venv/bin/pip install matplotlib==3.11.2
     .venv/bin/python docs/results/make.py [RESULTS]      # default: runs/results
 
-It replaces the text between `<!-- made: PART -->` and `<!-- /made -->` in the page. It leaves parts that have not been drawn
-as they are and says so.
+It replaces the text between `<!-- made: PART -->` and `<!-- /made -->` in the page. The CSV files beside the page remember what
+was scored before, for instance on another machine: rows of RESULTS replace those of the same cell, and rows of models that have
+none in RESULTS are dropped. What needs more than the rows, and cells that neither has, stay as they are, and it says so.
 """
 
 import csv
@@ -28,6 +29,11 @@ IMAGES = ROOT / "docs/images/results"
 NOISES = [0.0, 0.2, 0.5, 1.0, "hat"]
 NAMES = {0.0: "η = 0 (DDIM)", 0.2: "η = 0.2", 0.5: "η = 0.5", 1.0: "η = 1 (DDPM)", "hat": "σ̂", "analytic": "analytic"}
 
+# Cells of Table 1: names, noise and spacing of its lines.
+STEPS = [10, 20, 50, 100]
+LINES = [(NAMES[eta] + ", linear τ", (eta, "linear")) for eta in NOISES]
+LINES += [(NAMES[eta] + ", quadratic τ", (eta, "quadratic")) for eta in (0.0, 1.0)]
+
 # Table 1 of the paper, CIFAR-10, FID: by noise, S = 10, 20, 50, 100, 1000.
 PAPER = {
     0.0: [13.36, 6.84, 4.67, 4.16, 4.04],
@@ -38,12 +44,35 @@ PAPER = {
 }
 
 
-class Table:
-    """The rows of one evaluation."""
+def typed(name, text):
+    """A field of a CSV as `evaluate` keeps it in its JSON."""
+    if text == "":
+        return None
+    if name == "machines":
+        return text.split("; ")
+    try:
+        return json.loads(text)  # numbers, booleans and lists
+    except json.JSONDecodeError:
+        return text
 
-    def __init__(self, folder):
+
+class Table:
+    """The rows of one evaluation: those of RESULTS, and of the same models those of the CSV beside the page. With `every`, rows of
+    other models stay in the CSV as well."""
+
+    def __init__(self, folder, every=False):
         self.folder = folder
-        self.rows = json.loads((folder / "results.json").read_text())["rows"]
+        self.path = TABLES / f"{folder.name}.csv"
+        read = lambda path: list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+        new, before = read(folder / "results.csv"), read(self.path)
+        models = {r["model"] for r in new}
+        cell = lambda r: (r["name"], r["model"], r["n"], r["first"])
+        scored = {cell(r) for r in new}
+        before = [r for r in before if cell(r) not in scored and (every or not new or r["model"] in models)]
+        self.text = new + before
+        if not self.text:
+            raise LookupError(f"{folder.name}: no rows")
+        self.rows = [{name: typed(name, text) for name, text in r.items()} for r in self.text]
 
     def cell(self, steps, eta=0.0, spacing="linear", solver="ddim", **others):
         key = {"steps": steps, "eta": eta, "spacing": spacing, "solver": solver, **others}
@@ -56,9 +85,21 @@ class Table:
         """The hashes of the networks, in the order in which they were scored."""
         return list(dict.fromkeys(r["model"] for r in self.rows))
 
+    def complete(self, rows):
+        """The latest model that has so many rows. Those of a model may come from several machines, one after the other; until it
+        has all, the page keeps the model before."""
+        of = {model: [r for r in self.rows if r["model"] == model] for model in self.models()}
+        self.rows = next(found for found in of.values() if len(found) == rows)
+        return self
+
     def csv(self):
         """The CSV beside the page."""
-        return (TABLES / f"{self.folder.name}.csv", (self.folder / "results.csv").read_bytes())
+        out = io.StringIO()
+        # The first row has every column that `evaluate` knows now; older rows may lack some.
+        writer = csv.DictWriter(out, self.text[0], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.text)
+        return (self.path, out.getvalue().encode())
 
     def provenance(self):
         r = self.rows[0]
@@ -145,24 +186,13 @@ def comparable(*tables):
 
 
 def table1(folder):
-    t = Table(folder)
-    steps = [10, 20, 50, 100]
-    lines = [(NAMES[eta] + ", linear τ", (eta, "linear")) for eta in NOISES]
-    lines += [(NAMES[eta] + ", quadratic τ", (eta, "quadratic")) for eta in (0.0, 1.0)]
+    t = Table(folder, every=True).complete(len(LINES) * len(STEPS))
+    steps, lines = STEPS, LINES
     of = lambda field: lambda line, s: t.cell(s, *line)[field]
 
     dashes = {"linear": "-", "quadratic": "--"}
     plotted = [(name, steps, [t.cell(s, *line)["frechet"] for s in steps], dashes[line[1]]) for name, line in lines]
     plot = curves("table1.png", "steps S", plotted, t.rows[0]["frechet_floor"], ticks=steps)
-
-    figure, axes = plt.subplots(len(lines), len(steps), figsize=(1.75 * len(steps), 1.8 * len(lines)))
-    for (name, line), row in zip(lines, axes):
-        row[0].set_ylabel(name, fontsize=8)
-        for s, ax in zip(steps, row):
-            ax.imshow(plt.imread(folder / "pictures" / f"{t.cell(s, *line)['name']}.png"), cmap="gray")
-            ax.set(xticks=[], yticks=[])
-            ax.set_title(f"S = {s}: {number(t.cell(s, *line)['frechet'])}", fontsize=8)
-    samples = image(figure, "samples.png")
 
     base = t.cell(100)["frechet"]
     shape = lambda eta, s: t.cell(s, eta)["frechet"] / base
@@ -189,13 +219,32 @@ def table1(folder):
         + f"\n\n(Test images: {t.rows[0]['precision_test']:.3f}.)",
         "recall": grid("recall", lines, steps, of("recall"), max)
         + f"\n\n(Test images: {t.rows[0]['recall_test']:.3f}.)",
-        "latent": grid("share of variance", lines, steps, of("latent_variance")),
-        "coarse": grid("distance to S = 100", lines, steps, lambda line, s: t.cell(s, *line).get("coarse_rms")),
         "memory": "The median pixel distance from a sample to its nearest training image, divided by the same distance for test "
         f"images, is between {min(r['memorisation'] for r in t.rows):.2f} and {max(r['memorisation'] for r in t.rows):.2f} in all "
         "cells.",
     }
-    return texts, [t.csv(), plot, samples]
+    return texts, [t.csv(), plot]
+
+
+def consistency(folder):
+    t = Table(folder)
+    texts = {
+        "latent": grid("share of variance", LINES, STEPS, lambda line, s: t.cell(s, *line)["latent_variance"]),
+        "coarse": grid("distance to S = 100", LINES, STEPS, lambda line, s: t.cell(s, *line)["coarse_rms"])
+        + f"\n\n(n = {t.rows[0]['n']:,}.)",
+    }
+    return texts, [t.csv()]
+
+
+def pictures(folder):
+    figure, axes = plt.subplots(len(LINES), len(STEPS), figsize=(1.75 * len(STEPS), 1.8 * len(LINES)))
+    for (name, (eta, spacing)), row in zip(LINES, axes):
+        row[0].set_ylabel(name, fontsize=8)
+        for s, ax in zip(STEPS, row):
+            ax.imshow(plt.imread(folder / f"{s}-{eta}-{spacing}.png"), cmap="gray")
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(f"S = {s}", fontsize=8)
+    return {}, [image(figure, "samples.png")]
 
 
 def thousand(folder):
@@ -227,7 +276,7 @@ def half(folder):
     ]
     names = ["f32", *found]
     table = markdown([""] + [f"Fréchet, {name}" for name in names] + [f"KID × 1000, {name}" for name in names], rows)
-    return {"half": table + "\n\n" + t.provenance()}, [t.csv()]
+    return {"half": table + "\n\n" + plain.provenance()}, [t.csv()]
 
 
 def noise(folder):
@@ -243,7 +292,7 @@ def noise(folder):
 
 def spread(folder):
     """The standard deviation of a Fréchet distance at the n of Table 1, as a share of it, from halves of its images."""
-    t = Table(folder)
+    t = Table(folder, every=True).complete(2 * len(NOISES) * len(STEPS))
     cells = {}
     for r in t.rows:
         cells.setdefault((r["steps"], r["eta"]), []).append(r["frechet"])
@@ -264,24 +313,16 @@ LENGTHS = {"d66e7ad96178": 50_000, "d8b08cd5e313": 10_000, "543e557c56": 1_000}
 
 
 def weaker(folder):
-    """The rows here, and those of other models that were scored before: their CSV stays."""
-    t = Table(folder)
-    path = TABLES / "weaker.csv"
-    before = [r for r in csv.DictReader(io.StringIO(path.read_text())) if r["model"] not in t.models()]
-    new = list(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
-    scores = {(r["model"], int(r["steps"]), float(r["eta"])): float(r["frechet"]) for r in new + before}
+    t = Table(folder, every=True)
+    scores = {(r["model"], r["steps"], r["eta"]): r["frechet"] for r in t.rows}
     steps = [20, 50, 100]
     rows = []
     for start, length in LENGTHS.items():
         model = next(model for model, _, _ in scores if model.startswith(start))
         for eta in (0.0, 0.5, 1.0):
             rows.append([f"{length:,} training steps, {NAMES[eta]}"] + [number(scores[model, s, eta]) for s in steps])
-    out = io.StringIO()
-    writer = csv.DictWriter(out, new[0], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(new + before)
     table = markdown([""] + [f"S = {s}" for s in steps], rows) + f"\n\n(n = {t.rows[0]['n']:,}; other options as above.)"
-    return {"weaker": table}, [(path, out.getvalue().encode())]
+    return {"weaker": table}, [t.csv()]
 
 
 def choices(folder):
@@ -384,7 +425,7 @@ LEADERS = [
     ("`deis`", {"solver": "deis"}),
     ("`sa`", {"solver": "sa"}),
     ("`deis`, fitted τ", {"solver": "deis", "spacing": "fitted"}),
-    ("`deis`, restarted from 66 to 400", {"solver": "deis", "restart": "[66,400,1]"}),
+    ("`deis`, restarted from 66 to 400", {"solver": "deis", "restart": [66, 400, 1]}),
 ]
 
 
@@ -400,7 +441,7 @@ def beyond(folder):
         found = [r for r in t.rows if is_one(r) and r["calls"] in (calls - 1, calls)]
         return in_halves(found, n) if found else "–"
 
-    columns = [6, 10, 20]
+    columns = [6, 10, 20, 50]
     rows = [[name] + [scores(key, calls) for calls in columns] for name, key in LEADERS]
     table = markdown([""] + [f"{calls} calls" for calls in columns], rows)
     whole = next(r for r in t.rows if r["n"] == n)
@@ -412,7 +453,7 @@ def restart(folder):
     t = Table(folder)
     rows = []
     for r in t.rows:
-        low, high, repeats = r["options"]["restart"]
+        low, high, repeats = r["restart"]
         steps = f"`{r['solver']}`, S = {r['steps']}"
         rows.append([steps, f"{low} to {high}, {repeats} ×", str(r["calls"]), number(r["frechet"]), f"{r['precision']:.3f}", f"{r['recall']:.3f}"])
     table = markdown(["", "restart", "calls", "Fréchet", "precision", "recall"], rows)
@@ -423,7 +464,7 @@ def guided(folder):
     t = Table(folder)
     rows = []
     for r in sorted(t.rows, key=lambda r: (r["guidance"] or 0, r["calls"])):
-        weight, interval = r["guidance"], r["options"].get("guidance_interval")
+        weight, interval = r["guidance"], r["guidance_interval"]
         name = "none" if weight is None else f"{weight:g}"
         if interval:
             name += f", {interval[0]:g} < σ_ve ≤ {interval[1]:g}"
@@ -468,7 +509,7 @@ def table2(folder):
 def main():
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs/results"
     page = PAGE.read_text()
-    for part in (table1, spread, noise, thousand, weaker, choices, calibrated, half, table2, student, frontier, beyond, restart, guided):
+    for part in (table1, consistency, pictures, spread, noise, thousand, weaker, choices, calibrated, half, table2, student, frontier, beyond, restart, guided):
         try:
             made, files = part(results / part.__name__)
         except (FileNotFoundError, LookupError) as missing:

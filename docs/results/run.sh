@@ -13,8 +13,7 @@
 #   N                images of a cell, 5000
 #   PRECISION        of sampling, f32; the tables say so where it is another
 #   TRAIN_PRECISION  of training, f32; bf16 is faster on processors with AMX
-#   SHORTER          a model trained for less, for part weaker, which else trains it by configs/fashion-mnist.toml
-#   WEAKER           an early state of the built-in model's training, for part guided: RUN/kept/step-0020000 (train --keep)
+#   SHORTER          a model trained for less, for parts weaker and guided, which else train it by configs/fashion-mnist.toml
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 skipstone=${SKIPSTONE:-target/release/skipstone}
@@ -39,10 +38,32 @@ part_half() {
     done
 }
 
+# evaluate_table1 PART OPTION...: the cells of Table 1.
+evaluate_table1() {
+    local part=$1
+    shift
+    evaluate "$part" --steps 10,20,50,100 --eta 0,0.2,0.5,1,hat --spacing linear "$@"
+    evaluate "$part" --steps 10,20,50,100 --eta 0,1 --spacing quadratic "$@"
+}
+
 # Table 1 of the paper.
-part_table1() {
-    evaluate table1 --steps 10,20,50,100 --eta 0,0.2,0.5,1,hat --spacing linear -n "$n"
-    evaluate table1 --steps 10,20,50,100 --eta 0,1 --spacing quadratic -n "$n"
+part_table1() { evaluate_table1 table1 -n "$n" --repeats off; }
+
+# How far the images of a latent are from each other: with other numbers of steps, and with other noise.
+part_consistency() { evaluate_table1 consistency -n "$((n / 25))"; }
+
+# The first images of each cell.
+part_pictures() {
+    local steps eta spacing
+    for steps in 10 20 50 100; do
+        for eta in 0.0 0.2 0.5 1.0 hat; do
+            for spacing in linear quadratic; do
+                case $spacing-$eta in quadratic-0.2 | quadratic-0.5 | quadratic-hat) continue ;; esac
+                "$skipstone" sample -n 36 --steps "$steps" --eta "$eta" --spacing "$spacing" \
+                    -o "$out/pictures/$steps-$eta-$spacing.png"
+            done
+        done
+    done
 }
 
 # How much chance there is in it: both halves of the same images scored apart.
@@ -89,10 +110,16 @@ train() {
         --set train.precision="${TRAIN_PRECISION:-f32}" "$@" --out "$run" --resume
 }
 
+# Sets `shorter`, the model of the shorter training.
+have_shorter() {
+    shorter=${SHORTER:-$out/weaker-run/model}
+    [ -n "${SHORTER:-}" ] || train "$out/weaker-run"
+}
+
 # What noise does to models that were trained for less: 10,000 and 1,000 steps.
 part_weaker() {
-    local model shorter=${SHORTER:-} shortest="$out/choices-run-0"
-    [ -n "$shorter" ] || { train "$out/weaker-run"; shorter="$out/weaker-run/model"; }
+    local model shorter shortest="$out/choices-run-0"
+    have_shorter
     train "$shortest" --set train.steps=1000 --set "${choices[0]}"
     for model in "" "$shorter" "$shortest/model"; do
         evaluate weaker ${model:+--model "$model"} --steps 20,50,100 --eta 0,0.5,1 --spacing linear -n "$few" --repeats off
@@ -138,6 +165,7 @@ with_halves() {
 # Whether what leads there leads by more than chance.
 part_beyond() {
     with_halves evaluate beyond --steps 6,10,20 --solver ddim,deis,unipc3,dpm++2m --spacing linear
+    with_halves evaluate beyond --steps 50 --solver ddim,deis --spacing linear
     with_halves evaluate beyond --steps 3,5,10 --solver heun --spacing linear
     with_halves evaluate beyond --steps 10,20 --solver sa --spacing linear
     with_halves evaluate beyond --steps 10 --solver deis2,unipc,dpm++3m --spacing linear
@@ -155,15 +183,15 @@ part_restart() {
     done
 }
 
-# Autoguidance by an early state of the same training; without WEAKER, the part is left out.
+# Autoguidance by the model of the shorter training.
 part_guided() {
-    local weaker=${WEAKER:-} weight
-    [ -n "$weaker" ] || { echo "run.sh: guided needs WEAKER=RUN/kept/step-…" >&2; return 0; }
+    local shorter weight
+    have_shorter
     evaluate guided --steps 20,30,40 --spacing linear -n "$few" --repeats off # a guided step takes two calls
     for weight in 1.25 1.5 2 3; do
-        evaluate guided --steps 20 --spacing linear -n "$few" --repeats off --guide "$weaker" --guidance "$weight"
+        evaluate guided --steps 20 --spacing linear -n "$few" --repeats off --guide "$shorter" --guidance "$weight"
     done
-    evaluate guided --steps 20 --spacing linear -n "$few" --repeats off --guide "$weaker" --guidance 2 --guidance-interval 0.3,5
+    evaluate guided --steps 20 --spacing linear -n "$few" --repeats off --guide "$shorter" --guidance 2 --guidance-interval 0.3,5
 }
 
 # evaluate_students PART OPTION...: those that part student has made, each in the number of steps that it was made for.
@@ -202,7 +230,7 @@ reconstruct() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(times noise half table1 spread calibrated table2 student frontier beyond restart guided choices weaker thousand)
+[ ${#parts[@]} -gt 0 ] || parts=(times noise half table1 consistency pictures spread calibrated table2 student frontier beyond restart guided choices weaker thousand)
 for part in "${parts[@]}"; do
     declare -F "part_$part" >/dev/null || { echo "run.sh: no part $part" >&2; exit 2; }
     echo "== $part"
