@@ -17,7 +17,7 @@ use skipstone_eval::{FeatureSpec, check_takes};
 use crate::data::{Given, given};
 use crate::errors::{raise, value};
 use crate::options::{Keywords, json};
-use crate::sampler::PySampler;
+use crate::sampler::{PySampler, warn};
 use crate::watch::Watch;
 
 /// A list of values, or one of them, by their names.
@@ -144,8 +144,13 @@ impl PySampler {
             Ok(pair) if pair.len() == 2 => (given(&pair.get_item(0)?, None)?, given(&pair.get_item(1)?, None)?),
             _ => (given(data, None)?, given(data, None)?),
         };
+        for cell in &cells {
+            if let Some(note) = self.note(py, &cell.request(&common))? {
+                warn(py, format!("{cell}: {note}"))?;
+            }
+        }
         let core = &self.core;
-        let rows = Watch::new(progress, None).run(py, move |watch| {
+        let (rows, damaged) = Watch::new(progress, None).run(py, move |watch| {
             let model = core.model();
             let network = features.open(skipstone_model::FASHION_CNN)?;
             let evaluation = Evaluation::new(&out, &model, (first, n), common.seed, repeats)?;
@@ -155,6 +160,7 @@ impl PySampler {
             let generator = core.generator(&requests[0], Inputs::default(), first, n as usize)?;
             let images = evaluation.images();
             let mut work = Work::new(evaluation, &generator, cells, runs, images)?;
+            let damaged: Vec<String> = work.damaged().iter().map(ToString::to_string).collect();
             let batch = core.batch(&generator, work.most(), batch)?;
             let _lock = work.claim()?;
             let real = real(train, test, &model, reference)?;
@@ -166,8 +172,11 @@ impl PySampler {
             let judge = Judge::new(network, real, &out.join("reference"), n, seen)?;
             watch.begin("drawing", work.calls() as usize);
             work.run(generator, batch, Some(&judge), &mut Seen(watch))?;
-            Ok(json!(work.rows()))
+            Ok((json!(work.rows()), damaged))
         })?;
+        for error in damaged {
+            warn(py, format!("{error}; its images were drawn again"))?;
+        }
         py.import("json")?.call_method1("loads", (rows.to_string(),))
     }
 }

@@ -17,7 +17,7 @@ use skipstone::math::latent;
 use skipstone::math::noise::{Purpose, Seeded, latents_of};
 use skipstone::math::schedule::Time;
 use skipstone::sampling::denoiser::DifferentiableDenoiser;
-use skipstone::sampling::generate::{ClassRule, Generator, Inputs, Settings, batches, digest, note};
+use skipstone::sampling::generate::{Generator, Inputs, Settings, batches, digest, note};
 use skipstone::sampling::inpaint::{Region, Resampling};
 use skipstone::sampling::inversion::{Calls, Draw, Latents, Method, encode_noise, squared_errors};
 use skipstone::sampling::options::{DECODE, Noise, Request, SEED, SpacingChoice};
@@ -379,15 +379,10 @@ fn latents(given: &Bound<'_, PyAny>, by: &Method, shape: [usize; 3]) -> PyResult
     Ok((pairs, sum))
 }
 
-/// Refuses several classes where all images need the same.
-fn one_class(settings: &Settings) -> Result<()> {
-    match &settings.classes {
-        Some(ClassRule::Cycle(_)) => Err(Error::argument("class_: expected one class for all points, found several")),
-        Some(ClassRule::Modulo(classes)) => Err(Error::argument(format!(
-            "class_: the model has {classes} classes and none for \"no class\"; choose one for all points"
-        ))),
-        _ => Ok(()),
-    }
+/// Warns the caller.
+pub fn warn(py: Python<'_>, text: String) -> PyResult<()> {
+    let text = CString::new(text)?;
+    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)
 }
 
 #[pymethods]
@@ -780,7 +775,7 @@ impl PySampler {
                     }
                     let n = x0.dim().0;
                     let generator = core.generator(&request, Inputs::default(), 0, n)?;
-                    one_class(generator.settings())?;
+                    generator.settings().one_class("class_")?;
                     let parts = encoded(&generator, &x0, &by, (0, n), watch)?;
                     joined(&parts.into_iter().map(Latents::into_single).collect::<Result<Vec<_>>>()?)?
                 }
@@ -790,7 +785,7 @@ impl PySampler {
             let n = path.dim().0;
             let inputs = Inputs { latents: Some(path), ..Inputs::default() };
             let generator = core.generator(&request, inputs, 0, n)?;
-            one_class(generator.settings())?;
+            generator.settings().one_class("class_")?;
             let batch = core.batch(&generator, n, batch)?;
             watch.begin("sampling", n.div_ceil(batch) * generator.moves());
             let images = generator.generate_array(0..n as u64, batch, &mut |_, _| watch.advance())?;
@@ -880,15 +875,17 @@ impl PySampler {
 
     /// Warns of what a person should know about this run before it begins.
     fn warn(&self, py: Python<'_>, request: &Request) -> PyResult<()> {
+        self.note(py, request)?.map_or(Ok(()), |note| warn(py, note))
+    }
+
+    /// What a person should know about this run before it begins.
+    pub fn note(&self, py: Python<'_>, request: &Request) -> PyResult<Option<String>> {
         let model = self.core.model();
         if model.scheduler.num_inference_steps.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let (_, plan) = self.core.resolve(request).map_err(|e| raise(py, &e))?;
-        match note(&model, &plan).map(CString::new) {
-            Some(Ok(text)) => PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1),
-            _ => Ok(()),
-        }
+        Ok(note(&model, &plan))
     }
 
     fn run<'py>(

@@ -96,6 +96,11 @@ def test_an_evaluation_is_the_commands(command, tmp_path):
     before = drawn()
     again = model.evaluate(tmp_path / "data.npy", out=tmp_path / "ours", steps=[2, 4], eta=[0, 1], n=8, repeats="4x2")
     assert [row["frechet"] for row in again] == [row["frechet"] for row in rows] and before and drawn() == before
+    # A file that is damaged is drawn again, and that is said.
+    next((tmp_path / "ours/samples").rglob("*.png")).write_bytes(b"")
+    with pytest.warns(UserWarning, match="drawn again"):
+        again = model.evaluate(tmp_path / "data.npy", out=tmp_path / "ours", steps=[2, 4], eta=[0, 1], n=8, repeats="4x2")
+    assert [row["frechet"] for row in again] == [row["frechet"] for row in rows]
     # Restarted runs are other runs.
     (row,) = model.evaluate(tmp_path / "data.npy", out=tmp_path / "ours", steps=4, n=8, repeats=None, restart=(249, 749, 2))
     assert (row["calls"], row["restart"]) == (8, "[249,749,2]")

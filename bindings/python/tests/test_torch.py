@@ -193,6 +193,21 @@ def test_the_product_is_autograds():
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_fractional_timesteps_keep_their_digits_whatever_the_modules_type():
+    asked = []
+
+    def silent(x, t):
+        asked.append(t)
+        return 0 * x
+
+    wrapped = ss.torch.wrap(silent, (3, 4, 4), dtype=torch.bfloat16, fractional=True)
+    sampler = ss.Sampler(wrapped, schedule=ss.Schedule.linear())
+    sampler.sample(1, steps=6, spacing="karras")
+    times = [step.t for step in sampler.plan(steps=6, spacing="karras")]
+    assert any(t != int(t) for t in times)
+    assert [float(t[0]) for t in asked] == pytest.approx(times, rel=1e-6)
+
+
 def test_modules_of_every_kind_are_the_same_denoiser():
     net, schedule = Net(), ss.Schedule.linear()
     made = lambda d: np.asarray(ss.Sampler(d, schedule=schedule).sample(3, steps=5))
@@ -235,7 +250,7 @@ def test_the_loop_on_the_device_is_the_loop_over_numpy():
     ss.torch.sample(d, 2, steps=3, callback=lambda i, n, x: seen.append((i, n, tuple(x.shape))))
     assert seen == [(i, 3, (2, 3, 4, 4)) for i in (1, 2, 3)]
     labels = ss.torch.wrap(lambda x, t, y: x * y[:, None, None, None].to(x.dtype) / 9, (1, 2, 2), classes=10)
-    for class_ in (3, [1, 4], None):
+    for class_ in (3, np.int64(3), [1, 4], np.array([1, 4]), None):
         expected = np.asarray(ss.Sampler(labels).sample(3, steps=2, class_=class_, first=1))
         assert np.allclose(ss.torch.sample(labels, 3, steps=2, class_=class_, first=1), expected, atol=1e-5)
     learned = ss.torch.wrap(lambda x, t: torch.cat([x, 0.3 * x], 1), (1, 2, 2), learned_variance=True)

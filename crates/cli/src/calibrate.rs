@@ -13,7 +13,7 @@ use crate::common::{CommonArguments, ModelArguments, Work};
 use crate::dataset::{ArrayArguments, DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit, say};
 use crate::interrupt;
-use crate::output::writable;
+use crate::output::{apart, data_path, named, writable};
 
 /// Measure a model on data once, for `--sigma analytic`, `--spacing optimal` and `--spacing fitted`
 #[derive(Args, Debug)]
@@ -46,7 +46,7 @@ pub struct CalibrateArguments {
     #[arg(long, value_enum, default_value_t = SplitName::Train)]
     split: SplitName,
     /// Number of images, from the start of the data
-    #[arg(short, value_name = "N", default_value_t = 64)]
+    #[arg(short, allow_negative_numbers = true, value_name = "N", default_value_t = 64)]
     n: usize,
     /// Also measure the steps of the deterministic process on this many latents, for --spacing fitted [default: do not]
     #[arg(long, value_name = "LATENTS", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_LATENTS)))]
@@ -64,13 +64,18 @@ pub struct CalibrateArguments {
 /// Runs the command.
 pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Done> {
     let output = match (&arguments.output, &arguments.model.model) {
-        (Some(output), _) => output.clone(),
+        (Some(output), _) => {
+            named(output, "-o")?;
+            output.clone()
+        }
         (None, Some(model)) => Calibration::path_of(&locate(model)?),
         (None, None) => {
             let message = "the built-in model already has a calibration; choose a model with --model or a file with -o";
             return Err(Usage(message.into()).into());
         }
     };
+    let inputs = [data_path(&arguments.data), arguments.model.model.clone()];
+    apart([output.as_path()], inputs.iter().flatten().map(PathBuf::as_path))?;
     let engine = arguments.common.start()?;
     let mut model = arguments.model.load()?;
     let data = load_for(&model, &arguments.data, arguments.split, arguments.n, &arguments.arrays)?;

@@ -14,6 +14,7 @@ use skipstone::io::image::parse_size;
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request;
 use skipstone::unet::{Config, flops};
+use skipstone::{Error, Kind};
 use skipstone_serve::core::CARRIED;
 
 use crate::failure::{Done, Usage, emit, say};
@@ -37,13 +38,18 @@ pub fn weights_choice(name: Option<WeightsName>) -> WeightsChoice {
     }
 }
 
+/// The device of this name. A variable of the environment that is empty counts as unset.
+fn device(name: &str) -> skipstone::Result<Device> {
+    if name.is_empty() { Ok(Device::default()) } else { name.parse() }
+}
+
 /// Device and threads.
 #[derive(Args, Debug)]
 pub struct EngineArguments {
     /// Device to compute on: cpu, gpu, vulkan, metal, dx12, or auto (a graphics processor, else the CPU); :N counts the
     /// devices of an API from 0, as `skipstone devices` lists them
     #[arg(long, value_name = "DEVICE", default_value_t, env = "SKIPSTONE_DEVICE",
-          value_parser = |name: &str| name.parse::<Device>())]
+          value_parser = |name: &str| device(name))]
     device: Device,
     /// Number of threads; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -163,11 +169,37 @@ pub fn load_model(path: Option<&Path>, options: &LoadOptions, foreign: &ForeignA
         _ => {}
     }
     match path {
-        Some(path) => Ok(load(path, options)?),
-        None if skipstone_model::FILES.is_empty() => {
-            Err(Usage("this build has no built-in model; choose one with --model DIR".into()).into())
+        Some(path) => load(path, options).map_err(named_by_flag),
+        None => load_built_in(options),
+    }
+}
+
+fn load_built_in(options: &LoadOptions) -> anyhow::Result<Model> {
+    if skipstone_model::FILES.is_empty() {
+        return Err(Usage("this build has no built-in model; choose one with --model DIR".into()).into());
+    }
+    if options.flags.is_some() {
+        return Err(Usage(
+            "--flags: the built-in model takes none; leave them out, or name a checkpoint with --from".into(),
+        )
+        .into());
+    }
+    load_embedded(skipstone_model::FILES, options).map_err(|error| match (options.weights, error.kind()) {
+        (WeightsChoice::Raw, Kind::NotFound) => {
+            // The library's error stays inside: some commands ask for raw weights only in case there are some.
+            let what = "the built-in model has its moving average only; leave --weights out";
+            anyhow::Error::new(Error::new(Kind::NotFound, what)).context(Usage("--weights raw".into()))
         }
-        None => load_embedded(skipstone_model::FILES, options).context("built-in model"),
+        (_, Kind::InvalidArgument) => named_by_flag(error),
+        _ => anyhow::Error::new(error).context("built-in model"),
+    })
+}
+
+/// The library's error, in terms of the flag if it is about the size that the flag sets.
+fn named_by_flag(error: Error) -> anyhow::Error {
+    match error.message().strip_prefix("size: ") {
+        Some(what) if error.kind() == Kind::InvalidArgument => Usage(format!("--size: {what}")).into(),
+        _ => error.into(),
     }
 }
 

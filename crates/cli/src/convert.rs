@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use skipstone::io::checkpoint::{
-    AdmFlags, FloatType, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, is_onnx, model_hash,
-    save,
+    AdmFlags, FloatType, LoadOptions, Model, ModelFiles, SchedulerConfig, Weights, WeightsChoice, claim, is_onnx,
+    model_hash, save,
 };
+use skipstone::io::hub::locate;
 use skipstone::math::schedule::BetaSchedule;
 use skipstone::sampling::denoiser::Prediction;
 use skipstone::{Error, Kind};
@@ -15,6 +16,10 @@ use skipstone::{Error, Kind};
 use crate::common::{ForeignArguments, WeightsName, load_model, size, weights_choice};
 use crate::export;
 use crate::failure::{Done, Usage, emit, say};
+use crate::output::{apart, apart_from_model, is_folder, named};
+
+/// Endings of files that are no folders of models.
+const FILES: [&str; 10] = ["safetensors", "ckpt", "pth", "pt", "bin", "onnx", "json", "npy", "npz", "zip"];
 
 /// Convert a checkpoint to a diffusers folder or an ONNX file
 #[derive(Args, Debug)]
@@ -85,6 +90,7 @@ fn flags(text: &str) -> Result<AdmFlags, String> {
 
 /// Runs the command.
 pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
+    check_target(arguments)?;
     let load = |weights| {
         let options =
             LoadOptions { weights, size: arguments.size, flags: arguments.flags.clone(), ..LoadOptions::default() };
@@ -108,20 +114,19 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
         (None, Weights::Ema) => optional(load(WeightsChoice::Raw))?,
         _ => None,
     };
+    let files = ModelFiles {
+        config: &model.config,
+        weights: &model.parameters,
+        kind: model.weights,
+        raw: raw.as_ref().map(|raw| &raw.parameters),
+        scheduler: &model.scheduler,
+        null_class: model.null_class,
+        provenance: &model.provenance,
+        float_type: if arguments.half { FloatType::F16 } else { FloatType::F32 },
+    };
+    let _lock = claim(&arguments.to, &files)?;
     if !arguments.dry_run {
-        save(
-            &arguments.to,
-            &ModelFiles {
-                config: &model.config,
-                weights: &model.parameters,
-                kind: model.weights,
-                raw: raw.as_ref().map(|raw| &raw.parameters),
-                scheduler: &model.scheduler,
-                null_class: model.null_class,
-                provenance: &model.provenance,
-                float_type: if arguments.half { FloatType::F16 } else { FloatType::F32 },
-            },
-        )?;
+        save(&arguments.to, &files)?;
     }
     let taken = match (model.weights, &raw) {
         (weights, None) => weights.to_string(),
@@ -152,6 +157,24 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Done> {
         emit(arguments.to.display())?;
     }
     Ok(Done::Finished)
+}
+
+/// Checks that `--to` is a folder or an ONNX file, and not the model that is read.
+fn check_target(arguments: &ConvertArguments) -> Result<(), Usage> {
+    let to = arguments.to.as_path();
+    named(to, "--to")?;
+    let ending = to.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    let is_file = !is_folder(to) && ending.is_some_and(|ending| FILES.contains(&ending.as_str()));
+    if is_file && !is_onnx(to) {
+        let to = to.display();
+        return Err(Usage(format!("--to {to}: expected a folder, or NAME.onnx; convert writes no other file")));
+    }
+    // The built-in model has no path, and a missing one is reported where it is loaded.
+    match arguments.from.as_deref().and_then(|from| locate(from).ok()) {
+        Some(from) if is_onnx(to) => apart([to], [from.as_path()]),
+        Some(from) => apart_from_model(to, &from),
+        None => Ok(()),
+    }
 }
 
 /// Says which flags were ignored and what diffusers computes differently, if anything.
@@ -205,5 +228,6 @@ fn override_schedule(scheduler: &mut SchedulerConfig, arguments: &ConvertArgumen
     s.schedule()?.check_prediction(s.prediction_type)?;
     // Fails here if the written config could not be read back.
     *s = SchedulerConfig::from_json(&s.to_json())?;
+    s.schedule()?;
     Ok(())
 }

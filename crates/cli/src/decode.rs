@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use ndarray::{Array4, Array5};
+use ndarray::{Array4, Array5, IxDyn};
 use serde_json::json;
+use skipstone::io::image::npy;
 use skipstone::sampling::generate::{Inputs, batches, digest};
 use skipstone::sampling::inversion::Latents;
 use skipstone::sampling::options::DECODE;
 
 use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, Work, duration, generator, say_note};
-use crate::failure::{Done, emit, say};
+use crate::failure::{Done, Usage, emit, say};
 use crate::images;
 use crate::invert::{MethodArguments, evaluations, watch};
 use crate::options::Flags;
@@ -59,7 +60,15 @@ pub fn run(arguments: &DecodeArguments) -> anyhow::Result<Done> {
         let all: Array5<f32> = images::tensor(path, "pairs of latents [2, n, channels, height, width]", &model.config)?;
         (Latents::from_pairs(&all).map_err(|e| e.in_file(path))?, digest(all.view()))
     } else {
-        let all: Array4<f32> = images::tensor(path, "latents [n, channels, height, width]", &model.config)?;
+        let read = images::tensor(path, "latents [n, channels, height, width]", &model.config);
+        let all: Array4<f32> = read.map_err(|error| match npy::read::<IxDyn>(path) {
+            Ok(all) if all.ndim() == 5 && all.shape()[0] == 2 => Usage(format!(
+                "--latents {}: pairs of latents, which bdia and edict make; add the --method that encoded them",
+                path.display()
+            ))
+            .into(),
+            _ => error,
+        })?;
         let sum = digest(all.view());
         (Latents::One(all), sum)
     };

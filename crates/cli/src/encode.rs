@@ -20,7 +20,7 @@ use crate::images;
 use crate::interrupt::quoted;
 use crate::invert::{MethodArguments, Report, evaluations, rows, watch};
 use crate::options::Flags;
-use crate::output::{Target, apart, writable};
+use crate::output::{Target, apart, data_path, writable};
 
 /// The options of the command.
 const ENCODE: Set = DECODE | SEED;
@@ -53,7 +53,7 @@ pub struct EncodeArguments {
     #[command(flatten)]
     arrays: ArrayArguments,
     /// Number of images, from the first [default: all]
-    #[arg(short, value_name = "N")]
+    #[arg(short, allow_negative_numbers = true, value_name = "N")]
     n: Option<usize>,
     #[command(flatten)]
     method: MethodArguments,
@@ -92,7 +92,8 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
     let stochastic = request.is_stochastic();
     check_stochastic(arguments, stochastic, &method)?;
     let outputs = [Some(arguments.output.as_path()), arguments.noise_out.as_deref()];
-    let inputs = [Some(Path::new(&arguments.images)), arguments.run.file()];
+    let data = data_path(&arguments.images);
+    let inputs = [data.as_deref(), arguments.run.file()];
     apart(outputs.into_iter().flatten(), inputs.into_iter().flatten())?;
     if stochastic && request.final_sigma.is_none() {
         request.final_sigma = Some(Settings::resolve(&model, &request)?.1.usual_final_sigma());
@@ -165,8 +166,8 @@ pub fn run(arguments: &EncodeArguments) -> anyhow::Result<Done> {
 
 /// Checks that the path ends in .npy and can be written.
 fn tensor(path: &Path) -> anyhow::Result<()> {
-    match Target::of(path)? {
-        Target::Tensor(path) => writable(&path),
+    match Target::of(path) {
+        Ok(Target::Tensor(path)) => writable(&path),
         _ => Err(Usage(format!("{}: expected a name that ends in .npy", path.display())).into()),
     }
 }
@@ -243,10 +244,11 @@ fn with_noise(
     npy::write(&arguments.output, Latents::joined(&latents)?.view())?;
     let (seconds, output) = (begun.elapsed().as_secs_f64(), arguments.output.display().to_string());
     let sigma = request.final_sigma.unwrap_or(0.0);
+    let asked: usize = plan.steps().iter().map(|step| generator.network().evaluations(step.t)).sum();
     if arguments.common.json {
         emit(json!({
             "output": output, "noise": noise_path.display().to_string(), "n": n, "steps": steps,
-            "evaluations": n * steps * generator.calls_per_step(), "final_sigma": sigma, "residual": residual,
+            "evaluations": n * asked, "final_sigma": sigma, "residual": residual,
             "seconds": seconds,
         }))?;
         return Ok(Done::Finished);

@@ -4,7 +4,7 @@ mod table;
 mod watch;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use skipstone::io::checkpoint::Model;
@@ -24,6 +24,7 @@ use crate::dataset::{ArrayArguments, DATA, say_notes};
 use crate::failure::{Done, Usage, emit, is_stopped, say};
 use crate::interrupt;
 use crate::options::Flags;
+use crate::output::check_results;
 use crate::shard::shard;
 
 /// Score samples against a data set for lists of steps, noise, spacings and solvers (the paper's Table 1)
@@ -58,7 +59,8 @@ pub struct EvaluateArguments {
     #[arg(long, value_name = "S,…", value_delimiter = ',')]
     steps: Vec<usize>,
     /// Noise: a number is eta of DDIM Eq. 16 (0 is DDIM, 1 is DDPM); hat is DDPM's larger variance; analytic is the variance
-    /// that fits the network best (needs a calibration)
+    /// that fits the network best (needs a calibration); learned is the variance that the network predicts, if it has
+    /// learned one
     #[arg(long, value_name = "ETA,…", value_delimiter = ',', default_values_t = [Noise::Eta(0.0)], allow_negative_numbers = true)]
     eta: Vec<Noise>,
     /// How S of the model's T timesteps are chosen, as for sample [default: the model's, or else linear]
@@ -73,7 +75,7 @@ pub struct EvaluateArguments {
     #[command(flatten)]
     run: Flags<{ RESTART | THRESHOLD | CONDITION | GUIDE | PRECISION | SEED }>,
     /// Number of images in each cell
-    #[arg(short, value_name = "N", default_value_t = 10_000)]
+    #[arg(short, allow_negative_numbers = true, value_name = "N", default_value_t = 10_000)]
     n: u64,
     /// Index of the first image
     #[arg(long, value_name = "I", default_value_t = 0)]
@@ -117,8 +119,30 @@ fn repeats(text: &str) -> Result<RepeatsArgument, String> {
     }
 }
 
+/// What an evaluation keeps in its folder besides results.json and samples/.
+const KEPT: [&str; 4] = ["pictures", "reference", "report.html", "results.csv"];
+
+/// Refuses a folder of other things, such as that of a training.
+fn check_folder(folder: &Path) -> Result<(), Usage> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    if names.iter().any(|name| ["results.json", "samples"].contains(&name.as_str())) {
+        return Ok(());
+    }
+    // Hidden files are locks, temporary files and those of the system.
+    let foreign = names.iter().filter(|name| !name.starts_with('.') && !KEPT.contains(&name.as_str())).min();
+    foreign.map_or(Ok(()), |name| {
+        Err(Usage(format!(
+            "-o {}: the folder has {name}, but no results.json and no samples/ of an evaluation; choose another folder",
+            folder.display()
+        )))
+    })
+}
+
 /// Runs the command.
 pub fn run(arguments: &EvaluateArguments) -> anyhow::Result<Done> {
+    check_folder(&arguments.output)?;
+    check_results(&arguments.output, arguments.data.as_deref().unwrap_or_default())?;
     let engine = arguments.common.start()?;
     let common = arguments.run.request()?;
     let model = arguments.model.load_for(&common)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 use skipstone::Error;
 use skipstone::io::checkpoint::Model;
-use skipstone::io::onnx::{OnnxModel, write_onnx};
+use skipstone::io::onnx::{OnnxModel, check_replaced, write_onnx};
 
 use crate::failure::{Done, emit, say};
 
@@ -14,6 +14,7 @@ pub fn run(model: &Model, path: &Path, dry_run: bool, json: bool) -> anyhow::Res
     if model.source.is_some() {
         return Err(Error::unsupported("already an ONNX network; copy the file").in_file(&model.file).into());
     }
+    check_replaced(path)?;
     let Model { config, parameters, scheduler, null_class, .. } = model;
     let beside = if dry_run {
         None

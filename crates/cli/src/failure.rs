@@ -28,24 +28,35 @@ impl std::error::Error for Usage {}
 
 /// Stdout cannot be written, for example because its reader has exited (`skipstone … | head`).
 #[derive(Debug)]
-pub struct Stdout(io::Error);
+pub struct Stdout {
+    error: io::Error,
+    /// Whether work was still to be done.
+    unfinished: bool,
+}
 
 impl Stdout {
-    /// Whether the reader has closed the pipe.
-    pub fn is_closed(&self) -> bool {
-        self.0.kind() == io::ErrorKind::BrokenPipe
+    /// The error of a command whose work is not done yet. It fails even if only the reader has gone.
+    #[must_use]
+    pub fn unfinished(self) -> Self {
+        Self { unfinished: true, ..self }
+    }
+
+    /// Whether only the reader has gone, who has seen enough.
+    fn is_success(&self) -> bool {
+        self.error.kind() == io::ErrorKind::BrokenPipe && !self.unfinished
     }
 }
 
 impl From<io::Error> for Stdout {
     fn from(error: io::Error) -> Self {
-        Self(error)
+        Self { error, unfinished: false }
     }
 }
 
 impl std::fmt::Display for Stdout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "cannot write to stdout: {}", self.0)
+        write!(f, "cannot write to stdout: {}", self.error)?;
+        if self.unfinished { f.write_str("; the work is not finished") } else { Ok(()) }
     }
 }
 
@@ -70,7 +81,7 @@ pub fn emit(line: impl std::fmt::Display) -> Result<(), Stdout> {
         return Ok(());
     }
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Stdout)
+    Ok(writeln!(out, "{line}").and_then(|()| out.flush())?)
 }
 
 /// Writes a message to stderr.
@@ -91,7 +102,7 @@ pub fn is_stopped(error: &anyhow::Error) -> bool {
 
 /// Prints the error and returns its exit code.
 pub fn report(error: &anyhow::Error) -> u8 {
-    if error.downcast_ref::<Stdout>().is_some_and(Stdout::is_closed) {
+    if error.downcast_ref::<Stdout>().is_some_and(Stdout::is_success) {
         return 0;
     }
     say(format_args!("error: {error:#}"));

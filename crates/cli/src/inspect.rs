@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use skipstone::io::checkpoint::{Model, config_to_json};
 use skipstone::math::schedule::{Schedule, Time};
 use skipstone::sampling::generate::Settings;
-use skipstone::sampling::options::LAYOUT;
+use skipstone::sampling::options::{LAYOUT, Request};
 use skipstone::unet::{self, Config, DownBlock};
 
 use crate::common::{ModelArguments, Work};
@@ -38,8 +38,9 @@ pub struct InspectArguments {
 pub fn run(arguments: &InspectArguments) -> anyhow::Result<Done> {
     let model = arguments.model.load()?;
     let schedule = model.scheduler.schedule()?;
-    let wants_table = arguments.run.has_any(&["steps", "times"]);
-    let run = if wants_table { Some(Settings::resolve(&model, &arguments.run.request()?)?) } else { None };
+    // The steps of a run are asked for by any option of one.
+    let request = arguments.run.request()?;
+    let run = if request == Request::default() { None } else { Some(Settings::resolve(&model, &request)?) };
     let table = run.as_ref().map(|(_, plan)| plan.steps());
     if arguments.json {
         let mut value = describe(&model, &schedule)?;

@@ -9,7 +9,7 @@ use ndarray::Array4;
 use serde_json::json;
 use skipstone::math::latent;
 use skipstone::math::noise::latents_of;
-use skipstone::sampling::generate::{ClassRule, Generator, Inputs, batches};
+use skipstone::sampling::generate::{Generator, Inputs, batches};
 use skipstone::sampling::inversion::{FixedPoint, Method};
 use skipstone::sampling::options::DECODE;
 use skipstone::sampling::sampler::Progress;
@@ -128,15 +128,7 @@ pub fn run(arguments: &InterpolateArguments) -> anyhow::Result<Done> {
     }
     let generator = generator(model, &engine, &request, Inputs::default(), 0, n)?;
     say_note(generator.note());
-    if let Some(ClassRule::Cycle(_)) = generator.settings().classes {
-        return Err(Usage("--class: expected one class for all points, found several".to_owned()).into());
-    }
-    if let Some(ClassRule::Modulo(classes)) = generator.settings().classes {
-        return Err(Usage(format!(
-            "--class: the model has {classes} classes and no null class; choose one class for all points"
-        ))
-        .into());
-    }
+    generator.settings().one_class("--class")?;
     check(&target, n, generator.shape())?;
     apart([target.path()], arguments.images.iter().flatten().map(PathBuf::as_path))?;
     if let Ends::Images(_) = ends {

@@ -109,7 +109,13 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     };
     interrupt::remember(words);
     logs::start(matches!(arguments.command, Command::Serve(_)));
-    let result = interrupt::listen().and_then(|()| match &arguments.command {
+    // What writes nothing has nothing to save: Ctrl-C ends it at once.
+    let writes = !matches!(
+        arguments.command,
+        Command::Inspect(_) | Command::Bench(_) | Command::Devices(_) | Command::Completions { .. }
+    );
+    let listening = if writes { interrupt::listen() } else { Ok(()) };
+    let result = listening.and_then(|()| match &arguments.command {
         Command::Sample(arguments) => sample::run(arguments),
         Command::Encode(arguments) => encode::run(arguments),
         Command::Decode(arguments) => decode::run(arguments),

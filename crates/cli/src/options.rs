@@ -46,7 +46,9 @@ fn arg(field: &'static Field) -> Arg {
         .value_name(about.value)
         .help(help)
         .value_parser(parser)
-        .allow_negative_numbers(matches!(about.kind, Kind::Number(_)))
+        // So that a wrong sign is refused by the option's name.
+        .allow_negative_numbers(matches!(about.kind, Kind::Number(_) | Kind::Whole(_) | Kind::WholeOrWholes(_)))
+        .allow_hyphen_values(matches!(about.kind, Kind::Wholes { .. } | Kind::Numbers { .. }))
         .conflicts_with_all(field.excludes)
 }
 
@@ -135,7 +137,7 @@ fn sigmas(path: &Path) -> anyhow::Result<Vec<f64>> {
         .filter(|(_, line)| !line.is_empty())
         .map(|(i, line)| {
             let wrong = || Usage(format!("{}: line {i}: expected a number, found \"{line}\"", path.display()));
-            Ok(line.parse().map_err(|_| wrong())?)
+            line.parse().ok().filter(|sigma: &f64| sigma.is_finite()).ok_or_else(|| wrong().into())
         })
         .collect()
 }

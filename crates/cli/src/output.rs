@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis, Slice, concatenate};
-use skipstone::io::data::shard_in;
+use skipstone::io::data::{DataSpec, shard_in};
+use skipstone::io::files;
 use skipstone::io::image::{Layout, film_strip, grid, is_picture, near_square, npy, text_chunks, write_png};
 use skipstone::sampling::generate::{Folder, Manifest, NpzFile, Settings, Shard, TarFile, TarStream, batches};
 
@@ -30,21 +31,40 @@ pub enum Target {
 }
 
 impl Target {
-    /// The target of a path. An error for an ending other than `.png`, `.npy` and `/`.
+    /// The target of a path. An error for an ending other than `.png`, `.npy` and `/`, and for `-`.
     pub fn of(path: &Path) -> Result<Self, Usage> {
-        let owned = path.to_path_buf();
-        if path.as_os_str().to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]) || path.is_dir() {
-            return Ok(Self::Folder(owned));
-        }
-        match path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).as_deref() {
-            Some("png") => Ok(Self::Grid(owned)),
-            Some("npy") => Ok(Self::Tensor(owned)),
-            None => Ok(Self::Folder(owned)),
-            Some(_) => Err(Usage(format!(
+        named(path, "-o")?;
+        Self::by_ending(path).ok_or_else(|| {
+            Usage(format!(
                 "{}: expected a name that ends in .png (one grid), .npy (the tensor) or / (a folder of images)",
                 path.display()
-            ))),
+            ))
+        })
+    }
+
+    /// The target that a path's ending means, if it means one of every command.
+    fn by_ending(path: &Path) -> Option<Self> {
+        let owned = path.to_path_buf();
+        if is_folder(path) {
+            return Some(Self::Folder(owned));
         }
+        match path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).as_deref() {
+            Some("png") => Some(Self::Grid(owned)),
+            Some("npy") => Some(Self::Tensor(owned)),
+            None => Some(Self::Folder(owned)),
+            Some(_) => None,
+        }
+    }
+
+    /// The target of `sample` that a path's ending means, other than an archive.
+    fn of_images(path: &Path) -> Result<Self, Usage> {
+        Self::by_ending(path).ok_or_else(|| {
+            Usage(format!(
+                "{}: expected a name that ends in .png (one grid), .npy (the tensor), .npz (an array of bytes), .tar (a \
+                 webdataset archive) or / (a folder of images), or - (an archive to stdout)",
+                path.display()
+            ))
+        })
     }
 
     /// The target of `sample`, for all images or a shard of them.
@@ -64,7 +84,7 @@ impl Target {
                     path.display()
                 )));
             }
-            _ => match (Self::of(path)?, shard) {
+            _ => match (Self::of_images(path)?, shard) {
                 (target, None) => return Ok(target),
                 (Self::Folder(path), Some(shard)) => {
                     return Ok(Self::Folder(path.join(format!("shard{}", shard.suffix()))));
@@ -95,6 +115,28 @@ impl Target {
     pub fn keeps(&self) -> bool {
         matches!(self, Self::Folder(_) | Self::Npz(_) | Self::Tar(_))
     }
+
+    /// What becomes of finished images when a run is interrupted, after "8 images".
+    pub fn kept(&self) -> String {
+        match self {
+            // The file itself appears with the last image.
+            Self::Npz(path) => format!("are kept for {}", path.display()),
+            target => format!("are in {}", target.path().display()),
+        }
+    }
+}
+
+/// Whether a path is that of a folder: one that exists, or a name with a slash at its end.
+pub fn is_folder(path: &Path) -> bool {
+    path.as_os_str().to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]) || path.is_dir()
+}
+
+/// Refuses `-` as the value of `flag`, for every output but that of `sample`.
+pub fn named(path: &Path, flag: &str) -> Result<(), Usage> {
+    if path.as_os_str() != "-" {
+        return Ok(());
+    }
+    Err(Usage(format!("{flag} -: only sample writes to stdout; choose a name (./- is a folder or file called -)")))
 }
 
 /// Refuses a set of shards that was begun with another number of them. `output` is the name as given, from which the target
@@ -163,10 +205,42 @@ pub fn check(target: &Target, n: usize, [c, h, w]: [usize; 3]) -> anyhow::Result
             return Err(Usage(format!("{n} images are too many for one grid; write a folder, -o NAME/")).into());
         }
     }
-    if let Target::Grid(path) | Target::Tensor(path) | Target::Npz(path) | Target::Tar(path) = target {
-        writable(path)?;
+    match target {
+        Target::Grid(path) | Target::Tensor(path) | Target::Npz(path) | Target::Tar(path) => writable(path),
+        Target::Folder(path) => Ok(files::check_dir(path)?),
+        Target::Stream => Ok(()),
     }
-    Ok(())
+}
+
+/// Checks the folder of a command's results before the work: that nothing is in its way, and that it is not in the folder of
+/// images `data`, where its pictures would be images of the next run.
+pub fn check_results(folder: &Path, data: &str) -> anyhow::Result<()> {
+    named(folder, "-o")?;
+    if let Some(images) = data_path(data).filter(|path| path.is_dir())
+        && place(folder).starts_with(place(&images))
+    {
+        return Err(Usage(format!(
+            "{}: the folder of images {} is an input of this command, and pictures in it would be read as images; choose \
+             another name",
+            folder.display(),
+            images.display()
+        ))
+        .into());
+    }
+    Ok(files::check_dir(folder)?)
+}
+
+/// The file or folder of a data set, if its name is that of one.
+pub fn data_path(data: &str) -> Option<PathBuf> {
+    match data.parse::<DataSpec>().ok()? {
+        DataSpec::FashionMnist | DataSpec::Mnist | DataSpec::Cifar10 => None,
+        DataSpec::Idx(path)
+        | DataSpec::Npy(path)
+        | DataSpec::Npz(path, _)
+        | DataSpec::Tar(path)
+        | DataSpec::Parquet(path)
+        | DataSpec::Folder(path) => Some(path),
+    }
 }
 
 /// Checks that the file's folder exists and is writable.
@@ -198,22 +272,35 @@ pub fn apart<'a>(
     for output in outputs {
         let found = place(output);
         if let Some(i) = taken.iter().position(|other| *other == found) {
-            let what = if i < inputs { "is an input of this command" } else { "is another output of this command" };
-            return Err(Usage(format!("{}: {what}; choose another name", output.display())));
+            return Err(clash(output, if i < inputs { INPUT } else { "is another output of this command" }));
         }
         taken.push(found);
     }
     Ok(())
 }
 
-/// The canonical path of a file that may not exist yet.
+/// Checks that the model folder `output` is not where the model `input`, a folder or a file, is read from.
+pub fn apart_from_model(output: &Path, input: &Path) -> Result<(), Usage> {
+    let input = place(input);
+    // The weights of a folder are in its `unet`, which can itself be read as a model, as can a file in it.
+    if input == place(output) || input.starts_with(place(&output.join("unet"))) {
+        return Err(clash(output, INPUT));
+    }
+    Ok(())
+}
+
+const INPUT: &str = "is an input of this command";
+
+fn clash(output: &Path, what: &str) -> Usage {
+    Usage(format!("{}: {what}; choose another name", output.display()))
+}
+
+/// The canonical path of a file or folder that may not exist yet.
 fn place(path: &Path) -> PathBuf {
     let there = std::fs::canonicalize(path).ok();
     there.unwrap_or_else(|| match (path.parent(), path.file_name()) {
-        (Some(folder), Some(name)) => {
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            std::fs::canonicalize(folder).map_or_else(|_| path.to_path_buf(), |folder| folder.join(name))
-        }
+        (Some(folder), Some(name)) if folder.as_os_str().is_empty() => place(Path::new(".")).join(name),
+        (Some(folder), Some(name)) => place(folder).join(name),
         _ => path.to_path_buf(),
     })
 }
@@ -362,7 +449,7 @@ pub struct Strip {
 impl Strip {
     /// A strip of the first of `n` images of a run with `calls` network calls.
     pub fn new(path: &Path, n: usize, calls: usize, shape: [usize; 3]) -> anyhow::Result<Self> {
-        if Target::of(path)? != Target::Grid(path.to_path_buf()) {
+        if !matches!(Target::of(path), Ok(Target::Grid(_))) {
             return Err(Usage(format!("--trajectory {}: expected a name that ends in .png", path.display())).into());
         }
         check(&Target::Grid(path.to_path_buf()), STRIP.0 * STRIP.1, shape)?;

@@ -17,10 +17,11 @@ use skipstone::sampling::sampler::Plan;
 use crate::batch::BatchArguments;
 use crate::common::{CommonArguments, ModelArguments, Work, duration, generator};
 use crate::dataset::ArrayArguments;
-use crate::failure::{Done, emit, is_stopped, say};
+use crate::failure::{Done, Stdout, emit, is_stopped, say};
 use crate::images;
 use crate::invert::{MethodArguments, Report, evaluations, rows, watch};
 use crate::options::Flags;
+use crate::output::check_results;
 
 /// The steps of the paper's Table 2.
 const TABLE: [usize; 7] = [10, 20, 50, 100, 200, 500, 1000];
@@ -51,7 +52,7 @@ pub struct ReconstructArguments {
     #[command(flatten)]
     arrays: ArrayArguments,
     /// Number of images, from the first; all if there are fewer
-    #[arg(short, value_name = "N", default_value_t = 64)]
+    #[arg(short, allow_negative_numbers = true, value_name = "N", default_value_t = 64)]
     n: usize,
     #[command(flatten)]
     method: MethodArguments,
@@ -78,6 +79,9 @@ struct Row {
 
 /// Runs the command.
 pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
+    if let Some(folder) = &arguments.output {
+        check_results(folder, &arguments.images)?;
+    }
     let method = arguments.method.method()?;
     let engine = arguments.common.start()?;
     let model = arguments.model.load_for(&arguments.run.requests(&[])?[0])?;
@@ -112,7 +116,7 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
     let begun = Instant::now();
     let (mut table, mut done, mut stopped) = (Vec::new(), 0, false);
     if !arguments.common.json {
-        emit("  steps   calls       mse")?;
+        emit("  steps   calls       mse").map_err(Stdout::unfinished)?;
     }
     for run in runs {
         let texts = run.0.to_texts();
@@ -130,9 +134,11 @@ pub fn run(arguments: &ReconstructArguments) -> anyhow::Result<Done> {
             emit(json!({
                 "steps": steps, "mse": mse, "method": method.name(), "calls": calls, "n": n,
                 "unconverged": row.report.unconverged(), "residual": row.report.residual(),
-            }))?;
+            }))
+            .map_err(Stdout::unfinished)?;
         } else {
-            crate::bars::above(|| emit(format_args!("{steps:>7} {calls:>7.1} {mse:>9.2e}")))?;
+            crate::bars::above(|| emit(format_args!("{steps:>7} {calls:>7.1} {mse:>9.2e}")))
+                .map_err(Stdout::unfinished)?;
         }
         table.push((row, texts));
     }

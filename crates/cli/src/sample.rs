@@ -54,7 +54,7 @@ pub struct SampleArguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Number of images [default: 64; 8 with a list of --steps; the number of rows with --latents]
-    #[arg(short, value_name = "N")]
+    #[arg(short, allow_negative_numbers = true, value_name = "N")]
     n: Option<usize>,
     #[command(flatten)]
     run: Flags<SAMPLE>,
@@ -148,6 +148,9 @@ pub fn run(arguments: &SampleArguments) -> anyhow::Result<Done> {
     if let Some(preset) = requests[0].preset {
         let means = generator.settings().request().to_flags(STEPS | SPACING | TIMES | NOISE | SOLVER);
         say(format_args!("preset {preset}:{means}, {} network calls", generator.plan().calls()));
+    }
+    if arguments.noise.is_some() && generator.plan().is_deterministic() {
+        say(format_args!("note: --noise is not used: no step of this run injects noise; set --eta"));
     }
     // A list of runs has said its own.
     if rows.is_none() {
@@ -292,8 +295,8 @@ fn sample(
         (Err(error), target) if target.keeps() && is_stopped(&error) => {
             let there = n - (wanted().count() - made);
             say(format_args!(
-                "interrupted; {there} of {n} images are in {}; continue with: {}",
-                target.path().display(),
+                "interrupted; {there} of {n} images {}; continue with: {}",
+                target.kept(),
                 interrupt::command_line(None)
             ));
             return Ok(Done::Interrupted);

@@ -1,7 +1,7 @@
 //! `skipstone serve`: the web page and the HTTP API.
 
 use std::env::VarError;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use skipstone::engine::{Device, EngineOptions};
 use skipstone::io::checkpoint::Model;
 use skipstone::io::files;
 use skipstone::sampling::options::PRECISION;
-use skipstone_serve::core::{Retention, name_of};
+use skipstone_serve::core::{Retention, name_of, split_name};
+use skipstone_serve::guard::is_host;
 use skipstone_serve::server::{ServerOptions, ShutdownReport, serve};
 use skipstone_serve::{CARRIED, Guard, Limits, Service, Setup};
 use tokio::net::TcpListener;
@@ -42,6 +43,8 @@ Examples:
     skipstone serve
   Your own models and the built-in model
     skipstone serve --model runs/clothes/model --model faces/ --carried
+  Two models under names of your own
+    skipstone serve --model early=runs/a/model --model late=runs/b/model
   On the processor and on a graphics processor, which the page offers side by side
     skipstone serve --also-on gpu
   Open to the network, with a token
@@ -51,11 +54,12 @@ Examples:
   Six images from a running service
     curl -o six.png 'http://127.0.0.1:8080/v1/sample.png?n=6&steps=20&seed=3'")]
 pub struct ServeArguments {
-    /// Address and port to listen on; port 0 takes any free port
+    /// Address or name, and port to listen on; port 0 takes any free port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    listen: String,
     /// Model to serve: a diffusers folder, a weight file, an ONNX file, or ORG/NAME[@REVISION] in the Hugging Face cache;
-    /// repeat for several, which requests choose by name [default: the built-in model]
+    /// repeat for several, which requests choose by name: that of the folder or file, or another one, as in NAME=MODEL
+    /// [default: the built-in model]
     #[arg(long, value_name = "DIR|FILE|NAME")]
     model: Vec<PathBuf>,
     /// Also serve the built-in model
@@ -73,7 +77,7 @@ pub struct ServeArguments {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Host name that requests may use besides this machine's own names; repeat for several
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = host)]
     allow_host: Vec<String>,
     #[command(flatten)]
     limits: LimitArguments,
@@ -108,16 +112,16 @@ struct LimitArguments {
     #[arg(long, value_name = "S", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     max_steps: u32,
     /// Most megapixels, both of an uploaded image and of all images of a request together
-    #[arg(long, value_name = "MPX", default_value_t = 16)]
+    #[arg(long, value_name = "MPX", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
     max_pixels: u64,
     /// Most megabytes per upload
-    #[arg(long, value_name = "MB", default_value_t = 8)]
-    max_upload: usize,
+    #[arg(long, value_name = "MB", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    max_upload: u32,
     /// Most requests waiting for one model; further requests are told to retry later
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    max_queue: usize,
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    max_queue: u32,
     /// Largest request answered directly, in images times network calls; larger ones must be sent as jobs
-    #[arg(long, value_name = "N", default_value_t = 2048)]
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
     max_sync: u64,
 }
 
@@ -127,8 +131,8 @@ impl LimitArguments {
             n: self.max_images as usize,
             steps: self.max_steps as usize,
             pixels: self.max_pixels.saturating_mul(1_000_000),
-            upload_bytes: self.max_upload.saturating_mul(1_000_000),
-            queue: self.max_queue,
+            upload_bytes: (self.max_upload as usize).saturating_mul(1_000_000),
+            queue: self.max_queue as usize,
             sync: self.max_sync,
         }
     }
@@ -136,21 +140,13 @@ impl LimitArguments {
 
 /// Runs the command.
 pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
-    let guard = guard(arguments)?;
-    if arguments.limits.max_queue == 0 {
-        return Err(Usage("--max-queue: expected at least 1, found 0".to_owned()).into());
-    }
     let asked = arguments.run.request()?.precision;
     let engine = EngineOptions { precision: asked, ..arguments.engine.start()? };
     precision(&engine)?;
     // Before loading the models, so that a taken port is reported at once.
-    let listener = std::net::TcpListener::bind(arguments.listen).with_context(|| {
-        format!(
-            "cannot listen on {}; is another program using the port? choose another port with --listen",
-            arguments.listen
-        )
-    })?;
+    let listener = bind(&arguments.listen)?;
     let address = listener.local_addr().context("cannot read the socket's address")?;
+    let guard = guard(arguments, address.ip())?;
     listener.set_nonblocking(true).context("cannot make the socket non-blocking")?;
     let setup = Setup {
         limits: arguments.limits.limits(),
@@ -173,6 +169,29 @@ pub fn run(arguments: &ServeArguments) -> anyhow::Result<Done> {
     Ok(Done::Finished)
 }
 
+/// Listens on this address, or on the first of a name's addresses that can be used.
+fn bind(listen: &str) -> anyhow::Result<std::net::TcpListener> {
+    let found = listen.to_socket_addrs().map_err(|error| {
+        let example = "such as 127.0.0.1:8080 or localhost:8080";
+        Usage(format!("--listen {listen}: expected an address or a name, and a port, {example} ({error})"))
+    })?;
+    let mut addresses: Vec<SocketAddr> = found.collect();
+    // Programs that try a single address of a name try an IPv4 one.
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    std::net::TcpListener::bind(addresses.as_slice()).with_context(|| {
+        format!("cannot listen on {listen}; is another program using the port? choose another port with --listen")
+    })
+}
+
+/// Reads a name for `--allow-host`.
+fn host(text: &str) -> Result<String, String> {
+    if is_host(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected the name of a host, such as diffusion.example.org, with or without a port".to_owned())
+    }
+}
+
 fn models(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, Model)>> {
     if !arguments.foreign.is_empty() && (arguments.model.len() != 1 || arguments.carried) {
         let what = "--scheduler and --onnx: expected one --model that they are about; put scheduler_config.json beside the others";
@@ -180,7 +199,7 @@ fn models(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, Model)>> {
     }
     let load = |path| load_sized(path, arguments.weights, arguments.size, &arguments.foreign);
     let mut models = Vec::new();
-    for (path, name) in arguments.model.iter().zip(names(&arguments.model)) {
+    for (name, path) in named(&arguments.model) {
         models.push((name, load(Some(path))?));
     }
     if models.is_empty() || arguments.carried {
@@ -189,27 +208,30 @@ fn models(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, Model)>> {
     Ok(models)
 }
 
-/// The names of these models in requests: each file's or folder's own name, or its parent folder's if several have the
-/// same name.
-fn names(paths: &[PathBuf]) -> Vec<String> {
-    let own: Vec<String> = paths.iter().map(|path| name_of(path)).collect();
+/// These models with their names in requests: the one given, else each file's or folder's own, or its parent folder's
+/// where several have the same.
+fn named(models: &[PathBuf]) -> Vec<(String, &Path)> {
+    let models: Vec<_> = models.iter().map(|model| split_name(model)).collect();
+    let own: Vec<String> =
+        models.iter().map(|(given, path)| given.map_or_else(|| name_of(path), str::to_owned)).collect();
     let parent = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).parent().map(name_of);
-    let named = paths.iter().zip(&own).map(|(path, name)| {
-        let unique = own.iter().filter(|other| *other == name).count() == 1;
-        if unique { name.clone() } else { parent(path).unwrap_or_else(|| name.clone()) }
+    let named = models.iter().zip(&own).map(|(&(given, path), name)| {
+        let is_clear = given.is_some() || own.iter().filter(|other| *other == name).count() == 1;
+        let longer = if is_clear { None } else { parent(path) };
+        (longer.unwrap_or_else(|| name.clone()), path)
     });
     named.collect()
 }
 
-/// Which requests are accepted: the token and the host names.
-fn guard(arguments: &ServeArguments) -> anyhow::Result<Guard> {
+/// Which requests are accepted by a service that listens on `ip`: the token and the host names.
+fn guard(arguments: &ServeArguments, ip: IpAddr) -> anyhow::Result<Guard> {
     let mut guard = Guard::open();
     if let Some(token) = token(arguments.token_file.as_deref())? {
         guard = guard.with_token(&token);
     }
-    let ip = arguments.listen.ip();
     if ip.is_loopback() || !arguments.allow_host.is_empty() {
-        let own = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter().chain([ip.to_string()]);
+        let listen = [ip.to_string(), arguments.listen.clone()];
+        let own = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter().chain(listen);
         guard = guard.with_hosts(own.chain(arguments.allow_host.iter().cloned()));
     }
     if !ip.is_loopback() && !guard.has_token() {

@@ -110,7 +110,9 @@ fn start(
     let Prepared { recipe, engine, data, from: init } = prepared;
     let output = Output { folder: &arguments.out, common: &arguments.common, doing: "training", done: "trained" };
     if arguments.common.dry_run {
-        let init = init.map(|(parameters, _)| parameters);
+        let (init, hash) = init.unzip();
+        let free = Run::check(&arguments.out, &recipe, &data, hash.as_deref(), arguments.resume);
+        agree(&*ranks, if ranks.rank() == 0 { free } else { Ok(()) })?;
         let trainer = agree(&*ranks, Trainer::on_ranks(recipe, data, init, engine, ranks.clone()))?;
         return dry_run(output, trainer, engine.threads);
     }

@@ -153,7 +153,7 @@ pub fn train(output: Output<'_>, mut run: Run) -> anyhow::Result<Done> {
             let (step, again) = (run.trainer().step_count(), interrupt::command_line(Some("--resume")));
             say(format_args!("saved at step {step}; continue with: {again}"));
             match progress.stdout {
-                Some(stdout) => Err(stdout.into()),
+                Some(stdout) => Err(stdout.unfinished().into()),
                 None => Ok(Done::Interrupted),
             }
         }

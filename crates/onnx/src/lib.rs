@@ -95,7 +95,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Model> {
         file: path.to_path_buf(),
         provenance: BTreeMap::from([("graph".to_owned(), described)]),
         hash,
-        calibration: Calibration::read(&Calibration::path_of(path))?,
+        calibration: Calibration::beside(path),
         learned_size: None,
         guide: None,
     })

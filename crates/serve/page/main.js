@@ -120,7 +120,11 @@ function furnish(runner, offer) {
   const classes = Math.max(0, ...offer.models.map((m) => m.classes ?? 0));
   if (elements.class) options(elements.class, [['', 'any'], ...Array.from({ length: classes }, (_, k) => String(k))], '');
   for (const [name, most] of Object.entries(offer.limits)) {
-    if (elements[name]?.type === 'number') elements[name].max = most;
+    const control = elements[name];
+    if (control?.type !== 'number') continue;
+    control.max = most;
+    // What the page proposes must be allowed.
+    if (Number(control.defaultValue) > most) control.defaultValue = most;
   }
   if (elements.guide) options(elements.guide, [['', 'none'], ...offer.models.map((m) => [m.id, m.name ?? m.id])], '');
   dress(form);

@@ -78,6 +78,12 @@ impl Guard {
     }
 }
 
+/// Whether this is the name of a host, with or without a port.
+pub fn is_host(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    text.chars().all(fits) && !name(text).is_empty()
+}
+
 /// Whether the token protects this path. The page's files and the two probes are open to everybody.
 pub fn is_api(path: &str) -> bool {
     path.starts_with("/v1/") || path == "/metrics"

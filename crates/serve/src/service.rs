@@ -88,7 +88,8 @@ impl Service {
         let mut served: Vec<Arc<ServedModel>> = Vec::new();
         for (id, model, engine) in first.chain(again) {
             if served.iter().any(|other| other.id == id.text) {
-                return Err(Error::argument(format!("model {}: two models have this name", id.text)));
+                let remedy = "name one of them differently: --model NAME=PATH";
+                return Err(Error::argument(format!("model {}: two models have this name; {remedy}", id.text)));
             }
             served.push(ServedModel::start(id, model, setup.runners, &setup.limits, engine, &metrics)?);
         }

@@ -157,10 +157,29 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The message of an I/O error already includes the text of its source.
-        if matches!(self.0.kind, Kind::Io | Kind::NotFound) {
-            return None;
-        }
-        self.0.source.as_deref().map(|e| e as _)
+        let source: &(dyn std::error::Error + 'static) = self.0.source.as_deref()?;
+        // Whoever prints an error with its sources would repeat a text that the message already includes.
+        let told = match self.0.kind {
+            Kind::Caller => false,
+            Kind::Io | Kind::NotFound => true,
+            _ => self.0.message.contains(&source.to_string()),
+        };
+        (!told).then_some(source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_source_that_the_message_includes_is_not_told_again() {
+        let source = || std::io::Error::other("cut off");
+        assert!(Error::data("not JSON: cut off").caused_by(source()).source().is_none());
+        assert!(Error::data("not JSON").caused_by(source()).source().is_some());
+        assert!(Error::io("f", source()).source().is_none());
+        assert!(Error::caller(source()).source().is_some());
     }
 }

@@ -5,6 +5,8 @@ product, so that likelihood works too. `from_pipeline` takes a diffusers pipelin
 the whole loop on the device, with skipstone's coefficients and noise.
 """
 
+import operator
+
 import numpy as np
 import torch
 
@@ -65,7 +67,9 @@ class _Function:
 
     def predict(self, x, t, classes=None):
         """The module's prediction for x, a tensor on the device, at the network index t."""
-        times = torch.full((x.shape[0],), t, device=self.device, dtype=torch.int64 if isinstance(t, int) else x.dtype)
+        # A fractional index needs more digits than half precision has.
+        dtype = torch.int64 if isinstance(t, int) else torch.promote_types(x.dtype, torch.float32)
+        times = torch.full((x.shape[0],), t, device=self.device, dtype=dtype)
         if self.call is not None:
             out = self.call(self.module, x, times) if classes is None else self.call(self.module, x, times, classes)
         elif classes is None:
@@ -218,7 +222,10 @@ def sample(denoiser, n=1, *, schedule=None, latents=None, noise=None, first=0, c
     if class_ is None and denoiser.classes is not None:
         class_ = range(denoiser.classes) if denoiser.null_class is None else denoiser.null_class
     if class_ is not None:
-        given = [class_] if isinstance(class_, int) else list(class_)
+        try:
+            given = [operator.index(class_)]
+        except TypeError:
+            given = list(class_)
         options["class_"] = given
         classes = torch.tensor([given[(first + i) % len(given)] for i in range(n)], device=function.device)
     plan = sampler.plan(**options)

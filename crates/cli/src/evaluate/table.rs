@@ -6,7 +6,7 @@ use skipstone_eval::table::{Cell, Judge, Row, Task};
 
 use super::EvaluateArguments;
 use crate::common::duration;
-use crate::failure::{Done, emit};
+use crate::failure::{Done, Stdout, emit};
 use crate::sample::time_of_call;
 
 /// Prints what would be done and what it would cost.
@@ -58,7 +58,8 @@ pub fn head(judge: &Judge, n: u64, weights: &str) -> anyhow::Result<()> {
         real.train().dim().0,
         real.name(),
         judge.reference.floor_n(n as usize)
-    ))?;
+    ))
+    .map_err(Stdout::unfinished)?;
     emit(format_args!(
         "{:<24} {:>6} {:>6} {:>9} {:>9} {:>17} {:>9} {:>7} {:>12} {:>8} {:>9}",
         "eta",
@@ -72,7 +73,8 @@ pub fn head(judge: &Judge, n: u64, weights: &str) -> anyhow::Result<()> {
         "memorisation",
         "latent",
         "seconds"
-    ))?;
+    ))
+    .map_err(Stdout::unfinished)?;
     Ok(())
 }
 

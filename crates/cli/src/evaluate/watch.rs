@@ -8,7 +8,7 @@ use skipstone_eval::table::{Row, Task, Watcher};
 
 use super::EvaluateArguments;
 use super::table::line;
-use crate::failure::emit;
+use crate::failure::{Stdout, emit};
 use crate::interrupt;
 
 /// What is shown: a bar for all network calls, one for the images that are scored, and the lines of the table.
@@ -52,7 +52,7 @@ impl Watcher for Shown<'_> {
     fn row(&mut self, task: &Task, row: &Row) -> anyhow::Result<()> {
         self.end_scoring();
         let text = if self.arguments.common.json { json!(row).to_string() } else { line(&task.cell, row) };
-        crate::bars::above(|| emit(text))?;
+        crate::bars::above(|| emit(text)).map_err(Stdout::unfinished)?;
         Ok(())
     }
 }

@@ -27,6 +27,7 @@ use crate::dataset::{ArrayArguments, DATA, SplitName, load_for};
 use crate::failure::{Done, Usage, emit};
 use crate::interrupt;
 use crate::options::Flags;
+use crate::output::check_results;
 
 /// Batch size: fixed, so that sums have the same order on every machine.
 const BATCH: usize = 32;
@@ -67,7 +68,7 @@ pub struct LikelihoodArguments {
     #[arg(long, value_enum, default_value_t = SplitName::Test)]
     split: SplitName,
     /// Number of images, from the start of the data
-    #[arg(short, value_name = "N", default_value_t = 256)]
+    #[arg(short, allow_negative_numbers = true, value_name = "N", default_value_t = 256)]
     n: usize,
     #[command(flatten)]
     run: Flags<{ LAYOUT | SEED }>,
@@ -122,6 +123,9 @@ struct Task<'a> {
 /// Runs the command.
 pub fn run(arguments: &LikelihoodArguments) -> anyhow::Result<Done> {
     check(arguments)?;
+    if let Some(folder) = &arguments.output {
+        check_results(folder, &arguments.data)?;
+    }
     let engine = arguments.common.start()?;
     let mut model = arguments.model.load()?;
     if arguments.method == Method::Ode {
@@ -169,6 +173,9 @@ fn check(arguments: &LikelihoodArguments) -> Result<(), Usage> {
         )),
         Method::Ode if arguments.sigma_1.is_some() => {
             Err(Usage("--method ode: the ODE has no decoder; leave --sigma-1 out".into()))
+        }
+        Method::Elbo if arguments.probes != 1 || arguments.probe != ProbeKind::Rademacher => {
+            Err(Usage("--probes, --probe: the bound needs no probes; leave them out, or set --method ode".into()))
         }
         Method::Ode if arguments.probes == 0 => Err(Usage("--probes: expected at least 1, found 0".into())),
         _ => Ok(()),

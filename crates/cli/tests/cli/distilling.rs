@@ -58,6 +58,8 @@ fn a_student_samples_in_its_own_number_of_steps() {
         let (_, said) = run(at, &["sample", "--model", "run/model", "-n", "1", flag, value, "-o", "x.png"], 0);
         assert_eq!(said.contains("was distilled for 2 steps"), warned, "{said}");
     }
+    let (_, said) = run(at, &["sample", "--model", "run/model", "-n", "1", "--restart", "499,999,1", "-o", "x.png"], 0);
+    assert!(said.contains("of a restart; leave them out"), "{said}");
     // Of a list, the runs that it has not learnt are named.
     let (_, said) = run(at, &["sample", "--model", "run/model", "-n", "1", "--steps", "2,3", "-o", "list.png"], 0);
     assert!(said.contains("note: --steps 3: the model was distilled for 2 steps"), "{said}");

@@ -302,6 +302,7 @@ fn shards_in_one_folder_are_merged_without_drawing() {
     }
     let (_, error) = evaluate(at, &format!("{CELLS} --merge -o shared"), 2);
     assert!(error.contains("--merge: images ") && error.contains("--shard 2/3"), "{error}");
+    assert!(error.contains(" of eta 0, S = 2, are missing in"), "{error}");
     // The message's own command draws what is missing.
     let again =
         error.split("draw them with: skipstone ").nth(1).or_else(|| error.split("draw them with: ").nth(1)).unwrap();
@@ -341,6 +342,14 @@ fn a_dry_run_writes_nothing_and_mistakes_are_named() {
     }
     let (_, error) = evaluate(at, "--model model --steps 2 -n 8 -o out", 2);
     assert!(error.contains("--data"), "{error}");
+    // A folder of other things is nobody's to write into, with or without a shard.
+    for shard in ["", "--shard 1/2"] {
+        let (_, error) = evaluate(at, &format!("{CELLS} {shard} -o model"), 2);
+        assert!(error.contains("-o model: the folder has ") && error.contains("choose another folder"), "{error}");
+        assert!(!at.join("model/samples").exists() && !at.join("model/reference").exists());
+    }
+    std::fs::create_dir_all(at.join("begun/reference")).unwrap();
+    evaluate(at, &format!("{CELLS} --dry-run -o begun"), 0);
     let (_, error) = evaluate(at, "--model model --data absent --steps 2 -n 8 -o out", 1);
     assert!(error.contains("absent"), "{error}");
 }

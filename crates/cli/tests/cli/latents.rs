@@ -76,6 +76,10 @@ fn the_command_that_encode_prints_brings_the_images_back() {
         words.extend(["-o", "back.npy"]);
         run(at, &words, 0);
         assert!(furthest(&tensor(at, "back.npy"), &x) < 1e-3, "{flags}");
+        if flags.contains("bdia") {
+            let (_, error) = on_model(at, "decode", "--latents x_T.npy --steps 5 -o no.npy", 2);
+            assert!(error.contains("pairs of latents") && error.contains("add the --method"), "{error}");
+        }
     }
 }
 
@@ -324,6 +328,14 @@ fn wrong_usage_of_latents_is_exit_code_2() {
     let before = names(at);
     for (command, arguments, message) in [
         ("encode", "--images x.npy -o x.png", "ends in .npy"),
+        ("encode", "--images x.npy -o x.jpg", "ends in .npy"),
+        ("encode", "--images x.npy -o -", "-: expected a name that ends in .npy"),
+        ("decode", "--latents x.npy -o -", "-o -: only sample writes to stdout"),
+        ("interpolate", "--seeds 1,2 -o -", "-o -: only sample writes to stdout"),
+        ("reconstruct", "--images x.npy -o -", "-o -: only sample writes to stdout"),
+        ("likelihood", "--data x.npy -o -", "-o -: only sample writes to stdout"),
+        ("evaluate", "--data x.npy -o -", "-o -: only sample writes to stdout"),
+        ("calibrate", "--data x.npy -o -", "-o -: only sample writes to stdout"),
         ("encode", "--images x.npy --eta 0.5 -o y.npy", "--noise-out"),
         ("encode", "--images x.npy --noise-out z.npy -o y.npy", "without --eta"),
         ("encode", "--images x.npy --eta 1 --method bdia --noise-out z.npy -o y.npy", "leave it out"),
@@ -386,12 +398,46 @@ fn no_output_takes_the_place_of_an_input_or_of_another_output() {
         ("decode", "--latents x.npy --steps 3 -o x.npy", "x.npy: is an input"),
         ("interpolate", "--images 0.png,1.png --steps 3 -o 1.png", "1.png: is an input"),
         ("sample", "-n 1 --steps 3 --inpaint 0.png --mask 1.png -o 0.png", "0.png: is an input"),
+        ("calibrate", "--data x.npy -n 1 -o x.npy", "x.npy: is an input"),
+        ("calibrate", "--data x.npy -n 1 --dry-run -o ./x.npy", "is an input"),
+        ("calibrate", "--data idx:x.npy -n 1 -o x.npy", "is an input"),
     ] {
         let (_, error) = on_model(at, command, flags, 2);
         assert!(error.contains(message), "{command} {flags}: {error}");
     }
     assert_eq!(before, ["x.npy", "0.png", "1.png"].map(|name| read(at, name)));
     assert!(!at.join("y.npy").exists());
+}
+
+#[test]
+fn no_results_are_put_among_the_images_that_they_are_of() {
+    let (folder, x) = with_images();
+    let at = folder.path();
+    std::fs::create_dir(at.join("ph")).unwrap();
+    for i in 0..2 {
+        let picture = Picture::from_image(x.index_axis(Axis(0), i)).unwrap();
+        write_png(&at.join(format!("ph/{i}.png")), &picture, &[]).unwrap();
+    }
+    std::fs::write(at.join("ok.png"), "a file").unwrap();
+    for (command, out) in [
+        ("reconstruct --steps 2 --images", "ph"),
+        ("reconstruct --steps 2 --images", "ph/a/b"),
+        ("reconstruct --steps 2 --dry-run --images", "model/../ph/"),
+        ("likelihood --steps 2 --data", "ph"),
+        ("likelihood --steps 2 --data", "./ph/out"),
+        ("evaluate --steps 2 -n 2 --data", "ph/out"),
+    ] {
+        let (command, flags) = command.split_once(' ').unwrap();
+        let (_, error) = on_model(at, command, &format!("{flags} ph -o {out}"), 2);
+        let wanted = format!("{out}: the folder of images ph is an input of this command");
+        assert!(error.contains(&wanted), "{command} -o {out}: {error}");
+        let (_, error) = on_model(at, command, &format!("{flags} ph -o ok.png"), 1);
+        assert!(error.contains("ok.png: a file is in the way of this folder"), "{command}: {error}");
+    }
+    assert_eq!(names(&at.join("ph")), ["0.png", "1.png"]);
+    // A folder beside it whose name begins the same is another.
+    on_model(at, "reconstruct", "--steps 2 --images ph -o ph2", 0);
+    on_model(at, "likelihood", "--steps 2 -n 1 --data ph -o ph3", 0);
 }
 
 #[test]

@@ -138,6 +138,43 @@ fn a_killed_and_an_interrupted_run_are_completed_by_the_same_command() {
 }
 
 #[test]
+fn an_interrupted_archive_says_that_its_images_are_kept() {
+    let folder = with_model();
+    let at = folder.path();
+    let arguments = ["sample", "--model", "model", "-n", "40", "--steps", "60", "--batch", "2", "-o", "k.npz"];
+    let child = skipstone(at, &arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let length = || std::fs::metadata(at.join(".k.npz.partial")).map_or(0, |found| found.len());
+    let mut first = 0;
+    // Its manifest comes first, then its images.
+    while !at.join("k.npz").exists() && (first == 0 || length() <= first) {
+        first = if first == 0 { length() } else { first };
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal("INT", child.id());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() != Some(0) {
+        assert_eq!(output.status.code(), Some(130), "{said}");
+        assert!(said.contains("of 40 images are kept for k.npz; continue with: "), "{said}");
+        assert!(!at.join("k.npz").exists());
+    }
+    run(at, &arguments, 0);
+    assert!(at.join("k.npz").exists() && !at.join(".k.npz.partial").exists());
+}
+
+#[test]
+fn an_archive_of_other_options_is_called_a_file() {
+    let folder = with_model();
+    let at = folder.path();
+    for name in ["k.f.npz", "k.tar"] {
+        sample(at, &format!("-n 2 --steps 5 -o {name}"));
+        let (_, error) = expect(at, &format!("-n 2 --steps 4 -o {name}"), 2);
+        assert!(error.contains(&format!("{name}: its images were made with ")), "{error}");
+        assert!(error.contains("or choose another name") && !error.contains("folder"), "{error}");
+    }
+}
+
+#[test]
 fn a_second_ctrl_c_does_not_wait_for_the_step_to_end() {
     let folder = tempfile::tempdir().unwrap();
     // A step of so many images takes seconds.
@@ -228,6 +265,8 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
         ("-n 100000000 -o x.npy", "too many for one tensor"),
         ("-n 1000000", "too many for one grid"),
         ("-o x.jpg", "ends in .png"),
+        ("-o x.jpg", ".npz (an array of bytes), .tar (a webdataset archive) or / (a folder of images), or - ("),
+        ("-o x.png --trajectory -", "ends in .png"),
         ("--device cuda", "expected cpu, gpu, vulkan"),
         ("--threads 0", "--threads"),
         ("--eta 1 --sigma hat", "eta: cannot be combined with sigma hat"),
@@ -249,8 +288,10 @@ fn failures_are_exit_code_1_name_the_file_and_leave_nothing() {
     assert!(error.contains("absent"), "{error}");
     assert_eq!(names(at), before);
     std::fs::write(at.join("in-the-way"), "a file").unwrap();
-    let (_, error) = expect(at, "--steps 2 -o in-the-way/", 1);
-    assert!(error.contains("a file is in the way"), "{error}");
+    for name in ["in-the-way/", "in-the-way/ --dry-run"] {
+        let (_, error) = expect(at, &format!("--steps 2 -o {name}"), 1);
+        assert!(error.contains("in-the-way/: a file is in the way"), "{error}");
+    }
     let weights = at.join("model/unet/diffusion_pytorch_model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();
@@ -268,6 +309,16 @@ fn a_full_disk_is_said_and_a_closed_pipe_is_success() {
     std::os::unix::fs::symlink("/dev/full", at.join("full.png")).unwrap();
     let (_, error) = expect(at, "-n 2 --steps 2 -o full.png", 1);
     assert!(error.contains("no space left"), "{error}");
+    // What is no file is not to be removed.
+    for device in ["/dev/null", "/dev/full"] {
+        let (_, error) = expect(at, &format!("-n 2 --steps 2 -o {device}"), 1);
+        assert!(error.contains(&format!("{device}: is no folder and no regular file; choose another name")), "{error}");
+    }
+    for name in ["full.tar", "full.npz"] {
+        std::os::unix::fs::symlink("/dev/full", at.join(name)).unwrap();
+        let (_, error) = expect(at, &format!("-n 2 --steps 2 -o {name}"), 1);
+        assert!(error.contains(&format!("{name}: is no regular file; choose another name")), "{error}");
+    }
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let status = skipstone(at, &["inspect", "--model", "model"]).stdout(full).output().unwrap().status;
     assert_eq!(status.code(), Some(1));

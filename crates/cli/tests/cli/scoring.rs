@@ -103,7 +103,7 @@ fn a_calibration_is_made_once_and_serves_variances_and_times() {
     skip(at, &format!("calibrate --model model --data {data} -n 0 -o x.json"), 2);
     // Timesteps fitted to the path need another pass.
     let (_, error) = skip(at, "sample --model model -n 2 --steps 4 --spacing fitted -o no.npy", 1);
-    assert!(error.contains("skipstone calibrate --fitted 32"), "{error}");
+    assert!(error.contains("skipstone calibrate --model DIR --data DATASET --fitted 32"), "{error}");
     let fit = format!("{calibrate} --fitted 2");
     let cost = json(at, &format!("{fit} --dry-run --json"));
     assert_eq!((cost["latents"].as_u64(), cost["path_calls"].as_u64()), (Some(2), Some(395)));
@@ -119,15 +119,24 @@ fn a_calibration_is_made_once_and_serves_variances_and_times() {
     let (_, error) = skip(at, "sample --model model -n 1 --sigma hat --eta 1 -o no.npy", 2);
     assert!(error.contains("eta: cannot be combined with sigma hat"), "{error}");
     // Numbers of another network are refused, and damaged ones too.
-    let text = String::from_utf8(bytes).unwrap();
+    let text = String::from_utf8(bytes.clone()).unwrap();
     let hash = serde_json::from_str::<Value>(&text).unwrap()["model"].as_str().unwrap().to_owned();
     std::fs::write(at.join("model/calibration.json"), text.replace(&hash, &"0".repeat(64))).unwrap();
     let (_, error) = skip(at, "sample --model model -n 1 --steps 4 --sigma analytic -o no.npy", 1);
     assert!(error.contains("calibration belongs to model 0000000000000000"), "{error}");
     skip(at, "sample --model model -n 1 --steps 4 -o plain.npy", 0);
-    std::fs::write(at.join("model/calibration.json"), "{").unwrap();
-    let (_, error) = skip(at, "sample --model model -n 1 --steps 4 -o no.npy", 1);
-    assert!(error.contains("calibration.json") && error.contains("not a calibration"), "{error}");
+    for (damaged, what) in [("", "the file is empty"), ("{", "not JSON, truncated")] {
+        std::fs::write(at.join("model/calibration.json"), damaged).unwrap();
+        let (_, said) = skip(at, "sample --model model -n 1 --steps 4 -o again.npy", 0);
+        assert!(said.starts_with("warning: ") && said.contains("calibration.json: not a calibration: "), "{said}");
+        assert!(said.contains(what) && said.contains("skipstone calibrate --model DIR --data DATASET"), "{said}");
+        assert_eq!(read(at, "again.npy"), read(at, "plain.npy"));
+        let (_, error) = skip(at, "sample --model model -n 1 --steps 4 --sigma analytic -o no.npy", 1);
+        assert!(error.contains("error: sigma analytic needs the model's calibration"), "{error}");
+    }
+    // The remedy works.
+    skip(at, &calibrate, 0);
+    assert_eq!(read(at, "model/calibration.json"), bytes);
 
     let (_, error) = skip(at, &format!("calibrate --data {data}"), 2);
     assert!(error.contains("built-in model already has a calibration"), "{error}");

@@ -256,16 +256,26 @@ fn wrong_usage_and_a_taken_port_say_what_to_do() {
     let serving = Serving::start(at, &[], None);
     let (_, said) = run(at, &["serve", "--model", "model", "--listen", &serving.address], 1);
     assert!(said.contains("is another program using the port? choose another port with --listen"), "{said}");
-    for (flag, value) in
-        [("--grace", "1000000000000"), ("--max-images", "0"), ("--max-steps", "0"), ("--max-queue", "0")]
-    {
+    for (flag, value) in [
+        ("--grace", "1000000000000"),
+        ("--max-images", "0"),
+        ("--max-steps", "0"),
+        ("--max-pixels", "0"),
+        ("--max-upload", "0"),
+        ("--max-queue", "0"),
+        ("--max-sync", "0"),
+        ("--allow-host", ""),
+        ("--allow-host", "a b"),
+    ] {
         let (_, said) = run(at, &["serve", "--model", "model", "--listen", "127.0.0.1:0", flag, value], 2);
         assert!(said.contains(flag), "{said}");
     }
-    let (_, said) = run(at, &["serve", "--listen", "8080"], 2);
-    assert!(said.contains("invalid socket address"), "{said}");
+    for nowhere in ["8080", "localhost", "localhost:http"] {
+        let (_, said) = run(at, &["serve", "--listen", nowhere], 2);
+        assert!(said.contains("such as 127.0.0.1:8080 or localhost:8080"), "{said}");
+    }
     let (_, said) = run(at, &["serve", "--model", "model", "--model", "./model", "--listen", "127.0.0.1:0"], 2);
-    assert!(said.contains("two models have this name"), "{said}");
+    assert!(said.contains("two models have this name") && said.contains("--model NAME=PATH"), "{said}");
     assert!(run(at, &["serve", "--model", "none", "--listen", "127.0.0.1:0"], 1).1.contains("none"));
 }
 
@@ -291,14 +301,38 @@ fn models_of_one_name_go_by_the_folder_around_them() {
         write_model(&at.join(name), &Config::smallest(), None);
     }
     std::fs::rename(at.join("third/model"), at.join("alone")).unwrap();
-    let mut command = skipstone(at, &["serve", "--listen", "127.0.0.1:0", "--json"]);
-    command.args(["--model", "clothes/model", "--model", "digits/model", "--model", "alone"]);
+    assert_eq!(served(at, &["clothes/model", "digits/model", "alone"]), ["clothes", "digits", "alone"]);
+}
+
+/// The ids under which `serve` offers these models.
+#[track_caller]
+fn served(folder: &Path, models: &[&str]) -> Vec<String> {
+    let mut command = skipstone(folder, &["serve", "--listen", "localhost:0", "--json"]);
+    for model in models {
+        command.args(["--model", *model]);
+    }
     command.env_remove("SKIPSTONE_TOKEN").stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    let greeting: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(greeting["models"], serde_json::json!(["clothes", "digits", "alone"]));
+    let greeting: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    greeting["models"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn models_in_folders_of_one_name_are_given_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for name in ["one/a", "two/a", "c=3"] {
+        std::fs::create_dir_all(at.join(name)).unwrap();
+        write_model(&at.join(name), &Config::smallest(), None);
+    }
+    let same = ["serve", "--listen", "127.0.0.1:0", "--model", "one/a/model", "--model", "two/a/model"];
+    let (_, said) = run(at, &same, 2);
+    assert!(said.contains("model a: two models have this name") && said.contains("--model NAME=PATH"), "{said}");
+    assert_eq!(served(at, &["first=one/a/model", "two/a/model"]), ["first", "model"]);
+    // A path may have the sign itself, as may one that is named.
+    assert_eq!(served(at, &["c=3/model", "third=c=3/model"]), ["model", "third"]);
 }

@@ -76,10 +76,29 @@ fn threads_change_nothing_and_a_finished_run_resumes_to_success() {
     let (_, said) = run(at, &arguments("one", &["--resume"]), 0);
     assert!(said.contains("already finished"), "{said}");
     assert_same(at, "one", "two");
-    let (_, error) = run(at, &arguments("one", &[]), 2);
-    assert!(error.contains("--resume"), "{error}");
-    let (_, error) = run(at, &arguments("one", &["--resume", "--seed", "5"]), 2);
-    assert!(error.contains("train.seed"), "{error}");
+    // A reader of the progress that goes away leaves a training that is not finished, and it says so.
+    let mut child = skipstone(at, &arguments("three", &["--json"])).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    run(at, &arguments("three", &["--resume"]), 0);
+    assert_same(at, "one", "three");
+    // A dry run refuses what the run would.
+    for dry in [&[][..], &["--dry-run"]] {
+        let (_, error) = run(at, &arguments("one", dry), 2);
+        assert!(error.contains("--resume"), "{error}");
+        let (_, error) = run(at, &arguments("one", &[&["--resume", "--seed", "5"], dry].concat()), 2);
+        assert!(error.contains("train.seed"), "{error}");
+    }
+    // The recipe stays that of what was trained.
+    let recipe = read(at, "one/recipe.toml");
+    let (_, error) = run(at, &arguments("one", &["--resume", "--set", "train.steps=5"]), 2);
+    assert!(error.contains("5 steps") && error.contains("made 12"), "{error}");
+    assert!(recipe == read(at, "one/recipe.toml"));
+    // The same images under another name are the same data.
+    std::fs::rename(at.join("images-idx3-ubyte"), at.join("renamed-idx3-ubyte")).unwrap();
+    let renamed = ["train", "--data", "idx:renamed-idx3-ubyte", "--config", "r.toml", "--out", "one", "--resume"];
+    run(at, &renamed, 0);
+    assert_same(at, "one", "two");
     run(at, &["sample", "--model", "one/model", "-n", "2", "--steps", "2"], 0);
 }
 

@@ -22,9 +22,10 @@ pub struct Cell {
 }
 
 impl fmt::Display for Cell {
-    /// [`line`](Cell::line) and S.
+    /// [`line`](Cell::line) and S. Outside a table, a number is said to be η.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, S = {}", self.line(), self.steps)
+        let eta = if matches!(self.noise, Noise::Eta(_)) { "eta " } else { "" };
+        write!(f, "{eta}{}, S = {}", self.line(), self.steps)
     }
 }
 

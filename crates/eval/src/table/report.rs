@@ -19,8 +19,8 @@ use super::pictures;
 use super::results::Results;
 use super::row::Row;
 use reading::{all_numbers, provenance, reading};
-use sections::{Line, Section, sections};
-use text::{Html, distance, escaped, seconds};
+use sections::{Line, Section, floor_images, sections};
+use text::{Html, counted, distance, escaped, seconds};
 
 const STYLE: &str = include_str!("report/style.css");
 /// Most bytes of a picture. Pictures of small images are far below it; larger ones would slow down a browser.
@@ -61,10 +61,9 @@ fn lead(rows: &[Row]) -> String {
         rows.iter().map(|row| format!("{} ({})", text::short(&row.model), row.weights)).collect();
     models.sort();
     models.dedup();
-    let (model, cells) = (models.join(", "), rows.len());
+    let (model, cells) = (models.join(", "), counted(rows.len(), "cell"));
     let images: u64 = rows.iter().map(|row| row.n).sum();
-    let plural = if cells == 1 { "cell" } else { "cells" };
-    format!("{cells} {plural}, {} images drawn and scored. Model {model}, {}.", text::grouped(images), rows[0].program)
+    format!("{cells}, {} images drawn and scored. Model {model}, {}.", text::grouped(images), rows[0].program)
 }
 
 fn part(page: &mut Html, section: &Section<'_>, named: bool, i: usize, folder: &Path) -> Result<()> {
@@ -104,15 +103,14 @@ fn facts(page: &mut Html, section: &Section<'_>) {
         page.element("dd", "", about);
         page.raw("</div>\n");
     };
-    let about =
-        |line: &Line<'_>, row: &Row| format!("{}, S = {}: {} calls per image", line.label, row.steps, row.calls);
+    let about = |line: &Line<'_>, row: &Row| {
+        format!("{}, S = {}: {} per image", line.label, row.steps, counted(row.calls, "call"))
+    };
     fact("Best Fréchet distance", &distance(best.frechet), &about(line, best));
     if let Some((line, near)) = section.cheapest_near(best.frechet * 1.1).filter(|(_, near)| near.calls < best.calls) {
         fact("Within 10 % of it, fewest calls", &distance(near.frechet), &about(line, near));
     }
-    let whose = if best.halves { "the other half of the data" } else { "test images" };
-    let floor = format!("the score of {} {whose}", text::grouped(best.floor_n as u64));
-    fact("Floor", &distance(best.frechet_floor), &floor);
+    fact("Floor", &distance(best.frechet_floor), &format!("the score of {}", floor_images(best)));
     page.raw("</dl>\n");
 }
 

@@ -46,13 +46,17 @@ impl Results {
         Ok(Self(rows))
     }
 
-    /// Adds a row. It replaces the row with the same place, but keeps a latent variance that only the old row has.
+    /// Adds a row. It replaces the row with the same place, but keeps what only the old row has: a latent variance, and the distance
+    /// of the same images to those of more steps.
     pub fn put(&mut self, mut row: Row) {
         let place = row.place();
         match self.0.iter_mut().find(|old| old.place() == place) {
             Some(old) => {
                 if row.repeats.is_none() {
                     (row.repeats, row.latent_variance) = (old.repeats.take(), old.latent_variance);
+                }
+                if row.against.is_none() && row.samples == old.samples {
+                    (row.coarse_rms, row.rms, row.against) = (old.coarse_rms, old.rms, old.against);
                 }
                 *old = row;
             }
@@ -116,6 +120,13 @@ mod tests {
         let hat = Row { repeats: None, latent_variance: None, ..row(10, Noise::Hat, 300.0) };
         results.put(hat);
         assert_eq!(results.rows()[1], row(10, Noise::Hat, 300.0));
+        // So does the distance to more steps, as long as the images are the same.
+        let alone = || Row { coarse_rms: None, rms: None, against: None, ..row(10, Noise::Hat, 300.0) };
+        results.put(alone());
+        assert_eq!(results.rows()[1], row(10, Noise::Hat, 300.0));
+        results.put(Row { samples: "others".to_owned(), ..alone() });
+        assert_eq!(results.rows()[1].against, None);
+        results.put(row(10, Noise::Hat, 300.0));
         let found: Vec<f64> = results.rows().iter().map(|row| row.frechet).collect();
         assert_eq!(found, [19.0, 300.0, 25.0]);
         results.write(folder.path()).unwrap();

@@ -1,13 +1,12 @@
 //! A row of the results: a cell with its scores.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use skipstone::io::hex::hex;
 use skipstone::sampling::options::Noise;
 
+use super::samples::sorted;
 use super::score::Scores;
 
 /// Declares [`Row`] and the columns of `results.csv`, in the order of the fields.
@@ -138,8 +137,7 @@ row! {
 impl Row {
     /// A digest of what was scored, and against what. Of several rows with the same digest, the latest is valid.
     pub fn place(&self) -> String {
-        let sorted: BTreeMap<&String, &Value> = self.options.iter().collect();
-        let what = json!([sorted, self.first, self.n, self.data_digest, self.features]);
+        let what = json!([sorted(&self.options), self.first, self.n, self.data_digest, self.features]);
         hex(&Sha256::digest(what.to_string())[..8])
     }
 

@@ -51,11 +51,14 @@ pub struct Samples {
     damaged: Vec<Error>,
 }
 
+/// Options in the order of their names, for digests: any dependency can make serde_json's maps keep another order.
+pub(super) fn sorted(options: &Map<String, Value>) -> BTreeMap<&String, &Value> {
+    options.iter().collect()
+}
+
 /// A digest of the options. Runs with equal digests have equal images.
 fn key_of(options: &Map<String, Value>) -> String {
-    // Sorted by name, because any dependency can make serde_json's maps keep another order.
-    let sorted: BTreeMap<&String, &Value> = options.iter().collect();
-    hex(&Sha256::digest(json!(sorted).to_string()))
+    hex(&Sha256::digest(json!(sorted(options)).to_string()))
 }
 
 /// The most telling options, for names of folders.

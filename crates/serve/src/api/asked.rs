@@ -60,9 +60,25 @@ impl Fields {
 
 /// Every field of a request of kind `K`.
 pub(super) fn described<K: RequestKind>() -> impl Iterator<Item = &'static Description> {
-    let is_own = |about: &&Description| K::OWN.iter().any(|own| own.name == about.name);
-    let options = of(K::OPTIONS).map(|field| &field.about).filter(move |about| !is_own(about));
+    let options = of(K::OPTIONS).map(|field| &field.about).filter(|about| !is_own::<K>(about));
     [&MODEL].into_iter().chain(K::OWN).chain(options)
+}
+
+/// Whether a field is not an option of the library.
+fn is_own<K: RequestKind>(about: &Description) -> bool {
+    [&MODEL].into_iter().chain(K::OWN).any(|own| own.name == about.name)
+}
+
+/// Refuses a value of another type than the field's, in words: those of serde name types of Rust.
+fn check_type(about: &Description, value: &Value) -> Result<()> {
+    let all = |is: fn(&Value) -> bool| value.as_array().is_some_and(|items| items.iter().all(is));
+    let (fits, expected) = match about.kind {
+        Kind::Whole(least) => (value.is_u64(), format!("a whole number of at least {least}")),
+        Kind::Wholes { least, .. } => (all(Value::is_u64), format!("whole numbers of at least {least}")),
+        Kind::Numbers { .. } => (all(Value::is_number), "numbers".to_owned()),
+        _ => (value.is_string(), "text".to_owned()),
+    };
+    if fits { Ok(()) } else { Err(Error::argument(format!("{}: expected {expected}, found {value}", about.name))) }
 }
 
 /// The field of this name, or an error that suggests the nearest name.
@@ -106,7 +122,12 @@ impl<K: RequestKind> ApiRequest<K> {
 
     fn read(fields: Map<String, Value>, hidden: Option<&str>) -> Result<Self> {
         let checked = fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| {
-            let value = named::<K>(&name, hidden)?.kind.check(&name, value)?;
+            let about = named::<K>(&name, hidden)?;
+            let value = about.kind.check(&name, value)?;
+            // The library checks its options itself.
+            if is_own::<K>(about) {
+                check_type(about, &value)?;
+            }
             Ok((name, value))
         });
         let mut fields = Fields(checked.collect::<Result<_>>()?);

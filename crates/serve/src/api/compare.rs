@@ -51,7 +51,7 @@ impl ApiRequest<CompareFields> {
     /// η is negative or not finite.
     pub fn sample(&self, steps: usize, eta: f64) -> Result<ApiRequest<SampleFields>> {
         let options = Request { steps: Some(steps), noise: Noise::eta(eta)?, ..self.options.clone() };
-        let own = SampleFields { n: self.own.n, first: 0 };
+        let own = SampleFields { n: Some(self.own.n), first: 0 };
         Ok(ApiRequest { model: self.model.clone(), test_image: None, precision: self.precision, options, own })
     }
 }

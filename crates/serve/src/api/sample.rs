@@ -10,8 +10,8 @@ use super::png::Png;
 /// The fields of a request to sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleFields {
-    /// Number of images.
-    pub n: usize,
+    /// Number of images; `None` leaves it to the service.
+    pub n: Option<usize>,
     /// Index of the first image.
     pub first: u64,
 }
@@ -21,7 +21,10 @@ impl RequestKind for SampleFields {
     const ABOUT: &'static str =
         "What to sample. Every field is optional. The same request always gives the same pixels.";
     const OWN: &'static [Description] = &[
-        Description::new("n", "N", Kind::Whole(1)).help("Number of images").or("16").such_as("4"),
+        Description::new("n", "N", Kind::Whole(1))
+            .help("Number of images")
+            .or("16, or the service's limit if that is less")
+            .such_as("4"),
         Description::new("first", "I", Kind::Whole(0))
             .help("Index of the first image; image i depends only on the options, the seed and i")
             .or("0"),
@@ -29,15 +32,14 @@ impl RequestKind for SampleFields {
     const OPTIONS: Set = SAMPLE;
 
     fn read(fields: &mut Fields) -> Result<Self> {
-        Ok(Self { n: fields.take("n")?.unwrap_or(16), first: fields.take("first")?.unwrap_or(0) })
+        Ok(Self { n: fields.take("n")?, first: fields.take("first")?.unwrap_or(0) })
     }
 }
 
 impl ApiRequest<SampleFields> {
-    /// The command that makes the same picture. `model` is the model's flag, empty or with a space before it.
-    pub fn command(&self, model: &str) -> String {
-        let SampleFields { n, first } = self.own;
-        let first = if first == 0 { String::new() } else { format!(" --first {first}") };
+    /// The command that makes the same picture of `n` images. `model` is the flag, empty or with a space before it.
+    pub fn command(&self, model: &str, n: usize) -> String {
+        let first = if self.own.first == 0 { String::new() } else { format!(" --first {}", self.own.first) };
         format!("skipstone sample{model} -n {n}{}{first}", self.options.to_flags(SAMPLE))
     }
 }

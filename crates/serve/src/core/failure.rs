@@ -25,10 +25,15 @@ impl From<Error> for Failure {
         match error.kind() {
             // The path is left out, because callers must not learn where files are.
             Kind::InvalidArgument | Kind::InvalidData | Kind::Unsupported | Kind::NotFound => {
-                Self::Refused(error.message().to_owned())
+                Self::Refused(with_fields(error.message()))
             }
             Kind::NonFinite => Self::NotFinite(error.message().to_owned()),
             _ => Self::Internal(error.to_string()),
         }
     }
+}
+
+/// A message of the library with the name of the request's field: `sigmas` is a flag of the commands.
+fn with_fields(message: &str) -> String {
+    message.strip_prefix("sigmas:").map_or_else(|| message.to_owned(), |rest| format!("sigma:{rest}"))
 }

@@ -27,7 +27,7 @@ pub use ids::Ids;
 pub use input_images::InputImages;
 pub use jobs::{Jobs, Retention};
 pub use metrics::Metrics;
-pub use names::{CARRIED, ModelId, name_of};
+pub use names::{CARRIED, ModelId, name_of, split_name};
 pub use network::{ActiveRequest, OnCall, SharedDenoiser, SharedNetwork};
 pub use served_model::ServedModel;
 pub use task::{Phase, Run, Task, Work};

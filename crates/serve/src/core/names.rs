@@ -43,9 +43,41 @@ impl ModelId {
     }
 }
 
+/// The name, if any, and the path of a model given as NAME=PATH or as PATH. What exists is a path, and so is what has a
+/// slash before `=`.
+pub fn split_name(model: &Path) -> (Option<&str>, &Path) {
+    let parts = model.to_str().and_then(|text| text.split_once('=')).filter(|_| !model.exists());
+    match parts {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() && !name.contains(['/', '\\']) => {
+            (Some(name), Path::new(path))
+        }
+        _ => (None, model),
+    }
+}
+
 /// The name of the model in `path`: the name of the file or folder. Callers learn nothing else about the path.
 pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
     stem.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_told_from_a_path() {
+        for (model, name, path) in [
+            ("mine=runs/a/model", Some("mine"), "runs/a/model"),
+            ("mine=runs/a=1", Some("mine"), "runs/a=1"),
+            ("mine=ORG/NAME@main", Some("mine"), "ORG/NAME@main"),
+            ("runs/a=1/model", None, "runs/a=1/model"),
+            ("runs/a", None, "runs/a"),
+            ("=runs", None, "=runs"),
+            ("mine=", None, "mine="),
+        ] {
+            assert_eq!(split_name(Path::new(model)), (name, Path::new(path)), "{model}");
+        }
+    }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use skipstone::engine::{self, Cost, EngineOptions, Precision, bench};
 use skipstone::io::checkpoint::{Guide, Model};
 use skipstone::io::image::is_picture;
-use skipstone::sampling::generate::{Generator, Inputs};
+use skipstone::sampling::generate::{Generator, Inputs, Settings};
 use skipstone::sampling::options::Request;
+use skipstone::sampling::sampler::Plan;
 use skipstone::{Error, Result};
 
 use super::cancel::Cancel;
@@ -148,6 +149,7 @@ impl ServedModel {
         inputs: Inputs,
         (first, n): (u64, usize),
         cancel: &Cancel,
+        check: impl FnOnce(&Plan) -> std::result::Result<(), Failure>,
     ) -> std::result::Result<Generator, Failure> {
         let denoiser = self.network.denoiser(cancel.clone());
         let model = match guide {
@@ -157,9 +159,12 @@ impl ServedModel {
             }
             None => Cow::Borrowed(&self.model),
         };
+        // A generator rehearses its run, so the plan is checked before.
         let Some(Explicit { request, run }) = self.optimal_times.resolve(&model, request)? else {
+            check(&Settings::resolve(&model, request)?.1)?;
             return Ok(Generator::over(denoiser, self.cost, &model, request, inputs, (first, n))?);
         };
+        check(&run.1)?;
         let generator = Generator::over(denoiser, self.cost, &model, &request, inputs, (first, n))?;
         Ok(generator.with_run(run, n)?)
     }

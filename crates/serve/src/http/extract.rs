@@ -32,7 +32,13 @@ pub fn parse<K: RequestKind>(value: Value) -> Result<ApiRequest<K>, ApiError> {
 fn rejected(rejection: &JsonRejection) -> ApiError {
     match rejection {
         JsonRejection::BytesRejection(e) if e.status() != StatusCode::PAYLOAD_TOO_LARGE => ApiError::cut(),
-        _ => refused(rejection.status(), &rejection.body_text()),
+        _ => match refused(rejection.status(), &rejection.body_text()) {
+            // The end came before any value began; within one, the message begins with the place.
+            error if error.public.starts_with("EOF while parsing a value") => {
+                ApiError::bad("the body is empty; send a JSON object, {} for the defaults")
+            }
+            error => error,
+        },
     }
 }
 

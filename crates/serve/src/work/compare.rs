@@ -32,7 +32,7 @@ impl WorkKind for CompareFields {
             for &eta in &etas {
                 let sample = request.sample(steps, eta)?;
                 let generator = context.generator(&sample.options, 0, n)?;
-                cells.push((steps, eta, generator, sample.command(&context.model.model_flag())));
+                cells.push((steps, eta, generator, sample.command(&context.model.model_flag(), n)));
             }
         }
         let calls = cells.iter().map(|(.., generator, _)| generator.evaluations()).sum();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use skipstone::sampling::generate::{Generator, Inputs};
 use skipstone::sampling::options::Request;
+use skipstone::sampling::sampler::Plan;
 
 use crate::api::{Answer, Limits, RequestKind};
 use crate::core::{Cancel, EventSink, Failure, ServedModel, Task, Work};
@@ -21,20 +22,26 @@ pub struct Context {
     pub cancel: Cancel,
 }
 
+/// Images of a request that names no number of them.
+const USUAL_IMAGES: usize = 16;
+
 impl Context {
     /// A generator of `n` images from index `first`.
     ///
     /// # Errors
-    /// The options are not valid for the model, or a restart makes more steps than a run may have.
+    /// The options are not valid for the model, or a restart or a spacing makes more steps than a run may have.
     pub(super) fn generator(&self, request: &Request, first: u64, n: usize) -> Result<Generator, Failure> {
-        let made = self.model.generator(request, self.guide.as_deref(), Inputs::default(), (first, n), &self.cancel)?;
-        let (steps, most) = (made.plan().steps().len(), self.limits.steps);
-        if steps > most {
-            let message =
-                format!("restart: with the repeated ones, the run has {steps} steps; expected at most {most}");
-            return Err(Failure::Refused(message));
-        }
-        Ok(made)
+        let most = self.limits.steps;
+        let check = |plan: &Plan| match plan.steps().len() {
+            steps if steps <= most => Ok(()),
+            steps if request.restart.is_some() => Err(Failure::Refused(format!(
+                "restart: with the repeated ones, the run has {steps} steps; expected at most {most}"
+            ))),
+            steps => Err(Failure::Refused(format!(
+                "spacing: the run has {steps} steps with this spacing; expected at most {most}"
+            ))),
+        };
+        self.model.generator(request, self.guide.as_deref(), Inputs::default(), (first, n), &self.cancel, check)
     }
 
     /// Work of kind `K` that nobody can watch.
@@ -67,11 +74,28 @@ impl Context {
         self.limits.n.min(usize::try_from(of_pixels).unwrap_or(usize::MAX))
     }
 
+    /// The number of images of a request that names none. A limit does not refuse it.
+    pub(super) fn usual_images(&self) -> usize {
+        self.most_images().clamp(1, USUAL_IMAGES)
+    }
+
     /// Refuses 0 steps, and more than a run may have.
     pub(super) fn check_steps(&self, steps: usize) -> Result<(), Failure> {
         if steps == 0 || steps > self.limits.steps {
             return Err(Failure::Refused(format!("steps: expected 1 to {}, found {steps}", self.limits.steps)));
         }
         Ok(())
+    }
+
+    /// Refuses a request for 0 steps, and for more than a run may have.
+    pub(super) fn check_steps_of(&self, request: &Request) -> Result<(), Failure> {
+        match &request.times {
+            Some(times) if times.is_empty() || times.len() > self.limits.steps => Err(Failure::Refused(format!(
+                "times: expected 1 to {} timesteps, found {}",
+                self.limits.steps,
+                times.len()
+            ))),
+            _ => self.check_steps(request.steps_of(self.model.model.scheduler.default_steps())),
+        }
     }
 }

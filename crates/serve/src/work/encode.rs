@@ -15,12 +15,12 @@ use crate::core::{Failure, Work};
 impl WorkKind for EncodeFields {
     fn check(request: ApiRequest<Self>, context: Context, images: Option<SourceImages>) -> Result<Work, Failure> {
         let SourceImages { x0, files } = SourceImages::required(images)?;
-        context.check_steps(request.options.steps_of(context.model.model.scheduler.default_steps()))?;
+        context.check_steps_of(&request.options)?;
         let generator = context.generator(&request.options.clone().unclipped(), 0, 1)?;
         Method::Ddim.check(generator.plan())?;
         let model = context.model.clone();
         let command = request.command(&model.model_flag(), &files[0]);
-        let calls = generator.plan().steps().len() * generator.calls_per_step();
+        let calls = generator.encoding_evaluations();
         Ok(context.work::<Self>((calls, calls), move |task, _| {
             let begun = Instant::now();
             let x_t = TaskRun::new(task, model.network()).encode(&generator, &x0)?;

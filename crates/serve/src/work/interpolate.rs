@@ -109,20 +109,21 @@ impl WorkKind for InterpolateFields {
             return Err(Failure::Refused(message));
         }
         context.check_images(n)?;
-        context.check_steps(request.options.steps_of(context.model.model.scheduler.default_steps()))?;
+        context.check_steps_of(&request.options)?;
         let (generator, encoding) = if let Ends::Images(_) = ends {
             // Clipping cannot be undone, so images are encoded without it unless the request asks for it.
             let generator = context.generator(&request.options.clone().unclipped(), 0, n)?;
             Method::Ddim.check(generator.plan())?;
-            let encoding = generator.plan().steps().len();
+            let encoding = generator.encoding_evaluations();
             (generator, encoding)
         } else {
             (context.generator(&request.options, 0, n)?, 0)
         };
+        generator.settings().one_class("class")?;
         let is_single = matches!(points, Points::At(_));
         let model = context.model.clone();
         let command = (!is_single).then(|| request.command(&model.model_flag(), &files));
-        let (encoding, decoding) = (encoding * generator.calls_per_step(), generator.evaluations());
+        let decoding = generator.evaluations();
         let (calls, all_rows) = (encoding + decoding, encoding * ends.count() + decoding * n);
         let frame_bytes = 4 * n * generator.shape().iter().product::<usize>();
         let columns = points.columns();

@@ -36,9 +36,7 @@ impl WorkKind for ReconstructFields {
             Method::Ddim.check(generator.plan())?;
             generators.push(generator);
         }
-        let calls_of = |generator: &Generator| {
-            generator.plan().steps().len() * generator.calls_per_step() + generator.evaluations()
-        };
+        let calls_of = |generator: &Generator| generator.encoding_evaluations() + generator.evaluations();
         let calls = generators.iter().map(calls_of).sum();
         let model = context.model.clone();
         let command = request.command(&model.model_flag(), &all_steps, &files[0]);

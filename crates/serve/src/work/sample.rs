@@ -15,9 +15,9 @@ use crate::api::{Answer, ApiRequest, Plan, PlanEvent, Sample, SampleFields, grid
 use crate::core::{Failure, ServedModel, Work};
 
 /// A hash of everything that the images depend on, in 32 hexadecimal digits.
-fn fingerprint(model: &ServedModel, generator: &Generator, own: SampleFields) -> String {
+fn fingerprint(model: &ServedModel, generator: &Generator, (first, n): (u64, usize)) -> String {
     let mut options = generator.settings().to_json();
-    options.insert("range".to_owned(), json!([own.first, own.n]));
+    options.insert("range".to_owned(), json!([first, n]));
     // The same weights may have another schedule.
     options.insert("scheduler".to_owned(), json!(format!("{:?}", model.model.scheduler)));
     let text = Value::Object(options).to_string() + env!("CARGO_PKG_VERSION");
@@ -27,13 +27,14 @@ fn fingerprint(model: &ServedModel, generator: &Generator, own: SampleFields) ->
 impl WorkKind for SampleFields {
     fn check(request: ApiRequest<Self>, context: Context, _: Option<SourceImages>) -> Result<Work, Failure> {
         let SampleFields { n, first } = request.own;
+        let n = n.unwrap_or_else(|| context.usual_images());
         context.check_images(n)?;
-        context.check_steps(request.options.steps_of(context.model.model.scheduler.default_steps()))?;
+        context.check_steps_of(&request.options)?;
         let (model, generator) = (context.model.clone(), context.generator(&request.options, first, n)?);
-        let command = request.command(&model.model_flag());
+        let command = request.command(&model.model_flag(), n);
         let plan = Plan::Sample(PlanEvent::of(&generator, n, &command));
         let frame_bytes = 4 * n * generator.shape().iter().product::<usize>();
-        let fingerprint = Some(fingerprint(&model, &generator, request.own));
+        let fingerprint = Some(fingerprint(&model, &generator, (first, n)));
         let calls = generator.evaluations();
         let work = context.work::<Self>((calls, calls * n), move |task, events| {
             let columns = near_square(n);

@@ -44,12 +44,11 @@ impl<'a> TaskRun<'a> {
     /// Encodes images by the plain method; returns their latents, `[n, c, h, w]`.
     pub fn encode(&mut self, generator: &Generator, x0: &Array4<f32>) -> Result<Array4<f32>, Failure> {
         let _active = self.network.begin_request();
-        let each = generator.calls_per_step() as u64;
         let encoded = generator.encode(x0, 0..x0.dim().0 as u64, &Method::Ddim, &mut |done| {
-            self.task.set_done_calls(self.before + done.calls as u64 * each);
+            self.task.set_done_calls(self.before + generator.encoding_evaluations_after(done.calls) as u64);
             self.flow()
         })?;
-        self.before += generator.plan().steps().len() as u64 * each;
+        self.before += generator.encoding_evaluations() as u64;
         Ok(encoded.latents.into_single()?)
     }
 

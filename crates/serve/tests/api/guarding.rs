@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use skipstone_serve::guard::is_host;
 use skipstone_serve::{Guard, Setup, app};
 
 use crate::support::{Reply, get, send, service, shared};
@@ -51,6 +52,16 @@ async fn a_name_that_somebody_pointed_here_is_not_answered() {
             let reply = with(&router, path, &[("host", host)]).await;
             assert_eq!(reply.status, StatusCode::MISDIRECTED_REQUEST, "{host}");
         }
+    }
+}
+
+#[test]
+fn a_name_that_no_host_can_have_is_none() {
+    for host in ["localhost", "named.example:8443", "under_scored.example", "10.0.0.1", "::1", "[::1]:8080"] {
+        assert!(is_host(host), "{host}");
+    }
+    for text in ["", " ", "a b", ":8080", "[", "http://named.example", "named.example/path", "*"] {
+        assert!(!is_host(text), "{text}");
     }
 }
 

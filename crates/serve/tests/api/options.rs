@@ -78,7 +78,7 @@ fn what_cannot_be_had_here_is_said() {
             ("/v1/sample", json!({"precision": "f16"}), "precision", "computes in f32"),
             ("/v1/sample", json!({"precision": "f8"}), "precision", "expected f32, f16 or bf16"),
             ("/v1/sample", json!({"times": [3], "steps": 1}), "times", "cannot be used with steps"),
-            ("/v1/sample", json!({"times": vec![1; 1001]}), "steps", "expected 1 to 1000, found 1001"),
+            ("/v1/sample", json!({"times": vec![1; 1001]}), "times", "expected 1 to 1000 timesteps, found 1001"),
             (
                 "/v1/sample",
                 json!({"steps": 500, "restart": [0, 998, 3]}),
@@ -94,6 +94,12 @@ fn what_cannot_be_had_here_is_said() {
             ("/v1/sample", json!({"threshold": [0.9, 1.5], "clip": "off"}), "threshold", "keep-eps or rederive-eps"),
             ("/v1/compare", json!({"sigma": "hat"}), "sigma", "unknown field"),
             ("/v1/interpolate", json!({"seeds": [1, 2], "seed": 3}), "seed", "did you mean \"seeds\"?"),
+            (
+                "/v1/interpolate",
+                json!({"model": "classes", "seeds": [1, 2], "class": [0, 1]}),
+                "class",
+                "expected one class for all points",
+            ),
         ] {
             let reply = post(&router, path, body.clone()).await;
             assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}: {:?}", reply.body);

@@ -47,7 +47,8 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Resul
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let temporary = builder.tempfile_in(folder_of(&target)).map_err(|e| refused(path, e))?;
-    let temporary = written(path, BufWriter::new(temporary), write)?;
+    // Not through `temporary` itself, whose errors have its name.
+    written(path, BufWriter::new(temporary.as_file()), write)?;
     temporary.as_file().sync_all().map_err(|e| refused(path, e))?;
     temporary.persist(&target).map_err(|e| refused(path, e.error))?;
     // The rename survives a power failure only after the folder is synced, which not every file system supports.
@@ -71,11 +72,39 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// No permission, no space, or a file in the way; the message names `path`.
 pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
-            Error::new(Kind::Io, "a file is in the way of this folder; remove it or choose another path").in_file(path)
-        }
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => in_the_way(path),
         _ => refused(path, e),
     })
+}
+
+/// Checks that no file is in the way of the folder `path`, which need not exist. Creates nothing.
+///
+/// # Errors
+/// A file, or a device, has the name of the folder or of one of its parents.
+pub fn check_dir(path: &Path) -> Result<()> {
+    match existing(path) {
+        Some((_, found)) if !found.is_dir() => Err(in_the_way(path)),
+        _ => Ok(()),
+    }
+}
+
+/// What exists of a path: itself, or the nearest of its parents.
+fn existing(path: &Path) -> Option<(PathBuf, fs::Metadata)> {
+    // Without a slash at its end, behind which the system finds folders only.
+    let plain: PathBuf = path.components().collect();
+    plain.ancestors().find_map(|place| Some((place.to_path_buf(), fs::metadata(place).ok()?)))
+}
+
+/// The error for what is in the way of the folder `path`.
+fn in_the_way(path: &Path) -> Error {
+    let error = |message| Error::new(Kind::Io, message);
+    match existing(path) {
+        // Nobody should be told to remove a device.
+        Some((place, found)) if !found.is_dir() && !found.is_file() => {
+            error("is no folder and no regular file; choose another name").in_file(place)
+        }
+        _ => error("a file is in the way of this folder; remove it or choose another path").in_file(path),
+    }
 }
 
 /// An exclusive lock on a folder. It ends when dropped or when the process ends, even if it crashes.
@@ -218,9 +247,9 @@ impl<W: Write> Write for Watched<W> {
 }
 
 /// Converts the operating system's refusal to write `path` into an error with a remedy.
-fn refused(path: &Path, e: io::Error) -> Error {
+pub(crate) fn refused(path: &Path, e: io::Error) -> Error {
     let folder = folder_of(path);
-    let folder = folder.display();
+    let (folder, said) = (folder.display(), said(&e));
     let (kind, message) = match e.kind() {
         io::ErrorKind::NotFound => {
             (Kind::NotFound, format!("folder {folder} does not exist; create it or choose another path"))
@@ -234,11 +263,17 @@ fn refused(path: &Path, e: io::Error) -> Error {
             (Kind::Io, format!("folder {folder} is on a read-only file system; choose another path"))
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            (Kind::Io, format!("no space left in {folder} ({e}); free some space or choose another disk"))
+            (Kind::Io, format!("no space left in {folder} ({said}); free some space or choose another disk"))
         }
-        _ => (Kind::Io, format!("cannot write: {e}")),
+        _ => (Kind::Io, format!("cannot write: {said}")),
     };
     Error::new(kind, message).in_file(path).caused_by(e)
+}
+
+/// What the operating system says, without the temporary name that tempfile adds to it.
+fn said(e: &io::Error) -> String {
+    let text = e.to_string();
+    if text.contains(SUFFIX) { e.kind().to_string() } else { text }
 }
 
 #[cfg(test)]
@@ -291,6 +326,33 @@ mod tests {
         assert_eq!(write_bytes(&file.join("below"), b"x").unwrap_err().kind(), Kind::Io);
         create_dir(&folder.path().join("a/b")).unwrap();
         create_dir(&folder.path().join("a/b")).unwrap();
+        for taken in [file.join(""), file.join("below")] {
+            assert!(check_dir(&taken).unwrap_err().message().contains("a file is in the way"), "{}", taken.display());
+        }
+        for free in ["a/b", "a/c/d", ""] {
+            check_dir(&folder.path().join(free)).unwrap();
+        }
+        assert_eq!(entries(&folder.path().join("a")), ["b"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_device_in_the_way_is_not_to_be_removed() {
+        for path in ["/dev/null", "/dev/null/", "/dev/null/below"].map(Path::new) {
+            for error in [create_dir(path).unwrap_err(), check_dir(path).unwrap_err()] {
+                assert_eq!(error.path(), Some(Path::new("/dev/null")));
+                assert!(error.message().contains("no regular file; choose another name"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn temporary_names_are_not_told() {
+        let told = "No space left on device (os error 28) at path \"/runs/.x.png.aB3xYz.skipstone-partial\"";
+        let error = refused(Path::new("/runs/x.png"), io::Error::new(io::ErrorKind::StorageFull, told));
+        assert_eq!(error.path(), Some(Path::new("/runs/x.png")));
+        assert!(error.message().starts_with("no space left in /runs ("), "{error}");
+        assert!(!error.message().contains(SUFFIX), "{error}");
     }
 
     #[cfg(target_os = "linux")]

@@ -104,7 +104,8 @@ fn find(name: Name<'_>, caches: &[PathBuf]) -> Result<PathBuf> {
     let known: Vec<String> = folders.iter().flat_map(|folder| revisions(folder)).collect();
     let what = match (revision, &known[..]) {
         (_, []) => format!(
-            "{full}: there is no such folder, and no such model in the Hugging Face cache; download it with: {command}"
+            "{full}: there is no such file or folder here, and no such model in the Hugging Face cache; correct the path, \
+             or download the model with: {command}"
         ),
         (revision, known) => format!(
             "{full}: the Hugging Face cache has no revision {} of it, only {}; choose one ({full}@REVISION) or download it \
@@ -215,8 +216,8 @@ mod tests {
         assert_eq!(e.kind(), Kind::NotFound);
         assert_eq!(
             e.message(),
-            "google/other: there is no such folder, and no such model in the Hugging Face cache; download it with: hf \
-             download google/other"
+            "google/other: there is no such file or folder here, and no such model in the Hugging Face cache; correct the \
+             path, or download the model with: hf download google/other"
         );
         // Absent, without its snapshot, too short, and fitting two commits.
         for revision in ["absent", "gone", "012345", "0123456"] {

@@ -17,7 +17,7 @@ use crate::math::latent;
 use crate::math::noise::{Purpose, Seeded, latents_of};
 use crate::objective::{Elbo, ElboOptions, elbo};
 use crate::sampling::denoiser::Denoiser;
-use crate::sampling::generate::{ClassRule, Folder, Generator, Inputs, batches, digest};
+use crate::sampling::generate::{Folder, Generator, Inputs, batches, digest};
 use crate::sampling::inversion::{self, Latents, Method};
 use crate::sampling::options::{ClipMode, Noise, Preset, Request, SolverChoice, SpacingChoice};
 use crate::sampling::sampler::Progress;
@@ -260,7 +260,7 @@ impl Pipeline {
     pub fn interpolate(&self, ends: &Array4<f32>, points: usize) -> Result<Images> {
         let latents = latent::between(ends, points)?;
         let n = latents.dim().0;
-        one_class(&self.generator(Inputs::default(), n)?)?;
+        self.generator(Inputs::default(), n)?.settings().one_class("class")?;
         let images = self.sample_with(Inputs { latents: Some(latents), ..Inputs::default() }, n)?;
         Ok(Images { columns: points, ..images })
     }
@@ -277,7 +277,7 @@ impl Pipeline {
         }
         let n = images.dim().0;
         let generator = Self { request, ..self.clone() }.generator(Inputs::default(), n)?;
-        one_class(&generator)?;
+        generator.settings().one_class("class")?;
         let (settings, schedule) = (generator.settings(), generator.plan().schedule());
         let tau = settings.trajectory(schedule)?;
         let options = ElboOptions { scale: settings.scale.clone(), sigma_1: None, clip: settings.clip };
@@ -334,17 +334,6 @@ impl Pipeline {
 
     fn batch_of(&self, generator: &Generator, n: usize) -> usize {
         self.batch.unwrap_or_else(|| generator.batch(n, self.engine.threads))
-    }
-}
-
-/// Refuses a class-conditional model without a class, which would give each image another class.
-fn one_class(generator: &Generator) -> Result<()> {
-    match &generator.settings().classes {
-        Some(ClassRule::Cycle(_)) => Err(Error::argument("class: expected one class, found several")),
-        Some(ClassRule::Modulo(classes)) => Err(Error::argument(format!(
-            "class: the model knows {classes} classes and none for \"no class\"; choose one"
-        ))),
-        _ => Ok(()),
     }
 }
 

@@ -50,8 +50,10 @@ struct Distillation {
     teacher: Box<dyn Denoiser + Send + Sync>,
     /// Bytes of the teacher for n images: those of its network, and per image.
     bytes: (usize, usize),
-    /// Rows that the teacher computes per image and step.
+    /// Rows that the teacher computes per image and call: two if it is guided.
     rows: usize,
+    /// Rows that the first teacher computes per image and step.
+    first: usize,
     /// The teacher's weights, if it is a former student.
     weights: Option<Parameters>,
     /// The student's times, from low to high noise, each with its step.
@@ -113,6 +115,7 @@ pub(super) fn start(recipe: &Recipe, data: &Dataset, mut teacher: Model, engine:
         teacher,
         bytes,
         rows,
+        first: if distill.solver == TeacherSolver::Heun { 2 * rows } else { rows },
         weights: None,
         times: Vec::new(),
         leaps: Vec::new(),
@@ -353,11 +356,7 @@ impl Objective for Distillation {
 
     fn calls(&self, round: usize) -> usize {
         // Only the first teacher may be guided, or step by another method than DDIM's.
-        let of_step = match self.solver {
-            _ if round > 0 => 1,
-            TeacherSolver::Ddim => self.rows,
-            TeacherSolver::Heun => 2 * self.rows,
-        };
+        let of_step = if round == 0 { self.first } else { 1 };
         let Round { teacher, student } = self.rounds[round];
         of_step * teacher / student
     }

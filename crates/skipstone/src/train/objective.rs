@@ -12,7 +12,7 @@ use crate::math::schedule::{Schedule, Time};
 use crate::math::trajectory::{Spacing, Trajectory};
 use crate::objective::LossWeighting;
 use crate::sampling::denoiser::Condition;
-use crate::unet::{self, Config, Parameters};
+use crate::unet::{self, Config, Layout, ParameterSpec, Parameters};
 
 /// Clean images with their noise: what a batch is made from. One time and, in a conditional network, one condition per image.
 pub(super) struct Draws<'a> {
@@ -108,8 +108,8 @@ pub(super) fn denoising(recipe: &Recipe, data: &Dataset, init: Option<Parameters
         }
     };
     let config = recipe.config(classes)?;
-    if init.as_ref().is_some_and(|init| unet::layout(&config).is_ok_and(|layout| **init.layout() != layout)) {
-        return Err(Error::argument("the initial model and the recipe have different architectures"));
+    if let Some(init) = &init {
+        check_layout(init.layout(), &unet::layout(&config)?)?;
     }
     let scheduler = recipe.scheduler();
     let schedule = scheduler.schedule()?;
@@ -117,6 +117,29 @@ pub(super) fn denoising(recipe: &Recipe, data: &Dataset, init: Option<Parameters
     let objective = Denoising { scheduler, schedule, weighting: recipe.weighting(), times };
     let null_class = classes.filter(|_| recipe.data.class_dropout > 0.0);
     Ok(Start { config, weights: init, null_class, objective: Box::new(objective) })
+}
+
+/// Refuses initial weights of another architecture.
+fn check_layout(found: &Layout, wanted: &Layout) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    let named = |spec: Option<&ParameterSpec>| {
+        spec.map_or("no more".to_owned(), |spec| format!("{} {:?}", spec.name, spec.shape))
+    };
+    let (mut ours, mut theirs) = (wanted.specs().iter(), found.specs().iter());
+    let (mine, other) = loop {
+        match (ours.next(), theirs.next()) {
+            (Some(a), Some(b)) if (&a.name, &a.shape) == (&b.name, &b.shape) => {}
+            differing => break differing,
+        }
+    };
+    Err(Error::argument(format!(
+        "the initial model has another architecture than the recipe: it has the weights {}, the recipe's network {}; set [model] as in \
+         the model's unet/config.json",
+        named(other),
+        named(mine)
+    )))
 }
 
 impl Objective for Denoising {

@@ -138,6 +138,31 @@ impl Run {
         })
     }
 
+    /// Checks that [`open`](Self::open) would take this folder. Writes nothing.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) that are about the folder.
+    pub fn check(folder: &Path, recipe: &Recipe, data: &Dataset, init: Option<&str>, resume: bool) -> Result<()> {
+        let mut identity = identify(recipe, data, init.unwrap_or_default().to_owned())?;
+        files::check_dir(folder)?;
+        settle(folder, &mut recipe.clone(), &mut identity, resume).map(drop)
+    }
+
+    /// Checks that [`distill`](Self::distill) would take this folder. Writes nothing.
+    ///
+    /// # Errors
+    /// Those of [`distill`](Self::distill) that are about the folder.
+    pub fn check_distillation(
+        folder: &Path,
+        recipe: &Recipe,
+        data: &Dataset,
+        teacher: &Model,
+        resume: bool,
+    ) -> Result<()> {
+        let recipe = recipe.clone().for_teacher(teacher)?;
+        Self::check(folder, &recipe, data, Some(&distill::identity(teacher)?), resume)
+    }
+
     /// Starts a distillation in `folder`, or continues the one there if `resume` is set: see [`Trainer::distill`]. The student
     /// of every round but the last is also kept, in a folder of its own ([`student`](Self::student)).
     ///
@@ -199,6 +224,13 @@ impl Run {
                 false => Ok(None),
             };
             trainer.restore(agree(&*ranks, found)?)?;
+            let (done, steps) = (trainer.step_count(), trainer.recipe().total_steps());
+            if done > steps {
+                return Err(Error::argument(format!(
+                    "the recipe has {steps} steps, and the run has made {done}; leave train.steps as it was, or choose another --out"
+                ))
+                .in_file(folder));
+            }
         }
         let run = Self { folder: folder.to_path_buf(), _lock: lock, trainer, identity, kept: Vec::new() };
         agree(&*ranks, if root { run.trim_log() } else { Ok(()) })?;
@@ -473,6 +505,8 @@ fn settle(folder: &Path, recipe: &mut Recipe, identity: &mut Identity, resume: b
     identity.recipe = recipe.to_toml();
     if let Some(was) = was {
         same_run(&was, identity).map_err(|e| e.in_file(&state))?;
+        // A resumed run need not name its initial model again, and its data may have been renamed.
+        (identity.init, identity.data) = (was.init, was.data);
     }
     recipe.train.sum.get_or_insert(Sum::Chain);
     Ok(exists)

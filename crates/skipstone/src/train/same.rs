@@ -11,8 +11,9 @@ use crate::engine::ranks::gather_messages;
 use crate::error::{Error, Result};
 use crate::io::hex::hex;
 
-/// Keys that may change when a run is resumed. They affect its length and output, not the result of a step; but for the
-/// precision, which changes as little as the device, so that a run can go on where its precision is missing.
+/// Keys that may change when a run is resumed. They affect its length and output, not the result of a step, with two exceptions:
+/// the precision, which changes as little as the device, so that a run can go on where its precision is missing; and the number
+/// of steps, by which a cosine decay sets the learning rate, so that a run whose loss still falls can be made longer.
 const CHANGEABLE: [&str; 8] = [
     "steps",
     "precision",
@@ -45,12 +46,15 @@ pub(super) fn same_run(was: &Identity, now: &Identity) -> Result<()> {
             "the run was started with {what} {was}, but now it is {now}; resume with the same value, or {other}"
         )))
     };
-    if was.data != now.data {
+    // The same images under another name are the same data.
+    let of = |data: &str| data.rsplit_once(" (").map_or(data.to_owned(), |(_, contents)| contents.to_owned());
+    if of(&was.data) != of(&now.data) {
         return differs("data", &was.data, &now.data);
     }
     // A resumed run may omit the initial model, but a different one is a mistake.
     if !now.init.is_empty() && was.init != now.init {
-        return differs(if distils[0] { "the teacher" } else { "the initial model" }, &was.init, &now.init);
+        let name = if distils[0] { "the teacher" } else { "the initial model" };
+        return differs(name, if was.init.is_empty() { "none (random weights)" } else { &was.init }, &now.init);
     }
     let keys = |table: &toml::Table| -> BTreeSet<(String, String)> {
         let of = |(section, entries): (&String, &toml::Value)| {
@@ -66,6 +70,16 @@ pub(super) fn same_run(was: &Identity, now: &Identity) -> Result<()> {
         if before != now && !(section == "train" && changeable) {
             let [before, now] = [before, now].map(|v| v.map_or("unset".to_string(), ToString::to_string));
             return differs(&format!("{section}.{key} ="), &before, &now);
+        }
+        if before != now
+            && key == "steps"
+            && new.get("optimizer").and_then(|o| o.get("decay")?.as_str()) == Some("cosine")
+        {
+            let [before, now] = [before, now].map(|v| v.map_or_else(String::new, ToString::to_string));
+            tracing::warn!(
+                "train.steps was {before}; from here on the learning rate falls towards step {now}, so the run ends in other \
+                 bytes than one that had {now} steps from the start"
+            );
         }
         if before != now && key == "precision" {
             let [before, now] = [before, now].map(|v| v.map_or("\"f32\"".to_string(), ToString::to_string));

@@ -43,15 +43,21 @@ const TEACHER: &str = "teacher";
 impl State<'_> {
     /// Refuses a state with a non-finite number, from which no step can recover.
     pub fn check_finite(&self) -> Result<()> {
-        for (group, parameters) in GROUPS.iter().zip(&self.groups) {
-            if let Some((spec, _)) = parameters.iter().find(|(_, values)| values.iter().any(|v| !v.is_finite())) {
-                return Err(Error::new(
-                    Kind::NonFinite,
-                    format!("step {}: {group}/{} is not finite; lower optimizer.lr", self.step, spec.name),
-                ));
+        match self.not_finite() {
+            Some(name) => {
+                let message = format!("step {}: {name} is not finite; lower optimizer.lr", self.step);
+                Err(Error::new(Kind::NonFinite, message))
             }
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The first tensor with a number that is not finite.
+    fn not_finite(&self) -> Option<String> {
+        GROUPS.iter().zip(&self.groups).find_map(|(group, parameters)| {
+            let found = parameters.iter().find(|(_, values)| values.iter().any(|v| !v.is_finite()));
+            found.map(|(spec, _)| format!("{group}/{}", spec.name))
+        })
     }
 
     pub fn write(&self, path: &Path, identity: &Identity) -> Result<()> {
@@ -105,7 +111,14 @@ impl State<'_> {
         let [weights, ema, m, v] = GROUPS.map(group);
         let taught = by_name.keys().any(|name| name.strip_prefix(TEACHER).is_some_and(|rest| rest.starts_with('/')));
         let teacher = taught.then(|| group(TEACHER)).transpose()?;
-        Ok(State { step, groups: [weights?, ema?, m?, v?], loss_scale, teacher })
+        let state = State { step, groups: [weights?, ema?, m?, v?], loss_scale, teacher };
+        // No such state is ever written.
+        match state.not_finite() {
+            Some(name) => Err(Error::data(format!(
+                "{name} is not finite, so the file is damaged; put a copy of it back, or start another run from the model with --init"
+            ))),
+            None => Ok(state),
+        }
     }
 }
 

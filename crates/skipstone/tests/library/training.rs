@@ -193,6 +193,31 @@ fn a_finished_run_can_be_made_longer_but_not_into_another_one() {
 }
 
 #[test]
+fn a_resumed_run_remembers_its_initial_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let initial = trainer(&["train.seed=9"], 1).weights().unwrap().into_owned();
+    let named = |hash: &str| Some((initial.clone(), hash.to_owned()));
+    let open = |folder: &Path, init, resume| Run::open(folder, recipe(&[]), pictures(), init, on_threads(1), resume);
+    open(&whole, named("a"), false).unwrap().train(&mut go_on).unwrap();
+    let mut stopping = |event: Event<'_>| match event {
+        Event::Step { report, .. } if report.step == 3 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    assert!(open(&parts, named("a"), false).unwrap().train(&mut stopping).unwrap_err().is_stopped());
+    // It need not be named again, but no other one may be.
+    drop(open(&parts, None, true).unwrap());
+    let error = open(&parts, named("b"), true).unwrap_err();
+    assert!(error.to_string().contains("the initial model a, but now it is b"), "{error}");
+    open(&parts, named("a"), true).unwrap().train(&mut go_on).unwrap();
+    assert_same_files(&whole, &parts);
+    let fresh = dir.path().join("fresh");
+    train_to_the_end(&fresh, &[], 1, false);
+    let error = open(&fresh, named("a"), true).unwrap_err();
+    assert!(error.to_string().contains("none (random weights)"), "{error}");
+}
+
+#[test]
 fn the_model_of_a_run_loads_with_the_average_unless_raw_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let mut run = open(dir.path(), &["ema.decay=0.5", "ema.warmup=false"], 1, false).unwrap();

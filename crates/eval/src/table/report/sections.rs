@@ -8,7 +8,7 @@ use skipstone::sampling::generate::stated;
 use skipstone::sampling::options::Noise;
 
 use super::super::row::{Row, are_few};
-use super::text::{grouped, short};
+use super::text::{counted, grouped, short};
 
 /// Comparable rows: with the same data, features and number of images.
 pub(super) struct Section<'a> {
@@ -187,14 +187,14 @@ impl<'a> Section<'a> {
             ("Data".to_owned(), format!("{} ({split})", row.data)),
             (
                 "Scored against".to_owned(),
-                format!("{} training images; floor of {}", grouped(row.train as u64), grouped(row.floor_n as u64)),
+                format!("{}; the floor: {}", counted(row.train, "training image"), floor_images(row)),
             ),
             ("Images of the data, SHA-256".to_owned(), row.data_digest.clone()),
             ("Size of an image".to_owned(), every(&|row| vec![sized(row)])),
             ("Arithmetic".to_owned(), every(&|row| vec![row.arithmetic.clone()])),
             ("Samples".to_owned(), format!("{} per cell, 8 bits per value, as in image files", grouped(row.n))),
             ("Noise".to_owned(), format!("seed {}", every(&|row| vec![row.seed.to_string()]))),
-            ("Drawn on".to_owned(), every(&|row| row.machines.clone())),
+            ("Drawn on".to_owned(), every(&|row| row.machines.iter().map(|machine| in_words(machine)).collect())),
             ("Scored by".to_owned(), every(&|row| vec![row.program.clone()])),
         ];
         if are_few(row.n.min(row.train as u64), row.dimensions) {
@@ -208,6 +208,20 @@ impl<'a> Section<'a> {
         }
         all
     }
+}
+
+/// The images behind the floor.
+pub(super) fn floor_images(row: &Row) -> String {
+    if row.halves {
+        format!("{} of the other half of the data", counted(row.floor_n, "image"))
+    } else {
+        counted(row.floor_n, "test image")
+    }
+}
+
+/// A machine as the files name it, which say "1 threads".
+fn in_words(machine: &str) -> String {
+    machine.strip_prefix("1 threads").map_or_else(|| machine.to_owned(), |rest| format!("1 thread{rest}"))
 }
 
 /// The size of the images, and the data set's size before resizing.

@@ -168,6 +168,30 @@ fn consistency_is_shown_against_the_most_steps_of_the_line_alone() {
 }
 
 #[test]
+fn one_and_many_are_told_apart_and_so_are_halves_and_test_images() {
+    let page = |row: Row| {
+        let mut results = Results::default();
+        results.put(row);
+        report(&results, tempfile::tempdir().unwrap().path()).unwrap()
+    };
+    let many = page(row(10, Noise::Eta(0.0), 9.0));
+    for text in ["S = 10: 10 calls per image", "the score of 5,000 test images", "2 threads (avx512)"] {
+        assert!(many.contains(text), "{text}: {many}");
+    }
+    assert!(many.contains("60,000 training images; the floor: 5,000 test images"), "{many}");
+    let machines = vec!["1 threads (avx2)".to_owned(), "11 threads (avx2)".to_owned()];
+    let one = page(Row { calls: 1, floor_n: 4, halves: true, machines, ..row(1, Noise::Eta(0.0), 9.0) });
+    for text in [
+        "1 cell, ",
+        "S = 1: 1 call per image",
+        "the score of 4 images of the other half of the data",
+        "1 thread (avx2); 11 threads (avx2)",
+    ] {
+        assert!(one.contains(text), "{text}: {one}");
+    }
+}
+
+#[test]
 fn few_images_and_resized_data_are_said() {
     let mut results = Results::default();
     let few =

@@ -67,6 +67,12 @@ pub(super) fn grouped(value: u64) -> String {
     text
 }
 
+/// So many things, with the word for one.
+pub(super) fn counted(number: usize, word: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {word}{plural}", grouped(number as u64))
+}
+
 /// The beginning of a digest.
 pub(super) fn short(digest: &str) -> String {
     digest.chars().take(8).collect()
@@ -86,6 +92,7 @@ mod tests {
         );
         assert_eq!([0.0123, 2.5, 400.0].map(seconds), ["12.3 ms", "2.50 s", "400 s"]);
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 1, 5000].map(|n| counted(n, "call")), ["0 calls", "1 call", "5,000 calls"]);
     }
 
     #[test]

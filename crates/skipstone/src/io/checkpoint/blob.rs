@@ -161,11 +161,12 @@ impl Blob for &dyn Blob {
 
 /// Opens a file on disk.
 pub(crate) fn open(path: &Path) -> Result<Box<dyn Blob>> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io(path, e))?;
+    // Before it is opened: to open a pipe that nobody writes would never end.
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !meta.is_file() {
         return Err(Error::data("not a regular file").in_file(path));
     }
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
     Ok(Box::new(FileBlob { path: path.to_path_buf(), len: meta.len(), file }))
 }
 
@@ -208,7 +209,11 @@ impl Files for Folder {
     }
 
     fn label(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        // The folder above by its own name, where this one has a name.
+        match (name.strip_prefix("../"), self.0.file_name(), self.0.parent()) {
+            (Some(name), Some(_), Some(above)) => above.join(name),
+            _ => self.0.join(name),
+        }
     }
 }
 

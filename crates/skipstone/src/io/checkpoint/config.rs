@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use super::fields::{Fields, name_of};
 use crate::error::{Error, Result};
 use crate::unet::config::MAX_CLASSES;
+use crate::unet::graph::Graph;
+use crate::unet::plan::{CACHE_LINE, MemoryPlan};
 use crate::unet::{Activation, ClassEmbedding, Config, DownBlock, TimeEmbedding, TimeScaleShift, UpBlock};
 
 /// The version of diffusers whose file format is written.
@@ -116,12 +118,26 @@ pub fn config_from_json(json: &str, size: Option<[usize; 2]>) -> Result<Config> 
         },
         class_embedding,
     };
-    config.validate().map_err(|e| match (size, e.message().strip_prefix("sample_size: ")) {
-        // The size does not stand in this file.
-        (Some(_), Some(what)) => Error::new(e.kind(), format!("size: {what}")),
-        _ => e,
-    })?;
+    check(&config, size)?;
     Ok(config)
+}
+
+/// Checks a config, of whose images the caller may have chosen the `size`. What is wrong with that size is not the
+/// file's fault.
+pub(super) fn check(config: &Config, size: Option<[usize; 2]>) -> Result<()> {
+    let checked = config.validate();
+    if size.is_none() {
+        return checked;
+    }
+    checked.and_then(|()| fits_memory(config)).map_err(|e| match e.message().strip_prefix("sample_size: ") {
+        Some(what) => Error::argument(format!("size: {what}")),
+        None => e,
+    })
+}
+
+/// Refuses images of which not even one fits in memory.
+fn fits_memory(config: &Config) -> Result<()> {
+    MemoryPlan::inference(&Graph::new(config, false)?, CACHE_LINE).check()
 }
 
 fn sample_size(fields: &Fields) -> Result<[usize; 2]> {
@@ -262,6 +278,7 @@ pub fn config_to_json(config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn absent_fields_have_the_defaults_of_diffusers() {
@@ -407,5 +424,8 @@ mod tests {
         assert_eq!(config.sample_size, [48, 64]);
         let e = config_from_json("{\"block_out_channels\": [32, 32, 32, 32]}", Some([48, 60])).unwrap_err();
         assert_eq!(e.message(), "size: 4 levels need a size divisible by 8 (2^(levels − 1)), found 60");
+        assert_eq!(e.kind(), Kind::InvalidArgument);
+        let e = config_from_json("{}", Some([16384, 16384])).unwrap_err();
+        assert!(e.kind() == Kind::InvalidArgument && e.message().starts_with("size: one image needs"), "{e}");
     }
 }

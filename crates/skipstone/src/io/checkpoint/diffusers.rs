@@ -17,6 +17,13 @@ use crate::unet::Config;
 
 /// Skipstone's own file next to diffusers' files, with null class and provenance.
 pub(super) const EXTRA: &str = "skipstone.json";
+/// The same file for a network of which only its own folder or its file was named.
+const EXTRA_ABOVE: &str = "../skipstone.json";
+/// Where a folder has its scheduler. The last place is for the network's folder alone.
+const SCHEDULERS: [&str; 3] =
+    ["scheduler/scheduler_config.json", "scheduler_config.json", "../scheduler/scheduler_config.json"];
+/// Where a model lies inside the folder of a training, and inside those of the models that come with skipstone.
+const INSIDE: [&str; 2] = ["model", "weights"];
 /// Maximum size of a JSON file in bytes; an index of a hundred thousand tensors needs less.
 pub(super) const MAX_JSON: u64 = 32 << 20;
 
@@ -55,8 +62,14 @@ pub(super) fn load(files: &dyn Files, root: &Path, options: &LoadOptions) -> Res
     let Network { folder, config: json, holds } = network(files, root, options)?;
     let config_name = format!("{folder}config.json");
     let config = config_from_json(&json, options.size).map_err(|e| e.in_file(files.label(&config_name)))?;
-    let scheduler = scheduler(files, &["scheduler/scheduler_config.json", "scheduler_config.json"], options)?;
-    let (marked, extra) = extra(files, EXTRA)?;
+    // A flat folder may be that of the network alone. The rest of the model is then above it.
+    let flat = folder.is_empty();
+    let (marked, mut extra) = stated(files, EXTRA)?;
+    if flat && extra.file.is_none() {
+        extra = stated(files, EXTRA_ABOVE)?.1;
+    }
+    let schedulers = &SCHEDULERS[..if flat { 3 } else { 2 }];
+    let scheduler = scheduler(files, schedulers, extra.file.as_deref(), options)?;
     let (weights, tensors) = weights(files, root, folder, options.weights, marked.or(holds))?;
     let learned_size = learned_size(&json, options, &config);
     let model = assemble(config, &tensors.renamed(modern)?, scheduler, weights, Format::Folder, extra)?;
@@ -97,11 +110,20 @@ fn network(files: &dyn Files, root: &Path, options: &LoadOptions) -> Result<Netw
     if let Some(config) = files.text("unet/config.json", MAX_JSON)? {
         return Ok(Network { folder: "unet/", config, holds: separate.then_some(Weights::Raw) });
     }
-    let config = files.text("config.json", MAX_JSON)?.ok_or_else(|| {
-        let what = "not a diffusers folder: it has neither unet/config.json nor config.json";
-        Error::new(Kind::NotFound, what).in_file(root)
-    })?;
+    let config = files.text("config.json", MAX_JSON)?.ok_or_else(|| no_network(files, root))?;
     Ok(Network { folder: "", config, holds: None })
+}
+
+/// The error for a folder without a network. It names the model inside, if there is one.
+fn no_network(files: &dyn Files, root: &Path) -> Error {
+    let is_model = |folder: &str| {
+        let names = ["unet/config.json", "config.json"];
+        names.iter().any(|name| matches!(files.open(&format!("{folder}/{name}")), Ok(Some(_))))
+    };
+    let inside = INSIDE.into_iter().find(|&folder| is_model(folder));
+    let hint = inside.map_or(String::new(), |folder| format!("; the model in it is {}", files.label(folder).display()));
+    let what = format!("not a diffusers folder: it has neither unet/config.json nor config.json{hint}");
+    Error::new(Kind::NotFound, what).in_file(root)
 }
 
 /// The weights that were chosen; the main file holds those that `marked` says, if anything does.
@@ -175,8 +197,8 @@ pub(super) fn load_file(
         Error::new(Kind::NotFound, what).in_file(&label)
     })?;
     let config = config_from_json(&json, options.size).map_err(|e| e.in_file(label))?;
-    let scheduler = scheduler(&files, &["scheduler_config.json", "../scheduler/scheduler_config.json"], options)?;
-    let (_, extra) = extra(&files, "../skipstone.json")?;
+    let (_, extra) = stated(&files, EXTRA_ABOVE)?;
+    let scheduler = scheduler(&files, &SCHEDULERS[1..], extra.file.as_deref(), options)?;
     let raw = is_raw_name(path);
     if raw && options.weights == WeightsChoice::Ema {
         return Err(unlabelled().in_file(path));
@@ -194,22 +216,38 @@ fn learned_size(json: &str, options: &LoadOptions, config: &Config) -> Option<[u
     (own != config.sample_size).then_some(own)
 }
 
-fn scheduler(files: &dyn Files, names: &[&str], options: &LoadOptions) -> Result<SchedulerConfig> {
+/// The scheduler in the first file of these names. `ours` is the model's skipstone.json, if it has one.
+fn scheduler(files: &dyn Files, names: &[&str], ours: Option<&Path>, options: &LoadOptions) -> Result<SchedulerConfig> {
     if let Some(scheduler) = &options.scheduler {
         return Ok(scheduler.clone());
     }
     for name in names {
         if let Some(json) = files.text(name, MAX_JSON)? {
-            return SchedulerConfig::from_json(&json).map_err(|e| e.in_file(files.label(name)));
+            return SchedulerConfig::from_file(&json, ours.is_some()).map_err(|e| e.in_file(files.label(name)));
         }
     }
-    let missing = files.label(names[0]);
-    tracing::warn!(missing = %missing.display(), "no scheduler config found; using the official linear schedule");
-    Ok(SchedulerConfig::default())
+    if let Some(extra) = ours {
+        // The network would make nothing but noise in another process than its own.
+        let what = "missing, although skipstone writes it with every model; copy it from the original, or name another \
+                    one with --scheduler FILE";
+        return Err(Error::new(Kind::NotFound, what).in_file(extra.with_file_name("scheduler").join(SCHEDULERS[1])));
+    }
+    let config = SchedulerConfig::default();
+    tracing::warn!(
+        "{}: missing; taking prediction {} and the {} schedule, {} to {} in {} steps; if the network was trained in \
+         another way, put its scheduler_config.json there or name it with --scheduler FILE",
+        files.label(names[0]).display(),
+        config.prediction_type,
+        config.beta_schedule,
+        config.beta_start,
+        config.beta_end,
+        config.num_train_timesteps
+    );
+    Ok(config)
 }
 
 /// Which weights the main file holds, and the rest of skipstone.json.
-fn extra(files: &dyn Files, name: &str) -> Result<(Option<Weights>, Extra)> {
+fn stated(files: &dyn Files, name: &str) -> Result<(Option<Weights>, Extra)> {
     let Some(json) = files.text(name, MAX_JSON)? else { return Ok((None, Extra::default())) };
     let parse = || {
         let fields = Fields::parse(&json)?;
@@ -233,7 +271,8 @@ fn extra(files: &dyn Files, name: &str) -> Result<(Option<Weights>, Extra)> {
                 return Err(Error::data(format!("provenance: expected strings, found {other}")));
             }
         }
-        Ok((weights, Extra { null_class: fields.optional_usize("null_class", None)?, provenance }))
+        let null_class = fields.optional_usize("null_class", None)?;
+        Ok((weights, Extra { file: Some(files.label(name)), null_class, provenance }))
     };
     parse().map_err(|e| e.in_file(files.label(name)))
 }

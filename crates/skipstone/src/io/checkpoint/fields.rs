@@ -12,6 +12,15 @@ pub(super) fn name_of<T: PartialEq>(value: &T, known: &[(&'static str, T)]) -> &
     known.iter().find(|(_, v)| v == value).map_or("", |(name, _)| name)
 }
 
+/// What is wrong with the text of a file that is no JSON.
+pub(crate) fn not_json(text: &str, error: &serde_json::Error) -> String {
+    if text.trim().is_empty() {
+        return "the file is empty; expected JSON".to_owned();
+    }
+    let cut = if error.is_eof() { ", truncated" } else { "" };
+    format!("not JSON{cut}: {error}")
+}
+
 fn wrong(name: &str, value: &Value, expected: &str) -> Error {
     let mut text = value.to_string();
     if text.len() > 60 {
@@ -33,7 +42,7 @@ impl Fields {
         match serde_json::from_str(json) {
             Ok(Value::Object(map)) => Ok(Self(map)),
             Ok(other) => Err(wrong("the file", &other, "a JSON object")),
-            Err(e) => Err(Error::data(format!("not JSON: {e}")).caused_by(e)),
+            Err(e) => Err(Error::data(not_json(json, &e))),
         }
     }
 

@@ -30,10 +30,11 @@ use sha2::{Digest, Sha256};
 
 pub use adm::{AdmFlags, Published};
 pub use config::{config_from_json, config_to_json};
+pub(crate) use fields::not_json;
 pub use guide::Guide;
 pub(crate) use safetensors::read_metadata;
 pub use safetensors::{FloatType, NamedTensor, TensorSet, read_tensors, write_tensors};
-pub use save::{ModelFiles, save};
+pub use save::{ModelFiles, claim, save};
 pub use scheduler::{SchedulerConfig, VarianceName};
 
 use crate::engine::{self, EngineOptions, Network, NetworkSource};
@@ -279,7 +280,7 @@ pub fn process_hash(prediction: Prediction, schedule: &Schedule) -> String {
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
     let path = hub::locate(path)?;
     let mut model = load_network(&path, options)?;
-    model.calibration = Calibration::read(&Calibration::path_of(&path))?;
+    model.calibration = Calibration::beside(&path);
     Ok(model)
 }
 
@@ -305,6 +306,9 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
     } else {
         // The names of these files say that their weights are raw.
         let choice = if diffusers::is_raw_name(path) { WeightsChoice::Auto } else { options.weights };
+        if !safetensors::is_likely(&*blob, path) {
+            return Err(no_model(path, blob.len()));
+        }
         select::from_tensors(safetensors::open(blob, path)?, choice)?
     };
     if options.flags.is_some() && !adm::has_names(&tensors) {
@@ -333,6 +337,16 @@ fn load_network(path: &Path, options: &LoadOptions) -> Result<Model> {
     .in_file(path))
 }
 
+/// The error for a file of another kind than those that hold models.
+fn no_model(path: &Path, len: u64) -> Error {
+    let found = if len == 0 { "the file is empty" } else { "neither a safetensors file nor one of torch.save" };
+    Error::data(format!(
+        "not a model: {found}; expected a diffusers folder, a .safetensors, .ckpt, .pth, .pt or .onnx file, or the \
+         ORG/NAME of a model in the Hugging Face cache"
+    ))
+    .in_file(path)
+}
+
 /// Whether a path names an ONNX file. The crate `skipstone-onnx` loads those.
 pub fn is_onnx(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "onnx")
@@ -354,6 +368,8 @@ pub fn load_embedded(files: &[(&str, &[u8])], options: &LoadOptions) -> Result<M
 /// What a folder states besides the network itself.
 #[derive(Default)]
 struct Extra {
+    /// The file that states it, if there is one.
+    file: Option<PathBuf>,
     null_class: Option<usize>,
     provenance: BTreeMap<String, String>,
 }
@@ -376,11 +392,11 @@ fn assemble(
 ) -> Result<Model> {
     let layout = Arc::new(crate::unet::layout(&config).map_err(|e| e.in_file(&tensors.label))?);
     let parameters = tensors.parameters(&layout)?;
-    let Extra { null_class, provenance } = extra;
+    let Extra { file: stated_in, null_class, provenance } = extra;
     let classes = config.num_class_embeds.unwrap_or(0);
     if let Some(class) = null_class.filter(|&class| class >= classes) {
         return Err(Error::data(format!("null_class: {class} is not one of the {classes} classes"))
-            .in_file(tensors.label.with_file_name(diffusers::EXTRA)));
+            .in_file(stated_in.as_deref().unwrap_or(&tensors.label)));
     }
     tracing::info!(file = %tensors.label.display(), %weights, parameters = parameters.data().len(), "model loaded");
     let file = tensors.label.clone();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::config::check;
 use super::scheduler::SchedulerConfig;
 use super::tensors::{Entry, TensorFile};
 use super::{LoadOptions, names};
@@ -100,7 +101,7 @@ fn infer(entries: &Entries, options: &LoadOptions) -> Result<Config> {
         add_attention: entries.contains_key("mid.attn_1.q.weight"),
         ..Config::default()
     };
-    config.validate()?;
+    check(&config, options.size)?;
     Ok(config)
 }
 

@@ -50,6 +50,12 @@ impl TensorSet {
     }
 }
 
+/// Whether a file may be one of these, whole or damaged: it has their ending, or the brace that opens their header.
+pub(super) fn is_likely(blob: &dyn Blob, path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "safetensors")
+        || blob.read(8, 1).is_ok_and(|byte| byte == b"{")
+}
+
 fn header(blob: &dyn Blob) -> Result<(u64, safetensors::tensor::Metadata)> {
     let length = blob.read(0, 8).map_err(|_| Error::data("truncated: no safetensors header"))?;
     let length = u64::from_le_bytes(length.try_into().expect("eight bytes were read"));

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use half::f16;
 use serde_json::json;
 
 use super::config::DIFFUSERS_VERSION;
 use super::diffusers::EXTRA;
 use super::safetensors::{FloatType, write_tensors};
-use super::{SchedulerConfig, Weights, config_from_json, config_to_json};
+use super::{LoadOptions, SchedulerConfig, Weights, WeightsChoice, config_from_json, config_to_json, load_network};
 use crate::error::{Error, Kind, Result};
-use crate::io::files::{SUFFIX, create_dir, write_atomically, write_bytes};
+use crate::io::files::{Lock, SUFFIX, check_dir, create_dir, lock, refused, write_atomically, write_bytes};
 use crate::unet::{Config, Parameters, layout};
 
 const MAIN: &str = "unet/diffusion_pytorch_model.safetensors";
@@ -47,29 +48,75 @@ pub struct ModelFiles<'a> {
 /// The weights are not finite or do not fit the config, another model is in the way, or a write fails.
 pub fn save(dir: &Path, files: &ModelFiles<'_>) -> Result<()> {
     check(files)?;
-    let occupied = match std::fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
-        Err(e) => return Err(Error::io(dir, e)),
-    };
-    if occupied {
-        same_architecture(dir, files.config)?;
+    if is_occupied(dir, files.config)? {
         return write_all(dir, files);
     }
     let aside = temporary_sibling(dir)?;
-    let result = write_all(&aside, files).and_then(|()| {
+    let result = write_all(&aside, files).map_err(|e| renamed(e, &aside, dir)).and_then(|()| {
         // Not every system can rename over an empty folder.
         match std::fs::remove_dir(dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(dir, e)),
             _ => {}
         }
-        std::fs::rename(&aside, dir).map_err(|e| Error::io(dir, e))
+        std::fs::rename(&aside, dir).map_err(|e| refused(dir, e))
     });
     if result.is_err() {
         // Report the first error rather than a failure to clean up.
         let _ = std::fs::remove_dir_all(&aside);
     }
     result
+}
+
+/// Checks that [`save`] would write this model to `dir` and replace no other weights, of which there may be no copy. Writes
+/// nothing. If there is a model, a training that writes to the folder around it is kept away as long as the lock lives.
+///
+/// # Errors
+/// As [`save`]; or the folder has weights that are not among these, or another process writes to the folder around it.
+pub fn claim(dir: &Path, files: &ModelFiles<'_>) -> Result<Option<Lock>> {
+    check(files)?;
+    if !is_occupied(dir, files.config)? {
+        return Ok(None);
+    }
+    // Not by its name, which may be a link or a dot.
+    let place = std::fs::canonicalize(dir).map_err(|e| Error::io(dir, e))?;
+    let held = lock(place.parent().unwrap_or(&place))?;
+    for choice in [WeightsChoice::Auto, WeightsChoice::Raw] {
+        let Some(found) = weights_in(dir, choice)? else { continue };
+        let mut written = [Some(files.weights), files.raw].into_iter().flatten();
+        if !written.any(|weights| are_stored_as(weights, files.float_type, &found)) {
+            return Err(in_the_way(dir, "the folder has other weights, which would be lost"));
+        }
+    }
+    Ok(Some(held))
+}
+
+/// The weights in a folder; `None` if it does not have these.
+fn weights_in(dir: &Path, weights: WeightsChoice) -> Result<Option<Parameters>> {
+    // Whatever its schedule is, and even if that is missing.
+    let scheduler = Some(SchedulerConfig::default());
+    match load_network(dir, &LoadOptions { weights, scheduler, ..LoadOptions::default() }) {
+        Ok(model) => Ok(Some(model.parameters)),
+        Err(e) if e.kind() == Kind::NotFound => Ok(None),
+        Err(e) => Err(in_the_way(dir, &format!("the folder has a model that cannot be read ({e})"))),
+    }
+}
+
+/// Whether a file of this type would hold `weights` as `found`.
+fn are_stored_as(weights: &Parameters, float_type: FloatType, found: &Parameters) -> bool {
+    let stored = |value: f32| match float_type {
+        FloatType::F32 => value,
+        FloatType::F16 => f16::from_f32(value).to_f32(),
+    };
+    let (weights, found) = (weights.data(), found.data());
+    weights.len() == found.len() && weights.iter().zip(found).all(|(&value, &found)| stored(value) == found)
+}
+
+/// The error without the temporary name of the folder `dir`, which tells the user nothing.
+fn renamed(error: Error, aside: &Path, dir: &Path) -> Error {
+    let Some(inside) = error.path().and_then(|path| path.strip_prefix(aside).ok()) else { return error };
+    let path: PathBuf = dir.join(inside).components().collect();
+    let message = error.message().replace(&*aside.to_string_lossy(), &dir.to_string_lossy());
+    Error::new(error.kind(), message).in_file(path)
 }
 
 fn check(files: &ModelFiles<'_>) -> Result<()> {
@@ -96,24 +143,39 @@ fn check(files: &ModelFiles<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is a model in the folder, rather than nothing. Refuses anything else in its place.
+fn is_occupied(dir: &Path, config: &Config) -> Result<bool> {
+    check_dir(dir)?;
+    let occupied = match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        Err(e) => return Err(Error::io(dir, e)),
+    };
+    if occupied {
+        same_architecture(dir, config)?;
+    }
+    Ok(occupied)
+}
+
 /// Refuses a folder with another architecture: replacing files one by one is safe only between models of one shape.
 fn same_architecture(dir: &Path, config: &Config) -> Result<()> {
     let path = dir.join("unet/config.json");
-    let refuse = |why: &str| {
-        let message = format!("{why}; remove the folder or choose another");
-        Err(Error::new(Kind::InvalidArgument, message).in_file(dir))
-    };
     let json = match std::fs::read_to_string(&path) {
         Ok(json) => json,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return refuse("the folder is not empty and not a model folder");
+            return Err(in_the_way(dir, "the folder is not empty and not a model folder"));
         }
         Err(e) => return Err(Error::io(path, e)),
     };
     match config_from_json(&json, None).and_then(|old| layout(&old)) {
         Ok(old) if old == layout(config)? => Ok(()),
-        _ => refuse("the folder has a model of another architecture"),
+        _ => Err(in_the_way(dir, "the folder has a model of another architecture")),
     }
+}
+
+/// The error for what is in the place of a new folder.
+fn in_the_way(dir: &Path, why: &str) -> Error {
+    Error::argument(format!("{why}; remove the folder or choose another")).in_file(dir)
 }
 
 /// Creates a folder next to `dir`, so that the rename stays within one file system.
@@ -126,7 +188,7 @@ fn temporary_sibling(dir: &Path) -> Result<PathBuf> {
         match std::fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(Error::io(path, e)),
+            Err(e) => return Err(refused(dir, e)),
         }
     }
     Err(Error::new(Kind::Io, "cannot find a free temporary name next to the folder").in_file(dir))

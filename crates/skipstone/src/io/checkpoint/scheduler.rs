@@ -55,6 +55,35 @@ const VARIANCES: &[(&str, VarianceName)] = &[
     ("learned_range", VarianceName::LearnedRange),
 ];
 
+/// Fields by which a scheduler's file is recognised, the usual ones first. Files of diffusers' other schedulers have
+/// some of them, too, beside fields that are unknown here.
+const OWN: [&str; 16] = [
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "clip_sample",
+    "clip_sample_range",
+    "set_alpha_to_one",
+    "steps_offset",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+    "timestep_spacing",
+    "rescale_betas_zero_snr",
+    "variance_type",
+];
+
+/// Whether a file is a scheduler's, and not another one of the same model.
+fn is_scheduler(fields: &Fields) -> Result<bool> {
+    let class = fields.str("_class_name")?.unwrap_or_default();
+    // A network's config may have num_train_timesteps.
+    let network = class.starts_with("UNet");
+    Ok(class.contains("Scheduler") || !network && OWN.iter().any(|name| fields.get(name).is_some()))
+}
+
 /// The settings of a scheduler, under diffusers' names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerConfig {
@@ -129,11 +158,47 @@ impl SchedulerConfig {
     /// Reads a `scheduler_config.json`.
     ///
     /// # Errors
-    /// The file is missing, or as [`from_json`](Self::from_json).
+    /// The file is missing or not a scheduler's, its β make no schedule, or as [`from_json`](Self::from_json).
     pub fn read(path: &Path) -> Result<Self> {
         let text = String::from_utf8(files::read(path, MAX_JSON)?);
         let text = text.map_err(|_| Error::data("expected JSON, found text that is not UTF-8").in_file(path))?;
-        Self::from_json(&text).map_err(|e| e.in_file(path))
+        Self::from_file(&text, false).map_err(|e| e.in_file(path))
+    }
+
+    /// As [`from_json`](Self::from_json), for the text of a file, which may be the wrong one. `ours` says that skipstone
+    /// wrote it, which always states the prediction type.
+    pub(super) fn from_file(json: &str, ours: bool) -> Result<Self> {
+        let fields = Fields::parse(json)?;
+        if !is_scheduler(&fields)? {
+            let usual = OWN[..6].join(", ");
+            return Err(Error::data(format!(
+                "not a scheduler's config: it has no {usual} or the like; expected a scheduler_config.json of diffusers"
+            )));
+        }
+        let config = Self::from_fields(&fields)?;
+        config.check_betas()?;
+        if ours && fields.get("prediction_type").is_none() {
+            let known: Vec<&str> = PREDICTIONS.iter().map(|(name, _)| *name).collect();
+            return Err(Error::data(format!(
+                "prediction_type: missing, although skipstone writes it with every model; add what the network was \
+                 trained to predict: {}",
+                known.join(", ")
+            )));
+        }
+        Ok(config)
+    }
+
+    /// Checks that the values of β make a schedule.
+    fn check_betas(&self) -> Result<()> {
+        let Err(error) = self.schedule() else { return Ok(()) };
+        let fields = match &self.trained_betas {
+            Some(_) => "trained_betas".to_owned(),
+            None => format!(
+                "beta_schedule {}, beta_start {}, beta_end {}",
+                self.beta_schedule, self.beta_start, self.beta_end
+            ),
+        };
+        Err(Error::data(format!("{fields}: {}", error.message())))
     }
 
     /// Parses a scheduler_config.json. Absent fields have the defaults of `DDIMScheduler`, whichever discrete-time
@@ -143,7 +208,10 @@ impl SchedulerConfig {
     /// # Errors
     /// The message names the first malformed or unknown field. Schedulers of continuous σ or flow matching are refused.
     pub fn from_json(json: &str) -> Result<Self> {
-        let fields = Fields::parse(json)?;
+        Self::from_fields(&Fields::parse(json)?)
+    }
+
+    fn from_fields(fields: &Fields) -> Result<Self> {
         if let Some(class) = fields.str("_class_name")? {
             const CONTINUOUS: [&str; 6] = ["ScoreSde", "KarrasVe", "EDM", "FlowMatch", "CMStochastic", "VQ"];
             if CONTINUOUS.iter().any(|c| class.contains(c)) {
@@ -193,7 +261,7 @@ impl SchedulerConfig {
     /// The noise schedule that these settings describe.
     ///
     /// # Errors
-    /// A value of β is outside (0, 1).
+    /// As [`Schedule::new`] and [`Schedule::with_zero_terminal_snr`].
     pub fn schedule(&self) -> Result<Schedule> {
         let steps = u32::try_from(self.num_train_timesteps).unwrap_or(u32::MAX);
         let family = match &self.trained_betas {
@@ -330,6 +398,7 @@ impl SchedulerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn an_empty_file_gives_the_defaults_of_diffusers() {
@@ -339,6 +408,43 @@ mod tests {
         assert_eq!((config.dynamic_thresholding_ratio, config.sample_max_value), (0.995, 1.0));
         assert_eq!(config.timestep_spacing, None);
         assert_eq!(config.trained_betas, None);
+    }
+
+    #[test]
+    fn a_file_must_be_a_schedulers_and_make_a_schedule() {
+        let read = |json: &str| SchedulerConfig::from_file(json, false);
+        for (json, what) in [
+            ("", "the file is empty"),
+            ("{", "not JSON, truncated"),
+            ("{}", "not a scheduler's config"),
+            ("{\"prediction_typo\": \"v_prediction\", \"beta_strat\": 3}", "not a scheduler's config"),
+            ("{\"beta_start\": null}", "not a scheduler's config"),
+            (
+                "{\"_class_name\": \"DDIMPipeline\", \"scheduler\": [\"diffusers\", \"DDIMScheduler\"]}",
+                "not a scheduler's",
+            ),
+            ("{\"_class_name\": \"UNet2DModel\", \"num_train_timesteps\": 50}", "not a scheduler's config"),
+            ("{\"format\": 1, \"null_class\": null, \"weights\": \"ema\"}", "not a scheduler's config"),
+            ("{\"beta_end\": 2}", "beta_schedule linear, beta_start 0.0001, beta_end 2: betas["),
+            ("{\"trained_betas\": [0.1, 3], \"num_train_timesteps\": 2}", "trained_betas: betas[1]"),
+        ] {
+            let e = read(json).unwrap_err();
+            assert!(e.kind() == Kind::InvalidData && e.message().starts_with(what), "{json}: {e}");
+        }
+        // Old files, and those of schedulers with other fields.
+        for json in [
+            "{\"_class_name\": \"PNDMScheduler\"}",
+            "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"solver_order\": 2, \"lower_order_final\": true}",
+            "{\"_class_name\": \"DDPM\", \"beta_start\": 0.0001, \"timesteps\": 1000}",
+            "{\"beta_end\": 0.02, \"use_karras_sigmas\": false}",
+            "{\"num_train_timesteps\": 1000}",
+        ] {
+            assert_eq!(read(json).unwrap(), SchedulerConfig::default(), "{json}");
+        }
+        // Skipstone itself always says what a network predicts.
+        let e = SchedulerConfig::from_file("{\"beta_end\": 0.02}", true).unwrap_err();
+        assert!(e.message().starts_with("prediction_type: missing"), "{e}");
+        assert!(SchedulerConfig::from_file(&SchedulerConfig::default().to_json(), true).is_ok());
     }
 
     #[test]
@@ -370,6 +476,23 @@ mod tests {
             ..SchedulerConfig::default()
         };
         assert_eq!(SchedulerConfig::from_json(&listed.to_json()).unwrap(), listed);
+    }
+
+    #[test]
+    fn every_family_of_betas_means_the_same_once_it_is_written() {
+        for (name, family) in BETAS {
+            for rescale_betas_zero_snr in [false, true] {
+                // 0.01 is not too much for const.
+                let config = SchedulerConfig {
+                    beta_schedule: family.clone(),
+                    beta_end: 0.01,
+                    rescale_betas_zero_snr,
+                    ..SchedulerConfig::default()
+                };
+                let read = SchedulerConfig::from_json(&config.to_json()).unwrap();
+                assert_eq!(read.schedule().unwrap(), config.schedule().unwrap(), "{name} {rescale_betas_zero_snr}");
+            }
+        }
     }
 
     #[test]

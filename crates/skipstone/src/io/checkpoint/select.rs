@@ -20,7 +20,7 @@ pub(super) fn from_torch<'a>(
     }
     let (weights, entries) = find(&file, choice).map_err(|e| e.in_file(label))?;
     if weights == Weights::Raw && choice == WeightsChoice::Auto {
-        tracing::warn!(file = %label.display(), "no moving average in this file; loading the raw weights");
+        tracing::warn!("{}: no moving average in this file; taking the raw weights", label.display());
     }
     Ok((weights, file.into_tensors(label, entries)))
 }

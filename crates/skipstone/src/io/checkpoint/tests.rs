@@ -125,6 +125,15 @@ fn weights_can_be_stored_in_half_precision() {
 }
 
 #[test]
+fn an_error_of_a_new_folder_has_its_name_and_not_the_temporary_one() {
+    let saved = Saved::new();
+    let e = saved.save(&ramp(&saved.config, 1000.0), None, FloatType::F16).unwrap_err();
+    assert_eq!(e.path(), Some(&*saved.path().join("unet/diffusion_pytorch_model.safetensors")));
+    assert!(e.message().contains("too large for half precision"), "{e}");
+    assert_eq!(fs::read_dir(saved.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn another_model_or_other_files_are_never_overwritten() {
     let mut saved = Saved::new();
     saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
@@ -162,7 +171,19 @@ fn each_missing_file_is_named() {
         assert_eq!(e.kind(), Kind::NotFound);
         assert!(e.to_string().contains(what) && e.path() == Some(&saved.path()), "{e}");
     }
-    // Files with defaults may be missing.
+    // What skipstone always writes is missed, unless the caller brings it.
+    let saved = Saved::new();
+    saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
+    let file = saved.path().join("scheduler/scheduler_config.json");
+    fs::remove_file(&file).unwrap();
+    for path in ["", "unet", "unet/diffusion_pytorch_model.safetensors"] {
+        let e = load(&saved.path().join(path), &LoadOptions::default()).unwrap_err();
+        assert_eq!((e.kind(), e.path()), (Kind::NotFound, Some(&*file)), "{path}: {e}");
+        assert!(e.message().contains("--scheduler FILE"), "{e}");
+    }
+    let brought = LoadOptions { scheduler: Some(saved.scheduler.clone()), ..LoadOptions::default() };
+    assert_eq!(load(&saved.path(), &brought).unwrap().scheduler, saved.scheduler);
+    // Files of others with defaults may be missing.
     let saved = Saved::new();
     saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
     for gone in ["model_index.json", "skipstone.json", "scheduler/scheduler_config.json"] {
@@ -178,7 +199,13 @@ fn each_damaged_file_is_named_with_its_field() {
         ("model_index.json", "{", "not JSON"),
         ("model_index.json", "{\"vqvae\": [\"diffusers\", \"VQModel\"]}", "vqvae"),
         ("unet/config.json", "{\"sample_size\": 8, \"act_fn\": \"tanh\"}", "act_fn"),
+        ("model_index.json", "", "the file is empty"),
+        ("unet/config.json", "{\"sample_size\": 8, \"act_fn\"", "truncated"),
         ("scheduler/scheduler_config.json", "{\"beta_schedule\": \"exp\"}", "beta_schedule"),
+        ("scheduler/scheduler_config.json", "{}", "not a scheduler's config"),
+        ("scheduler/scheduler_config.json", "{\"beta_end\": 0.02}", "prediction_type: missing"),
+        ("scheduler/scheduler_config.json", "{\"beta_end\": 2}", "beta_end 2"),
+        ("skipstone.json", "{\"null_class\": 3}", "null_class: 3"),
         ("skipstone.json", "{\"format\": 2}", "format"),
         ("skipstone.json", "{\"weights\": \"best\"}", "weights"),
         ("unet/diffusion_pytorch_model.safetensors", "no tensors", "not a safetensors file"),
@@ -188,7 +215,63 @@ fn each_damaged_file_is_named_with_its_field() {
         fs::write(saved.path().join(file), text).unwrap();
         let e = load(&saved.path(), &LoadOptions::default()).unwrap_err();
         assert_eq!(e.path(), Some(&*saved.path().join(file)), "{e}");
-        assert!(e.message().contains(what), "{e}");
+        assert!(e.message().contains(what) && e.kind() != Kind::InvalidArgument, "{e}");
+    }
+    // An old scheduler of another program may lack the prediction type.
+    let saved = Saved::new();
+    saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
+    fs::remove_file(saved.path().join("skipstone.json")).unwrap();
+    fs::write(saved.path().join("scheduler/scheduler_config.json"), "{\"beta_end\": 0.015}").unwrap();
+    assert_eq!(load(&saved.path(), &LoadOptions::default()).unwrap().scheduler.beta_end, 0.015);
+}
+
+#[test]
+fn a_damaged_calibration_does_not_keep_a_model_from_loading() {
+    let saved = Saved::new();
+    saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
+    fs::write(saved.path().join(calibration::FILE), "").unwrap();
+    assert_eq!(load(&saved.path(), &LoadOptions::default()).unwrap().calibration, None);
+}
+
+#[test]
+fn a_folder_above_a_model_names_the_model() {
+    for inside in ["model", "weights"] {
+        let saved = Saved::new();
+        saved.save(&ramp(&saved.config, 0.25), None, FloatType::F32).unwrap();
+        let model = saved.dir.path().join(inside);
+        fs::rename(saved.path(), &model).unwrap();
+        let e = load(saved.dir.path(), &LoadOptions::default()).unwrap_err();
+        assert_eq!((e.kind(), e.path()), (Kind::NotFound, Some(saved.dir.path())), "{e}");
+        assert!(e.message().ends_with(&format!("the model in it is {}", model.display())), "{e}");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let e = load(empty.path(), &LoadOptions::default()).unwrap_err();
+    assert!(e.message().ends_with("neither unet/config.json nor config.json"), "{e}");
+}
+
+#[test]
+fn a_file_of_another_kind_says_which_files_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let files: [(&str, &[u8], &str); 6] = [
+        ("e.ckpt", b"", "not a model: the file is empty"),
+        (
+            "README.md",
+            b"# A network of a certain size",
+            "not a model: neither a safetensors file nor one of torch.save",
+        ),
+        ("r.pt", b"random bytes", "not a model"),
+        ("config.json", b"{\"sample_size\": 8}", "not a model"),
+        // Under their own name, or with their own beginning, these are damaged files.
+        ("e.safetensors", b"", "truncated: no safetensors header"),
+        ("cut.bin", b"\xff\0\0\0\0\0\0\0{\"w\"", "not a safetensors file, or truncated"),
+    ];
+    for (name, bytes, what) in files {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let e = load(&path, &LoadOptions::default()).unwrap_err();
+        assert_eq!((e.kind(), e.path()), (Kind::InvalidData, Some(&*path)), "{name}: {e}");
+        assert!(e.message().starts_with(what), "{name}: {e}");
+        assert_eq!(e.message().contains(".pth, .pt or .onnx file"), what.starts_with("not a model"), "{name}: {e}");
     }
 }
 
@@ -248,6 +331,8 @@ fn a_flat_folder_and_a_loose_file_beside_its_config_are_read() {
     let flat = saved.path().join("unet");
     let model = load(&flat, &LoadOptions::default()).unwrap();
     assert_eq!((model.parameters.data(), model.weights), (weights.data(), Weights::Ema));
+    // The rest of the model is above it.
+    assert_eq!((model.scheduler.beta_end, &*model.provenance["data"]), (0.01, "ramp"));
     let file = flat.join("diffusion_pytorch_model.safetensors");
     let model = load(&file, &LoadOptions::default()).unwrap();
     assert_eq!((model.format, model.scheduler.beta_end), (Format::File, 0.01));
@@ -255,6 +340,11 @@ fn a_flat_folder_and_a_loose_file_beside_its_config_are_read() {
     let raw = flat.join("diffusion_pytorch_model.raw.safetensors");
     assert_eq!(load(&raw, &choose(WeightsChoice::Raw)).unwrap().weights, Weights::Raw);
     load(&raw, &choose(WeightsChoice::Ema)).unwrap_err();
+    fs::write(saved.path().join("skipstone.json"), "{\"null_class\": 3}").unwrap();
+    for path in [&file, &flat] {
+        let e = load(path, &LoadOptions::default()).unwrap_err();
+        assert_eq!(e.path(), Some(&*saved.path().join("skipstone.json")), "{e}");
+    }
     fs::remove_file(flat.join("config.json")).unwrap();
     let e = load(&file, &LoadOptions::default()).unwrap_err();
     assert_eq!(e.path(), Some(&*flat.join("config.json")));

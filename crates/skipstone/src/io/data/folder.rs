@@ -38,7 +38,12 @@ fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
             continue;
         }
         // Follows links, because data sets are often assembled from them.
-        let metadata = fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            // A link that leads nowhere and does not stand for an image.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !is_image(&path) => continue,
+            Err(e) => return Err(Error::io(&path, e)),
+        };
         if metadata.is_dir() {
             walk(&path, depth + 1, found)?;
         } else if is_image(&path) {
@@ -146,6 +151,21 @@ mod tests {
         // With an image outside the class folders, there are no classes.
         save(folder.path(), "root.png", 50);
         assert_eq!(read_folder(folder.path(), &GRAY).unwrap().labels(), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_one_that_leads_nowhere_matters_only_as_an_image() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, folder.path().join(name)).unwrap();
+        save(elsewhere.path(), "1.png", 10);
+        link(elsewhere.path(), "photos");
+        link(&elsewhere.path().join("gone"), "notes.txt");
+        link(&elsewhere.path().join("gone"), "gone");
+        assert_eq!(list_images(folder.path()).unwrap(), [folder.path().join("photos/1.png")]);
+        link(&elsewhere.path().join("gone.png"), "2.png");
+        let error = list_images(folder.path()).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (Kind::NotFound, Some(&*folder.path().join("2.png"))));
     }
 
     #[test]

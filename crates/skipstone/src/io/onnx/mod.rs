@@ -12,7 +12,7 @@ mod builder;
 mod message;
 mod network;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use builder::{Builder, Element, tensor};
@@ -58,6 +58,30 @@ pub struct OnnxModel<'a> {
 /// The parameters belong to another architecture, or a file cannot be written.
 pub fn write_onnx(path: &Path, model: OnnxModel<'_>) -> Result<Option<PathBuf>> {
     write_within(path, model, MOST_BYTES)
+}
+
+/// Checks that [`write_onnx`] would replace nothing at `path` but an earlier file of its own.
+///
+/// # Errors
+/// Another file is there, or it cannot be read.
+pub fn check_replaced(path: &Path) -> Result<()> {
+    // A device is written to, and nothing is lost with an empty file.
+    if !std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0) {
+        return Ok(());
+    }
+    let (ours, mut found) = (start().0, Vec::new());
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    file.take(ours.len() as u64).read_to_end(&mut found).map_err(|e| Error::io(path, e))?;
+    if found == ours {
+        return Ok(());
+    }
+    let message = "the file is not an ONNX file that this program wrote; remove it or choose another name";
+    Err(Error::argument(message).in_file(path))
+}
+
+/// What every file begins with: the version of its format, and who wrote it.
+fn start() -> Message {
+    Message::default().int(1, IR_VERSION).bytes(2, "skipstone")
 }
 
 fn write_within(path: &Path, model: OnnxModel<'_>, most_bytes: u64) -> Result<Option<PathBuf>> {
@@ -119,11 +143,8 @@ impl File {
         }
         let values = if external.is_some() { 0 } else { at };
         let len = graph.0.len() as u64 + tensors.iter().map(|tensor| tensor.0.len() as u64).sum::<u64>() + values;
-        let mut head = Message::default()
-            .int(1, IR_VERSION)
-            .bytes(2, "skipstone")
-            .bytes(3, env!("CARGO_PKG_VERSION"))
-            .message(8, &Message::default().bytes(1, "").int(2, OPSET));
+        let operators = Message::default().bytes(1, "").int(2, OPSET);
+        let mut head = start().bytes(3, env!("CARGO_PKG_VERSION")).message(8, &operators);
         let optional = |key, n: Option<usize>| n.map(|n| (key, n.to_string()));
         let metadata = [
             Some((SCHEDULER_KEY, model.scheduler.to_json())),
@@ -188,5 +209,23 @@ mod tests {
         assert!(graph.len() + values.len() > whole.len() && graph.len() < whole.len());
         let find = |what: &[u8]| graph.windows(what.len()).any(|window| window == what);
         assert!(find(b"net.onnx.data") && find(b"offset") && !find(&values[..64]));
+    }
+
+    #[test]
+    fn only_its_own_files_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net.onnx");
+        check_replaced(&path).unwrap();
+        for foreign in ["prec", "\u{8}\u{8}\u{12}\u{7}pytorch and more"] {
+            std::fs::write(&path, foreign).unwrap();
+            let error = check_replaced(&path).unwrap_err();
+            assert!(error.message().contains("remove it or choose another name"), "{error}");
+        }
+        let config = Config::smallest();
+        let parameters = initialise(&config, || 0.5, || 1.0).unwrap();
+        let scheduler = &SchedulerConfig::default();
+        let model = OnnxModel { config: &config, parameters: &parameters, scheduler, null_class: None };
+        write_onnx(&path, model).unwrap();
+        check_replaced(&path).unwrap();
     }
 }

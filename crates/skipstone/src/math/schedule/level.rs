@@ -65,4 +65,11 @@ impl NoiseLevel {
             1.0 - self.alpha_bar / s.alpha_bar
         }
     }
+
+    /// The forward process from s to the noisier level t = `self`, q(x_t | x_s): x_t = √(a_t/a_s)·x_s + √(1 − a_t/a_s)·z. Returns
+    /// both factors. Requires a_s > 0.
+    pub fn jump_from(self, s: Self) -> [f64; 2] {
+        let beta = self.beta_from(s).max(0.0);
+        [(1.0 - beta).sqrt(), beta.sqrt()]
+    }
 }

@@ -48,11 +48,11 @@ impl Schedule {
     /// neither.
     ///
     /// # Errors
-    /// T is 0 or above [`MAX_TRAIN_STEPS`], a list has a length other than T, a β is outside (0, 1), or a_t underflows in
-    /// f64.
+    /// T is 0 or above [`MAX_TRAIN_STEPS`], a list has a length other than T, a β is outside (0, 1) (but for the last one of a
+    /// list or of jsd, which may be 1: then a_T = 0), or a_t underflows in f64.
     pub fn new(family: &BetaSchedule, beta_start: f64, beta_end: f64, train_steps: u32) -> Result<Self> {
         let betas = family.betas(beta_start, beta_end, train_steps)?;
-        Self::build(betas, matches!(family, BetaSchedule::Jsd))
+        Self::build(betas, matches!(family, BetaSchedule::Jsd | BetaSchedule::Trained(_)))
     }
 
     /// The schedule of an explicit list β_1..β_T.
@@ -64,11 +64,15 @@ impl Schedule {
         Self::new(&BetaSchedule::Trained(betas.to_vec()), 0.0, 0.0, train_steps)
     }
 
-    /// The same schedule rescaled so that a_T = 0 (Lin et al., arXiv 2305.08891, algorithm 1).
+    /// The same schedule rescaled so that a_T = 0 (Lin et al., arXiv 2305.08891, algorithm 1). One that ends there already stays as
+    /// it is.
     ///
     /// # Errors
     /// T = 1: rescaling needs two levels.
     pub fn with_zero_terminal_snr(&self) -> Result<Self> {
+        if self.is_zero_snr() {
+            return Ok(self.clone());
+        }
         Self::build(betas::zero_terminal_snr(&self.betas)?, true)
     }
 
@@ -81,7 +85,7 @@ impl Schedule {
             let ends_in_noise = beta == 1.0 && last_may_be_one && i + 1 == betas.len();
             if !(beta > 0.0 && beta < 1.0 || ends_in_noise) {
                 let remedy = if beta == 1.0 && i + 1 == betas.len() {
-                    "; only zero-terminal-SNR schedules (rescale_betas_zero_snr) and jsd may end with a beta of 1"
+                    "; only jsd, lists of betas and rescaled schedules (rescale_betas_zero_snr) may end with a beta of 1"
                 } else {
                     ""
                 };

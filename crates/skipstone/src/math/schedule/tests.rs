@@ -92,6 +92,10 @@ fn zero_snr_keeps_the_first_level_and_shifts_the_roots_linearly() {
         close(schedule.level(Time::new(t)).unwrap().signal(), expected, 1e-10);
     }
     assert!(Schedule::from_betas(&[0.5]).unwrap().with_zero_terminal_snr().is_err());
+    // Its list of β gives the same levels, and to rescale it again changes nothing.
+    let listed = Schedule::from_betas(schedule.betas()).unwrap();
+    assert_eq!(listed, schedule);
+    assert_eq!(listed.with_zero_terminal_snr().unwrap(), schedule);
 }
 
 #[test]
@@ -110,7 +114,9 @@ fn betas_outside_the_open_interval_are_refused_by_index() {
         let error = Schedule::from_betas(&[0.1, bad, 0.1]).unwrap_err();
         assert!(error.to_string().contains("betas[1]"), "{error}");
     }
-    assert!(Schedule::from_betas(&[0.1, 1.0]).unwrap_err().to_string().contains("rescale_betas_zero_snr"));
+    assert!(Schedule::from_betas(&[1.0, 0.1]).unwrap_err().to_string().contains("betas[0]"));
+    let until_one = Schedule::new(&BetaSchedule::Linear, 1e-4, 1.0, 3).unwrap_err();
+    assert!(until_one.to_string().contains("rescale_betas_zero_snr"), "{until_one}");
     assert!(Schedule::from_betas(&[]).is_err());
     assert!(Schedule::new(&BetaSchedule::Linear, 1e-4, 0.02, MAX_TRAIN_STEPS + 1).is_err());
     assert!(Schedule::new(&BetaSchedule::Trained(vec![0.1]), 0.0, 0.0, 2).is_err());

@@ -136,7 +136,9 @@ fn in_range(sigma: f64, s: NoiseLevel) -> std::result::Result<f64, String> {
     }
     let bound = s.noise();
     if sigma > bound * (1.0 + TOLERANCE) {
-        return Err(format!("sigma = {sigma} is above its bound sqrt(1 - a_s) = {bound}"));
+        return Err(format!(
+            "sigma = {sigma} is above its bound sqrt(1 - a_s) = {bound}; choose a smaller eta or sigma"
+        ));
     }
     Ok(sigma.min(bound))
 }

@@ -5,8 +5,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Calibration, LocalErrors};
+use super::{COMMAND, Calibration, LocalErrors};
 use crate::error::{Error, Kind, Result};
+use crate::io::checkpoint::not_json;
 use crate::io::files;
 use crate::io::hex::hex;
 
@@ -45,7 +46,7 @@ impl Calibration {
     /// names the field.
     pub fn from_json(text: &str) -> Result<Self> {
         let wrong = |what: String| Error::data(format!("not a calibration: {what}"));
-        let value: Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        let value: Value = serde_json::from_str(text).map_err(|e| wrong(not_json(text, &e)))?;
         match value["format"].as_u64() {
             Some(FORMAT) => {}
             Some(other) => {
@@ -118,6 +119,15 @@ impl Calibration {
             Err(e) => return Err(e),
         };
         Self::from_bytes(&bytes).map(Some).map_err(|e| e.in_file(path))
+    }
+
+    /// The calibration of the model at `path`, where [`path_of`](Self::path_of) says. One that cannot be read is left out
+    /// with a warning in the log, because most runs need none.
+    pub fn beside(path: &Path) -> Option<Self> {
+        Self::read(&Self::path_of(path)).unwrap_or_else(|error| {
+            tracing::warn!("{error}; it is left out; remove the file, or make it again with: {COMMAND}");
+            None
+        })
     }
 
     /// Parses the bytes of a file.

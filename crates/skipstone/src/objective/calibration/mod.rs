@@ -28,6 +28,9 @@ use crate::math::trajectory::{BestTimes, Trajectory};
 /// The file's name in a model's folder.
 pub const FILE: &str = "calibration.json";
 
+/// The command that makes the file.
+const COMMAND: &str = "skipstone calibrate --model DIR --data DATASET";
+
 /// Means over images at every timestep t = 1..=T, per dimension of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
@@ -74,8 +77,7 @@ impl Calibration {
         for (what, of, found, why) in others {
             if of != found {
                 return Err(Error::data(format!(
-                    "the calibration belongs to {what} {}, but this {what} is {} ({why}); repeat it with: skipstone \
-                     calibrate",
+                    "the calibration belongs to {what} {}, but this {what} is {} ({why}); repeat it with: {COMMAND}",
                     short(of),
                     short(found)
                 )));
@@ -83,8 +85,8 @@ impl Calibration {
         }
         if self.eps_squares.len() != train_steps as usize {
             return Err(Error::data(format!(
-                "the calibration has {} timesteps, but the model's schedule has {train_steps}; repeat it with: skipstone \
-                 calibrate",
+                "the calibration has {} timesteps, but the model's schedule has {train_steps}; repeat it with: \
+                 {COMMAND}",
                 self.eps_squares.len()
             )));
         }
@@ -152,9 +154,8 @@ impl Calibration {
     /// As [`LocalErrors::fitted`]; or the calibration lacks the local errors.
     pub fn fitted(&self, steps: usize) -> Result<Trajectory> {
         let errors = self.local_errors.as_ref().ok_or_else(|| {
-            let what = "spacing fitted needs the errors of single steps, which the model's calibration lacks; repeat it with: \
-                        skipstone calibrate --fitted 32";
-            Error::new(Kind::NotFound, what)
+            let what = "spacing fitted needs the errors of single steps, which the model's calibration lacks";
+            Error::new(Kind::NotFound, format!("{what}; repeat it with: {COMMAND} --fitted 32"))
         })?;
         errors.fitted(steps)
     }
@@ -193,8 +194,7 @@ pub fn required<'a>(
         Error::new(
             Kind::NotFound,
             format!(
-                "{what} needs the model's calibration, but there is no {FILE} beside it; make it with: skipstone \
-                 calibrate --model DIR --data DATASET"
+                "{what} needs the model's calibration, but there is no usable {FILE} beside it; make it with: {COMMAND}"
             ),
         )
     })?;

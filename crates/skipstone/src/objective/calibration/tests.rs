@@ -170,12 +170,19 @@ fn a_file_round_trips_and_errors_in_a_broken_one_name_the_field() {
         ("\"decoder_nats\": [", "\"decoder_nats\": [null,", "decoder_nats[0]"),
         ("\"a Gaussian\"", "7", "provenance.data"),
         ("{", "", "not a calibration"),
+        (text.as_str(), " ", "not a calibration: the file is empty"),
+        (text.as_str(), "{", "not a calibration: not JSON, truncated"),
     ] {
         let error = Calibration::from_json(&text.replacen(from, to, 1)).unwrap_err();
         assert!(error.message().contains(message), "{error}");
     }
     assert!(required(Some(&back), "x", "abc", "p", T).is_ok());
-    assert!(required(Some(&back), "x", "abd", "p", T).unwrap_err().message().contains("skipstone calibrate"));
+    // One that cannot be read is as good as none.
+    assert_eq!(Calibration::beside(folder.path()), Some(calibration));
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(Calibration::beside(folder.path()), None);
+    let other = required(Some(&back), "x", "abd", "p", T).unwrap_err();
+    assert!(other.message().ends_with("repeat it with: skipstone calibrate --model DIR --data DATASET"), "{other}");
     let other = required(Some(&back), "x", "abc", "q", T).unwrap_err();
     assert!(other.message().contains("another schedule, or another prediction"), "{other}");
     assert!(required(Some(&back), "x", "abc", "p", 1000).unwrap_err().message().contains("40 times"));

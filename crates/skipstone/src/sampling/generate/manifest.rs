@@ -66,17 +66,17 @@ impl Manifest {
             if was != now {
                 let text = |value: Option<&Value>| value.map_or("unset".to_owned(), shortened);
                 return Err(Error::argument(format!(
-                    "the folder holds images made with {name} = {}, now it is {}; use the same options to continue the \
-                     run, or choose another folder",
+                    "its images were made with {name} = {}, now it is {}; use the same options to continue the run, or \
+                     choose another name",
                     text(was),
                     text(now)
                 )));
             }
         }
         let (first, end) = (self.first.min(wanted.first), (self.first + self.n).max(wanted.first + wanted.n));
-        if end - first > self.n + wanted.n {
+        if end - first > self.n.saturating_add(wanted.n) {
             return Err(Error::argument(format!(
-                "the folder holds images {} to {}, so images {} to {} would leave a gap; choose another folder",
+                "it holds images {} to {}, so images {} to {} would leave a gap; choose another name",
                 self.first,
                 (self.first + self.n).saturating_sub(1),
                 wanted.first,

@@ -68,10 +68,11 @@ pub struct Generator {
 /// A distilled network has learnt the DDIM steps between its own times only, and no error tells that a run asks it for others.
 pub fn note(model: &Model, plan: &Plan) -> Option<String> {
     let own = model.scheduler.num_inference_steps?;
-    let (what, remedy) = if model.scheduler.misses(plan.steps().iter().map(|step| step.t)).is_some() {
+    // A restart, which is noise, also repeats times, so it is asked for first.
+    let (what, remedy) = if plan.solver() != Solver::DDIM || !plan.is_deterministic() {
+        ("steps with noise, of another solver or of a restart", "leave them out")
+    } else if model.scheduler.misses(plan.steps().iter().map(|step| step.t)).is_some() {
         ("the times of this run", "leave steps and spacing out to use its own")
-    } else if plan.solver() != Solver::DDIM || !plan.is_deterministic() {
-        ("steps with noise or of another solver", "leave them out")
     } else {
         return None;
     };
@@ -203,6 +204,9 @@ impl Generator {
             });
             self.settings.extra.insert("inpaint".to_owned(), value);
         }
+        if inputs.region.is_none() {
+            self.settings.extra.remove("inpaint");
+        }
         self.settings.latents = inputs.latents.as_ref().map(|latents| digest(latents.view()));
         self.settings.noise = inputs.noise.as_ref().map(|noise| digest(noise.view()));
         let mut generator = Self { inputs, first, ..self };
@@ -306,6 +310,18 @@ impl Generator {
             Some(after) => moves.checked_sub(1).and_then(|last| after.get(last)).copied().unwrap_or(0),
             None => self.calls_after(moves) * self.calls_per_step(),
         }
+    }
+
+    /// Network evaluations of an image made by the first `calls` calls of encoding by [`Method::Ddim`], which makes one for each
+    /// step of the plan.
+    pub fn encoding_evaluations_after(&self, calls: usize) -> usize {
+        let asked = self.plan.steps().iter().rev().take(calls);
+        asked.map(|step| self.network.evaluations(inversion::time_below(step))).sum()
+    }
+
+    /// Network evaluations of an image in encoding it by [`Method::Ddim`].
+    pub fn encoding_evaluations(&self) -> usize {
+        self.encoding_evaluations_after(self.plan.steps().len())
     }
 
     /// Floating-point operations for one image.

@@ -81,6 +81,7 @@ mod tests {
     use crate::sampling::denoiser::Interval;
     use crate::sampling::generate::Inputs;
     use crate::sampling::inpaint::Resampling;
+    use crate::sampling::inversion::{self, Method};
     use crate::sampling::options::Request;
     use crate::sampling::sampler::Restart;
     use crate::unet::{Config, Parameters, layout};
@@ -131,6 +132,30 @@ mod tests {
         assert_eq!(generator.flops_for(calls, evaluations), generator.flops_per_image());
         assert_eq!(generator.flops_per_image(), 10 * generator.evaluations() as u64);
         generator.evaluations()
+    }
+
+    #[test]
+    fn evaluations_of_encoding_are_those_that_it_makes() {
+        for guidance_interval in [None, Some(Interval::new(0.3, 5.0).unwrap())] {
+            let asked = Arc::new(AtomicUsize::new(0));
+            let cost = Cost { flops: 10, activation_bytes: 1, weight_bytes: 1, batch: None };
+            let request = Request {
+                steps: Some(10),
+                guidance: Some(2.0),
+                guidance_interval,
+                class: vec![0],
+                ..Request::default()
+            };
+            let generator =
+                Generator::over(Rows(asked.clone()), cost, &model(), &request, Inputs::default(), (0, 1)).unwrap();
+            let observer = &mut |done: inversion::Calls| {
+                assert_eq!(generator.encoding_evaluations_after(done.calls), asked.load(Ordering::Relaxed));
+                ControlFlow::Continue(())
+            };
+            let encoded = generator.encode(&Array4::zeros((1, 3, 8, 8)), 0..1, &Method::Ddim, observer).unwrap();
+            assert_eq!(generator.encoding_evaluations() as u64, encoded.evaluations);
+            assert_eq!(generator.encoding_evaluations() < 20, guidance_interval.is_some());
+        }
     }
 
     #[test]

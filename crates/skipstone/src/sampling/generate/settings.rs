@@ -88,6 +88,23 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Refuses classes that differ from image to image, for runs whose images belong together. `name` is what the caller calls the
+    /// option.
+    ///
+    /// # Errors
+    /// There are several classes, or none was chosen and the model has no null class.
+    pub fn one_class(&self, name: &str) -> Result<()> {
+        match &self.classes {
+            Some(ClassRule::Cycle(_)) => {
+                Err(Error::argument(format!("{name}: expected one class for all points, found several; choose one")))
+            }
+            Some(ClassRule::Modulo(classes)) => Err(Error::argument(format!(
+                "{name}: the model has {classes} classes and no null class; choose one class for all points"
+            ))),
+            None | Some(ClassRule::One(_)) => Ok(()),
+        }
+    }
+
     /// Resolves every option of `request` for `model` and builds the plan.
     ///
     /// # Errors

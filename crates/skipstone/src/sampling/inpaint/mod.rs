@@ -163,9 +163,7 @@ pub fn inpaint<D: Denoiser + ?Sized>(
                 }
             }
             Move::Up { from, to } => {
-                // One draw from q(x_t | x_s) = N(√(a_t/a_s)·x_s, (1 − a_t/a_s)·I).
-                let (s, t) = (level(from), level(to));
-                let (keep, deviation) = ((t.alpha_bar / s.alpha_bar).sqrt(), t.beta_from(s).max(0.0).sqrt());
+                let [keep, deviation] = level(to).jump_from(level(from));
                 around.fill(2 * k + 1, &mut fresh)?;
                 Zip::from(&mut x)
                     .and(&fresh)

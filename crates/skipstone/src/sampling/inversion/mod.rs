@@ -299,10 +299,10 @@ impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
 
     /// x̂₀ and ε̂ of the states `x_s` on which `step` lands: at their own time, or at t = 1 for clean data.
     fn ask_below(&mut self, x_s: &Array4<f64>, step: &Step) -> Result<Denoised> {
+        let t = time_below(step);
         if step.s != Time::CLEAN {
-            return self.ask(x_s, step.s, step.to);
+            return self.ask(x_s, t, step.to);
         }
-        let t = Time::new(1);
         let denoised = self.ask(x_s, t, self.plan.schedule().level(t)?)?;
         if step.to.one_minus > 0.0 {
             // This plan lands on the first trained level, not on clean data.
@@ -315,6 +315,11 @@ impl<'a, D: Denoiser + ?Sized> Run<'a, D> {
         self.step += 1;
         tracing::debug!(step = self.step, steps = self.steps, t = t.get(), s = s.get(), "inversion step");
     }
+}
+
+/// The timestep at which encoding asks about the states on which `step` lands: their own, or t = 1 for clean data.
+pub(in crate::sampling) fn time_below(step: &Step) -> Time {
+    if step.s == Time::CLEAN { Time::new(1) } else { step.s }
 }
 
 /// √a·x̂₀ + √(1−a)·ε̂ at the level `to`, in either direction.

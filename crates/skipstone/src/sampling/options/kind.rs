@@ -51,6 +51,21 @@ impl Kind {
         }
     }
 
+    /// What a value of the type is, for messages; `None` where messages say it better themselves.
+    pub(super) fn expected(self) -> Option<String> {
+        let count =
+            |[least, most]: [usize; 2]| if least == most { format!("{least} ") } else { "a list of ".to_owned() };
+        Some(match self {
+            Self::Whole(least) => format!("a whole number from {least} to 2^64 - 1"),
+            Self::WholeOrWholes(least) => format!("a whole number of at least {least}, or a list of them"),
+            Self::Number(least) if least.is_finite() => format!("a number of at least {least}"),
+            Self::Number(_) => "a number".to_owned(),
+            Self::Wholes { least, lengths } => format!("{}whole numbers of at least {least}", count(lengths)),
+            Self::Numbers { lengths, .. } => format!("{}numbers", count(lengths)),
+            Self::Name(_) | Self::NameOrText { .. } | Self::NameOrNumbers(_) | Self::Text => return None,
+        })
+    }
+
     /// Parses the text of a flag, query parameter or form field into JSON. Messages start with `name`.
     ///
     /// # Errors

@@ -101,8 +101,13 @@ impl Field {
     }
 
     pub(super) fn set(&self, request: &mut Request, value: Value) -> Result<()> {
-        let name = self.about.name;
+        let (name, found) = (self.about.name, value.clone());
         (self.read)(request, value).map_err(|message| {
+            // serde's own words name types of Rust.
+            let message = match self.about.kind.expected() {
+                Some(expected) if message.starts_with("invalid ") => format!("expected {expected}, found {found}"),
+                _ => message,
+            };
             // Some errors name the option themselves.
             Error::argument(if message.starts_with(name) { message } else { format!("{name}: {message}") })
         })

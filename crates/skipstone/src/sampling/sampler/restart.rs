@@ -113,8 +113,7 @@ impl Jump {
     pub fn apply(&self, x: &Array4<f32>, noise: &mut dyn NoiseSource) -> Result<Array4<f32>> {
         let mut z = Array4::zeros(x.dim());
         noise.fill(self.before, &mut z)?;
-        let beta = self.to.beta_from(self.from);
-        let (keep, fresh) = ((1.0 - beta).sqrt(), beta.sqrt());
+        let [keep, fresh] = self.to.jump_from(self.from);
         Zip::from(&mut z).and(x).for_each(|z, &x| *z = (keep * f64::from(x) + fresh * f64::from(*z)) as f32);
         Ok(z)
     }

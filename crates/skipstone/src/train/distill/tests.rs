@@ -39,6 +39,7 @@ fn not_laid_out(teacher: Box<dyn Denoiser + Send + Sync>, scheduler: SchedulerCo
         teacher,
         bytes: (0, 0),
         rows: 1,
+        first: 1,
         weights: None,
         times: Vec::new(),
         leaps: Vec::new(),

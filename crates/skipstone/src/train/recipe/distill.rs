@@ -75,14 +75,19 @@ impl DistillRecipe {
     fn settle(&mut self, trained: u32, own: Option<usize>) -> Result<()> {
         let (steps, most) = (self.steps, trained as usize);
         if steps == 0 || !most.is_multiple_of(steps) {
-            let leads = |n: usize| self.from == 0 || halves(self.from, n);
+            // The first teacher needs twice as many.
+            let leads = |n: usize| if self.from == 0 { 2 * n <= most } else { halves(self.from, n) };
             let near = (1..=most.min(steps.saturating_mul(4)))
                 .filter(|&n| most.is_multiple_of(n) && n * 4 >= steps && leads(n));
             let near: Vec<String> = near.map(|n| n.to_string()).collect();
             return Err(Error::argument(format!(
                 "distill.steps: {steps} does not divide the teacher's {most} timesteps, so diffusers would take other ones \
-                 than the student learns; choose for example {}",
-                if near.is_empty() { most.to_string() } else { near.join(", ") }
+                 than the student learns; choose {}",
+                if near.is_empty() {
+                    "another number, and leave distill.from out".to_owned()
+                } else {
+                    format!("for example {}", near.join(", "))
+                }
             )));
         }
         if let Some(own) = own {

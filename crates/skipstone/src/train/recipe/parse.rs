@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 
-use super::{DataRecipe, DistillRecipe, EmaRecipe, OptimizerRecipe, Recipe, TeacherSolver, TrainRecipe};
-use crate::engine::Precision;
+use super::{DataRecipe, DistillRecipe, EmaRecipe, OptimizerRecipe, Recipe, TrainRecipe};
 use crate::error::{Error, Result};
+
+/// Keys that are written only if their values are not the defaults.
+const UNWRITTEN: [(&str, &str); 2] = [("train", "precision"), ("distill", "solver")];
 
 /// The sections of a distillation's recipe.
 #[derive(Serialize)]
@@ -28,10 +30,13 @@ impl Recipe {
 
     /// As [`parse`](Self::parse), with the keys and the defaults of `base`.
     pub(super) fn read(text: &str, overrides: &[String], base: &Self) -> Result<Self> {
-        // These keys are written only if their values are not the defaults.
-        let train = TrainRecipe { precision: Precision::F16, ..base.train.clone() };
-        let distill = base.distill.clone().map(|distill| DistillRecipe { solver: TeacherSolver::Heun, ..distill });
-        let known = Self { train, distill, ..base.clone() }.to_table();
+        let mut whole = base.to_table();
+        let mut known = whole.clone();
+        for (section, key) in UNWRITTEN {
+            if let Some(entries) = known.get_mut(section).and_then(toml::Value::as_table_mut) {
+                entries.insert(key.into(), true.into());
+            }
+        }
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::data(e.to_string()))?;
         for assignment in overrides {
             let (key, value) = assignment.split_once('=').ok_or_else(|| {
@@ -51,12 +56,9 @@ impl Recipe {
             };
         }
         check_keys(&table, &known)?;
-        let mut whole = known;
-        // Those two are defaults again, and a recipe that does not say how to sum may be that of an old run.
-        for (section, key) in [("train", "sum"), ("train", "precision"), ("distill", "solver")] {
-            if let Some(entries) = whole.get_mut(section).and_then(toml::Value::as_table_mut) {
-                entries.remove(key);
-            }
+        // A recipe that does not say how to sum may be that of an old run.
+        if let Some(train) = whole.get_mut("train").and_then(toml::Value::as_table_mut) {
+            train.remove("sum");
         }
         for (section, entries) in &table {
             let into = whole.get_mut(section).and_then(toml::Value::as_table_mut);
@@ -137,10 +139,27 @@ impl Recipe {
             return distill.check();
         }
         let scheduler = self.scheduler();
-        scheduler.schedule()?.check_prediction(scheduler.prediction_type)?;
-        self.config(self.data.classes.then_some(1))?;
-        Ok(())
+        let process = scheduler.schedule().and_then(|schedule| schedule.check_prediction(scheduler.prediction_type));
+        process.and_then(|()| self.config(self.data.classes.then_some(1)).map(drop)).map_err(|e| in_recipe(&e))
     }
+}
+
+/// The same error under the recipe's names, where it has those of a model folder.
+fn in_recipe(error: &Error) -> Error {
+    const NAMES: [(&str, &str); 4] = [
+        ("in_channels", "model.channels"),
+        ("num_train_timesteps", "diffusion.timesteps"),
+        ("prediction_type", "diffusion.prediction"),
+        ("betas", "diffusion.beta_start, diffusion.beta_end: betas"),
+    ];
+    let message = error.message();
+    if let Some((from, to)) = NAMES.iter().find(|(from, _)| message.starts_with(from)) {
+        return Error::argument(format!("{to}{}", &message[from.len()..]));
+    }
+    let known = Recipe::default().to_table();
+    let is_key = |word: &str| known["model"].get(word).is_some();
+    let owner = message.split_once(':').filter(|(word, _)| is_key(word)).map_or("", |_| "model.");
+    Error::argument(format!("{owner}{message}"))
 }
 
 /// Names the key of the invalid value: the one that fails when parsed alone.
@@ -167,14 +186,15 @@ fn keys(table: &toml::Table) -> Vec<String> {
 }
 
 fn unknown(key: &str, known: &toml::Table) -> Error {
-    let nearest = keys(known).into_iter().max_by(|a, b| {
-        let near = |k: &str| {
-            let name = k.rsplit_once('.').map_or(k, |(_, name)| name);
-            strsim::jaro_winkler(key, k).max(strsim::jaro_winkler(key, name))
-        };
-        near(a).total_cmp(&near(b))
-    });
-    Error::argument(format!("unknown key {key}; did you mean {}?", nearest.unwrap_or_default()))
+    let near = |k: &str| {
+        let name = k.rsplit_once('.').map_or(k, |(_, name)| name);
+        strsim::jaro_winkler(key, k).max(strsim::jaro_winkler(key, name))
+    };
+    let nearest = keys(known).into_iter().max_by(|a, b| near(a).total_cmp(&near(b)));
+    Error::argument(match nearest {
+        Some(nearest) if near(&nearest) >= 0.75 => format!("unknown key {key}; did you mean {nearest}?"),
+        _ => format!("unknown key \"{key}\": expected section.key, for example train.steps"),
+    })
 }
 
 fn check_keys(table: &toml::Table, known: &toml::Table) -> Result<()> {

@@ -12,6 +12,7 @@ pub use flags::{AdmFlags, Published};
 
 use std::path::Path;
 
+use super::config::check;
 use super::scheduler::{SchedulerConfig, VarianceName};
 use super::tensors::TensorFile;
 use super::{LoadOptions, Weights};
@@ -83,7 +84,7 @@ pub(super) fn convert<'a>(
         Ok((config(&found, flags, size), scheduler(flags, &found), found))
     };
     let (config, scheduler, found) = read().map_err(|e: Error| e.in_file(&label))?;
-    config.validate().map_err(|e| e.in_file(&label))?;
+    check(&config, options.size).map_err(|e| e.in_file(&label))?;
     let order = names::Heads { flags, legacy: !flags.use_new_attention_order.unwrap_or(false) };
     let tensors = tensors.replaced(|name, entry| names::replace(name, entry, found.layers, order))?;
     Ok((config, scheduler, tensors))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array4;
 
-use super::{check_same, open_locked};
+use super::{check_regular, check_same, open_locked};
 use crate::error::{Error, Kind, Result};
 use crate::io::checkpoint::zip::Archive;
 use crate::io::files;
@@ -39,6 +39,7 @@ impl NpzFile {
     pub fn open(path: &Path, manifest: &Manifest, shape: [usize; 3]) -> Result<Self> {
         let mut archive = Self { path: path.to_path_buf(), manifest: manifest.clone(), shape, partial: None };
         if path.exists() {
+            check_regular(path).map_err(|e| e.in_file(path))?;
             let found = Archive::open(path).and_then(|archive| archive.read(MANIFEST, MOST));
             // It appeared complete, so something else has damaged it, or made it.
             let found = found.map_err(|e| {
@@ -52,7 +53,7 @@ impl NpzFile {
             return Ok(archive);
         }
         let partial = partial_of(path);
-        let file = open_locked(&partial)?;
+        let file = open_locked(&partial, path)?;
         archive.partial = Some(archive.resume(file).map_err(|e| e.in_file(&partial))?);
         Ok(archive)
     }
@@ -70,7 +71,7 @@ impl NpzFile {
 
     /// Cuts a partial file after its last complete image.
     fn resume(&self, mut file: File) -> Result<(File, u64)> {
-        let failed = |e| Error::new(Kind::Io, format!("cannot write: {e}"));
+        let failed = |e| files::refused(&self.path, e);
         let head = self.head();
         let mut found = vec![0; 8];
         let length = file.metadata().map_err(failed)?.len();
@@ -113,7 +114,7 @@ impl NpzFile {
                 return Err(Error::new(Kind::NonFinite, format!("image {index} is not finite")));
             }
             let bytes: Vec<u8> = image.permuted_axes([1, 2, 0]).iter().map(|&value| to_byte(value)).collect();
-            file.write_all(&bytes).map_err(|e| Error::io(partial_of(&self.path), e))?;
+            file.write_all(&bytes).map_err(|e| files::refused(&self.path, e))?;
             *done += 1;
         }
         Ok(())

@@ -7,6 +7,7 @@ use ndarray::{Array4, ArrayView3};
 
 use super::{check_same, open_locked};
 use crate::error::{Error, Kind, Result};
+use crate::io::files::refused;
 use crate::io::image::{Picture, decode_png, encode_png, text_chunks};
 use crate::sampling::generate::{ClassRule, Manifest, Settings, image_name};
 
@@ -40,7 +41,7 @@ impl TarFile {
     /// The file holds something else, or images made with other options or of another range; another process writes it;
     /// or it cannot be written.
     pub fn open(path: &Path, settings: &Settings, manifest: &Manifest, shape: [usize; 3]) -> Result<Self> {
-        let file = open_locked(path)?;
+        let file = open_locked(path, path)?;
         let entries = Entries::new(settings);
         let (first, n) = (manifest.first, manifest.n);
         let mut archive = Self { path: path.to_path_buf(), file, entries, first, n, done: 0, ended: false };
@@ -50,7 +51,8 @@ impl TarFile {
 
     /// Finds the end of the last complete image, and cuts the file there.
     fn resume(&mut self, manifest: &Manifest, shape: [usize; 3]) -> Result<()> {
-        let failed = |e| Error::new(Kind::Io, format!("cannot write: {e}"));
+        let path = self.path.clone();
+        let failed = |e| refused(&path, e);
         let length = self.file.metadata().map_err(failed)?.len();
         let head = entry(MANIFEST, manifest.to_json().as_bytes());
         if length < head.len() as u64 {
@@ -71,14 +73,15 @@ impl TarFile {
         let mut kept = reader.at;
         while self.done < self.n {
             let index = self.first + self.done;
-            let Some((name, bytes)) = reader.next().unwrap_or_default() else { break };
+            // A disk that fails here says nothing about the images, which may be whole.
+            let Some((name, bytes)) = reader.next()? else { break };
             let complete =
                 decode_png(&bytes).is_ok_and(|png| (png.picture.height(), png.picture.width()) == (shape[1], shape[2]));
             if name != image_name(index) || !complete {
                 break;
             }
             if let Some(label) = self.entries.label(index) {
-                match reader.next().unwrap_or_default() {
+                match reader.next()? {
                     Some((_, bytes)) if bytes == label.as_bytes() => {}
                     _ => break,
                 }
@@ -109,7 +112,7 @@ impl TarFile {
         }
         for (index, image) in indices.zip(images.outer_iter()) {
             let bytes = self.entries.image(index, image)?;
-            self.file.write_all(&bytes).map_err(|e| Error::io(&self.path, e))?;
+            self.file.write_all(&bytes).map_err(|e| refused(&self.path, e))?;
             self.done += 1;
         }
         Ok(())
@@ -124,7 +127,7 @@ impl TarFile {
             return Err(Error::argument(format!("images {:?} are missing", self.missing())).in_file(self.path));
         }
         if !self.ended {
-            self.file.write_all(&END).and_then(|()| self.file.sync_all()).map_err(|e| Error::io(&self.path, e))?;
+            self.file.write_all(&END).and_then(|()| self.file.sync_all()).map_err(|e| refused(&self.path, e))?;
         }
         Ok(())
     }

@@ -113,6 +113,7 @@ fn files_of_other_runs_and_of_others_are_refused_and_kept() {
                 _ => NpzFile::open(&path, &wanted, [1, 28, 28]).unwrap_err(),
             };
             assert!(error.message().contains(says), "{name}: {error}");
+            assert!(error.message().ends_with("choose another name"), "{name}: {error}");
         }
     }
 }
@@ -125,4 +126,20 @@ fn two_writers_of_one_file_are_refused() {
     let _held = TarFile::open(&path, &settings, &manifest, [1, 28, 28]).unwrap();
     let error = TarFile::open(&path, &settings, &manifest, [1, 28, 28]).unwrap_err();
     assert!(error.message().contains("another process"), "{error}");
+    // Nobody has given the name of the file where an archive is until it is complete.
+    let path = dir.path().join("x.npz");
+    let _held = NpzFile::open(&path, &manifest, [1, 28, 28]).unwrap();
+    let error = NpzFile::open(&path, &manifest, [1, 28, 28]).unwrap_err();
+    assert!(error.message().contains("another process") && error.path() == Some(&*path), "{error}");
+}
+
+#[test]
+fn a_folder_in_place_of_an_archive_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["x.tar", "x.npz"] {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        let error = complete(&path).unwrap_err();
+        assert!(error.message().contains("is no regular file") && error.path() == Some(&*path), "{error}");
+    }
 }
