@@ -214,16 +214,13 @@ def solvers(k):
     n = k.n
     k.run("sample -n {n} --steps 100 --spacing linear --solver heun -o ref.npy", n=n)
     reference = k.array("ref.npy")
-    off, shown, calls = {}, {}, {}
+    off, calls = {}, {}
     for budget in (10, 20, 50):
         for solver in SOLVERS:
             steps = budget // 2 if solver == "heun" else budget
             line = "sample -n {n} --steps {s} --spacing linear --solver {v} -o x.npy"
             calls[solver, budget] = k.json(line, n=n, s=steps, v=solver)[0]["calls"]
-            x = k.array("x.npy")
-            off[solver, budget] = rms(x - reference)
-            shown[solver, budget] = x[:8]
-    picture([shown[s, 10] for s in ("ddim", "ab3", "dpm++2m", "heun", "ve-euler")] + [reference[:8]], "solvers.png")
+            off[solver, budget] = rms(k.array("x.npy") - reference)
 
     def name(solver):
         if solver != "heun":
@@ -239,6 +236,29 @@ def solvers(k):
         f"−1..1, {n} images, linear spacing:\n\n" + table(["network calls, about", "10", "20", "50"], rows),
         "nearest": f"Closest here: {nearest}.",
     }
+
+
+def eight(k, runs):
+    """The first eight images of each run: flags of `sample`."""
+    shown = []
+    for flags in runs:
+        k.run("sample -n 8 -o x.npy " + flags)
+        shown.append(k.array("x.npy"))
+    return shown
+
+
+def solver_pictures(k):
+    runs = [f"--steps {5 if s == 'heun' else 10} --solver {s}" for s in ("ddim", "heun", "dpm++2m", "unipc3", "deis", "sa", "ve-euler")]
+    picture(eight(k, [run + " --spacing linear" for run in [*runs, "--steps 100 --solver heun"]]), "solvers.png")
+    return {}
+
+
+def step_pictures(k):
+    noises, times = ("--eta 1", "--sigma analytic", "--sigma analytic --eta 0"), ("linear", "optimal", "fitted")
+    runs = [*noises, *(f"--spacing {spacing}" for spacing in times)]
+    many = "--steps 100 --solver heun --spacing linear"
+    picture(eight(k, ["--steps 10 " + run for run in runs] + [many]), "steps.png")
+    return {}
 
 
 def likelihood(k):
@@ -282,14 +302,6 @@ def steps(k):
     own = "likelihood --data fashion-mnist --split train -n {n} --steps {s}"
     every, fifty = k.json(own, n=64, s=1000)[0], k.json(own + " --spacing optimal", n=64, s=50)[0]
     times = ", ".join(str(term["t"]) for term in k.json(own + " --spacing optimal", n=1, s=10)[0]["terms"])
-    runs = [
-        "--eta 1", "--sigma analytic", "--sigma analytic --eta 0", "--spacing linear", "--spacing optimal",
-    ]
-    shown = []
-    for flags in runs:
-        k.run("sample -n 8 --steps 10 -o x.npy " + flags)
-        shown.append(k.array("x.npy"))
-    picture(shown, "steps.png")
     deviation = "; ".join(
         f"{spacing} " + ", ".join(f"{errors[b, spacing, '']:.2g}" for b in (10, 20, 50))
         for spacing in ("linear", "optimal"))
@@ -315,7 +327,8 @@ def front(k):
 
 
 PARTS = {part.__name__: part for part in (
-    front, reconstruct, exact, interpolation, consistency, stochastic, inpainting, solvers, likelihood, steps)}
+    front, reconstruct, exact, interpolation, consistency, stochastic, inpainting, solvers, solver_pictures,
+    likelihood, steps, step_pictures)}
 
 
 def put(blocks):
