@@ -89,7 +89,10 @@ class Table:
         """The latest model that has so many rows. Those of a model may come from several machines, one after the other; until it
         has all, the page keeps the model before."""
         of = {model: [r for r in self.rows if r["model"] == model] for model in self.models()}
-        self.rows = next(found for found in of.values() if len(found) == rows)
+        found = [own for own in of.values() if len(own) == rows]
+        if not found:
+            raise LookupError(f"{self.folder.name}: no model has all {rows} rows")
+        self.rows = found[0]
         return self
 
     def csv(self):

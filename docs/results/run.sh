@@ -54,14 +54,14 @@ part_consistency() { evaluate_table1 consistency -n "$((n / 25))"; }
 
 # The first images of each cell.
 part_pictures() {
-    local steps eta spacing
+    local steps cell noise
+    mkdir -p "$out/pictures"
     for steps in 10 20 50 100; do
-        for eta in 0.0 0.2 0.5 1.0 hat; do
-            for spacing in linear quadratic; do
-                case $spacing-$eta in quadratic-0.2 | quadratic-0.5 | quadratic-hat) continue ;; esac
-                "$skipstone" sample -n 36 --steps "$steps" --eta "$eta" --spacing "$spacing" \
-                    -o "$out/pictures/$steps-$eta-$spacing.png"
-            done
+        for cell in 0.0-linear 0.2-linear 0.5-linear 1.0-linear hat-linear 0.0-quadratic 1.0-quadratic; do
+            noise="--eta ${cell%-*}"
+            [ "$noise" != "--eta hat" ] || noise="--sigma hat"
+            # shellcheck disable=SC2086
+            "$skipstone" sample -n 36 --steps "$steps" $noise --spacing "${cell#*-}" -o "$out/pictures/$steps-$cell.png"
         done
     done
 }
