@@ -110,8 +110,11 @@ fn start(arguments: &DistillArguments, prepared: Prepared<Model>, ranks: Arc<dyn
     let output =
         Output { folder: &arguments.out, common: &arguments.common, doing: "distillation", done: "distilled in" };
     if arguments.common.dry_run {
-        let free = Run::check_distillation(&arguments.out, &recipe, &data, &teacher, arguments.resume);
-        agree(&*ranks, if ranks.rank() == 0 { free } else { Ok(()) })?;
+        let free = match ranks.rank() {
+            0 => Run::check_distillation(&arguments.out, &recipe, &data, &teacher, arguments.resume),
+            _ => Ok(()),
+        };
+        agree(&*ranks, free)?;
         let trainer = agree(&*ranks, Trainer::distill_on_ranks(recipe, data, teacher, engine, ranks.clone()))?;
         return dry_run(output, trainer, engine.threads);
     }

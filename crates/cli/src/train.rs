@@ -111,8 +111,11 @@ fn start(
     let output = Output { folder: &arguments.out, common: &arguments.common, doing: "training", done: "trained" };
     if arguments.common.dry_run {
         let (init, hash) = init.unzip();
-        let free = Run::check(&arguments.out, &recipe, &data, hash.as_deref(), arguments.resume);
-        agree(&*ranks, if ranks.rank() == 0 { free } else { Ok(()) })?;
+        let free = match ranks.rank() {
+            0 => Run::check(&arguments.out, &recipe, &data, hash.as_deref(), arguments.resume),
+            _ => Ok(()),
+        };
+        agree(&*ranks, free)?;
         let trainer = agree(&*ranks, Trainer::on_ranks(recipe, data, init, engine, ranks.clone()))?;
         return dry_run(output, trainer, engine.threads);
     }

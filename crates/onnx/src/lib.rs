@@ -112,14 +112,9 @@ fn scheduler_of(path: &Path, outline: &Outline) -> Result<SchedulerConfig> {
     }
     let config = SchedulerConfig::default();
     tracing::warn!(
-        "{}: no scheduler_config.json beside it and no --scheduler: taking prediction {} and the {} schedule, {} to {} \
-         in {} steps",
+        "{}: no scheduler_config.json beside it and no --scheduler: taking {}",
         path.display(),
-        config.prediction_type,
-        config.beta_schedule,
-        config.beta_start,
-        config.beta_end,
-        config.num_train_timesteps
+        config.in_words()
     );
     Ok(config)
 }

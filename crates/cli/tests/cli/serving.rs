@@ -296,12 +296,17 @@ fn a_token_that_is_no_text_is_refused_and_not_taken_for_none() {
 fn models_of_one_name_go_by_the_folder_around_them() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    for name in ["clothes", "digits", "third"] {
-        std::fs::create_dir(at.join(name)).unwrap();
-        write_model(&at.join(name), &Config::smallest(), None);
-    }
+    write_models(at, &["clothes", "digits", "third"]);
     std::fs::rename(at.join("third/model"), at.join("alone")).unwrap();
     assert_eq!(served(at, &["clothes/model", "digits/model", "alone"]), ["clothes", "digits", "alone"]);
+}
+
+/// Writes a model into each of these folders, as `model`.
+fn write_models(at: &Path, folders: &[&str]) {
+    for folder in folders {
+        std::fs::create_dir_all(at.join(folder)).unwrap();
+        write_model(&at.join(folder), &Config::smallest(), None);
+    }
 }
 
 /// The ids under which `serve` offers these models.
@@ -325,10 +330,7 @@ fn served(folder: &Path, models: &[&str]) -> Vec<String> {
 fn models_in_folders_of_one_name_are_given_others() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    for name in ["one/a", "two/a", "c=3"] {
-        std::fs::create_dir_all(at.join(name)).unwrap();
-        write_model(&at.join(name), &Config::smallest(), None);
-    }
+    write_models(at, &["one/a", "two/a", "c=3"]);
     let same = ["serve", "--listen", "127.0.0.1:0", "--model", "one/a/model", "--model", "two/a/model"];
     let (_, said) = run(at, &same, 2);
     assert!(said.contains("model a: two models have this name") && said.contains("--model NAME=PATH"), "{said}");

@@ -234,14 +234,10 @@ fn scheduler(files: &dyn Files, names: &[&str], ours: Option<&Path>, options: &L
     }
     let config = SchedulerConfig::default();
     tracing::warn!(
-        "{}: missing; taking prediction {} and the {} schedule, {} to {} in {} steps; if the network was trained in \
-         another way, put its scheduler_config.json there or name it with --scheduler FILE",
+        "{}: missing; taking {}; if the network was trained in another way, put its scheduler_config.json there or name it \
+         with --scheduler FILE",
         files.label(names[0]).display(),
-        config.prediction_type,
-        config.beta_schedule,
-        config.beta_start,
-        config.beta_end,
-        config.num_train_timesteps
+        config.in_words()
     );
     Ok(config)
 }

@@ -258,6 +258,15 @@ impl SchedulerConfig {
         Ok(config)
     }
 
+    /// What the network predicts and its schedule, for messages.
+    pub fn in_words(&self) -> String {
+        let Self { prediction_type, beta_schedule, beta_start, beta_end, num_train_timesteps, .. } = self;
+        format!(
+            "prediction {prediction_type} and the {beta_schedule} schedule, {beta_start} to {beta_end} in \
+             {num_train_timesteps} steps"
+        )
+    }
+
     /// The noise schedule that these settings describe.
     ///
     /// # Errors
